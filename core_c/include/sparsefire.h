@@ -1,0 +1,274 @@
+/* sparsefire: activation-sparse neural inference. The whole public interface of the C core.
+ *
+ * Rules that hold for every function below
+ * - Only 32-bit integers, floats, sizes and pointers cross this interface.
+ * - A function that can fail returns int32_t: SF_OK (0), or a negative SF_ERROR_* that sf_status_text() explains.
+ *   Functions that return a count say so; a negative count is an SF_ERROR_*.
+ * - After an error, outputs are unspecified but nothing is leaked and every handle stays usable.
+ * - sf_x_open(&out, …) makes a handle that the caller owns and gives back with sf_x_close(handle); closing NULL is
+ *   allowed. "Borrows" means that the memory or handle must outlive the borrower; "copies" means it need not.
+ * - Arrays are row-major and contiguous; shapes stand in comments as (rows, columns). `n` is a number of vectors.
+ * - The core never prints, exits, reads the environment or opens files. Every size is checked before use.
+ * - One context, and all that was opened with it, is used by one thread at a time.
+ * - Results do not depend on the number of threads, bit for bit.
+ */
+#ifndef SPARSEFIRE_H
+#define SPARSEFIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__EMSCRIPTEN__) || defined(__wasm__)
+#define SF_API __attribute__((visibility("default"), used))
+#elif defined(SF_SHARED) && defined(_WIN32)
+#define SF_API __declspec(dllexport)
+#elif defined(SF_SHARED) && defined(__GNUC__)
+#define SF_API __attribute__((visibility("default")))
+#else
+#define SF_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Status ------------------------------------------------------------------------------------------------ */
+
+enum {
+  SF_OK = 0,
+  SF_ERROR_ARGUMENT = -1,    /* a NULL, negative or otherwise meaningless argument */
+  SF_ERROR_SHAPE = -2,       /* shapes that do not fit each other, or a buffer too small for its shape */
+  SF_ERROR_FORMAT = -3,      /* unknown weight format, or columns not a multiple of the format's block */
+  SF_ERROR_MEMORY = -4,      /* out of memory */
+  SF_ERROR_UNSUPPORTED = -5, /* this machine, or this layout, cannot do what was asked */
+  SF_ERROR_NOT_FINITE = -6,  /* NaN or infinity in an input or in a result */
+  SF_ERROR_INCOMPLETE = -7,  /* a model lacks a tensor */
+  SF_ERROR_CONTEXT_FULL = -8 /* more tokens than the session's context holds */
+};
+
+/* English text of a status, never NULL. Static storage. */
+SF_API const char *sf_status_text(int32_t status);
+
+/* "major.minor.patch". Static storage. */
+SF_API const char *sf_version(void);
+
+/* ---- Memory (for hosts whose memory is not the caller's, such as wasm) ------------------------------------- */
+
+/* `bytes` of memory aligned to 64 bytes, or NULL. The caller frees it with sf_free. */
+SF_API void *sf_alloc(size_t bytes);
+SF_API void sf_free(void *memory);
+
+/* ---- Context: instruction set and threads ------------------------------------------------------------------ */
+
+typedef struct sf_context sf_context;
+
+/* Number of instruction sets compiled in, best first; the last one is "scalar" and works everywhere. */
+SF_API int32_t sf_isa_count(void);
+/* Name of instruction set `isa` ("avx512", "avx2", "sse41", "neon", "wasm128", "scalar"), or NULL. Static. */
+SF_API const char *sf_isa_name(int32_t isa);
+/* 1 when this machine can run instruction set `isa`, else 0. */
+SF_API int32_t sf_isa_supported(int32_t isa);
+
+/* Opens a context. `isa`: an index below sf_isa_count(), or -1 for the best supported one. `threads`: 1 or more,
+ * the calling thread included; builds without threads accept any number and use 1.
+ * Errors: ARGUMENT, UNSUPPORTED (isa), MEMORY. */
+SF_API int32_t sf_context_open(sf_context **out, int32_t isa, int32_t threads);
+SF_API void sf_context_close(sf_context *context);
+SF_API int32_t sf_context_isa(const sf_context *context);
+SF_API int32_t sf_context_threads(const sf_context *context);
+
+/* ---- Weight formats ---------------------------------------------------------------------------------------- */
+
+/* The numbers are GGUF's own tensor type numbers. */
+enum { SF_F32 = 0, SF_F16 = 1, SF_Q8_0 = 8 };
+
+/* Bytes of one packed row of `columns` weights, or 0 when the format is unknown, columns < 1, or columns is not a
+ * multiple of the format's block (Q8_0: 32). */
+SF_API size_t sf_format_row_bytes(int32_t format, int32_t columns);
+
+/* Quantises `rows` × `columns` floats into packed rows (rounding as GGUF's reference implementation does).
+ * Errors: FORMAT, SHAPE (dst_bytes too small), ARGUMENT. */
+SF_API int32_t sf_quantize(int32_t format, const float *src, int32_t rows, int32_t columns, void *dst,
+                           size_t dst_bytes);
+/* The reverse: packed rows to floats (rows, columns). Errors: FORMAT, SHAPE (src_bytes too small), ARGUMENT. */
+SF_API int32_t sf_dequantize(int32_t format, const void *src, size_t src_bytes, int32_t rows, int32_t columns,
+                             float *dst);
+
+/* ---- Matrix: a checked view of weights --------------------------------------------------------------------- */
+
+typedef struct sf_matrix sf_matrix;
+
+/* Opens a view of (rows, columns) weights, row i at data + i * row_stride. `row_stride` 0 means packed. Borrows
+ * `data`, of which `bytes` bytes are readable. `data` needs no alignment.
+ * Errors: ARGUMENT, FORMAT, SHAPE (rows do not fit in bytes), MEMORY. */
+SF_API int32_t sf_matrix_open(sf_matrix **out, const void *data, size_t bytes, int32_t format, int32_t rows,
+                              int32_t columns, size_t row_stride);
+SF_API void sf_matrix_close(sf_matrix *matrix);
+
+/* y (n, rows) = x (n, columns) · matrixᵀ. Errors: ARGUMENT, MEMORY, NOT_FINITE (x). */
+SF_API int32_t sf_matrix_multiply(sf_context *context, const sf_matrix *matrix, const float *x, int32_t n, float *y);
+
+/* ---- Single operations ------------------------------------------------------------------------------------- */
+
+enum {
+  SF_IDENTITY = 0,
+  SF_RELU = 1,      /* max(v, 0) */
+  SF_RELU2 = 2,     /* max(v, 0)² */
+  SF_SILU = 3,      /* v · sigmoid(v) */
+  SF_GELU_TANH = 4, /* v/2 · (1 + tanh(√(2/π)(v + 0.044715 v³))) */
+  SF_GELU_ERF = 5,  /* v/2 · (1 + erf(v/√2)) */
+  SF_FATRELU = 6    /* v if v > parameter, else 0 (ProSparse) */
+};
+
+/* y (count) = activation(x (count)); y may be x. `parameter`: FATReLU's threshold, ≥ 0, else ignored. For every
+ * finite v the absolute error is at most 2e-6 · max(1, |v|). Errors: ARGUMENT, NOT_FINITE. */
+SF_API int32_t sf_activate(sf_context *context, int32_t activation, float parameter, const float *x, int32_t count,
+                           float *y);
+/* y (n, d) = x / √(mean(x²) + epsilon) · weight (d). y may be x. Errors: ARGUMENT, NOT_FINITE. */
+SF_API int32_t sf_rms_norm(sf_context *context, const float *x, const float *weight, int32_t n, int32_t d,
+                           float epsilon, float *y);
+/* y (count) = softmax(x (count)); y may be x. Errors: ARGUMENT, NOT_FINITE. */
+SF_API int32_t sf_softmax(sf_context *context, const float *x, int32_t count, float *y);
+
+/* ---- Selection: scores to a sorted list of active neurons -------------------------------------------------- */
+
+/* Each writes ascending ids to `ids`, which holds `count` entries, and returns how many (≥ 0), or an error.
+ * A NaN score is never selected. */
+
+/* The k largest scores; of equal ones the lower id first. k ≥ count selects all but NaN; k ≤ 0 none.
+ * Errors: ARGUMENT. */
+SF_API int32_t sf_select_top_k(const float *scores, int32_t count, int32_t k, int32_t *ids);
+/* Every score > threshold, then, if these are fewer than `least` or more than `most`, the top `least` or `most`.
+ * Errors: ARGUMENT (least > most, NaN threshold). */
+SF_API int32_t sf_select_threshold(const float *scores, int32_t count, float threshold, int32_t least, int32_t most,
+                                   int32_t *ids);
+
+/* ---- Predictor: which neurons will be active --------------------------------------------------------------- */
+
+typedef struct sf_predictor sf_predictor;
+
+enum {
+  SF_RULE_THRESHOLD = 0, /* score > threshold, between `least` and `most` of the cold neurons */
+  SF_RULE_TOP_K = 1      /* the `most` best cold neurons */
+};
+
+/* Low-rank predictor: scores (hidden) = Q · f(P · x) + bias, with P (rank, d), Q (hidden, rank), f the identity, or
+ * ReLU when `relu_between` is 1. Borrows P and Q; copies `bias` (hidden), NULL for zeros.
+ * Starts with rule THRESHOLD, threshold 0, no hot prefix. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE (bias). */
+SF_API int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const sf_matrix *p, const sf_matrix *q,
+                                 const float *bias, int32_t relu_between);
+SF_API void sf_predictor_close(sf_predictor *predictor);
+/* Neurons 0 … hot-1 are always selected and not scored; the rule holds for the others. `least` and `most` are
+ * counts of those others (most ≥ hidden means no limit). Errors: ARGUMENT. */
+SF_API int32_t sf_predictor_set_rule(sf_predictor *predictor, int32_t rule, float threshold, int32_t least,
+                                     int32_t most, int32_t hot);
+/* scores (n, hidden) for x (n, d), hot ones included. Errors: ARGUMENT, NOT_FINITE (x). */
+SF_API int32_t sf_predictor_scores(sf_predictor *predictor, const float *x, int32_t n, float *scores);
+/* Selected neurons of one x (d), ascending, into ids (hidden). Returns how many. Errors: ARGUMENT, NOT_FINITE. */
+SF_API int32_t sf_predictor_predict(sf_predictor *predictor, const float *x, int32_t *ids);
+
+/* ---- Feed-forward layer ------------------------------------------------------------------------------------ */
+
+typedef struct sf_ffn sf_ffn;
+
+enum {
+  SF_DOWN_BY_NEURON = 0, /* down transposed, (hidden, d_out): one row a neuron. Every mode. */
+  SF_DOWN_BY_OUTPUT = 1  /* down as in most files, (d_out, hidden). Dense mode only. */
+};
+
+enum {
+  SF_DENSE = 0, /* every neuron */
+  SF_EXACT = 1, /* the gate of every neuron (ungated: up), the rest only where the activation is not 0 */
+  SF_SPARSE = 2 /* the predictor proposes; the gate of those is computed; then as exact. No predictor: exact */
+};
+
+/* y = down · (activation(gate · x + gate_bias) ∘ (up · x + up_bias)) + down_bias, or, with gate NULL,
+ * y = down · activation(up · x + up_bias) + down_bias.
+ * gate, up: (hidden, d_in). Borrows every matrix. `parameter`: FATReLU's threshold, else 0.
+ * Errors: ARGUMENT, SHAPE, MEMORY. */
+SF_API int32_t sf_ffn_open(sf_ffn **out, sf_context *context, const sf_matrix *gate, const sf_matrix *up,
+                           const sf_matrix *down, int32_t down_layout, int32_t activation, float parameter);
+SF_API void sf_ffn_close(sf_ffn *ffn);
+/* Copies; any may be NULL for none. gate_bias, up_bias: (hidden); down_bias: (d_out).
+ * Errors: ARGUMENT (gate_bias on an ungated layer), MEMORY, NOT_FINITE. */
+SF_API int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bias, const float *down_bias);
+/* Borrows `predictor` (NULL: none). Errors: ARGUMENT, SHAPE. */
+SF_API int32_t sf_ffn_set_predictor(sf_ffn *ffn, sf_predictor *predictor);
+/* In exact and sparse mode, neurons with |activation(gate)| ≤ cutoff are skipped (0, the default: only exact zeros).
+ * Errors: ARGUMENT (negative or not finite). */
+SF_API int32_t sf_ffn_set_cutoff(sf_ffn *ffn, float cutoff);
+/* y (n, d_out) from x (n, d_in). Writes for each vector the neurons whose gate was computed (ungated: whose up was)
+ * to selected (n) and those whose down was computed to active (n); either may be NULL.
+ * Errors: ARGUMENT, UNSUPPORTED (a sparse mode with down by output), NOT_FINITE (x), MEMORY. */
+SF_API int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected,
+                              int32_t *active);
+/* y (d_out) of one x (d_in) with just the given neurons, ids (count) ascending and unique.
+ * Errors: ARGUMENT (an id out of range or order), UNSUPPORTED, NOT_FINITE (x). */
+SF_API int32_t sf_ffn_forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y);
+
+/* ---- Model: a decoder-only transformer --------------------------------------------------------------------- */
+
+typedef struct sf_model sf_model;
+
+/* Matrices of sf_model_set_matrix. */
+enum {
+  SF_TOKEN_EMBEDDING = 0, /* (vocab, d), layer -1 */
+  SF_OUTPUT = 1,          /* (vocab, d), layer -1; the embedding is used when it is not set */
+  SF_ATTENTION_Q = 2,     /* (heads · head_dim, d) */
+  SF_ATTENTION_K = 3,     /* (kv_heads · head_dim, d) */
+  SF_ATTENTION_V = 4,     /* (kv_heads · head_dim, d) */
+  SF_ATTENTION_OUTPUT = 5 /* (d, heads · head_dim) */
+};
+
+/* Vectors of sf_model_set_vector, F32. */
+enum {
+  SF_OUTPUT_NORM = 0,    /* (d), layer -1 */
+  SF_ATTENTION_NORM = 1, /* (d) */
+  SF_FFN_NORM = 2,       /* (d) */
+  SF_ROPE_FACTORS = 3    /* (rope_dims / 2), layer -1, optional: each frequency is divided by its factor */
+};
+
+/* A model without weights. Token x → RMS norm → attention with rotary positions on the first rope_dims of each head,
+ * pairs (2i, 2i+1) → RMS norm → feed-forward, each added to the residual stream (Llama; Touvron et al. 2023).
+ * Errors: ARGUMENT (sizes < 1, heads not a multiple of kv_heads, rope_dims odd or > head_dim), MEMORY. */
+SF_API int32_t sf_model_open(sf_model **out, sf_context *context, int32_t layers, int32_t d, int32_t heads,
+                             int32_t kv_heads, int32_t head_dim, int32_t vocab, int32_t rope_dims, float rope_base,
+                             float norm_epsilon);
+SF_API void sf_model_close(sf_model *model);
+/* Borrows `matrix`. `layer`: 0 … layers-1, or -1 for the model's own. Errors: ARGUMENT, SHAPE. */
+SF_API int32_t sf_model_set_matrix(sf_model *model, int32_t layer, int32_t role, const sf_matrix *matrix);
+/* Copies `count` floats. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE. */
+SF_API int32_t sf_model_set_vector(sf_model *model, int32_t layer, int32_t role, const float *values, int32_t count);
+/* Borrows `ffn`, d_in = d_out = d. Errors: ARGUMENT, SHAPE. */
+SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
+
+/* ---- Session: one sequence of tokens in a model ------------------------------------------------------------ */
+
+typedef struct sf_session sf_session;
+
+/* Makes the key/value cache for up to `context` tokens and the work memory. Borrows `model`.
+ * Errors: ARGUMENT, INCOMPLETE, MEMORY. */
+SF_API int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context);
+SF_API void sf_session_close(sf_session *session);
+/* Appends `n` tokens and writes logits (logits_count, vocab) of the last `logits_count` of them (0 … n; NULL
+ * allowed with 0). On an error the session's position is what it was before. A token's results do not depend on how
+ * the tokens are divided into calls. Errors: ARGUMENT (token id, mode), CONTEXT_FULL, UNSUPPORTED (mode), NOT_FINITE.
+ */
+SF_API int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, float *logits,
+                               int32_t logits_count);
+/* Tokens in the cache. */
+SF_API int32_t sf_session_position(const sf_session *session);
+/* Forgets all but the first `position` tokens. Errors: ARGUMENT. */
+SF_API int32_t sf_session_truncate(sf_session *session, int32_t position);
+/* Neurons of the last eval, summed over its tokens, per layer: selected (layers), active (layers); see
+ * sf_ffn_forward. Errors: ARGUMENT. */
+SF_API int32_t sf_session_counts(const sf_session *session, int32_t *selected, int32_t *active);
+/* From now on each eval also writes the FFN inputs of its tokens to buffer (n, layers, d), which holds `floats`
+ * floats; an eval that would not fit is an error SHAPE. NULL ends it. Borrows `buffer`. Errors: ARGUMENT. */
+SF_API int32_t sf_session_tap(sf_session *session, float *buffer, size_t floats);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* SPARSEFIRE_H */

@@ -1,0 +1,70 @@
+/* The table of kernels that each instruction set fills: kernels.c is compiled once per instruction set and exports
+ * one constant table. Kernels are single-threaded, check nothing and allocate nothing: callers pass sound sizes. */
+#ifndef SF_KERNELS_H
+#define SF_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* How a weight format wants its input vector: as floats, or as 16-bit integers in blocks of 32 with a scale.
+ * 16 bits keep a dot product within about 1e-5 of floating point while the multiply stays an integer one
+ * (pmaddwd and its kin). */
+typedef enum { SF_INPUT_F32, SF_INPUT_I16 } sf_input_kind;
+
+enum { SF_BLOCK = 32 }; /* columns of a block in every block format, and of an I16 input */
+
+/* One vector of `columns` inputs in I16 form: values[i] ≈ x[i] / scales[i / 32], |values[i]| ≤ 32767. */
+typedef struct {
+  int16_t *values; /* (columns) rounded up to a multiple of 32 */
+  float *scales;   /* (columns / 32) */
+} sf_i16_vector;
+
+/* n input vectors in one of the two forms; vector j starts at f32 + j * columns, or at values + j * columns and
+ * scales + j * (columns / 32). */
+typedef struct {
+  const float *f32;
+  const int16_t *values;
+  const float *scales;
+} sf_inputs;
+
+/* Rows of weights: row i at data + ids[i] * stride, or data + i * stride when ids is NULL. */
+typedef struct {
+  const uint8_t *data;
+  size_t stride;
+  const int32_t *ids;
+  int32_t columns;
+} sf_rows;
+
+/* out[j * out_stride + i] = dot(row i, input j), i < n_rows, j < n_inputs. The order of additions for one
+ * (row, input) pair depends on nothing but `columns`. */
+typedef void sf_dot_rows_fn(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs, float *out,
+                            size_t out_stride);
+/* y[c] += Σ_i alpha[i] * row_i[c] for c0 ≤ c < c1, added in order of i; c0 is a multiple of 32, and c1 is one too, or
+ * equals columns. y points at column 0. */
+typedef void sf_axpy_rows_fn(const sf_rows *rows, int32_t n_rows, const float *alpha, int32_t c0, int32_t c1, float *y);
+
+/* Index of a format in the kernel tables (formats.h maps SF_F32 … to it). */
+typedef enum { SF_FORMAT_F32, SF_FORMAT_F16, SF_FORMAT_Q8_0, SF_FORMATS } sf_format_index;
+
+typedef struct {
+  const char *name;
+  sf_dot_rows_fn *dot_rows[SF_FORMATS];
+  sf_axpy_rows_fn *axpy_rows[SF_FORMATS];
+  /* values, scales of one vector; columns a multiple of 32. A block of zeros has scale 0. */
+  void (*quantize_i16)(const float *x, int32_t columns, int16_t *values, float *scales);
+  /* y = activation(x), see sparsefire.h; y may be x. */
+  void (*activate)(int32_t activation, float parameter, const float *x, int32_t count, float *y);
+  void (*multiply)(const float *a, const float *b, int32_t count, float *y); /* y = a · b, y may be a or b */
+  void (*add)(const float *a, const float *b, int32_t count, float *y);      /* y = a + b, y may be a or b */
+  void (*rms_norm)(const float *x, const float *weight, int32_t d, float epsilon, float *y);
+  void (*softmax)(const float *x, int32_t count, float *y);
+  /* Rotates pairs (2i, 2i+1), i < pairs, by the angles whose cosine and sine are given: cos_sin (pairs, 2). */
+  void (*rope)(float *x, const float *cos_sin, int32_t pairs);
+  int32_t (*all_finite)(const float *x, int32_t count); /* 1 when no NaN or infinity */
+} sf_kernels;
+
+/* Filled tables, one per compiled instruction set (isa.c lists them). */
+extern const sf_kernels sf_kernels_scalar, sf_kernels_sse41, sf_kernels_avx2, sf_kernels_avx512, sf_kernels_neon,
+    sf_kernels_wasm128;
+
+#endif
