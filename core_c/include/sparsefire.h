@@ -9,7 +9,8 @@
  *   allowed. "Borrows" means that the memory or handle must outlive the borrower; "copies" means it need not.
  * - Arrays are row-major and contiguous; shapes stand in comments as (rows, columns). `n` is a number of vectors.
  * - The core never prints, exits, reads the environment or opens files. Every size is checked before use.
- * - One context, and all that was opened with it, is used by one thread at a time.
+ * - Calls on one context, and on what was opened with it, may come from several threads: a lock in the context lets
+ *   one run at a time. Opening, changing and closing handles is for one thread.
  * - Results do not depend on the number of threads, bit for bit.
  */
 #ifndef SPARSEFIRE_H
@@ -49,7 +50,9 @@ enum {
 /* English text of a status, never NULL. Static storage. */
 SF_API const char *sf_status_text(int32_t status);
 
-/* "major.minor.patch". Static storage. */
+/* The version of the core and of the Python package, which reads it here. */
+#define SF_VERSION "0.1.0"
+/* SF_VERSION. Static storage. */
 SF_API const char *sf_version(void);
 
 /* ---- Memory (for hosts whose memory is not the caller's, such as wasm) ------------------------------------- */

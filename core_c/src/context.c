@@ -1,0 +1,137 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+#include "isa.h"
+
+enum {
+  ALIGNMENT = 64,           /* a cache line, and the widest vector */
+  PARTS_PER_THREAD = 4,     /* small parts, so that a thread held up by the system delays the others little */
+  BYTES_PER_PART = 16 << 10 /* below this, handing a part to another thread costs more than doing it */
+};
+
+const char *sf_status_text(int32_t status) {
+  switch (status) {
+    case SF_OK:
+      return "ok";
+    case SF_ERROR_ARGUMENT:
+      return "invalid argument";
+    case SF_ERROR_SHAPE:
+      return "shapes do not fit each other";
+    case SF_ERROR_FORMAT:
+      return "unknown weight format, or columns not a multiple of the format's block";
+    case SF_ERROR_MEMORY:
+      return "out of memory";
+    case SF_ERROR_UNSUPPORTED:
+      return "not supported by this machine or this layout";
+    case SF_ERROR_NOT_FINITE:
+      return "NaN or infinity in an input or a result";
+    case SF_ERROR_INCOMPLETE:
+      return "the model lacks a tensor";
+    case SF_ERROR_CONTEXT_FULL:
+      return "more tokens than the context holds";
+    default:
+      return "unknown status";
+  }
+}
+
+const char *sf_version(void) { return SF_VERSION; }
+
+void *sf_alloc(size_t bytes) {
+  if (bytes > SIZE_MAX - 2 * ALIGNMENT) return NULL;
+  /* The block's own address is kept just before the aligned one: aligned_alloc is not in C99. */
+  uint8_t *block = malloc(bytes + ALIGNMENT + sizeof(void *));
+  if (!block) return NULL;
+  uintptr_t aligned = ((uintptr_t)block + sizeof(void *) + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1);
+  memcpy((uint8_t *)aligned - sizeof(void *), &block, sizeof(void *));
+  return (void *)aligned;
+}
+
+void sf_free(void *memory) {
+  if (!memory) return;
+  void *block;
+  memcpy(&block, (uint8_t *)memory - sizeof(void *), sizeof(void *));
+  free(block);
+}
+
+size_t sf_size_product(size_t a, size_t b) { return b != 0 && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
+
+void *sf_array(size_t count, size_t size) {
+  size_t bytes = sf_size_product(count, size);
+  void *array = sf_alloc(bytes);
+  if (array) memset(array, 0, bytes);
+  return array;
+}
+
+int32_t sf_grow(void **array, size_t *capacity, size_t count, size_t size) {
+  if (count <= *capacity) return SF_OK;
+  void *grown = sf_array(count, size);
+  if (!grown) return SF_ERROR_MEMORY;
+  sf_free(*array);
+  *array = grown;
+  *capacity = count;
+  return SF_OK;
+}
+
+int32_t sf_copy_floats(float **copy, const float *values, int32_t count) {
+  float *made = NULL;
+  if (values) {
+    for (int32_t i = 0; i < count; i++) {
+      if (!isfinite(values[i])) return SF_ERROR_NOT_FINITE;
+    }
+    made = sf_array((size_t)count, sizeof(float));
+    if (!made) return SF_ERROR_MEMORY;
+    memcpy(made, values, (size_t)count * sizeof(float));
+  }
+  sf_free(*copy);
+  *copy = made;
+  return SF_OK;
+}
+
+int32_t sf_context_open(sf_context **out, int32_t isa, int32_t threads) {
+  if (!out || isa < -1 || isa >= sf_isa_count() || threads < 1) return SF_ERROR_ARGUMENT;
+  *out = NULL;
+  if (isa >= 0 && !sf_isa_supported(isa)) return SF_ERROR_UNSUPPORTED;
+  for (isa = isa < 0 ? 0 : isa; !sf_isa_supported(isa); isa++) {
+  }
+  sf_context *context = sf_array(1, sizeof(sf_context));
+  if (!context) return SF_ERROR_MEMORY;
+  context->isa = isa;
+  context->kernels = sf_isa_kernels(isa);
+  context->pool = sf_pool_open(threads);
+  if (!context->pool) {
+    sf_free(context);
+    return SF_ERROR_MEMORY;
+  }
+  *out = context;
+  return SF_OK;
+}
+
+void sf_context_close(sf_context *context) {
+  if (!context) return;
+  sf_pool_close(context->pool);
+  sf_free(context->values);
+  sf_free(context->scales);
+  sf_free(context);
+}
+
+int32_t sf_context_isa(const sf_context *context) { return context ? context->isa : SF_ERROR_ARGUMENT; }
+
+int32_t sf_context_threads(const sf_context *context) {
+  return context ? sf_pool_threads(context->pool) : SF_ERROR_ARGUMENT;
+}
+
+int32_t sf_parts(const sf_context *context, size_t bytes) {
+  int32_t threads = sf_pool_threads(context->pool);
+  size_t useful = bytes / BYTES_PER_PART;
+  size_t most = (size_t)threads * PARTS_PER_THREAD;
+  if (threads == 1 || useful < 2) return 1;
+  return (int32_t)(useful < most ? useful : most);
+}
+
+int32_t sf_part_begin(int32_t count, int32_t grain, int32_t part, int32_t parts) {
+  int64_t grains = ((int64_t)count + grain - 1) / grain;
+  int64_t begin = grains * part / parts * grain;
+  return begin < count ? (int32_t)begin : count;
+}

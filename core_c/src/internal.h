@@ -1,0 +1,112 @@
+/* What the files of the core share: the structs behind the public handles, and the steps they are made of.
+ * Functions here trust their arguments: the public functions have checked them. */
+#ifndef SF_INTERNAL_H
+#define SF_INTERNAL_H
+
+#include "../include/sparsefire.h"
+#include "formats.h"
+#include "kernels.h"
+#include "pool.h"
+
+/* ---- Memory ---- */
+
+/* count elements of `size` bytes, 64-byte aligned, zeroed; NULL when that overflows or memory is out. */
+void *sf_array(size_t count, size_t size);
+/* The product of two sizes, SIZE_MAX when it overflows (no allocation of that size succeeds). */
+size_t sf_size_product(size_t a, size_t b);
+/* Makes *array hold at least `count` elements of `size` bytes; contents are lost when it grows. */
+int32_t sf_grow(void **array, size_t *capacity, size_t count, size_t size);
+/* A copy of `count` floats (NULL for NULL), or an error: MEMORY, NOT_FINITE. Replaces and frees *copy. */
+int32_t sf_copy_floats(float **copy, const float *values, int32_t count);
+
+/* ---- Context ---- */
+
+struct sf_context {
+  const sf_kernels *kernels;
+  int32_t isa;
+  sf_pool *pool;
+  int16_t *values; /* work memory of sf_prepare */
+  float *scales;
+  size_t values_capacity, scales_capacity;
+};
+
+/* Into how many parts to cut work that touches `bytes` of weights: 1 when waking threads would cost more. */
+int32_t sf_parts(const sf_context *context, size_t bytes);
+/* First item of part `part` when `count` items are cut into `parts`, in multiples of `grain`. */
+int32_t sf_part_begin(int32_t count, int32_t grain, int32_t part, int32_t parts);
+
+/* ---- Matrix ---- */
+
+struct sf_matrix {
+  const uint8_t *data;
+  size_t stride; /* bytes from row to row */
+  const sf_format *format;
+  int32_t rows, columns;
+};
+
+/* The rows `ids` of a matrix (NULL: all, from row `first` on) as the kernels take them. */
+sf_rows sf_matrix_rows(const sf_matrix *matrix, const int32_t *ids, int32_t first);
+/* Brings n vectors x (n, columns) into the form that a format multiplies, beside the floats themselves, which it
+ * borrows. Valid until the next call. */
+int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x, int32_t n, int32_t columns,
+                   sf_inputs *inputs);
+/* out[j * out_stride + i] = row i · input j for `n_rows` rows: ids, or the first ones when ids is NULL. */
+void sf_multiply(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t n_rows,
+                 const sf_inputs *inputs, int32_t n, float *out, size_t out_stride);
+/* sf_prepare, then sf_multiply with every row: y (n, rows). */
+int32_t sf_prepare_multiply(sf_context *context, const sf_matrix *matrix, const float *x, int32_t n, float *y);
+/* y (columns) += Σ_i alpha[i] · row ids[i] (ids NULL: row i), i < count. */
+void sf_accumulate(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t count, const float *alpha,
+                   float *y);
+
+/* ---- Predictor and feed-forward layer ---- */
+
+struct sf_predictor {
+  sf_context *context;
+  const sf_matrix *p, *q;
+  float *bias; /* (hidden) or NULL */
+  int32_t relu_between;
+  int32_t rule, least, most, hot;
+  float threshold;
+  float *z;      /* (rank) */
+  float *scores; /* (hidden) */
+};
+
+/* Selected neurons of one finite x (d), ascending, into ids (hidden). Returns how many, or an error. */
+int32_t sf_predict(sf_predictor *predictor, const float *x, int32_t *ids);
+
+struct sf_ffn {
+  sf_context *context;
+  const sf_matrix *gate, *up, *down;
+  int32_t down_layout, activation;
+  float parameter, cutoff;
+  int32_t d_in, d_out, hidden;
+  float *gate_bias, *up_bias, *down_bias;
+  sf_predictor *predictor;
+  int32_t *ids;       /* (hidden) */
+  float *gate_values; /* (n, hidden), grown by dense passes; sparse ones use one row */
+  float *up_values;
+  size_t gate_capacity, up_capacity;
+};
+
+/* sf_ffn_forward without its checks. */
+int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected, int32_t *active);
+
+/* ---- Model ---- */
+
+typedef struct {
+  const sf_matrix *q, *k, *v, *output;
+  float *attention_norm, *ffn_norm;
+  sf_ffn *ffn;
+} sf_layer;
+
+struct sf_model {
+  sf_context *context;
+  int32_t n_layers, d, heads, kv_heads, head_dim, vocab, rope_dims;
+  float rope_base, norm_epsilon;
+  const sf_matrix *embedding, *output;
+  float *output_norm, *rope_factors;
+  sf_layer *layers;
+};
+
+#endif
