@@ -1,0 +1,106 @@
+"""Checked conversion of numpy arguments to what the core takes, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ArgumentError, ShapeError
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+
+def real_array(value: npt.ArrayLike, name: str) -> npt.NDArray[np.float32]:
+    """``value`` as a float32 C-contiguous array of the same shape; no copy when it is one already.
+
+    Integers and bools are accepted; complex numbers, strings and objects are an `ArgumentError`.
+    """
+    array = np.asarray(value)
+    if array.dtype == np.float32 and array.flags.c_contiguous:
+        return array
+    if array.dtype.kind not in "fiub":
+        raise ArgumentError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def matrix(value: npt.ArrayLike, name: str, meaning: str) -> FloatArray:
+    """``value`` as a 2-D float32 array with at least one row and column, else `ShapeError`.
+    ``meaning`` says the wanted shape in words, as in ``"(hidden, input)"``."""
+    array = real_array(value, name)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ShapeError(f"{name}: expected shape {meaning}, got {array.shape}")
+    return array
+
+
+def vector(value: npt.ArrayLike, count: int, name: str) -> FloatArray:
+    """``value`` as a float32 vector of ``count`` elements, else `ShapeError`."""
+    array = real_array(value, name)
+    if array.shape != (count,):
+        raise ShapeError(f"{name}: expected shape ({count},), got {array.shape}")
+    return array
+
+
+def vectors(x: npt.ArrayLike, d: int, name: str = "x") -> tuple[FloatArray, bool]:
+    """``x`` (d,) or (n, d) as float32 (n, d), and whether it was a single vector."""
+    array = real_array(x, name)
+    if array.ndim not in (1, 2) or array.shape[-1] != d:
+        raise ShapeError(f"{name}: expected shape ({d},) or (n, {d}), got {array.shape}")
+    return array.reshape(-1, d), array.ndim == 1
+
+
+class Result:
+    """Where (n, d) results go: a new float32 array, or the caller's ``out``.
+
+    ``buffer`` is the float32 C-contiguous (n, d) array to fill, and `finish` returns the result
+    in the caller's shape; ``out`` may have any float dtype and strides.
+    """
+
+    def __init__(self, n: int, d: int, single: bool, out: npt.NDArray[np.floating] | None) -> None:
+        shape = (d,) if single else (n, d)
+        if out is not None:
+            if not isinstance(out, np.ndarray) or out.dtype.kind != "f":
+                raise ArgumentError("out: expected a numpy array of a float dtype")
+            if out.shape != shape:
+                raise ShapeError(f"out: expected shape {shape}, got {out.shape}")
+            if not out.flags.writeable:
+                raise ArgumentError("out: the array is read-only")
+        self._out = out
+        self._shape = shape
+        direct = out is not None and out.dtype == np.float32 and out.flags.c_contiguous
+        self._copy = out is not None and not direct
+        target = out if direct else np.empty(shape, np.float32)
+        assert target is not None
+        self.buffer: FloatArray = target.reshape(n, d)
+
+    def finish(self) -> npt.NDArray[np.floating]:
+        """The filled array: ``out`` when it was given."""
+        if self._out is None:
+            return self.buffer.reshape(self._shape)
+        if self._copy:
+            self._out[...] = self.buffer.reshape(self._shape)
+        return self._out
+
+
+def active_ids(active: npt.ArrayLike, hidden: int, name: str = "active") -> IntArray:
+    """Neuron ids, in any order and with repetitions, or a boolean mask (hidden,), as ascending
+    unique int32 ids. An id outside 0 … hidden-1 is an `ArgumentError`."""
+    array = np.asarray(active)
+    if array.dtype == np.bool_:
+        if array.shape != (hidden,):
+            raise ShapeError(f"{name}: a mask must have shape ({hidden},), got {array.shape}")
+        return np.flatnonzero(array).astype(np.int32)
+    if array.ndim != 1:
+        raise ShapeError(f"{name}: expected a 1-D list of neuron ids, got shape {array.shape}")
+    if array.size == 0:
+        return np.empty(0, np.int32)
+    if array.dtype.kind not in "iu":
+        raise ArgumentError(f"{name}: neuron ids must be integers, got dtype {array.dtype}")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= hidden:
+        wrong = low if low < 0 else high
+        raise ArgumentError(f"{name}: neuron id {wrong} is outside 0 … {hidden - 1}")
+    ids = np.ascontiguousarray(array, dtype=np.int32)
+    if ids.size > 1 and not np.all(ids[1:] > ids[:-1]):
+        ids = np.unique(ids)
+    return ids

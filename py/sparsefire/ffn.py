@@ -1,0 +1,450 @@
+"""Feed-forward layers that compute only the neurons that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _arrays
+from ._core import Core, get_core
+from ._handle import CoreObject
+from .activation import ActivationType
+from .errors import ArgumentError, ShapeError
+from .matrix import Matrix
+from .predictor import LowRankPredictor, Predictor
+from .quant import QuantizedWeights, WeightFormat, quantize_rows, weight_format
+
+MODES = {"dense": 0, "exact": 1, "sparse": 2}
+DOWN_LAYOUTS = {"neuron": 0, "output": 1}
+
+Weights = npt.ArrayLike | QuantizedWeights
+
+
+class NeuronCounts(NamedTuple):
+    """Neurons that a forward pass computed for each of n vectors, int32 (n,)."""
+
+    selected: _arrays.IntArray  # whose gate (ungated: up) was computed
+    active: _arrays.IntArray  # whose contribution to the output was added
+
+
+class CoreFfn(CoreObject):
+    """A feed-forward layer in the core, over matrices that are in core memory already."""
+
+    def __init__(
+        self,
+        core: Core,
+        gate: Matrix | None,
+        up: Matrix,
+        down: Matrix,
+        *,
+        activation: str | ActivationType,
+        down_layout: str,
+        parameter: float,
+    ) -> None:
+        if down_layout not in DOWN_LAYOUTS:
+            raise ArgumentError(f"down_layout {down_layout!r}: expected 'neuron' or 'output'")
+        by_neuron = down_layout == "neuron"
+        self.activation = ActivationType(activation)
+        self.parameter = parameter
+        self.hidden, self.d_in = up.shape
+        self.d_out = down.columns if by_neuron else down.rows
+        if gate is not None and gate.shape != up.shape:
+            raise ShapeError(f"gate {gate.shape} and up {up.shape} must have one shape")
+        if (down.rows if by_neuron else down.columns) != self.hidden:
+            wanted = f"({self.hidden}, output)" if by_neuron else f"(output, {self.hidden})"
+            raise ShapeError(f"down: expected shape {wanted} for up {up.shape}, got {down.shape}")
+        handle = core.open(
+            "sf_ffn_open",
+            core.context,
+            None if gate is None else gate.handle,
+            up.handle,
+            down.handle,
+            DOWN_LAYOUTS[down_layout],
+            self.activation.code,
+            float(parameter),
+            what=f"feed-forward layer, up {up.shape}, down {down.shape}",
+        )
+        super().__init__(core, handle, "sf_ffn_close")
+        self.gate, self.up, self.down = gate, up, down
+        self.down_layout = down_layout
+        self.predictor: LowRankPredictor | None = None
+        self.gate_bias: _arrays.FloatArray | None = None
+        self.up_bias: _arrays.FloatArray | None = None
+        self.down_bias: _arrays.FloatArray | None = None
+
+    def set_bias(
+        self,
+        gate_bias: npt.ArrayLike | None,
+        up_bias: npt.ArrayLike | None,
+        down_bias: npt.ArrayLike | None,
+    ) -> None:
+        """Sets the biases: gate_bias and up_bias (hidden,), down_bias (d_out,); None for none."""
+        if gate_bias is not None and self.gate is None:
+            raise ArgumentError("gate_bias: the layer has no gate")
+        sizes = (self.hidden, self.hidden, self.d_out)
+        names = ("gate_bias", "up_bias", "down_bias")
+        given = (gate_bias, up_bias, down_bias)
+        biases = [
+            None if bias is None else _arrays.vector(bias, size, name).copy()
+            for bias, size, name in zip(given, sizes, names, strict=True)
+        ]
+        arguments = [None if bias is None else self.core.inp(bias) for bias in biases]
+        self.core.check("sf_ffn_set_bias", self.handle, *arguments, what="feed-forward biases")
+        self.gate_bias, self.up_bias, self.down_bias = biases
+
+    def set_predictor(self, predictor: LowRankPredictor | None) -> None:
+        """Attaches ``predictor``, or none."""
+        if predictor is self.predictor:
+            return
+        handle = None if predictor is None else predictor.handle
+        self.core.check("sf_ffn_set_predictor", self.handle, handle, what="attaching a predictor")
+        self.predictor = predictor
+
+    def forward(
+        self, mode: str, x: _arrays.FloatArray, y: _arrays.FloatArray
+    ) -> NeuronCounts:
+        """Fills y (n, d_out) from x (n, d_in)."""
+        n = len(x)
+        counts = NeuronCounts(np.zeros(n, np.int32), np.zeros(n, np.int32))
+        if n:
+            self.core.check(
+                "sf_ffn_forward",
+                self.handle,
+                MODES[mode],
+                self.core.inp(x),
+                n,
+                self.core.out(y),
+                self.core.out(counts.selected),
+                self.core.out(counts.active),
+                what=f"{mode} forward of {n} vectors",
+            )
+        return counts
+
+    def forward_active(
+        self, ids: _arrays.IntArray, x: _arrays.FloatArray, y: _arrays.FloatArray
+    ) -> None:
+        """Fills y (d_out) from x (d_in) with the neurons ``ids``, ascending and unique."""
+        self.core.check(
+            "sf_ffn_forward_active",
+            self.handle,
+            self.core.inp(ids),
+            len(ids),
+            self.core.inp(x),
+            self.core.out(y),
+            what=f"forward with {len(ids)} neurons",
+        )
+
+
+def _bundle(
+    core: Core, parts: Sequence[Weights], kind: WeightFormat
+) -> list[Matrix]:
+    """Packs the rows of equally many-rowed ``parts`` side by side, row i of each in one run of
+    bytes, and returns the strided views."""
+    packed = [
+        part.packed if isinstance(part, QuantizedWeights) else quantize_rows(part, kind, core)
+        for part in parts
+    ]
+    columns = [
+        part.shape[1] if isinstance(part, QuantizedWeights) else np.asarray(part).shape[1]
+        for part in parts
+    ]
+    joined = np.concatenate(packed, axis=1)
+    memory = core.upload(joined)
+    stride = joined.shape[1]
+    views, offset = [], 0
+    for rows, width in zip(packed, columns, strict=True):
+        views.append(Matrix(core, memory, kind, len(rows), width, offset, stride))
+        offset += rows.shape[1]
+    return views
+
+
+def _weights(value: Weights, name: str, meaning: str, kind: WeightFormat) -> Weights:
+    """A checked weight argument: a float32 (rows, columns) array, or `QuantizedWeights` that are
+    in format ``kind`` already."""
+    if not isinstance(value, QuantizedWeights):
+        return _arrays.matrix(value, name, meaning)
+    return value if value.format == kind.name else value.dequantize()
+
+
+def _shape(value: Weights) -> tuple[int, int]:
+    rows, columns = value.shape if isinstance(value, QuantizedWeights) else np.shape(value)
+    return int(rows), int(columns)
+
+
+def _transposed(value: Weights) -> npt.NDArray[np.floating]:
+    array = value.dequantize() if isinstance(value, QuantizedWeights) else np.asarray(value)
+    return array.T
+
+
+class SparseFfn:
+    """A feed-forward layer, y = w2 · act(w1 · x + b1) + b2, or with a ``gate``
+    y = w2 · (act(gate · x + gate_bias) ∘ (w1 · x + b1)) + b2.
+
+    Shapes: w1 (hidden, input), w2 (output, hidden), gate (hidden, input), b1 and gate_bias
+    (hidden,), b2 (output,); arrays of any real dtype and strides, or `QuantizedWeights`.
+    ``format`` is what the weights are packed in ("f32", "f16", "q8_0"); by default that of ``w1``
+    when it is quantised, else f32. All three are stored neuron by neuron, so ``w2`` is transposed
+    (a quantised one is requantised, see `QuantizedWeights.transpose`).
+    ``parameter`` is the threshold of the activation "fatrelu".
+
+    Errors: `ShapeError` naming the argument, `FormatError`, `ArgumentError`.
+    """
+
+    def __init__(
+        self,
+        w1: Weights,
+        w2: Weights,
+        activation: str | ActivationType = "relu",
+        *,
+        gate: Weights | None = None,
+        b1: npt.ArrayLike | None = None,
+        b2: npt.ArrayLike | None = None,
+        gate_bias: npt.ArrayLike | None = None,
+        format: str | None = None,
+        parameter: float = 0.0,
+        predictor: LowRankPredictor | None = None,
+        core: Core | None = None,
+    ) -> None:
+        core = core or get_core()
+        if format is None:
+            format = w1.format if isinstance(w1, QuantizedWeights) else "f32"
+        kind = weight_format(format)
+        up = _weights(w1, "w1", "(hidden, input)", kind)
+        down = _weights(w2, "w2", "(output, hidden)", kind)
+        hidden, d_in = _shape(up)
+        if _shape(down)[1] != hidden:
+            raise ShapeError(
+                f"w2: expected shape (output, {hidden}) for w1 {_shape(up)}, got {_shape(down)}"
+            )
+        parts = [up, _transposed(down)]
+        if gate is not None:
+            gate = _weights(gate, "gate", "(hidden, input)", kind)
+            if _shape(gate) != (hidden, d_in):
+                raise ShapeError(f"gate: expected shape {(hidden, d_in)}, got {_shape(gate)}")
+            parts.insert(0, gate)
+        if b1 is not None:
+            b1 = _arrays.vector(b1, hidden, "b1")
+        if b2 is not None:
+            b2 = _arrays.vector(b2, _shape(down)[0], "b2")
+        views = _bundle(core, parts, kind)
+        self._core_ffn = CoreFfn(
+            core,
+            None if gate is None else views[0],
+            views[-2],
+            views[-1],
+            activation=activation,
+            down_layout="neuron",
+            parameter=parameter,
+        )
+        self._finish(gate_bias, b1, b2, predictor)
+
+    @classmethod
+    def from_matrices(
+        cls,
+        core: Core,
+        gate: Matrix | None,
+        up: Matrix,
+        down: Matrix,
+        *,
+        activation: str | ActivationType,
+        down_layout: str = "neuron",
+        parameter: float = 0.0,
+        gate_bias: npt.ArrayLike | None = None,
+        up_bias: npt.ArrayLike | None = None,
+        down_bias: npt.ArrayLike | None = None,
+        predictor: LowRankPredictor | None = None,
+    ) -> SparseFfn:
+        """A layer of matrices that are in core memory already: gate and up (hidden, input), down
+        (hidden, output) with ``down_layout`` "neuron", or (output, hidden) with "output", which
+        allows dense mode alone."""
+        self = cls.__new__(cls)
+        self._core_ffn = CoreFfn(
+            core,
+            gate,
+            up,
+            down,
+            activation=activation,
+            down_layout=down_layout,
+            parameter=parameter,
+        )
+        self._finish(gate_bias, up_bias, down_bias, predictor)
+        return self
+
+    def _finish(
+        self,
+        gate_bias: npt.ArrayLike | None,
+        up_bias: npt.ArrayLike | None,
+        down_bias: npt.ArrayLike | None,
+        predictor: LowRankPredictor | None,
+    ) -> None:
+        if any(bias is not None for bias in (gate_bias, up_bias, down_bias)):
+            self._core_ffn.set_bias(gate_bias, up_bias, down_bias)
+        self.set_predictor(predictor)
+        empty = np.empty(0, np.int32)
+        self.counts = NeuronCounts(empty, empty)
+
+    @property
+    def handle(self) -> int:
+        """The layer's handle in the core."""
+        return self._core_ffn.handle
+
+    @property
+    def core(self) -> Core:
+        """The core that holds the layer."""
+        return self._core_ffn.core
+
+    @property
+    def hidden(self) -> int:
+        """Neurons."""
+        return self._core_ffn.hidden
+
+    @property
+    def d_in(self) -> int:
+        """Elements of an input vector."""
+        return self._core_ffn.d_in
+
+    @property
+    def d_out(self) -> int:
+        """Elements of an output vector."""
+        return self._core_ffn.d_out
+
+    @property
+    def activation(self) -> ActivationType:
+        """The activation function."""
+        return self._core_ffn.activation
+
+    @property
+    def format(self) -> str:
+        """Weight format; "mixed" when the matrices differ."""
+        ffn = self._core_ffn
+        formats = {each.format for each in (ffn.gate, ffn.up, ffn.down) if each is not None}
+        return formats.pop() if len(formats) == 1 else "mixed"
+
+    @property
+    def gated(self) -> bool:
+        """True when the layer has a gate matrix."""
+        return self._core_ffn.gate is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight matrices."""
+        ffn = self._core_ffn
+        return sum(each.nbytes for each in (ffn.gate, ffn.up, ffn.down) if each is not None)
+
+    @property
+    def predictor(self) -> LowRankPredictor | None:
+        """The attached predictor."""
+        return self._core_ffn.predictor
+
+    @property
+    def matrices(self) -> tuple[Matrix | None, Matrix, Matrix]:
+        """The gate (or None), up and down matrices, down with one row a neuron unless the layer
+        was made otherwise."""
+        return self._core_ffn.gate, self._core_ffn.up, self._core_ffn.down
+
+    def set_predictor(self, predictor: LowRankPredictor | None) -> None:
+        """Attaches a predictor for sparse mode; None takes it away. `ShapeError` when its input
+        or hidden size is not the layer's."""
+        if predictor is not None:
+            self._check_predictor(predictor)
+        self._core_ffn.set_predictor(predictor)
+
+    def _check_predictor(self, predictor: LowRankPredictor) -> None:
+        wanted, got = (self.d_in, self.hidden), (predictor.input_dim, predictor.hidden_dim)
+        if wanted != got:
+            raise ShapeError(
+                f"predictor: expected {wanted[0]} inputs and {wanted[1]} neurons, "
+                f"got {got[0]} and {got[1]}"
+            )
+
+    def forward(
+        self,
+        x: npt.ArrayLike,
+        predictor: Predictor | None = None,
+        *,
+        mode: str | None = None,
+        out: npt.NDArray[np.floating] | None = None,
+    ) -> npt.NDArray[np.floating]:
+        """The layer's output (output,) for x (input,), or (n, output) for (n, input), float32 or
+        written to ``out``.
+
+        ``mode`` "dense" computes every neuron, "exact" skips those whose activation is zero, and
+        "sparse" computes those that ``predictor`` (or else the attached one) chooses. By
+        default: sparse when there is a predictor, else exact for the ReLU family, else dense. A
+        predictor of any class with a ``predict`` method will do; a `LowRankPredictor` runs inside
+        the core. `counts` tells afterwards how many neurons were computed.
+
+        Errors: `ShapeError`, `ArgumentError`, `NotFiniteError` (NaN or infinity in ``x``).
+        """
+        chosen = self.predictor if predictor is None else predictor
+        if mode is None:
+            exact = "exact" if self.activation.is_relu_family else "dense"
+            if self._core_ffn.down_layout == "output":
+                exact = "dense"
+            mode = "sparse" if chosen is not None else exact
+        if mode not in MODES:
+            raise ArgumentError(f"mode {mode!r}: expected 'dense', 'exact' or 'sparse'")
+        if mode == "sparse" and chosen is None:
+            raise ArgumentError("sparse mode needs a predictor: pass one, or set_predictor first")
+        if mode == "sparse" and not isinstance(chosen, LowRankPredictor):
+            assert chosen is not None
+            return self._forward_chosen(x, chosen, out)
+        values, single = _arrays.vectors(x, self.d_in)
+        result = _arrays.Result(len(values), self.d_out, single, out)
+        attached = self.predictor
+        if mode == "sparse":
+            assert isinstance(chosen, LowRankPredictor)
+            self.set_predictor(chosen)
+        try:
+            self.counts = self._core_ffn.forward(mode, values, result.buffer)
+        finally:
+            self._core_ffn.set_predictor(attached)
+        return result.finish()
+
+    def _forward_chosen(
+        self, x: npt.ArrayLike, predictor: Predictor, out: npt.NDArray[np.floating] | None
+    ) -> npt.NDArray[np.floating]:
+        values, single = _arrays.vectors(x, self.d_in)
+        active = predictor.predict(values[0] if single else values)
+        return self.forward_sparse(values[0] if single else values, active, out=out)
+
+    def forward_dense(
+        self, x: npt.ArrayLike, *, out: npt.NDArray[np.floating] | None = None
+    ) -> npt.NDArray[np.floating]:
+        """`forward` with every neuron."""
+        return self.forward(x, mode="dense", out=out)
+
+    def forward_sparse(
+        self,
+        x: npt.ArrayLike,
+        active: npt.ArrayLike | Sequence[npt.ArrayLike],
+        *,
+        out: npt.NDArray[np.floating] | None = None,
+    ) -> npt.NDArray[np.floating]:
+        """The output with just the neurons ``active``: ids in any order, or a boolean mask
+        (hidden,); for x (n, input) a list of n of them. With no neuron at all the output is
+        ``b2``, or zeros.
+
+        Errors: `ShapeError`, `ArgumentError` (an id out of range), `NotFiniteError`.
+        """
+        values, single = _arrays.vectors(x, self.d_in)
+        lists: list[Any] = [active] if single else list(active)  # type: ignore[arg-type]
+        if len(lists) != len(values):
+            raise ShapeError(f"active: expected {len(values)} id lists, got {len(lists)}")
+        result = _arrays.Result(len(values), self.d_out, single, out)
+        ids = [_arrays.active_ids(each, self.hidden) for each in lists]
+        for vector, chosen, target in zip(values, ids, result.buffer, strict=True):
+            self._core_ffn.forward_active(chosen, vector, target)
+        sizes = np.array([len(each) for each in ids], np.int32)
+        self.counts = NeuronCounts(sizes, sizes.copy())
+        return result.finish()
+
+    def __repr__(self) -> str:
+        gate = ", gated" if self.gated else ""
+        return (
+            f"SparseFfn({self.d_in}→{self.hidden}→{self.d_out}{gate}, {self.activation}, "
+            f"{self.format}, {self.nbytes:,} bytes)"
+        )

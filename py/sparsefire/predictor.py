@@ -1,0 +1,254 @@
+"""Predictors: cheap guesses of which neurons a feed-forward layer will need."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _arrays
+from ._core import Core, get_core
+from ._handle import CoreObject
+from .errors import ArgumentError, ShapeError
+from .matrix import Matrix
+from .sparsity import RULE_THRESHOLD, SparsityConfig
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Anything with this method can choose the neurons of `SparseFfn.forward`."""
+
+    def predict(
+        self, x: npt.ArrayLike
+    ) -> npt.NDArray[np.integer[Any]] | list[npt.NDArray[np.integer[Any]]]:
+        """Ids of the neurons to compute for ``x`` (input,); a list of id arrays for
+        (n, input)."""
+        ...
+
+
+class CorePredictor(CoreObject):
+    """A low-rank predictor in the core: scores = Q · f(P · x) + bias, f the identity or ReLU."""
+
+    def __init__(
+        self,
+        core: Core,
+        p: Matrix,
+        q: Matrix,
+        bias: npt.ArrayLike | None,
+        *,
+        hot: int = 0,
+        sparsity: SparsityConfig | None = None,
+        relu_between: bool = False,
+    ) -> None:
+        if q.columns != p.rows:
+            raise ShapeError(
+                f"P {p.shape} and Q {q.shape} must share the rank: P (rank, input), "
+                f"Q (hidden, rank)"
+            )
+        hidden = q.rows
+        biases = None if bias is None else _arrays.vector(bias, hidden, "bias")
+        handle = core.open(
+            "sf_predictor_open",
+            core.context,
+            p.handle,
+            q.handle,
+            None if biases is None else core.inp(biases),
+            int(relu_between),
+            what=f"predictor with P {p.shape} and Q {q.shape}",
+        )
+        super().__init__(core, handle, "sf_predictor_close")
+        self.p = p
+        self.q = q
+        self.relu_between = relu_between
+        self.bias = np.zeros(hidden, np.float32) if biases is None else biases.copy()
+        self.set_rule(sparsity or SparsityConfig.with_threshold(0.0), hot)
+
+    @property
+    def input_dim(self) -> int:
+        """Elements of an input vector."""
+        return self.p.columns
+
+    @property
+    def hidden_dim(self) -> int:
+        """Neurons that are scored."""
+        return self.q.rows
+
+    @property
+    def rank(self) -> int:
+        """Rows of P."""
+        return self.p.rows
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of P, Q and the biases."""
+        return self.p.nbytes + self.q.nbytes + 4 * self.q.rows
+
+    def set_rule(self, sparsity: SparsityConfig, hot: int = 0) -> None:
+        """Which neurons the scores choose: the first ``hot`` always, ``sparsity`` in all."""
+        if not 0 <= hot <= self.hidden_dim:
+            raise ArgumentError(f"hot: expected 0 … {self.hidden_dim} neurons, got {hot}")
+        rule = sparsity.rule(self.hidden_dim)
+        # The core's counts are of the cold neurons alone.
+        most = max(0, rule.most - hot)
+        least = min(max(0, rule.least - hot), most)
+        unlimited = rule.kind == RULE_THRESHOLD and rule.most >= self.hidden_dim
+        self.core.check(
+            "sf_predictor_set_rule",
+            self.handle,
+            rule.kind,
+            float(rule.threshold),
+            least,
+            self.hidden_dim if unlimited else most,
+            hot,
+            what="predictor rule",
+        )
+        self.sparsity = sparsity
+        self.hot = hot
+
+    def scores(self, x: npt.ArrayLike) -> npt.NDArray[np.floating]:
+        """Scores (hidden,) of x (input,), or (n, hidden) of (n, input), float32."""
+        values, single = _arrays.vectors(x, self.input_dim)
+        result = _arrays.Result(len(values), self.hidden_dim, single, None)
+        if len(values):
+            self.core.check(
+                "sf_predictor_scores",
+                self.handle,
+                self.core.inp(values),
+                len(values),
+                self.core.out(result.buffer),
+                what="predictor scores",
+            )
+        return result.finish()
+
+    def predict(self, x: npt.ArrayLike) -> _arrays.IntArray | list[_arrays.IntArray]:
+        """Chosen neurons of x (input,), ascending int32 ids; a list of them for (n, input)."""
+        values, single = _arrays.vectors(x, self.input_dim)
+        chosen = [self._predict_one(each) for each in values]
+        return chosen[0] if single else chosen
+
+    def _predict_one(self, x: _arrays.FloatArray) -> _arrays.IntArray:
+        ids = np.empty(self.hidden_dim, np.int32)
+        found = self.core.check(
+            "sf_predictor_predict", self.handle, self.core.inp(x), self.core.out(ids), what="predict"
+        )
+        return ids[:found].copy()
+
+
+class LowRankPredictor:
+    """Predicts active neurons from a low-rank product: scores (hidden) = Q · (P · x) + bias."""
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        rank: int,
+        sparsity: SparsityConfig | None = None,
+        *,
+        seed: int = 0,
+        format: str = "f32",
+        relu_between: bool = False,
+        core: Core | None = None,
+    ) -> None:
+        for name, value in (("input_dim", input_dim), ("hidden_dim", hidden_dim), ("rank", rank)):
+            if value < 1:
+                raise ArgumentError(f"{name} must be 1 or more, got {value}")
+        core = core or get_core()
+        random = np.random.default_rng(seed)
+        p = random.standard_normal((rank, input_dim), np.float32) / np.sqrt(np.float32(input_dim))
+        q = random.standard_normal((hidden_dim, rank), np.float32) / np.sqrt(np.float32(rank))
+        self._seed = seed
+        self._core_predictor = CorePredictor(
+            core,
+            Matrix.from_array(p, format, core),
+            Matrix.from_array(q, format, core),
+            None,
+            sparsity=sparsity,
+            relu_between=relu_between,
+        )
+
+    @classmethod
+    def from_matrices(
+        cls,
+        core: Core,
+        p: Matrix,
+        q: Matrix,
+        bias: npt.ArrayLike | None,
+        *,
+        hot: int = 0,
+        threshold: float = 0.0,
+        relu_between: bool = False,
+        sparsity: SparsityConfig | None = None,
+    ) -> LowRankPredictor:
+        """A predictor of matrices that are in core memory already: P (rank, input), Q (hidden,
+        rank), bias (hidden,). The first ``hot`` neurons are always chosen, the others when
+        their score exceeds ``threshold``, or as ``sparsity`` says when it is given."""
+        self = cls.__new__(cls)
+        self._seed = 0
+        self._core_predictor = CorePredictor(
+            core,
+            p,
+            q,
+            bias,
+            hot=hot,
+            sparsity=sparsity or SparsityConfig.with_threshold(threshold),
+            relu_between=relu_between,
+        )
+        return self
+
+    @property
+    def handle(self) -> int:
+        """The predictor's handle in the core."""
+        return self._core_predictor.handle
+
+    @property
+    def core(self) -> Core:
+        """The core that holds the predictor."""
+        return self._core_predictor.core
+
+    @property
+    def input_dim(self) -> int:
+        """Elements of an input vector."""
+        return self._core_predictor.input_dim
+
+    @property
+    def hidden_dim(self) -> int:
+        """Neurons that are scored."""
+        return self._core_predictor.hidden_dim
+
+    @property
+    def rank(self) -> int:
+        """Rank of the product."""
+        return self._core_predictor.rank
+
+    @property
+    def hot(self) -> int:
+        """Neurons 0 … hot-1 are always chosen."""
+        return self._core_predictor.hot
+
+    @property
+    def sparsity(self) -> SparsityConfig:
+        """How the scores choose neurons."""
+        return self._core_predictor.sparsity
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of P, Q and the biases."""
+        return self._core_predictor.nbytes
+
+    def scores(self, x: npt.ArrayLike) -> npt.NDArray[np.floating]:
+        """Scores (hidden,) of x (input,), or (n, hidden) of (n, input), float32."""
+        return self._core_predictor.scores(x)
+
+    def predict(self, x: npt.ArrayLike) -> _arrays.IntArray | list[_arrays.IntArray]:
+        """Chosen neurons of x (input,), ascending int32 ids; a list of them for (n, input).
+        NaN or infinity in ``x`` is a `NotFiniteError`."""
+        return self._core_predictor.predict(x)
+
+    def __repr__(self) -> str:
+        p, q = self._core_predictor.p, self._core_predictor.q
+        return (
+            f"LowRankPredictor({self.input_dim}→{self.hidden_dim}, rank {self.rank}, "
+            f"{p.format if p.format == q.format else f'{p.format}/{q.format}'}, "
+            f"{self.nbytes:,} bytes)"
+        )

@@ -1,0 +1,237 @@
+"""Weights in the block formats that the core computes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _arrays
+from ._core import Core, get_core
+from .errors import ArgumentError, FormatError, ShapeError
+
+ByteArray = npt.NDArray[np.uint8]
+
+# Rows are handed to the core in pieces of about this size, so that a host that copies its
+# arguments (wasm) needs little scratch memory.
+_PIECE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """A weight format: GGUF's tensor type number, and how a row is packed."""
+
+    name: str
+    code: int
+    block: int  # weights in a block; columns are a multiple of it
+    block_bytes: int
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of a packed row of ``columns`` weights; `FormatError` when ``columns`` is not a
+        multiple of the block."""
+        if columns < 1 or columns % self.block:
+            raise FormatError(
+                f"{self.name} packs rows in blocks of {self.block} weights, so {columns} columns "
+                f"do not fit: use f16 or f32, or pad the rows with zeros"
+            )
+        return columns // self.block * self.block_bytes
+
+
+FORMATS: dict[str, WeightFormat] = {
+    each.name: each
+    for each in (
+        WeightFormat("f32", 0, 1, 4),
+        WeightFormat("f16", 1, 1, 2),
+        WeightFormat("q8_0", 8, 32, 34),
+    )
+}
+
+_BY_CODE = {each.code: each for each in FORMATS.values()}
+
+
+def weight_format(name: str | int | WeightFormat) -> WeightFormat:
+    """The format of a name (any case) or of a GGUF tensor type number, else `FormatError`."""
+    if isinstance(name, WeightFormat):
+        return name
+    found = _BY_CODE.get(name) if isinstance(name, int) else FORMATS.get(str(name).lower())
+    if found is None:
+        raise FormatError(f"unknown weight format {name!r}; known ones: {', '.join(FORMATS)}")
+    return found
+
+
+def quantize_rows(
+    values: npt.ArrayLike, format: str | WeightFormat, core: Core | None = None
+) -> ByteArray:
+    """Packs ``values`` (rows, columns) into uint8 (rows, row bytes), rounding as GGUF does."""
+    core = core or get_core()
+    kind = weight_format(format)
+    array = np.asarray(values)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ShapeError(f"weights: expected shape (rows, columns), got {array.shape}")
+    rows, columns = array.shape
+    row_bytes = kind.row_bytes(columns)
+    packed = np.empty((rows, row_bytes), np.uint8)
+    step = max(1, _PIECE_BYTES // (4 * columns))
+    for start in range(0, rows, step):
+        piece = _arrays.real_array(array[start : start + step], "weights")
+        if not np.isfinite(piece).all():
+            raise ArgumentError(f"weights: NaN or infinity in rows {start} … {start + len(piece) - 1}")
+        target = packed[start : start + step]
+        core.check(
+            "sf_quantize",
+            kind.code,
+            core.inp(piece),
+            len(piece),
+            columns,
+            core.out(target),
+            target.nbytes,
+            what=f"quantising ({rows}, {columns}) weights to {kind.name}",
+        )
+    return packed
+
+
+def dequantize_rows(
+    packed: ByteArray, format: str | WeightFormat, columns: int, core: Core | None = None
+) -> _arrays.FloatArray:
+    """Floats (rows, columns) of packed uint8 (rows, row bytes); the rows may be strided."""
+    core = core or get_core()
+    kind = weight_format(format)
+    row_bytes = kind.row_bytes(columns)
+    if packed.ndim != 2 or packed.shape[1] != row_bytes or packed.dtype != np.uint8:
+        raise ShapeError(
+            f"packed weights: expected uint8 (rows, {row_bytes}) for {columns} columns of "
+            f"{kind.name}, got {packed.dtype} {packed.shape}"
+        )
+    rows = len(packed)
+    values = np.empty((rows, columns), np.float32)
+    step = max(1, _PIECE_BYTES // (4 * columns))
+    for start in range(0, rows, step):
+        piece = np.ascontiguousarray(packed[start : start + step])
+        core.check(
+            "sf_dequantize",
+            kind.code,
+            core.inp(piece),
+            piece.nbytes,
+            len(piece),
+            columns,
+            core.out(values[start : start + step]),
+            what=f"dequantising ({rows}, {columns}) {kind.name} weights",
+        )
+    return values
+
+
+@dataclass(frozen=True)
+class QuantizationError:
+    """How far quantised weights are from the originals."""
+
+    max_abs: float  # largest |difference|
+    rms: float  # root mean square difference
+    relative: float  # ‖difference‖ / ‖original‖, 0 when both are zero
+
+
+class QuantizedWeights:
+    """A matrix (rows, columns) of weights packed in a format that the core computes on.
+
+    `packed` is uint8 (rows, row bytes): for block formats, GGUF's own layout, bit for bit.
+    """
+
+    def __init__(
+        self, packed: ByteArray, format: str | WeightFormat, shape: Sequence[int]
+    ) -> None:
+        kind = weight_format(format)
+        if len(shape) != 2 or min(shape) < 1:
+            raise ShapeError(f"shape: expected (rows, columns), got {tuple(shape)}")
+        rows, columns = int(shape[0]), int(shape[1])
+        data = np.ascontiguousarray(packed).view(np.uint8).reshape(-1)
+        expected = rows * kind.row_bytes(columns)
+        if data.size != expected:
+            raise ShapeError(
+                f"packed: {rows} × {columns} weights in {kind.name} are {expected} bytes, "
+                f"got {data.size}"
+            )
+        self._packed: ByteArray = data.reshape(rows, -1)
+        self._format = kind
+        self._shape = (rows, columns)
+
+    @classmethod
+    def from_f32(cls, values: npt.ArrayLike) -> QuantizedWeights:
+        """Keeps ``values`` (rows, columns) as float32."""
+        return cls.quantize(values, "f32")
+
+    @classmethod
+    def quantize(
+        cls, values: npt.ArrayLike, format: str = "q8_0", core: Core | None = None
+    ) -> QuantizedWeights:
+        """Packs ``values`` (rows, columns), of any real dtype and strides.
+
+        Errors: `FormatError` (unknown format, columns not a multiple of the block),
+        `ShapeError`, `ArgumentError` (NaN or infinity).
+        """
+        array = np.asarray(values)
+        return cls(quantize_rows(array, format, core), format, array.shape)
+
+    @property
+    def format(self) -> str:
+        """Name of the format, as in ``"q8_0"``."""
+        return self._format.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self._shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weights."""
+        return int(self._packed.nbytes)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that one weight takes, scales included."""
+        return 8 * self.nbytes / (self._shape[0] * self._shape[1])
+
+    @property
+    def packed(self) -> ByteArray:
+        """The packed bytes, uint8 (rows, row bytes)."""
+        return self._packed
+
+    def dequantize(self, core: Core | None = None) -> _arrays.FloatArray:
+        """The weights as float32 (rows, columns)."""
+        return dequantize_rows(self._packed, self._format, self._shape[1], core)
+
+    def dequantize_row(self, row: int, core: Core | None = None) -> _arrays.FloatArray:
+        """Row ``row`` as float32 (columns,); a negative ``row`` counts from the end."""
+        rows, columns = self._shape
+        if not -rows <= row < rows:
+            raise ArgumentError(f"row {row} is outside the {rows} rows")
+        row %= rows
+        return dequantize_rows(self._packed[row : row + 1], self._format, columns, core)[0]
+
+    def transpose(self, format: str | None = None) -> QuantizedWeights:
+        """The transposed matrix, requantised to ``format`` (default: the same).
+
+        F32 and F16 are transposed exactly. A block format rounds again, since its blocks now run
+        along the other axis: for Q8_0 each weight moves by at most half of a new step,
+        max|block| / 254, beside the error it already had.
+        """
+        return QuantizedWeights.quantize(self.dequantize().T, format or self.format)
+
+    def error(self, original: npt.ArrayLike) -> QuantizationError:
+        """The error against ``original`` (rows, columns), computed in float64."""
+        reference = np.asarray(original, dtype=np.float64)
+        if reference.shape != self._shape:
+            raise ShapeError(f"original: expected shape {self._shape}, got {reference.shape}")
+        difference = self.dequantize() - reference
+        norm = float(np.linalg.norm(reference))
+        distance = float(np.linalg.norm(difference))
+        return QuantizationError(
+            max_abs=float(np.abs(difference).max()),
+            rms=float(np.sqrt(np.mean(difference**2))),
+            relative=distance / norm if norm else (0.0 if distance == 0 else float("inf")),
+        )
+
+    def __repr__(self) -> str:
+        rows, columns = self._shape
+        return f"QuantizedWeights({rows}×{columns} {self.format}, {self.nbytes:,} bytes)"
