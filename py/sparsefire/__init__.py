@@ -1,0 +1,103 @@
+"""sparsefire: activation-sparse neural inference.
+
+    import sparsefire as sf
+
+    model = sf.Model.load()
+    for piece in model.generate("The people of"):
+        print(piece, end="", flush=True)
+    print(sf.backend())
+
+The same lines run on the native core, in wasmtime and in a browser; `use_backend` chooses.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._core import Backend, backend, use_backend
+from .devices import Devices, devices
+from .errors import (
+    ArgumentError,
+    BackendError,
+    CalibrationError,
+    ContextFullError,
+    CoreMemoryError,
+    FormatError,
+    ModelFileError,
+    NotFiniteError,
+    ShapeError,
+    SparsefireError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    __version__: str
+
+    from .activation import ActivationType
+    from .ffn import SparseFfn
+    from .model import Model
+    from .predictor import LowRankPredictor
+    from .quant import QuantizedWeights
+    from .sparsity import SparsityConfig
+
+__all__ = [
+    "ActivationType",
+    "ArgumentError",
+    "Backend",
+    "BackendError",
+    "CalibrationError",
+    "ContextFullError",
+    "CoreMemoryError",
+    "Devices",
+    "FormatError",
+    "LowRankPredictor",
+    "Model",
+    "ModelFileError",
+    "NotFiniteError",
+    "QuantizedWeights",
+    "ShapeError",
+    "SparseFfn",
+    "SparsefireError",
+    "SparsityConfig",
+    "UnsupportedError",
+    "__version__",
+    "backend",
+    "devices",
+    "use_backend",
+]
+
+# Public names whose modules are imported on first use, so that `import sparsefire` stays quick.
+_LAZY = {
+    "ActivationType": "activation",
+    "LowRankPredictor": "predictor",
+    "Model": "model",
+    "QuantizedWeights": "quant",
+    "SparseFfn": "ffn",
+    "SparsityConfig": "sparsity",
+}
+
+
+def _version() -> str:
+    """The installed version; for a source tree that is not installed, the core's."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("sparsefire")
+    except PackageNotFoundError:
+        return backend().version
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return globals().setdefault(name, _version())
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'sparsefire' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(__all__) | set(globals()))

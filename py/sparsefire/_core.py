@@ -1,0 +1,361 @@
+"""The C core as the rest of the package sees it, and the only place that chooses where it runs.
+
+A `Core` is one loaded copy of the C core with one open context. Its methods are the same on every host; a pointer is
+an int in the host's address space. The hosts are `_host_native`, `_host_wasmtime` and `_host_pyodide`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, SupportsIndex, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import (
+    ArgumentError,
+    BackendError,
+    UnsupportedError,
+    error_of_status,
+)
+
+__all__ = [
+    "Argument",
+    "Backend",
+    "Core",
+    "Memory",
+    "Transient",
+    "backend",
+    "get_core",
+    "use_backend",
+]
+
+BACKENDS = ("native", "wasmtime", "pyodide")
+
+_SIMD = {
+    "avx512": "AVX-512, 512 bits",
+    "avx2": "AVX2 and FMA, 256 bits",
+    "sse41": "SSE4.1, 128 bits",
+    "neon": "NEON, 128 bits",
+    "wasm128": "WebAssembly SIMD, 128 bits",
+    "scalar": "none",
+}
+
+
+class Memory(ABC):
+    """`nbytes` of core memory at address `ptr`, aligned to 64 bytes when it came from `Core.memory`.
+
+    Freed by `close()` or when the object is collected. Usable as a pointer argument of `Core.call`.
+    """
+
+    ptr: int
+    nbytes: int
+
+    def __index__(self) -> int:
+        return self.ptr
+
+    def write(self, array: Any, offset: int = 0) -> None:
+        """Copies the bytes of a C-contiguous array or buffer to byte `offset`."""
+        source = memoryview(array)
+        self._check_range(offset, source.nbytes)
+        if source.nbytes:
+            self._write(offset, source)
+
+    def read(self, out: NDArray[Any], offset: int = 0) -> None:
+        """Fills the C-contiguous array `out` from byte `offset`."""
+        target = memoryview(out)
+        self._check_range(offset, target.nbytes)
+        if target.nbytes:
+            self._read(offset, target)
+
+    def _check_range(self, offset: int, nbytes: int) -> None:
+        if self.ptr == 0:
+            raise ArgumentError("this core memory was closed")
+        if offset < 0 or offset + nbytes > self.nbytes:
+            raise ArgumentError(
+                f"bytes {offset} to {offset + nbytes} are outside a core memory of {self.nbytes} bytes"
+            )
+
+    @abstractmethod
+    def _write(self, offset: int, source: memoryview) -> None: ...
+
+    @abstractmethod
+    def _read(self, offset: int, target: memoryview) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives the memory back. Closing twice is allowed."""
+
+
+class Transient:
+    """An array that is copied into core memory for one call, and copied back after it when `out` is true."""
+
+    __slots__ = ("array", "out")
+
+    def __init__(self, array: NDArray[Any], out: bool) -> None:
+        self.array = array
+        self.out = out
+
+
+Argument: TypeAlias = SupportsIndex | float | NDArray[Any] | Transient | None
+
+
+class Core(ABC):
+    """One copy of the C core with an open context. Used by one thread at a time: calls take a lock."""
+
+    host: str
+    pointer_dtype: type[np.unsignedinteger[Any]]
+    isa: str
+    threads: int
+    context: int
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        # Handles of collected objects, closed before the next call: a finaliser may run in the middle of another
+        # call or in another thread, so it only notes what is to be closed.
+        self._released: deque[tuple[str, int]] = deque()
+        self.context = 0
+
+    # -- what a host supplies --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _invoke(self, name: str, args: tuple[Argument, ...]) -> int:
+        """Calls the C function `name`; `None` stands for NULL. A void result is 0."""
+
+    @abstractmethod
+    def _text(self, name: str, args: tuple[Argument, ...]) -> str | None:
+        """Calls a C function that returns a string or NULL."""
+
+    @abstractmethod
+    def memory(self, nbytes: int) -> Memory:
+        """New core memory, aligned to 64 bytes, owned by the object. Raises `CoreMemoryError`."""
+
+    @abstractmethod
+    def upload(self, buffer: Any) -> Memory:
+        """Core memory that holds the bytes of a C-contiguous array, mmap or other buffer.
+
+        On the native host it is the buffer itself, kept alive and not copied; in WebAssembly it is a copy.
+        """
+
+    @abstractmethod
+    def inp(self, array: NDArray[Any]) -> Argument:
+        """A C-contiguous array as a pointer argument that one call reads."""
+
+    @abstractmethod
+    def out(self, array: NDArray[Any]) -> Argument:
+        """A C-contiguous array as a pointer argument that one call writes."""
+
+    # -- the same everywhere ---------------------------------------------------------------------------------------
+
+    def call(self, name: str, *args: Argument) -> int:
+        """Calls the C function `name` and returns its result: signed, or an address or a size."""
+        with self._lock:
+            if self._released:
+                self._close_released()
+            try:
+                return self._invoke(name, args)
+            except OverflowError as error:
+                raise ArgumentError(f"{name}: {error}") from None
+
+    def text(self, name: str, *args: Argument) -> str | None:
+        """Calls a C function that returns a string; None for NULL."""
+        with self._lock:
+            return self._text(name, args)
+
+    def check(self, name: str, *args: Argument, what: str = "") -> int:
+        """As `call`; a negative result raises the `SparsefireError` of that status, its message led by `what`."""
+        result = self.call(name, *args)
+        if result < 0:
+            raise error_of_status(result, f"{what or name}: {self.text('sf_status_text', result)}")
+        return result
+
+    def open(self, name: str, *args: Argument, what: str = "") -> int:
+        """Calls `name(out, *args)` and returns the handle that it opened. Errors as `check`."""
+        handle = np.zeros(1, self.pointer_dtype)
+        self.check(name, self.out(handle), *args, what=what)
+        return int(handle[0])
+
+    def own(self, owner: object, close: str, handle: int) -> weakref.finalize[Any, Any]:
+        """Has the C function `close` called with `handle` once `owner` is collected.
+
+        Calling the returned finaliser does it early; a second time does nothing. `owner` must keep references to
+        whatever the handle borrows.
+        """
+        finalizer = weakref.finalize(owner, self._released.append, (close, handle))
+        finalizer.atexit = False  # the process gives everything back
+        return finalizer
+
+    def _close_released(self) -> None:
+        while self._released:
+            name, handle = self._released.popleft()
+            self._invoke(name, (handle,))
+
+    def _open_context(self, isa: str | None, threads: int) -> None:
+        """Opens the context with the named instruction set (None: the best one)."""
+        index = -1 if isa is None else self._isa_index(isa)
+        self.context = self.open(
+            "sf_context_open", index, threads, what=f"opening the {self.host} core"
+        )
+        self.own(self, "sf_context_close", self.context)
+        self.isa = self.isas()[self.call("sf_context_isa", self.context)]
+        self.threads = self.call("sf_context_threads", self.context)
+
+    def isas(self) -> list[str]:
+        """Names of the instruction sets compiled in, best first."""
+        return [str(self.text("sf_isa_name", i)) for i in range(self.call("sf_isa_count"))]
+
+    def supported_isas(self) -> list[str]:
+        """Names of the instruction sets that this machine can run, best first."""
+        return [name for i, name in enumerate(self.isas()) if self.call("sf_isa_supported", i)]
+
+    def _isa_index(self, isa: str) -> int:
+        supported = self.supported_isas()
+        if isa not in supported:
+            raise UnsupportedError(
+                f"the {self.host} core cannot use the instruction set {isa!r} on this machine; "
+                f"it can use: {', '.join(supported)}"
+            )
+        return self.isas().index(isa)
+
+    def __repr__(self) -> str:
+        return f"<Core {self.host}, {self.isa}, {self.threads} thread{'s' if self.threads != 1 else ''}>"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where the core runs: `name` ("native", "wasmtime" or "pyodide"), `isa` (the instruction set's short name),
+    `threads`, `simd` (the vector unit in words) and the core's `version`."""
+
+    name: str
+    isa: str
+    threads: int
+    simd: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.isa}, {self.threads} thread{'s' if self.threads != 1 else ''}"
+
+
+@dataclass(frozen=True)
+class _Choice:
+    backend: str
+    isa: str | None
+    threads: int | None
+
+
+_cores: dict[_Choice, Core] = {}
+_current: Core | None = None
+_choosing = threading.Lock()
+
+
+def get_core() -> Core:
+    """The core that new objects are made in: the last `use_backend`, else what the environment says."""
+    if _current is None:
+        use_backend(os.environ.get("SPARSEFIRE_BACKEND", "auto"))
+        assert _current is not None
+    return _current
+
+
+def use_backend(
+    name: str = "auto", *, isa: str | None = None, threads: int | None = None
+) -> Backend:
+    """Chooses where the core runs, for every object made from now on, and returns what was chosen.
+
+    name: "native" (the compiled extension), "wasmtime" (the WebAssembly module in wasmtime), "pyodide" (the same in
+      a browser or node), or "auto": the fastest one that is there.
+    isa: instruction set by name ("avx512", "avx2", "sse41", "neon", "wasm128", "scalar"); default the environment
+      variable SPARSEFIRE_ISA, else the best one of this machine.
+    threads: 1 or more; default SPARSEFIRE_THREADS, else every core that this process may use. WebAssembly uses 1.
+
+    Objects made earlier stay where they are. Raises `BackendError` when the host is missing (with the command that
+    repairs it), `UnsupportedError` for an instruction set, `ArgumentError` for a name or number without a meaning.
+    """
+    global _current
+    if name not in (*BACKENDS, "auto"):
+        raise ArgumentError(f"unknown backend {name!r}; choose one of: auto, {', '.join(BACKENDS)}")
+    choice = _Choice(
+        name, isa or os.environ.get("SPARSEFIRE_ISA") or None, _threads_wanted(threads)
+    )
+    with _choosing:
+        core = _cores.get(choice)
+        if core is None:
+            core = _cores[choice] = _open_auto(choice) if name == "auto" else _open_host(choice)
+        _current = core
+    return backend()
+
+
+def backend() -> Backend:
+    """Where the core runs now."""
+    core = get_core()
+    version = core.text("sf_version") or ""
+    return Backend(core.host, core.isa, core.threads, _SIMD.get(core.isa, core.isa), version)
+
+
+def open_core(name: str, *, isa: str | None = None, threads: int | None = None) -> Core:
+    """A core on the named host, shared with `use_backend`, without making it the current one."""
+    with _choosing:
+        choice = _Choice(name, isa, threads)
+        if choice not in _cores:
+            _cores[choice] = _open_host(choice)
+        return _cores[choice]
+
+
+def _threads_wanted(threads: int | None) -> int | None:
+    source = "threads"
+    value: Any = threads
+    if value is None:
+        source = "SPARSEFIRE_THREADS"
+        value = os.environ.get(source) or None
+    if value is None:
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if not 1 <= number <= 1024:
+        raise ArgumentError(f"{source} must be a whole number from 1 to 1024, not {value!r}")
+    return number
+
+
+def available_cores() -> int:
+    """How many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _open_host(choice: _Choice) -> Core:
+    core: Core
+    if choice.backend == "native":
+        from ._host_native import NativeCore
+
+        core = NativeCore()
+    elif choice.backend == "wasmtime":
+        from ._host_wasmtime import WasmtimeCore
+
+        core = WasmtimeCore()
+    else:
+        from ._host_pyodide import PyodideCore
+
+        core = PyodideCore()
+    threads = choice.threads or (available_cores() if core.host == "native" else 1)
+    core._open_context(choice.isa, threads)
+    return core
+
+
+def _open_auto(choice: _Choice) -> Core:
+    """The first host that is there. One that is there but refuses (an unknown ISA, say) is not passed over."""
+    names = ("native", "pyodide") if sys.platform == "emscripten" else ("native", "wasmtime")
+    missing: list[str] = []
+    for name in names:
+        try:
+            return _open_host(_Choice(name, choice.isa, choice.threads))
+        except BackendError as error:
+            missing.append(f"{name}: {error}")
+    raise BackendError("no host for the core is installed. " + "; ".join(missing))

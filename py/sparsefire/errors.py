@@ -1,0 +1,80 @@
+"""Every error that sparsefire raises on purpose is a `SparsefireError`; its message names the thing that is wrong
+and, where there is one, the way out."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArgumentError",
+    "BackendError",
+    "CalibrationError",
+    "ContextFullError",
+    "CoreMemoryError",
+    "FormatError",
+    "ModelFileError",
+    "NotFiniteError",
+    "ShapeError",
+    "SparsefireError",
+    "UnsupportedError",
+]
+
+
+class SparsefireError(Exception):
+    """Base class of every error of this package."""
+
+
+class ArgumentError(SparsefireError, ValueError):
+    """An argument has no meaning: a negative count, an unknown name, a token id outside the vocabulary."""
+
+
+class ShapeError(SparsefireError, ValueError):
+    """Shapes do not fit each other, or a buffer is too small for its shape."""
+
+
+class FormatError(SparsefireError, ValueError):
+    """A weight format is unknown, or the number of columns is not a multiple of its block."""
+
+
+class ModelFileError(SparsefireError):
+    """A model file is broken or incomplete; the message names the tensor, key or offset."""
+
+
+class UnsupportedError(SparsefireError):
+    """This machine, or this layout of weights, cannot do what was asked."""
+
+
+class NotFiniteError(SparsefireError, ValueError):
+    """NaN or infinity in an input, or in a result."""
+
+
+class ContextFullError(SparsefireError):
+    """More tokens than the session's context holds."""
+
+
+class BackendError(SparsefireError):
+    """The core cannot run where it was asked to; the message says which command repairs it."""
+
+
+class CoreMemoryError(SparsefireError, MemoryError):
+    """The core is out of memory."""
+
+
+class CalibrationError(SparsefireError):
+    """A predictor cannot be fitted to the samples given."""
+
+
+# The core's status codes (sparsefire.h) as exceptions.
+_BY_STATUS: dict[int, type[SparsefireError]] = {
+    -1: ArgumentError,
+    -2: ShapeError,
+    -3: FormatError,
+    -4: CoreMemoryError,
+    -5: UnsupportedError,
+    -6: NotFiniteError,
+    -7: ModelFileError,
+    -8: ContextFullError,
+}
+
+
+def error_of_status(status: int, message: str) -> SparsefireError:
+    """The exception for one of the core's negative status codes."""
+    return _BY_STATUS.get(status, SparsefireError)(message)
