@@ -38,15 +38,18 @@ const char *sf_status_text(int32_t status) {
 
 const char *sf_version(void) { return SF_VERSION; }
 
-void *sf_alloc(size_t bytes) {
-  if (bytes > SIZE_MAX - 2 * ALIGNMENT) return NULL;
-  /* The block's own address is kept just before the aligned one: aligned_alloc is not in C99. */
-  uint8_t *block = malloc(bytes + ALIGNMENT + sizeof(void *));
+/* The block's own address is kept just before the aligned one: aligned_alloc is not in C99, and zeroed pages that
+ * nobody has touched, such as those of a long key/value cache, should cost nothing. */
+static void *align(uint8_t *block) {
   if (!block) return NULL;
   uintptr_t aligned = ((uintptr_t)block + sizeof(void *) + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1);
   memcpy((uint8_t *)aligned - sizeof(void *), &block, sizeof(void *));
   return (void *)aligned;
 }
+
+enum { EXTRA = ALIGNMENT + sizeof(void *) };
+
+void *sf_alloc(size_t bytes) { return bytes > SIZE_MAX - EXTRA ? NULL : align(malloc(bytes + EXTRA)); }
 
 void sf_free(void *memory) {
   if (!memory) return;
@@ -59,9 +62,7 @@ size_t sf_size_product(size_t a, size_t b) { return b != 0 && a > SIZE_MAX / b ?
 
 void *sf_array(size_t count, size_t size) {
   size_t bytes = sf_size_product(count, size);
-  void *array = sf_alloc(bytes);
-  if (array) memset(array, 0, bytes);
-  return array;
+  return bytes > SIZE_MAX - EXTRA ? NULL : align(calloc(1, bytes + EXTRA));
 }
 
 int32_t sf_grow(void **array, size_t *capacity, size_t count, size_t size) {

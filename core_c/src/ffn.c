@@ -154,7 +154,7 @@ static int32_t dense_down(const sf_ffn *ffn, dense_job *job) {
   sf_context *context = ffn->context;
   if (ffn->down_layout == SF_DOWN_BY_NEURON) {
     for (int32_t j = 0; j < job->n; j++) start_output(ffn, job->y + (size_t)j * (size_t)ffn->d_out);
-    size_t work = sf_size_product((size_t)ffn->hidden, sf_format_row_bytes(ffn->down->format->code, ffn->d_out));
+    size_t work = sf_size_product((size_t)ffn->hidden, ffn->down->row_bytes);
     sf_pool_run(context->pool, dense_down_part, job, sf_parts(context, sf_size_product(work, (size_t)job->n)));
     return SF_OK;
   }
@@ -182,8 +182,7 @@ static int32_t dense(sf_ffn *ffn, const float *x, int32_t n, float *y) {
   if (status == SF_OK) status = prepare(ffn, x, n, &inputs);
   if (status != SF_OK) return status;
   dense_job job = {ffn, &inputs, n, y};
-  size_t work =
-      sf_size_product((size_t)ffn->hidden * (ffn->gate ? 2 : 1), sf_format_row_bytes(ffn->up->format->code, ffn->d_in));
+  size_t work = sf_size_product((size_t)ffn->hidden * (ffn->gate ? 2 : 1), ffn->up->row_bytes);
   sf_pool_run(context->pool, dense_neurons_part, &job, sf_parts(context, sf_size_product(work, (size_t)n)));
   return dense_down(ffn, &job);
 }

@@ -3,10 +3,10 @@
 #ifndef SF_INTERNAL_H
 #define SF_INTERNAL_H
 
-#include "../include/sparsefire.h"
 #include "formats.h"
 #include "kernels.h"
 #include "pool.h"
+#include "sparsefire.h"
 
 /* ---- Memory ---- */
 
@@ -39,7 +39,8 @@ int32_t sf_part_begin(int32_t count, int32_t grain, int32_t part, int32_t parts)
 
 struct sf_matrix {
   const uint8_t *data;
-  size_t stride; /* bytes from row to row */
+  size_t stride;    /* bytes from row to row */
+  size_t row_bytes; /* of which these hold weights */
   const sf_format *format;
   int32_t rows, columns;
 };

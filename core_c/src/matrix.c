@@ -18,6 +18,7 @@ int32_t sf_matrix_open(sf_matrix **out, const void *data, size_t bytes, int32_t 
   if (!matrix) return SF_ERROR_MEMORY;
   matrix->data = data;
   matrix->stride = row_stride;
+  matrix->row_bytes = row_bytes;
   matrix->format = sf_format_find(format);
   matrix->rows = rows;
   matrix->columns = columns;
@@ -81,7 +82,7 @@ static void multiply_part(void *argument, int32_t part, int32_t parts) {
 void sf_multiply(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t n_rows,
                  const sf_inputs *inputs, int32_t n, float *out, size_t out_stride) {
   multiply_job job = {context, matrix, ids, n_rows, n, inputs, out, out_stride};
-  size_t work = sf_size_product(sf_size_product((size_t)n_rows, matrix->stride), (size_t)n);
+  size_t work = sf_size_product(sf_size_product((size_t)n_rows, matrix->row_bytes), (size_t)n);
   if (n_rows > 0) sf_pool_run(context->pool, multiply_part, &job, sf_parts(context, work));
 }
 
@@ -113,7 +114,7 @@ static void accumulate_part(void *argument, int32_t part, int32_t parts) {
 void sf_accumulate(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t count, const float *alpha,
                    float *y) {
   accumulate_job job = {context, matrix, ids, count, alpha, y};
-  size_t work = sf_size_product((size_t)count, sf_format_row_bytes(matrix->format->code, matrix->columns));
+  size_t work = sf_size_product((size_t)count, matrix->row_bytes);
   if (count > 0) sf_pool_run(context->pool, accumulate_part, &job, sf_parts(context, work));
 }
 

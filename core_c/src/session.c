@@ -249,10 +249,10 @@ static int32_t run_batch(sf_session *session, const int32_t *tokens, int32_t n, 
                          int32_t logits_count, float *tap) {
   sf_model *model = session->model;
   const sf_matrix *embedding = model->embedding;
-  size_t d = (size_t)model->d, row_bytes = sf_format_row_bytes(embedding->format->code, model->d);
+  size_t d = (size_t)model->d;
   for (int32_t j = 0; j < n; j++) {
     const uint8_t *row = embedding->data + (size_t)tokens[j] * embedding->stride;
-    sf_dequantize(embedding->format->code, row, row_bytes, 1, model->d, session->x + (size_t)j * d);
+    embedding->format->dequantize(row, d / (size_t)embedding->format->block_columns, session->x + (size_t)j * d);
   }
   set_angles(session, n);
   for (int32_t layer = 0; layer < model->n_layers; layer++) {

@@ -1,0 +1,304 @@
+/* The upper half of the core: selection, predictor, feed-forward layer, model and session, for every instruction set
+ * of this machine, against plain double-precision loops. */
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "sparsefire.h"
+
+static uint32_t random_state = 1;
+
+static float random_float(void) { /* uniform in -1 … 1 */
+  random_state = random_state * 1664525u + 1013904223u;
+  return (float)(random_state >> 8) / 8388608.0f - 1.0f;
+}
+
+static float *random_floats(int32_t count) {
+  float *values = sf_alloc((size_t)count * sizeof(float));
+  for (int32_t i = 0; i < count; i++) values[i] = random_float();
+  return values;
+}
+
+/* Random weights in a format, and the same weights as floats. */
+typedef struct {
+  void *data;
+  float *floats;
+  sf_matrix *matrix;
+  int32_t rows, columns;
+} weights;
+
+static weights random_weights(int32_t format, int32_t rows, int32_t columns) {
+  weights w = {NULL, random_floats(rows * columns), NULL, rows, columns};
+  size_t bytes = sf_format_row_bytes(format, columns) * (size_t)rows;
+  w.data = sf_alloc(bytes);
+  CHECK(sf_quantize(format, w.floats, rows, columns, w.data, bytes) == SF_OK, "quantise");
+  CHECK(sf_dequantize(format, w.data, bytes, rows, columns, w.floats) == SF_OK, "dequantise");
+  CHECK(sf_matrix_open(&w.matrix, w.data, bytes, format, rows, columns, 0) == SF_OK, "open");
+  return w;
+}
+
+static void free_weights(weights *w) {
+  sf_matrix_close(w->matrix);
+  sf_free(w->data);
+  sf_free(w->floats);
+}
+
+static double dot(const float *a, const float *b, int32_t n) {
+  double sum = 0;
+  for (int32_t i = 0; i < n; i++) sum += (double)a[i] * (double)b[i];
+  return sum;
+}
+
+/* ---- Selection ---- */
+
+/* Top k by definition: a score is chosen when fewer than k others come before it. */
+static int32_t reference_top_k(const float *scores, int32_t count, int32_t k, int32_t *ids) {
+  int32_t chosen = 0;
+  for (int32_t i = 0; i < count; i++) {
+    int32_t before = 0;
+    for (int32_t j = 0; j < count; j++) before += scores[j] > scores[i] || (scores[j] == scores[i] && j < i);
+    if (!isnan(scores[i]) && before < k) ids[chosen++] = i;
+  }
+  return chosen;
+}
+
+static void test_select(void) {
+  enum { MOST = 300 };
+  float scores[MOST];
+  int32_t ids[MOST], expected[MOST];
+  for (int32_t round = 0; round < 200; round++) {
+    int32_t count = 1 + round % MOST, k = (int32_t)((random_float() + 1) * (float)count * 0.6f);
+    for (int32_t i = 0; i < count; i++) {
+      scores[i] = round % 3 == 0 ? floorf(random_float() * 4) : random_float(); /* every third round with ties */
+      if (round % 5 == 0 && i % 7 == 0) scores[i] = NAN;
+      if (round % 7 == 0 && i % 5 == 0) scores[i] = i % 2 ? INFINITY : -INFINITY;
+      if (round % 3 == 0 && i % 4 == 0) scores[i] = i % 8 ? 0.0f : -0.0f;
+    }
+    int32_t n = sf_select_top_k(scores, count, k, ids);
+    CHECK(n == reference_top_k(scores, count, k, expected), "top %d of %d: %d", k, count, n);
+    CHECK(memcmp(ids, expected, (size_t)n * sizeof(int32_t)) == 0, "top %d of %d: ids", k, count);
+    n = sf_select_threshold(scores, count, 0.25f, 0, count, ids);
+    int32_t above = 0;
+    for (int32_t i = 0; i < count; i++) {
+      if (scores[i] > 0.25f) CHECK(ids[above++] == i, "threshold: id %d", i);
+    }
+    CHECK(n == above, "threshold: %d of %d", n, above);
+    n = sf_select_threshold(scores, count, INFINITY, k < count ? k : count, count, ids);
+    CHECK(n == reference_top_k(scores, count, k, expected), "least %d: %d", k, n);
+    n = sf_select_threshold(scores, count, -FLT_MAX, 0, k, ids);
+    CHECK(n <= k, "most");
+  }
+  CHECK(sf_select_top_k(scores, 10, 0, ids) == 0 && sf_select_top_k(scores, 0, 5, ids) == 0, "nothing to select");
+  CHECK(sf_select_threshold(scores, 10, NAN, 0, 1, ids) == SF_ERROR_ARGUMENT, "NaN threshold");
+  CHECK(sf_select_threshold(scores, 10, 0, 2, 1, ids) == SF_ERROR_ARGUMENT, "least above most");
+}
+
+/* ---- Predictor ---- */
+
+static void test_predictor(sf_context *context, int32_t format) {
+  int32_t d = 96, rank = 32, hidden = 131, ids[131];
+  weights p = random_weights(format, rank, d), q = random_weights(format, hidden, rank);
+  float *x = random_floats(d), *bias = random_floats(hidden), *scores = random_floats(hidden);
+  for (int32_t relu = 0; relu < 2; relu++) {
+    sf_predictor *predictor;
+    CHECK(sf_predictor_open(&predictor, context, p.matrix, q.matrix, bias, relu) == SF_OK, "open");
+    CHECK(sf_predictor_scores(predictor, x, 1, scores) == SF_OK, "scores");
+    for (int32_t i = 0; i < hidden; i++) {
+      double score = bias[i];
+      for (int32_t r = 0; r < rank; r++) {
+        double z = dot(p.floats + r * d, x, d);
+        if (relu && z < 0) z = 0;
+        score += z * (double)q.floats[i * rank + r];
+      }
+      CHECK(fabs(score - (double)scores[i]) < 2e-3, "score %d: %g, expected %g", i, (double)scores[i], score);
+    }
+    CHECK(sf_predictor_set_rule(predictor, SF_RULE_THRESHOLD, 0.5f, 0, hidden, 10) == SF_OK, "rule");
+    int32_t n = sf_predictor_predict(predictor, x, ids), expected = 0;
+    for (int32_t i = 0; i < hidden; i++) {
+      if (i < 10 || scores[i] > 0.5f) CHECK(expected < n && ids[expected++] == i, "neuron %d is selected", i);
+    }
+    CHECK(n == expected, "%d selected, expected %d", n, expected);
+    CHECK(sf_predictor_set_rule(predictor, SF_RULE_TOP_K, 0, 0, 20, hidden) == SF_OK, "all hot");
+    CHECK(sf_predictor_predict(predictor, x, ids) == hidden, "all hot");
+    CHECK(sf_predictor_set_rule(predictor, SF_RULE_TOP_K, 0, 0, 20, 5) == SF_OK, "top k");
+    CHECK(sf_predictor_predict(predictor, x, ids) == 25, "top k beside the hot ones");
+    CHECK(sf_predictor_set_rule(predictor, SF_RULE_TOP_K, 0, 0, 20, hidden + 1) == SF_ERROR_ARGUMENT, "too many hot");
+    x[3] = NAN;
+    CHECK(sf_predictor_predict(predictor, x, ids) == SF_ERROR_NOT_FINITE, "NaN");
+    x[3] = 0.5f;
+    sf_predictor_close(predictor);
+  }
+  sf_predictor *mismatched;
+  CHECK(sf_predictor_open(&mismatched, context, q.matrix, q.matrix, NULL, 0) == SF_ERROR_SHAPE, "shapes");
+  sf_free(x), sf_free(bias), sf_free(scores);
+  free_weights(&p), free_weights(&q);
+}
+
+/* ---- Feed-forward layer ---- */
+
+static double reference_activation(int32_t activation, double v, double parameter) {
+  switch (activation) {
+    case SF_RELU:
+      return v > 0 ? v : 0;
+    case SF_RELU2:
+      return v > 0 ? v * v : 0;
+    case SF_SILU:
+      return v / (1 + exp(-v));
+    case SF_GELU_TANH:
+      return v / 2 * (1 + tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
+    case SF_GELU_ERF:
+      return v / 2 * (1 + erf(v / sqrt(2)));
+    case SF_FATRELU:
+      return v > parameter ? v : 0;
+    default:
+      return v;
+  }
+}
+
+typedef struct {
+  weights gate, up, down; /* down by neuron */
+  float *gate_bias, *up_bias, *down_bias;
+  int32_t activation, gated;
+  float parameter;
+} layer;
+
+/* y (d_out) of the neurons for which use (hidden) is not 0 (NULL: all). */
+static void reference_ffn(const layer *l, const float *x, const uint8_t *use, double *y) {
+  int32_t d = l->up.columns, out = l->down.columns;
+  for (int32_t c = 0; c < out; c++) y[c] = l->down_bias[c];
+  for (int32_t i = 0; i < l->up.rows; i++) {
+    if (use && !use[i]) continue;
+    double value = dot(l->up.floats + i * d, x, d) + (double)l->up_bias[i];
+    if (l->gated) {
+      double gate = dot(l->gate.floats + i * d, x, d) + (double)l->gate_bias[i];
+      value *= reference_activation(l->activation, gate, (double)l->parameter);
+    } else {
+      value = reference_activation(l->activation, value, (double)l->parameter);
+    }
+    for (int32_t c = 0; c < out; c++) y[c] += value * (double)l->down.floats[i * out + c];
+  }
+}
+
+static void check_close(const float *y, const double *expected, int32_t count, const char *what) {
+  double largest = 1e-3, worst = 0;
+  for (int32_t i = 0; i < count; i++) {
+    largest = fmax(largest, fabs(expected[i]));
+    worst = fmax(worst, fabs((double)y[i] - expected[i]));
+  }
+  CHECK(worst <= 2e-4 * largest, "%s: error %g of %g", what, worst, largest);
+}
+
+static void test_ffn_layer(sf_context *context, sf_context *threaded, const layer *l) {
+  enum { N = 3 };
+  int32_t d = l->up.columns, out = l->down.columns, hidden = l->up.rows;
+  float *x = random_floats(N * d), *y = random_floats(N * out), *again = random_floats(N * out);
+  double *expected = malloc((size_t)out * sizeof(double));
+  int32_t selected[N], active[N];
+  sf_ffn *ffn, *other;
+  const sf_matrix *gate = l->gated ? l->gate.matrix : NULL;
+  CHECK(sf_ffn_open(&ffn, context, gate, l->up.matrix, l->down.matrix, SF_DOWN_BY_NEURON, l->activation,
+                    l->parameter) == SF_OK,
+        "open");
+  CHECK(sf_ffn_open(&other, threaded, gate, l->up.matrix, l->down.matrix, SF_DOWN_BY_NEURON, l->activation,
+                    l->parameter) == SF_OK,
+        "open");
+  CHECK(sf_ffn_set_bias(ffn, l->gated ? l->gate_bias : NULL, l->up_bias, l->down_bias) == SF_OK, "bias");
+  CHECK(sf_ffn_set_bias(other, l->gated ? l->gate_bias : NULL, l->up_bias, l->down_bias) == SF_OK, "bias");
+  for (int32_t mode = SF_DENSE; mode <= SF_SPARSE; mode++) {
+    CHECK(sf_ffn_forward(ffn, mode, x, N, y, selected, active) == SF_OK, "forward");
+    for (int32_t j = 0; j < N; j++) {
+      reference_ffn(l, x + j * d, NULL, expected);
+      check_close(y + j * out, expected, out, "forward");
+      CHECK(selected[j] == hidden && active[j] <= hidden && active[j] >= 0, "counts");
+      CHECK(sf_ffn_forward(ffn, mode, x + j * d, 1, again, NULL, NULL) == SF_OK, "alone");
+      CHECK(memcmp(again, y + j * out, (size_t)out * sizeof(float)) == 0, "alone and in a batch differ");
+    }
+    CHECK(sf_ffn_forward(other, mode, x, N, again, NULL, NULL) == SF_OK, "threads");
+    CHECK(memcmp(again, y, (size_t)(N * out) * sizeof(float)) == 0, "mode %d differs with threads", mode);
+  }
+  uint8_t *use = calloc((size_t)hidden, 1);
+  int32_t *ids = malloc((size_t)hidden * sizeof(int32_t)), count = 0;
+  for (int32_t i = 0; i < hidden; i++) {
+    if (random_float() > 0.4f) use[i] = 1, ids[count++] = i;
+  }
+  CHECK(sf_ffn_forward_active(ffn, ids, count, x, y) == SF_OK, "active");
+  reference_ffn(l, x, use, expected);
+  check_close(y, expected, out, "active");
+  CHECK(sf_ffn_forward_active(ffn, NULL, 0, x, y) == SF_OK, "none active");
+  CHECK(memcmp(y, l->down_bias, (size_t)out * sizeof(float)) == 0, "none active: the bias");
+  ids[0] = hidden;
+  CHECK(sf_ffn_forward_active(ffn, ids, 1, x, y) == SF_ERROR_ARGUMENT, "id out of range");
+  x[0] = INFINITY;
+  CHECK(sf_ffn_forward(ffn, SF_EXACT, x, 1, y, NULL, NULL) == SF_ERROR_NOT_FINITE, "infinity");
+  free(use), free(ids), free(expected);
+  sf_free(x), sf_free(y), sf_free(again);
+  sf_ffn_close(ffn), sf_ffn_close(other);
+}
+
+static void test_ffn(sf_context *context, sf_context *threaded, int32_t format, int32_t hidden, int32_t d) {
+  layer l = {random_weights(format, hidden, d),
+             random_weights(format, hidden, d),
+             random_weights(format, hidden, d),
+             random_floats(hidden),
+             random_floats(hidden),
+             random_floats(d),
+             0,
+             0,
+             0.25f};
+  for (l.activation = SF_IDENTITY; l.activation <= SF_FATRELU; l.activation++) {
+    for (l.gated = 0; l.gated < 2; l.gated++) test_ffn_layer(context, threaded, &l);
+  }
+  sf_ffn *ffn;
+  CHECK(sf_ffn_open(&ffn, context, NULL, l.up.matrix, l.down.matrix, SF_DOWN_BY_NEURON, 99, 0) == SF_ERROR_ARGUMENT,
+        "activation");
+  CHECK(sf_ffn_open(&ffn, context, NULL, l.up.matrix, l.down.matrix, SF_DOWN_BY_OUTPUT, SF_RELU, 0) == SF_ERROR_SHAPE,
+        "layout");
+  free_weights(&l.gate), free_weights(&l.up), free_weights(&l.down);
+  sf_free(l.gate_bias), sf_free(l.up_bias), sf_free(l.down_bias);
+}
+
+/* Down as files store it: the same numbers as by neuron, up to the order of additions. */
+static void test_down_by_output(sf_context *context) {
+  enum { HIDDEN = 64, D = 37, OUT = 29 };
+  weights up = random_weights(SF_F32, HIDDEN, D), by_output = random_weights(SF_F32, OUT, HIDDEN);
+  float transposed[HIDDEN * OUT], *x = random_floats(2 * D), y[2 * OUT], expected[2 * OUT];
+  for (int32_t i = 0; i < HIDDEN; i++) {
+    for (int32_t c = 0; c < OUT; c++) transposed[i * OUT + c] = by_output.floats[c * HIDDEN + i];
+  }
+  sf_matrix *by_neuron;
+  sf_ffn *a, *b;
+  CHECK(sf_matrix_open(&by_neuron, transposed, sizeof transposed, SF_F32, HIDDEN, OUT, 0) == SF_OK, "open");
+  CHECK(sf_ffn_open(&a, context, NULL, up.matrix, by_output.matrix, SF_DOWN_BY_OUTPUT, SF_SILU, 0) == SF_OK, "open");
+  CHECK(sf_ffn_open(&b, context, NULL, up.matrix, by_neuron, SF_DOWN_BY_NEURON, SF_SILU, 0) == SF_OK, "open");
+  CHECK(sf_ffn_forward(a, SF_DENSE, x, 2, y, NULL, NULL) == SF_OK, "by output");
+  CHECK(sf_ffn_forward(b, SF_DENSE, x, 2, expected, NULL, NULL) == SF_OK, "by neuron");
+  for (int32_t i = 0; i < 2 * OUT; i++) CHECK(fabsf(y[i] - expected[i]) < 1e-4f, "output %d", i);
+  CHECK(sf_ffn_forward(a, SF_EXACT, x, 2, y, NULL, NULL) == SF_ERROR_UNSUPPORTED, "exact by output");
+  sf_ffn_close(a), sf_ffn_close(b);
+  sf_matrix_close(by_neuron);
+  free_weights(&up), free_weights(&by_output);
+  sf_free(x);
+}
+
+int main(int argc, char **argv) {
+  (void)argc, (void)argv;
+  test_select();
+  for (int32_t isa = 0; isa < sf_isa_count(); isa++) {
+    if (!sf_isa_supported(isa)) continue;
+    check_section(sf_isa_name(isa));
+    sf_context *context, *threaded;
+    CHECK(sf_context_open(&context, isa, 1) == SF_OK && sf_context_open(&threaded, isa, 3) == SF_OK, "context");
+    const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0};
+    for (int32_t f = 0; f < 3; f++) {
+      test_predictor(context, formats[f]);
+      test_ffn(context, threaded, formats[f], 97, 64);
+      test_ffn(context, threaded, formats[f], 260, 320);
+    }
+    test_ffn(context, threaded, SF_F32, 33, 77);
+    test_down_by_output(context);
+    sf_context_close(context), sf_context_close(threaded);
+  }
+  return check_result();
+}

@@ -1,0 +1,183 @@
+/* The decoder: a small random model of every weight format, on every instruction set of this machine. The numbers
+ * themselves are checked against an independent forward pass in the Python tests; here it is what must hold of any
+ * model, and every error. */
+#include <math.h>
+#include <string.h>
+
+#include "check.h"
+#include "sparsefire.h"
+
+enum { LAYERS = 2, D = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, VOCAB = 50, HIDDEN = 96, CONTEXT = 70, TOKENS = 60 };
+enum { MATRICES = 2 + LAYERS * 7 };
+
+static uint32_t random_state = 7;
+
+static float random_float(void) { /* uniform in -1 … 1 */
+  random_state = random_state * 1664525u + 1013904223u;
+  return (float)(random_state >> 8) / 8388608.0f - 1.0f;
+}
+
+typedef struct {
+  void *data[MATRICES];
+  sf_matrix *matrices[MATRICES];
+  int32_t count;
+  sf_ffn *ffns[LAYERS];
+  sf_model *model;
+} test_model;
+
+static sf_matrix *add_matrix(test_model *m, int32_t format, int32_t rows, int32_t columns) {
+  static float floats[HIDDEN * D];
+  size_t bytes = sf_format_row_bytes(format, columns) * (size_t)rows;
+  for (int32_t i = 0; i < rows * columns; i++) floats[i] = 0.3f * random_float();
+  m->data[m->count] = sf_alloc(bytes);
+  CHECK(sf_quantize(format, floats, rows, columns, m->data[m->count], bytes) == SF_OK, "quantise");
+  CHECK(sf_matrix_open(&m->matrices[m->count], m->data[m->count], bytes, format, rows, columns, 0) == SF_OK, "open");
+  return m->matrices[m->count++];
+}
+
+/* The same weights for the same format, whatever the context. */
+static test_model make_model(sf_context *context, int32_t format) {
+  test_model m = {.count = 0};
+  float ones[D];
+  for (int32_t i = 0; i < D; i++) ones[i] = 1.0f + 0.01f * (float)i;
+  random_state = 7;
+  CHECK(sf_model_open(&m.model, context, LAYERS, D, HEADS, KV_HEADS, HEAD_DIM, VOCAB, HEAD_DIM, 1e4f, 1e-5f) == SF_OK,
+        "open");
+  CHECK(sf_model_set_matrix(m.model, -1, SF_TOKEN_EMBEDDING, add_matrix(&m, format, VOCAB, D)) == SF_OK, "embedding");
+  CHECK(sf_model_set_vector(m.model, -1, SF_OUTPUT_NORM, ones, D) == SF_OK, "norm");
+  for (int32_t i = 0; i < LAYERS; i++) {
+    const int32_t q_rows = HEADS * HEAD_DIM, kv_rows = KV_HEADS * HEAD_DIM;
+    CHECK(sf_model_set_matrix(m.model, i, SF_ATTENTION_Q, add_matrix(&m, format, q_rows, D)) == SF_OK, "q");
+    CHECK(sf_model_set_matrix(m.model, i, SF_ATTENTION_K, add_matrix(&m, format, kv_rows, D)) == SF_OK, "k");
+    CHECK(sf_model_set_matrix(m.model, i, SF_ATTENTION_V, add_matrix(&m, format, kv_rows, D)) == SF_OK, "v");
+    CHECK(sf_model_set_matrix(m.model, i, SF_ATTENTION_OUTPUT, add_matrix(&m, format, D, q_rows)) == SF_OK, "out");
+    CHECK(sf_model_set_vector(m.model, i, SF_ATTENTION_NORM, ones, D) == SF_OK, "norm");
+    CHECK(sf_model_set_vector(m.model, i, SF_FFN_NORM, ones, D) == SF_OK, "norm");
+    sf_matrix *gate = add_matrix(&m, format, HIDDEN, D), *up = add_matrix(&m, format, HIDDEN, D);
+    sf_matrix *down = add_matrix(&m, format, HIDDEN, D);
+    CHECK(sf_ffn_open(&m.ffns[i], context, gate, up, down, SF_DOWN_BY_NEURON, SF_RELU, 0) == SF_OK, "ffn");
+    CHECK(sf_model_set_ffn(m.model, i, m.ffns[i]) == SF_OK, "ffn");
+  }
+  return m;
+}
+
+static void free_model(test_model *m) {
+  sf_model_close(m->model);
+  for (int32_t i = 0; i < LAYERS; i++) sf_ffn_close(m->ffns[i]);
+  for (int32_t i = 0; i < m->count; i++) {
+    sf_matrix_close(m->matrices[i]);
+    sf_free(m->data[i]);
+  }
+}
+
+static int32_t tokens[TOKENS];
+static float together[TOKENS * VOCAB], alone[TOKENS * VOCAB];
+
+/* Logits of all tokens, in calls of `step` tokens. */
+static void eval_in_steps(test_model *m, int32_t mode, int32_t step, float *logits) {
+  sf_session *session;
+  CHECK(sf_session_open(&session, m->model, CONTEXT) == SF_OK, "session");
+  for (int32_t i = 0; i < TOKENS; i += step) {
+    int32_t n = TOKENS - i < step ? TOKENS - i : step;
+    CHECK(sf_session_eval(session, tokens + i, n, mode, logits + i * VOCAB, n) == SF_OK, "eval");
+  }
+  CHECK(sf_session_position(session) == TOKENS, "position");
+  sf_session_close(session);
+}
+
+static void test_steps_and_threads(test_model *m, test_model *threaded) {
+  const int32_t steps[] = {1, 7, 32, 33};
+  for (int32_t mode = SF_DENSE; mode <= SF_EXACT; mode++) {
+    eval_in_steps(m, mode, TOKENS, together);
+    for (int32_t i = 0; i < 4; i++) {
+      eval_in_steps(m, mode, steps[i], alone);
+      CHECK(memcmp(alone, together, sizeof alone) == 0, "mode %d: steps of %d differ", mode, steps[i]);
+    }
+    eval_in_steps(threaded, mode, 9, alone);
+    CHECK(memcmp(alone, together, sizeof alone) == 0, "mode %d: threads differ", mode);
+  }
+  eval_in_steps(m, SF_DENSE, TOKENS, alone);
+  for (int32_t i = 0; i < TOKENS * VOCAB; i++) CHECK(fabsf(alone[i] - together[i]) < 1e-3f, "exact is not dense");
+}
+
+static void test_session(test_model *m) {
+  sf_session *session;
+  float logits[2 * VOCAB], again[VOCAB], tap[3 * LAYERS * D];
+  int32_t selected[LAYERS], active[LAYERS], bad[2] = {1, VOCAB};
+  CHECK(sf_session_open(&session, m->model, 8) == SF_OK, "session");
+  CHECK(sf_session_eval(session, tokens, 5, SF_EXACT, logits, 2) == SF_OK, "eval");
+  CHECK(sf_session_counts(session, selected, active) == SF_OK, "counts");
+  CHECK(selected[0] == 5 * HIDDEN && active[0] > 0 && active[0] < selected[0], "counts");
+  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, NULL, 0) == SF_ERROR_CONTEXT_FULL, "context full");
+  CHECK(sf_session_eval(session, bad, 2, SF_EXACT, NULL, 0) == SF_ERROR_ARGUMENT, "token id");
+  CHECK(sf_session_eval(session, tokens, 1, 3, NULL, 0) == SF_ERROR_ARGUMENT, "mode");
+  CHECK(sf_session_position(session) == 5, "position after errors");
+  CHECK(sf_session_truncate(session, 4) == SF_OK && sf_session_truncate(session, 5) == SF_ERROR_ARGUMENT, "truncate");
+  CHECK(sf_session_tap(session, tap, sizeof tap / sizeof *tap) == SF_OK, "tap");
+  CHECK(sf_session_eval(session, tokens + 4, 1, SF_EXACT, again, 1) == SF_OK, "again");
+  CHECK(memcmp(again, logits + VOCAB, sizeof again) == 0, "the same token again");
+  double squares = 0;
+  for (int32_t i = 0; i < D; i++) squares += (double)(tap[i] * tap[i]);
+  CHECK(squares > 0.9 * D && squares < 4 * D, "the tap holds a normed vector: %g", squares);
+  CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
+  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, NULL, 0) == SF_ERROR_SHAPE, "tap too small");
+  CHECK(sf_session_tap(session, NULL, 0) == SF_OK, "no tap");
+  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, NULL, 0) == SF_OK, "no tap");
+  sf_session_close(session);
+}
+
+static void test_errors(sf_context *context, test_model *m) {
+  sf_model *model;
+  sf_session *session;
+  float ones[D] = {0};
+  CHECK(sf_model_open(&model, context, 1, D, 4, 3, HEAD_DIM, VOCAB, 0, 1e4f, 0) == SF_ERROR_ARGUMENT, "heads");
+  CHECK(sf_model_open(&model, context, 1, D, 4, 4, HEAD_DIM, VOCAB, 3, 1e4f, 0) == SF_ERROR_ARGUMENT, "rope dims");
+  CHECK(sf_model_open(&model, context, 1, 1 << 30, 4, 4, 16, VOCAB, 0, 1e4f, 0) == SF_ERROR_ARGUMENT, "d");
+  CHECK(sf_model_open(&model, context, 1, D, 4, 4, 16, VOCAB, 16, 1e4f, 0) == SF_OK, "open");
+  CHECK(sf_session_open(&session, model, 8) == SF_ERROR_INCOMPLETE, "incomplete");
+  CHECK(sf_model_set_matrix(model, 0, SF_ATTENTION_Q, m->matrices[0]) == SF_ERROR_SHAPE, "shape");
+  CHECK(sf_model_set_matrix(model, 1, SF_ATTENTION_Q, m->matrices[1]) == SF_ERROR_ARGUMENT, "layer");
+  CHECK(sf_model_set_matrix(model, 0, SF_OUTPUT, m->matrices[0]) == SF_ERROR_ARGUMENT, "layer of a model's role");
+  CHECK(sf_model_set_matrix(model, 0, 17, m->matrices[0]) == SF_ERROR_ARGUMENT, "role");
+  CHECK(sf_model_set_vector(model, 0, SF_FFN_NORM, ones, D - 1) == SF_ERROR_SHAPE, "vector");
+  CHECK(sf_model_set_vector(model, -1, SF_ROPE_FACTORS, ones, 8) == SF_ERROR_ARGUMENT, "zero factor");
+  ones[3] = NAN;
+  CHECK(sf_model_set_vector(model, 0, SF_FFN_NORM, ones, D) == SF_ERROR_NOT_FINITE, "NaN");
+  sf_model_close(model);
+  CHECK(sf_session_open(&session, m->model, 0) == SF_ERROR_ARGUMENT && !session, "no context");
+}
+
+/* Weights from a file may hold anything: NaN in the embedding is an error, not a crash. */
+static void test_not_finite(test_model *m) {
+  sf_session *session;
+  float logits[VOCAB];
+  memset(m->data[0], 0xFF, 64); /* token 0, or its first block: NaN in each format */
+  int32_t token = 0, other = 1;
+  CHECK(sf_session_open(&session, m->model, 8) == SF_OK, "session");
+  CHECK(sf_session_eval(session, &token, 1, SF_DENSE, logits, 1) == SF_ERROR_NOT_FINITE, "NaN in the embedding");
+  int32_t status = sf_session_eval(session, &other, 1, SF_DENSE, NULL, 0);
+  CHECK(status == SF_OK, "another token: %d", status);
+  sf_session_close(session);
+}
+
+int main(int argc, char **argv) {
+  (void)argc, (void)argv;
+  for (int32_t i = 0; i < TOKENS; i++) tokens[i] = (i * i * 7 + 3) % VOCAB;
+  for (int32_t isa = 0; isa < sf_isa_count(); isa++) {
+    if (!sf_isa_supported(isa)) continue;
+    check_section(sf_isa_name(isa));
+    sf_context *context, *threaded;
+    CHECK(sf_context_open(&context, isa, 1) == SF_OK && sf_context_open(&threaded, isa, 3) == SF_OK, "context");
+    const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0};
+    for (int32_t f = 0; f < 3; f++) {
+      test_model m = make_model(context, formats[f]), other = make_model(threaded, formats[f]);
+      test_steps_and_threads(&m, &other);
+      test_session(&m);
+      test_errors(context, &m);
+      test_not_finite(&m);
+      free_model(&m), free_model(&other);
+    }
+    sf_context_close(context), sf_context_close(threaded);
+  }
+  return check_result();
+}
