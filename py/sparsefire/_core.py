@@ -1,7 +1,8 @@
 """The C core as the rest of the package sees it, and the only place that chooses where it runs.
 
-A `Core` is one loaded copy of the C core with one open context. Its methods are the same on every host; a pointer is
-an int in the host's address space. The hosts are `_host_native`, `_host_wasmtime` and `_host_pyodide`.
+A `Core` is one loaded copy of the C core with one open context. Its methods are the same on every
+host; a pointer is an int in the host's address space. The hosts are `_host_native`,
+`_host_wasmtime` and `_host_pyodide`.
 """
 
 from __future__ import annotations
@@ -48,8 +49,13 @@ _SIMD = {
 }
 
 
+def count_of(number: int, noun: str) -> str:
+    """ "1 thread", "2 threads"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class Memory(ABC):
-    """`nbytes` of core memory at address `ptr`, aligned to 64 bytes when it came from `Core.memory`.
+    """`nbytes` bytes of core memory at address `ptr`, aligned to 64 when from `Core.memory`.
 
     Freed by `close()` or when the object is collected. Usable as a pointer argument of `Core.call`.
     """
@@ -69,7 +75,7 @@ class Memory(ABC):
 
     def read(self, out: NDArray[Any], offset: int = 0) -> None:
         """Fills the C-contiguous array `out` from byte `offset`."""
-        target = memoryview(out)
+        target = out.data
         self._check_range(offset, target.nbytes)
         if target.nbytes:
             self._read(offset, target)
@@ -79,7 +85,8 @@ class Memory(ABC):
             raise ArgumentError("this core memory was closed")
         if offset < 0 or offset + nbytes > self.nbytes:
             raise ArgumentError(
-                f"bytes {offset} to {offset + nbytes} are outside a core memory of {self.nbytes} bytes"
+                f"bytes {offset} to {offset + nbytes} are outside a core memory "
+                f"of {self.nbytes} bytes"
             )
 
     @abstractmethod
@@ -94,7 +101,8 @@ class Memory(ABC):
 
 
 class Transient:
-    """An array that is copied into core memory for one call, and copied back after it when `out` is true."""
+    """An array that is copied into core memory for one call, and copied back after it when `out` is
+    true."""
 
     __slots__ = ("array", "out")
 
@@ -107,7 +115,7 @@ Argument: TypeAlias = SupportsIndex | float | NDArray[Any] | Transient | None
 
 
 class Core(ABC):
-    """One copy of the C core with an open context. Used by one thread at a time: calls take a lock."""
+    """One copy of the C core with an open context. Calls take a lock, so threads may share it."""
 
     host: str
     pointer_dtype: type[np.unsignedinteger[Any]]
@@ -117,12 +125,12 @@ class Core(ABC):
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        # Handles of collected objects, closed before the next call: a finaliser may run in the middle of another
-        # call or in another thread, so it only notes what is to be closed.
+        # Handles of collected objects, closed before the next call: a finaliser may run in the
+        # middle of another call or in another thread, so it only notes what is to be closed.
         self._released: deque[tuple[str, int]] = deque()
         self.context = 0
 
-    # -- what a host supplies --------------------------------------------------------------------------------------
+    # -- what a host supplies ----------------------------------------------------------------------
 
     @abstractmethod
     def _invoke(self, name: str, args: tuple[Argument, ...]) -> int:
@@ -140,7 +148,8 @@ class Core(ABC):
     def upload(self, buffer: Any) -> Memory:
         """Core memory that holds the bytes of a C-contiguous array, mmap or other buffer.
 
-        On the native host it is the buffer itself, kept alive and not copied; in WebAssembly it is a copy.
+        On the native host it is the buffer itself, kept alive and not copied; in WebAssembly it is
+        a copy.
         """
 
     @abstractmethod
@@ -151,7 +160,7 @@ class Core(ABC):
     def out(self, array: NDArray[Any]) -> Argument:
         """A C-contiguous array as a pointer argument that one call writes."""
 
-    # -- the same everywhere ---------------------------------------------------------------------------------------
+    # -- the same everywhere -----------------------------------------------------------------------
 
     def call(self, name: str, *args: Argument) -> int:
         """Calls the C function `name` and returns its result: signed, or an address or a size."""
@@ -169,7 +178,8 @@ class Core(ABC):
             return self._text(name, args)
 
     def check(self, name: str, *args: Argument, what: str = "") -> int:
-        """As `call`; a negative result raises the `SparsefireError` of that status, its message led by `what`."""
+        """As `call`; a negative result raises the `SparsefireError` of that status, its message led
+        by `what`."""
         result = self.call(name, *args)
         if result < 0:
             raise error_of_status(result, f"{what or name}: {self.text('sf_status_text', result)}")
@@ -184,8 +194,8 @@ class Core(ABC):
     def own(self, owner: object, close: str, handle: int) -> weakref.finalize[Any, Any]:
         """Has the C function `close` called with `handle` once `owner` is collected.
 
-        Calling the returned finaliser does it early; a second time does nothing. `owner` must keep references to
-        whatever the handle borrows.
+        Calling the returned finaliser does it early; a second time does nothing. `owner` must keep
+        references to whatever the handle borrows.
         """
         finalizer = weakref.finalize(owner, self._released.append, (close, handle))
         finalizer.atexit = False  # the process gives everything back
@@ -224,13 +234,13 @@ class Core(ABC):
         return self.isas().index(isa)
 
     def __repr__(self) -> str:
-        return f"<Core {self.host}, {self.isa}, {self.threads} thread{'s' if self.threads != 1 else ''}>"
+        return f"<Core {self.host}, {self.isa}, {count_of(self.threads, 'thread')}>"
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Where the core runs: `name` ("native", "wasmtime" or "pyodide"), `isa` (the instruction set's short name),
-    `threads`, `simd` (the vector unit in words) and the core's `version`."""
+    """Where the core runs: `name` ("native", "wasmtime" or "pyodide"), `isa` (the instruction set's
+    short name), `threads`, `simd` (the vector unit in words) and the core's `version`."""
 
     name: str
     isa: str
@@ -239,25 +249,19 @@ class Backend:
     version: str
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.isa}, {self.threads} thread{'s' if self.threads != 1 else ''}"
+        return f"{self.name}, {self.isa}, {count_of(self.threads, 'thread')}"
 
 
-@dataclass(frozen=True)
-class _Choice:
-    backend: str
-    isa: str | None
-    threads: int | None
-
-
-_cores: dict[_Choice, Core] = {}
+_cores: dict[tuple[str, str | None, int | None], Core] = {}
 _current: Core | None = None
-_choosing = threading.Lock()
+_opening = threading.Lock()
 
 
 def get_core() -> Core:
-    """The core that new objects are made in: the last `use_backend`, else what the environment says."""
+    """The core that new objects are made in: the last `use_backend`, else what the environment
+    says."""
     if _current is None:
-        use_backend(os.environ.get("SPARSEFIRE_BACKEND", "auto"))
+        use_backend(os.environ.get("SPARSEFIRE_BACKEND") or "auto")
         assert _current is not None
     return _current
 
@@ -267,26 +271,23 @@ def use_backend(
 ) -> Backend:
     """Chooses where the core runs, for every object made from now on, and returns what was chosen.
 
-    name: "native" (the compiled extension), "wasmtime" (the WebAssembly module in wasmtime), "pyodide" (the same in
-      a browser or node), or "auto": the fastest one that is there.
-    isa: instruction set by name ("avx512", "avx2", "sse41", "neon", "wasm128", "scalar"); default the environment
-      variable SPARSEFIRE_ISA, else the best one of this machine.
-    threads: 1 or more; default SPARSEFIRE_THREADS, else every core that this process may use. WebAssembly uses 1.
+    name: "native" (the compiled extension), "wasmtime" (the WebAssembly module in wasmtime),
+      "pyodide" (the same in a browser or node), or "auto": the fastest one that is there.
+    isa: instruction set by name ("avx512", "avx2", "sse41", "neon", "wasm128", "scalar");
+      default the environment variable SPARSEFIRE_ISA, else the best one of this machine.
+    threads: 1 or more; default SPARSEFIRE_THREADS, else every core that this process may use.
+      WebAssembly uses 1.
 
-    Objects made earlier stay where they are. Raises `BackendError` when the host is missing (with the command that
-    repairs it), `UnsupportedError` for an instruction set, `ArgumentError` for a name or number without a meaning.
+    Objects made earlier stay where they are. Raises `BackendError` when the host is missing (with
+    the command that repairs it), `UnsupportedError` for an instruction set, `ArgumentError` for a
+    name or number without a meaning.
     """
     global _current
     if name not in (*BACKENDS, "auto"):
         raise ArgumentError(f"unknown backend {name!r}; choose one of: auto, {', '.join(BACKENDS)}")
-    choice = _Choice(
-        name, isa or os.environ.get("SPARSEFIRE_ISA") or None, _threads_wanted(threads)
-    )
-    with _choosing:
-        core = _cores.get(choice)
-        if core is None:
-            core = _cores[choice] = _open_auto(choice) if name == "auto" else _open_host(choice)
-        _current = core
+    isa = isa or os.environ.get("SPARSEFIRE_ISA") or None
+    threads = _threads_wanted(threads)
+    _current = _any_core(isa, threads) if name == "auto" else open_core(name, isa, threads)
     return backend()
 
 
@@ -297,13 +298,18 @@ def backend() -> Backend:
     return Backend(core.host, core.isa, core.threads, _SIMD.get(core.isa, core.isa), version)
 
 
-def open_core(name: str, *, isa: str | None = None, threads: int | None = None) -> Core:
-    """A core on the named host, shared with `use_backend`, without making it the current one."""
-    with _choosing:
-        choice = _Choice(name, isa, threads)
-        if choice not in _cores:
-            _cores[choice] = _open_host(choice)
-        return _cores[choice]
+def open_core(name: str, isa: str | None = None, threads: int | None = None) -> Core:
+    """The one core of that host, instruction set and number of threads, made when first asked for.
+
+    It does not become the current one. Errors as `use_backend`.
+    """
+    with _opening:
+        core = _cores.get((name, isa, threads))
+        if core is None:
+            core = _host_class(name)()
+            core._open_context(isa, threads or (available_cores() if name == "native" else 1))
+            _cores[name, isa, threads] = core
+        return core
 
 
 def _threads_wanted(threads: int | None) -> int | None:
@@ -330,32 +336,26 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _open_host(choice: _Choice) -> Core:
-    core: Core
-    if choice.backend == "native":
+def _host_class(name: str) -> type[Any]:
+    if name == "native":
         from ._host_native import NativeCore
 
-        core = NativeCore()
-    elif choice.backend == "wasmtime":
+        return NativeCore
+    if name == "wasmtime":
         from ._host_wasmtime import WasmtimeCore
 
-        core = WasmtimeCore()
-    else:
-        from ._host_pyodide import PyodideCore
+        return WasmtimeCore
+    from ._host_pyodide import PyodideCore
 
-        core = PyodideCore()
-    threads = choice.threads or (available_cores() if core.host == "native" else 1)
-    core._open_context(choice.isa, threads)
-    return core
+    return PyodideCore
 
 
-def _open_auto(choice: _Choice) -> Core:
-    """The first host that is there. One that is there but refuses (an unknown ISA, say) is not passed over."""
-    names = ("native", "pyodide") if sys.platform == "emscripten" else ("native", "wasmtime")
+def _any_core(isa: str | None, threads: int | None) -> Core:
+    """A core on the first host that is there; one that refuses (an unknown ISA, say) is there."""
     missing: list[str] = []
-    for name in names:
+    for name in ("native", "pyodide") if sys.platform == "emscripten" else ("native", "wasmtime"):
         try:
-            return _open_host(_Choice(name, choice.isa, choice.threads))
+            return open_core(name, isa, threads)
         except BackendError as error:
             missing.append(f"{name}: {error}")
     raise BackendError("no host for the core is installed. " + "; ".join(missing))

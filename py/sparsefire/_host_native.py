@@ -1,7 +1,9 @@
-"""The core as a compiled extension: pointers are this process's own, so arrays are passed and never copied."""
+"""The core as a compiled extension: pointers are this process's own, so arrays are passed and never
+copied."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ try:
     from . import _native
 except ImportError as error:
     raise BackendError(
-        f"the native extension is not built for this Python ({error}); run `pip install .` in the project's "
-        "directory, with a C compiler installed"
+        f"the native extension is not built for this Python ({error}); run `pip install .` in the "
+        "project's directory, with a C compiler installed"
     ) from None
 
 _ALIGNMENT = 64
@@ -48,7 +50,7 @@ class NativeCore(Core):
 
     def __init__(self) -> None:
         super().__init__()
-        self._functions: dict[str, Any] = vars(_native)
+        self._functions: Mapping[str, Any] = vars(_native)
 
     def _invoke(self, name: str, args: tuple[Argument, ...]) -> int:
         result: int = self._functions[name](*args)

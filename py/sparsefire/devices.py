@@ -1,4 +1,5 @@
-"""What this machine really offers to the core: hosts, instruction sets, threads, and neural processors (NPUs)."""
+"""What this machine really offers to the core: hosts, instruction sets, threads, and neural
+processors (NPUs)."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ __all__ = ["Devices", "HostInfo", "NpuInfo", "NpuProvider", "devices", "open_npu
 class HostInfo:
     """One place where the core can run.
 
-    `isas`: instruction sets compiled in, best first; `supported`: those that this machine can run; `threads`: the
-    default number; `reason`: why the host is not available ("" when it is).
+    `isas`: instruction sets compiled in, best first; `supported`: those that this machine can run;
+    `threads`: the default number; `reason`: why the host is not available ("" when it is).
     """
 
     name: str
@@ -63,7 +64,8 @@ class Devices:
         for host in self.hosts:
             if host.available:
                 others = [isa for isa in host.isas if isa not in host.supported]
-                text = f"{', '.join(host.supported)}; {host.threads} thread{'s' if host.threads != 1 else ''}"
+                threads = _core.count_of(host.threads, "thread")
+                text = f"{', '.join(host.supported)}; {threads}"
                 if others:
                     text += f" (not on this machine: {', '.join(others)})"
             else:
@@ -87,7 +89,8 @@ def register_npu(provider: NpuProvider) -> None:
 
 
 def open_npu(name: str, device: str | None = None) -> object:
-    """Opens a device (default: the first one) of the NPU provider `name`. Raises `BackendError` when there is none."""
+    """Opens a device (default: the first one) of the NPU provider `name`. Raises `BackendError`
+    when there is none."""
     provider = _providers.get(name)
     if provider is None:
         known = ", ".join(sorted(_providers)) or "none"
@@ -106,7 +109,8 @@ def open_npu(name: str, device: str | None = None) -> object:
 
 
 def devices() -> Devices:
-    """What this machine offers to the core: each host with its instruction sets and threads, and every NPU found."""
+    """What this machine offers to the core: each host with its instruction sets and threads, and
+    every NPU found."""
     hosts = tuple(_host_info(name) for name in _core.BACKENDS)
     npus = tuple(provider.find() for provider in _providers.values())
     if not npus:

@@ -1,5 +1,5 @@
-"""Every error that sparsefire raises on purpose is a `SparsefireError`; its message names the thing that is wrong
-and, where there is one, the way out."""
+"""Every error that sparsefire raises on purpose is a `SparsefireError`; its message names the thing
+that is wrong and, where there is one, the way out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class SparsefireError(Exception):
 
 
 class ArgumentError(SparsefireError, ValueError):
-    """An argument has no meaning: a negative count, an unknown name, a token id outside the vocabulary."""
+    """An argument has no meaning: a negative count, an unknown name, a token id outside the
+    vocabulary."""
 
 
 class ShapeError(SparsefireError, ValueError):

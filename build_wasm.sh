@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Builds the C core as a WebAssembly module, py/sparsefire/wasm/sparsefire_core.wasm (or the path given).
+#
+# Needs emcc, version 3.1.6 or newer, with strict SIMD only: the module runs in every browser since 2021, in node 16
+# and newer, and in wasmtime. EMCC names another compiler driver.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")" && pwd)
+output=${1:-$root/py/sparsefire/wasm/sparsefire_core.wasm}
+emcc=${EMCC:-emcc}
+max_bytes=$((100 * 1024))
+# The one function that the module asks of its host: called after its memory has grown, when views of it are stale.
+allowed_import=env.emscripten_notify_memory_growth
+
+if ! command -v "$emcc" >/dev/null; then
+  echo "build_wasm.sh: '$emcc' not found. Install Emscripten: 'apt-get install emscripten' (Debian, Ubuntu)," >&2
+  echo "'brew install emscripten' (macOS), or https://emscripten.org/docs/getting_started/downloads.html" >&2
+  exit 1
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+flags=(-std=c99 -O3 -DNDEBUG -ffp-contract=off -Wall -Wextra -Werror -I"$root/core_c/include" -I"$root/core_c/src")
+compile() { "$emcc" "${flags[@]}" "$@"; }
+
+objects=()
+for source in "$root"/core_c/src/*.c; do
+  name=$(basename "$source" .c)
+  if [ "$name" = kernels ]; then # once per instruction set
+    compile -DSF_ISA_SCALAR -c "$source" -o "$work/kernels_scalar.o" &
+    compile -DSF_ISA_WASM128 -msimd128 -c "$source" -o "$work/kernels_wasm128.o" &
+    objects+=("$work/kernels_scalar.o" "$work/kernels_wasm128.o")
+  else
+    compile -msimd128 -c "$source" -o "$work/$name.o" &
+    objects+=("$work/$name.o")
+  fi
+  while [ "$(jobs -r | wc -l)" -ge 4 ]; do wait -n; done
+done
+for job in $(jobs -p); do wait "$job"; done
+
+# The exports are the functions of the header.
+exports=$(sed -n 's/^SF_API .*[ *]\(sf_[a-z0-9_]*\)(.*/_\1/p' "$root/core_c/include/sparsefire.h" | paste -sd,)
+"$emcc" -O3 -msimd128 --no-entry "${objects[@]}" -o "$work/core.wasm" \
+  -sSTANDALONE_WASM -sEXPORTED_FUNCTIONS="$exports" -sMALLOC=emmalloc \
+  -sALLOW_MEMORY_GROWTH -sMAXIMUM_MEMORY=4GB -sTOTAL_STACK=262144
+
+# Node comes with Emscripten.
+node - "$work/core.wasm" "$allowed_import" <<'JS'
+const [path, allowed] = process.argv.slice(2);
+const module = new WebAssembly.Module(require("fs").readFileSync(path));
+const imports = WebAssembly.Module.imports(module).map((entry) => `${entry.module}.${entry.name}`);
+const unexpected = imports.filter((name) => name !== allowed);
+if (unexpected.length > 0) {
+  console.error(`build_wasm.sh: the module imports what no host gives it: ${unexpected.join(", ")}`);
+  process.exit(1);
+}
+JS
+
+bytes=$(wc -c <"$work/core.wasm")
+if [ "$bytes" -gt "$max_bytes" ]; then
+  echo "build_wasm.sh: the module has $bytes bytes, more than the $max_bytes that it may have" >&2
+  exit 1
+fi
+mkdir -p "$(dirname "$output")"
+cp "$work/core.wasm" "$output.new"
+mv "$output.new" "$output"
+echo "$output: $bytes bytes"

@@ -1,0 +1,152 @@
+"""The core as a WebAssembly module in wasmtime: sandboxed, with memory of its own.
+
+wasmtime's public call costs tens of microseconds, so calls go through
+`wasmtime_func_call_unchecked` of its C API, with one array of raw values that is used again and
+again. That binding is not public, so where it is missing the public call does the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from ._wasm import WasmCore, module_bytes
+from .errors import BackendError
+
+try:
+    import wasmtime
+except ImportError:
+    raise BackendError(
+        "the package wasmtime is not installed; run `pip install wasmtime`"
+    ) from None
+
+_RAW_SIZE = 16  # bytes of one raw value in wasmtime's C API
+_MAX_ARGUMENTS = 16
+
+Call: TypeAlias = Callable[[list[int | float]], int]
+
+_compiled: list[Any] = []  # engine and module, shared by every core of the process
+
+
+class WasmtimeCore(WasmCore):
+    """The core in a wasmtime instance.
+
+    fast: whether to call through the raw C API; None: where that is possible.
+    """
+
+    host = "wasmtime"
+
+    def __init__(self, *, fast: bool | None = None) -> None:
+        super().__init__()
+        if not _compiled:
+            engine = wasmtime.Engine()
+            _compiled.extend((engine, wasmtime.Module(engine, module_bytes())))
+        engine, module = _compiled
+        self._store = wasmtime.Store(engine)
+        imports = [self._import(entry) for entry in module.imports]
+        exports = wasmtime.Instance(self._store, module, imports).exports(self._store)
+        self._memory: Any = exports["memory"]
+        self._stale = True
+        self._bytes = memoryview(b"")
+        functions = {name: f for name, f in exports.items() if isinstance(f, wasmtime.Func)}
+        functions["_initialize"](self._store)
+        self._calls, self.fast = _calls(self._store, functions, fast)
+
+    def _import(self, entry: Any) -> wasmtime.Func:
+        """The module's one import: told that memory grew, it has the view of it made again."""
+        if entry.name != "emscripten_notify_memory_growth":
+            raise BackendError(
+                f"the WebAssembly module imports {entry.name!r}; build it with ./build_wasm.sh"
+            )
+
+        def grown(_index: int) -> None:
+            self._stale = True
+
+        return wasmtime.Func(self._store, entry.type, grown)
+
+    def _view(self) -> memoryview:
+        if self._stale:
+            self._bytes = memoryview(self._memory.get_buffer_ptr(self._store)).cast("B")
+            self._stale = False
+        return self._bytes
+
+    def _copy_in(self, address: int, source: memoryview) -> None:
+        self._view()[address : address + len(source)] = source
+
+    def _copy_out(self, address: int, target: memoryview) -> None:
+        target[:] = self._view()[address : address + len(target)]
+
+    def _run(self, name: str, numbers: list[int | float]) -> int:
+        try:
+            return self._calls[name](numbers)
+        except wasmtime.Trap as trap:
+            raise BackendError(f"the WebAssembly core stopped in {name}: {trap}") from None
+
+
+def _calls(
+    store: wasmtime.Store, functions: dict[str, wasmtime.Func], fast: bool | None
+) -> tuple[dict[str, Call], bool]:
+    """One callable per export, and whether they are the fast ones."""
+    if fast is not False:
+        try:
+            return _fast_calls(store, functions), True
+        except (ImportError, AttributeError):
+            if fast:
+                raise
+    return {name: _public_call(store, function) for name, function in functions.items()}, False
+
+
+def _public_call(store: wasmtime.Store, function: wasmtime.Func) -> Call:
+    def call(numbers: list[int | float]) -> int:
+        signed = [n - (1 << 32) if isinstance(n, int) and n >> 31 else n for n in numbers]
+        return function(store, *signed) or 0
+
+    return call
+
+
+def _fast_calls(store: wasmtime.Store, functions: dict[str, wasmtime.Func]) -> dict[str, Call]:
+    """One closure per export, all over the same array of raw values."""
+    from wasmtime import _bindings
+
+    bindings: Any = _bindings  # private, so without promises
+
+    raw = (bindings.wasmtime_val_raw_t * _MAX_ARGUMENTS)()
+    if ctypes.sizeof(raw) != _RAW_SIZE * _MAX_ARGUMENTS:
+        raise AttributeError("this wasmtime has raw values of another size")
+    # The library's own function, with plainer types than wasmtime's: no object is made for a NULL.
+    types = [ctypes.c_void_p] * 3 + [ctypes.c_size_t, ctypes.c_void_p]
+    prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, *types)
+    call_unchecked = prototype(("wasmtime_func_call_unchecked", bindings.dll))
+    context = ctypes.cast(store._context(), ctypes.c_void_p)
+    trap = ctypes.POINTER(bindings.wasm_trap_t)()
+    result = ctypes.c_int32.from_buffer(raw)
+
+    def fail(error: int | None) -> None:
+        if error:
+            pointer = ctypes.cast(error, ctypes.POINTER(bindings.wasmtime_error_t))
+            raise wasmtime.WasmtimeError._from_ptr(pointer)
+        taken = ctypes.cast(trap, ctypes.POINTER(bindings.wasm_trap_t))
+        ctypes.memset(ctypes.byref(trap), 0, ctypes.sizeof(trap))
+        raise wasmtime.Trap._from_ptr(taken)
+
+    def bind(function: wasmtime.Func) -> Call:
+        kind = function.type(store)
+        kinds = ["f" if str(param) == "f32" else "I" for param in kind.params]
+        pack = struct.Struct("<" + "".join(f"{code}12x" for code in kinds)).pack_into
+        returns = bool(kind.results)
+        size = max(len(kinds), len(kind.results))
+        # The closure keeps alive what it gives the C API the addresses of.
+        handle, trap_address = ctypes.byref(function._func), ctypes.byref(trap)
+
+        def call(numbers: list[int | float]) -> int:
+            pack(raw, 0, *numbers)
+            error = call_unchecked(context, handle, raw, size, trap_address)
+            if error or trap:
+                fail(error)
+            return result.value if returns else 0
+
+        return call
+
+    return {name: bind(function) for name, function in functions.items()}

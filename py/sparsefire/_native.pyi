@@ -1,0 +1,185 @@
+"""Types of the compiled extension: the functions of sparsefire.h, one to one.
+
+`_Pointer`: None (NULL), an address, or a C-contiguous buffer, whose own memory is passed.
+`_Handle`: None or an address.
+"""
+
+from typing import Any, SupportsIndex, TypeAlias
+
+_Handle: TypeAlias = SupportsIndex | None
+_Pointer: TypeAlias = Any
+
+def sf_status_text(status: SupportsIndex, /) -> str: ...
+def sf_version() -> str: ...
+def sf_alloc(bytes: SupportsIndex, /) -> int: ...
+def sf_free(memory: _Handle, /) -> int: ...
+def sf_isa_count() -> int: ...
+def sf_isa_name(isa: SupportsIndex, /) -> str | None: ...
+def sf_isa_supported(isa: SupportsIndex, /) -> int: ...
+def sf_context_open(out: _Pointer, isa: SupportsIndex, threads: SupportsIndex, /) -> int: ...
+def sf_context_close(context: _Handle, /) -> int: ...
+def sf_context_isa(context: _Handle, /) -> int: ...
+def sf_context_threads(context: _Handle, /) -> int: ...
+def sf_format_row_bytes(format: SupportsIndex, columns: SupportsIndex, /) -> int: ...
+def sf_quantize(
+    format: SupportsIndex,
+    src: _Pointer,
+    rows: SupportsIndex,
+    columns: SupportsIndex,
+    dst: _Pointer,
+    dst_bytes: SupportsIndex,
+    /,
+) -> int: ...
+def sf_dequantize(
+    format: SupportsIndex,
+    src: _Pointer,
+    src_bytes: SupportsIndex,
+    rows: SupportsIndex,
+    columns: SupportsIndex,
+    dst: _Pointer,
+    /,
+) -> int: ...
+def sf_matrix_open(
+    out: _Pointer,
+    data: _Pointer,
+    bytes: SupportsIndex,
+    format: SupportsIndex,
+    rows: SupportsIndex,
+    columns: SupportsIndex,
+    row_stride: SupportsIndex,
+    /,
+) -> int: ...
+def sf_matrix_close(matrix: _Handle, /) -> int: ...
+def sf_matrix_multiply(
+    context: _Handle, matrix: _Handle, x: _Pointer, n: SupportsIndex, y: _Pointer, /
+) -> int: ...
+def sf_activate(
+    context: _Handle,
+    activation: SupportsIndex,
+    parameter: float,
+    x: _Pointer,
+    count: SupportsIndex,
+    y: _Pointer,
+    /,
+) -> int: ...
+def sf_rms_norm(
+    context: _Handle,
+    x: _Pointer,
+    weight: _Pointer,
+    n: SupportsIndex,
+    d: SupportsIndex,
+    epsilon: float,
+    y: _Pointer,
+    /,
+) -> int: ...
+def sf_softmax(context: _Handle, x: _Pointer, count: SupportsIndex, y: _Pointer, /) -> int: ...
+def sf_select_top_k(
+    scores: _Pointer, count: SupportsIndex, k: SupportsIndex, ids: _Pointer, /
+) -> int: ...
+def sf_select_threshold(
+    scores: _Pointer,
+    count: SupportsIndex,
+    threshold: float,
+    least: SupportsIndex,
+    most: SupportsIndex,
+    ids: _Pointer,
+    /,
+) -> int: ...
+def sf_predictor_open(
+    out: _Pointer,
+    context: _Handle,
+    p: _Handle,
+    q: _Handle,
+    bias: _Pointer,
+    relu_between: SupportsIndex,
+    /,
+) -> int: ...
+def sf_predictor_open_sign(
+    out: _Pointer, context: _Handle, gate: _Handle, alpha: float, /
+) -> int: ...
+def sf_predictor_close(predictor: _Handle, /) -> int: ...
+def sf_predictor_set_rule(
+    predictor: _Handle,
+    rule: SupportsIndex,
+    threshold: float,
+    least: SupportsIndex,
+    most: SupportsIndex,
+    hot: SupportsIndex,
+    /,
+) -> int: ...
+def sf_predictor_scores(
+    predictor: _Handle, x: _Pointer, n: SupportsIndex, scores: _Pointer, /
+) -> int: ...
+def sf_predictor_predict(predictor: _Handle, x: _Pointer, ids: _Pointer, /) -> int: ...
+def sf_ffn_open(
+    out: _Pointer,
+    context: _Handle,
+    gate: _Handle,
+    up: _Handle,
+    down: _Handle,
+    down_layout: SupportsIndex,
+    activation: SupportsIndex,
+    parameter: float,
+    /,
+) -> int: ...
+def sf_ffn_close(ffn: _Handle, /) -> int: ...
+def sf_ffn_set_bias(
+    ffn: _Handle, gate_bias: _Pointer, up_bias: _Pointer, down_bias: _Pointer, /
+) -> int: ...
+def sf_ffn_set_predictor(ffn: _Handle, predictor: _Handle, /) -> int: ...
+def sf_ffn_set_cutoff(ffn: _Handle, cutoff: float, /) -> int: ...
+def sf_ffn_forward(
+    ffn: _Handle,
+    mode: SupportsIndex,
+    x: _Pointer,
+    n: SupportsIndex,
+    y: _Pointer,
+    selected: _Pointer,
+    active: _Pointer,
+    /,
+) -> int: ...
+def sf_ffn_forward_active(
+    ffn: _Handle, ids: _Pointer, count: SupportsIndex, x: _Pointer, y: _Pointer, /
+) -> int: ...
+def sf_model_open(
+    out: _Pointer,
+    context: _Handle,
+    layers: SupportsIndex,
+    d: SupportsIndex,
+    heads: SupportsIndex,
+    kv_heads: SupportsIndex,
+    head_dim: SupportsIndex,
+    vocab: SupportsIndex,
+    rope_dims: SupportsIndex,
+    rope_base: float,
+    norm_epsilon: float,
+    /,
+) -> int: ...
+def sf_model_close(model: _Handle, /) -> int: ...
+def sf_model_set_matrix(
+    model: _Handle, layer: SupportsIndex, role: SupportsIndex, matrix: _Handle, /
+) -> int: ...
+def sf_model_set_vector(
+    model: _Handle,
+    layer: SupportsIndex,
+    role: SupportsIndex,
+    values: _Pointer,
+    count: SupportsIndex,
+    /,
+) -> int: ...
+def sf_model_set_ffn(model: _Handle, layer: SupportsIndex, ffn: _Handle, /) -> int: ...
+def sf_session_open(out: _Pointer, model: _Handle, context: SupportsIndex, /) -> int: ...
+def sf_session_close(session: _Handle, /) -> int: ...
+def sf_session_eval(
+    session: _Handle,
+    tokens: _Pointer,
+    n: SupportsIndex,
+    mode: SupportsIndex,
+    logits: _Pointer,
+    logits_count: SupportsIndex,
+    /,
+) -> int: ...
+def sf_session_position(session: _Handle, /) -> int: ...
+def sf_session_truncate(session: _Handle, position: SupportsIndex, /) -> int: ...
+def sf_session_counts(session: _Handle, selected: _Pointer, active: _Pointer, /) -> int: ...
+def sf_session_tap(session: _Handle, buffer: _Pointer, floats: SupportsIndex, /) -> int: ...

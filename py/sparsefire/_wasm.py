@@ -1,0 +1,202 @@
+"""What the two WebAssembly hosts share: a core whose memory is not Python's.
+
+Arguments that are arrays are copied into a scratch block of core memory for the call, and those
+that are written are copied back after it. A host adds three primitives: run an export, and copy
+bytes in and out.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._core import Argument, Core, Memory, Transient
+from .errors import ArgumentError, BackendError, CoreMemoryError
+
+__all__ = ["WasmCore", "WasmMemory", "module_bytes"]
+
+_MODULE = Path(__file__).parent / "wasm" / "sparsefire_core.wasm"
+
+# Functions whose result is an address or a size; every other result is a signed int32.
+UNSIGNED_RESULTS = frozenset({"sf_alloc", "sf_format_row_bytes"})
+
+_ALIGNMENT = 64
+_SCRATCH_KEPT = 1 << 23  # a scratch block up to this size is kept between calls
+_COPY_CHUNK = 1 << 24  # uploads go in pieces, so that a mapped file is not paged in at once
+_FLOAT32_MAX = 3.4028234663852886e38
+
+
+def module_bytes() -> bytes:
+    """The core as a WebAssembly module. Raises `BackendError` when it was not built."""
+    try:
+        return _MODULE.read_bytes()
+    except FileNotFoundError:
+        raise BackendError(
+            f"the WebAssembly module is not built ({_MODULE} is missing); run ./build_wasm.sh in "
+            "the project's directory, then `pip install .`"
+        ) from None
+
+
+def as_bytes(buffer: Any) -> memoryview:
+    """A C-contiguous buffer, which is not empty, as a flat view of its bytes."""
+    view = memoryview(buffer)
+    if not view.c_contiguous:
+        raise ArgumentError("only C-contiguous buffers can be copied to or from the core")
+    return view.cast("B")
+
+
+class WasmMemory(Memory):
+    """A block that `sf_alloc` gave."""
+
+    def __init__(self, core: WasmCore, ptr: int, nbytes: int) -> None:
+        self._core = core
+        self.ptr = ptr
+        self.nbytes = nbytes
+        self._finalizer = core.own(self, "sf_free", ptr)
+
+    def _write(self, offset: int, source: memoryview) -> None:
+        view = as_bytes(source)
+        for start in range(0, len(view), _COPY_CHUNK):
+            self._core._copy_in(self.ptr + offset + start, view[start : start + _COPY_CHUNK])
+
+    def _read(self, offset: int, target: memoryview) -> None:
+        self._core._copy_out(self.ptr + offset, as_bytes(target))
+
+    def close(self) -> None:
+        self._finalizer()
+        self.ptr = self.nbytes = 0
+
+
+class WasmCore(Core):
+    """A core in a WebAssembly instance with its own memory."""
+
+    pointer_dtype = np.uint32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scratch = 0
+        self._scratch_size = 0
+
+    @abstractmethod
+    def _run(self, name: str, numbers: list[int | float]) -> int:
+        """Runs an export. Integers come as 0 … 2³²-1; the result is signed, 0 for void."""
+
+    @abstractmethod
+    def _copy_in(self, address: int, source: memoryview) -> None:
+        """Copies bytes, at least one, into core memory."""
+
+    @abstractmethod
+    def _copy_out(self, address: int, target: memoryview) -> None:
+        """Copies bytes, at least one, out of core memory."""
+
+    def _invoke(self, name: str, args: tuple[Argument, ...]) -> int:
+        need = 0
+        for arg in args:
+            if type(arg) is Transient:
+                need += -(-arg.array.nbytes // _ALIGNMENT) * _ALIGNMENT
+        if need > _SCRATCH_KEPT:
+            block = self._alloc(need)
+            try:
+                return self._run_at(block, name, args)
+            finally:
+                self._run("sf_free", [block])
+        if need > self._scratch_size:
+            self._grow_scratch(need)
+        return self._run_at(self._scratch, name, args)
+
+    def _run_at(self, scratch: int, name: str, args: tuple[Argument, ...]) -> int:
+        """Runs an export with its arrays at `scratch`, which is large enough for them."""
+        numbers: list[int | float] = []
+        written: list[tuple[int, NDArray[Any]]] | None = None
+        for arg in args:
+            if type(arg) is Transient:
+                array = arg.array
+                nbytes = array.nbytes
+                if nbytes == 0:
+                    numbers.append(scratch)
+                    continue
+                numbers.append(scratch)
+                if arg.out:
+                    written = written or []
+                    written.append((scratch, array))
+                else:
+                    self._copy_in(scratch, as_bytes(array))
+                scratch += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+            else:
+                numbers.append(_number(arg))
+        result = self._run(name, numbers)
+        if written is not None:
+            for address, array in written:
+                self._copy_out(address, as_bytes(array))
+        return result & 0xFFFFFFFF if name in UNSIGNED_RESULTS else result
+
+    def _alloc(self, nbytes: int) -> int:
+        address = self._run("sf_alloc", [max(nbytes, 1)]) & 0xFFFFFFFF if nbytes < 1 << 32 else 0
+        if address == 0:
+            raise CoreMemoryError(
+                f"the {self.host} core has no {nbytes} bytes of memory left; a WebAssembly core "
+                "holds at most 4 GB, the native one has no such limit"
+            )
+        return address
+
+    def _grow_scratch(self, need: int) -> None:
+        if self._scratch:
+            self._run("sf_free", [self._scratch])
+            self._scratch = self._scratch_size = 0
+        size = max(1 << 16, 1 << (need - 1).bit_length())
+        self._scratch = self._alloc(size)
+        self._scratch_size = size
+
+    def _text(self, name: str, args: tuple[Argument, ...]) -> str | None:
+        address = self._invoke(name, args) & 0xFFFFFFFF
+        if address == 0:
+            return None
+        found = bytearray()
+        piece = bytearray(32)
+        while b"\0" not in found:
+            self._copy_out(address, memoryview(piece))
+            found += piece
+            address += len(piece)
+        return found[: found.index(0)].decode()
+
+    def memory(self, nbytes: int) -> Memory:
+        with self._lock:
+            self._close_released()
+            return WasmMemory(self, self._alloc(nbytes), nbytes)
+
+    def upload(self, buffer: Any) -> Memory:
+        view = memoryview(buffer)
+        memory = self.memory(view.nbytes)
+        memory.write(view)
+        return memory
+
+    def inp(self, array: NDArray[Any]) -> Argument:
+        return Transient(array, False)
+
+    def out(self, array: NDArray[Any]) -> Argument:
+        return Transient(array, True)
+
+
+def _number(arg: Argument) -> int | float:
+    """A scalar argument; integers as 0 … 2³²-1. Raises `OverflowError` for what does not fit in 32
+    bits."""
+    if arg is None:
+        return 0
+    if isinstance(arg, float):
+        if math.isfinite(arg) and abs(arg) > _FLOAT32_MAX:
+            raise OverflowError("number too large for a 32-bit float")
+        return arg
+    if isinstance(arg, np.floating):
+        return _number(float(arg))
+    if isinstance(arg, (np.ndarray, Transient)):
+        raise TypeError("pass arrays through Core.inp or Core.out")
+    number = operator.index(arg)
+    if not -0x80000000 <= number <= 0xFFFFFFFF:
+        raise OverflowError(f"{number} does not fit in 32 bits")
+    return number & 0xFFFFFFFF
