@@ -160,6 +160,10 @@ enum {
  * Starts with rule THRESHOLD, threshold 0, no hot prefix. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE (bias). */
 SF_API int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const sf_matrix *p, const sf_matrix *q,
                                  const float *bias, int32_t relu_between);
+/* Sign-bit predictor, which needs no calibration: score = alpha · (products gate_ij · x_j ≥ 0) - (those < 0), counted
+ * from the signs alone (SparseInfer; Shin et al. 2024). A larger alpha selects more. Keeps the packed signs of `gate`
+ * (hidden, d), a 32nd of its size in F32; borrows nothing but the context. Rule and errors as above. */
+SF_API int32_t sf_predictor_open_sign(sf_predictor **out, sf_context *context, const sf_matrix *gate, float alpha);
 SF_API void sf_predictor_close(sf_predictor *predictor);
 /* Neurons 0 … hot-1 are always selected and not scored; the rule holds for the others. `least` and `most` are
  * counts of those others (most ≥ hidden means no limit). Errors: ARGUMENT. */

@@ -64,12 +64,17 @@ void sf_accumulate(sf_context *context, const sf_matrix *matrix, const int32_t *
 
 struct sf_predictor {
   sf_context *context;
-  const sf_matrix *p, *q;
+  int32_t d, hidden;
+  const sf_matrix *p, *q; /* low-rank; NULL for sign bits */
+  uint32_t *signs;        /* sign bits: (hidden, words), bit j of word w is column 32 w + j; NULL for low-rank */
+  uint32_t *x_signs;      /* (words) */
+  int32_t words;
+  float alpha;
   float *bias; /* (hidden) or NULL */
   int32_t relu_between;
   int32_t rule, least, most, hot;
   float threshold;
-  float *z;      /* (rank) */
+  float *z;      /* low-rank: (rank) */
   float *scores; /* (hidden) */
 };
 

@@ -1,6 +1,18 @@
 #include <math.h>
+#include <string.h>
 
 #include "internal.h"
+
+/* What every kind of predictor has. */
+static int32_t start(sf_predictor *predictor, sf_context *context, int32_t d, int32_t hidden) {
+  predictor->context = context;
+  predictor->d = d;
+  predictor->hidden = hidden;
+  predictor->rule = SF_RULE_THRESHOLD;
+  predictor->most = hidden;
+  predictor->scores = sf_array((size_t)hidden, sizeof(float));
+  return predictor->scores ? SF_OK : SF_ERROR_MEMORY;
+}
 
 int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const sf_matrix *p, const sf_matrix *q,
                           const float *bias, int32_t relu_between) {
@@ -10,16 +22,47 @@ int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const sf_matr
   if (q->columns != p->rows) return SF_ERROR_SHAPE;
   sf_predictor *predictor = sf_array(1, sizeof(sf_predictor));
   if (!predictor) return SF_ERROR_MEMORY;
-  predictor->context = context;
   predictor->p = p;
   predictor->q = q;
   predictor->relu_between = relu_between;
-  predictor->rule = SF_RULE_THRESHOLD;
-  predictor->most = q->rows;
   predictor->z = sf_array((size_t)p->rows, sizeof(float));
-  predictor->scores = sf_array((size_t)q->rows, sizeof(float));
-  int32_t status = predictor->z && predictor->scores ? SF_OK : SF_ERROR_MEMORY;
+  int32_t status = start(predictor, context, p->columns, q->rows);
+  if (!predictor->z) status = SF_ERROR_MEMORY;
   if (status == SF_OK) status = sf_copy_floats(&predictor->bias, bias, q->rows);
+  if (status != SF_OK) {
+    sf_predictor_close(predictor);
+    return status;
+  }
+  *out = predictor;
+  return SF_OK;
+}
+
+/* Bit j of the result: x[j] is negative. -0 counts as positive, so that the sign of a product is the XOR. */
+static void pack_signs(const float *x, int32_t count, uint32_t *words) {
+  memset(words, 0, ((size_t)count + 31) / 32 * sizeof *words);
+  for (int32_t j = 0; j < count; j++) words[j / 32] |= (uint32_t)(x[j] < 0) << (j % 32);
+}
+
+int32_t sf_predictor_open_sign(sf_predictor **out, sf_context *context, const sf_matrix *gate, float alpha) {
+  if (!out) return SF_ERROR_ARGUMENT;
+  *out = NULL;
+  if (!context || !gate || !isfinite(alpha)) return SF_ERROR_ARGUMENT;
+  sf_predictor *predictor = sf_array(1, sizeof(sf_predictor));
+  if (!predictor) return SF_ERROR_MEMORY;
+  int32_t d = gate->columns, words = d / 32 + (d % 32 != 0);
+  predictor->alpha = alpha;
+  predictor->words = words;
+  predictor->x_signs = sf_array((size_t)words, sizeof(uint32_t));
+  predictor->signs = sf_array(sf_size_product((size_t)gate->rows, (size_t)words), sizeof(uint32_t));
+  float *row = sf_array((size_t)d, sizeof(float));
+  int32_t status = start(predictor, context, d, gate->rows);
+  if (!predictor->x_signs || !predictor->signs || !row) status = SF_ERROR_MEMORY;
+  for (int32_t i = 0; i < gate->rows && status == SF_OK; i++) {
+    const sf_format *format = gate->format;
+    format->dequantize(gate->data + (size_t)i * gate->stride, (size_t)(d / format->block_columns), row);
+    pack_signs(row, d, predictor->signs + (size_t)i * (size_t)words);
+  }
+  sf_free(row);
   if (status != SF_OK) {
     sf_predictor_close(predictor);
     return status;
@@ -30,6 +73,8 @@ int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const sf_matr
 
 void sf_predictor_close(sf_predictor *predictor) {
   if (!predictor) return;
+  sf_free(predictor->signs);
+  sf_free(predictor->x_signs);
   sf_free(predictor->bias);
   sf_free(predictor->z);
   sf_free(predictor->scores);
@@ -39,7 +84,7 @@ void sf_predictor_close(sf_predictor *predictor) {
 int32_t sf_predictor_set_rule(sf_predictor *predictor, int32_t rule, float threshold, int32_t least, int32_t most,
                               int32_t hot) {
   if (!predictor || (rule != SF_RULE_THRESHOLD && rule != SF_RULE_TOP_K) || isnan(threshold)) return SF_ERROR_ARGUMENT;
-  if (least < 0 || most < least || hot < 0 || hot > predictor->q->rows) return SF_ERROR_ARGUMENT;
+  if (least < 0 || most < least || hot < 0 || hot > predictor->hidden) return SF_ERROR_ARGUMENT;
   predictor->rule = rule;
   predictor->threshold = threshold;
   predictor->least = least;
@@ -48,12 +93,11 @@ int32_t sf_predictor_set_rule(sf_predictor *predictor, int32_t rule, float thres
   return SF_OK;
 }
 
-/* scores (hidden - first) of the neurons from `first` on. */
-static int32_t score(sf_predictor *predictor, const float *x, int32_t first, float *scores) {
+static int32_t low_rank_scores(sf_predictor *predictor, const float *x, int32_t first, float *scores) {
   sf_context *context = predictor->context;
   const sf_kernels *kernels = context->kernels;
   sf_inputs inputs;
-  int32_t rank = predictor->p->rows, count = predictor->q->rows - first;
+  int32_t rank = predictor->p->rows, count = predictor->hidden - first;
   int32_t status = sf_prepare_multiply(context, predictor->p, x, 1, predictor->z);
   if (status != SF_OK) return status;
   if (predictor->relu_between) kernels->activate(SF_RELU, 0, predictor->z, rank, predictor->z);
@@ -68,8 +112,35 @@ static int32_t score(sf_predictor *predictor, const float *x, int32_t first, flo
   return SF_OK;
 }
 
+static int32_t count_bits(uint32_t word) {
+#if defined(__GNUC__)
+  return __builtin_popcount(word);
+#else
+  word -= word >> 1 & 0x55555555u;
+  word = (word & 0x33333333u) + (word >> 2 & 0x33333333u);
+  return (int32_t)(((word + (word >> 4)) & 0x0F0F0F0Fu) * 0x01010101u >> 24);
+#endif
+}
+
+static void sign_scores(sf_predictor *predictor, const float *x, int32_t first, float *scores) {
+  pack_signs(x, predictor->d, predictor->x_signs);
+  const uint32_t *row = predictor->signs + (size_t)first * (size_t)predictor->words;
+  for (int32_t i = first; i < predictor->hidden; i++, row += predictor->words) {
+    int32_t negative = 0;
+    for (int32_t w = 0; w < predictor->words; w++) negative += count_bits(row[w] ^ predictor->x_signs[w]);
+    *scores++ = predictor->alpha * (float)(predictor->d - negative) - (float)negative;
+  }
+}
+
+/* scores (hidden - first) of the neurons from `first` on. */
+static int32_t score(sf_predictor *predictor, const float *x, int32_t first, float *scores) {
+  if (predictor->q) return low_rank_scores(predictor, x, first, scores);
+  sign_scores(predictor, x, first, scores);
+  return SF_OK;
+}
+
 int32_t sf_predict(sf_predictor *predictor, const float *x, int32_t *ids) {
-  int32_t hot = predictor->hot, cold = predictor->q->rows - hot, chosen = 0;
+  int32_t hot = predictor->hot, cold = predictor->hidden - hot, chosen = 0;
   for (int32_t i = 0; i < hot; i++) ids[i] = i;
   if (cold == 0) return hot;
   int32_t status = score(predictor, x, hot, predictor->scores);
@@ -87,14 +158,14 @@ int32_t sf_predict(sf_predictor *predictor, const float *x, int32_t *ids) {
 int32_t sf_predictor_scores(sf_predictor *predictor, const float *x, int32_t n, float *scores) {
   if (!predictor || !x || !scores || n < 0) return SF_ERROR_ARGUMENT;
   sf_context *context = predictor->context;
-  int32_t d = predictor->p->columns, status = SF_OK;
+  int32_t d = predictor->d, status = SF_OK;
   sf_pool_lock(context->pool);
   for (int32_t j = 0; j < n && status == SF_OK; j++) {
     const float *x_j = x + (size_t)j * (size_t)d;
     if (!context->kernels->all_finite(x_j, d)) {
       status = SF_ERROR_NOT_FINITE;
     } else {
-      status = score(predictor, x_j, 0, scores + (size_t)j * (size_t)predictor->q->rows);
+      status = score(predictor, x_j, 0, scores + (size_t)j * (size_t)predictor->hidden);
     }
   }
   sf_pool_unlock(context->pool);
@@ -104,7 +175,7 @@ int32_t sf_predictor_scores(sf_predictor *predictor, const float *x, int32_t n, 
 int32_t sf_predictor_predict(sf_predictor *predictor, const float *x, int32_t *ids) {
   if (!predictor || !x || !ids) return SF_ERROR_ARGUMENT;
   sf_context *context = predictor->context;
-  if (!context->kernels->all_finite(x, predictor->p->columns)) return SF_ERROR_NOT_FINITE;
+  if (!context->kernels->all_finite(x, predictor->d)) return SF_ERROR_NOT_FINITE;
   sf_pool_lock(context->pool);
   int32_t count = sf_predict(predictor, x, ids);
   sf_pool_unlock(context->pool);

@@ -136,6 +136,25 @@ static void test_predictor(sf_context *context, int32_t format) {
   free_weights(&p), free_weights(&q);
 }
 
+static void test_sign_predictor(sf_context *context) {
+  enum { SIGN_D = 75, SIGN_HIDDEN = 40 };
+  weights gate = random_weights(SF_F16, SIGN_HIDDEN, SIGN_D);
+  float *x = random_floats(SIGN_D), scores[SIGN_HIDDEN];
+  sf_predictor *predictor;
+  CHECK(sf_predictor_open_sign(&predictor, context, gate.matrix, 1.5f) == SF_OK, "open");
+  CHECK(sf_predictor_scores(predictor, x, 1, scores) == SF_OK, "scores");
+  for (int32_t i = 0; i < SIGN_HIDDEN; i++) {
+    int32_t negative = 0;
+    for (int32_t j = 0; j < SIGN_D; j++) negative += gate.floats[i * SIGN_D + j] * x[j] < 0;
+    float expected = 1.5f * (float)(SIGN_D - negative) - (float)negative;
+    CHECK(scores[i] == expected, "neuron %d: %g, expected %g", i, (double)scores[i], (double)expected);
+  }
+  sf_predictor_close(predictor);
+  CHECK(sf_predictor_open_sign(&predictor, context, gate.matrix, NAN) == SF_ERROR_ARGUMENT, "NaN alpha");
+  free_weights(&gate);
+  sf_free(x);
+}
+
 /* ---- Feed-forward layer ---- */
 
 static double reference_activation(int32_t activation, double v, double parameter) {
@@ -296,6 +315,7 @@ int main(int argc, char **argv) {
       test_ffn(context, threaded, formats[f], 97, 64);
       test_ffn(context, threaded, formats[f], 260, 320);
     }
+    test_sign_predictor(context);
     test_ffn(context, threaded, SF_F32, 33, 77);
     test_down_by_output(context);
     sf_context_close(context), sf_context_close(threaded);
