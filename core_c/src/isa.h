@@ -1,0 +1,11 @@
+/* The instruction sets compiled into this build. */
+#ifndef SF_ISA_H
+#define SF_ISA_H
+
+#include "kernels.h"
+
+/* Kernels of instruction set `isa` (see sf_isa_count), or NULL when there is no such one. Whether this machine can
+ * run them is sf_isa_supported's to say. */
+const sf_kernels *sf_isa_kernels(int32_t isa);
+
+#endif

@@ -1,0 +1,131 @@
+/* Activation functions and softmax, on one exponential of non-positive arguments: nothing in it can overflow, so
+ * every activation holds over the whole range of floats. */
+#ifndef SF_KERNELS_ACTIVATIONS_H
+#define SF_KERNELS_ACTIVATIONS_H
+
+/* e^x for x ≤ 0, relative error below 2e-7; 0 below -87.7. x = n · ln 2 + r, |r| ≤ ln 2 / 2; the product of n and the
+ * high part of ln 2 is exact; the polynomial is the minimax one for (e^r - 1 - r) / r². */
+SF_INLINE vf exp_negative(vf x) {
+  x = v_max(x, v_set1(-88.0f)); /* where n is -127 and v_pow2 gives 0 */
+  const vi n = v_round(v_mul(x, v_set1(1.44269504f)));
+  const vf nf = v_float(n);
+  const vf r = v_fma(nf, v_set1(2.12194440e-4f), v_fma(nf, v_set1(-0.693359375f), x));
+  vf p = v_fma(v_set1(1.38131446e-3f), r, v_set1(8.36941896e-3f));
+  p = v_fma(p, r, v_set1(4.16684568e-2f));
+  p = v_fma(p, r, v_set1(1.66665148e-1f));
+  p = v_fma(p, r, v_set1(4.99999931e-1f));
+  p = v_fma(v_mul(p, r), r, r);
+  return v_mul(v_add(p, v_set1(1.0f)), v_pow2(n));
+}
+
+/* 1 / (1 + e^-v), computed from e^-|v| so that both ends come out as they should. */
+SF_INLINE vf sigmoid(vf v) {
+  const vf one = v_set1(1.0f), e = exp_negative(v_sub(v_set1(0), v_abs(v)));
+  return v_div(v_select(v_less(v, v_set1(0)), e, one), v_add(one, e));
+}
+
+/* v/2 · (1 + tanh u) = v · sigmoid(2u), 2u = √(8/π) (v + 0.044715 v³). Beyond ±12 the sigmoid is 0 or 1. */
+SF_INLINE vf gelu_tanh(vf v) {
+  const vf t = v_min(v_max(v, v_set1(-12.0f)), v_set1(12.0f));
+  const vf cubic = v_fma(v_mul(t, t), v_set1(0.0713548163f), v_set1(1.59576912f));
+  return v_mul(v, sigmoid(v_mul(t, cubic)));
+}
+
+/* v/2 · (1 + erf(v/√2)) = max(v, 0) - |v|/2 · erfc(|v|/√2). erfc(z) = e^(-z²) · g(1 / (1 + 0.4 z)), g the minimax
+ * polynomial of the scaled complement e^(z²) erfc(z), relative error 1e-7. */
+SF_INLINE vf gelu_erf(vf v) {
+  const vf magnitude = v_abs(v);
+  const vf z = v_mul(v_min(magnitude, v_set1(14.0f)), v_set1(0.707106781f));
+  const vf t = v_div(v_set1(1.0f), v_fma(z, v_set1(0.4f), v_set1(1.0f)));
+  static const float g[] = {-3.88667498e-1f, 6.81468188e-1f, -3.83213126e-1f, 4.25614576e-1f,
+                            1.27107819e-1f,  2.41333843e-1f, 2.23971309e-1f,  7.93631812e-5f};
+  vf p = v_set1(7.23054252e-2f);
+  for (int k = 0; k < 8; ++k) p = v_fma(p, t, v_set1(g[k]));
+  const vf erfc = v_mul(p, exp_negative(v_sub(v_set1(0), v_mul(z, z))));
+  return v_sub(v_max(v, v_set1(0)), v_mul(v_mul(magnitude, v_set1(0.5f)), erfc));
+}
+
+SF_INLINE vf activation_of(int32_t activation, vf parameter, vf v) {
+  const vf zero = v_set1(0);
+  switch (activation) {
+    case SF_RELU:
+      return v_max(v, zero);
+    case SF_RELU2:
+      return v_mul(v_max(v, zero), v_max(v, zero));
+    case SF_SILU:
+      return v_mul(v, sigmoid(v));
+    case SF_GELU_TANH:
+      return gelu_tanh(v);
+    case SF_GELU_ERF:
+      return gelu_erf(v);
+    case SF_FATRELU:
+      return v_select(v_less(parameter, v), v, zero);
+    default:
+      return v;
+  }
+}
+
+/* `activation` is a constant where this is inlined, so the loop holds no choice. */
+SF_INLINE void activate_all(int32_t activation, float parameter, const float *x, int32_t count, float *y) {
+  const vf threshold = v_set1(parameter);
+  int32_t i = 0;
+  for (; i + SF_LANES <= count; i += SF_LANES) v_store(y + i, activation_of(activation, threshold, v_load(x + i)));
+  if (i < count) {
+    v_store_tail(y + i, activation_of(activation, threshold, v_load_tail(x + i, count - i)), count - i);
+  }
+}
+
+static void activate(int32_t activation, float parameter, const float *x, int32_t count, float *y) {
+  switch (activation) {
+    case SF_RELU:
+      activate_all(SF_RELU, parameter, x, count, y);
+      break;
+    case SF_RELU2:
+      activate_all(SF_RELU2, parameter, x, count, y);
+      break;
+    case SF_SILU:
+      activate_all(SF_SILU, parameter, x, count, y);
+      break;
+    case SF_GELU_TANH:
+      activate_all(SF_GELU_TANH, parameter, x, count, y);
+      break;
+    case SF_GELU_ERF:
+      activate_all(SF_GELU_ERF, parameter, x, count, y);
+      break;
+    case SF_FATRELU:
+      activate_all(SF_FATRELU, parameter, x, count, y);
+      break;
+    default:
+      activate_all(SF_IDENTITY, parameter, x, count, y);
+      break;
+  }
+}
+
+/* e^(x - max x) / Σ e^(x - max x). */
+static void softmax(const float *x, int32_t count, float *y) {
+  vf most = v_set1(-FLT_MAX);
+  int32_t i = 0;
+  for (; i + SF_LANES <= count; i += SF_LANES) most = v_max(most, v_load(x + i));
+  float largest = v_largest(most);
+  for (; i < count; ++i) largest = x[i] > largest ? x[i] : largest;
+
+  vf sums = v_set1(0);
+  const vf shift = v_set1(largest);
+  for (i = 0; i + SF_LANES <= count; i += SF_LANES) {
+    const vf e = exp_negative(v_sub(v_load(x + i), shift));
+    v_store(y + i, e);
+    sums = v_add(sums, e);
+  }
+  float sum = v_sum(sums);
+  if (i < count) {
+    float last[SF_LANES];
+    v_store(last, exp_negative(v_sub(v_load_tail(x + i, count - i), shift)));
+    for (int32_t k = 0; i + k < count; ++k) sum += y[i + k] = last[k];
+  }
+
+  const vf scale = v_set1(1.0f / sum);
+  for (i = 0; i + SF_LANES <= count; i += SF_LANES) v_store(y + i, v_mul(v_load(y + i), scale));
+  if (i < count) v_store_tail(y + i, v_mul(v_load_tail(y + i, count - i), scale), count - i);
+}
+
+#endif

@@ -1,0 +1,79 @@
+/* Kernels that go over vectors of floats once or twice: sums, products, norm, rotation, quantisation of inputs. */
+#ifndef SF_KERNELS_ELEMENTWISE_H
+#define SF_KERNELS_ELEMENTWISE_H
+
+static void multiply(const float *a, const float *b, int32_t count, float *y) {
+  int32_t i = 0;
+  for (; i + SF_LANES <= count; i += SF_LANES) v_store(y + i, v_mul(v_load(a + i), v_load(b + i)));
+  for (; i < count; ++i) y[i] = a[i] * b[i];
+}
+
+static void add(const float *a, const float *b, int32_t count, float *y) {
+  int32_t i = 0;
+  for (; i + SF_LANES <= count; i += SF_LANES) v_store(y + i, v_add(v_load(a + i), v_load(b + i)));
+  for (; i < count; ++i) y[i] = a[i] + b[i];
+}
+
+/* The largest |x|. */
+SF_INLINE float largest_magnitude(const float *x, int32_t count) {
+  vf most = v_set1(0);
+  int32_t i = 0;
+  for (; i + SF_LANES <= count; i += SF_LANES) most = v_max(most, v_abs(v_load(x + i)));
+  if (i < count) most = v_max(most, v_abs(v_load_tail(x + i, count - i)));
+  return v_largest(most);
+}
+
+/* x is taken times a power of two when its squares would overflow; it is exact and cancels out. */
+static void rms_norm(const float *x, const float *weight, int32_t d, float epsilon, float *y) {
+  const float down = largest_magnitude(x, d) > 0x1p56f ? 0x1p-72f : 1.0f;
+  const vf shrink = v_set1(down);
+  vf squares = v_set1(0);
+  int32_t i = 0;
+  for (; i + SF_LANES <= d; i += SF_LANES) {
+    const vf v = v_mul(v_load(x + i), shrink);
+    squares = v_fma(v, v, squares);
+  }
+  if (i < d) {
+    const vf v = v_mul(v_load_tail(x + i, d - i), shrink);
+    squares = v_fma(v, v, squares);
+  }
+  const vf scale = v_set1(down / sqrtf(v_sum(squares) / (float)d + epsilon * down * down));
+  for (i = 0; i + SF_LANES <= d; i += SF_LANES) {
+    v_store(y + i, v_mul(v_mul(v_load(x + i), scale), v_load(weight + i)));
+  }
+  if (i < d) {
+    const int32_t n = d - i;
+    v_store_tail(y + i, v_mul(v_mul(v_load_tail(x + i, n), scale), v_load_tail(weight + i, n)), n);
+  }
+}
+
+static void rope(float *x, const float *cos_sin, int32_t pairs) {
+  for (int32_t i = 0; i < pairs; ++i) {
+    const float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], even = x[2 * i], odd = x[2 * i + 1];
+    x[2 * i] = even * c - odd * s;
+    x[2 * i + 1] = even * s + odd * c;
+  }
+}
+
+/* Blocks of values so small that their inverse scale would overflow become zeros. */
+static void quantize_i16(const float *x, int32_t columns, int16_t *values, float *scales) {
+  for (int32_t c = 0; c < columns; c += SF_BLOCK) {
+    const float most = largest_magnitude(x + c, SF_BLOCK);
+    const int zero = most < 1e-30f;
+    const vf inverse = v_set1(zero ? 0.0f : 32767.0f / most);
+    scales[c / SF_BLOCK] = zero ? 0.0f : most / 32767.0f;
+    for (int k = 0; k < SF_BLOCK; k += SF_LANES) v_store_i16(values + c + k, v_mul(v_load(x + c + k), inverse));
+  }
+}
+
+/* x · 0 is 0 for every finite x, else NaN; a sum with a NaN in it is NaN. */
+static int32_t all_finite(const float *x, int32_t count) {
+  const vf zero = v_set1(0);
+  vf sum = zero;
+  int32_t i = 0;
+  for (; i + SF_LANES <= count; i += SF_LANES) sum = v_add(sum, v_mul(v_load(x + i), zero));
+  if (i < count) sum = v_add(sum, v_mul(v_load_tail(x + i, count - i), zero));
+  return v_sum(sum) == 0.0f;
+}
+
+#endif

@@ -1,0 +1,114 @@
+/* Vector vocabulary: x86 AVX2 with FMA and F16C. Meanings: scalar.h. */
+#ifndef SF_SIMD_H
+#define SF_SIMD_H
+
+#include <immintrin.h>
+#include <string.h>
+
+#define SF_ISA_NAME "avx2"
+#define SF_ISA_TABLE sf_kernels_avx2
+
+enum { SF_LANES = 8 };
+typedef __m256 vf;
+typedef __m256i vi;
+typedef __m256 vm;
+typedef struct {
+  __m256i r[2];
+} vb;
+
+/* All ones in the first n lanes. */
+SF_INLINE vi avx2_first(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+SF_INLINE vf v_load(const void *p) { return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)p)); }
+
+SF_INLINE vf v_load_tail(const void *p, int n) {
+  return _mm256_castsi256_ps(_mm256_maskload_epi32((const int *)p, avx2_first(n)));
+}
+
+SF_INLINE void v_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
+
+SF_INLINE void v_store_tail(float *p, vf a, int n) { _mm256_maskstore_ps(p, avx2_first(n), a); }
+
+SF_INLINE vf v_set1(float x) { return _mm256_set1_ps(x); }
+
+SF_INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+
+SF_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+
+SF_INLINE vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+
+SF_INLINE vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+
+SF_INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+
+SF_INLINE vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+
+SF_INLINE vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+
+SF_INLINE vf v_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+
+SF_INLINE vm v_less(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+
+SF_INLINE vf v_select(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m); }
+
+SF_INLINE float v_sum(vf a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 pairs = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehdup_ps(pairs)));
+}
+
+SF_INLINE float v_largest(vf a) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 pairs = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(pairs, _mm_movehdup_ps(pairs)));
+}
+
+SF_INLINE vf v_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+
+SF_INLINE vf v_load_f16_tail(const void *p, int n) {
+  int16_t h[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+  memcpy(h, p, (size_t)n * sizeof h[0]);
+  return v_load_f16(h);
+}
+
+SF_INLINE vf v_load_i8(const int8_t *p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+
+SF_INLINE vi v_round(vf a) { return _mm256_cvtps_epi32(a); }
+
+SF_INLINE vf v_float(vi a) { return _mm256_cvtepi32_ps(a); }
+
+SF_INLINE vf v_pow2(vi n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+
+SF_INLINE vb vb_load_i8(const int8_t *p) {
+  vb r;
+  r.r[0] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+  r.r[1] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(p + 16)));
+  return r;
+}
+
+SF_INLINE vb vb_load_i16(const int16_t *p) {
+  vb r;
+  r.r[0] = _mm256_loadu_si256((const __m256i *)(const void *)p);
+  r.r[1] = _mm256_loadu_si256((const __m256i *)(const void *)(p + 16));
+  return r;
+}
+
+SF_INLINE vf vb_dot(vb a, vb b) {
+  return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(a.r[0], b.r[0]), _mm256_madd_epi16(a.r[1], b.r[1])));
+}
+
+SF_INLINE void v_store_i16(int16_t *p, vf a) {
+  const vi r = _mm256_cvtps_epi32(a);
+  const __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+  _mm_storeu_si128((__m128i *)(void *)p, packed);
+}
+
+SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+
+#endif

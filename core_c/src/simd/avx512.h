@@ -1,0 +1,96 @@
+/* Vector vocabulary: x86 AVX-512 (F, BW, DQ, VL). Meanings: scalar.h. */
+#ifndef SF_SIMD_H
+#define SF_SIMD_H
+
+#include <immintrin.h>
+#include <string.h>
+
+#define SF_ISA_NAME "avx512"
+#define SF_ISA_TABLE sf_kernels_avx512
+
+enum { SF_LANES = 16 };
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __mmask16 vm;
+typedef __m512i vb;
+
+/* Ones for the first n lanes. */
+SF_INLINE __mmask16 avx512_first(int n) { return (__mmask16)((1u << n) - 1u); }
+
+SF_INLINE vf v_load(const void *p) { return _mm512_loadu_ps(p); }
+
+SF_INLINE vf v_load_tail(const void *p, int n) { return _mm512_maskz_loadu_ps(avx512_first(n), p); }
+
+SF_INLINE void v_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+
+SF_INLINE void v_store_tail(float *p, vf a, int n) { _mm512_mask_storeu_ps(p, avx512_first(n), a); }
+
+SF_INLINE vf v_set1(float x) { return _mm512_set1_ps(x); }
+
+SF_INLINE vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+
+SF_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+
+SF_INLINE vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+
+SF_INLINE vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+
+SF_INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+
+SF_INLINE vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+
+SF_INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+
+SF_INLINE vf v_abs(vf a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+
+SF_INLINE vm v_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+
+SF_INLINE vf v_select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
+
+SF_INLINE float v_sum(vf a) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 pairs = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehdup_ps(pairs)));
+}
+
+SF_INLINE float v_largest(vf a) {
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 pairs = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(pairs, _mm_movehdup_ps(pairs)));
+}
+
+SF_INLINE vf v_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+
+SF_INLINE vf v_load_f16_tail(const void *p, int n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(avx512_first(n), p));
+}
+
+SF_INLINE vf v_load_i8(const int8_t *p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+
+SF_INLINE vi v_round(vf a) { return _mm512_cvtps_epi32(a); }
+
+SF_INLINE vf v_float(vi a) { return _mm512_cvtepi32_ps(a); }
+
+SF_INLINE vf v_pow2(vi n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+
+SF_INLINE vb vb_load_i8(const int8_t *p) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+SF_INLINE vb vb_load_i16(const int16_t *p) { return _mm512_loadu_si512(p); }
+
+SF_INLINE vf vb_dot(vb a, vb b) { return _mm512_cvtepi32_ps(_mm512_madd_epi16(a, b)); }
+
+SF_INLINE void v_store_i16(int16_t *p, vf a) {
+  _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));
+}
+
+SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+
+#endif

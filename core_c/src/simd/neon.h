@@ -1,0 +1,109 @@
+/* Vector vocabulary: AArch64 NEON. Meanings: scalar.h. */
+#ifndef SF_SIMD_H
+#define SF_SIMD_H
+
+#include <arm_neon.h>
+#include <string.h>
+
+#define SF_ISA_NAME "neon"
+#define SF_ISA_TABLE sf_kernels_neon
+
+enum { SF_LANES = 4 };
+typedef float32x4_t vf;
+typedef int32x4_t vi;
+typedef uint32x4_t vm;
+typedef struct {
+  int16x8_t r[4];
+} vb;
+
+SF_INLINE vf v_load(const void *p) { return vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)p)); }
+
+SF_INLINE vf v_load_tail(const void *p, int n) {
+  float t[4] = {0, 0, 0, 0};
+  memcpy(t, p, (size_t)n * sizeof t[0]);
+  return vld1q_f32(t);
+}
+
+SF_INLINE void v_store(float *p, vf a) { vst1q_f32(p, a); }
+
+SF_INLINE void v_store_tail(float *p, vf a, int n) {
+  float t[4];
+  vst1q_f32(t, a);
+  memcpy(p, t, (size_t)n * sizeof t[0]);
+}
+
+SF_INLINE vf v_set1(float x) { return vdupq_n_f32(x); }
+
+SF_INLINE vf v_add(vf a, vf b) { return vaddq_f32(a, b); }
+
+SF_INLINE vf v_sub(vf a, vf b) { return vsubq_f32(a, b); }
+
+SF_INLINE vf v_mul(vf a, vf b) { return vmulq_f32(a, b); }
+
+SF_INLINE vf v_div(vf a, vf b) { return vdivq_f32(a, b); }
+
+SF_INLINE vf v_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+
+SF_INLINE vf v_min(vf a, vf b) { return vminq_f32(a, b); }
+
+SF_INLINE vf v_max(vf a, vf b) { return vmaxq_f32(a, b); }
+
+SF_INLINE vf v_abs(vf a) { return vabsq_f32(a); }
+
+SF_INLINE vm v_less(vf a, vf b) { return vcltq_f32(a, b); }
+
+SF_INLINE vf v_select(vm m, vf a, vf b) { return vbslq_f32(m, a, b); }
+
+SF_INLINE float v_sum(vf a) { return vaddvq_f32(a); }
+
+SF_INLINE float v_largest(vf a) { return vmaxvq_f32(a); }
+
+SF_INLINE vf v_load_f16(const void *p) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8((const uint8_t *)p))); }
+
+SF_INLINE vf v_load_f16_tail(const void *p, int n) {
+  uint16_t h[4] = {0, 0, 0, 0};
+  memcpy(h, p, (size_t)n * sizeof h[0]);
+  return v_load_f16(h);
+}
+
+SF_INLINE vf v_load_i8(const int8_t *p) {
+  int32_t bytes;
+  memcpy(&bytes, p, sizeof bytes);
+  const int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes)));
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+}
+
+SF_INLINE vi v_round(vf a) { return vcvtnq_s32_f32(a); }
+
+SF_INLINE vf v_float(vi a) { return vcvtq_f32_s32(a); }
+
+SF_INLINE vf v_pow2(vi n) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23)); }
+
+SF_INLINE vb vb_load_i8(const int8_t *p) {
+  vb r;
+  for (int k = 0; k < 4; ++k) r.r[k] = vmovl_s8(vld1_s8(p + 8 * k));
+  return r;
+}
+
+SF_INLINE vb vb_load_i16(const int16_t *p) {
+  vb r;
+  for (int k = 0; k < 4; ++k) r.r[k] = vld1q_s16(p + 8 * k);
+  return r;
+}
+
+/* Two chains of multiply-adds, so that one does not wait for the other. */
+SF_INLINE vf vb_dot(vb a, vb b) {
+  vi low = vmull_s16(vget_low_s16(a.r[0]), vget_low_s16(b.r[0]));
+  vi high = vmull_high_s16(a.r[0], b.r[0]);
+  for (int k = 1; k < 4; ++k) {
+    low = vmlal_s16(low, vget_low_s16(a.r[k]), vget_low_s16(b.r[k]));
+    high = vmlal_high_s16(high, a.r[k], b.r[k]);
+  }
+  return vcvtq_f32_s32(vaddq_s32(low, high));
+}
+
+SF_INLINE void v_store_i16(int16_t *p, vf a) { vst1_s16(p, vqmovn_s32(vcvtnq_s32_f32(a))); }
+
+SF_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p); }
+
+#endif

@@ -1,0 +1,189 @@
+/* Vector vocabulary: plain C, four lanes. The reference of the others. Lane assignment and order of operations are
+ * those of sse41.h and wasm128.h, so that these three give the same bits.
+ *
+ * Every vocabulary offers, in this order:
+ *   vf SF_LANES floats, vi SF_LANES int32, vm a lane mask, vb 32 values of 16 bits
+ *   loads and stores need no alignment; the _tail forms touch just n < SF_LANES elements and load 0 for the others */
+#ifndef SF_SIMD_H
+#define SF_SIMD_H
+
+#include <math.h>
+
+#include "../half.h"
+
+#define SF_ISA_NAME "scalar"
+#define SF_ISA_TABLE sf_kernels_scalar
+
+enum { SF_LANES = 4 };
+typedef struct {
+  float f[4];
+} vf;
+typedef struct {
+  int32_t i[4];
+} vi;
+typedef struct {
+  int m[4];
+} vm;
+typedef struct {
+  int16_t h[32];
+} vb;
+
+#define SF_EACH_LANE for (int k = 0; k < 4; ++k)
+
+SF_INLINE vf v_load(const void *p) {
+  vf r;
+  memcpy(&r, p, sizeof r);
+  return r;
+}
+
+SF_INLINE vf v_load_tail(const void *p, int n) {
+  vf r = {{0, 0, 0, 0}};
+  memcpy(&r, p, (size_t)n * sizeof(float));
+  return r;
+}
+
+SF_INLINE void v_store(float *p, vf a) { memcpy(p, &a, sizeof a); }
+
+SF_INLINE void v_store_tail(float *p, vf a, int n) { memcpy(p, &a, (size_t)n * sizeof(float)); }
+
+SF_INLINE vf v_set1(float x) {
+  const vf r = {{x, x, x, x}};
+  return r;
+}
+
+SF_INLINE vf v_add(vf a, vf b) {
+  SF_EACH_LANE a.f[k] += b.f[k];
+  return a;
+}
+
+SF_INLINE vf v_sub(vf a, vf b) {
+  SF_EACH_LANE a.f[k] -= b.f[k];
+  return a;
+}
+
+SF_INLINE vf v_mul(vf a, vf b) {
+  SF_EACH_LANE a.f[k] *= b.f[k];
+  return a;
+}
+
+SF_INLINE vf v_div(vf a, vf b) {
+  SF_EACH_LANE a.f[k] /= b.f[k];
+  return a;
+}
+
+/* a · b + c; whether the product is rounded first is the instruction set's affair (here it is). */
+SF_INLINE vf v_fma(vf a, vf b, vf c) {
+  SF_EACH_LANE a.f[k] = a.f[k] * b.f[k] + c.f[k];
+  return a;
+}
+
+/* Of a NaN and a number, min and max may give either. */
+SF_INLINE vf v_min(vf a, vf b) {
+  SF_EACH_LANE a.f[k] = a.f[k] < b.f[k] ? a.f[k] : b.f[k];
+  return a;
+}
+
+SF_INLINE vf v_max(vf a, vf b) {
+  SF_EACH_LANE a.f[k] = a.f[k] > b.f[k] ? a.f[k] : b.f[k];
+  return a;
+}
+
+SF_INLINE vf v_abs(vf a) {
+  SF_EACH_LANE a.f[k] = fabsf(a.f[k]);
+  return a;
+}
+
+SF_INLINE vm v_less(vf a, vf b) {
+  vm r;
+  SF_EACH_LANE r.m[k] = a.f[k] < b.f[k];
+  return r;
+}
+
+/* m ? a : b */
+SF_INLINE vf v_select(vm m, vf a, vf b) {
+  SF_EACH_LANE a.f[k] = m.m[k] ? a.f[k] : b.f[k];
+  return a;
+}
+
+SF_INLINE float v_sum(vf a) { return (a.f[0] + a.f[2]) + (a.f[1] + a.f[3]); }
+
+SF_INLINE float v_largest(vf a) {
+  const float even = a.f[0] > a.f[2] ? a.f[0] : a.f[2];
+  const float odd = a.f[1] > a.f[3] ? a.f[1] : a.f[3];
+  return even > odd ? even : odd;
+}
+
+/* SF_LANES half precision floats, exactly converted. */
+SF_INLINE vf v_load_f16(const void *p) {
+  uint16_t h[4];
+  vf r;
+  memcpy(h, p, sizeof h);
+  SF_EACH_LANE r.f[k] = sf_half_to_float(h[k]);
+  return r;
+}
+
+SF_INLINE vf v_load_f16_tail(const void *p, int n) {
+  uint16_t h[4] = {0, 0, 0, 0};
+  memcpy(h, p, (size_t)n * sizeof h[0]);
+  return v_load_f16(h);
+}
+
+/* SF_LANES signed bytes to floats. */
+SF_INLINE vf v_load_i8(const int8_t *p) {
+  vf r;
+  SF_EACH_LANE r.f[k] = (float)p[k];
+  return r;
+}
+
+/* To the nearest integer, ties to even, for |a| < 2^22. Adding 1.5 · 2^23 leaves no room for a fraction. */
+SF_INLINE vi v_round(vf a) {
+  vi r;
+  SF_EACH_LANE r.i[k] = (int32_t)((a.f[k] + 12582912.0f) - 12582912.0f);
+  return r;
+}
+
+SF_INLINE vf v_float(vi a) {
+  vf r;
+  SF_EACH_LANE r.f[k] = (float)a.i[k];
+  return r;
+}
+
+/* 2^n for -127 ≤ n ≤ 127, where 2^-127 is given as 0. */
+SF_INLINE vf v_pow2(vi n) {
+  vf r;
+  SF_EACH_LANE r.f[k] = sf_bits_to_float((uint32_t)(n.i[k] + 127) << 23);
+  return r;
+}
+
+SF_INLINE vb vb_load_i8(const int8_t *p) {
+  vb r;
+  for (int k = 0; k < 32; ++k) r.h[k] = p[k];
+  return r;
+}
+
+SF_INLINE vb vb_load_i16(const int16_t *p) {
+  vb r;
+  memcpy(&r, p, sizeof r);
+  return r;
+}
+
+/* Σ a · b over 32 values as lane sums: each lane sums, exactly, the products that its instruction set puts there. */
+SF_INLINE vf vb_dot(vb a, vb b) {
+  vf r;
+  SF_EACH_LANE {
+    int32_t sum = 0;
+    for (int j = 2 * k; j < 32; j += 8) sum += a.h[j] * b.h[j] + a.h[j + 1] * b.h[j + 1];
+    r.f[k] = (float)sum;
+  }
+  return r;
+}
+
+/* SF_LANES floats within ±32767, rounded as by v_round. */
+SF_INLINE void v_store_i16(int16_t *p, vf a) {
+  const vi r = v_round(a);
+  SF_EACH_LANE p[k] = (int16_t)r.i[k];
+}
+
+SF_INLINE void v_prefetch(const void *p) { (void)p; }
+
+#endif

@@ -1,0 +1,120 @@
+/* Vector vocabulary: x86 SSE4.1. Meanings: scalar.h. */
+#ifndef SF_SIMD_H
+#define SF_SIMD_H
+
+#include <smmintrin.h>
+#include <string.h>
+
+#define SF_ISA_NAME "sse41"
+#define SF_ISA_TABLE sf_kernels_sse41
+
+enum { SF_LANES = 4 };
+typedef __m128 vf;
+typedef __m128i vi;
+typedef __m128 vm;
+typedef struct {
+  __m128i r[4];
+} vb;
+
+SF_INLINE vf v_load(const void *p) { return _mm_castsi128_ps(_mm_loadu_si128((const __m128i *)p)); }
+
+SF_INLINE vf v_load_tail(const void *p, int n) {
+  float t[4] = {0, 0, 0, 0};
+  memcpy(t, p, (size_t)n * sizeof t[0]);
+  return _mm_loadu_ps(t);
+}
+
+SF_INLINE void v_store(float *p, vf a) { _mm_storeu_ps(p, a); }
+
+SF_INLINE void v_store_tail(float *p, vf a, int n) {
+  float t[4];
+  _mm_storeu_ps(t, a);
+  memcpy(p, t, (size_t)n * sizeof t[0]);
+}
+
+SF_INLINE vf v_set1(float x) { return _mm_set1_ps(x); }
+
+SF_INLINE vf v_add(vf a, vf b) { return _mm_add_ps(a, b); }
+
+SF_INLINE vf v_sub(vf a, vf b) { return _mm_sub_ps(a, b); }
+
+SF_INLINE vf v_mul(vf a, vf b) { return _mm_mul_ps(a, b); }
+
+SF_INLINE vf v_div(vf a, vf b) { return _mm_div_ps(a, b); }
+
+SF_INLINE vf v_fma(vf a, vf b, vf c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
+
+SF_INLINE vf v_min(vf a, vf b) { return _mm_min_ps(a, b); }
+
+SF_INLINE vf v_max(vf a, vf b) { return _mm_max_ps(a, b); }
+
+SF_INLINE vf v_abs(vf a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a); }
+
+SF_INLINE vm v_less(vf a, vf b) { return _mm_cmplt_ps(a, b); }
+
+SF_INLINE vf v_select(vm m, vf a, vf b) { return _mm_blendv_ps(b, a, m); }
+
+SF_INLINE float v_sum(vf a) {
+  const vf pairs = _mm_add_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehdup_ps(pairs)));
+}
+
+SF_INLINE float v_largest(vf a) {
+  const vf pairs = _mm_max_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_max_ss(pairs, _mm_movehdup_ps(pairs)));
+}
+
+/* As sf_half_to_float; the sign travels along, since sign extension and the shift leave it in the top bit. */
+SF_INLINE vf v_load_f16(const void *p) {
+  const vi half = _mm_cvtepi16_epi32(_mm_loadl_epi64((const __m128i *)p));
+  const vi bits = _mm_and_si128(_mm_slli_epi32(half, 13), _mm_set1_epi32((int)0x8fffe000));
+  const vi infinite = _mm_set1_epi32(0x0f800000);
+  const vi special = _mm_cmpeq_epi32(_mm_and_si128(bits, infinite), infinite);
+  const vf scaled = _mm_mul_ps(_mm_castsi128_ps(bits), _mm_set1_ps(0x1p112f));
+  return _mm_or_ps(scaled, _mm_castsi128_ps(_mm_and_si128(special, _mm_set1_epi32(0x7f800000))));
+}
+
+SF_INLINE vf v_load_f16_tail(const void *p, int n) {
+  int16_t h[4] = {0, 0, 0, 0};
+  memcpy(h, p, (size_t)n * sizeof h[0]);
+  return v_load_f16(h);
+}
+
+SF_INLINE vf v_load_i8(const int8_t *p) {
+  int32_t bytes;
+  memcpy(&bytes, p, sizeof bytes);
+  return _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(bytes)));
+}
+
+SF_INLINE vi v_round(vf a) { return _mm_cvtps_epi32(a); }
+
+SF_INLINE vf v_float(vi a) { return _mm_cvtepi32_ps(a); }
+
+SF_INLINE vf v_pow2(vi n) { return _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(n, _mm_set1_epi32(127)), 23)); }
+
+SF_INLINE vb vb_load_i8(const int8_t *p) {
+  vb r;
+  for (int k = 0; k < 4; ++k) r.r[k] = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * k)));
+  return r;
+}
+
+SF_INLINE vb vb_load_i16(const int16_t *p) {
+  vb r;
+  for (int k = 0; k < 4; ++k) r.r[k] = _mm_loadu_si128((const __m128i *)(const void *)(p + 8 * k));
+  return r;
+}
+
+SF_INLINE vf vb_dot(vb a, vb b) {
+  const vi low = _mm_add_epi32(_mm_madd_epi16(a.r[0], b.r[0]), _mm_madd_epi16(a.r[1], b.r[1]));
+  const vi high = _mm_add_epi32(_mm_madd_epi16(a.r[2], b.r[2]), _mm_madd_epi16(a.r[3], b.r[3]));
+  return _mm_cvtepi32_ps(_mm_add_epi32(low, high));
+}
+
+SF_INLINE void v_store_i16(int16_t *p, vf a) {
+  const vi r = _mm_cvtps_epi32(a);
+  _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi32(r, r));
+}
+
+SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+
+#endif

@@ -1,0 +1,124 @@
+/* Vector vocabulary: WebAssembly SIMD128. Meanings: scalar.h. */
+#ifndef SF_SIMD_H
+#define SF_SIMD_H
+
+#include <string.h>
+#include <wasm_simd128.h>
+
+#define SF_ISA_NAME "wasm128"
+#define SF_ISA_TABLE sf_kernels_wasm128
+
+enum { SF_LANES = 4 };
+typedef v128_t vf;
+typedef v128_t vi;
+typedef v128_t vm;
+typedef struct {
+  v128_t r[4];
+} vb;
+
+SF_INLINE vf v_load(const void *p) { return wasm_v128_load(p); }
+
+SF_INLINE vf v_load_tail(const void *p, int n) {
+  float t[4] = {0, 0, 0, 0};
+  memcpy(t, p, (size_t)n * sizeof t[0]);
+  return wasm_v128_load(t);
+}
+
+SF_INLINE void v_store(float *p, vf a) { wasm_v128_store(p, a); }
+
+SF_INLINE void v_store_tail(float *p, vf a, int n) {
+  float t[4];
+  wasm_v128_store(t, a);
+  memcpy(p, t, (size_t)n * sizeof t[0]);
+}
+
+SF_INLINE vf v_set1(float x) { return wasm_f32x4_splat(x); }
+
+SF_INLINE vf v_add(vf a, vf b) { return wasm_f32x4_add(a, b); }
+
+SF_INLINE vf v_sub(vf a, vf b) { return wasm_f32x4_sub(a, b); }
+
+SF_INLINE vf v_mul(vf a, vf b) { return wasm_f32x4_mul(a, b); }
+
+SF_INLINE vf v_div(vf a, vf b) { return wasm_f32x4_div(a, b); }
+
+SF_INLINE vf v_fma(vf a, vf b, vf c) { return wasm_f32x4_add(wasm_f32x4_mul(a, b), c); }
+
+/* pmin(b, a) is a < b ? a : b, one instruction on every machine; wasm's own min also orders NaN and zeros. */
+SF_INLINE vf v_min(vf a, vf b) { return wasm_f32x4_pmin(b, a); }
+
+SF_INLINE vf v_max(vf a, vf b) { return wasm_f32x4_pmax(b, a); }
+
+SF_INLINE vf v_abs(vf a) { return wasm_f32x4_abs(a); }
+
+SF_INLINE vm v_less(vf a, vf b) { return wasm_f32x4_lt(a, b); }
+
+SF_INLINE vf v_select(vm m, vf a, vf b) { return wasm_v128_bitselect(a, b, m); }
+
+SF_INLINE float v_sum(vf a) {
+  const vf pairs = wasm_f32x4_add(a, wasm_i32x4_shuffle(a, a, 2, 3, 2, 3));
+  return wasm_f32x4_extract_lane(pairs, 0) + wasm_f32x4_extract_lane(pairs, 1);
+}
+
+SF_INLINE float v_largest(vf a) {
+  const vf pairs = v_max(a, wasm_i32x4_shuffle(a, a, 2, 3, 2, 3));
+  const float even = wasm_f32x4_extract_lane(pairs, 0), odd = wasm_f32x4_extract_lane(pairs, 1);
+  return even > odd ? even : odd;
+}
+
+/* As sf_half_to_float; the sign travels along, since sign extension and the shift leave it in the top bit. */
+SF_INLINE vf v_load_f16(const void *p) {
+  const vi bits = wasm_v128_and(wasm_i32x4_shl(wasm_i32x4_load16x4(p), 13), wasm_i32x4_const_splat((int)0x8fffe000));
+  const vi infinite = wasm_i32x4_const_splat(0x0f800000);
+  const vi special = wasm_i32x4_eq(wasm_v128_and(bits, infinite), infinite);
+  const vf scaled = wasm_f32x4_mul(bits, wasm_f32x4_const_splat(0x1p112f));
+  return wasm_v128_or(scaled, wasm_v128_and(special, wasm_i32x4_const_splat(0x7f800000)));
+}
+
+SF_INLINE vf v_load_f16_tail(const void *p, int n) {
+  int16_t h[4] = {0, 0, 0, 0};
+  memcpy(h, p, (size_t)n * sizeof h[0]);
+  return v_load_f16(h);
+}
+
+SF_INLINE vf v_load_i8(const int8_t *p) {
+  const v128_t wide = wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(p));
+  return wasm_f32x4_convert_i32x4(wasm_i32x4_extend_low_i16x8(wide));
+}
+
+/* Engines have no rounding conversion, so round by adding 1.5 · 2^23: the integer is then the difference of bits. */
+SF_INLINE vi v_round(vf a) {
+  return wasm_i32x4_sub(wasm_f32x4_add(a, wasm_f32x4_const_splat(12582912.0f)), wasm_i32x4_const_splat(0x4b400000));
+}
+
+SF_INLINE vf v_float(vi a) { return wasm_f32x4_convert_i32x4(a); }
+
+SF_INLINE vf v_pow2(vi n) { return wasm_i32x4_shl(wasm_i32x4_add(n, wasm_i32x4_const_splat(127)), 23); }
+
+SF_INLINE vb vb_load_i8(const int8_t *p) {
+  vb r;
+  for (int k = 0; k < 4; ++k) r.r[k] = wasm_i16x8_load8x8(p + 8 * k);
+  return r;
+}
+
+SF_INLINE vb vb_load_i16(const int16_t *p) {
+  vb r;
+  for (int k = 0; k < 4; ++k) r.r[k] = wasm_v128_load(p + 8 * k);
+  return r;
+}
+
+SF_INLINE vf vb_dot(vb a, vb b) {
+  const vi low = wasm_i32x4_add(wasm_i32x4_dot_i16x8(a.r[0], b.r[0]), wasm_i32x4_dot_i16x8(a.r[1], b.r[1]));
+  const vi high = wasm_i32x4_add(wasm_i32x4_dot_i16x8(a.r[2], b.r[2]), wasm_i32x4_dot_i16x8(a.r[3], b.r[3]));
+  return wasm_f32x4_convert_i32x4(wasm_i32x4_add(low, high));
+}
+
+SF_INLINE void v_store_i16(int16_t *p, vf a) {
+  const vi r = v_round(a);
+  const v128_t packed = wasm_i16x8_narrow_i32x4(r, r);
+  wasm_v128_store64_lane(p, packed, 0);
+}
+
+SF_INLINE void v_prefetch(const void *p) { (void)p; }
+
+#endif
