@@ -37,14 +37,15 @@ extern "C" {
 
 enum {
   SF_OK = 0,
-  SF_ERROR_ARGUMENT = -1,    /* a NULL, negative or otherwise meaningless argument */
-  SF_ERROR_SHAPE = -2,       /* shapes that do not fit each other, or a buffer too small for its shape */
-  SF_ERROR_FORMAT = -3,      /* unknown weight format, or columns not a multiple of the format's block */
-  SF_ERROR_MEMORY = -4,      /* out of memory */
-  SF_ERROR_UNSUPPORTED = -5, /* this machine, or this layout, cannot do what was asked */
-  SF_ERROR_NOT_FINITE = -6,  /* NaN or infinity in an input or in a result */
-  SF_ERROR_INCOMPLETE = -7,  /* a model lacks a tensor */
-  SF_ERROR_CONTEXT_FULL = -8 /* more tokens than the session's context holds */
+  SF_ERROR_ARGUMENT = -1,     /* a NULL, negative or otherwise meaningless argument */
+  SF_ERROR_SHAPE = -2,        /* shapes that do not fit each other, or a buffer too small for its shape */
+  SF_ERROR_FORMAT = -3,       /* unknown weight format, or columns not a multiple of the format's block */
+  SF_ERROR_MEMORY = -4,       /* out of memory */
+  SF_ERROR_UNSUPPORTED = -5,  /* this machine, or this layout, cannot do what was asked */
+  SF_ERROR_NOT_FINITE = -6,   /* NaN or infinity in an input or in a result */
+  SF_ERROR_INCOMPLETE = -7,   /* a model lacks a tensor */
+  SF_ERROR_CONTEXT_FULL = -8, /* more tokens than the session's context holds */
+  SF_ERROR_NOT_RESIDENT = -9  /* a neuron is not in the cache */
 };
 
 /* English text of a status, never NULL. Static storage. */
@@ -213,6 +214,50 @@ SF_API int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t
  * Errors: ARGUMENT (an id out of range or order), UNSUPPORTED, NOT_FINITE (x). */
 SF_API int32_t sf_ffn_forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y);
 
+/* As sf_ffn_forward_active, but adds to y and leaves the bias out: neurons in several calls, ascending from call to
+ * call, give bit for bit what one call gives. */
+SF_API int32_t sf_ffn_add_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y);
+
+/* ---- Neuron cache: layers larger than memory --------------------------------------------------------------- */
+
+/* Neurons live outside the core (in a file, say). The cache has room for some of them; the host is told which are
+ * missing, reads them, and then computes. A neuron's bundle is its gate row, up row and down row, one after another
+ * (ungated: up row, down row). */
+typedef struct sf_cache sf_cache;
+
+/* What gives way when room is needed, pinned neurons never. */
+enum {
+  SF_CACHE_LRU = 0,   /* the least recently used */
+  SF_CACHE_LFU = 1,   /* the least often used */
+  SF_CACHE_WINDOW = 2 /* the least often used lately: a use weighs (1 - 1/window)^age after `age` requests */
+};
+
+/* Room for `slots` bundles of `bundle_bytes` bytes out of `hidden` neurons. Errors: ARGUMENT, MEMORY. */
+SF_API int32_t sf_cache_open(sf_cache **out, int32_t hidden, size_t bundle_bytes, int32_t slots, int32_t policy,
+                             int32_t window);
+SF_API void sf_cache_close(sf_cache *cache);
+/* From now on the neurons ids (count), ascending, stay once they are read, and all others may go.
+ * Errors: ARGUMENT, SHAPE (no slot would be left for the others). */
+SF_API int32_t sf_cache_pin(sf_cache *cache, const int32_t *ids, int32_t count);
+/* Asks for the neurons ids (count), ascending. Returns how many of them, from the first on, can be resident at once
+ * (all, or at least 1), and writes those among them that are not yet to missing (count) and *missing_count: for each,
+ * write its bundle to sf_cache_bundle() and then call sf_cache_loaded(). What was asked for and not loaded is
+ * forgotten at the next request. Errors: ARGUMENT. */
+SF_API int32_t sf_cache_request(sf_cache *cache, const int32_t *ids, int32_t count, int32_t *missing,
+                                int32_t *missing_count);
+/* Where the bundle of a neuron lies or is to be written, NULL if it has no place. Owned by the cache. */
+SF_API void *sf_cache_bundle(sf_cache *cache, int32_t neuron);
+/* The bundles of the neurons ids (count), ascending, have been written. Errors: ARGUMENT, NOT_RESIDENT. */
+SF_API int32_t sf_cache_loaded(sf_cache *cache, const int32_t *ids, int32_t count);
+/* Number of neurons that are resident now. */
+SF_API int32_t sf_cache_resident(const sf_cache *cache);
+
+/* A feed-forward layer whose weights are bundles in `cache`, which it borrows, all rows in `format`. Of its functions,
+ * sf_ffn_forward is UNSUPPORTED; sf_ffn_forward_active and sf_ffn_add_active answer NOT_RESIDENT for a neuron that is
+ * not loaded. Errors: ARGUMENT, FORMAT, SHAPE (bundle_bytes is not that of such rows), MEMORY. */
+SF_API int32_t sf_ffn_open_cached(sf_ffn **out, sf_context *context, sf_cache *cache, int32_t format, int32_t d_in,
+                                  int32_t d_out, int32_t gated, int32_t activation, float parameter);
+
 /* ---- Model: a decoder-only transformer --------------------------------------------------------------------- */
 
 typedef struct sf_model sf_model;
@@ -246,7 +291,7 @@ SF_API void sf_model_close(sf_model *model);
 SF_API int32_t sf_model_set_matrix(sf_model *model, int32_t layer, int32_t role, const sf_matrix *matrix);
 /* Copies `count` floats. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE. */
 SF_API int32_t sf_model_set_vector(sf_model *model, int32_t layer, int32_t role, const float *values, int32_t count);
-/* Borrows `ffn`, d_in = d_out = d. Errors: ARGUMENT, SHAPE. */
+/* Borrows `ffn`, d_in = d_out = d. Errors: ARGUMENT (also for a cached layer), SHAPE. */
 SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
 
 /* ---- Session: one sequence of tokens in a model ------------------------------------------------------------ */

@@ -31,6 +31,8 @@ const char *sf_status_text(int32_t status) {
       return "the model lacks a tensor";
     case SF_ERROR_CONTEXT_FULL:
       return "more tokens than the context holds";
+    case SF_ERROR_NOT_RESIDENT:
+      return "a neuron is not in the cache";
     default:
       return "unknown status";
   }

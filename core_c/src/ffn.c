@@ -11,12 +11,15 @@ enum {
   MOST_NEURONS = 1 << 24 /* far above any layer; keeps DENSE_BATCH times it within 32 bits */
 };
 
+static int32_t valid_activation(int32_t activation, float parameter) {
+  return activation >= SF_IDENTITY && activation <= SF_FATRELU && isfinite(parameter) && parameter >= 0;
+}
+
 int32_t sf_ffn_open(sf_ffn **out, sf_context *context, const sf_matrix *gate, const sf_matrix *up,
                     const sf_matrix *down, int32_t down_layout, int32_t activation, float parameter) {
   if (!out) return SF_ERROR_ARGUMENT;
   *out = NULL;
-  if (!context || !up || !down || activation < SF_IDENTITY || activation > SF_FATRELU) return SF_ERROR_ARGUMENT;
-  if (!isfinite(parameter) || parameter < 0) return SF_ERROR_ARGUMENT;
+  if (!context || !up || !down || !valid_activation(activation, parameter)) return SF_ERROR_ARGUMENT;
   if (down_layout != SF_DOWN_BY_NEURON && down_layout != SF_DOWN_BY_OUTPUT) return SF_ERROR_ARGUMENT;
   int32_t by_neuron = down_layout == SF_DOWN_BY_NEURON;
   if (up->rows > MOST_NEURONS || up->columns > MOST_NEURONS) return SF_ERROR_SHAPE;
@@ -43,9 +46,55 @@ int32_t sf_ffn_open(sf_ffn **out, sf_context *context, const sf_matrix *gate, co
   return SF_OK;
 }
 
+int32_t sf_ffn_open_cached(sf_ffn **out, sf_context *context, sf_cache *cache, int32_t format, int32_t d_in,
+                           int32_t d_out, int32_t gated, int32_t activation, float parameter) {
+  if (!out) return SF_ERROR_ARGUMENT;
+  *out = NULL;
+  if (!context || !cache || !valid_activation(activation, parameter) || gated < 0 || gated > 1) {
+    return SF_ERROR_ARGUMENT;
+  }
+  size_t in_bytes = sf_format_row_bytes(format, d_in), out_bytes = sf_format_row_bytes(format, d_out);
+  if (in_bytes == 0 || out_bytes == 0) return SF_ERROR_FORMAT;
+  size_t up_offset = gated ? in_bytes : 0, down_offset = up_offset + in_bytes;
+  if (d_in > MOST_NEURONS || d_out > MOST_NEURONS || cache->hidden > MOST_NEURONS ||
+      cache->bundle_bytes != down_offset + out_bytes) {
+    return SF_ERROR_SHAPE;
+  }
+  sf_ffn *ffn = sf_array(1, sizeof(sf_ffn));
+  if (!ffn) return SF_ERROR_MEMORY;
+  const sf_format *found = sf_format_find(format);
+  const sf_matrix gate = {cache->arena, cache->bundle_bytes, in_bytes, found, cache->slots, d_in};
+  const sf_matrix up = {cache->arena + up_offset, cache->bundle_bytes, in_bytes, found, cache->slots, d_in};
+  const sf_matrix down = {cache->arena + down_offset, cache->bundle_bytes, out_bytes, found, cache->slots, d_out};
+  ffn->context = context;
+  ffn->cache = cache;
+  ffn->activation = activation;
+  ffn->parameter = parameter;
+  ffn->d_in = d_in;
+  ffn->d_out = d_out;
+  ffn->hidden = cache->hidden;
+  ffn->slot_matrices = sf_array(3, sizeof(sf_matrix));
+  ffn->ids = sf_array((size_t)ffn->hidden, sizeof(int32_t));
+  ffn->rows = sf_array((size_t)ffn->hidden, sizeof(int32_t));
+  if (!ffn->slot_matrices || !ffn->ids || !ffn->rows) {
+    sf_ffn_close(ffn);
+    return SF_ERROR_MEMORY;
+  }
+  ffn->slot_matrices[0] = gate;
+  ffn->slot_matrices[1] = up;
+  ffn->slot_matrices[2] = down;
+  ffn->gate = gated ? &ffn->slot_matrices[0] : NULL;
+  ffn->up = &ffn->slot_matrices[1];
+  ffn->down = &ffn->slot_matrices[2];
+  *out = ffn;
+  return SF_OK;
+}
+
 void sf_ffn_close(sf_ffn *ffn) {
   if (!ffn) return;
   sf_free(ffn->ids);
+  sf_free(ffn->rows);
+  sf_free(ffn->slot_matrices);
   sf_free(ffn->gate_values);
   sf_free(ffn->up_values);
   sf_free(ffn->gate_bias);
@@ -189,13 +238,17 @@ static int32_t dense(sf_ffn *ffn, const float *x, int32_t n, float *y) {
 
 /* ---- Sparse ---- */
 
-/* values (count) = activation(rows `ids` of the matrix · input + bias). ids NULL: every neuron. */
-static void gate_rows(const sf_ffn *ffn, const int32_t *ids, int32_t count, const sf_inputs *inputs, float *values) {
-  const sf_matrix *matrix = ffn->gate ? ffn->gate : ffn->up;
-  const float *bias = ffn->gate ? ffn->gate_bias : ffn->up_bias;
-  sf_multiply(ffn->context, matrix, ids, count, inputs, 1, values, (size_t)count);
+/* The rows in which the neurons `ids` lie: the ids themselves (NULL: every row, in order), or slots of the cache,
+ * made in ffn->rows. */
+static int32_t rows_of(const sf_ffn *ffn, const int32_t *ids, int32_t count, const int32_t **rows) {
+  *rows = ids;
+  if (!ffn->cache) return SF_OK;
+  *rows = ffn->rows;
+  return sf_cache_slots(ffn->cache, ids, count, ffn->rows);
+}
+
+static void add_bias(const float *bias, const int32_t *ids, int32_t count, float *values) {
   for (int32_t i = 0; bias && i < count; i++) values[i] += bias[ids ? ids[i] : i];
-  ffn->context->kernels->activate(ffn->activation, ffn->parameter, values, count, values);
 }
 
 /* Keeps the neurons whose activation is above the cutoff, in ids and values. NaN is kept, so that it shows in the
@@ -211,24 +264,28 @@ static int32_t keep_active(const int32_t *ids, int32_t count, float cutoff, int3
   return kept;
 }
 
-/* One vector, over the neurons `ids` (count; NULL: all). Writes the number of active ones. */
-static int32_t sparse(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y, int32_t *active) {
+/* Adds to y what the neurons `ids` (count; NULL: all) make of one vector x. Writes the number of active ones. */
+static int32_t add_sparse(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y, int32_t *active) {
   sf_inputs inputs;
+  const int32_t *rows;
   sf_context *context = ffn->context;
   int32_t status = reserve(ffn, 1);
+  if (status == SF_OK) status = rows_of(ffn, ids, count, &rows);
   if (status == SF_OK) status = prepare(ffn, x, 1, &inputs);
   if (status != SF_OK) return status;
-  float *alpha = ffn->gate_values;
-  if (count > 0) gate_rows(ffn, ids, count, &inputs, alpha);
+  float *alpha = ffn->gate_values, *up = ffn->up_values;
+  sf_multiply(context, ffn->gate ? ffn->gate : ffn->up, rows, count, &inputs, 1, alpha, (size_t)count);
+  add_bias(ffn->gate ? ffn->gate_bias : ffn->up_bias, ids, count, alpha);
+  context->kernels->activate(ffn->activation, ffn->parameter, alpha, count, alpha);
   int32_t kept = keep_active(ids, count, ffn->cutoff, ffn->ids, alpha);
-  if (ffn->gate && kept > 0) {
-    float *up = ffn->up_values;
-    sf_multiply(context, ffn->up, ffn->ids, kept, &inputs, 1, up, (size_t)kept);
-    for (int32_t i = 0; ffn->up_bias && i < kept; i++) up[i] += ffn->up_bias[ffn->ids[i]];
+  status = rows_of(ffn, ffn->ids, kept, &rows);
+  if (status != SF_OK) return status;
+  if (ffn->gate) {
+    sf_multiply(context, ffn->up, rows, kept, &inputs, 1, up, (size_t)kept);
+    add_bias(ffn->up_bias, ffn->ids, kept, up);
     context->kernels->multiply(alpha, up, kept, alpha);
   }
-  start_output(ffn, y);
-  sf_accumulate(context, ffn->down, ffn->ids, kept, alpha, y);
+  sf_accumulate(context, ffn->down, rows, kept, alpha, y);
   *active = kept;
   return SF_OK;
 }
@@ -251,7 +308,8 @@ int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *
         if (count < 0) return count;
         ids = ffn->ids;
       }
-      status = sparse(ffn, ids, count, x_j, y + (size_t)j * (size_t)ffn->d_out, &kept);
+      start_output(ffn, y + (size_t)j * (size_t)ffn->d_out);
+      status = add_sparse(ffn, ids, count, x_j, y + (size_t)j * (size_t)ffn->d_out, &kept);
     }
     if (selected) selected[j] = count;
     if (active) active[j] = kept;
@@ -264,7 +322,7 @@ int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *
 int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected,
                        int32_t *active) {
   if (!ffn || !x || !y || n < 0 || mode < SF_DENSE || mode > SF_SPARSE) return SF_ERROR_ARGUMENT;
-  if (mode != SF_DENSE && ffn->down_layout != SF_DOWN_BY_NEURON) return SF_ERROR_UNSUPPORTED;
+  if (ffn->cache || (mode != SF_DENSE && ffn->down_layout != SF_DOWN_BY_NEURON)) return SF_ERROR_UNSUPPORTED;
   sf_context *context = ffn->context;
   for (int32_t j = 0; j < n; j++) {
     if (!context->kernels->all_finite(x + (size_t)j * (size_t)ffn->d_in, ffn->d_in)) return SF_ERROR_NOT_FINITE;
@@ -275,17 +333,24 @@ int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, flo
   return status;
 }
 
-int32_t sf_ffn_forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y) {
-  if (!ffn || !x || !y || count < 0 || (count > 0 && !ids)) return SF_ERROR_ARGUMENT;
+/* The given neurons, added to y as it is or, with `start` 1, to the bias. */
+static int32_t forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y, int32_t start) {
+  if (!ffn || !x || !y || !sf_ids_valid(ids, count, ffn->hidden)) return SF_ERROR_ARGUMENT;
   if (ffn->down_layout != SF_DOWN_BY_NEURON) return SF_ERROR_UNSUPPORTED;
-  for (int32_t i = 0; i < count; i++) {
-    if (ids[i] < 0 || ids[i] >= ffn->hidden || (i > 0 && ids[i] <= ids[i - 1])) return SF_ERROR_ARGUMENT;
-  }
   sf_context *context = ffn->context;
   if (!context->kernels->all_finite(x, ffn->d_in)) return SF_ERROR_NOT_FINITE;
-  int32_t active;
+  int32_t active, status = SF_OK;
   sf_pool_lock(context->pool);
-  int32_t status = sparse(ffn, ids, count, x, y, &active);
+  if (start) start_output(ffn, y);
+  if (count > 0) status = add_sparse(ffn, ids, count, x, y, &active);
   sf_pool_unlock(context->pool);
   return status;
+}
+
+int32_t sf_ffn_forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y) {
+  return forward_active(ffn, ids, count, x, y, 1);
+}
+
+int32_t sf_ffn_add_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y) {
+  return forward_active(ffn, ids, count, x, y, 0);
 }

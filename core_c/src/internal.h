@@ -81,6 +81,27 @@ struct sf_predictor {
 /* Selected neurons of one finite x (d), ascending, into ids (hidden). Returns how many, or an error. */
 int32_t sf_predict(sf_predictor *predictor, const float *x, int32_t *ids);
 
+struct sf_cache {
+  int32_t hidden, slots, policy, pinned_count;
+  size_t bundle_bytes;
+  float decay;        /* of a use's weight, per request */
+  uint8_t *arena;     /* (slots, bundle_bytes) */
+  int32_t *slot_of;   /* (hidden), -1: none */
+  int32_t *neuron_in; /* (slots), -1: empty */
+  uint8_t *loaded;    /* (slots) */
+  uint8_t *pinned;    /* (hidden) */
+  float *uses;        /* (hidden), as of last_use */
+  uint32_t *last_use; /* (hidden), a value of `now` */
+  uint32_t now;       /* requests so far */
+  float *scores;      /* (slots) */
+  int32_t *chosen;    /* (slots) */
+};
+
+/* 1 when ids (count) are ascending, unique and in 0 … hidden-1. */
+int32_t sf_ids_valid(const int32_t *ids, int32_t count, int32_t hidden);
+/* The slots of loaded neurons, or NOT_RESIDENT. */
+int32_t sf_cache_slots(const sf_cache *cache, const int32_t *ids, int32_t count, int32_t *slots);
+
 struct sf_ffn {
   sf_context *context;
   const sf_matrix *gate, *up, *down;
@@ -89,8 +110,11 @@ struct sf_ffn {
   int32_t d_in, d_out, hidden;
   float *gate_bias, *up_bias, *down_bias;
   sf_predictor *predictor;
-  int32_t *ids;       /* (hidden) */
-  float *gate_values; /* (n, hidden), grown by dense passes; sparse ones use one row */
+  sf_cache *cache;          /* NULL: the matrices have a row for each neuron. Else: for each slot of the cache */
+  sf_matrix *slot_matrices; /* of a cached layer: (3) gate, up, down; owned */
+  int32_t *ids;             /* (hidden) */
+  int32_t *rows;            /* (hidden) of a cached layer: the rows of the neurons in ids */
+  float *gate_values;       /* (n, hidden), grown by dense passes; sparse ones use one row */
   float *up_values;
   size_t gate_capacity, up_capacity;
 };
