@@ -7,7 +7,7 @@ of active gates meets that layer's target.
 
 The embedded model was made with
 
-    python examples/train_model.py --out build/model --steps 3000 --threads 2 --compile
+    python examples/train_model.py --out build/model --steps 2500 --threads 1 --compile
 
 which ends with build/model/model-f32.gguf. A stopped run goes on when the same command is given
 again. Another checkpoint is exported with
@@ -360,7 +360,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", default="build/model", help="folder for text, checkpoints and model")
     add("--text", help="folder with sotu/*.txt and moby/*.txt, instead of npm")
-    add("--steps", type=int, default=3000, help="steps in all (default %(default)s)")
+    add("--steps", type=int, default=2500, help="steps in all (default %(default)s)")
     add("--batch", type=int, default=8, help="windows per step (default %(default)s)")
     add("--lr", type=float, default=2e-3, help="highest learning rate (default %(default)s)")
     add("--warmup", type=int, default=100, help="steps of warm-up (default %(default)s)")
