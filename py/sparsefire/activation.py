@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from ._core import Core, get_core
 from .errors import ArgumentError
 
 
-class ActivationType(str, Enum):
+class ActivationType(StrEnum):
     """An activation function; each member is also its name.
 
     ``ActivationType("gelu")`` understands the names that frameworks use as well:
@@ -72,9 +72,6 @@ class ActivationType(str, Enum):
                 what=f"activation {self.value}",
             )
         return result
-
-    def __str__(self) -> str:
-        return self.value
 
 
 _CODES = {member: code for code, member in enumerate(ActivationType)}

@@ -103,9 +103,7 @@ class CoreFfn(CoreObject):
         self.core.check("sf_ffn_set_predictor", self.handle, handle, what="attaching a predictor")
         self.predictor = predictor
 
-    def forward(
-        self, mode: str, x: _arrays.FloatArray, y: _arrays.FloatArray
-    ) -> NeuronCounts:
+    def forward(self, mode: str, x: _arrays.FloatArray, y: _arrays.FloatArray) -> NeuronCounts:
         """Fills y (n, d_out) from x (n, d_in)."""
         n = len(x)
         counts = NeuronCounts(np.zeros(n, np.int32), np.zeros(n, np.int32))
@@ -138,9 +136,7 @@ class CoreFfn(CoreObject):
         )
 
 
-def _bundle(
-    core: Core, parts: Sequence[Weights], kind: WeightFormat
-) -> list[Matrix]:
+def _bundle(core: Core, parts: Sequence[Weights], kind: WeightFormat) -> list[Matrix]:
     """Packs the rows of equally many-rowed ``parts`` side by side, row i of each in one run of
     bytes, and returns the strided views."""
     packed = [

@@ -130,7 +130,11 @@ class CorePredictor(CoreObject):
     def _predict_one(self, x: _arrays.FloatArray) -> _arrays.IntArray:
         ids = np.empty(self.hidden_dim, np.int32)
         found = self.core.check(
-            "sf_predictor_predict", self.handle, self.core.inp(x), self.core.out(ids), what="predict"
+            "sf_predictor_predict",
+            self.handle,
+            self.core.inp(x),
+            self.core.out(ids),
+            what="predict",
         )
         return ids[:found].copy()
 

@@ -77,7 +77,9 @@ def quantize_rows(
     for start in range(0, rows, step):
         piece = _arrays.real_array(array[start : start + step], "weights")
         if not np.isfinite(piece).all():
-            raise ArgumentError(f"weights: NaN or infinity in rows {start} … {start + len(piece) - 1}")
+            raise ArgumentError(
+                f"weights: NaN or infinity in rows {start} … {start + len(piece) - 1}"
+            )
         target = packed[start : start + step]
         core.check(
             "sf_quantize",
@@ -137,9 +139,7 @@ class QuantizedWeights:
     `packed` is uint8 (rows, row bytes): for block formats, GGUF's own layout, bit for bit.
     """
 
-    def __init__(
-        self, packed: ByteArray, format: str | WeightFormat, shape: Sequence[int]
-    ) -> None:
+    def __init__(self, packed: ByteArray, format: str | WeightFormat, shape: Sequence[int]) -> None:
         kind = weight_format(format)
         if len(shape) != 2 or min(shape) < 1:
             raise ShapeError(f"shape: expected (rows, columns), got {tuple(shape)}")
@@ -207,7 +207,8 @@ class QuantizedWeights:
         if not -rows <= row < rows:
             raise ArgumentError(f"row {row} is outside the {rows} rows")
         row %= rows
-        return dequantize_rows(self._packed[row : row + 1], self._format, columns, core)[0]
+        values = dequantize_rows(self._packed[row : row + 1], self._format, columns, core)
+        return values.reshape(columns)
 
     def transpose(self, format: str | None = None) -> QuantizedWeights:
         """The transposed matrix, requantised to ``format`` (default: the same).

@@ -61,9 +61,7 @@ class SparsityConfig:
             raise ArgumentError(f"maximum {self.maximum} is below minimum {self.minimum}")
 
     @classmethod
-    def with_top_k(
-        cls, k: int, *, minimum: int = 0, maximum: int | None = None
-    ) -> SparsityConfig:
+    def with_top_k(cls, k: int, *, minimum: int = 0, maximum: int | None = None) -> SparsityConfig:
         """The ``k`` neurons with the largest scores; all of them when there are fewer."""
         return cls(top_k=k, minimum=minimum, maximum=maximum)
 
