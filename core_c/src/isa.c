@@ -45,7 +45,7 @@ static cpuid_leaf cpuid(uint32_t leaf) {
     r.eax = (uint32_t)v[0], r.ebx = (uint32_t)v[1], r.ecx = (uint32_t)v[2], r.edx = (uint32_t)v[3];
   }
 #else
-  if (__get_cpuid_max(0, 0) >= leaf) __cpuid_count(leaf, 0, r.eax, r.ebx, r.ecx, r.edx);
+  if ((uint32_t)__get_cpuid_max(0, 0) >= leaf) __cpuid_count(leaf, 0, r.eax, r.ebx, r.ecx, r.edx);
 #endif
   return r;
 }

@@ -1,0 +1,55 @@
+/* What every C test needs: checks that go on after a failure, and memory whose bounds the address sanitizer sees. */
+#ifndef SF_CHECK_H
+#define SF_CHECK_H
+
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { CHECK_SHOWN = 20 }; /* failures printed; more are only counted */
+
+static int check_failures, check_count;
+static const char *check_where = "";
+
+/* Names what the following checks are about. */
+static inline void check_section(const char *name) { check_where = name; }
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 4, 5)))
+#endif
+static inline void
+check_one(int holds, const char *file, int line, const char *format, ...) {
+  ++check_count;
+  if (holds || ++check_failures > CHECK_SHOWN) return;
+  va_list arguments;
+  va_start(arguments, format);
+  fprintf(stderr, "%s:%d: %s: ", file, line, check_where);
+  vfprintf(stderr, format, arguments);
+  fputc('\n', stderr);
+  va_end(arguments);
+}
+
+/* CHECK(condition, "printf format", …): what to say when the condition does not hold. */
+#define CHECK(condition, ...) check_one(!!(condition), __FILE__, __LINE__, __VA_ARGS__)
+
+/* The exit status of the test program, with a line of summary. */
+static inline int check_result(void) {
+  printf("%d checks, %d failed\n", check_count, check_failures);
+  return check_failures > 0;
+}
+
+/* `bytes` of memory, exactly, beginning `offset` bytes after an aligned address. Never NULL; freed by check_free with
+ * the same offset. */
+static inline void *check_alloc(size_t bytes, size_t offset) {
+  char *memory = malloc(bytes + offset > 0 ? bytes + offset : 1);
+  if (!memory) {
+    fputs("out of memory\n", stderr);
+    exit(2);
+  }
+  return memory + offset;
+}
+
+static inline void check_free(void *memory, size_t offset) { free((char *)memory - offset); }
+
+#endif

@@ -1,0 +1,244 @@
+/* The kernels over rows of weights, dot and axpy: every format and instruction set against double-precision loops, and
+ * bit by bit against themselves where blocking must not matter. With --time [NAME], times them instead. */
+#include "rows.h"
+#include "time_kernels.h"
+
+enum { MOST_ROWS = 21, MOST_INPUTS = 11 };
+
+static const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0};
+
+/* A permutation-like choice of `count` rows out of `rows`. */
+static void scatter(int32_t *ids, int32_t count, int32_t rows) {
+  for (int32_t i = 0; i < count; ++i) ids[i] = (i * 7 + 3) % rows;
+}
+
+/* ---- Dot ---- */
+
+/* out (n_inputs, MOST_ROWS + 1): the kernel's results and, in the last column, what it must leave alone. */
+typedef float dot_results[MOST_INPUTS][MOST_ROWS + 1];
+
+static void run_dot(const sf_kernels *kernels, const test_rows *w, const int32_t *ids, int32_t n_rows,
+                    const test_inputs *x, int32_t n_inputs, dot_results out) {
+  const sf_rows rows = rows_view(w, ids);
+  const sf_inputs inputs = inputs_view(x, 0);
+  for (int32_t j = 0; j < MOST_INPUTS; ++j) {
+    for (int32_t i = 0; i <= MOST_ROWS; ++i) out[j][i] = 12345.0f;
+  }
+  kernels->dot_rows[sf_format_find(w->format)->index](&rows, n_rows, &inputs, n_inputs, out[0], MOST_ROWS + 1);
+}
+
+static void check_dot_values(const test_rows *w, const int32_t *ids, int32_t n_rows, const test_inputs *x,
+                             int32_t n_inputs, dot_results out) {
+  for (int32_t j = 0; j < n_inputs; ++j) {
+    for (int32_t i = 0; i < n_rows; ++i) {
+      double sum = 0, magnitude = 0;
+      for (int32_t c = 0; c < w->columns; ++c) {
+        const double product = rows_weight(w, ids ? ids[i] : i, c) * inputs_value(x, w->format, j, c);
+        sum += product;
+        magnitude += fabs(product);
+      }
+      const double bound = (8 + w->columns / 8.0) * 6e-8 * magnitude;
+      CHECK(fabs((double)out[j][i] - sum) <= bound,
+            "dot, format %d, %d columns, row %d of %d, input %d of %d: %.9g, not %.9g", w->format, w->columns, i,
+            n_rows, j, n_inputs, (double)out[j][i], sum);
+    }
+    for (int32_t i = n_rows; i <= MOST_ROWS; ++i) CHECK(out[j][i] == 12345.0f, "dot wrote beyond its rows");
+  }
+}
+
+/* Each (row, input) alone gives the bits that it gave among others. */
+static void check_dot_blocking(const sf_kernels *kernels, const test_rows *w, const int32_t *ids, int32_t n_rows,
+                               const test_inputs *x, int32_t n_inputs, dot_results out) {
+  for (int32_t j = 0; j < n_inputs; ++j) {
+    const sf_inputs input = inputs_view(x, j);
+    for (int32_t i = 0; i < n_rows; ++i) {
+      sf_rows row = rows_view(w, NULL);
+      float alone;
+      row.data += (size_t)(ids ? ids[i] : i) * row.stride;
+      kernels->dot_rows[sf_format_find(w->format)->index](&row, 1, &input, 1, &alone, 1);
+      CHECK(memcmp(&alone, &out[j][i], sizeof alone) == 0,
+            "dot, format %d, %d columns: row %d of %d depends on its company", w->format, w->columns, i, n_rows);
+    }
+  }
+}
+
+static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns) {
+  static const int32_t shapes[][2] = {{1, 1}, {1, 11}, {2, 3}, {3, 2},  {4, 1},
+                                      {5, 5}, {7, 4},  {9, 1}, {13, 8}, {21, 7}};
+  test_rows w = rows_make(format, MOST_ROWS, columns, columns % 3 ? 5 : 0, (size_t)(columns % 4));
+  test_inputs x = inputs_make(MOST_INPUTS, columns, columns % 2 ? 4 : 8);
+  int32_t ids[MOST_ROWS];
+  scatter(ids, MOST_ROWS, MOST_ROWS);
+  for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; ++s) {
+    const int32_t n_rows = shapes[s][0], n_inputs = shapes[s][1], *chosen = s % 2 ? ids : NULL;
+    dot_results out, reference;
+    run_dot(kernels, &w, chosen, n_rows, &x, n_inputs, out);
+    check_dot_values(&w, chosen, n_rows, &x, n_inputs, out);
+    check_dot_blocking(kernels, &w, chosen, n_rows, &x, n_inputs, out);
+    if (same_bits_as(kernels)) {
+      run_dot(same_bits_as(kernels), &w, chosen, n_rows, &x, n_inputs, reference);
+      CHECK(memcmp(out, reference, sizeof out) == 0, "dot, format %d, %d columns: not the scalar bits", format,
+            columns);
+    }
+  }
+  rows_free(&w);
+  inputs_free(&x);
+}
+
+/* ---- Axpy ---- */
+
+static float *random_floats(int32_t count) {
+  float *y = check_alloc((size_t)count * sizeof *y, 4);
+  for (int32_t i = 0; i < count; ++i) y[i] = random_unit();
+  return y;
+}
+
+static float *copy_floats(const float *y, int32_t count) {
+  float *copy = check_alloc((size_t)count * sizeof *copy, 4);
+  memcpy(copy, y, (size_t)count * sizeof *copy);
+  return copy;
+}
+
+static int equal_floats(const float *a, const float *b, int32_t count) {
+  return memcmp(a, b, (size_t)count * sizeof *a) == 0;
+}
+
+static void check_axpy_values(const test_rows *w, const int32_t *ids, int32_t n_rows, const float *alpha,
+                              const float *before, const float *after) {
+  for (int32_t c = 0; c < w->columns; ++c) {
+    double sum = (double)before[c], magnitude = fabs(sum);
+    for (int32_t i = 0; i < n_rows; ++i) {
+      const double product = (double)alpha[i] * rows_weight(w, ids ? ids[i] : i, c);
+      sum += product;
+      magnitude += fabs(product);
+    }
+    CHECK(fabs((double)after[c] - sum) <= (n_rows + 4) * 6e-8 * magnitude,
+          "axpy, format %d, %d rows, column %d of %d: %.9g, not %.9g", w->format, n_rows, c, w->columns,
+          (double)after[c], sum);
+  }
+}
+
+/* In pieces, or one row at a time, gives the same bits. */
+static void check_axpy_pieces(sf_axpy_rows_fn *axpy, const test_rows *w, const int32_t *ids, int32_t n_rows,
+                              const float *alpha, const float *before, const float *after) {
+  const int32_t columns = w->columns;
+  const sf_rows rows = rows_view(w, ids);
+  for (int32_t split = 0; split<columns; split += columns> 500 ? 352 : 32) {
+    float *y = copy_floats(before, columns);
+    axpy(&rows, n_rows, alpha, 0, split, y);
+    CHECK(equal_floats(y + split, before + split, columns - split), "axpy wrote beyond column %d", split);
+    CHECK(equal_floats(y, after, split), "axpy, format %d: columns up to %d of %d differ", w->format, split, columns);
+    axpy(&rows, n_rows, alpha, split, columns, y);
+    CHECK(equal_floats(y, after, columns), "axpy, format %d: split at %d of %d differs", w->format, split, columns);
+    check_free(y, 4);
+  }
+  float *y = copy_floats(before, columns);
+  for (int32_t i = 0; i < n_rows; ++i) {
+    sf_rows row = rows_view(w, NULL);
+    row.data += (size_t)(ids ? ids[i] : i) * row.stride;
+    axpy(&row, 1, alpha + i, 0, columns, y);
+  }
+  CHECK(equal_floats(y, after, columns), "axpy, format %d, %d rows: row by row differs", w->format, n_rows);
+  check_free(y, 4);
+}
+
+static void test_axpy(const sf_kernels *kernels, int32_t format, int32_t columns) {
+  static const int32_t counts[] = {0, 1, 2, 3, 7, 8, 13, 21};
+  sf_axpy_rows_fn *axpy = kernels->axpy_rows[sf_format_find(format)->index];
+  test_rows w = rows_make(format, MOST_ROWS, columns, columns % 3 ? 3 : 0, (size_t)(columns % 4));
+  float *before = random_floats(columns), *alpha = random_floats(MOST_ROWS);
+  int32_t ids[MOST_ROWS];
+  scatter(ids, MOST_ROWS, MOST_ROWS);
+  for (size_t s = 0; s < sizeof counts / sizeof counts[0]; ++s) {
+    const int32_t n_rows = counts[s], *chosen = s % 2 ? ids : NULL;
+    const sf_rows rows = rows_view(&w, chosen);
+    float *after = copy_floats(before, columns);
+    axpy(&rows, n_rows, alpha, 0, columns, after);
+    check_axpy_values(&w, chosen, n_rows, alpha, before, after);
+    check_axpy_pieces(axpy, &w, chosen, n_rows, alpha, before, after);
+    if (same_bits_as(kernels)) {
+      float *reference = copy_floats(before, columns);
+      same_bits_as(kernels)->axpy_rows[sf_format_find(format)->index](&rows, n_rows, alpha, 0, columns, reference);
+      CHECK(equal_floats(after, reference, columns), "axpy, format %d, %d columns: not the scalar bits", format,
+            columns);
+      check_free(reference, 4);
+    }
+    check_free(after, 4);
+  }
+  check_free(before, 4);
+  check_free(alpha, 4);
+  rows_free(&w);
+}
+
+/* Every half, and every byte, times one, arrives exactly. */
+static void test_exact_weights(const sf_kernels *kernels) {
+  enum { HALVES = 65536 };
+  const float one = 1;
+  uint16_t *halves = check_alloc(HALVES * sizeof *halves, 2);
+  float *y = check_alloc(HALVES * sizeof *y, 0);
+  for (int32_t first = 0; first < 20; ++first) { /* so that each half is met in every lane and in the tail */
+    for (int32_t i = 0; i < HALVES; ++i) {
+      halves[i] = (uint16_t)(i + first);
+      y[i] = 0;
+    }
+    const int32_t columns = HALVES - first;
+    const sf_rows rows = {(const uint8_t *)halves, 0, NULL, columns};
+    kernels->axpy_rows[SF_FORMAT_F16](&rows, 1, &one, 0, columns, y);
+    for (int32_t i = 0; i < columns; ++i) {
+      const double value = half_value(halves[i]);
+      CHECK(isnan(value) ? isnan(y[i]) : (double)y[i] == value, "half %04x gave %.9g", halves[i], (double)y[i]);
+    }
+  }
+  uint8_t blocks[8 * 34];
+  for (int b = 0; b < 8; ++b) {
+    blocks[34 * b] = 0, blocks[34 * b + 1] = 0x3c; /* the half 1.0 */
+    for (int k = 0; k < 32; ++k) blocks[34 * b + 2 + k] = (uint8_t)(32 * b + k);
+  }
+  const sf_rows rows = {blocks, 0, NULL, 256};
+  memset(y, 0, 256 * sizeof *y);
+  kernels->axpy_rows[SF_FORMAT_Q8_0](&rows, 1, &one, 0, 256, y);
+  for (int i = 0; i < 256; ++i) CHECK(y[i] == (float)(i < 128 ? i : i - 256), "byte %d gave %g", i, (double)y[i]);
+  check_free(halves, 2);
+  check_free(y, 0);
+}
+
+/* The largest integers that a block can hold do not overflow its sum. */
+static void test_extreme_block(const sf_kernels *kernels) {
+  uint8_t block[34] = {0, 0x3c};
+  int16_t values[32];
+  const float scale = 1;
+  float out = 0;
+  memset(block + 2, 0x80, 32);
+  for (int k = 0; k < 32; ++k) values[k] = 32767;
+  const sf_rows rows = {block, 34, NULL, 32};
+  const sf_inputs inputs = {NULL, values, &scale};
+  kernels->dot_rows[SF_FORMAT_Q8_0](&rows, 1, &inputs, 1, &out, 1);
+  CHECK(fabs((double)out + 32.0 * 128 * 32767) <= 16, "the largest block gave %.9g", (double)out);
+}
+
+int main(int argc, char **argv) {
+  if (argc > 1 && strcmp(argv[1], "--time") == 0) {
+    time_kernels(argc > 2 ? argv[2] : "");
+    return 0;
+  }
+  for (int32_t isa = 0; isa < sf_isa_count(); ++isa) {
+    const sf_kernels *kernels = sf_isa_kernels(isa);
+    if (!sf_isa_supported(isa)) continue;
+    check_section(kernels->name);
+    for (size_t f = 0; f < sizeof formats / sizeof formats[0]; ++f) {
+      for (int32_t columns = 1; columns < 4200; ++columns) {
+        if (columns == 131) columns = 191;
+        if (columns == 192) columns = 544; /* a chunk of blocks and one more */
+        if (columns == 545) columns = 1024 + 7;
+        if (columns == 1032) columns = 4160;
+        if (columns == 4161) break;
+        if (!sf_format_row_bytes(formats[f], columns)) continue;
+        test_dot(kernels, formats[f], columns);
+        test_axpy(kernels, formats[f], columns);
+      }
+    }
+    test_exact_weights(kernels);
+    test_extreme_block(kernels);
+  }
+  return check_result();
+}

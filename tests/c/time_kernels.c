@@ -1,0 +1,108 @@
+#define _POSIX_C_SOURCE 199309L
+#include "time_kernels.h"
+
+#include <time.h>
+
+#include "rows.h"
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+typedef struct {
+  const sf_kernels *kernels;
+  const test_rows *w;
+  const test_inputs *x;
+  const int32_t *ids;
+  int32_t n_rows, n_inputs;
+  float *alpha, *out;
+} job;
+
+static void run_dot(const job *j) {
+  const sf_rows rows = rows_view(j->w, j->ids);
+  const sf_inputs inputs = inputs_view(j->x, 0);
+  j->kernels->dot_rows[sf_format_find(j->w->format)->index](&rows, j->n_rows, &inputs, j->n_inputs, j->out,
+                                                            (size_t)j->n_rows);
+}
+
+static void run_axpy(const job *j) {
+  const sf_rows rows = rows_view(j->w, j->ids);
+  j->kernels->axpy_rows[sf_format_find(j->w->format)->index](&rows, j->n_rows, j->alpha, 0, j->w->columns, j->out);
+}
+
+/* Seconds of one run: the median of batches, each long enough for the clock. */
+static double time_job(void (*run)(const job *), const job *j) {
+  enum { BATCHES = 15 };
+  double seconds[BATCHES];
+  int repeats = 1;
+  run(j);
+  for (;; repeats *= 2) {
+    const double start = now();
+    for (int i = 0; i < repeats; ++i) run(j);
+    if (now() - start > 2e-3) break;
+  }
+  for (int b = 0; b < BATCHES; ++b) {
+    const double start = now();
+    for (int i = 0; i < repeats; ++i) run(j);
+    const double t = (now() - start) / repeats;
+    int k = b;
+    for (; k > 0 && seconds[k - 1] > t; --k) seconds[k] = seconds[k - 1];
+    seconds[k] = t;
+  }
+  return seconds[BATCHES / 2];
+}
+
+static const char *format_name(int32_t format) { return format == SF_F32 ? "f32" : format == SF_F16 ? "f16" : "q8_0"; }
+
+/* One line. GB/s counts the bytes of weights read; Gmac/s multiply-adds. */
+static void report(const char *what, const char *name, void (*run)(const job *), const job *j) {
+  char label[200];
+  snprintf(label, sizeof label, "%s %s %s, %d rows%s of %d, %d inputs", j->kernels->name, what,
+           format_name(j->w->format), j->n_rows, j->ids ? " scattered" : "", j->w->columns, j->n_inputs);
+  if (!strstr(label, name)) return;
+  const double t = time_job(run, j),
+               bytes = (double)j->n_rows * (double)sf_format_row_bytes(j->w->format, j->w->columns);
+  const double macs = (double)j->n_rows * j->w->columns * j->n_inputs;
+  printf("%-62s %9.2f us %8.1f GB/s %8.1f Gmac/s\n", label, t * 1e6, bytes / t * 1e-9, macs / t * 1e-9);
+  fflush(stdout);
+}
+
+/* In cache: 64 rows; from memory: every row, and one in ten, of a matrix larger than the caches. */
+void time_kernels(const char *name) {
+  enum { SMALL_ROWS = 64, INPUTS = 32, COLUMNS = 2048 };
+  static const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0};
+  for (size_t f = 0; f < sizeof formats / sizeof formats[0]; ++f) {
+    const int32_t rows = (int32_t)(192000000 / sf_format_row_bytes(formats[f], COLUMNS));
+    test_rows w = rows_make(formats[f], rows, COLUMNS, 0, 0);
+    test_inputs x = inputs_make(INPUTS, COLUMNS, 0);
+    int32_t *ids = check_alloc((size_t)rows * sizeof *ids, 0);
+    int32_t active = 0;
+    for (int32_t i = (int32_t)(random_bits() % 20); i < rows; i += 1 + (int32_t)(random_bits() % 19)) ids[active++] = i;
+    float *alpha = check_alloc((size_t)rows * sizeof *alpha, 0);
+    float *out = check_alloc((size_t)rows * INPUTS * sizeof *out, 0);
+    for (int32_t i = 0; i < rows; ++i) alpha[i] = 1e-3f * random_unit();
+    memset(out, 0, (size_t)rows * INPUTS * sizeof *out);
+    for (int32_t isa = 0; isa < sf_isa_count(); ++isa) {
+      if (!sf_isa_supported(isa)) continue;
+      job j = {sf_isa_kernels(isa), &w, &x, NULL, SMALL_ROWS, 1, alpha, out};
+      report("dot", name, run_dot, &j);
+      j.n_inputs = INPUTS;
+      report("dot", name, run_dot, &j);
+      j.n_inputs = 1;
+      report("axpy", name, run_axpy, &j);
+      j.n_rows = rows;
+      report("dot", name, run_dot, &j);
+      report("axpy", name, run_axpy, &j);
+      j.n_rows = active, j.ids = ids;
+      report("dot", name, run_dot, &j);
+      report("axpy", name, run_axpy, &j);
+    }
+    check_free(out, 0);
+    check_free(alpha, 0);
+    check_free(ids, 0);
+    inputs_free(&x);
+    rows_free(&w);
+  }
+}
