@@ -19,12 +19,11 @@ from .errors import UnsupportedError
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d"
-_ANY_CASE_CONTRACTIONS = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
 
 # {L}, {N} and {S} stand for the insides of character classes.
 _GPT2 = _CONTRACTIONS + r"| ?[{L}]+| ?[{N}]+| ?[^{S}{L}{N}]+|[{S}]+(?![^{S}])|[{S}]+"
 _GPT4 = (
-    _ANY_CASE_CONTRACTIONS + r"|[^\r\n{L}{N}]?[{L}]+|[{N}]{{1,%d}}| ?[^{S}{L}{N}]+[\r\n]*"
+    f"(?i:{_CONTRACTIONS})" + r"|[^\r\n{L}{N}]?[{L}]+|[{N}]{{1,%d}}| ?[^{S}{L}{N}]+[\r\n]*"
     r"|[{S}]*[\r\n]+|[{S}]+(?![^{S}])|[{S}]+"
 )
 _EACH_DIGIT = r"[{N}]"

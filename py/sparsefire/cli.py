@@ -1,0 +1,216 @@
+"""The command line: `sparsefire generate`, `sparsefire perplexity`, `sparsefire calibrate`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .cli_common import (
+    Parser,
+    add_mode_options,
+    add_model_options,
+    load_model,
+    read_text,
+    run_command,
+)
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import sparsefire
+
+        parser.exit(0, f"sparsefire {sparsefire.__version__}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; each subcommand sets `run`, which takes the arguments and returns the exit
+    status."""
+    parser = Parser(prog="sparsefire", description="Activation-sparse neural inference.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_generate(commands)
+    _add_perplexity(commands)
+    with contextlib.suppress(ModuleNotFoundError):
+        from .calibrate_cli import add_calibrate_parser
+
+        add_calibrate_parser(commands)
+    return parser
+
+
+def _add_generate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="continue a text",
+        description="Continues a text. Under it stand the speed, sparse and dense, and the share "
+        "of neurons that were computed.",
+    )
+    parser.set_defaults(run=_generate)
+    add = parser.add_argument
+    add("prompt", help="the text to continue; '-' reads it from standard input")
+    add("-n", "--max-tokens", type=int, default=64, metavar="N", help="default %(default)s")
+    add("--context", type=int, metavar="N", help="tokens of prompt and text together, at most")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
+    add("--json", action="store_true", help="print one JSON object instead")
+    add(
+        "--compare",
+        action=argparse.BooleanOptionalAction,
+        help="measure the dense mode too, by evaluating the same tokens once more "
+        "(default: yes, but not with --json)",
+    )
+    add_model_options(parser)
+    add_mode_options(parser)
+    group = parser.add_argument_group("how tokens are drawn")
+    add = group.add_argument
+    add("--temp", "--temperature", type=float, default=0.8, help="0: the likeliest; default 0.8")
+    add("--seed", type=int, metavar="N", help="same seed, same text; default: another every time")
+    add("--top-k", type=int, default=40, metavar="N", help="0: all; default %(default)s")
+    add("--top-p", type=float, default=0.95, metavar="P", help="1: all; default %(default)s")
+    add("--min-p", type=float, default=0.05, metavar="P", help="0: all; default %(default)s")
+    add("--repeat-penalty", type=float, default=1.0, metavar="X", help="1: none; default 1")
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    prompt = read_text("-") if arguments.prompt == "-" else arguments.prompt
+    model = load_model(arguments, arguments.context)
+    pieces = model.generate(
+        prompt,
+        arguments.max_tokens,
+        mode=arguments.mode,
+        temperature=arguments.temp,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        repeat_penalty=arguments.repeat_penalty,
+        seed=arguments.seed,
+        stop=arguments.stop,
+    )
+    stats = model.stats
+    interrupted = False
+    if arguments.json:
+        report = {**stats.as_dict(), "text": "".join(pieces)}
+        report |= stats.as_dict()
+        if arguments.compare:
+            report["compared_tokens_per_s"] = _speeds(model)
+        _print_json(report)
+        return 0
+    print(prompt, end="", flush=True)
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
+        pieces.close()
+    print(flush=True)
+    speeds = {}
+    if not interrupted and arguments.compare is not False:
+        speeds = _speeds(model)
+    print(_summary(stats, speeds), flush=True)
+    return 130 if interrupted else 0
+
+
+def _speeds(model: Any) -> dict[str, float]:
+    """Tokens per second of the run's mode and of the dense one, measured side by side."""
+    from .speed import compare_modes
+
+    stats = model.stats
+    # The last token was drawn but not evaluated.
+    evaluated = stats.token_ids[:-1]
+    if stats.mode == "dense" or not evaluated:
+        return {}
+    return compare_modes(model, stats.prompt_token_ids, evaluated, (stats.mode, "dense"))
+
+
+def _summary(stats: Any, speeds: dict[str, float]) -> str:
+    """The line under a text."""
+    if speeds:
+        mine, dense = speeds[stats.mode], speeds["dense"]
+        speed = (
+            f"{mine:.0f} tokens/s {stats.mode}, {dense:.0f} tokens/s dense ({mine / dense:.1f}×)"
+        )
+    else:
+        speed = f"{stats.tokens_per_s:.0f} tokens/s {stats.mode}"
+    return f"[{stats.n_tokens} tokens; {speed}; {stats.neurons()}; {stats.where()}]"
+
+
+def _add_perplexity(commands: Any) -> None:
+    parser = commands.add_parser(
+        "perplexity",
+        help="how well a model predicts a text",
+        description="Perplexity over consecutive windows of the text that do not overlap; every "
+        "token of a window but the first is scored.",
+    )
+    parser.set_defaults(run=_perplexity)
+    add = parser.add_argument
+    add("--text", required=True, metavar="FILE", help="UTF-8 text; '-' reads standard input")
+    add("--context", type=int, metavar="N", help="tokens of a window; default: the model's context")
+    add("--json", action="store_true", help="print one JSON object instead")
+    add_model_options(parser)
+    add_mode_options(parser)
+
+
+def _perplexity(arguments: argparse.Namespace) -> int:
+    text = read_text(arguments.text)
+    model = load_model(arguments, arguments.context)
+    on_terminal = sys.stderr.isatty() and not arguments.json
+    result = model.perplexity(
+        text, mode=arguments.mode, progress=_progress() if on_terminal else None
+    )
+    stats = model.stats
+    if arguments.json:
+        _print_json(
+            {
+                "perplexity": result.perplexity,
+                "loss": result.loss,
+                "n_scored": result.n_scored,
+                "context": model.context,
+                "tokens_per_s": result.tokens_per_s,
+                **{
+                    name: stats.as_dict()[name]
+                    for name in ("active_share", "selected_share", "mode", "model")
+                },
+                **{name: stats.as_dict()[name] for name in ("backend", "isa", "threads")},
+            }
+        )
+    else:
+        print(
+            f"perplexity {result.perplexity:.4f} over {result.n_scored} tokens\n"
+            f"[{result.tokens_per_s:.0f} tokens/s {stats.mode}; {stats.neurons()}; "
+            f"{stats.where()}]"
+        )
+    return 0
+
+
+def _progress() -> Callable[[int, int, float], None]:
+    """A line on standard error that counts the tokens, renewed a few times a second."""
+    shown = 0.0
+
+    def show(done: int, total: int, perplexity: float) -> None:
+        nonlocal shown
+        if done >= total:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - shown > 0.2:
+            shown = time.monotonic()
+            line = f"\r{done} of {total} tokens, perplexity {perplexity:.3f}\x1b[K"
+            print(line, end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _print_json(report: dict[str, Any]) -> None:
+    print(json.dumps(report, ensure_ascii=False))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    parsed = build_parser().parse_args(arguments)
+    return run_command("sparsefire", parsed.run, parsed)

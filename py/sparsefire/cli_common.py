@@ -1,0 +1,102 @@
+"""What the subcommands of the command line share: options, and how errors are told."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .errors import ArgumentError, SparsefireError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a wrong option in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """-m, --activation, and the host's options."""
+    add = parser.add_argument
+    add("-m", "--model", metavar="FILE", help="GGUF model; default: the one in the package")
+    add(
+        "--activation",
+        metavar="NAME",
+        help="activation of the feed-forward layers, where the file does not say: relu, relu2, "
+        "silu, gelu …",
+    )
+    group = parser.add_argument_group("where it runs")
+    add = group.add_argument
+    add(
+        "--backend",
+        choices=("auto", "native", "wasmtime"),
+        help="default: SPARSEFIRE_BACKEND, else auto, the fastest that is installed",
+    )
+    add("--isa", metavar="NAME", help="instruction set: avx512, avx2, sse41, neon, scalar …")
+    add("--threads", type=int, metavar="N", help="default: as many as there are processor cores")
+
+
+def add_mode_options(parser: argparse.ArgumentParser) -> None:
+    """--dense, --exact and --sparse, of which one may be given."""
+    group = parser.add_argument_group("which neurons are computed").add_mutually_exclusive_group()
+    for mode, text in (
+        ("sparse", "those that the predictor proposes (default of calibrated models)"),
+        ("exact", "every gate, the rest where it is not zero (default of other ReLU models)"),
+        ("dense", "all of them"),
+    ):
+        group.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=text)
+
+
+def choose_host(arguments: argparse.Namespace) -> None:
+    """Has the host that the options name, for what is loaded from now on."""
+    from ._core import use_backend
+
+    name = arguments.backend or os.environ.get("SPARSEFIRE_BACKEND") or "auto"
+    use_backend(name, isa=arguments.isa, threads=arguments.threads)
+
+
+def load_model(arguments: argparse.Namespace, context: int | None = None) -> Any:
+    """The model that the options name, on the host that they name."""
+    from .model import Model
+
+    choose_host(arguments)
+    return Model.load(arguments.model, activation=arguments.activation, context=context)
+
+
+def read_text(path: str) -> str:
+    """A UTF-8 text file; "-" reads standard input."""
+    raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{path}: not UTF-8 text (at byte {error.start})") from None
+
+
+def run_command(program: str, command: Command, arguments: argparse.Namespace) -> int:
+    """Runs a subcommand and returns the exit status: 0, 1 after an error, 2 where an argument was
+    wrong, 130 after Ctrl-C. Errors are one line on standard error."""
+    try:
+        status = command(arguments)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of the output has gone. Python flushes once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SparsefireError as error:
+        message, status = str(error), 2 if isinstance(error, ArgumentError) else 1
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        message, status = f"{name}{error.strerror or error}", 1
+    except MemoryError:
+        message, status = "out of memory", 1
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    return status

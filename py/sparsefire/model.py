@@ -1,0 +1,417 @@
+"""Language models: load a GGUF file, generate text, look at logits, measure perplexity."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ._core import Core, get_core
+from .activation import ActivationType
+from .architecture import ModelConfig, check_tensors, read_config
+from .errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
+from .ffn import MODES, SparseFfn
+from .generation import Generation
+from .gguf import GgufFile, Source
+from .loader import CoreModel
+from .sampling import SamplerConfig
+from .session import BATCH, Session
+from .stats import Share, Stats
+from .tokenizer import Tokenizer
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+DEFAULT_CONTEXT = 4096  # tokens, at most, unless more are asked for: the cache takes memory
+
+_EMBEDDED = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a model predicts a text. `perplexity` is exp of `loss`, the mean negative log
+    probability in nats of the `n_scored` tokens."""
+
+    perplexity: float
+    loss: float
+    n_scored: int
+    active_share: Share
+    selected_share: Share
+    tokens_per_s: float
+
+
+class Model:
+    """A language model in the core. `Model.load` makes one.
+
+    A model is for one thread at a time. It stays on the core that was current when it was loaded.
+    """
+
+    def __init__(
+        self, file: GgufFile, config: ModelConfig, core_model: CoreModel, context: int
+    ) -> None:
+        self.config = config
+        self.context = context
+        self.stats = self._new_stats(core_model.core, config.default_mode, config.name)
+        self._file = file
+        self._core_model: CoreModel | None = core_model
+        self._session = Session(core_model, context)
+
+    @classmethod
+    def load(
+        cls,
+        source: Source | None = None,
+        *,
+        activation: str | ActivationType | None = None,
+        context: int | None = None,
+        core: Core | None = None,
+    ) -> Model:
+        """Loads a model from a GGUF file: a path, the file's bytes, or a seekable binary file.
+
+        source: by default the model in the file that the environment variable SPARSEFIRE_MODEL
+          names, else the one that comes with the package.
+        activation: of the feed-forward layers, where the file does not say the right one.
+        context: how many tokens a text may have, prompt included; at most (and by default, up to
+          4096) what the model was trained for.
+        core: by default the current one, see `use_backend`.
+
+        Errors: `ModelFileError` (missing, damaged or incomplete; the message names the tensor or
+        key), `UnsupportedError` (architecture, weight format or tokeniser), `NotFiniteError`,
+        `CoreMemoryError`, `ArgumentError`.
+        """
+        file = GgufFile.open(default_model() if source is None else source)
+        try:
+            config = read_config(file, activation)
+            check_tensors(file, config)
+            context = _checked_context(context, config)
+            return cls(file, config, CoreModel(core or get_core(), file, config), context)
+        except BaseException:
+            file.close()
+            raise
+
+    # -- text and tokens -------------------------------------------------------------------------
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokeniser of the file, made on first use."""
+        return Tokenizer.from_metadata(self._file.metadata, self._file.name)
+
+    def tokenize(
+        self, text: str, *, add_bos: bool | None = None, special: bool = True
+    ) -> list[int]:
+        """Token ids of a text; see `Tokenizer.encode`."""
+        return self.tokenizer.encode(text, add_bos=add_bos, special=special)
+
+    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of token ids; see `Tokenizer.decode`."""
+        return self.tokenizer.decode(ids, special=special)
+
+    # -- generation ------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 64,
+        *,
+        mode: str | None = None,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> Generator[str, None, None]:
+        """Continues a prompt and yields the new text piece by piece, whole characters only.
+
+        prompt: text, in which names of control tokens are understood, or token ids. An empty one
+          begins a text anew, if the model can.
+        max_tokens: of new text. Generation also ends where the model ends the text, before a text
+          in `stop`, and when the context is full; `stats.finish_reason` says which.
+        mode: "dense", "exact" or "sparse"; by default `config.default_mode`.
+        temperature, top_k, top_p, min_p, repeat_penalty, seed: see `SamplerConfig`; a temperature
+          of 0 always takes the likeliest token.
+
+        What the model has seen last is kept, so a prompt that begins alike is read faster. After
+        the run, or where it was broken off, `stats` tells about it.
+
+        Errors: `ContextFullError` (the prompt does not fit), `ArgumentError`, `UnsupportedError`
+        (mode), `NotFiniteError`. Those of the arguments are raised at once.
+        """
+        self._check_open()
+        sampler = SamplerConfig(temperature, top_k, top_p, min_p, repeat_penalty, seed)
+        mode = self._checked_mode(mode)
+        if max_tokens < 0:
+            raise ArgumentError(f"max_tokens must be 0 or more, not {max_tokens}")
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        if "" in stops:
+            raise ArgumentError("stop: an empty text would stop at once")
+        ids = self._prompt_ids(prompt)
+        if len(ids) > self.context:
+            raise ContextFullError(
+                f"the prompt has {len(ids)} tokens but the context holds {self.context}; shorten "
+                f"the prompt{self._larger_context()}"
+            )
+        self.stats = self._new_stats(self.core, mode, self.config.name)
+        self.stats.prompt_token_ids = list(ids)
+        generation = Generation(self._session, self.tokenizer, self.stats, sampler, stops)
+        return generation.run(ids, max_tokens)
+
+    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            ids = self.tokenize(prompt)
+        else:
+            ids = self._checked_ids(prompt, "prompt").tolist()
+        if not ids and self.tokenizer.bos is not None:
+            ids = [self.tokenizer.bos]
+        if not ids:
+            raise ArgumentError("the prompt is empty, and the model has no token to begin with")
+        return ids
+
+    def _larger_context(self) -> str:
+        most = self.config.context_length
+        if self.context >= most:
+            return ""
+        return f", or load the model with a larger context (at most {most})"
+
+    # -- logits and perplexity -------------------------------------------------------------------
+
+    def logits(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
+        """The logits after each token, float32 (n, vocab), for token ids (n,).
+
+        Errors: `ContextFullError`, `ArgumentError` (an id outside the vocabulary, the mode),
+        `NotFiniteError`.
+        """
+        self._check_open()
+        ids = self._checked_ids(token_ids, "token_ids")
+        mode = self._checked_mode(mode)
+        if len(ids) > self.context:
+            raise ContextFullError(
+                f"{len(ids)} tokens do not fit in the context of {self.context}; evaluate fewer"
+                f"{self._larger_context()}"
+            )
+        logits = np.empty((len(ids), self.config.vocab), np.float32)
+        session = self._own_session(mode)
+        started = time.perf_counter()
+        for start in range(0, len(ids), BATCH):
+            batch = slice(start, start + BATCH)
+            session.evaluate(ids[batch], logits[batch])
+        self.stats = self._new_stats(self.core, mode, self.config.name)
+        self.stats.prompt_token_ids = ids.tolist()
+        _finish(self.stats, session, time.perf_counter() - started, self.config.hidden)
+        return logits
+
+    def perplexity(
+        self,
+        text: str | npt.ArrayLike,
+        context: int | None = None,
+        *,
+        mode: str | None = None,
+        progress: Callable[[int, int, float], object] | None = None,
+    ) -> Perplexity:
+        """How well the model predicts a text (or token ids): consecutive windows of `context`
+        tokens that do not overlap (by default `self.context`), each evaluated alone, in which
+        every token but the first is scored. A shorter window at the end counts too.
+
+        In a text, names of control tokens are plain text. `progress` is called after each window
+        with the tokens done, the tokens in all, and the perplexity so far.
+
+        Errors: `ArgumentError` (fewer than 2 tokens), otherwise as `logits`.
+        """
+        self._check_open()
+        ids = (
+            np.array(self.tokenize(text, special=False), np.int32)
+            if isinstance(text, str)
+            else self._checked_ids(text, "text")
+        )
+        if len(ids) < 2:
+            raise ArgumentError(f"perplexity needs 2 tokens or more, the text has {len(ids)}")
+        context = self.context if context is None else context
+        if not 2 <= context <= self.context:
+            raise ArgumentError(
+                f"context: {context} is outside 2 … {self.context}{self._larger_context()}"
+            )
+        mode = self._checked_mode(mode)
+        session = self._own_session(mode)
+        loss, scored, seconds = 0.0, 0, 0.0
+        for start in range(0, len(ids), context):
+            window = ids[start : start + context]
+            if len(window) < 2:
+                break
+            began = time.perf_counter()
+            session.rewind(0, mode)
+            loss += self._window_loss(session, window)
+            seconds += time.perf_counter() - began
+            scored += len(window) - 1
+            if progress is not None:
+                progress(start + len(window), len(ids), float(np.exp(loss / scored)))
+        self.stats = self._new_stats(self.core, mode, self.config.name)
+        _finish(self.stats, session, seconds, self.config.hidden)
+        return Perplexity(
+            float(np.exp(loss / scored)),
+            loss / scored,
+            scored,
+            self.stats.active_share,
+            self.stats.selected_share,
+            self.stats.prompt_tokens_per_s,
+        )
+
+    def _window_loss(self, session: Session, window: IntArray) -> float:
+        """Sum over the window's tokens but the first of -log p, in nats."""
+        total = 0.0
+        logits = np.empty((min(BATCH, len(window)), self.config.vocab), np.float32)
+        for start in range(0, len(window) - 1, BATCH):
+            batch = window[start : min(start + BATCH, len(window) - 1)]
+            rows = logits[: len(batch)]
+            session.evaluate(batch, rows)
+            targets = window[start + 1 : start + 1 + len(batch)]
+            greatest = rows.max(axis=1)
+            sums = np.exp(rows - greatest[:, None]).sum(axis=1, dtype=np.float64)
+            wanted = rows[np.arange(len(batch)), targets].astype(np.float64)
+            total += float((np.log(sums) + greatest - wanted).sum())
+        return total
+
+    # -- what is inside --------------------------------------------------------------------------
+
+    @property
+    def core(self) -> Core:
+        """The core that holds the model."""
+        return self._session.core
+
+    @property
+    def file(self) -> GgufFile:
+        """The model's file."""
+        return self._file
+
+    @property
+    def ffns(self) -> list[SparseFfn]:
+        """The feed-forward layers."""
+        self._check_open()
+        assert self._core_model is not None
+        return self._core_model.ffns
+
+    def ffn_inputs(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
+        """What goes into each feed-forward layer for token ids (n,), n at most the context:
+        float32 (n, layers, d). Errors as `logits`."""
+        self._check_open()
+        ids = self._checked_ids(token_ids, "token_ids")
+        mode = self._checked_mode(mode)
+        if not 1 <= len(ids) <= self.context:
+            raise ContextFullError(f"expected 1 … {self.context} tokens, got {len(ids)}")
+        return self._own_session(mode).ffn_inputs(ids)
+
+    def new_session(self, context: int) -> Session:
+        """Another sequence of up to `context` tokens beside the model's own."""
+        self._check_open()
+        assert self._core_model is not None
+        return Session(self._core_model, context)
+
+    def _own_session(self, mode: str) -> Session:
+        """The model's session, empty and with its counts at zero."""
+        session = self._session
+        session.rewind(0, mode)
+        session.owner = None
+        session.reset_counts()
+        return session
+
+    def _checked_mode(self, mode: str | None) -> str:
+        mode = self.config.default_mode if mode is None else mode
+        if mode not in MODES:
+            raise ArgumentError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+        if mode == "sparse" and not self.config.calibrated:
+            raise UnsupportedError(
+                f"{self._file.name}: sparse mode needs a calibrated model; run `sparsefire "
+                "calibrate` on it first, or use the exact or dense mode"
+            )
+        bundled = "blk.0.ffn_bundle.weight" in self._file.tensors
+        if mode != "dense" and not bundled and not self.config.activation.is_relu_family:
+            raise UnsupportedError(
+                f"{self._file.name}: {mode} mode skips neurons whose activation is zero, and "
+                f"{self.config.activation} has hardly any; only the dense mode is possible"
+            )
+        return mode
+
+    def _checked_ids(self, ids: npt.ArrayLike, name: str) -> IntArray:
+        """Token ids as int32 (n,)."""
+        array = np.asarray(ids)
+        if array.size == 0:
+            return np.empty(0, np.int32)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise ArgumentError(
+                f"{name}: expected token ids as a list of integers, got {array.dtype} {array.shape}"
+            )
+        wrong = array[(array < 0) | (array >= self.config.vocab)]
+        if wrong.size:
+            raise ArgumentError(
+                f"{name}: token id {wrong[0]} is outside the vocabulary, 0 … "
+                f"{self.config.vocab - 1}"
+            )
+        return np.ascontiguousarray(array, np.int32)
+
+    def _check_open(self) -> None:
+        if self._core_model is None:
+            raise ArgumentError("the model was closed")
+
+    @staticmethod
+    def _new_stats(core: Core, mode: str, name: str) -> Stats:
+        return Stats(model=name, mode=mode, backend=core.host, isa=core.isa, threads=core.threads)
+
+    def close(self) -> None:
+        """Gives the memory back. Closing twice is allowed."""
+        self._session.close()
+        if self._core_model is not None:
+            self._core_model.close()
+        self._core_model = None
+        self._file.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"<Model {config.name}: {config.architecture}, {config.layers} layers, d {config.d}, "
+            f"{config.hidden} neurons a layer, {config.activation}, {self._file.nbytes:,} bytes, "
+            f"{self.core!r}>"
+        )
+
+
+def default_model() -> Path:
+    """The file that SPARSEFIRE_MODEL names, else the model in the package."""
+    chosen = os.environ.get("SPARSEFIRE_MODEL")
+    if chosen:
+        return Path(chosen)
+    embedded = sorted(_EMBEDDED.glob("*.gguf"))
+    if not embedded:
+        raise ModelFileError(
+            f"no model comes with this installation ({_EMBEDDED} holds no .gguf file); give the "
+            "path of one, or reinstall the package"
+        )
+    return embedded[0]
+
+
+def _checked_context(context: int | None, config: ModelConfig) -> int:
+    if context is None:
+        return min(config.context_length, DEFAULT_CONTEXT)
+    if not 1 <= context <= config.context_length:
+        raise ArgumentError(
+            f"context: {context} is outside 1 … {config.context_length}, the tokens that the "
+            "model was trained for"
+        )
+    return context
+
+
+def _finish(stats: Stats, session: Session, seconds: float, hidden: int) -> None:
+    """Fills in what evaluating all tokens at once has counted."""
+    stats.evaluated_tokens = session.evaluated
+    stats.prompt_tokens_per_s = session.evaluated / seconds if seconds > 0 else 0.0
+    stats.active_share = Share.of(session.active, session.evaluated, hidden)
+    stats.selected_share = Share.of(session.selected, session.evaluated, hidden)

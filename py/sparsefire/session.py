@@ -1,0 +1,148 @@
+"""One sequence of tokens in a model: the key/value cache, and what it has counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ._core import Argument
+from ._handle import CoreObject
+from .errors import ContextFullError, NotFiniteError
+from .ffn import MODES
+from .loader import CoreModel
+
+FloatArray = npt.NDArray[np.float32]
+
+BATCH = 64  # tokens of a call: enough to read weights once for many, short enough to interrupt
+
+
+class Session(CoreObject):
+    """Evaluates tokens one after the other, keeping those before them in the cache.
+
+    `tokens` are those in the cache, computed in mode `mode`; `owner` is whoever evaluated last.
+    `evaluated` counts tokens since `reset_counts`, `selected` and `active` their neurons, int64
+    (layers,).
+    """
+
+    def __init__(self, model: CoreModel, context: int) -> None:
+        config = model.config
+        core = model.core
+        handle = core.open(
+            "sf_session_open",
+            model.handle,
+            context,
+            what=f"{model.file.name}: a session of {context} tokens",
+        )
+        super().__init__(core, handle, "sf_session_close")
+        self._model = model
+        self.context = context
+        self.hidden = config.hidden
+        self.tokens: list[int] = []
+        self.mode = ""
+        self.owner: object = None
+        self._one_token = np.zeros(1, np.int32)
+        self._one_logits = np.empty((1, config.vocab), np.float32)
+        self._last_logits: FloatArray = self._one_logits[0]
+        self._counts = (np.zeros(config.layers, np.int32), np.zeros(config.layers, np.int32))
+        self._logits_out = core.out(self._one_logits)
+        self._token_in = core.inp(self._one_token)
+        self._counts_out = (core.out(self._counts[0]), core.out(self._counts[1]))
+        self.reset_counts()
+
+    def reset_counts(self) -> None:
+        """Begins counting anew."""
+        layers = self._model.config.layers
+        self.evaluated = 0
+        self.selected = np.zeros(layers, np.int64)
+        self.active = np.zeros(layers, np.int64)
+
+    def rewind(self, length: int, mode: str) -> None:
+        """Forgets all but the first `length` tokens, and everything when those were computed in
+        another mode."""
+        if mode != self.mode:
+            length = 0
+        # An interrupted call may have left the core a step ahead of this object.
+        position = self.core.check("sf_session_position", self.handle)
+        length = min(length, len(self.tokens), position)
+        if length < position:
+            self.core.check("sf_session_truncate", self.handle, length, what="rewinding")
+        del self.tokens[length:]
+        self.mode = mode
+
+    def feed(self, tokens: Sequence[int], mode: str) -> FloatArray:
+        """Makes the cache hold exactly `tokens`, keeping the start that it holds already, and
+        returns the logits (vocab,) after the last one. The array is used again by the next call.
+        """
+        known = 0
+        if mode == self.mode:
+            for old, new in zip(self.tokens, tokens, strict=False):
+                if old != new:
+                    break
+                known += 1
+        # The last token is always evaluated, for its logits.
+        self.rewind(min(known, len(tokens) - 1), mode)
+        rest = np.asarray(tokens[len(self.tokens) :], np.int32)
+        for start in range(0, len(rest), BATCH):
+            is_last = start + BATCH >= len(rest)
+            self.evaluate(rest[start : start + BATCH], self._one_logits if is_last else None)
+        return self._last_logits
+
+    def step(self, token: int) -> FloatArray:
+        """Evaluates one more token in the mode of those before it; logits (vocab,) as `feed`."""
+        self._one_token[0] = token
+        self._call(self._token_in, 1, self._logits_out, 1)
+        self.tokens.append(token)
+        return self._last_logits
+
+    def evaluate(self, tokens: npt.NDArray[np.int32], logits: FloatArray | None = None) -> None:
+        """Evaluates more tokens, int32 (n,) with n ≥ 1, in the mode of those before them. `logits`
+        (k, vocab), when given, is filled with those of the last k ≤ n tokens."""
+        out = None if logits is None else self.core.out(logits)
+        count = 0 if logits is None else len(logits)
+        self._call(self.core.inp(tokens), len(tokens), out, count)
+        self.tokens += tokens.tolist()
+
+    def _call(self, tokens: Argument, n: int, logits: Argument, logits_count: int) -> None:
+        room = self.context - len(self.tokens)
+        if n > room:
+            raise ContextFullError(
+                f"the context holds {self.context} tokens, of which {room} are free, not {n}"
+            )
+        try:
+            self.core.check(
+                "sf_session_eval",
+                self.handle,
+                tokens,
+                n,
+                MODES[self.mode],
+                logits,
+                logits_count,
+                what="evaluating tokens",
+            )
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}; {self._model.why_not_finite()}") from None
+        self.core.call("sf_session_counts", self.handle, *self._counts_out)
+        self.evaluated += n
+        self.selected += self._counts[0]
+        self.active += self._counts[1]
+
+    def ffn_inputs(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
+        """Evaluates more tokens and returns what went into each layer's feed-forward part, float32
+        (n, layers, d)."""
+        config = self._model.config
+        inputs = np.empty((len(tokens), config.layers, config.d), np.float32)
+        step = min(BATCH, len(tokens))
+        memory = self.core.memory(step * inputs[0].nbytes)
+        floats = step * inputs[0].size
+        self.core.check("sf_session_tap", self.handle, memory, floats, what="recording")
+        try:
+            for start in range(0, len(tokens), step):
+                batch = tokens[start : start + step]
+                self.evaluate(np.ascontiguousarray(batch, np.int32))
+                memory.read(inputs[start : start + len(batch)])
+        finally:
+            self.core.check("sf_session_tap", self.handle, None, 0, what="recording")
+            memory.close()
+        return inputs

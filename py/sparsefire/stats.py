@@ -1,0 +1,82 @@
+"""What a run of a model did, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of the feed-forward neurons, 0 … 1: the mean over layers, and each layer's."""
+
+    mean: float = 0.0
+    layers: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, counts: npt.NDArray[np.int64], tokens: int, hidden: int) -> Share:
+        """From the neurons counted in each layer over so many tokens."""
+        if tokens == 0:
+            return cls(0.0, (0.0,) * len(counts))
+        shares = counts / (tokens * hidden)
+        return cls(float(shares.mean()), tuple(float(share) for share in shares))
+
+
+@dataclass
+class Stats:
+    """The last run of a model.
+
+    `active_share` is the share of neurons whose up and down were computed, `selected_share` of
+    those whose gate was, over the `evaluated_tokens`. `tokens_per_s` counts the evaluations that
+    each made one token, and their time only; `prompt_tokens_per_s` those of the prompt.
+    `finish_reason` of a generation is "end" (the model ended the text), "stop" (a stop text came),
+    "length" (enough tokens), "context" (the context is full), or "" (it was broken off).
+    """
+
+    model: str
+    mode: str
+    backend: str
+    isa: str
+    threads: int
+    prompt_token_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    evaluated_tokens: int = 0
+    prompt_tokens_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+    active_share: Share = Share()
+    selected_share: Share = Share()
+    finish_reason: str = ""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt_token_ids)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that were generated."""
+        return len(self.token_ids)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {**asdict(self), "prompt_tokens": self.prompt_tokens, "n_tokens": self.n_tokens}
+
+    def where(self) -> str:
+        """Host, instruction set and threads, as in "native, avx2, 2 threads"."""
+        return f"{self.backend}, {self.isa}, {self.threads} thread{'s' * (self.threads != 1)}"
+
+    def neurons(self) -> str:
+        """The share of neurons computed, as in "3.1 % of neurons computed"."""
+        text = f"{100 * self.active_share.mean:.1f} % of neurons computed"
+        if self.mode != "dense":
+            text += f" ({100 * self.selected_share.mean:.1f} % of gates)"
+        return text
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.model}: {self.prompt_tokens} + {self.n_tokens} tokens, "
+            f"{self.tokens_per_s:.1f} tokens/s, {self.mode}, {self.neurons()}, {self.where()}>"
+        )
