@@ -21,27 +21,25 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-flags=(-std=c99 -O3 -DNDEBUG -ffp-contract=off -Wall -Wextra -Werror -I"$root/core_c/include" -I"$root/core_c/src")
-compile() { "$emcc" "${flags[@]}" "$@"; }
+flags=(-std=c99 -DNDEBUG -msimd128 -ffp-contract=off -Wall -Wextra -Werror
+  -I"$root/core_c/include" -I"$root/core_c/src")
+# The kernels for speed, without copies of loops whose trip counts only a run tells; the rest for size. SIMD only: an
+# engine without it refuses the whole module, so scalar kernels would never run.
+kernel_flags=(-O3 -mllvm -unroll-runtime=false -mllvm -unroll-allow-partial=false -DSF_ISA_WASM128)
 
 objects=()
 for source in "$root"/core_c/src/*.c; do
   name=$(basename "$source" .c)
-  if [ "$name" = kernels ]; then # once per instruction set
-    compile -DSF_ISA_SCALAR -c "$source" -o "$work/kernels_scalar.o" &
-    compile -DSF_ISA_WASM128 -msimd128 -c "$source" -o "$work/kernels_wasm128.o" &
-    objects+=("$work/kernels_scalar.o" "$work/kernels_wasm128.o")
-  else
-    compile -msimd128 -c "$source" -o "$work/$name.o" &
-    objects+=("$work/$name.o")
-  fi
+  if [ "$name" = kernels ]; then options=("${kernel_flags[@]}"); else options=(-Os); fi
+  "$emcc" "${flags[@]}" "${options[@]}" -c "$source" -o "$work/$name.o" &
+  objects+=("$work/$name.o")
   while [ "$(jobs -r | wc -l)" -ge 4 ]; do wait -n; done
 done
 for job in $(jobs -p); do wait "$job"; done
 
 # The exports are the functions of the header.
 exports=$(sed -n 's/^SF_API .*[ *]\(sf_[a-z0-9_]*\)(.*/_\1/p' "$root/core_c/include/sparsefire.h" | paste -sd,)
-"$emcc" -O3 -msimd128 --no-entry "${objects[@]}" -o "$work/core.wasm" \
+"$emcc" -Os -msimd128 --no-entry "${objects[@]}" -o "$work/core.wasm" \
   -sSTANDALONE_WASM -sEXPORTED_FUNCTIONS="$exports" -sMALLOC=emmalloc \
   -sALLOW_MEMORY_GROWTH -sMAXIMUM_MEMORY=4GB -sTOTAL_STACK=262144
 

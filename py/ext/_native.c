@@ -145,6 +145,7 @@ static PyObject *from_text(text value) {
 #define KINDS_6(a, b, c, d, e, g) #a #b #c #d #e #g
 #define KINDS_7(a, b, c, d, e, g, h) #a #b #c #d #e #g #h
 #define KINDS_8(a, b, c, d, e, g, h, i) #a #b #c #d #e #g #h #i
+#define KINDS_9(a, b, c, d, e, g, h, i, j) #a #b #c #d #e #g #h #i #j
 #define KINDS_11(a, b, c, d, e, g, h, i, j, k, l) #a #b #c #d #e #g #h #i #j #k #l
 #define VALUES_0()
 #define VALUES_1(a) v[0].a
@@ -155,7 +156,8 @@ static PyObject *from_text(text value) {
 #define VALUES_6(a, b, c, d, e, g) VALUES_5(a, b, c, d, e), v[5].g
 #define VALUES_7(a, b, c, d, e, g, h) VALUES_6(a, b, c, d, e, g), v[6].h
 #define VALUES_8(a, b, c, d, e, g, h, i) VALUES_7(a, b, c, d, e, g, h), v[7].i
-#define VALUES_11(a, b, c, d, e, g, h, i, j, k, l) VALUES_7(a, b, c, d, e, g, h), v[7].i, v[8].j, v[9].k, v[10].l
+#define VALUES_9(a, b, c, d, e, g, h, i, j) VALUES_8(a, b, c, d, e, g, h, i), v[8].j
+#define VALUES_11(a, b, c, d, e, g, h, i, j, k, l) VALUES_9(a, b, c, d, e, g, h, i, j), v[9].k, v[10].l
 
 /* Every function of sparsefire.h, in its order: result, name, number of parameters, their kinds.
  * RESULT functions return a value, VOID ones nothing. */
@@ -183,6 +185,7 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_select_top_k, 4, (p, i, i, w))                     \
   RESULT(int32_t, sf_select_threshold, 6, (p, i, f, i, i, w))           \
   RESULT(int32_t, sf_predictor_open, 6, (w, h, h, h, p, i))             \
+  RESULT(int32_t, sf_predictor_open_sign, 4, (w, h, h, f))              \
   VOID(sf_predictor_close, 1, (h))                                      \
   RESULT(int32_t, sf_predictor_set_rule, 6, (h, i, f, i, i, i))         \
   RESULT(int32_t, sf_predictor_scores, 4, (h, p, i, w))                 \
@@ -194,6 +197,15 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_ffn_set_cutoff, 2, (h, f))                         \
   RESULT(int32_t, sf_ffn_forward, 7, (h, i, p, i, w, w, w))             \
   RESULT(int32_t, sf_ffn_forward_active, 5, (h, p, i, p, w))            \
+  RESULT(int32_t, sf_ffn_add_active, 5, (h, p, i, p, w))                \
+  RESULT(int32_t, sf_cache_open, 6, (w, i, s, i, i, i))                 \
+  VOID(sf_cache_close, 1, (h))                                          \
+  RESULT(int32_t, sf_cache_pin, 3, (h, p, i))                           \
+  RESULT(int32_t, sf_cache_request, 5, (h, p, i, w, w))                 \
+  RESULT(address, sf_cache_bundle, 2, (h, i))                           \
+  RESULT(int32_t, sf_cache_loaded, 3, (h, p, i))                        \
+  RESULT(int32_t, sf_cache_resident, 1, (h))                            \
+  RESULT(int32_t, sf_ffn_open_cached, 9, (w, h, h, i, i, i, i, i, f))   \
   RESULT(int32_t, sf_model_open, 11, (w, h, i, i, i, i, i, i, i, f, f)) \
   VOID(sf_model_close, 1, (h))                                          \
   RESULT(int32_t, sf_model_set_matrix, 4, (h, i, i, h))                 \

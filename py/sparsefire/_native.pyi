@@ -141,6 +141,43 @@ def sf_ffn_forward(
 def sf_ffn_forward_active(
     ffn: _Handle, ids: _Pointer, count: SupportsIndex, x: _Pointer, y: _Pointer, /
 ) -> int: ...
+def sf_ffn_add_active(
+    ffn: _Handle, ids: _Pointer, count: SupportsIndex, x: _Pointer, y: _Pointer, /
+) -> int: ...
+def sf_cache_open(
+    out: _Pointer,
+    hidden: SupportsIndex,
+    bundle_bytes: SupportsIndex,
+    slots: SupportsIndex,
+    policy: SupportsIndex,
+    window: SupportsIndex,
+    /,
+) -> int: ...
+def sf_cache_close(cache: _Handle, /) -> int: ...
+def sf_cache_pin(cache: _Handle, ids: _Pointer, count: SupportsIndex, /) -> int: ...
+def sf_cache_request(
+    cache: _Handle,
+    ids: _Pointer,
+    count: SupportsIndex,
+    missing: _Pointer,
+    missing_count: _Pointer,
+    /,
+) -> int: ...
+def sf_cache_bundle(cache: _Handle, neuron: SupportsIndex, /) -> int: ...
+def sf_cache_loaded(cache: _Handle, ids: _Pointer, count: SupportsIndex, /) -> int: ...
+def sf_cache_resident(cache: _Handle, /) -> int: ...
+def sf_ffn_open_cached(
+    out: _Pointer,
+    context: _Handle,
+    cache: _Handle,
+    format: SupportsIndex,
+    d_in: SupportsIndex,
+    d_out: SupportsIndex,
+    gated: SupportsIndex,
+    activation: SupportsIndex,
+    parameter: float,
+    /,
+) -> int: ...
 def sf_model_open(
     out: _Pointer,
     context: _Handle,

@@ -24,7 +24,7 @@ __all__ = ["WasmCore", "WasmMemory", "module_bytes"]
 _MODULE = Path(__file__).parent / "wasm" / "sparsefire_core.wasm"
 
 # Functions whose result is an address or a size; every other result is a signed int32.
-UNSIGNED_RESULTS = frozenset({"sf_alloc", "sf_format_row_bytes"})
+UNSIGNED_RESULTS = frozenset({"sf_alloc", "sf_cache_bundle", "sf_format_row_bytes"})
 
 _ALIGNMENT = 64
 _SCRATCH_KEPT = 1 << 23  # a scratch block up to this size is kept between calls

@@ -12,6 +12,7 @@ __all__ = [
     "FormatError",
     "ModelFileError",
     "NotFiniteError",
+    "NotResidentError",
     "ShapeError",
     "SparsefireError",
     "UnsupportedError",
@@ -51,6 +52,10 @@ class ContextFullError(SparsefireError):
     """More tokens than the session's context holds."""
 
 
+class NotResidentError(SparsefireError):
+    """A neuron that was asked for is not in the neuron cache."""
+
+
 class BackendError(SparsefireError):
     """The core cannot run where it was asked to; the message says which command repairs it."""
 
@@ -73,6 +78,7 @@ _BY_STATUS: dict[int, type[SparsefireError]] = {
     -6: NotFiniteError,
     -7: ModelFileError,
     -8: ContextFullError,
+    -9: NotResidentError,
 }
 
 
