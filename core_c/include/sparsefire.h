@@ -66,7 +66,8 @@ SF_API void sf_free(void *memory);
 
 typedef struct sf_context sf_context;
 
-/* Number of instruction sets compiled in, best first; the last one is "scalar" and works everywhere. */
+/* Number of instruction sets compiled in, best first; the last one works wherever this build runs: "scalar", or in
+ * WebAssembly "wasm128". */
 SF_API int32_t sf_isa_count(void);
 /* Name of instruction set `isa` ("avx512", "avx2", "sse41", "neon", "wasm128", "scalar"), or NULL. Static. */
 SF_API const char *sf_isa_name(int32_t isa);

@@ -83,16 +83,19 @@ static const struct {
   const sf_kernels *kernels;
   int (*supported)(void);
 } isas[] = {
+#if defined(__wasm_simd128__)
+    {&sf_kernels_wasm128, supports_always},
+#else
 #if defined(SF_X86)
     {&sf_kernels_avx512, supports_avx512},
     {&sf_kernels_avx2, supports_avx2},
     {&sf_kernels_sse41, supports_sse41},
 #elif defined(__aarch64__) || defined(_M_ARM64)
     {&sf_kernels_neon, supports_always},
-#elif defined(__wasm_simd128__)
-    {&sf_kernels_wasm128, supports_always},
 #endif
-    {&sf_kernels_scalar, supports_always}};
+    {&sf_kernels_scalar, supports_always},
+#endif
+};
 
 enum { ISAS = sizeof isas / sizeof isas[0] };
 
