@@ -49,9 +49,9 @@ SF_INLINE vf activation_of(int32_t activation, vf parameter, vf v) {
   const vf zero = v_set1(0);
   switch (activation) {
     case SF_RELU:
-      return v_max(v, zero);
+      return v_max(zero, v); /* in this order a NaN stays one, so that damaged weights show */
     case SF_RELU2:
-      return v_mul(v_max(v, zero), v_max(v, zero));
+      return v_mul(v_max(zero, v), v_max(zero, v));
     case SF_SILU:
       return v_mul(v, sigmoid(v));
     case SF_GELU_TANH:
