@@ -26,7 +26,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import sparsefire
 
-        parser.exit(0, f"sparsefire {sparsefire.__version__}\n")
+        print(f"sparsefire {sparsefire.__version__}")
+        parser.exit(0)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,27 +93,29 @@ def _generate(arguments: argparse.Namespace) -> int:
         stop=arguments.stop,
     )
     stats = model.stats
-    interrupted = False
     if arguments.json:
-        report = {**stats.as_dict(), "text": "".join(pieces)}
-        report |= stats.as_dict()
+        text = "".join(pieces)
+        report = {"text": text, **stats.as_dict()}
         if arguments.compare:
             report["compared_tokens_per_s"] = _speeds(model)
         _print_json(report)
         return 0
     print(prompt, end="", flush=True)
+    speeds: dict[str, float] = {}
+    status = 0
     try:
         for piece in pieces:
             print(piece, end="", flush=True)
+        print(flush=True)
+        if arguments.compare is not False:
+            speeds = _speeds(model)
     except KeyboardInterrupt:
-        interrupted = True
+        # What was made so far still gets its line.
         pieces.close()
-    print(flush=True)
-    speeds = {}
-    if not interrupted and arguments.compare is not False:
-        speeds = _speeds(model)
+        print(flush=True)
+        status = 130
     print(_summary(stats, speeds), flush=True)
-    return 130 if interrupted else 0
+    return status
 
 
 def _speeds(model: Any) -> dict[str, float]:
