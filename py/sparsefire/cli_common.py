@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """-m, --activation, and the host's options."""
+    """-m, --activation, and those of `add_host_options`."""
     add = parser.add_argument
     add("-m", "--model", metavar="FILE", help="GGUF model; default: the one in the package")
     add(
@@ -31,6 +31,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="activation of the feed-forward layers, where the file does not say: relu, relu2, "
         "silu, gelu …",
     )
+    add_host_options(parser)
+
+
+def add_host_options(parser: argparse.ArgumentParser) -> None:
+    """--backend, --isa and --threads."""
     group = parser.add_argument_group("where it runs")
     add = group.add_argument
     add(

@@ -341,6 +341,24 @@ class SparseFfn:
         was made otherwise."""
         return self._core_ffn.gate, self._core_ffn.up, self._core_ffn.down
 
+    @property
+    def biases(
+        self,
+    ) -> tuple[_arrays.FloatArray | None, _arrays.FloatArray | None, _arrays.FloatArray | None]:
+        """The biases of gate and up (hidden,) and of down (output,), None where there is none."""
+        ffn = self._core_ffn
+        return ffn.gate_bias, ffn.up_bias, ffn.down_bias
+
+    @property
+    def parameter(self) -> float:
+        """The threshold of the activation "fatrelu", else 0."""
+        return self._core_ffn.parameter
+
+    @property
+    def down_layout(self) -> str:
+        """ "neuron" when down has one row a neuron, "output" when it has one row an output."""
+        return self._core_ffn.down_layout
+
     def set_predictor(self, predictor: LowRankPredictor | None) -> None:
         """Attaches a predictor for sparse mode; None takes it away. `ShapeError` when its input
         or hidden size is not the layer's."""

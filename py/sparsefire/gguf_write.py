@@ -59,12 +59,7 @@ def write_gguf(
 
     Errors: `BackendError` (the gguf package is not installed), `ArgumentError`, OSError.
     """
-    try:
-        import gguf
-    except ImportError:
-        raise BackendError(
-            "writing GGUF files needs the gguf package: pip install 'sparsefire[calibrate]'"
-        ) from None
+    gguf = gguf_package()
     target = Path(path)
     prepared = {name: _prepare(name, tensor) for name, tensor in tensors.items()}
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -92,6 +87,17 @@ def write_gguf(
     finally:
         writer.close()
         part.unlink(missing_ok=True)
+
+
+def gguf_package() -> Any:
+    """The gguf package; `BackendError` when it is not installed."""
+    try:
+        import gguf
+    except ImportError:
+        raise BackendError(
+            "writing GGUF files needs the gguf package: pip install 'sparsefire[calibrate]'"
+        ) from None
+    return gguf
 
 
 def _architecture(metadata: Mapping[str, Any]) -> str:

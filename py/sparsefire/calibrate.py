@@ -1,0 +1,359 @@
+"""Calibrating a model: what it needs to run sparsely, learnt from a text and stored in its file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .architecture import SPARSEFIRE_VERSION
+from .errors import ArgumentError, CalibrationError
+from .gguf import ByteArray, TypedValue, ValueType
+from .gguf_write import TensorData, Writable, gguf_package, write_gguf
+from .layer_fit import FitOptions, LayerFit, LayerReport, Split, fit_layer
+from .lowrank import Descent
+from .matrix import Matrix
+from .quant import dequantize_rows, quantize_rows, weight_format
+
+if TYPE_CHECKING:
+    from .ffn import SparseFfn
+    from .model import Model
+
+FORMATS = ("keep", "f32", "f16", "q8_0")
+DEFAULT_TOKENS = 50_000
+
+Progress = Callable[[str, float], None]
+
+_FEWEST_TOKENS = 1_000
+_FEWEST_WINDOWS = 20
+_SAMPLE_BYTES = 1 << 30  # of FFN inputs kept, all layers together
+_SCORES = 200_000_000  # tokens × neurons that a layer's fit works on at once
+# Of every 20 windows these are held out, and these are tuned on; the others are fitted on.
+_HELD, _TUNE = (3, 10, 17), (6, 13, 19)
+_WINDOW = 512  # tokens, at most
+_PERPLEXITY_WINDOWS = 32
+_RECORDED, _FITTED = 0.15, 0.9  # shares of the work
+_FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What calibration found. ``perplexity_*`` are over the held-out windows, in the new file."""
+
+    source: str
+    output: str
+    format: str
+    recall: float
+    tokens: int
+    held_out_tokens: int
+    active_share: float
+    selected_share: float
+    cost: float
+    perplexity_dense: float
+    perplexity_sparse: float
+    layers: tuple[LayerReport, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return asdict(self)
+
+
+def calibrate_model(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    text: str,
+    *,
+    rank: int | None = None,
+    recall: float = 0.99,
+    tokens: int = DEFAULT_TOKENS,
+    format: str = "keep",
+    activation: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> CalibrationReport:
+    """Runs ``text`` through the model in ``source``, fits a predictor for each layer, and writes
+    the model with them to ``output``, which may be the same file.
+
+    The text, of which about ``tokens`` tokens from all over it are used, is divided into windows:
+    predictors are fitted on 14 of 20, tuned on 3, and the thresholds are set so that on the other
+    3, never fitted on, ``recall`` of the activation mass is kept, at the least cost. ``rank`` is
+    that of the predictors; by default each layer gets the one with which the least is read.
+    ``format`` is what weights are stored in: as they are ("keep"), "f32", "f16" or "q8_0".
+    ``progress`` is called with what is being done and the share of all work that is done.
+
+    Errors: `CalibrationError` (too little text, a model that gains nothing), `ArgumentError`,
+    `UnsupportedError`, `BackendError` (the gguf package is not installed), and those of
+    `Model.load`.
+    """
+    _check_arguments(rank, recall, tokens, format)
+    gguf_package()
+    from .model import Model
+
+    told = progress or (lambda _stage, _share: None)
+    model = Model.load(source, activation=activation)
+    try:
+        windows = _windows(model, text, tokens)
+        samples = _record(model, windows, seed, told)
+        formats = [_bundle_format(ffn, format) for ffn in model.ffns]
+        fits = []
+        for layer, ffn in enumerate(model.ffns):
+            options = FitOptions(recall, rank, formats[layer], Descent(seed=seed))
+            layer_told = partial(_layer_progress, told, layer, model.config.layers)
+            fits.append(fit_layer(layer, ffn, samples.split(layer), options, layer_told))
+        _check_gain(model, fits)
+        told("writing", _FITTED)
+        metadata = _metadata(model, fits, format, recall, windows.size)
+        write_gguf(output, metadata, _tensors(model, fits, formats, format))
+    finally:
+        model.close()
+    dense, sparse = _perplexities(Path(output), activation, windows, told)
+    reports = tuple(fit.report for fit in fits)
+    return CalibrationReport(
+        source=str(source),
+        output=str(output),
+        format=formats[0],
+        recall=recall,
+        tokens=windows.size,
+        held_out_tokens=int(windows.held.size),
+        active_share=_mean(report.active_share for report in reports),
+        selected_share=_mean(report.selected_share for report in reports),
+        cost=_mean(report.cost for report in reports),
+        perplexity_dense=dense,
+        perplexity_sparse=sparse,
+        layers=reports,
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _layer_progress(told: Progress, layer: int, layers: int, share: float) -> None:
+    done = _RECORDED + (_FITTED - _RECORDED) * (layer + share) / layers
+    told(f"layer {layer + 1} of {layers}", done)
+
+
+def _check_arguments(rank: int | None, recall: float, tokens: int, format: str) -> None:
+    if rank is not None and rank < 1:
+        raise ArgumentError(f"rank must be 1 or more, got {rank}")
+    if not 0.5 <= recall < 1:
+        raise ArgumentError(f"recall must be at least 0.5 and below 1, got {recall}")
+    if tokens < _FEWEST_TOKENS:
+        raise ArgumentError(f"tokens must be {_FEWEST_TOKENS} or more, got {tokens}")
+    if format not in FORMATS:
+        raise ArgumentError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
+
+
+# ---- Text and samples --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Token windows, int32 (windows, length), in the order of the text."""
+
+    all: npt.NDArray[np.int32]
+
+    @property
+    def size(self) -> int:
+        """Tokens in all."""
+        return int(self.all.size)
+
+    @property
+    def kinds(self) -> npt.NDArray[np.int64]:
+        """0 for a window to fit on, 1 to tune on, 2 held out (windows)."""
+        place = np.arange(len(self.all)) % 20
+        return np.where(np.isin(place, _HELD), 2, np.where(np.isin(place, _TUNE), 1, 0))
+
+    @property
+    def held(self) -> npt.NDArray[np.int32]:
+        """The windows held out."""
+        windows: npt.NDArray[np.int32] = self.all[self.kinds == 2]
+        return windows
+
+
+def _windows(model: Model, text: str, tokens: int) -> _Windows:
+    """About ``tokens`` tokens in windows spread evenly over the text."""
+    ids = np.asarray(model.tokenize(text, special=False), np.int32)
+    if len(ids) < _FEWEST_TOKENS:
+        raise CalibrationError(
+            f"the text has {len(ids)} tokens; calibration needs {_FEWEST_TOKENS} or more, and "
+            f"tens of thousands to be good"
+        )
+    length = min(model.context, _WINDOW, min(tokens, len(ids)) // _FEWEST_WINDOWS)
+    there = len(ids) // length
+    count = min(there, -(-tokens // length))
+    chosen = np.linspace(0, there - 1, count).astype(np.int64)
+    return _Windows(ids[: there * length].reshape(there, length)[chosen])
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """FFN inputs (tokens, layers, d) in random order, and what each is for (tokens)."""
+
+    inputs: npt.NDArray[np.float32]
+    kinds: npt.NDArray[np.int64]
+
+    def split(self, layer: int) -> Split:
+        """The inputs of one layer."""
+        inputs = self.inputs[:, layer]
+        return Split(*(np.ascontiguousarray(inputs[self.kinds == kind]) for kind in range(3)))
+
+
+def _record(model: Model, windows: _Windows, seed: int, told: Progress) -> _Samples:
+    """Runs the windows through the model and keeps the FFN inputs of as many random tokens of each
+    as memory allows."""
+    config, (count, length) = model.config, windows.all.shape
+    bytes_per_token = 4 * config.layers * config.d
+    most = min(_SAMPLE_BYTES // bytes_per_token, _SCORES // config.hidden)
+    kept = min(length, max(1, most // count))
+    inputs = np.empty((count, kept, config.layers, config.d), np.float32)
+    random = np.random.default_rng(seed)
+    for index, window in enumerate(windows.all):
+        tokens = np.sort(random.choice(length, kept, replace=False))
+        inputs[index] = model.ffn_inputs(window, mode="dense")[tokens]
+        told("reading the text", _RECORDED * (index + 1) / count)
+    order = random.permutation(count * kept)
+    flat = inputs.reshape(count * kept, config.layers, config.d)
+    return _Samples(flat[order], np.repeat(windows.kinds, kept)[order])
+
+
+# ---- The new file ------------------------------------------------------------------------------
+
+
+def _bundle_format(ffn: SparseFfn, format: str) -> str:
+    """What a layer's bundle is stored in: one format for all of it."""
+    if format != "keep":
+        wanted = weight_format(format)
+    else:
+        kinds = [weight_format(each.format) for each in ffn.matrices if each is not None]
+        wanted = max(kinds, key=lambda kind: kind.block_bytes / kind.block)
+    return wanted.name if ffn.d_in % wanted.block == 0 else "f16"
+
+
+def _check_gain(model: Model, fits: list[LayerFit]) -> None:
+    if all(fit.report.fallback for fit in fits) and not model.config.activation.is_relu_family:
+        raise CalibrationError(
+            f"no layer of {model.file.name} reads less with a predictor: with "
+            f"{model.config.activation} nearly every neuron matters at this recall. Stay with the "
+            f"dense mode, or accept a lower --recall"
+        )
+
+
+def _metadata(
+    model: Model, fits: list[LayerFit], format: str, recall: float, tokens: int
+) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        key: value
+        for key, value in model.file.typed_metadata().items()
+        if not key.startswith("sparsefire.")
+    }
+    if format != "keep":
+        metadata["general.file_type"] = TypedValue(_FILE_TYPES[format], ValueType("u32"))
+        metadata["general.quantization_version"] = TypedValue(2, ValueType("u32"))
+    reports = [fit.report for fit in fits]
+    metadata[f"{model.config.architecture}.hidden_activation"] = str(model.config.activation)
+    metadata["sparsefire.version"] = TypedValue(SPARSEFIRE_VERSION, ValueType("u32"))
+    metadata["sparsefire.hot_counts"] = np.array([each.hot for each in reports], np.int32)
+    metadata["sparsefire.calibration.recall"] = float(recall)
+    metadata["sparsefire.calibration.tokens"] = TypedValue(tokens, ValueType("u32"))
+    for name in ("active_share", "selected_share"):
+        shares = np.array([getattr(each, name) for each in reports], np.float32)
+        metadata[f"sparsefire.calibration.{name}"] = shares
+    return metadata
+
+
+def _tensors(
+    model: Model, fits: list[LayerFit], formats: list[str], format: str
+) -> dict[str, Writable]:
+    """The new file's tensors in the order of the old one, each layer's feed-forward ones where the
+    first of them stood."""
+    tensors: dict[str, Writable] = {}
+    for name in model.file.tensors:
+        prefix, found, rest = name.rpartition(".ffn_")
+        if not found or rest.startswith("norm"):
+            tensors[name] = _copied(model, name, format)
+        elif f"{prefix}.ffn_bundle.weight" not in tensors:
+            layer = int(prefix.removeprefix("blk."))
+            tensors |= _ffn_tensors(prefix, model.ffns[layer], fits[layer], formats[layer])
+    return tensors
+
+
+def _copied(model: Model, name: str, format: str) -> TensorData:
+    """A tensor as it is, or a matrix in the wanted format where its rows can be packed so."""
+    info, core = model.file.tensors[name], model.core
+    rows_fit = len(info.shape) == 2 and format != "keep"
+    if not rows_fit or info.format == format or info.shape[1] % weight_format(format).block:
+        return TensorData(info.format, info.shape, model.file.tensor_data(name))
+
+    def converted() -> ByteArray:
+        packed = model.file.tensor_data(name).reshape(info.shape[0], -1)
+        values = dequantize_rows(packed, info.format, info.shape[1], core)
+        return quantize_rows(values, format, core)
+
+    return TensorData(format, info.shape, converted)
+
+
+def _ffn_tensors(prefix: str, ffn: SparseFfn, fit: LayerFit, format: str) -> dict[str, Writable]:
+    """Bundle, biases and predictor of a layer, its neurons in their new order."""
+    parts = [each for each in ffn.matrices if each is not None]
+    shape = (ffn.hidden, len(parts) * ffn.d_in)
+    by_neuron = ffn.down_layout == "neuron"
+
+    def bundle() -> ByteArray:
+        rows = [_packed_rows(each, format) for each in parts[:-1]]
+        rows.append(_packed_rows(parts[-1], format, transpose=not by_neuron))
+        return np.concatenate(rows, axis=1)[fit.order]
+
+    tensors: dict[str, Writable] = {
+        f"{prefix}.ffn_bundle.weight": TensorData(format, shape, bundle)
+    }
+    gate_bias, up_bias, down_bias = ffn.biases
+    for name, bias, order in (
+        ("gate", gate_bias, fit.order),
+        ("up", up_bias, fit.order),
+        ("down", down_bias, slice(None)),
+    ):
+        if bias is not None:
+            tensors[f"{prefix}.ffn_{name}.bias"] = bias[order]
+    if fit.factors is not None:
+        for name, factor in (("p", fit.factors.p), ("q", fit.factors.q)):
+            packed = quantize_rows(factor, fit.predictor_format, ffn.core)
+            tensors[f"{prefix}.ffn_predictor_{name}.weight"] = TensorData(
+                fit.predictor_format, factor.shape, packed
+            )
+        tensors[f"{prefix}.ffn_predictor.bias"] = fit.factors.bias
+    return tensors
+
+
+def _packed_rows(matrix: Matrix, format: str, transpose: bool = False) -> ByteArray:
+    """Packed rows, uint8 (rows, row bytes): the bytes as they are when the format is theirs."""
+    if matrix.format == format and not transpose:
+        return matrix.packed()
+    values = matrix.dequantize()
+    return quantize_rows(values.T if transpose else values, format, matrix.core)
+
+
+def _perplexities(
+    path: Path, activation: str | None, windows: _Windows, told: Progress
+) -> tuple[float, float]:
+    """Perplexity of the new file over the held-out windows, dense and sparse."""
+    from .model import Model
+
+    held = windows.held[:_PERPLEXITY_WINDOWS]
+    results = []
+    with Model.load(path, activation=activation) as model:
+        for index, mode in enumerate(("dense", "sparse")):
+            begin = _FITTED + (1 - _FITTED) * index / 2
+
+            def done(tokens: int, total: int, _: float, begin: float = begin) -> None:
+                told("measuring perplexity", begin + (1 - _FITTED) / 2 * tokens / total)
+
+            result = model.perplexity(held.reshape(-1), held.shape[1], mode=mode, progress=done)
+            results.append(result.perplexity)
+    return results[0], results[1]

@@ -1,0 +1,247 @@
+"""Fitting low-rank predictors: scores (hidden) = Q · (P · x) + bias.
+
+`reduced_rank` is the closed form: activation-aware reduced-rank regression. `refine` starts from
+it and descends on what matters: which neurons to compute. Both are numpy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _arrays
+from ._core import Core
+from .mass import IndexArray, MassTable
+from .quant import dequantize_rows, quantize_rows, weight_format
+
+FloatArray = _arrays.FloatArray
+DoubleArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """P (rank, d), Q (hidden, rank) and bias (hidden), float32."""
+
+    p: FloatArray
+    q: FloatArray
+    bias: FloatArray
+
+    @property
+    def rank(self) -> int:
+        """Rows of P."""
+        return len(self.p)
+
+    def scores(self, x: FloatArray) -> FloatArray:
+        """Scores (n, hidden) of x (n, d)."""
+        return np.asarray((x @ self.p.T) @ self.q.T + self.bias, np.float32)
+
+    def rounded(self, format: str, core: Core | None = None) -> Factors:
+        """The factors as they will be after a round trip through a weight format."""
+        kind = weight_format(format)
+        p, q = (
+            dequantize_rows(quantize_rows(each, kind, core), kind, each.shape[1], core)
+            for each in (self.p, self.q)
+        )
+        return Factors(p, q, self.bias)
+
+    def balanced(self, x: FloatArray) -> Factors:
+        """The same scores with P's rows scaled so that P · x has unit variance: what is
+        largest in a block then matters most, which quantisation wants."""
+        spread = np.maximum((x @ self.p.T).std(axis=0), np.float32(1e-12))
+        return Factors(self.p / spread[:, None], self.q * spread, self.bias)
+
+
+def _symmetric_top(matrix: DoubleArray, rank: int) -> tuple[DoubleArray, DoubleArray]:
+    """The ``rank`` largest eigenvalues of a symmetric matrix and their vectors, as columns."""
+    values, vectors = np.linalg.eigh(matrix)
+    return values[::-1][:rank], vectors[:, ::-1][:, :rank]
+
+
+def reduced_rank(
+    x: FloatArray, weights: FloatArray, bias: npt.ArrayLike, rank: int, ridge: float = 1e-6
+) -> Factors:
+    """The rank-``rank`` factors nearest to scores = weights · x + bias on the samples.
+
+    With C the covariance of the centred x (n, d), QP minimises ‖(weights − QP) C^½‖, which is
+    reduced-rank regression (Izenman 1975) of the scores on x: QP = V Vᵀ weights, V (hidden, rank)
+    the leading eigenvectors of weights · C · weightsᵀ. They come from an eigenproblem of size
+    min(n, d). Shapes: weights (hidden, d), bias (hidden) or 0.
+    """
+    n, d = x.shape
+    mean = x.mean(axis=0, dtype=np.float64)
+    centred = x - mean.astype(np.float32)
+    if n < d:
+        scores = centred @ weights.T
+        gram = (scores @ scores.T).astype(np.float64)
+        _, left = _symmetric_top(gram, rank)
+        v = scores.T @ left.astype(np.float32)
+    else:
+        covariance = (centred.T @ centred).astype(np.float64) / n
+        covariance += ridge * max(float(np.trace(covariance)) / d, 1e-30) * np.eye(d)
+        root = np.linalg.cholesky(covariance)
+        inner = (weights.T @ weights).astype(np.float64)
+        _, right = _symmetric_top(root.T @ inner @ root, rank)
+        v = weights @ (root @ right).astype(np.float32)
+    # Orthonormal columns; fewer than `rank` when the samples span fewer directions.
+    v, _ = np.linalg.qr(v)
+    p = np.zeros((rank, d), np.float32)
+    q = np.zeros((len(weights), rank), np.float32)
+    p[: v.shape[1]] = v.T @ weights
+    q[:, : v.shape[1]] = v
+    offset = np.asarray(bias) + weights @ mean - q @ (p @ mean)
+    return Factors(p, q, offset.astype(np.float32)).balanced(x)
+
+
+def ridge_weights(
+    x: FloatArray, targets: FloatArray, ridge: float = 1e-3
+) -> tuple[FloatArray, FloatArray]:
+    """Weights (hidden, d) and bias (hidden) of the ridge regression of targets (n, hidden) on
+    x (n, d)."""
+    mean, target_mean = x.mean(axis=0), targets.mean(axis=0)
+    a, b = (x - mean).astype(np.float64), targets - target_mean
+    n, d = x.shape
+    if n < d:
+        kernel = a @ a.T
+        kernel += ridge * max(float(np.trace(kernel)) / n, 1e-30) * np.eye(n)
+        weights = (a.T @ np.linalg.solve(kernel, b)).T
+    else:
+        covariance = a.T @ a
+        covariance += ridge * max(float(np.trace(covariance)) / d, 1e-30) * np.eye(d)
+        weights = np.linalg.solve(covariance, a.T @ b).T
+    return weights.astype(np.float32), (target_mean - weights @ mean).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One global threshold that meets a recall of mass on some samples."""
+
+    threshold: float
+    selected_share: float
+    worth: float  # selections that one more unit of mass costs here
+
+
+def operating_point(scores: FloatArray, mass: MassTable, recall: float) -> OperatingPoint:
+    """The least selection by a single threshold that has at least ``recall`` of the mass."""
+    entries = scores[mass.tokens, mass.neurons]
+    order = np.argsort(-entries, kind="stable")
+    ordered, captured = entries[order], np.cumsum(mass.values[order], dtype=np.float64)
+
+    def at(share: float) -> tuple[float, int]:
+        index = min(int(np.searchsorted(captured, share * mass.total)), len(ordered) - 1)
+        threshold = float(np.nextafter(ordered[index], np.float32(-np.inf)))
+        return threshold, int(np.count_nonzero(scores > threshold))
+
+    band = 0.3 * (1 - recall)
+    threshold, selected = at(recall)
+    worth = (at(recall + band)[1] - at(recall - band)[1]) / max(2 * band * mass.total, 1e-12)
+    return OperatingPoint(threshold, selected / scores.size, max(worth, 1.0))
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Settings of `refine`."""
+
+    epochs: int = 10
+    batch: int = 256
+    rate: float = 1e-2
+    largest_weight: float = 50.0
+    seed: int = 0
+
+
+class _Adam:
+    """Adam (Kingma and Ba 2015) over a few arrays, in place."""
+
+    def __init__(self, parameters: list[FloatArray]) -> None:
+        self.parameters = parameters
+        self._mean = [np.zeros_like(each) for each in parameters]
+        self._square = [np.zeros_like(each) for each in parameters]
+        self._step = 0
+
+    def step(self, gradients: list[FloatArray], rate: float) -> None:
+        self._step += 1
+        first, second = 1 - 0.9**self._step, 1 - 0.99**self._step
+        rows = zip(self.parameters, gradients, self._mean, self._square, strict=True)
+        for parameter, gradient, mean, square in rows:
+            mean += 0.1 * (gradient - mean)
+            square += 0.01 * (gradient * gradient - square)
+            parameter -= (rate / first) * mean / (np.sqrt(square / second) + 1e-12)
+
+
+def _selection_gradient(
+    scores: FloatArray, mass: MassTable, rows: IndexArray, worth: float, largest: float
+) -> FloatArray:
+    """Gradient of the loss by the scores (batch, hidden), which it overwrites.
+
+    Computing a neuron costs 1 and saves ``worth`` · mass, so its gain is worth · mass − 1; the
+    loss is the logistic one of the gain's sign, weighted by its size.
+    """
+    np.multiply(scores, np.float32(0.5), out=scores)
+    np.tanh(scores, out=scores)
+    scores += 1
+    scores *= np.float32(0.5)
+    position, value = mass.of_tokens(rows)
+    gain = np.float32(worth) * value - 1
+    flat = scores.reshape(-1)
+    weight = np.minimum(np.abs(gain), np.float32(largest))
+    flat[position] = weight * (flat[position] - (gain > 0))
+    return scores
+
+
+def refine(
+    start: Factors,
+    x: FloatArray,
+    mass: MassTable,
+    tune_x: FloatArray,
+    tune_mass: MassTable,
+    recall: float,
+    settings: Descent | None = None,
+    report: Callable[[int, OperatingPoint], None] | None = None,
+) -> Factors:
+    """Improves factors for choosing neurons: least selected share at ``recall`` of the mass.
+
+    Minibatch Adam on the cost-sensitive logistic loss of `_selection_gradient`. After each epoch
+    the operating point on the tuning samples corrects the price of a missed unit of mass, and
+    the best epoch by selected share there (the start included) is what is returned.
+    """
+    settings = settings or Descent()
+    random = np.random.default_rng(settings.seed)
+    mean = x.mean(axis=0)
+    scale = np.float32(np.sqrt(np.mean((x - mean) ** 2)))
+    inputs = (x - mean) / scale
+    current = start.balanced(x)
+    point = operating_point(current.scores(tune_x), tune_mass, recall)
+    best, best_share, worth = current, point.selected_share, point.worth
+    # Scores are scaled to a spread of 2, so that the logistic sees a soft boundary at first, and
+    # shifted so that the operating point is at 0.
+    spread = np.float32(2 / max(float(current.scores(tune_x).std()), 1e-12))
+    shifted = current.bias + current.q @ (current.p @ mean) - np.float32(point.threshold)
+    parameters = [current.p * scale, current.q * spread, shifted * spread]
+    adam, batches = _Adam(parameters), max(1, len(x) // settings.batch)
+    steps = settings.epochs * batches
+    for epoch in range(settings.epochs):
+        order = random.permutation(len(x))
+        for index in range(batches):
+            rows = np.sort(order[index * settings.batch : (index + 1) * settings.batch])
+            p, q, bias = parameters
+            batch = inputs[rows]
+            z = batch @ p.T
+            gradient = _selection_gradient(
+                z @ q.T + bias, mass, rows, worth, settings.largest_weight
+            )
+            gradient /= np.float32(len(rows))
+            gradients = [(gradient @ q).T @ batch, gradient.T @ z, gradient.sum(axis=0)]
+            step = epoch * batches + index
+            rate = settings.rate * min(1.0, (step + 1) / 50)
+            adam.step(gradients, rate * 0.5 * (1 + np.cos(np.pi * step / steps)))
+        p, q, bias = parameters
+        current = Factors(p / scale, q.copy(), bias - q @ ((p / scale) @ mean)).balanced(x)
+        point = operating_point(current.scores(tune_x), tune_mass, recall)
+        worth = float(np.sqrt(worth * point.worth))
+        if point.selected_share < best_share:
+            best, best_share = current, point.selected_share
+        if report:
+            report(epoch, point)
+    return best
