@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .calibrate_cli import add_calibrate_parser
 from .cli_common import (
     Parser,
     add_mode_options,
@@ -38,10 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_generate(commands)
     _add_perplexity(commands)
-    with contextlib.suppress(ModuleNotFoundError):
-        from .calibrate_cli import add_calibrate_parser
-
-        add_calibrate_parser(commands)
+    add_calibrate_parser(commands)
     return parser
 
 

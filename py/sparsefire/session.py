@@ -22,8 +22,7 @@ class Session(CoreObject):
     """Evaluates tokens one after the other, keeping those before them in the cache.
 
     `tokens` are those in the cache, computed in mode `mode`; `owner` is whoever evaluated last.
-    `evaluated` counts tokens since `reset_counts`, `selected` and `active` their neurons, int64
-    (layers,).
+    `evaluated` counts tokens since `reset_counts`, `selected` and `active` their neurons.
     """
 
     def __init__(self, model: CoreModel, context: int) -> None:
@@ -45,7 +44,7 @@ class Session(CoreObject):
         self._one_token = np.zeros(1, np.int32)
         self._one_logits = np.empty((1, config.vocab), np.float32)
         self._last_logits: FloatArray = self._one_logits[0]
-        self._counts = (np.zeros(config.layers, np.int32), np.zeros(config.layers, np.int32))
+        self._counts = np.zeros((2, config.layers), np.int32)
         self._logits_out = core.out(self._one_logits)
         self._token_in = core.inp(self._one_token)
         self._counts_out = (core.out(self._counts[0]), core.out(self._counts[1]))
@@ -55,8 +54,19 @@ class Session(CoreObject):
         """Begins counting anew."""
         layers = self._model.config.layers
         self.evaluated = 0
-        self.selected = np.zeros(layers, np.int64)
-        self.active = np.zeros(layers, np.int64)
+        self._totals = np.zeros((2, layers), np.int64)
+
+    @property
+    def selected(self) -> npt.NDArray[np.int64]:
+        """Neurons whose gate was computed, summed over tokens, int64 (layers,)."""
+        selected: npt.NDArray[np.int64] = self._totals[0]
+        return selected
+
+    @property
+    def active(self) -> npt.NDArray[np.int64]:
+        """Neurons whose up and down were computed, summed over tokens, int64 (layers,)."""
+        active: npt.NDArray[np.int64] = self._totals[1]
+        return active
 
     def rewind(self, length: int, mode: str) -> None:
         """Forgets all but the first `length` tokens, and everything when those were computed in
@@ -125,8 +135,7 @@ class Session(CoreObject):
             raise NotFiniteError(f"{error}; {self._model.why_not_finite()}") from None
         self.core.call("sf_session_counts", self.handle, *self._counts_out)
         self.evaluated += n
-        self.selected += self._counts[0]
-        self.active += self._counts[1]
+        self._totals += self._counts
 
     def ffn_inputs(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
         """Evaluates more tokens and returns what went into each layer's feed-forward part, float32
