@@ -33,7 +33,6 @@
 #include "kernels/activations.h"
 #include "kernels/axpy.h"
 #include "kernels/dot.h"
-#include "kernels/dot_q8.h"
 #include "kernels/elementwise.h"
 
 const sf_kernels SF_ISA_TABLE = {

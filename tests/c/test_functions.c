@@ -79,6 +79,13 @@ static void test_activations(const sf_kernels *kernels) {
       fill(x, count, count % 2 ? 4.0f : 30.0f);
       check_activation(kernels, activation, 0.25f, x, count);
     }
+    for (int32_t place = 0; place < 40; ++place) { /* NaN comes through, and spoils no neighbour */
+      float y[40];
+      fill(x, 40, 3);
+      x[place] = NAN;
+      kernels->activate(activation, 0.25f, x, 40, y);
+      for (int32_t i = 0; i < 40; ++i) CHECK(isnan(y[i]) == (i == place), "activation %d of NaN", activation);
+    }
     for (int32_t block = 0; block < 200; ++block) { /* 1e5 values each over ±1e4, ±20 and, by exponent, all floats */
       for (int32_t i = 0; i < 1000; ++i) {
         const float t = (float)(block * 1000 + i) / 1e5f - 1.0f;
@@ -213,7 +220,8 @@ static void test_elementwise(const sf_kernels *kernels) {
 
 static void test_all_finite(const sf_kernels *kernels) {
   static const float bad[] = {NAN, INFINITY, -INFINITY};
-  float values[MOST] = {0};
+  float values[MOST];
+  fill(values, MOST, 1);
   for (int32_t n = 0; n <= 191; n = next_length(n)) {
     for (int32_t i = 0; i < n; ++i) values[i] = i % 3 ? FLT_MAX : -FLT_MAX;
     float *x = guarded(values, n);

@@ -45,13 +45,14 @@ SF_INLINE vf gelu_erf(vf v) {
   return v_sub(v_max(v, v_set1(0)), v_mul(v_mul(magnitude, v_set1(0.5f)), erfc));
 }
 
+/* NaN gives NaN, so that damaged weights show. */
 SF_INLINE vf activation_of(int32_t activation, vf parameter, vf v) {
-  const vf zero = v_set1(0);
+  const vf zero = v_set1(0), positive = v_max(zero, v); /* in this order a NaN stays one */
   switch (activation) {
     case SF_RELU:
-      return v_max(zero, v); /* in this order a NaN stays one, so that damaged weights show */
+      return positive;
     case SF_RELU2:
-      return v_mul(v_max(zero, v), v_max(zero, v));
+      return v_mul(positive, positive);
     case SF_SILU:
       return v_mul(v, sigmoid(v));
     case SF_GELU_TANH:
@@ -59,7 +60,7 @@ SF_INLINE vf activation_of(int32_t activation, vf parameter, vf v) {
     case SF_GELU_ERF:
       return gelu_erf(v);
     case SF_FATRELU:
-      return v_select(v_less(parameter, v), v, zero);
+      return v_select(v_less(parameter, v), v, v_sub(positive, positive)); /* the last is 0 or NaN */
     default:
       return v;
   }

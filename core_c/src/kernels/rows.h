@@ -2,30 +2,29 @@
 #ifndef SF_KERNELS_ROWS_H
 #define SF_KERNELS_ROWS_H
 
+enum { Q8_0_BYTES = 34 }; /* of a Q8_0 block: its scale as a half, then 32 signed bytes */
+
 /* Start of row i (see sf_rows). */
 SF_INLINE const uint8_t *row_at(const sf_rows *rows, int32_t i) {
   return rows->data + (size_t)(rows->ids ? rows->ids[i] : i) * rows->stride;
 }
 
-/* Element c of a row of floats or halves. */
-SF_INLINE const uint8_t *weight_at(sf_format_index format, const uint8_t *row, int32_t c) {
-  return row + (size_t)c * (format == SF_FORMAT_F16 ? 2 : 4);
-}
+/* Bytes of a weight in the formats that are plain numbers. */
+SF_INLINE size_t weight_bytes(sf_format_index format) { return format == SF_FORMAT_F16 ? 2 : 4; }
 
 SF_INLINE vf load_weights(sf_format_index format, const uint8_t *p) {
   return format == SF_FORMAT_F16 ? v_load_f16(p) : v_load(p);
 }
 
-SF_INLINE vf load_weights_tail(sf_format_index format, const uint8_t *p, int32_t n) {
+/* n ≤ SF_LANES of them, zeros above. */
+SF_INLINE vf load_some_weights(sf_format_index format, const uint8_t *p, int32_t n) {
+  if (n >= SF_LANES) return load_weights(format, p);
   return format == SF_FORMAT_F16 ? v_load_f16_tail(p, n) : v_load_tail(p, n);
 }
 
-enum { Q8_0_BYTES = 34 }; /* of a Q8_0 block: its scale as a half, then 32 signed bytes */
+SF_INLINE vf load_some(const float *p, int32_t n) { return n >= SF_LANES ? v_load(p) : v_load_tail(p, n); }
 
-SF_INLINE uint16_t load_half(const uint8_t *p) {
-  uint16_t half;
-  memcpy(&half, p, sizeof half);
-  return half;
-}
+/* Weights of a plain format in a cache line: how often to prefetch. */
+SF_INLINE int32_t weights_in_line(sf_format_index format) { return format == SF_FORMAT_F16 ? 32 : 16; }
 
 #endif

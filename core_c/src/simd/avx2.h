@@ -8,7 +8,7 @@
 #define SF_ISA_NAME "avx2"
 #define SF_ISA_TABLE sf_kernels_avx2
 
-enum { SF_LANES = 8 };
+enum { SF_LANES = 8, SF_STREAMS = 8, SF_TILE_ROWS = 2 };
 typedef __m256 vf;
 typedef __m256i vi;
 typedef __m256 vm;
@@ -73,6 +73,12 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   return v_load_f16(h);
 }
 
+SF_INLINE float v_half(const void *p) {
+  uint16_t half;
+  memcpy(&half, p, sizeof half);
+  return _cvtsh_ss(half);
+}
+
 SF_INLINE vf v_load_i8(const int8_t *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
@@ -109,6 +115,6 @@ SF_INLINE void v_store_i16(int16_t *p, vf a) {
   _mm_storeu_si128((__m128i *)(void *)p, packed);
 }
 
-SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
 #endif

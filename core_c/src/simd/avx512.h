@@ -8,7 +8,7 @@
 #define SF_ISA_NAME "avx512"
 #define SF_ISA_TABLE sf_kernels_avx512
 
-enum { SF_LANES = 16 };
+enum { SF_LANES = 16, SF_STREAMS = 8, SF_TILE_ROWS = 4 };
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __mmask16 vm;
@@ -67,6 +67,12 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(avx512_first(n), p));
 }
 
+SF_INLINE float v_half(const void *p) {
+  uint16_t half;
+  memcpy(&half, p, sizeof half);
+  return _cvtsh_ss(half);
+}
+
 SF_INLINE vf v_load_i8(const int8_t *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
 }
@@ -91,6 +97,6 @@ SF_INLINE void v_store_i16(int16_t *p, vf a) {
   _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));
 }
 
-SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
 #endif

@@ -8,7 +8,7 @@
 #define SF_ISA_NAME "neon"
 #define SF_ISA_TABLE sf_kernels_neon
 
-enum { SF_LANES = 4 };
+enum { SF_LANES = 4, SF_STREAMS = 8, SF_TILE_ROWS = 4 };
 typedef float32x4_t vf;
 typedef int32x4_t vi;
 typedef uint32x4_t vm;
@@ -66,6 +66,12 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   return v_load_f16(h);
 }
 
+SF_INLINE float v_half(const void *p) {
+  __fp16 half;
+  memcpy(&half, p, sizeof half);
+  return (float)half;
+}
+
 SF_INLINE vf v_load_i8(const int8_t *p) {
   int32_t bytes;
   memcpy(&bytes, p, sizeof bytes);
@@ -104,6 +110,6 @@ SF_INLINE vf vb_dot(vb a, vb b) {
 
 SF_INLINE void v_store_i16(int16_t *p, vf a) { vst1_s16(p, vqmovn_s32(vcvtnq_s32_f32(a))); }
 
-SF_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p); }
+SF_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
 
 #endif

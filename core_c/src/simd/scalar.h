@@ -14,7 +14,9 @@
 #define SF_ISA_NAME "scalar"
 #define SF_ISA_TABLE sf_kernels_scalar
 
-enum { SF_LANES = 4 };
+/* Besides SF_LANES: how many rows of weights a kernel reads side by side (SF_STREAMS), and how many rows, times four
+ * inputs, it multiplies with one another at a time (SF_TILE_ROWS, as registers allow). Neither changes a result. */
+enum { SF_LANES = 4, SF_STREAMS = 1, SF_TILE_ROWS = 1 };
 typedef struct {
   float f[4];
 } vf;
@@ -77,7 +79,7 @@ SF_INLINE vf v_fma(vf a, vf b, vf c) {
   return a;
 }
 
-/* Of a NaN and a number, min and max may give either. */
+/* Of a number and a NaN, in this order, min and max give the NaN. */
 SF_INLINE vf v_min(vf a, vf b) {
   SF_EACH_LANE a.f[k] = a.f[k] < b.f[k] ? a.f[k] : b.f[k];
   return a;
@@ -126,6 +128,13 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   uint16_t h[4] = {0, 0, 0, 0};
   memcpy(h, p, (size_t)n * sizeof h[0]);
   return v_load_f16(h);
+}
+
+/* One half precision float, exactly converted. */
+SF_INLINE float v_half(const void *p) {
+  uint16_t half;
+  memcpy(&half, p, sizeof half);
+  return sf_half_to_float(half);
 }
 
 /* SF_LANES signed bytes to floats. */
@@ -184,6 +193,7 @@ SF_INLINE void v_store_i16(int16_t *p, vf a) {
   SF_EACH_LANE p[k] = (int16_t)r.i[k];
 }
 
+/* Asks for the cache line at p, for soon but not at once: into the second-level cache. */
 SF_INLINE void v_prefetch(const void *p) { (void)p; }
 
 #endif

@@ -5,10 +5,12 @@
 #include <smmintrin.h>
 #include <string.h>
 
+#include "../half.h"
+
 #define SF_ISA_NAME "sse41"
 #define SF_ISA_TABLE sf_kernels_sse41
 
-enum { SF_LANES = 4 };
+enum { SF_LANES = 4, SF_STREAMS = 8, SF_TILE_ROWS = 2 };
 typedef __m128 vf;
 typedef __m128i vi;
 typedef __m128 vm;
@@ -80,6 +82,12 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   return v_load_f16(h);
 }
 
+SF_INLINE float v_half(const void *p) {
+  uint16_t half;
+  memcpy(&half, p, sizeof half);
+  return sf_half_to_float(half);
+}
+
 SF_INLINE vf v_load_i8(const int8_t *p) {
   int32_t bytes;
   memcpy(&bytes, p, sizeof bytes);
@@ -115,6 +123,6 @@ SF_INLINE void v_store_i16(int16_t *p, vf a) {
   _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi32(r, r));
 }
 
-SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
 #endif

@@ -5,10 +5,12 @@
 #include <string.h>
 #include <wasm_simd128.h>
 
+#include "../half.h"
+
 #define SF_ISA_NAME "wasm128"
 #define SF_ISA_TABLE sf_kernels_wasm128
 
-enum { SF_LANES = 4 };
+enum { SF_LANES = 4, SF_STREAMS = 8, SF_TILE_ROWS = 2 };
 typedef v128_t vf;
 typedef v128_t vi;
 typedef v128_t vm;
@@ -79,6 +81,12 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   int16_t h[4] = {0, 0, 0, 0};
   memcpy(h, p, (size_t)n * sizeof h[0]);
   return v_load_f16(h);
+}
+
+SF_INLINE float v_half(const void *p) {
+  uint16_t half;
+  memcpy(&half, p, sizeof half);
+  return sf_half_to_float(half);
 }
 
 SF_INLINE vf v_load_i8(const int8_t *p) {
