@@ -42,7 +42,7 @@ static inline int check_result(void) {
 /* `bytes` of memory, exactly, beginning `offset` bytes after an aligned address. Never NULL; freed by check_free with
  * the same offset. */
 static inline void *check_alloc(size_t bytes, size_t offset) {
-  char *memory = malloc(bytes + offset > 0 ? bytes + offset : 1);
+  char *memory = calloc(bytes + offset > 0 ? bytes + offset : 1, 1);
   if (!memory) {
     fputs("out of memory\n", stderr);
     exit(2);
