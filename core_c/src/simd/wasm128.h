@@ -10,7 +10,7 @@
 #define SF_ISA_NAME "wasm128"
 #define SF_ISA_TABLE sf_kernels_wasm128
 
-enum { SF_LANES = 4, SF_STREAMS = 8, SF_TILE_ROWS = 2 };
+enum { SF_LANES = 4, SF_STREAMS = 8, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 2, SF_PREFETCHES = 0 };
 typedef v128_t vf;
 typedef v128_t vi;
 typedef v128_t vm;
@@ -89,9 +89,12 @@ SF_INLINE float v_half(const void *p) {
   return sf_half_to_float(half);
 }
 
+/* Each byte into the top of a lane, then shifted down with its sign: two extensions would do, but clang 14 turns them
+ * and the conversion into scalar code, lane by lane. */
 SF_INLINE vf v_load_i8(const int8_t *p) {
-  const v128_t wide = wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(p));
-  return wasm_f32x4_convert_i32x4(wasm_i32x4_extend_low_i16x8(wide));
+  const v128_t bytes = wasm_v128_load32_zero(p);
+  const v128_t top = wasm_i8x16_shuffle(bytes, bytes, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return wasm_f32x4_convert_i32x4(wasm_i32x4_shr(top, 24));
 }
 
 /* Engines have no rounding conversion, so round by adding 1.5 · 2^23: the integer is then the difference of bits. */
