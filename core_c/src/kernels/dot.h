@@ -20,12 +20,18 @@
 SF_INLINE void streams_float(sf_format_index format, int streams, const uint8_t *const *row, const uint8_t *const *next,
                              const float *x, int32_t columns, vf *sum) {
   const size_t size = weight_bytes(format);
+  const int32_t line = weights_in_line(format);
   int32_t c = 0;
-  for (; c + SF_LANES <= columns; c += SF_LANES) {
-    const vf v = v_load(x + c);
-    if (c % weights_in_line(format) == 0) {
-      for (int r = 0; r < streams; ++r) v_prefetch(next[r] + (size_t)c * size);
+  for (; c + line <= columns; c += line) {
+    for (int r = 0; r < streams; ++r) v_prefetch(next[r] + (size_t)c * size);
+    for (int32_t k = 0; k < line; k += SF_LANES) {
+      const vf v = v_load(x + c + k);
+      for (int r = 0; r < streams; ++r)
+        sum[r] = v_fma(load_weights(format, row[r] + (size_t)(c + k) * size), v, sum[r]);
     }
+  }
+  for (; line > SF_LANES && c + SF_LANES <= columns; c += SF_LANES) {
+    const vf v = v_load(x + c);
     for (int r = 0; r < streams; ++r) sum[r] = v_fma(load_weights(format, row[r] + (size_t)c * size), v, sum[r]);
   }
   if (c < columns) {

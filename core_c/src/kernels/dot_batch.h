@@ -5,11 +5,10 @@
 #include "rows.h"
 
 enum {
-  BATCH_ROWS = 4,                  /* rows of a group */
-  BATCH_INPUTS = 32,               /* inputs whose accumulators are kept */
-  CHUNK_BLOCKS = 16,               /* columns of a chunk, in blocks */
-  CHUNK = CHUNK_BLOCKS * SF_BLOCK, /* and in numbers */
-  TILE_INPUTS = 4                  /* inputs of a tile; its rows are SF_TILE_ROWS */
+  BATCH_ROWS = 4,                 /* rows of a group */
+  BATCH_INPUTS = 32,              /* inputs whose accumulators are kept */
+  CHUNK_BLOCKS = 16,              /* columns of a chunk, in blocks */
+  CHUNK = CHUNK_BLOCKS * SF_BLOCK /* and in numbers */
 };
 
 /* A chunk of the rows of a group. */
@@ -28,9 +27,10 @@ SF_INLINE void batch_load(sf_format_index format, const uint8_t *const *row, int
     if (format == SF_FORMAT_F32) {
       chunk->weights[r] = row[r] + (size_t)c * sizeof(float);
     } else if (format == SF_FORMAT_F16) {
-      for (int32_t k = 0; k < n; k += SF_LANES) {
-        v_store(chunk->floats[r] + k, load_some_weights(format, row[r] + (size_t)(c + k) * 2, n - k));
-      }
+      const uint8_t *p = row[r] + (size_t)c * 2;
+      int32_t k = 0;
+      for (; k + SF_LANES <= n; k += SF_LANES) v_store(chunk->floats[r] + k, v_load_f16(p + (size_t)k * 2));
+      if (k < n) v_store(chunk->floats[r] + k, v_load_f16_tail(p + (size_t)k * 2, n - k));
       chunk->weights[r] = (const uint8_t *)chunk->floats[r];
     } else {
       chunk->weights[r] = row[r] + (size_t)(c / SF_BLOCK) * Q8_0_BYTES;
@@ -43,13 +43,13 @@ SF_INLINE void batch_load(sf_format_index format, const uint8_t *const *row, int
  * inlined, so that the accumulators are registers. */
 SF_INLINE void tile_float(int n_rows, int n_inputs, const batch_chunk *chunk, int r0, int32_t n, const float *x,
                           int32_t columns, vf (*sums)[BATCH_ROWS]) {
-  vf acc[SF_TILE_ROWS][TILE_INPUTS];
+  vf acc[SF_TILE_ROWS][SF_TILE_INPUTS];
   for (int r = 0; r < n_rows; ++r) {
     for (int j = 0; j < n_inputs; ++j) acc[r][j] = sums[j][r0 + r];
   }
   int32_t c = 0;
   for (; c + SF_LANES <= n; c += SF_LANES) {
-    vf v[TILE_INPUTS];
+    vf v[SF_TILE_INPUTS];
     for (int j = 0; j < n_inputs; ++j) v[j] = v_load(x + (size_t)j * (size_t)columns + c);
     for (int r = 0; r < n_rows; ++r) {
       const vf w = v_load(chunk->weights[r0 + r] + (size_t)c * sizeof(float));
@@ -73,8 +73,8 @@ SF_INLINE void tile_float(int n_rows, int n_inputs, const batch_chunk *chunk, in
 SF_INLINE void tile_q8_0(int n_rows, int n_inputs, const batch_chunk *chunk, int r0, int32_t n, const int16_t *values,
                          const float *x_scales, int32_t columns, vf (*sums)[BATCH_ROWS]) {
   const size_t blocks = (size_t)(columns / SF_BLOCK);
-  vf acc[SF_TILE_ROWS][TILE_INPUTS];
-  float scales[SF_TILE_ROWS][TILE_INPUTS][CHUNK_BLOCKS];
+  vf acc[SF_TILE_ROWS][SF_TILE_INPUTS];
+  float scales[SF_TILE_ROWS][SF_TILE_INPUTS][CHUNK_BLOCKS];
   for (int r = 0; r < n_rows; ++r) {
     for (int j = 0; j < n_inputs; ++j) {
       acc[r][j] = sums[j][r0 + r];
@@ -86,7 +86,7 @@ SF_INLINE void tile_q8_0(int n_rows, int n_inputs, const batch_chunk *chunk, int
     }
   }
   for (int32_t b = 0; b < n / SF_BLOCK; ++b) {
-    vb v[TILE_INPUTS];
+    vb v[SF_TILE_INPUTS];
     for (int j = 0; j < n_inputs; ++j) v[j] = vb_load_i16(values + (size_t)j * (size_t)columns + b * SF_BLOCK);
     for (int r = 0; r < n_rows; ++r) {
       const vb w = vb_load_i8((const int8_t *)(chunk->weights[r0 + r] + b * Q8_0_BYTES + 2));
@@ -137,8 +137,8 @@ SF_INLINE void batch_group(sf_format_index format, const uint8_t *const *row, co
     const int32_t n = columns - c < CHUNK ? columns - c : CHUNK;
     batch_load(format, row, c, n, &chunk);
     int32_t j = 0;
-    for (; j + TILE_INPUTS <= n_inputs; j += TILE_INPUTS) {
-      batch_tiles(format, TILE_INPUTS, &chunk, inputs, j, c, n, columns, sums);
+    for (; j + SF_TILE_INPUTS <= n_inputs; j += SF_TILE_INPUTS) {
+      batch_tiles(format, SF_TILE_INPUTS, &chunk, inputs, j, c, n, columns, sums);
     }
     for (; j < n_inputs; ++j) batch_tiles(format, 1, &chunk, inputs, j, c, n, columns, sums);
   }

@@ -14,9 +14,10 @@
 #define SF_ISA_NAME "scalar"
 #define SF_ISA_TABLE sf_kernels_scalar
 
-/* Besides SF_LANES: how many rows of weights a kernel reads side by side (SF_STREAMS), and how many rows, times four
- * inputs, it multiplies with one another at a time (SF_TILE_ROWS, as registers allow). Neither changes a result. */
-enum { SF_LANES = 4, SF_STREAMS = 1, SF_TILE_ROWS = 1 };
+/* Besides SF_LANES: how many rows of weights a kernel reads side by side (SF_STREAMS), how many rows and inputs
+ * it multiplies with one another at a time (SF_TILE_ROWS, SF_TILE_INPUTS, as registers allow), and whether v_prefetch
+ * does something (SF_PREFETCHES). None of these changes a result. */
+enum { SF_LANES = 4, SF_STREAMS = 1, SF_TILE_ROWS = 1, SF_TILE_INPUTS = 1, SF_PREFETCHES = 0 };
 typedef struct {
   float f[4];
 } vf;
