@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Makes .venv with sparsefire in it, native and WebAssembly. For Debian and Ubuntu: missing tools come from apt-get;
+# elsewhere install them first. Run again after a change to rebuild.
+#   scripts/setup.sh [EXTRAS]      EXTRAS of pyproject.toml, by default wasmtime,calibrate
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+extras=${1:-wasmtime,calibrate}
+. "$root/scripts/tools.sh"
+
+need_tool gcc gcc libc6-dev
+need_tool node nodejs
+need_tool emcc emscripten
+python=$(find_python)
+if [ ! -x "$root/.venv/bin/python" ]; then
+  "$python" -c "import ensurepip" 2>/dev/null || install_packages python3-venv
+  "$python" -m venv "$root/.venv"
+fi
+
+"$root/build_wasm.sh"
+"$root/.venv/bin/python" -m pip install --quiet --upgrade pip
+"$root/.venv/bin/python" -m pip install --quiet "$root[$extras]"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Sets up everything that the tests need, and runs all of them; arguments go to pytest. A tool or browser that cannot be
+# had fails its tests instead of skipping them.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+. "$root/scripts/tools.sh"
+
+need_tool clang clang
+need_tool clang-format clang-format
+need_tool aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+need_tool qemu-aarch64 qemu-user
+need_tool npm npm
+need_tool chromium chromium
+"$root/scripts/setup.sh" wasmtime,calibrate,test,dev
+
+cd "$root"
+export PATH="$root/.venv/bin:$PATH"
+SPARSEFIRE_CI=1 exec python -m pytest "$@"
