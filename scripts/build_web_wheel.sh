@@ -9,4 +9,4 @@ options=(--quiet --no-deps --wheel-dir "${1:?usage: build_web_wheel.sh DIRECTORY
 # With the build backend installed, no environment of its own has to be made for the build.
 if "$python" -c "import scikit_build_core" 2>/dev/null; then options+=(--no-build-isolation); fi
 exec "$python" -m pip wheel "${options[@]}" \
-  -Cwheel.cmake=false -Cwheel.py-api=py3 -Cwheel.platlib=false "$root"
+  -Cwheel.cmake=false "-Cwheel.exclude=**/*.so;**/__pycache__" -Cwheel.py-api=py3 -Cwheel.platlib=false "$root"
