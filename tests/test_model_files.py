@@ -155,7 +155,7 @@ def test_not_finite_weights_are_named(
             with pytest.raises(NotFiniteError, match=f"'{name}' holds NaN or infinity"):
                 model.logits(IDS, mode=mode)
             with pytest.raises(NotFiniteError, match=name):
-                "".join(model.generate([1, 2, 3], mode=mode))
+                "".join(model.generate(IDS, mode=mode))
 
 
 def test_model_whose_tokeniser_is_unknown(tmp_path: Path) -> None:
