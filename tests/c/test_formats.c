@@ -109,8 +109,7 @@ static void test_sizes(void) {
 static void test_isas(void) {
   check_section("isas");
   const int32_t count = sf_isa_count();
-  CHECK(count >= 1 && strcmp(sf_isa_name(count - 1), "scalar") == 0 && sf_isa_supported(count - 1),
-        "the last is scalar");
+  CHECK(count >= 1 && sf_isa_supported(count - 1), "the last works everywhere");
   for (int32_t i = 0; i < count; ++i) {
     CHECK(sf_isa_kernels(i) && strcmp(sf_isa_kernels(i)->name, sf_isa_name(i)) == 0, "kernels of %d", i);
     for (int32_t k = 0; k < i; ++k) CHECK(strcmp(sf_isa_name(i), sf_isa_name(k)) != 0, "%s twice", sf_isa_name(i));

@@ -30,22 +30,28 @@ SF_INLINE void axpy_float(sf_format_index format, int n_rows, const uint8_t *con
   }
 }
 
-/* n_rows (a constant) rows of Q8_0; c0 and c1 at blocks. */
+/* n_rows (a constant) rows of Q8_0, of SF_STREAMS valid pointers; c0 and c1 at blocks. */
 SF_INLINE void axpy_q8_0(int n_rows, const uint8_t *const *row, const uint8_t *const *next, const float *alpha,
                          int32_t c0, int32_t c1, float *y) {
   enum { VECTORS = SF_BLOCK / SF_LANES };
+  const vf alphas = load_some(alpha, n_rows);
   for (int32_t b = c0 / SF_BLOCK; b < c1 / SF_BLOCK; ++b) {
     const size_t at = (size_t)b * Q8_0_BYTES;
-    float *block = y + (size_t)b * SF_BLOCK;
+    float *block = y + (size_t)b * SF_BLOCK, scale[SF_LANES];
     vf sum[VECTORS];
     if (b % 2 == 0) {
       for (int r = 0; r < n_rows; ++r) v_prefetch(next[r] + at);
     }
+    v_store(scale, v_mul(v_load_halves(row, at), alphas));
     for (int k = 0; k < VECTORS; ++k) sum[k] = v_load(block + k * SF_LANES);
     for (int r = 0; r < n_rows; ++r) {
-      const vf scale = v_set1(alpha[r] * v_half(row[r] + at));
-      const int8_t *w = (const int8_t *)(row[r] + at + 2);
-      for (int k = 0; k < VECTORS; ++k) sum[k] = v_fma(scale, v_load_i8(w + k * SF_LANES), sum[k]);
+      const vf a = v_set1(scale[r]);
+      for (int k = 0; k < VECTORS; k += 2) {
+        vf w[2];
+        v_load_i8((const int8_t *)(row[r] + at + 2 + k * SF_LANES), w);
+        sum[k] = v_fma(a, w[0], sum[k]);
+        sum[k + 1] = v_fma(a, w[1], sum[k + 1]);
+      }
     }
     for (int k = 0; k < VECTORS; ++k) v_store(block + k * SF_LANES, sum[k]);
   }
@@ -55,8 +61,8 @@ SF_INLINE void axpy_q8_0(int n_rows, const uint8_t *const *row, const uint8_t *c
 SF_INLINE void axpy_some(sf_format_index format, int n_rows, const sf_rows *rows, int32_t i, int32_t n,
                          const float *alpha, int32_t c0, int32_t c1, float *y) {
   const uint8_t *row[SF_STREAMS], *next[SF_STREAMS];
-  for (int r = 0; r < n_rows; ++r) {
-    row[r] = row_at(rows, i + r);
+  for (int r = 0; r < SF_STREAMS; ++r) {
+    row[r] = row_at(rows, i + (r < n_rows ? r : 0));
     next[r] = i + n_rows + r < n ? row_at(rows, i + n_rows + r) : row[r];
   }
   if (format == SF_FORMAT_Q8_0) {

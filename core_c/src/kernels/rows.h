@@ -24,9 +24,7 @@ SF_INLINE vf load_some_weights(sf_format_index format, const uint8_t *p, int32_t
 
 SF_INLINE vf load_some(const float *p, int32_t n) { return n >= SF_LANES ? v_load(p) : v_load_tail(p, n); }
 
-/* Weights of a plain format from one prefetch to the next: a cache line; one vector where there is no prefetching. */
-SF_INLINE int32_t weights_in_line(sf_format_index format) {
-  return SF_PREFETCHES ? (format == SF_FORMAT_F16 ? 32 : 16) : SF_LANES;
-}
+/* Weights of a plain format in a cache line: from one prefetch to the next. */
+SF_INLINE int32_t weights_in_line(sf_format_index format) { return format == SF_FORMAT_F16 ? 32 : 16; }
 
 #endif

@@ -8,7 +8,7 @@
 #define SF_ISA_NAME "avx512"
 #define SF_ISA_TABLE sf_kernels_avx512
 
-enum { SF_LANES = 16, SF_STREAMS = 8, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 4, SF_PREFETCHES = 1 };
+enum { SF_LANES = 16, SF_STREAMS = 8, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 4 };
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __mmask16 vm;
@@ -73,8 +73,20 @@ SF_INLINE float v_half(const void *p) {
   return _cvtsh_ss(half);
 }
 
-SF_INLINE vf v_load_i8(const int8_t *p) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+/* Eight halves from eight places. */
+SF_INLINE __m128i avx512_halves(const uint8_t *const *p, size_t at) {
+  int16_t h[8];
+  for (int k = 0; k < 8; ++k) memcpy(&h[k], p[k] + at, sizeof h[k]);
+  return _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]);
+}
+
+SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
+  return _mm512_cvtph_ps(_mm256_zextsi128_si256(avx512_halves(p, at)));
+}
+
+SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
+  r[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+  r[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + 16))));
 }
 
 SF_INLINE vi v_round(vf a) { return _mm512_cvtps_epi32(a); }

@@ -8,7 +8,7 @@
 #define SF_ISA_NAME "neon"
 #define SF_ISA_TABLE sf_kernels_neon
 
-enum { SF_LANES = 4, SF_STREAMS = 8, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 4, SF_PREFETCHES = 1 };
+enum { SF_LANES = 4, SF_STREAMS = 4, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 4 };
 typedef float32x4_t vf;
 typedef int32x4_t vi;
 typedef uint32x4_t vm;
@@ -72,11 +72,15 @@ SF_INLINE float v_half(const void *p) {
   return (float)half;
 }
 
-SF_INLINE vf v_load_i8(const int8_t *p) {
-  int32_t bytes;
-  memcpy(&bytes, p, sizeof bytes);
-  const int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes)));
-  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
+  const float four[4] = {v_half(p[0] + at), v_half(p[1] + at), v_half(p[2] + at), v_half(p[3] + at)};
+  return vld1q_f32(four);
+}
+
+SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
+  const int16x8_t wide = vmovl_s8(vld1_s8(p));
+  r[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+  r[1] = vcvtq_f32_s32(vmovl_high_s16(wide));
 }
 
 SF_INLINE vi v_round(vf a) { return vcvtnq_s32_f32(a); }

@@ -14,10 +14,10 @@
 #define SF_ISA_NAME "scalar"
 #define SF_ISA_TABLE sf_kernels_scalar
 
-/* Besides SF_LANES: how many rows of weights a kernel reads side by side (SF_STREAMS), how many rows and inputs
- * it multiplies with one another at a time (SF_TILE_ROWS, SF_TILE_INPUTS, as registers allow), and whether v_prefetch
- * does something (SF_PREFETCHES). None of these changes a result. */
-enum { SF_LANES = 4, SF_STREAMS = 1, SF_TILE_ROWS = 1, SF_TILE_INPUTS = 1, SF_PREFETCHES = 0 };
+/* Besides SF_LANES: how many rows of weights a kernel reads side by side (SF_STREAMS, at most SF_LANES), and how many
+ * rows and inputs it multiplies with one another at a time (SF_TILE_ROWS, SF_TILE_INPUTS, as registers allow). None of
+ * these changes a result. */
+enum { SF_LANES = 4, SF_STREAMS = 1, SF_TILE_ROWS = 1, SF_TILE_INPUTS = 1 };
 typedef struct {
   float f[4];
 } vf;
@@ -138,11 +138,16 @@ SF_INLINE float v_half(const void *p) {
   return sf_half_to_float(half);
 }
 
-/* SF_LANES signed bytes to floats. */
-SF_INLINE vf v_load_i8(const int8_t *p) {
-  vf r;
-  SF_EACH_LANE r.f[k] = (float)p[k];
+/* The halves at p[0] + at, p[1] + at, … in the first SF_STREAMS lanes; what the others hold is not said. */
+SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
+  vf r = {{0, 0, 0, 0}};
+  for (int k = 0; k < SF_STREAMS; ++k) r.f[k] = v_half(p[k] + at);
   return r;
+}
+
+/* 2 · SF_LANES signed bytes to floats. */
+SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
+  for (int k = 0; k < 8; ++k) r[k / 4].f[k % 4] = (float)p[k];
 }
 
 /* To the nearest integer, ties to even, for |a| < 2^22. Adding 1.5 · 2^23 leaves no room for a fraction. */

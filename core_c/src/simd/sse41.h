@@ -10,7 +10,7 @@
 #define SF_ISA_NAME "sse41"
 #define SF_ISA_TABLE sf_kernels_sse41
 
-enum { SF_LANES = 4, SF_STREAMS = 8, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 3, SF_PREFETCHES = 1 };
+enum { SF_LANES = 4, SF_STREAMS = 4, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 3 };
 typedef __m128 vf;
 typedef __m128i vi;
 typedef __m128 vm;
@@ -66,14 +66,24 @@ SF_INLINE float v_largest(vf a) {
   return _mm_cvtss_f32(_mm_max_ss(pairs, _mm_movehdup_ps(pairs)));
 }
 
-/* As sf_half_to_float; the sign travels along, since sign extension and the shift leave it in the top bit. */
-SF_INLINE vf v_load_f16(const void *p) {
-  const vi half = _mm_cvtepi16_epi32(_mm_loadl_epi64((const __m128i *)p));
-  const vi bits = _mm_and_si128(_mm_slli_epi32(half, 13), _mm_set1_epi32((int)0x8fffe000));
+/* Halves, sign-extended and shifted left by 13, to floats as by sf_half_to_float; the sign travels along, since sign
+ * extension leaves it in the top bit. */
+SF_INLINE vf sse41_floats(vi shifted) {
+  const vi bits = _mm_and_si128(shifted, _mm_set1_epi32((int)0x8fffe000));
   const vi infinite = _mm_set1_epi32(0x0f800000);
   const vi special = _mm_cmpeq_epi32(_mm_and_si128(bits, infinite), infinite);
   const vf scaled = _mm_mul_ps(_mm_castsi128_ps(bits), _mm_set1_ps(0x1p112f));
   return _mm_or_ps(scaled, _mm_castsi128_ps(_mm_and_si128(special, _mm_set1_epi32(0x7f800000))));
+}
+
+SF_INLINE int16_t sse41_bits(const uint8_t *p) {
+  int16_t bits;
+  memcpy(&bits, p, sizeof bits);
+  return bits;
+}
+
+SF_INLINE vf v_load_f16(const void *p) {
+  return sse41_floats(_mm_slli_epi32(_mm_cvtepi16_epi32(_mm_loadl_epi64((const __m128i *)p)), 13));
 }
 
 SF_INLINE vf v_load_f16_tail(const void *p, int n) {
@@ -88,10 +98,19 @@ SF_INLINE float v_half(const void *p) {
   return sf_half_to_float(half);
 }
 
-SF_INLINE vf v_load_i8(const int8_t *p) {
-  int32_t bytes;
-  memcpy(&bytes, p, sizeof bytes);
-  return _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(bytes)));
+SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
+  vi upper = _mm_setzero_si128();
+  upper = _mm_insert_epi16(upper, sse41_bits(p[0] + at), 1);
+  upper = _mm_insert_epi16(upper, sse41_bits(p[1] + at), 3);
+  upper = _mm_insert_epi16(upper, sse41_bits(p[2] + at), 5);
+  upper = _mm_insert_epi16(upper, sse41_bits(p[3] + at), 7);
+  return sse41_floats(_mm_srai_epi32(upper, 3));
+}
+
+SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
+  const vi wide = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p));
+  r[0] = _mm_cvtepi32_ps(_mm_cvtepi16_epi32(wide));
+  r[1] = _mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpackhi_epi16(wide, wide), 16));
 }
 
 SF_INLINE vi v_round(vf a) { return _mm_cvtps_epi32(a); }

@@ -10,7 +10,7 @@
 #define SF_ISA_NAME "wasm128"
 #define SF_ISA_TABLE sf_kernels_wasm128
 
-enum { SF_LANES = 4, SF_STREAMS = 8, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 2, SF_PREFETCHES = 0 };
+enum { SF_LANES = 4, SF_STREAMS = 4, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 2 };
 typedef v128_t vf;
 typedef v128_t vi;
 typedef v128_t vm;
@@ -68,14 +68,17 @@ SF_INLINE float v_largest(vf a) {
   return even > odd ? even : odd;
 }
 
-/* As sf_half_to_float; the sign travels along, since sign extension and the shift leave it in the top bit. */
-SF_INLINE vf v_load_f16(const void *p) {
-  const vi bits = wasm_v128_and(wasm_i32x4_shl(wasm_i32x4_load16x4(p), 13), wasm_i32x4_const_splat((int)0x8fffe000));
+/* Halves, sign-extended and shifted left by 13, to floats as by sf_half_to_float; the sign travels along, since sign
+ * extension leaves it in the top bit. */
+SF_INLINE vf wasm128_floats(vi shifted) {
+  const vi bits = wasm_v128_and(shifted, wasm_i32x4_const_splat((int)0x8fffe000));
   const vi infinite = wasm_i32x4_const_splat(0x0f800000);
   const vi special = wasm_i32x4_eq(wasm_v128_and(bits, infinite), infinite);
   const vf scaled = wasm_f32x4_mul(bits, wasm_f32x4_const_splat(0x1p112f));
   return wasm_v128_or(scaled, wasm_v128_and(special, wasm_i32x4_const_splat(0x7f800000)));
 }
+
+SF_INLINE vf v_load_f16(const void *p) { return wasm128_floats(wasm_i32x4_shl(wasm_i32x4_load16x4(p), 13)); }
 
 SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   int16_t h[4] = {0, 0, 0, 0};
@@ -91,10 +94,24 @@ SF_INLINE float v_half(const void *p) {
 
 /* Each byte into the top of a lane, then shifted down with its sign: two extensions would do, but clang 14 turns them
  * and the conversion into scalar code, lane by lane. */
-SF_INLINE vf v_load_i8(const int8_t *p) {
-  const v128_t bytes = wasm_v128_load32_zero(p);
-  const v128_t top = wasm_i8x16_shuffle(bytes, bytes, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  return wasm_f32x4_convert_i32x4(wasm_i32x4_shr(top, 24));
+SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
+  vi upper = wasm_i32x4_const_splat(0);
+  upper = wasm_v128_load16_lane(p[0] + at, upper, 1);
+  upper = wasm_v128_load16_lane(p[1] + at, upper, 3);
+  upper = wasm_v128_load16_lane(p[2] + at, upper, 5);
+  upper = wasm_v128_load16_lane(p[3] + at, upper, 7);
+  return wasm128_floats(wasm_i32x4_shr(upper, 3));
+}
+
+/* Clang (14 at least) would merge widening and conversion and then do them lane by lane: the empty statements, which
+ * may do anything to the integers for all that it knows, keep them apart. */
+SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
+  const v128_t wide = wasm_i16x8_load8x8(p);
+  vi low = wasm_i32x4_extend_low_i16x8(wide), high = wasm_i32x4_extend_high_i16x8(wide);
+  __asm__("" : "+r"(low));
+  __asm__("" : "+r"(high));
+  r[0] = wasm_f32x4_convert_i32x4(low);
+  r[1] = wasm_f32x4_convert_i32x4(high);
 }
 
 /* Engines have no rounding conversion, so round by adding 1.5 · 2^23: the integer is then the difference of bits. */
