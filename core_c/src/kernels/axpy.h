@@ -34,15 +34,18 @@ SF_INLINE void axpy_float(sf_format_index format, int n_rows, const uint8_t *con
 SF_INLINE void axpy_q8_0(int n_rows, const uint8_t *const *row, const uint8_t *const *next, const float *alpha,
                          int32_t c0, int32_t c1, float *y) {
   enum { VECTORS = SF_BLOCK / SF_LANES };
-  const vf alphas = load_some(alpha, n_rows);
+  float factors[ROW_SCALES] = {0};
+  for (int r = 0; r < n_rows; ++r) factors[r] = alpha[r];
+  vf factor[SCALE_VECTORS];
+  for (int k = 0; k < SCALE_VECTORS; ++k) factor[k] = v_load(factors + k * SF_LANES);
   for (int32_t b = c0 / SF_BLOCK; b < c1 / SF_BLOCK; ++b) {
     const size_t at = (size_t)b * Q8_0_BYTES;
-    float *block = y + (size_t)b * SF_BLOCK, scale[SF_LANES];
+    float *block = y + (size_t)b * SF_BLOCK, scale[ROW_SCALES];
     vf sum[VECTORS];
     if (b % 2 == 0) {
       for (int r = 0; r < n_rows; ++r) v_prefetch(next[r] + at);
     }
-    v_store(scale, v_mul(v_load_halves(row, at), alphas));
+    row_scales(row, at, factor, scale);
     for (int k = 0; k < VECTORS; ++k) sum[k] = v_load(block + k * SF_LANES);
     for (int r = 0; r < n_rows; ++r) {
       const vf a = v_set1(scale[r]);

@@ -49,8 +49,10 @@ SF_INLINE void streams_q8_0(const uint8_t *const *row, const uint8_t *const *nex
   for (int32_t b = 0; b < columns / SF_BLOCK; ++b) {
     const size_t at = (size_t)b * Q8_0_BYTES;
     const vb x = vb_load_i16(input->values + (size_t)b * SF_BLOCK);
-    float scale[SF_LANES];
-    v_store(scale, v_mul(v_load_halves(row, at), v_set1(input->scales[b])));
+    vf factor[SCALE_VECTORS];
+    float scale[ROW_SCALES];
+    for (int k = 0; k < SCALE_VECTORS; ++k) factor[k] = v_set1(input->scales[b]);
+    row_scales(row, at, factor, scale);
     if (b % 2 == 0) {
       for (int r = 0; r < SF_STREAMS; ++r) v_prefetch(next[r] + at);
     }

@@ -27,4 +27,13 @@ SF_INLINE vf load_some(const float *p, int32_t n) { return n >= SF_LANES ? v_loa
 /* Weights of a plain format in a cache line: from one prefetch to the next. */
 SF_INLINE int32_t weights_in_line(sf_format_index format) { return format == SF_FORMAT_F16 ? 32 : 16; }
 
+enum { ROW_SCALES = 16, SCALE_VECTORS = ROW_SCALES / SF_LANES }; /* SF_STREAMS, in whole vectors */
+
+/* scale[r] = the half at row[r] + at, times factor[r], for SF_STREAMS rows of Q8_0. */
+SF_INLINE void row_scales(const uint8_t *const *row, size_t at, const vf *factor, float *scale) {
+  for (int k = 0; k < SF_STREAMS; k += SF_LANES) {
+    v_store(scale + k, v_mul(v_load_halves(row + k, at), factor[k / SF_LANES]));
+  }
+}
+
 #endif

@@ -14,10 +14,10 @@
 #define SF_ISA_NAME "scalar"
 #define SF_ISA_TABLE sf_kernels_scalar
 
-/* Besides SF_LANES: how many rows of weights a kernel reads side by side (SF_STREAMS, at most SF_LANES), and how many
+/* Besides SF_LANES: how many rows of weights a kernel reads side by side (SF_STREAMS), and how many
  * rows and inputs it multiplies with one another at a time (SF_TILE_ROWS, SF_TILE_INPUTS, as registers allow). None of
  * these changes a result. */
-enum { SF_LANES = 4, SF_STREAMS = 1, SF_TILE_ROWS = 1, SF_TILE_INPUTS = 1 };
+enum { SF_LANES = 4, SF_STREAMS = 4, SF_TILE_ROWS = 1, SF_TILE_INPUTS = 1 };
 typedef struct {
   float f[4];
 } vf;
@@ -138,10 +138,10 @@ SF_INLINE float v_half(const void *p) {
   return sf_half_to_float(half);
 }
 
-/* The halves at p[0] + at, p[1] + at, … in the first SF_STREAMS lanes; what the others hold is not said. */
+/* The halves at p[0] + at, p[1] + at, …: as many as there are lanes, but no more than SF_STREAMS; 0 above. */
 SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
-  vf r = {{0, 0, 0, 0}};
-  for (int k = 0; k < SF_STREAMS; ++k) r.f[k] = v_half(p[k] + at);
+  vf r;
+  SF_EACH_LANE r.f[k] = v_half(p[k] + at);
   return r;
 }
 
