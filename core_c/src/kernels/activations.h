@@ -120,7 +120,8 @@ static void softmax(const float *x, int32_t count, float *y) {
   float sum = v_sum(sums);
   if (i < count) {
     float last[SF_LANES];
-    v_store(last, exp_negative(v_sub(v_load_tail(x + i, count - i), shift)));
+    /* Lanes past the end hold 0 - largest, which may be positive. */
+    v_store(last, exp_negative(v_min(v_sub(v_load_tail(x + i, count - i), shift), v_set1(0))));
     for (int32_t k = 0; i + k < count; ++k) sum += y[i + k] = last[k];
   }
 
