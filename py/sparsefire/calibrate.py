@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ._core import available_cores
 from .architecture import SPARSEFIRE_VERSION
+from .blas import one_blas_thread
 from .errors import ArgumentError, CalibrationError
 from .gguf import ByteArray, TypedValue, ValueType
 from .gguf_write import TensorData, Writable, gguf_package, write_gguf
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 FORMATS = ("keep", "f32", "f16", "q8_0")
-DEFAULT_TOKENS = 50_000
+DEFAULT_TOKENS = 100_000
 
 Progress = Callable[[str, float], None]
 
@@ -38,6 +41,7 @@ _SCORES = 200_000_000  # tokens × neurons that a layer's fit works on at once
 _HELD, _TUNE = (3, 10, 17), (6, 13, 19)
 _WINDOW = 512  # tokens, at most
 _PERPLEXITY_WINDOWS = 32
+_MOST_WORKERS = 4  # each needs memory for the scores of its layer
 _RECORDED, _FITTED = 0.15, 0.9  # shares of the work
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
 
@@ -101,11 +105,8 @@ def calibrate_model(
         windows = _windows(model, text, tokens)
         samples = _record(model, windows, seed, told)
         formats = [_bundle_format(ffn, format) for ffn in model.ffns]
-        fits = []
-        for layer, ffn in enumerate(model.ffns):
-            options = FitOptions(recall, rank, formats[layer], Descent(seed=seed))
-            layer_told = partial(_layer_progress, told, layer, model.config.layers)
-            fits.append(fit_layer(layer, ffn, samples.split(layer), options, layer_told))
+        options = [FitOptions(recall, rank, each, Descent(seed=seed)) for each in formats]
+        fits = _fit_layers(model, samples, options, told)
         _check_gain(model, fits)
         told("writing", _FITTED)
         metadata = _metadata(model, fits, format, recall, windows.size)
@@ -134,9 +135,29 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def _layer_progress(told: Progress, layer: int, layers: int, share: float) -> None:
-    done = _RECORDED + (_FITTED - _RECORDED) * (layer + share) / layers
-    told(f"layer {layer + 1} of {layers}", done)
+def _fit_layers(
+    model: Model, samples: _Samples, options: list[FitOptions], told: Progress
+) -> list[LayerFit]:
+    """Fits the layers, some at the same time."""
+    shares, lock = [0.0] * len(options), threading.Lock()
+
+    def fit(layer: int) -> LayerFit:
+        def progress(share: float) -> None:
+            with lock:
+                shares[layer] = share
+                told("fitting predictors", _RECORDED + (_FITTED - _RECORDED) * _mean(shares))
+
+        split = samples.split(layer)
+        result = fit_layer(layer, model.ffns[layer], split, options[layer], progress)
+        progress(1.0)
+        return result
+
+    with one_blas_thread() as alone:
+        workers = min(len(options), available_cores(), _MOST_WORKERS) if alone else 1
+        if workers == 1:
+            return [fit(layer) for layer in range(len(options))]
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(fit, range(len(options))))
 
 
 def _check_arguments(rank: int | None, recall: float, tokens: int, format: str) -> None:

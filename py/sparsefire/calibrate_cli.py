@@ -38,7 +38,7 @@ def add_calibrate_parser(commands: Any) -> None:
         metavar="SHARE",
         help="of the activation mass to keep on held-out tokens; default %(default)s",
     )
-    add("--tokens", type=int, default=50_000, metavar="N", help="to use; default %(default)s")
+    add("--tokens", type=int, default=100_000, metavar="N", help="to use; default %(default)s")
     add("--format", choices=_FORMATS, default="keep", help="of the weights; default: as they are")
     add("--activation", metavar="NAME", help="where the file does not say the right one")
     add("--seed", type=int, default=0, metavar="N", help="default %(default)s")

@@ -225,7 +225,8 @@ class _Fitting:
         """The layer with the predictor that reads least."""
         epochs = self.options.descent.epochs
         ranks = self._ranks()
-        planned = epochs + (0 if len(ranks) == 1 else 3 * _QUICK_EPOCHS)
+        expected = self.options.descent.for_samples(len(self.data.fit)).epochs
+        planned = expected + (0 if len(ranks) == 1 else 3 * _QUICK_EPOCHS)
         done = 0
 
         def count(*_: object) -> None:

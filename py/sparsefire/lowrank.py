@@ -7,7 +7,7 @@ it and descends on what matters: which neurons to compute. Both are numpy alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -142,13 +142,21 @@ def operating_point(scores: FloatArray, mass: MassTable, recall: float) -> Opera
 
 @dataclass(frozen=True)
 class Descent:
-    """Settings of `refine`."""
+    """Settings of `refine`: passes over the samples (more of them when there are few samples),
+    samples of a batch, and the highest learning rate."""
 
     epochs: int = 10
-    batch: int = 256
-    rate: float = 1e-2
+    batch: int = 512
+    rate: float = 2e-2
     largest_weight: float = 50.0
+    fewest_steps: int = 500
     seed: int = 0
+
+    def for_samples(self, n: int) -> Descent:
+        """The same with smaller batches and more epochs where ``n`` samples make few steps."""
+        batch = max(1, min(self.batch, max(32, n // 40), n))
+        epochs = max(self.epochs, min(5 * self.epochs, -(-self.fewest_steps * batch // n)))
+        return replace(self, batch=batch, epochs=epochs)
 
 
 class _Adam:
@@ -206,7 +214,7 @@ def refine(
     the operating point on the tuning samples corrects the price of a missed unit of mass, and
     the best epoch by selected share there (the start included) is what is returned.
     """
-    settings = settings or Descent()
+    settings = (settings or Descent()).for_samples(len(x))
     random = np.random.default_rng(settings.seed)
     mean = x.mean(axis=0)
     scale = np.float32(np.sqrt(np.mean((x - mean) ** 2)))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from . import _arrays
 
 IndexArray = npt.NDArray[np.int64]
+DoubleArray = npt.NDArray[np.float64]
 
 _HISTOGRAM_BINS = 4096
 
@@ -31,6 +32,7 @@ class MassTable:
     starts: IndexArray  # (n + 1)
     neurons: _arrays.IntArray  # (entries), ascending within a token
     kinds: _arrays.FloatArray  # (kinds, entries)
+    totals: DoubleArray  # (kinds): mass in all, entries that were dropped included
 
     @classmethod
     def from_pieces(
@@ -55,20 +57,22 @@ class MassTable:
         totals = kinds.sum(axis=1, dtype=np.float64)
         scales = np.where(totals > 0, n / np.maximum(totals, 1e-300), 1.0)
         kinds *= scales.astype(np.float32)[:, None]
-        table = cls(n, hidden, starts, np.concatenate(neurons), kinds)
+        table = cls(n, hidden, starts, np.concatenate(neurons), kinds, totals * scales)
         return table._without_smallest(drop) if drop > 0 else table
 
     def _without_smallest(self, drop: float) -> MassTable:
         """Without the entries below the largest cut that leaves out at most ``drop``."""
-        first = self.kinds[0]
+        first, hold = self.kinds[0], drop * self.totals[0]
         edges = np.geomspace(1e-12, max(float(first.max(initial=0)), 1e-11), _HISTOGRAM_BINS)
         bins = np.searchsorted(edges, first)
         below = np.cumsum(np.bincount(bins, weights=first, minlength=_HISTOGRAM_BINS + 1))
-        cut = int(np.searchsorted(below, drop * self.n, side="right"))
+        cut = int(np.searchsorted(below, hold, side="right"))
         kept = bins >= cut
         counts = np.bincount(self.tokens[kept], minlength=self.n)
         starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-        return MassTable(self.n, self.hidden, starts, self.neurons[kept], self.kinds[:, kept])
+        return MassTable(
+            self.n, self.hidden, starts, self.neurons[kept], self.kinds[:, kept], self.totals
+        )
 
     @cached_property
     def values(self) -> _arrays.FloatArray:
@@ -87,8 +91,8 @@ class MassTable:
 
     @property
     def total(self) -> float:
-        """Mass in all, entries that were dropped included."""
-        return float(self.n)
+        """Mass in all, the mean of the kinds, entries that were dropped included."""
+        return float(self.totals.mean())
 
     @cached_property
     def tokens(self) -> IndexArray:
@@ -119,9 +123,11 @@ class MassTable:
     def head(self, n: int) -> MassTable:
         """The first ``n`` tokens; masses keep their scale."""
         end = int(self.starts[n])
-        return MassTable(
-            n, self.hidden, self.starts[: n + 1], self.neurons[:end], self.kinds[:, :end]
-        )
+        kinds = self.kinds[:, :end]
+        held = self.kinds.sum(axis=1, dtype=np.float64)
+        part = kinds.sum(axis=1, dtype=np.float64) / np.maximum(held, 1e-300)
+        neurons, starts = self.neurons[:end], self.starts[: n + 1]
+        return MassTable(n, self.hidden, starts, neurons, kinds, self.totals * part)
 
     def followed_by(self, other: MassTable) -> MassTable:
         """These tokens and then those of ``other``."""
@@ -131,12 +137,13 @@ class MassTable:
             np.concatenate((self.starts, other.starts[1:] + self.starts[-1])),
             np.concatenate((self.neurons, other.neurons)),
             np.concatenate((self.kinds, other.kinds), axis=1),
+            self.totals + other.totals,
         )
 
-    def recall(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    def recall(self, chosen: npt.NDArray[np.bool_]) -> DoubleArray:
         """Share of the mass that the entries ``chosen`` (entries) hold, one for each kind; 1 when
         there is no mass at all."""
         if not self.entries:
             return np.ones(len(self.kinds))
-        kept: npt.NDArray[np.float64] = self.kinds[:, chosen].sum(axis=1, dtype=np.float64)
-        return kept / self.n
+        kept: DoubleArray = self.kinds[:, chosen].sum(axis=1, dtype=np.float64)
+        return kept / np.maximum(self.totals, 1e-300)
