@@ -76,7 +76,7 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
 SF_INLINE float v_half(const void *p) {
   uint16_t half;
   memcpy(&half, p, sizeof half);
-  return _cvtsh_ss(half);
+  return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
 }
 
 /* Eight halves from eight places. */
