@@ -14,7 +14,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, Self, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,7 @@ class Memory(ABC):
 
     ptr: int
     nbytes: int
+    closed: bool = False
 
     def __index__(self) -> int:
         return self.ptr
@@ -81,7 +82,7 @@ class Memory(ABC):
             self._read(offset, target)
 
     def _check_range(self, offset: int, nbytes: int) -> None:
-        if self.ptr == 0:
+        if self.closed:
             raise ArgumentError("this core memory was closed")
         if offset < 0 or offset + nbytes > self.nbytes:
             raise ArgumentError(
@@ -98,6 +99,12 @@ class Memory(ABC):
     @abstractmethod
     def close(self) -> None:
         """Gives the memory back. Closing twice is allowed."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Transient:
@@ -175,7 +182,10 @@ class Core(ABC):
     def text(self, name: str, *args: Argument) -> str | None:
         """Calls a C function that returns a string; None for NULL."""
         with self._lock:
-            return self._text(name, args)
+            try:
+                return self._text(name, args)
+            except OverflowError as error:
+                raise ArgumentError(f"{name}: {error}") from None
 
     def check(self, name: str, *args: Argument, what: str = "") -> int:
         """As `call`; a negative result raises the `SparsefireError` of that status, its message led

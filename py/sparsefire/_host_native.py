@@ -32,6 +32,8 @@ class NativeMemory(Memory):
         self.nbytes = array.nbytes
 
     def _write(self, offset: int, source: memoryview) -> None:
+        if not self._array.flags.writeable:
+            raise ArgumentError("this core memory shares a read-only buffer")
         self._array[offset : offset + source.nbytes] = np.frombuffer(source, np.uint8)
 
     def _read(self, offset: int, target: memoryview) -> None:
@@ -40,6 +42,7 @@ class NativeMemory(Memory):
     def close(self) -> None:
         self._array = np.empty(0, np.uint8)
         self.ptr = self.nbytes = 0
+        self.closed = True
 
 
 class NativeCore(Core):

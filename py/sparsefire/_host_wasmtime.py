@@ -82,7 +82,8 @@ class WasmtimeCore(WasmCore):
         try:
             return self._calls[name](numbers)
         except wasmtime.Trap as trap:
-            raise BackendError(f"the WebAssembly core stopped in {name}: {trap}") from None
+            reason = str(trap).strip().splitlines()[-1].strip()  # after the backtrace
+            raise BackendError(f"the WebAssembly core stopped in {name}: {reason}") from None
 
 
 def _calls(

@@ -71,6 +71,7 @@ class WasmMemory(Memory):
     def close(self) -> None:
         self._finalizer()
         self.ptr = self.nbytes = 0
+        self.closed = True
 
 
 class WasmCore(Core):
