@@ -47,7 +47,9 @@ SF_INLINE vf gelu_erf(vf v) {
 
 /* NaN gives NaN, so that damaged weights show. */
 SF_INLINE vf activation_of(int32_t activation, vf parameter, vf v) {
-  const vf zero = v_set1(0), positive = v_max(zero, v); /* in this order a NaN stays one */
+  const vf zero = v_set1(0);
+  /* In this order a NaN stays one; the sum makes -0, which machines treat differently, 0. */
+  const vf positive = v_add(v_max(zero, v), zero);
   switch (activation) {
     case SF_RELU:
       return positive;
