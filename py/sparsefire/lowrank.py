@@ -148,7 +148,7 @@ class Descent:
     epochs: int = 10
     batch: int = 512
     rate: float = 2e-2
-    largest_weight: float = 50.0
+    largest_weight: float = 200.0
     fewest_steps: int = 500
     seed: int = 0
 
