@@ -68,6 +68,14 @@ class CalibrationReport:
         return asdict(self)
 
 
+def _check_output(path: Path) -> None:
+    """Before minutes of work: can the result be written?"""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ArgumentError(
+            f"{path}: cannot be written; its directory must exist and allow new files"
+        )
+
+
 def calibrate_model(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -96,6 +104,7 @@ def calibrate_model(
     `Model.load`.
     """
     _check_arguments(rank, recall, tokens, format)
+    _check_output(Path(output))
     gguf_package()
     from .model import Model
 
