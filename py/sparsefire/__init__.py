@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .predictor import LowRankPredictor
     from .quant import QuantizedWeights
+    from .sign_predictor import SignPredictor
     from .sparsity import SparsityConfig
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "NotResidentError",
     "QuantizedWeights",
     "ShapeError",
+    "SignPredictor",
     "SparseFfn",
     "SparsefireError",
     "SparsityConfig",
@@ -75,6 +77,7 @@ _LAZY = {
     "LowRankPredictor": "predictor",
     "Model": "model",
     "QuantizedWeights": "quant",
+    "SignPredictor": "sign_predictor",
     "SparseFfn": "ffn",
     "SparsityConfig": "sparsity",
 }

@@ -14,7 +14,7 @@ from ._handle import CoreObject
 from .activation import ActivationType
 from .errors import ArgumentError, ShapeError
 from .matrix import Matrix
-from .predictor import LowRankPredictor, Predictor
+from .predictor import InCorePredictor, Predictor
 from .quant import QuantizedWeights, WeightFormat, quantize_rows, weight_format
 
 MODES = {"dense": 0, "exact": 1, "sparse": 2}
@@ -70,7 +70,7 @@ class CoreFfn(CoreObject):
         super().__init__(core, handle, "sf_ffn_close")
         self.gate, self.up, self.down = gate, up, down
         self.down_layout = down_layout
-        self.predictor: LowRankPredictor | None = None
+        self.predictor: InCorePredictor | None = None
         self.gate_bias: _arrays.FloatArray | None = None
         self.up_bias: _arrays.FloatArray | None = None
         self.down_bias: _arrays.FloatArray | None = None
@@ -95,7 +95,7 @@ class CoreFfn(CoreObject):
         self.core.check("sf_ffn_set_bias", self.handle, *arguments, what="feed-forward biases")
         self.gate_bias, self.up_bias, self.down_bias = biases
 
-    def set_predictor(self, predictor: LowRankPredictor | None) -> None:
+    def set_predictor(self, predictor: InCorePredictor | None) -> None:
         """Attaches ``predictor``, or none."""
         if predictor is self.predictor:
             return
@@ -201,7 +201,7 @@ class SparseFfn:
         gate_bias: npt.ArrayLike | None = None,
         format: str | None = None,
         parameter: float = 0.0,
-        predictor: LowRankPredictor | None = None,
+        predictor: InCorePredictor | None = None,
         core: Core | None = None,
     ) -> None:
         core = core or get_core()
@@ -251,7 +251,7 @@ class SparseFfn:
         gate_bias: npt.ArrayLike | None = None,
         up_bias: npt.ArrayLike | None = None,
         down_bias: npt.ArrayLike | None = None,
-        predictor: LowRankPredictor | None = None,
+        predictor: InCorePredictor | None = None,
     ) -> SparseFfn:
         """A layer of matrices that are in core memory already: gate and up (hidden, input), down
         (hidden, output) with ``down_layout`` "neuron", or (output, hidden) with "output", which
@@ -274,7 +274,7 @@ class SparseFfn:
         gate_bias: npt.ArrayLike | None,
         up_bias: npt.ArrayLike | None,
         down_bias: npt.ArrayLike | None,
-        predictor: LowRankPredictor | None,
+        predictor: InCorePredictor | None,
     ) -> None:
         if any(bias is not None for bias in (gate_bias, up_bias, down_bias)):
             self._core_ffn.set_bias(gate_bias, up_bias, down_bias)
@@ -331,7 +331,7 @@ class SparseFfn:
         return sum(each.nbytes for each in (ffn.gate, ffn.up, ffn.down) if each is not None)
 
     @property
-    def predictor(self) -> LowRankPredictor | None:
+    def predictor(self) -> InCorePredictor | None:
         """The attached predictor."""
         return self._core_ffn.predictor
 
@@ -359,14 +359,19 @@ class SparseFfn:
         """ "neuron" when down has one row a neuron, "output" when it has one row an output."""
         return self._core_ffn.down_layout
 
-    def set_predictor(self, predictor: LowRankPredictor | None) -> None:
+    def set_predictor(self, predictor: InCorePredictor | None) -> None:
         """Attaches a predictor for sparse mode; None takes it away. `ShapeError` when its input
         or hidden size is not the layer's."""
         if predictor is not None:
             self._check_predictor(predictor)
         self._core_ffn.set_predictor(predictor)
 
-    def _check_predictor(self, predictor: LowRankPredictor) -> None:
+    def _check_predictor(self, predictor: InCorePredictor) -> None:
+        if predictor.core is not self.core:
+            raise ArgumentError(
+                f"the predictor is in {predictor.core!r} and the layer in {self.core!r}: make "
+                f"both with one backend"
+            )
         wanted, got = (self.d_in, self.hidden), (predictor.input_dim, predictor.hidden_dim)
         if wanted != got:
             raise ShapeError(
@@ -388,7 +393,7 @@ class SparseFfn:
         ``mode`` "dense" computes every neuron, "exact" skips those whose activation is zero, and
         "sparse" computes those that ``predictor`` (or else the attached one) chooses. By
         default: sparse when there is a predictor, else exact for the ReLU family, else dense. A
-        predictor of any class with a ``predict`` method will do; a `LowRankPredictor` runs inside
+        predictor of any class with a ``predict`` method will do; those of this package run inside
         the core. `counts` tells afterwards how many neurons were computed.
 
         Errors: `ShapeError`, `ArgumentError`, `NotFiniteError` (NaN or infinity in ``x``).
@@ -403,14 +408,14 @@ class SparseFfn:
             raise ArgumentError(f"mode {mode!r}: expected 'dense', 'exact' or 'sparse'")
         if mode == "sparse" and chosen is None:
             raise ArgumentError("sparse mode needs a predictor: pass one, or set_predictor first")
-        if mode == "sparse" and not isinstance(chosen, LowRankPredictor):
+        if mode == "sparse" and not isinstance(chosen, InCorePredictor):
             assert chosen is not None
             return self._forward_chosen(x, chosen, out)
         values, single = _arrays.vectors(x, self.d_in)
         result = _arrays.Result(len(values), self.d_out, single, out)
         attached = self.predictor
         if mode == "sparse":
-            assert isinstance(chosen, LowRankPredictor)
+            assert isinstance(chosen, InCorePredictor)
             self.set_predictor(chosen)
         try:
             self.counts = self._core_ffn.forward(mode, values, result.buffer)

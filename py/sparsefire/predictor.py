@@ -28,61 +28,23 @@ class Predictor(Protocol):
 
 
 class CorePredictor(CoreObject):
-    """A low-rank predictor in the core: scores = Q · f(P · x) + bias, f the identity or ReLU."""
+    """A predictor in the core, of whatever kind: how its scores are made is the kind's affair."""
 
     def __init__(
         self,
         core: Core,
-        p: Matrix,
-        q: Matrix,
-        bias: npt.ArrayLike | None,
-        *,
-        hot: int = 0,
-        sparsity: SparsityConfig | None = None,
-        relu_between: bool = False,
+        handle: int,
+        input_dim: int,
+        hidden_dim: int,
+        nbytes: int,
+        sparsity: SparsityConfig | None,
+        hot: int,
     ) -> None:
-        if q.columns != p.rows:
-            raise ShapeError(
-                f"P {p.shape} and Q {q.shape} must share the rank: P (rank, input), "
-                f"Q (hidden, rank)"
-            )
-        hidden = q.rows
-        biases = None if bias is None else _arrays.vector(bias, hidden, "bias")
-        handle = core.open(
-            "sf_predictor_open",
-            core.context,
-            p.handle,
-            q.handle,
-            None if biases is None else core.inp(biases),
-            int(relu_between),
-            what=f"predictor with P {p.shape} and Q {q.shape}",
-        )
         super().__init__(core, handle, "sf_predictor_close")
-        self.p = p
-        self.q = q
-        self.relu_between = relu_between
-        self.bias = np.zeros(hidden, np.float32) if biases is None else biases.copy()
+        self.input_dim = input_dim
+        self.hidden_dim = hidden_dim
+        self.nbytes = nbytes
         self.set_rule(sparsity or SparsityConfig.with_threshold(0.0), hot)
-
-    @property
-    def input_dim(self) -> int:
-        """Elements of an input vector."""
-        return self.p.columns
-
-    @property
-    def hidden_dim(self) -> int:
-        """Neurons that are scored."""
-        return self.q.rows
-
-    @property
-    def rank(self) -> int:
-        """Rows of P."""
-        return self.p.rows
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of P, Q and the biases."""
-        return self.p.nbytes + self.q.nbytes + 4 * self.q.rows
 
     def set_rule(self, sparsity: SparsityConfig, hot: int = 0) -> None:
         """Which neurons the scores choose: the first ``hot`` always, ``sparsity`` in all."""
@@ -139,7 +101,101 @@ class CorePredictor(CoreObject):
         return ids[:found].copy()
 
 
-class LowRankPredictor:
+class CoreLowRank(CorePredictor):
+    """A low-rank predictor in the core: scores = Q · f(P · x) + bias, f the identity or ReLU."""
+
+    def __init__(
+        self,
+        core: Core,
+        p: Matrix,
+        q: Matrix,
+        bias: npt.ArrayLike | None,
+        *,
+        hot: int = 0,
+        sparsity: SparsityConfig | None = None,
+        relu_between: bool = False,
+    ) -> None:
+        if q.columns != p.rows:
+            raise ShapeError(
+                f"P {p.shape} and Q {q.shape} must share the rank: P (rank, input), "
+                f"Q (hidden, rank)"
+            )
+        hidden = q.rows
+        biases = None if bias is None else _arrays.vector(bias, hidden, "bias")
+        handle = core.open(
+            "sf_predictor_open",
+            core.context,
+            p.handle,
+            q.handle,
+            None if biases is None else core.inp(biases),
+            int(relu_between),
+            what=f"predictor with P {p.shape} and Q {q.shape}",
+        )
+        nbytes = p.nbytes + q.nbytes + 4 * hidden
+        super().__init__(core, handle, p.columns, hidden, nbytes, sparsity, hot)
+        self.p = p
+        self.q = q
+        self.relu_between = relu_between
+        self.bias = np.zeros(hidden, np.float32) if biases is None else biases.copy()
+
+
+class InCorePredictor:
+    """What the predictors of the core share. `SparseFfn.forward` runs any of them and the layer in
+    one call of the core."""
+
+    _core_predictor: CorePredictor
+
+    @property
+    def handle(self) -> int:
+        """The predictor's handle in the core."""
+        return self._core_predictor.handle
+
+    @property
+    def core(self) -> Core:
+        """The core that holds the predictor."""
+        return self._core_predictor.core
+
+    @property
+    def input_dim(self) -> int:
+        """Elements of an input vector."""
+        return self._core_predictor.input_dim
+
+    @property
+    def hidden_dim(self) -> int:
+        """Neurons that are scored."""
+        return self._core_predictor.hidden_dim
+
+    @property
+    def hot(self) -> int:
+        """Neurons 0 … hot-1 are always chosen."""
+        return self._core_predictor.hot
+
+    @property
+    def sparsity(self) -> SparsityConfig:
+        """How the scores choose neurons."""
+        return self._core_predictor.sparsity
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what the scores are computed from."""
+        return self._core_predictor.nbytes
+
+    def set_rule(self, sparsity: SparsityConfig, hot: int = 0) -> None:
+        """Which neurons the scores choose from now on: the first ``hot`` always, and so many in
+        all as ``sparsity`` says."""
+        self._core_predictor.set_rule(sparsity, hot)
+
+    def scores(self, x: npt.ArrayLike) -> npt.NDArray[np.floating]:
+        """Scores (hidden,) of x (input,), or (n, hidden) of (n, input), float32."""
+        return self._core_predictor.scores(x)
+
+    def predict(self, x: npt.ArrayLike) -> _arrays.IntArray | list[_arrays.IntArray]:
+        """Chosen neurons of x (input,), ascending int32 ids; a list of them for (n, input).
+        NaN or infinity in ``x`` is a `NotFiniteError`."""
+        return self._core_predictor.predict(x)
+
+
+class LowRankPredictor(InCorePredictor):
     """Predicts active neurons from a low-rank product: scores (hidden) = Q · (P · x) + bias."""
 
     def __init__(
@@ -162,7 +218,7 @@ class LowRankPredictor:
         p = random.standard_normal((rank, input_dim), np.float32) / np.sqrt(np.float32(input_dim))
         q = random.standard_normal((hidden_dim, rank), np.float32) / np.sqrt(np.float32(rank))
         self._seed = seed
-        self._core_predictor = CorePredictor(
+        self._core_predictor: CoreLowRank = CoreLowRank(
             core,
             Matrix.from_array(p, format, core),
             Matrix.from_array(q, format, core),
@@ -189,7 +245,7 @@ class LowRankPredictor:
         their score exceeds ``threshold``, or as ``sparsity`` says when it is given."""
         self = cls.__new__(cls)
         self._seed = 0
-        self._core_predictor = CorePredictor(
+        self._core_predictor = CoreLowRank(
             core,
             p,
             q,
@@ -201,53 +257,9 @@ class LowRankPredictor:
         return self
 
     @property
-    def handle(self) -> int:
-        """The predictor's handle in the core."""
-        return self._core_predictor.handle
-
-    @property
-    def core(self) -> Core:
-        """The core that holds the predictor."""
-        return self._core_predictor.core
-
-    @property
-    def input_dim(self) -> int:
-        """Elements of an input vector."""
-        return self._core_predictor.input_dim
-
-    @property
-    def hidden_dim(self) -> int:
-        """Neurons that are scored."""
-        return self._core_predictor.hidden_dim
-
-    @property
     def rank(self) -> int:
         """Rank of the product."""
-        return self._core_predictor.rank
-
-    @property
-    def hot(self) -> int:
-        """Neurons 0 … hot-1 are always chosen."""
-        return self._core_predictor.hot
-
-    @property
-    def sparsity(self) -> SparsityConfig:
-        """How the scores choose neurons."""
-        return self._core_predictor.sparsity
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of P, Q and the biases."""
-        return self._core_predictor.nbytes
-
-    def scores(self, x: npt.ArrayLike) -> npt.NDArray[np.floating]:
-        """Scores (hidden,) of x (input,), or (n, hidden) of (n, input), float32."""
-        return self._core_predictor.scores(x)
-
-    def predict(self, x: npt.ArrayLike) -> _arrays.IntArray | list[_arrays.IntArray]:
-        """Chosen neurons of x (input,), ascending int32 ids; a list of them for (n, input).
-        NaN or infinity in ``x`` is a `NotFiniteError`."""
-        return self._core_predictor.predict(x)
+        return self._core_predictor.p.rows
 
     def __repr__(self) -> str:
         p, q = self._core_predictor.p, self._core_predictor.q
