@@ -11,6 +11,8 @@ need_tool gcc gcc libc6-dev
 need_tool node nodejs
 need_tool emcc emscripten
 python=$(find_python)
+headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+[ -f "$headers/Python.h" ] || install_packages python3-dev
 if [ ! -x "$root/.venv/bin/python" ]; then
   "$python" -c "import ensurepip" 2>/dev/null || install_packages python3-venv
   "$python" -m venv "$root/.venv"
