@@ -167,6 +167,11 @@ class Core(ABC):
     def out(self, array: NDArray[Any]) -> Argument:
         """A C-contiguous array as a pointer argument that one call writes."""
 
+    @abstractmethod
+    def write_at(self, address: int, source: NDArray[Any]) -> None:
+        """Copies a C-contiguous array, not empty, to memory of the core's own, of which a function
+        such as `sf_cache_bundle` gave the address. There must be room for it."""
+
     # -- the same everywhere -----------------------------------------------------------------------
 
     def call(self, name: str, *args: Argument) -> int:

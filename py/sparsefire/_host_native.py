@@ -3,6 +3,7 @@ copied."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,3 +83,6 @@ class NativeCore(Core):
 
     def out(self, array: NDArray[Any]) -> Argument:
         return array
+
+    def write_at(self, address: int, source: NDArray[Any]) -> None:
+        ctypes.memmove(address, source.__array_interface__["data"][0], source.nbytes)

@@ -177,6 +177,10 @@ class WasmCore(Core):
         memory.write(view)
         return memory
 
+    def write_at(self, address: int, source: NDArray[Any]) -> None:
+        with self._lock:
+            self._copy_in(address, as_bytes(source))
+
     def inp(self, array: NDArray[Any]) -> Argument:
         return Transient(array, False)
 

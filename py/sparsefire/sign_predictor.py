@@ -21,8 +21,8 @@ class SignPredictor(InCorePredictor):
 
     Its scores are ``alpha`` · (number of products ≥ 0) - (number of products < 0), a zero taken as
     positive, and by default the neurons whose score is above 0 are chosen. So ``alpha`` is the one
-    thing to tune: a larger one chooses more neurons and misses fewer. ``sparsity`` replaces that rule; the first ``hot`` neurons are always
-    chosen.
+    thing to tune: a larger one chooses more neurons and misses fewer. ``sparsity`` replaces that
+    rule; the first ``hot`` neurons are always chosen.
 
     ``gate``: the matrix (hidden, input) whose products pass through the activation, as an array,
     `QuantizedWeights` or `Matrix`, or a `SparseFfn`, of which it is the gate, or without a gate
