@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from . import _arrays
 from ._core import Core
+from .errors import CalibrationError
 from .mass import IndexArray, MassTable
 from .quant import dequantize_rows, quantize_rows, weight_format
 
@@ -60,6 +61,19 @@ def _symmetric_top(matrix: DoubleArray, rank: int) -> tuple[DoubleArray, DoubleA
     return values[::-1][:rank], vectors[:, ::-1][:, :rank]
 
 
+def _square_root(covariance: DoubleArray, ridge: float) -> DoubleArray:
+    """A root of covariance + λ·I, λ being `ridge` of the mean variance, or more where inputs that
+    hardly vary in some directions, and were summed in single precision, need it."""
+    variance = float(np.trace(covariance)) / len(covariance)
+    while variance > 0 and ridge < 1:
+        try:
+            root = np.linalg.cholesky(covariance + ridge * variance * np.eye(len(covariance)))
+            return np.asarray(root, np.float64)
+        except np.linalg.LinAlgError:
+            ridge *= 10
+    raise CalibrationError("the inputs are all alike; calibrate on more, or more varied, samples")
+
+
 def reduced_rank(
     x: FloatArray, weights: FloatArray, bias: npt.ArrayLike, rank: int, ridge: float = 1e-6
 ) -> Factors:
@@ -80,8 +94,7 @@ def reduced_rank(
         v = scores.T @ left.astype(np.float32)
     else:
         covariance = (centred.T @ centred).astype(np.float64) / n
-        covariance += ridge * max(float(np.trace(covariance)) / d, 1e-30) * np.eye(d)
-        root = np.linalg.cholesky(covariance)
+        root = _square_root(covariance, ridge)
         inner = (weights.T @ weights).astype(np.float64)
         _, right = _symmetric_top(root.T @ inner @ root, rank)
         v = weights @ (root @ right).astype(np.float32)

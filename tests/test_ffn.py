@@ -1,0 +1,325 @@
+"""Feed-forward layers, predictors and selection, on every host, against float64 numpy."""
+
+from __future__ import annotations
+
+from math import erf
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import sparsefire as sf
+from sparsefire import _core
+from sparsefire.errors import ArgumentError, FormatError, NotFiniteError, ShapeError
+from sparsefire.matrix import Matrix
+
+Core = _core.Core
+Doubles = npt.NDArray[np.float64]
+
+TOLERANCE = {"f32": 2e-6, "f16": 2e-6, "q8_0": 1e-4}  # of the largest output; weights as stored
+
+ACTIVATIONS: dict[str, Any] = {
+    "identity": lambda v: v,
+    "relu": lambda v: np.maximum(v, 0),
+    "relu2": lambda v: np.maximum(v, 0) ** 2,
+    "silu": lambda v: v / (1 + np.exp(-v)),
+    "gelu_tanh": lambda v: v / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))),
+    "gelu_erf": lambda v: v / 2 * (1 + np.vectorize(erf)(v / np.sqrt(2))),
+    "fatrelu": lambda v: np.where(v > 0.25, v, 0),
+}
+
+
+class Layer:
+    """A random layer and the weights that it computes with."""
+
+    def __init__(self, activation: str, format: str, gated: bool, hidden: int, d: int, out: int):
+        random = np.random.default_rng(hidden + d + out)
+        self.activation = activation
+        w1, gate = random.standard_normal((2, hidden, d))
+        w2 = random.standard_normal((out, hidden)) / np.sqrt(hidden)
+        self.b1, self.b2 = random.standard_normal(hidden), random.standard_normal(out)
+        self.gate_bias = random.standard_normal(hidden) if gated else None
+        self.ffn = sf.SparseFfn(
+            w1,
+            w2,
+            activation,
+            gate=gate if gated else None,
+            b1=self.b1,
+            b2=self.b2,
+            gate_bias=self.gate_bias,
+            format=format,
+            parameter=0.25 if activation == "fatrelu" else 0.0,
+        )
+        stored = [_as_stored(each, format) for each in (gate, w1, w2.T)]
+        self.gate = stored[0] if gated else None
+        self.up, self.down = stored[1], stored[2]
+        self.x = random.standard_normal((3, d))
+
+    def reference(self, x: Doubles, use: Any = slice(None)) -> Doubles:
+        """The output of the neurons `use`, in float64."""
+        act = ACTIVATIONS[self.activation]
+        up = self.up @ x + self.b1
+        values = act(up) if self.gate is None else act(self.gate @ x + self.gate_bias) * up
+        return np.asarray(values[use] @ self.down[use] + self.b2)
+
+
+def _as_stored(weights: Doubles, format: str) -> Doubles:
+    """Weights after the rounding of a format, by the gguf package or numpy."""
+    single = np.ascontiguousarray(weights, np.float32)
+    if format == "q8_0":
+        kind = gguf.GGMLQuantizationType.Q8_0
+        return gguf.dequantize(gguf.quantize(single, kind), kind).astype(np.float64)
+    return single.astype({"f32": np.float32, "f16": np.float16}[format]).astype(np.float64)
+
+
+def assert_near(found: npt.ArrayLike, wanted: Doubles, tolerance: float) -> None:
+    error = np.abs(np.asarray(found, np.float64) - wanted).max()
+    assert error <= tolerance * max(1.0, np.abs(wanted).max()), error
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("format", TOLERANCE)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_mode_equals_the_reference(
+    activation: str, format: str, gated: bool, core: Core
+) -> None:
+    for hidden, d, out in ((67, 64, 96), (130, 32, 32)) if format == "q8_0" else ((67, 45, 31),):
+        layer = Layer(activation, format, gated, hidden, d, out)
+        wanted = np.array([layer.reference(x) for x in layer.x])
+        tolerance = TOLERANCE[format] * np.sqrt(hidden)
+        for mode in ("dense", "exact"):
+            assert_near(layer.ffn.forward(layer.x, mode=mode), wanted, tolerance)
+        everything = np.arange(hidden)
+        assert_near(layer.ffn.forward_sparse(layer.x[0], everything), wanted[0], tolerance)
+        some = everything[1::3]
+        part = layer.ffn.forward_sparse(layer.x[0], some)
+        assert_near(part, layer.reference(layer.x[0], some), tolerance)
+
+
+def test_exact_skips_what_is_zero(host_core: Core) -> None:
+    layer = Layer("relu", "f32", True, 90, 40, 24)
+    layer.ffn.forward(layer.x, mode="exact")
+    gates = np.array([layer.gate @ x + layer.gate_bias for x in layer.x])  # type: ignore[operator]
+    assert layer.ffn.counts.active.tolist() == (gates > 0).sum(axis=1).tolist()
+    assert layer.ffn.counts.selected.tolist() == [90, 90, 90]
+
+
+def test_arrays_of_every_kind(host_core: Core) -> None:
+    layer = Layer("silu", "f32", True, 33, 20, 18)
+    wanted = np.array([layer.reference(x) for x in layer.x])
+    forms = [layer.x, layer.x.astype(np.float32), np.asfortranarray(layer.x), layer.x.tolist()]
+    forms.append(np.repeat(layer.x, 2, axis=0)[::2])
+    for form in forms:
+        assert_near(layer.ffn.forward_dense(form), wanted, 1e-5)
+    out = np.empty((3, 18), np.float64)[:, ::-1]
+    assert layer.ffn.forward_dense(layer.x, out=out) is out
+    assert_near(out, wanted, 1e-5)
+    assert layer.ffn.forward_dense(np.empty((0, 20))).shape == (0, 18)
+
+
+def test_an_empty_active_set_gives_the_bias(core: Core) -> None:
+    layer = Layer("relu", "q8_0", True, 64, 32, 32)
+    assert_near(layer.ffn.forward_sparse(layer.x[0], []), layer.b2, 1e-7)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000), data=st.data())
+def test_the_order_of_neurons_changes_nothing(seed: int, data: st.DataObject) -> None:
+    random = np.random.default_rng(seed)
+    hidden, d = int(random.integers(1, 70)), int(random.integers(1, 40))
+    w1, gate = random.standard_normal((2, hidden, d))
+    w2 = random.standard_normal((d, hidden))
+    order = random.permutation(hidden)
+    x = random.standard_normal(d)
+    active = data.draw(st.sets(st.integers(0, hidden - 1)))
+    mask = np.isin(np.arange(hidden), sorted(active))
+    one = sf.SparseFfn(w1, w2, "relu", gate=gate)
+    other = sf.SparseFfn(w1[order], w2[:, order], "relu", gate=gate[order])
+    wanted = one.forward_sparse(x, mask)
+    assert_near(other.forward_sparse(x, mask[order]), wanted.astype(np.float64), 1e-5)
+    # A set A is dense with the others zeroed.
+    zeroed = sf.SparseFfn(w1, w2 * mask, "relu", gate=gate)
+    assert_near(zeroed.forward_dense(x), wanted.astype(np.float64), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"w2": np.ones((5, 8))}, "w2"),
+        ({"gate": np.ones((7, 5))}, "gate"),
+        ({"b1": np.ones(8)}, "b1"),
+        ({"b2": np.ones(3)}, "b2"),
+        ({"w1": np.ones(7)}, "w1"),
+    ],
+)
+def test_shapes_are_checked(changes: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"w1": np.ones((7, 6)), "w2": np.ones((5, 7)), **changes}
+    with pytest.raises(ShapeError, match=message):
+        sf.SparseFfn(arguments.pop("w1"), arguments.pop("w2"), **arguments)
+
+
+def test_bad_arguments(host_core: Core) -> None:
+    layer = Layer("relu", "f32", False, 12, 6, 5)
+    with pytest.raises(ShapeError):
+        layer.ffn.forward(np.ones(7))
+    for bad in (np.nan, np.inf):
+        with pytest.raises(NotFiniteError):
+            layer.ffn.forward([bad] * 6)
+    with pytest.raises(ArgumentError, match="12"):
+        layer.ffn.forward_sparse(np.ones(6), [12])
+    with pytest.raises(ArgumentError, match="predictor"):
+        layer.ffn.forward(np.ones(6), mode="sparse")
+    with pytest.raises(ArgumentError, match="sideways"):
+        layer.ffn.forward(np.ones(6), mode="sideways")
+    with pytest.raises(ArgumentError, match="tanhish"):
+        sf.SparseFfn(np.ones((4, 4)), np.ones((4, 4)), "tanhish")
+    with pytest.raises(FormatError):
+        sf.SparseFfn(np.ones((4, 33)), np.ones((4, 4)), format="q8_0")
+
+
+# -- predictors and selection ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", TOLERANCE)
+@pytest.mark.parametrize("relu_between", [False, True])
+def test_low_rank_predictor(format: str, relu_between: bool, core: Core) -> None:
+    random = np.random.default_rng(5)
+    p, q = random.standard_normal((32, 64)), random.standard_normal((77, 32))
+    bias, x = random.standard_normal(77), random.standard_normal((4, 64))
+    predictor = sf.LowRankPredictor.from_matrices(
+        core,
+        Matrix.from_array(p, format, core),
+        Matrix.from_array(q, format, core),
+        bias,
+        hot=9,
+        relu_between=relu_between,
+    )
+    z = x @ _as_stored(p, format).T
+    wanted = (np.maximum(z, 0) if relu_between else z) @ _as_stored(q, format).T + bias
+    assert_near(predictor.scores(x), wanted, 1e-4)
+    clear = np.abs(wanted) > 1e-2
+    for ids, scores, sure in zip(predictor.predict(x), wanted, clear, strict=True):
+        chosen = np.isin(np.arange(77), ids)
+        assert chosen[:9].all()
+        assert (np.diff(ids) > 0).all()
+        assert (chosen == (scores > 0))[9:][sure[9:]].all()
+
+
+def test_a_predictor_chooses_what_sparse_mode_computes(core: Core) -> None:
+    layer = Layer("relu", "f32", True, 120, 32, 32)
+    predictor = sf.LowRankPredictor(32, 120, 8, sf.SparsityConfig.with_top_k(17), seed=3)
+    found = layer.ffn.forward(layer.x, predictor)
+    for x, y, ids in zip(layer.x, found, predictor.predict(layer.x), strict=True):
+        assert len(ids) == 17
+        assert_near(y, layer.reference(x, ids), 1e-5)
+    assert layer.ffn.counts.selected.tolist() == [17] * 3
+    with pytest.raises(NotFiniteError):
+        predictor.predict(np.full(32, np.nan))
+    with pytest.raises(ShapeError, match="predictor"):
+        layer.ffn.forward(layer.x, sf.LowRankPredictor(32, 121, 8))
+
+
+def test_any_object_that_predicts_will_do(host_core: Core) -> None:
+    class Even:
+        def predict(self, x: npt.ArrayLike) -> Any:
+            ids = np.arange(0, 40, 2)
+            return ids if np.ndim(x) == 1 else [ids] * len(np.asarray(x))
+
+    layer = Layer("gelu_tanh", "f32", False, 40, 12, 9)
+    for x, y in zip(layer.x, layer.ffn.forward(layer.x, Even()), strict=True):
+        assert_near(y, layer.reference(x, np.arange(0, 40, 2)), 1e-5)
+
+
+scores_lists = st.lists(
+    st.floats(width=32, allow_nan=True) | st.sampled_from([0.0, -0.0, 1.0]), min_size=1, max_size=60
+)
+
+
+def _best(scores: list[float], count: int) -> list[int]:
+    """The definition: by score, then by id, NaN never."""
+    usable = [i for i, score in enumerate(scores) if not np.isnan(score)]
+    return sorted(sorted(usable, key=lambda i: (-scores[i], i))[: max(count, 0)])
+
+
+@given(scores=scores_lists, k=st.integers(0, 70))
+def test_top_k(scores: list[float], k: int) -> None:
+    assert sf.SparsityConfig.with_top_k(k).select(scores).tolist() == _best(scores, k)
+
+
+@given(scores=scores_lists, sparsity=st.floats(0, 1))
+def test_target_sparsity(scores: list[float], sparsity: float) -> None:
+    found = sf.SparsityConfig.with_target_sparsity(sparsity).select(scores).tolist()
+    assert found == _best(scores, len(found))
+    usable = sum(not np.isnan(score) for score in scores)
+    wanted = min((1 - sparsity) * len(scores), usable)
+    assert abs(len(found) - wanted) <= 1
+
+
+@given(
+    scores=scores_lists,
+    threshold=st.floats(-2, 2, width=32),
+    bounds=st.tuples(st.integers(0, 70), st.integers(0, 70)).map(sorted),
+)
+def test_threshold(scores: list[float], threshold: float, bounds: list[int]) -> None:
+    least, most = bounds
+    config = sf.SparsityConfig.with_threshold(threshold, minimum=least, maximum=most)
+    above = sum(score > threshold for score in scores)
+    wanted = _best(scores, min(max(above, least), most))
+    assert config.select(scores).tolist() == wanted
+
+
+def test_bad_sparsity() -> None:
+    for make in (
+        lambda: sf.SparsityConfig.with_top_k(-1),
+        lambda: sf.SparsityConfig.with_threshold(float("nan")),
+        lambda: sf.SparsityConfig.with_target_sparsity(1.1),
+        lambda: sf.SparsityConfig.with_top_k(3, minimum=5, maximum=4),
+        lambda: sf.SparsityConfig(),
+    ):
+        with pytest.raises(ArgumentError):
+            make()
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["f16", "q8_0"])
+def test_quantised_weights_are_those_of_the_gguf_package(format: str, core: Core) -> None:
+    random = np.random.default_rng(2)
+    kind = {"f16": gguf.GGMLQuantizationType.F16, "q8_0": gguf.GGMLQuantizationType.Q8_0}[format]
+    values = random.standard_normal((37, 96)).astype(np.float32) * np.geomspace(1e-6, 1e3, 37)[
+        :, None
+    ].astype(np.float32)
+    values[5] = 0
+    packed = sf.QuantizedWeights.quantize(values, format)
+    wanted = gguf.quantize(values, kind)
+    assert packed.packed.tobytes() == wanted.tobytes()
+    assert np.array_equal(packed.dequantize(), gguf.dequantize(wanted, kind).reshape(37, 96))
+    assert np.array_equal(packed.dequantize_row(7), packed.dequantize()[7])
+    assert packed.shape == (37, 96)
+    assert packed.nbytes == wanted.nbytes
+
+
+def test_requantising_a_transposed_matrix_costs_little() -> None:
+    """Q8_0 rounds to 1/254 of a block's largest value at most; turned around it rounds again."""
+    values = np.random.default_rng(4).standard_normal((64, 96)).astype(np.float32)
+    once = sf.QuantizedWeights.quantize(values, "q8_0")
+    twice = once.transpose()
+    bound = np.abs(values).max() / 254
+    assert np.abs(once.dequantize() - values).max() <= bound * 1.001
+    assert np.abs(twice.dequantize().T - values).max() <= 2.02 * bound
+
+
+@pytest.mark.parametrize("format", TOLERANCE)
+def test_matrix_multiply(format: str, core: Core) -> None:
+    random = np.random.default_rng(8)
+    for rows, columns in ((1, 32), (5, 64), (33, 160), (130, 1024)):
+        weights, x = random.standard_normal((rows, columns)), random.standard_normal((7, columns))
+        matrix = Matrix.from_array(weights, format, core)
+        wanted = x @ _as_stored(weights, format).T
+        assert_near(matrix.multiply(x), wanted, TOLERANCE[format])
+        assert np.array_equal(matrix.multiply(x)[3], matrix.multiply(x[3]))
