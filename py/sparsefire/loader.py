@@ -73,7 +73,7 @@ class CoreModel(CoreObject):
                 )
         for name, role in vectors.items():
             full = f"{prefix}{name}.weight"
-            self._set_vector(layer, role.code, self._vector(full), full)
+            self._set_vector(layer, role.code, read_vector(self.file, full), full)
 
     def _set_vector(self, layer: int, role: int, values: FloatArray, what: str) -> None:
         values_in = self.core.inp(values)
@@ -85,7 +85,7 @@ class CoreModel(CoreObject):
         name, scale = "rope_freqs.weight", self.config.rope_scale
         factors = np.full(self.config.rope_dims // 2, scale, np.float32)
         if name in self.file.tensors:
-            factors *= self._vector(name)
+            factors *= read_vector(self.file, name)
         if (factors != 1).any():
             if not (factors > 0).all():
                 raise NotFiniteError(f"{self.file.name}: tensor {name!r} holds factors ≤ 0 or NaN")
@@ -93,18 +93,7 @@ class CoreModel(CoreObject):
 
     def _matrix(self, name: str) -> Matrix:
         """A matrix as it is stored."""
-        info = self.file.tensors[name]
-        memory = self.core.upload(self.file.tensor_data(name))
-        return Matrix(self.core, memory, info.format, *info.shape)
-
-    def _vector(self, name: str) -> FloatArray:
-        """An F32 or F16 vector as float32; `NotFiniteError` when it holds NaN or infinity."""
-        info = self.file.tensors[name]
-        stored = np.float32 if info.format == "f32" else np.float16
-        values = self.file.tensor_data(name).view(stored).astype(np.float32)
-        if not np.isfinite(values).all():
-            raise NotFiniteError(_damaged(self.file, name))
-        return values
+        return read_matrix(self.core, self.file, name)
 
     # -- feed-forward layers ---------------------------------------------------------------------
 
@@ -118,11 +107,7 @@ class CoreModel(CoreObject):
         else:
             gate, up, down = (self._matrix(f"{prefix}{name}.weight") for name in arch.FFN_MATRICES)
             layout = "output"
-        biases = {
-            f"{name.removeprefix('ffn_')}_bias": self._vector(f"{prefix}{name}.bias")
-            for name in arch.FFN_BIASES
-            if f"{prefix}{name}.bias" in self.file.tensors
-        }
+        hot = self.config.hot_counts
         return SparseFfn.from_matrices(
             self.core,
             gate,
@@ -131,8 +116,8 @@ class CoreModel(CoreObject):
             activation=self.config.activation,
             down_layout=layout,
             parameter=self.config.activation_parameter,
-            predictor=self._predictor(layer, prefix),
-            **biases,
+            predictor=read_predictor(self.core, self.file, layer, hot[layer] if hot else 0),
+            **read_biases(self.file, layer),
         )
 
     def _stored_bundle(self, name: str) -> tuple[Matrix | None, Matrix, Matrix]:
@@ -191,24 +176,52 @@ class CoreModel(CoreObject):
             raise NotFiniteError(_damaged(self.file, name))
         return values
 
-    def _predictor(self, layer: int, prefix: str) -> LowRankPredictor | None:
-        if f"{prefix}ffn_predictor_p.weight" not in self.file.tensors:
-            return None
-        hot = self.config.hot_counts
-        return LowRankPredictor.from_matrices(
-            self.core,
-            self._matrix(f"{prefix}ffn_predictor_p.weight"),
-            self._matrix(f"{prefix}ffn_predictor_q.weight"),
-            self._vector(f"{prefix}ffn_predictor.bias"),
-            hot=hot[layer] if hot else 0,
-        )
-
     def why_not_finite(self) -> str:
         """Names the first tensor that holds NaN or infinity, for the message of an error."""
         for name, info in self.file.tensors.items():
             if len(info.shape) == 2 and not np.isfinite(_floats(self.core, self.file, name)).all():
                 return _damaged(self.file, name)
         return f"{self.file.name}: the weights are finite, but too large for 32-bit arithmetic"
+
+
+def read_matrix(core: Core, file: GgufFile, name: str) -> Matrix:
+    """A matrix of the file as it is stored."""
+    info = file.tensors[name]
+    memory = core.upload(file.tensor_data(name))
+    return Matrix(core, memory, info.format, *info.shape)
+
+
+def read_vector(file: GgufFile, name: str) -> FloatArray:
+    """An F32 or F16 vector as float32; `NotFiniteError` when it holds NaN or infinity."""
+    info = file.tensors[name]
+    stored = np.float32 if info.format == "f32" else np.float16
+    values = file.tensor_data(name).view(stored).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise NotFiniteError(_damaged(file, name))
+    return values
+
+
+def read_biases(file: GgufFile, layer: int) -> dict[str, FloatArray]:
+    """Those of "gate_bias", "up_bias" and "down_bias" that a feed-forward layer has."""
+    return {
+        f"{name.removeprefix('ffn_')}_bias": read_vector(file, f"blk.{layer}.{name}.bias")
+        for name in arch.FFN_BIASES
+        if f"blk.{layer}.{name}.bias" in file.tensors
+    }
+
+
+def read_predictor(core: Core, file: GgufFile, layer: int, hot: int) -> LowRankPredictor | None:
+    """The predictor of a calibrated layer, None for a layer without one."""
+    prefix = f"blk.{layer}.ffn_predictor"
+    if f"{prefix}_p.weight" not in file.tensors:
+        return None
+    return LowRankPredictor.from_matrices(
+        core,
+        read_matrix(core, file, f"{prefix}_p.weight"),
+        read_matrix(core, file, f"{prefix}_q.weight"),
+        read_vector(file, f"{prefix}.bias"),
+        hot=hot,
+    )
 
 
 def _floats(core: Core, file: GgufFile, name: str) -> FloatArray:
