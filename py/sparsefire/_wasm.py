@@ -63,10 +63,12 @@ class WasmMemory(Memory):
     def _write(self, offset: int, source: memoryview) -> None:
         view = as_bytes(source)
         for start in range(0, len(view), _COPY_CHUNK):
-            self._core._copy_in(self.ptr + offset + start, view[start : start + _COPY_CHUNK])
+            with self._core._lock:
+                self._core._copy_in(self.ptr + offset + start, view[start : start + _COPY_CHUNK])
 
     def _read(self, offset: int, target: memoryview) -> None:
-        self._core._copy_out(self.ptr + offset, as_bytes(target))
+        with self._core._lock:
+            self._core._copy_out(self.ptr + offset, as_bytes(target))
 
     def close(self) -> None:
         self._finalizer()
