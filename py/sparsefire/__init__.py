@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     __version__: str
 
     from .activation import ActivationType
+    from .cached_ffn import CachedFfn
     from .ffn import SparseFfn
     from .model import Model
+    from .neurons import NeuronCache
     from .predictor import LowRankPredictor
     from .quant import QuantizedWeights
     from .sign_predictor import SignPredictor
@@ -48,6 +50,7 @@ __all__ = [
     "ArgumentError",
     "Backend",
     "BackendError",
+    "CachedFfn",
     "CalibrationError",
     "ContextFullError",
     "CoreMemoryError",
@@ -56,6 +59,7 @@ __all__ = [
     "LowRankPredictor",
     "Model",
     "ModelFileError",
+    "NeuronCache",
     "NotFiniteError",
     "NotResidentError",
     "QuantizedWeights",
@@ -74,8 +78,10 @@ __all__ = [
 # Public names whose modules are imported on first use, so that `import sparsefire` stays quick.
 _LAZY = {
     "ActivationType": "activation",
+    "CachedFfn": "cached_ffn",
     "LowRankPredictor": "predictor",
     "Model": "model",
+    "NeuronCache": "neurons",
     "QuantizedWeights": "quant",
     "SignPredictor": "sign_predictor",
     "SparseFfn": "ffn",

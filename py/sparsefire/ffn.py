@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from ._handle import CoreObject
 from .activation import ActivationType
 from .errors import ArgumentError, ShapeError
 from .matrix import Matrix
-from .predictor import InCorePredictor, Predictor
+from .predictor import CorePredictor, InCorePredictor, Predictor
 from .quant import QuantizedWeights, WeightFormat, quantize_rows, weight_format
 
 MODES = {"dense": 0, "exact": 1, "sparse": 2}
@@ -71,6 +72,7 @@ class CoreFfn(CoreObject):
         self.gate, self.up, self.down = gate, up, down
         self.down_layout = down_layout
         self.predictor: InCorePredictor | None = None
+        self._attached: CorePredictor | None = None  # what the handle borrows now
         self.gate_bias: _arrays.FloatArray | None = None
         self.up_bias: _arrays.FloatArray | None = None
         self.down_bias: _arrays.FloatArray | None = None
@@ -97,10 +99,12 @@ class CoreFfn(CoreObject):
 
     def set_predictor(self, predictor: InCorePredictor | None) -> None:
         """Attaches ``predictor``, or none."""
-        if predictor is self.predictor:
-            return
-        handle = None if predictor is None else predictor.handle
-        self.core.check("sf_ffn_set_predictor", self.handle, handle, what="attaching a predictor")
+        # A predictor that was calibrated anew is another one in the core.
+        wanted = None if predictor is None else predictor.in_core
+        if wanted is not self._attached:
+            handle = None if wanted is None else wanted.handle
+            self.core.check("sf_ffn_set_predictor", self.handle, handle, what="attaching a predictor")
+            self._attached = wanted
         self.predictor = predictor
 
     def forward(self, mode: str, x: _arrays.FloatArray, y: _arrays.FloatArray) -> NeuronCounts:
@@ -363,21 +367,8 @@ class SparseFfn:
         """Attaches a predictor for sparse mode; None takes it away. `ShapeError` when its input
         or hidden size is not the layer's."""
         if predictor is not None:
-            self._check_predictor(predictor)
+            check_predictor(predictor, self.core, self.d_in, self.hidden)
         self._core_ffn.set_predictor(predictor)
-
-    def _check_predictor(self, predictor: InCorePredictor) -> None:
-        if predictor.core is not self.core:
-            raise ArgumentError(
-                f"the predictor is in {predictor.core!r} and the layer in {self.core!r}: make "
-                f"both with one backend"
-            )
-        wanted, got = (self.d_in, self.hidden), (predictor.input_dim, predictor.hidden_dim)
-        if wanted != got:
-            raise ShapeError(
-                f"predictor: expected {wanted[0]} inputs and {wanted[1]} neurons, "
-                f"got {got[0]} and {got[1]}"
-            )
 
     def forward(
         self,
@@ -461,9 +452,35 @@ class SparseFfn:
         self.counts = NeuronCounts(sizes, sizes.copy())
         return result.finish()
 
+    def save_bundles(self, path: str | os.PathLike[str]) -> None:
+        """Writes weights and biases to a GGUF file, neuron by neuron, from which `CachedFfn` reads
+        single neurons. A predictor is not part of it.
+
+        Errors: `UnsupportedError` (mixed formats, or down by output), `BackendError` (the gguf
+        package is not installed), OSError.
+        """
+        from .bundles import save_bundles
+
+        save_bundles(self, path)
+
     def __repr__(self) -> str:
         gate = ", gated" if self.gated else ""
         return (
             f"SparseFfn({self.d_in}→{self.hidden}→{self.d_out}{gate}, {self.activation}, "
             f"{self.format}, {self.nbytes:,} bytes)"
+        )
+
+
+def check_predictor(predictor: InCorePredictor, core: Core, d_in: int, hidden: int) -> None:
+    """Refuses a predictor of another core, or for a layer of other sizes."""
+    if predictor.core is not core:
+        raise ArgumentError(
+            f"the predictor is in {predictor.core!r} and the layer in {core!r}: make both with "
+            f"one backend"
+        )
+    wanted, got = (d_in, hidden), (predictor.input_dim, predictor.hidden_dim)
+    if wanted != got:
+        raise ShapeError(
+            f"predictor: expected {wanted[0]} inputs and {wanted[1]} neurons, "
+            f"got {got[0]} and {got[1]}"
         )

@@ -1,0 +1,224 @@
+"""Feed-forward layers in files: the neurons of one layer, read one by one."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
+
+import numpy as np
+
+from .activation import ActivationType
+from .architecture import ARCHITECTURES, FFN_BIASES, read_config
+from .errors import ArgumentError, ModelFileError, UnsupportedError
+from .ffn import SparseFfn
+from .gguf import GgufFile
+from .gguf_write import TensorData, Writable, write_gguf
+from .loader import read_biases
+from .matrix import Matrix
+from .quant import FORMATS, ByteArray, WeightFormat, weight_format
+
+Source: TypeAlias = "str | os.PathLike[str] | BinaryIO"
+
+LAYER_ARCHITECTURE = "sparsefire-ffn"  # of a file that holds one layer and no model
+
+_MOST = 1 << 24  # neurons or elements of a vector; the core's own limit
+_PIECE_BYTES = 8 << 20
+
+
+class LayerShape(NamedTuple):
+    """What a bundle file says of its layer. `hot`: so many neurons at the front are known to be
+    the most used."""
+
+    hidden: int
+    d_in: int
+    d_out: int
+    activation: ActivationType
+    parameter: float
+    hot: int
+
+
+def save_bundles(ffn: SparseFfn, path: str | os.PathLike[str]) -> None:
+    """See `SparseFfn.save_bundles`."""
+    matrices = [each for each in ffn.matrices if each is not None]
+    if ffn.down_layout != "neuron":
+        raise UnsupportedError(
+            "the layer's down matrix has one row an output, so no neuron is in one place: make "
+            "the layer with SparseFfn(w1, w2, …), which transposes w2"
+        )
+    if ffn.format == "mixed":
+        formats = ", ".join(each.format for each in matrices)
+        raise UnsupportedError(f"a bundle has one weight format, but the layer has {formats}")
+    metadata = {
+        "general.architecture": LAYER_ARCHITECTURE,
+        f"{LAYER_ARCHITECTURE}.input_length": ffn.d_in,
+        f"{LAYER_ARCHITECTURE}.output_length": ffn.d_out,
+        f"{LAYER_ARCHITECTURE}.hidden_activation": str(ffn.activation),
+        f"{LAYER_ARCHITECTURE}.hidden_activation_threshold": float(ffn.parameter),
+    }
+    columns = sum(each.columns for each in matrices)
+    tensors: dict[str, Writable] = {
+        "blk.0.ffn_bundle.weight": TensorData(
+            ffn.format, (ffn.hidden, columns), lambda: _joined(matrices)
+        )
+    }
+    for name, bias in zip(FFN_BIASES, ffn.biases, strict=True):
+        if bias is not None:
+            tensors[f"blk.0.{name}.bias"] = bias
+    write_gguf(path, metadata, tensors)
+
+
+def _joined(matrices: list[Matrix]) -> ByteArray:
+    """The packed rows of each matrix side by side, uint8 (hidden, bundle bytes)."""
+    return np.concatenate([each.packed() for each in matrices], axis=1)
+
+
+class BundleFile:
+    """The neurons of layer ``layer`` of a calibrated model, or of the one layer that
+    `SparseFfn.save_bundles` wrote. Only the header is read at first, then neurons by `read`.
+
+    ``source``: a path, or a seekable binary file, which stays the caller's to close.
+    """
+
+    def __init__(
+        self, source: Source, layer: int = 0, activation: str | ActivationType | None = None
+    ) -> None:
+        self._file = _opened(source)
+        # Closed with this object, or when it is collected, unless it is the caller's.
+        close = self._file.close if isinstance(source, (str, os.PathLike)) else _nothing
+        self._finalizer = weakref.finalize(self, close)
+        try:
+            self._read_header(layer, activation)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_header(self, layer: int, activation: str | ActivationType | None) -> None:
+        # From the stream, not mapped: a file that is cut off while it is mapped ends the process.
+        self.header = GgufFile.open(self._file)
+        self.name = self.header.name
+        self.layer = layer
+        self.shape = _layer_shape(self.header, layer, activation)
+        self.tensor = f"blk.{layer}.ffn_bundle.weight"
+        info = self.header.tensor(self.tensor)
+        if info.format not in FORMATS:
+            raise UnsupportedError(
+                f"{self.name}: tensor {self.tensor!r} is in the format {info.format}; the core "
+                f"computes on {', '.join(FORMATS)}"
+            )
+        self.format: WeightFormat = weight_format(info.format)
+        self.gated = self._gated(info.shape)
+        self.offset = info.offset
+        self.bundle_bytes = info.nbytes // info.shape[0]
+        self.biases = read_biases(self.header, layer)
+
+    def _gated(self, stored: tuple[int, ...]) -> bool:
+        hidden, d_in, d_out = self.shape[:3]
+        parts = {(hidden, count * d_in + d_out): count == 2 for count in (1, 2)}
+        if stored not in parts:
+            raise ModelFileError(
+                f"{self.name}: tensor {self.tensor!r} has the shape {stored}; {d_in} inputs and "
+                f"{d_out} outputs make {' or '.join(map(str, parts))}"
+            )
+        return parts[stored]
+
+    def read(self, neuron: int, out: ByteArray) -> None:
+        """Fills ``out``, uint8 of one or more bundles, with the bundles from ``neuron`` on.
+
+        `ModelFileError` with file, offset and neuron when they cannot be read.
+        """
+        start = self.offset + neuron * self.bundle_bytes
+        done, reason = 0, "the file ends before it; was it cut off since it was opened?"
+        try:
+            self._file.seek(start)
+            view = out.data
+            while done < out.nbytes:
+                count = self._file.readinto(view[done:])
+                if not count:
+                    break
+                done += count
+        except (OSError, ValueError) as error:  # ValueError: a closed file
+            raise self._failed(neuron, done, str(error)) from error
+        if done < out.nbytes:
+            raise self._failed(neuron, done, reason)
+
+    def _failed(self, first: int, done: int, reason: str) -> ModelFileError:
+        neuron = first + done // self.bundle_bytes
+        return ModelFileError(
+            f"{self.name}: neuron {neuron} of {self.tensor!r} ({self.bundle_bytes} bytes at byte "
+            f"{self.offset + neuron * self.bundle_bytes}) cannot be read: {reason}"
+        )
+
+    def close(self) -> None:
+        """Closes the file, unless it is the caller's."""
+        self._finalizer()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _opened(source: Source) -> Any:
+    """The file object that bundles are read from."""
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            return Path(source).open("rb", buffering=0)
+        except OSError as error:
+            raise ModelFileError(f"{source}: {error.strerror or error}") from error
+    if not hasattr(source, "readinto") or not hasattr(source, "seek"):
+        raise ArgumentError(
+            "weights that are read on demand are in a path or a seekable binary file with "
+            f"readinto(), not in {type(source).__name__}"
+        )
+    return source
+
+
+def _layer_shape(file: GgufFile, layer: int, activation: str | ActivationType | None) -> LayerShape:
+    """The sizes of a layer of a model or of a file of one layer."""
+    architecture = file.metadata.get("general.architecture")
+    if architecture == LAYER_ARCHITECTURE:
+        layers, shape = 1, _single_shape(file, activation)
+    elif architecture in ARCHITECTURES:
+        config = read_config(file, activation)
+        layers = config.layers
+        hot = config.hot_counts[layer] if config.hot_counts and 0 <= layer < layers else 0
+        kind, parameter = config.activation, config.activation_parameter
+        shape = LayerShape(config.hidden, config.d, config.d, kind, parameter, hot)
+    else:
+        raise UnsupportedError(
+            f"{file.name}: the architecture {architecture!r} is not one of "
+            f"{', '.join((*ARCHITECTURES, LAYER_ARCHITECTURE))}"
+        )
+    if not 0 <= layer < layers:
+        raise ArgumentError(f"layer {layer}: {file.name} has the layers 0 … {layers - 1}")
+    if f"blk.{layer}.ffn_bundle.weight" not in file.tensors:
+        raise ModelFileError(
+            f"{file.name}: layer {layer} is not stored neuron by neuron; "
+            f"`sparsefire calibrate` makes such a model"
+        )
+    return shape
+
+
+def _single_shape(file: GgufFile, activation: str | ActivationType | None) -> LayerShape:
+    def value(name: str, kinds: type | tuple[type, ...]) -> Any:
+        found = file.metadata.get(f"{LAYER_ARCHITECTURE}.{name}")
+        if not isinstance(found, kinds) or isinstance(found, bool):
+            raise ModelFileError(
+                f"{file.name}: key '{LAYER_ARCHITECTURE}.{name}' is missing or has another type"
+            )
+        return found
+
+    sizes = [value("input_length", int), value("output_length", int)]
+    stored = file.tensor("blk.0.ffn_bundle.weight").shape
+    if len(stored) != 2 or not all(1 <= size <= _MOST for size in (*sizes, stored[0])):
+        raise ModelFileError(
+            f"{file.name}: {sizes[0]} inputs, {sizes[1]} outputs and bundles of shape {stored} "
+            f"are no feed-forward layer"
+        )
+    try:
+        kind = ActivationType(activation or value("hidden_activation", str))
+    except ArgumentError as error:
+        raise UnsupportedError(f"{file.name}: {error}") from None
+    parameter = float(value("hidden_activation_threshold", float))
+    return LayerShape(stored[0], sizes[0], sizes[1], kind, parameter, 0)

@@ -1,0 +1,257 @@
+"""Feed-forward layers larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _arrays
+from ._core import Core, get_core
+from ._handle import CoreObject
+from .activation import ActivationType
+from .bundles import BundleFile, Source
+from .errors import ArgumentError, ModelFileError, ShapeError
+from .ffn import MODES, NeuronCounts, check_predictor
+from .loader import read_predictor
+from .neurons import CoreCache, NeuronCache
+from .predictor import InCorePredictor, Predictor
+
+
+class CoreCachedFfn(CoreObject):
+    """A feed-forward layer in the core whose weights are in a neuron cache."""
+
+    def __init__(self, core: Core, cache: CoreCache) -> None:
+        file, shape = cache.file, cache.file.shape
+        handle = core.open(
+            "sf_ffn_open_cached",
+            core.context,
+            cache.handle,
+            file.format.code,
+            shape.d_in,
+            shape.d_out,
+            int(file.gated),
+            shape.activation.code,
+            shape.parameter,
+            what=f"feed-forward layer of {file.name}",
+        )
+        super().__init__(core, handle, "sf_ffn_close")
+        self._cache = cache  # borrowed by the core
+        biases = [file.biases.get(name) for name in ("gate_bias", "up_bias", "down_bias")]
+        sizes = (shape.hidden, shape.hidden, shape.d_out)
+        for size, bias in zip(sizes, biases, strict=True):
+            if bias is not None and bias.shape != (size,):
+                raise ModelFileError(f"{file.name}: a bias of {bias.shape}, expected ({size},)")
+        inputs = [None if bias is None else core.inp(bias) for bias in biases]
+        core.check("sf_ffn_set_bias", handle, *inputs, what=f"biases of {file.name}")
+
+    def start(self, x: int, y: int) -> None:
+        """Sets y (d_out) to the bias. ``x``, ``y``: addresses in the core."""
+        self._run("sf_ffn_forward_active", np.empty(0, np.int32), x, y)
+
+    def add(self, ids: _arrays.IntArray, x: int, y: int) -> None:
+        """Adds to y (d_out) what resident neurons make of x (d_in)."""
+        self._run("sf_ffn_add_active", ids, x, y)
+
+    def _run(self, function: str, ids: _arrays.IntArray, x: int, y: int) -> None:
+        given = self.core.inp(ids)
+        what = f"forward with {len(ids)} neurons"
+        self.core.check(function, self.handle, given, len(ids), x, y, what=what)
+
+
+class CachedFfn:
+    """A feed-forward layer whose weights stay in a file, but for those in a `NeuronCache`. It
+    computes, bit for bit, what `SparseFfn` does with the same neurons.
+
+    Make one with `open`. A read that fails is a `ModelFileError` that names the file, the byte and
+    the neuron; the layer and its cache can be used again afterwards.
+    """
+
+    def __init__(
+        self,
+        file: BundleFile,
+        cache: NeuronCache,
+        *,
+        predictor: InCorePredictor | None = None,
+        core: Core | None = None,
+    ) -> None:
+        self.core = core or get_core()
+        self.cache = cache
+        self._file = file
+        core_cache = cache.attach(self.core, file, self)
+        try:
+            self._core_ffn = CoreCachedFfn(self.core, core_cache)
+            if predictor is None:
+                hot = file.shape.hot
+                predictor = read_predictor(self.core, file.header, file.layer, hot)
+            self.set_predictor(predictor)
+        except BaseException:
+            cache.detach(self)
+            raise
+        empty = np.empty(0, np.int32)
+        self.counts = NeuronCounts(empty, empty)
+
+    @classmethod
+    def open(
+        cls,
+        source: Source,
+        cache: NeuronCache,
+        *,
+        layer: int = 0,
+        activation: str | ActivationType | None = None,
+        predictor: InCorePredictor | None = None,
+        core: Core | None = None,
+    ) -> CachedFfn:
+        """Opens the file that `SparseFfn.save_bundles` wrote, or layer ``layer`` of a model that
+        `sparsefire calibrate` wrote, whose predictor then is attached unless another one is given.
+
+        ``source``: a path, or a seekable binary file. ``activation`` overrides the file's own.
+
+        Errors: `ModelFileError` (missing, damaged, not stored neuron by neuron), `ArgumentError`
+        (no such layer, a budget below one neuron, a cache in use), `UnsupportedError`.
+        """
+        file = BundleFile(source, layer, activation)
+        try:
+            return cls(file, cache, predictor=predictor, core=core)
+        except BaseException:
+            file.close()
+            raise
+
+    @property
+    def hidden(self) -> int:
+        """Neurons."""
+        return self._file.shape.hidden
+
+    @property
+    def d_in(self) -> int:
+        """Elements of an input vector."""
+        return self._file.shape.d_in
+
+    @property
+    def d_out(self) -> int:
+        """Elements of an output vector."""
+        return self._file.shape.d_out
+
+    @property
+    def activation(self) -> ActivationType:
+        """The activation function."""
+        return self._file.shape.activation
+
+    @property
+    def format(self) -> str:
+        """Weight format."""
+        return self._file.format.name
+
+    @property
+    def gated(self) -> bool:
+        """True when the layer has a gate matrix."""
+        return self._file.gated
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights in the file."""
+        return self.hidden * self._file.bundle_bytes
+
+    @property
+    def predictor(self) -> InCorePredictor | None:
+        """The attached predictor."""
+        return self._predictor
+
+    def set_predictor(self, predictor: InCorePredictor | None) -> None:
+        """Attaches a predictor for sparse mode; None takes it away. `ShapeError` when its input
+        or hidden size is not the layer's."""
+        if predictor is not None:
+            check_predictor(predictor, self.core, self.d_in, self.hidden)
+        self._predictor = predictor
+
+    def forward(
+        self,
+        x: npt.ArrayLike,
+        predictor: Predictor | None = None,
+        *,
+        mode: str | None = None,
+        out: npt.NDArray[np.floating] | None = None,
+    ) -> npt.NDArray[np.floating]:
+        """As `SparseFfn.forward`. The modes "dense" and "exact" both ask for every neuron, since
+        whole neurons are read; of a batch (n, input), each neuron is asked for once."""
+        chosen = self._predictor if predictor is None else predictor
+        mode = mode or ("sparse" if chosen is not None else "exact")
+        if mode not in MODES:
+            raise ArgumentError(f"mode {mode!r}: expected 'dense', 'exact' or 'sparse'")
+        if mode == "sparse" and chosen is None:
+            raise ArgumentError("sparse mode needs a predictor: pass one, or set_predictor first")
+        values, single = _arrays.vectors(x, self.d_in)
+        given = values[0] if single else values
+        if mode == "sparse":
+            assert chosen is not None
+            return self.forward_sparse(given, chosen.predict(given), out=out)
+        everything = np.arange(self.hidden, dtype=np.int32)
+        lists = everything if single else [everything] * len(values)
+        return self.forward_sparse(given, lists, out=out)
+
+    def forward_dense(
+        self, x: npt.ArrayLike, *, out: npt.NDArray[np.floating] | None = None
+    ) -> npt.NDArray[np.floating]:
+        """`forward` with every neuron."""
+        return self.forward(x, mode="dense", out=out)
+
+    def forward_sparse(
+        self,
+        x: npt.ArrayLike,
+        active: npt.ArrayLike | Sequence[npt.ArrayLike],
+        *,
+        out: npt.NDArray[np.floating] | None = None,
+    ) -> npt.NDArray[np.floating]:
+        """As `SparseFfn.forward_sparse`: the output with just the neurons ``active``."""
+        values, single = _arrays.vectors(x, self.d_in)
+        lists: list[Any] = [active] if single else list(active)  # type: ignore[arg-type]
+        if len(lists) != len(values):
+            raise ShapeError(f"active: expected {len(values)} id lists, got {len(lists)}")
+        result = _arrays.Result(len(values), self.d_out, single, out)
+        ids = [_arrays.active_ids(each, self.hidden) for each in lists]
+        if len(values):
+            self._compute(values, ids, result.buffer)
+        sizes = np.array([len(each) for each in ids], np.int32)
+        self.counts = NeuronCounts(sizes, sizes.copy())
+        return result.finish()
+
+    def _compute(
+        self, values: _arrays.FloatArray, lists: list[_arrays.IntArray], result: _arrays.FloatArray
+    ) -> None:
+        """Fills result (n, d_out) from values (n, d_in) and n id lists, n ≥ 1: every neuron that
+        any of them wants is made resident once, in ascending order."""
+        wanted = lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
+        ffn, y_step, x_step = self._core_ffn, 4 * self.d_out, 4 * self.d_in
+        with self.cache.lock, self.core.memory(result.nbytes) as y:
+            x = self.core.upload(values)
+            for j in range(len(lists)):
+                ffn.start(x.ptr + j * x_step, y.ptr + j * y_step)
+            for part in self.cache.resident(wanted):
+                for j, ids in enumerate(lists):
+                    first, last = np.searchsorted(ids, (part[0], part[-1] + 1))
+                    if first < last:
+                        ffn.add(ids[first:last], x.ptr + j * x_step, y.ptr + j * y_step)
+            y.read(result)
+            x.close()
+            self.cache.count(lists)
+
+    def close(self) -> None:
+        """Closes the file and gives the cache's memory back; the cache may then serve another
+        layer. Closing twice is allowed."""
+        self._core_ffn.close()
+        self.cache.detach(self)
+
+    def __enter__(self) -> CachedFfn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        gate = ", gated" if self.gated else ""
+        return (
+            f"CachedFfn({self.d_in}→{self.hidden}→{self.d_out}{gate}, {self.activation}, "
+            f"{self.format}, {self.nbytes:,} bytes in {self._file.name}, {self.cache!r})"
+        )
