@@ -13,6 +13,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, SupportsIndex, TypeAlias
 
@@ -168,9 +169,10 @@ class Core(ABC):
         """A C-contiguous array as a pointer argument that one call writes."""
 
     @abstractmethod
-    def write_at(self, address: int, source: NDArray[Any]) -> None:
-        """Copies a C-contiguous array, not empty, to memory of the core's own, of which a function
-        such as `sf_cache_bundle` gave the address. There must be room for it."""
+    def fill_at(self, address: int, nbytes: int, fill: Callable[[memoryview], None]) -> None:
+        """Has `fill` write memory of the core's own, of which a function such as `sf_cache_bundle`
+        gave the address. There must be room for `nbytes`. When `fill` raises, what the memory
+        holds is unspecified."""
 
     # -- the same everywhere -----------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ copied."""
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -84,5 +84,5 @@ class NativeCore(Core):
     def out(self, array: NDArray[Any]) -> Argument:
         return array
 
-    def write_at(self, address: int, source: NDArray[Any]) -> None:
-        ctypes.memmove(address, source.__array_interface__["data"][0], source.nbytes)
+    def fill_at(self, address: int, nbytes: int, fill: Callable[[memoryview], None]) -> None:
+        fill(memoryview((ctypes.c_uint8 * nbytes).from_address(address)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +180,11 @@ class WasmCore(Core):
         memory.write(view)
         return memory
 
-    def write_at(self, address: int, source: NDArray[Any]) -> None:
+    def fill_at(self, address: int, nbytes: int, fill: Callable[[memoryview], None]) -> None:
+        block = memoryview(bytearray(nbytes))
+        fill(block)
         with self._lock:
-            self._copy_in(address, as_bytes(source))
+            self._copy_in(address, block)
 
     def inp(self, array: NDArray[Any]) -> Argument:
         return Transient(array, False)

@@ -123,28 +123,24 @@ class BundleFile:
             )
         return parts[stored]
 
-    def read(self, neuron: int, out: ByteArray) -> None:
-        """Fills ``out``, uint8 of one or more bundles, with the bundles from ``neuron`` on.
-
-        `ModelFileError` with file, offset and neuron when they cannot be read.
-        """
-        start = self.offset + neuron * self.bundle_bytes
-        done, reason = 0, "the file ends before it; was it cut off since it was opened?"
+    def read(self, neuron: int, out: memoryview) -> None:
+        """Fills ``out``, of `bundle_bytes` bytes, with a neuron's bundle. `ModelFileError` with
+        file, offset and neuron when it cannot be read."""
+        done = 0
+        reason = "the file ends too early; was it cut off since it was opened?"
         try:
-            self._file.seek(start)
-            view = out.data
-            while done < out.nbytes:
-                count = self._file.readinto(view[done:])
+            self._file.seek(self.offset + neuron * self.bundle_bytes)
+            while done < len(out):
+                count = self._file.readinto(out[done:])
                 if not count:
                     break
                 done += count
         except (OSError, ValueError) as error:  # ValueError: a closed file
-            raise self._failed(neuron, done, str(error)) from error
-        if done < out.nbytes:
-            raise self._failed(neuron, done, reason)
+            raise self._failed(neuron, str(error)) from error
+        if done < len(out):
+            raise self._failed(neuron, reason)
 
-    def _failed(self, first: int, done: int, reason: str) -> ModelFileError:
-        neuron = first + done // self.bundle_bytes
+    def _failed(self, neuron: int, reason: str) -> ModelFileError:
         return ModelFileError(
             f"{self.name}: neuron {neuron} of {self.tensor!r} ({self.bundle_bytes} bytes at byte "
             f"{self.offset + neuron * self.bundle_bytes}) cannot be read: {reason}"

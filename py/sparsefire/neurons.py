@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from .errors import ArgumentError, ModelFileError, ShapeError
 POLICIES = {"lru": 0, "lfu": 1, "window": 2}
 
 _DEFAULT_WINDOW = 128
-_STAGING_BYTES = 256 << 10  # neighbours in the file are read together, up to this size
 _PROFILE = "sparsefire neuron profile"
 
 
@@ -62,8 +62,6 @@ class CoreCache(CoreObject):
         self.file = file
         self.slots = slots
         self.bytes_read = 0
-        together = max(1, _STAGING_BYTES // file.bundle_bytes)
-        self._staging = np.empty((together, file.bundle_bytes), np.uint8)
 
     @property
     def resident(self) -> int:
@@ -94,31 +92,17 @@ class CoreCache(CoreObject):
     def load(self, missing: _arrays.IntArray) -> None:
         """Reads the neurons that `request` found missing. After an error those that were read
         before it are resident, and the others are not."""
-        done = 0
+        done, nbytes = 0, self.file.bundle_bytes
         try:
-            for start, stop in self._runs(missing):
-                bundles = self._staging[: stop - start]
-                self.file.read(int(missing[start]), bundles.reshape(-1))
-                for neuron, bundle in zip(missing[start:stop], bundles, strict=True):
-                    address = self.core.call("sf_cache_bundle", self.handle, int(neuron))
-                    self.core.write_at(address, bundle)
-                done = stop
+            for neuron in missing.tolist():
+                address = self.core.call("sf_cache_bundle", self.handle, neuron)
+                self.core.fill_at(address, nbytes, partial(self.file.read, neuron))
+                done += 1
         finally:
             if done:
-                ids = missing[:done]
-                self.bytes_read += done * self.file.bundle_bytes
-                self.core.check(
-                    "sf_cache_loaded", self.handle, self.core.inp(ids), done, what="neuron cache"
-                )
-
-    def _runs(self, ids: _arrays.IntArray) -> Iterator[tuple[int, int]]:
-        """Ranges of indices of consecutive ids, none longer than the staging memory."""
-        ends = [*(np.flatnonzero(np.diff(ids) != 1) + 1).tolist(), len(ids)]
-        start, most = 0, len(self._staging)
-        for end in ends:
-            for first in range(start, end, most):
-                yield first, min(first + most, end)
-            start = end
+                self.bytes_read += done * nbytes
+                ids = self.core.inp(missing[:done])
+                self.core.check("sf_cache_loaded", self.handle, ids, done, what="neuron cache")
 
     def close(self) -> None:
         super().close()
