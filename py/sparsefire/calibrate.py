@@ -19,9 +19,10 @@ from .blas import one_blas_thread
 from .errors import ArgumentError, CalibrationError
 from .gguf import ByteArray, TypedValue, ValueType
 from .gguf_write import TensorData, Writable, gguf_package, write_gguf
-from .layer_fit import FitOptions, LayerFit, LayerReport, Split, fit_layer
+from .layer_fit import FitOptions, LayerFit, LayerReport, fit_layer
 from .lowrank import Descent
 from .matrix import Matrix
+from .predictor_fit import Split
 from .quant import dequantize_rows, quantize_rows, weight_format
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ._handle import CoreObject
 from .activation import ActivationType
 from .errors import ArgumentError, ShapeError
 from .matrix import Matrix
-from .predictor import InCorePredictor, Predictor
+from .predictor import CorePredictor, InCorePredictor, Predictor
 from .quant import QuantizedWeights, WeightFormat, quantize_rows, weight_format
 
 MODES = {"dense": 0, "exact": 1, "sparse": 2}
@@ -72,6 +72,7 @@ class CoreFfn(CoreObject):
         self.gate, self.up, self.down = gate, up, down
         self.down_layout = down_layout
         self.predictor: InCorePredictor | None = None
+        self._attached: CorePredictor | None = None  # what the handle borrows now
         self.gate_bias: _arrays.FloatArray | None = None
         self.up_bias: _arrays.FloatArray | None = None
         self.down_bias: _arrays.FloatArray | None = None
@@ -98,10 +99,14 @@ class CoreFfn(CoreObject):
 
     def set_predictor(self, predictor: InCorePredictor | None) -> None:
         """Attaches ``predictor``, or none."""
-        if predictor is self.predictor:
-            return
-        handle = None if predictor is None else predictor.handle
-        self.core.check("sf_ffn_set_predictor", self.handle, handle, what="attaching a predictor")
+        # A predictor that was calibrated anew is another one in the core.
+        wanted = None if predictor is None else predictor.in_core
+        if wanted is not self._attached:
+            handle = None if wanted is None else wanted.handle
+            self.core.check(
+                "sf_ffn_set_predictor", self.handle, handle, what="attaching a predictor"
+            )
+            self._attached = wanted
         self.predictor = predictor
 
     def forward(self, mode: str, x: _arrays.FloatArray, y: _arrays.FloatArray) -> NeuronCounts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,9 @@ from . import _arrays
 from . import thresholds as cuts
 from .errors import CalibrationError
 from .ffn import SparseFfn
-from .lowrank import Descent, Factors, operating_point, reduced_rank, refine
+from .lowrank import Descent, Factors
 from .mass import MassTable
+from .predictor_fit import PredictorFit, Split, Tables
 from .quant import weight_format
 
 FloatArray = _arrays.FloatArray
@@ -21,12 +22,9 @@ Progress = Callable[[float], None]
 
 _TOKENS_AT_ONCE = 2048
 _RANK_STEP = 32
-# Thresholds are set for a tenth less than the allowed loss: other text is never quite the same.
-_MARGIN = 0.9
 _BIAS_BYTES = 4
 _QUICK_EPOCHS = 3
 _QUICK_TOKENS = 4096
-_OWN_LEVELS = (0.0, 30.0)  # natural logarithms of the worth of a token's mass, in selections
 
 
 class LayerMath:
@@ -61,15 +59,6 @@ class LayerMath:
     def table(self, x: FloatArray, drop: float) -> MassTable:
         """The masses of x (n, d)."""
         return MassTable.from_pieces(self.masses(x), drop)
-
-
-@dataclass(frozen=True)
-class Split:
-    """FFN inputs (n, d) of one layer: to fit on, to tune on, and held out."""
-
-    fit: FloatArray
-    tune: FloatArray
-    held: FloatArray
 
 
 @dataclass(frozen=True)
@@ -163,13 +152,6 @@ class FitOptions:
     descent: Descent = field(default_factory=Descent)
 
 
-@dataclass(frozen=True)
-class _Tables:
-    fit: MassTable
-    tune: MassTable
-    held: MassTable
-
-
 def predictor_format(rank: int, d: int) -> str:
     """Q8_0 where its blocks divide the rows, else F16."""
     block = weight_format("q8_0").block
@@ -192,9 +174,8 @@ def fit_layer(
     if float(np.ptp(data.fit, axis=0).max()) == 0:
         raise CalibrationError(f"layer {layer}: all inputs are the same, nothing can be learnt")
     drop = 0.0 if ffn.activation.is_relu_family else (1 - options.recall) / 2
-    tables = _Tables(*(math.table(x, drop) for x in (data.fit, data.tune, data.held)))
-    order = np.argsort(-(tables.fit.frequency + tables.tune.frequency), kind="stable")
-    fitting = _Fitting(layer, math, data, tables, order, options)
+    tables = Tables(*(math.table(x, drop) for x in (data.fit, data.tune, data.held)))
+    fitting = _Fitting(layer, math, data, tables, options)
     if not tables.tune.entries or not tables.fit.entries:
         return fitting.without_predictor()
     found = fitting.with_predictor(progress or (lambda _: None))
@@ -207,25 +188,18 @@ class _Fitting:
     """One run of `fit_layer`."""
 
     def __init__(
-        self,
-        layer: int,
-        math: LayerMath,
-        data: Split,
-        tables: _Tables,
-        order: npt.NDArray[np.int64],
-        options: FitOptions,
+        self, layer: int, math: LayerMath, data: Split, tables: Tables, options: FitOptions
     ) -> None:
-        self.layer, self.math, self.data, self.tables = layer, math, data, tables
-        self.order, self.options = order, options
-        self.target = 1 - _MARGIN * (1 - options.recall)
-
-    # -- the predictor ---------------------------------------------------------------------------
+        self.layer, self.math, self.tables, self.options = layer, math, tables, options
+        weights, bias = math.gate, math.gate_bias
+        self.fit = PredictorFit(data, tables, weights, bias, options.recall, options.descent)
+        frequency = tables.fit.frequency + tables.tune.frequency
+        self.order = np.argsort(-frequency, kind="stable")
 
     def with_predictor(self, progress: Progress) -> LayerFit:
         """The layer with the predictor that reads least."""
-        epochs = self.options.descent.epochs
         ranks = self._ranks()
-        expected = self.options.descent.for_samples(len(self.data.fit)).epochs
+        expected = self.options.descent.for_samples(len(self.fit.data.fit)).epochs
         planned = expected + (0 if len(ranks) == 1 else 3 * _QUICK_EPOCHS)
         done = 0
 
@@ -235,10 +209,14 @@ class _Fitting:
             progress(min(done / planned, 1.0))
 
         rank = ranks[0] if len(ranks) == 1 else self._best_rank(ranks, count)
-        factors = self._refined(rank, self.data.fit, self.tables.fit, epochs, count)
+        factors = self.fit.refined(rank, each_epoch=count)
         kind = predictor_format(rank, self.math.d)
         factors = factors.rounded(kind, self.math.ffn.core)
-        thresholds, hot = self._thresholds(factors)
+        family = self.fit.family(factors)
+        thresholds = self.fit.thresholds(factors, family)
+        hot = self._hot(factors, thresholds)
+        if hot:
+            thresholds = self.fit.thresholds(factors, family, self.order[:hot])
         return self._result(factors, kind, thresholds, hot)
 
     def _ranks(self) -> list[int]:
@@ -250,103 +228,36 @@ class _Fitting:
     def _best_rank(self, ranks: list[int], count: Callable[..., None]) -> int:
         """The rank that reads least. They are tried upwards, on some of the tokens and with few
         epochs, until the cost on the tuning tokens rises."""
-        n = min(len(self.data.fit), max(_QUICK_TOKENS, len(self.data.fit) // 4))
-        x, mass = self.data.fit[:n], self.tables.fit.head(n)
+        n = max(_QUICK_TOKENS, len(self.fit.data.fit) // 4)
         best, best_cost = ranks[0], np.inf
         active = self.tables.tune.active_share
         for rank in ranks:
-            factors = self._refined(rank, x, mass, _QUICK_EPOCHS, count)
-            scores = factors.scores(self.data.tune)
-            selected = operating_point(scores, self.tables.tune, self.target).selected_share
+            factors = self.fit.refined(rank, epochs=_QUICK_EPOCHS, n=n, each_epoch=count)
+            selected = self.fit.selected_share(factors)
             cost = self._costs(rank).sparse(rank, self.math.hidden, 0, selected, active)
             if cost >= best_cost:
                 break
             best, best_cost = rank, cost
         return best
 
-    def _refined(
-        self, rank: int, x: FloatArray, mass: MassTable, epochs: int, count: Callable[..., None]
-    ) -> Factors:
-        start = reduced_rank(x, self.math.gate, self.math.gate_bias, rank)
-        settings = replace(self.options.descent, epochs=epochs)
-        tune = self.data.tune, self.tables.tune
-        return refine(start, x, mass, *tune, self.target, settings, count)
-
     def _costs(self, rank: int) -> Costs:
         kind = predictor_format(rank, self.math.d)
         return Costs.of(self.math.ffn, self.options.weights, kind, rank)
 
-    # -- thresholds and hot neurons --------------------------------------------------------------
-
-    def _thresholds(self, factors: Factors) -> tuple[FloatArray, int]:
-        """Thresholds (hidden), −∞ for hot neurons, and how many of these lead the order."""
-        family, low, high = self._family(factors)
-        tune = self.data.tune, self.tables.tune
-        tune_scores = cuts.entry_scores(factors, *tune)
-        level = cuts.least_level(family, low, high, tune_scores, tune[1], self.target)
-        frequency = cuts.selected_share(factors, tune[0], family(level))
-        hot = self._hot(frequency[self.order], factors.rank)
-        always = self.order[:hot]
-
-        def with_hot(level: float) -> FloatArray:
-            thresholds = family(level)
-            thresholds[always] = -np.inf
-            return thresholds
-
-        level = cuts.least_level(with_hot, low, high, tune_scores, tune[1], self.target)
-        held_scores = cuts.entry_scores(factors, self.data.held, self.tables.held)
-        level = cuts.least_level(
-            with_hot, level, high, held_scores, self.tables.held, self.options.recall
-        )
-        return with_hot(level), hot
-
-    def _family(self, factors: Factors) -> tuple[Callable[[float], FloatArray], float, float]:
-        """Thresholds by a level that recall rises with, and the range of levels: each neuron's
-        own, or one for all when that selects less on tokens that it has not seen."""
-        tune = self.data.tune, self.tables.tune
-        scores = cuts.entry_scores(factors, *tune)
-        highest = float(np.abs(factors.scores(tune[0])).max()) + 1
-
-        def one_for_all(level: float) -> FloatArray:
-            return np.full(self.math.hidden, -level, np.float32)
-
-        def own(curves: cuts.NeuronCurves) -> Callable[[float], FloatArray]:
-            return lambda level: curves.thresholds(float(np.exp(level)))
-
-        def share(family: Callable[[float], FloatArray], low: float, high: float) -> float:
-            level = cuts.least_level(family, low, high, scores, tune[1], self.target)
-            if cuts.mass_recall(scores, tune[1], family(level)) < self.target:
-                return np.inf
-            return float(cuts.selected_share(factors, tune[0], family(level)).mean())
-
-        fitted = own(cuts.neuron_curves(factors, self.data.fit, self.tables.fit))
-        if share(fitted, *_OWN_LEVELS) >= share(one_for_all, -highest, highest):
-            return one_for_all, -highest, highest
-        x = np.concatenate((self.data.fit, self.data.tune))
-        both = self.tables.fit.followed_by(self.tables.tune)
-        return own(cuts.neuron_curves(factors, x, both)), *_OWN_LEVELS
-
-    def _hot(self, frequency: FloatArray, rank: int) -> int:
+    def _hot(self, factors: Factors, thresholds: FloatArray) -> int:
         """How many leading neurons cost less when they are always computed: no row of Q is read
-        for them. ``frequency`` is that of their selection, in the new order."""
-        costs = self._costs(rank)
-        saved = np.cumsum(costs.q_row - (1 - frequency.astype(np.float64)) * costs.gate)
+        for them."""
+        costs = self._costs(factors.rank)
+        share = cuts.selected_share(factors, self.fit.data.tune, thresholds)[self.order]
+        saved = np.cumsum(costs.q_row - (1 - share.astype(np.float64)) * costs.gate)
         best = int(saved.argmax())
         return best + 1 if saved[best] > 0 else 0
 
-    # -- results ---------------------------------------------------------------------------------
-
     def _result(self, factors: Factors, kind: str, thresholds: FloatArray, hot: int) -> LayerFit:
-        held = self.tables.held
-        scores = cuts.entry_scores(factors, self.data.held, held)
-        chosen = scores > thresholds[held.neurons]
-        selected = float(
-            cuts.selected_share(factors, self.data.held, thresholds).mean(dtype=np.float64)
-        )
-        kept = float(chosen.sum()) / (held.n * held.hidden)
+        quality = self.fit.quality(factors, thresholds)
         # Without exact zeros, what is selected is computed whole.
-        computed = kept if self.math.ffn.activation.is_relu_family else selected
-        recall = held.recall(chosen)
+        exact_zeros = self.math.ffn.activation.is_relu_family
+        computed = quality.kept if exact_zeros else quality.selected
         rank, hidden = factors.rank, self.math.hidden
         costs = self._costs(rank)
         predictor_bytes = costs.predictor(rank, hidden)
@@ -354,24 +265,23 @@ class _Fitting:
             layer=self.layer,
             fallback=False,
             rank=rank,
-            active_share=held.active_share,
-            selected_share=selected,
+            active_share=quality.active,
+            selected_share=quality.selected,
             computed_share=computed,
-            recall_neurons=float(chosen.mean()) if held.entries else 1.0,
-            recall_mass=float(recall[0]),
-            recall_output=float(recall[1]),
-            precision=kept / selected if selected else 1.0,
+            recall_neurons=quality.neurons,
+            recall_mass=quality.masses[0],
+            recall_output=quality.masses[1],
+            precision=quality.precision,
             hot=hot,
             predictor_bytes=predictor_bytes,
             ffn_bytes=hidden * costs.neuron,
             predictor_share=predictor_bytes / (hidden * costs.neuron),
-            cost=costs.sparse(rank, hidden, hot, selected, computed),
+            cost=costs.sparse(rank, hidden, hot, quality.selected, computed),
             exact_cost=self._exact_cost(costs),
         )
-        cold = np.isfinite(thresholds)
-        bias = factors.bias - np.where(cold, thresholds, np.float32(0))
-        folded = Factors(factors.p, factors.q[self.order], bias[self.order].astype(np.float32))
-        return LayerFit(self.order, folded, kind, report)
+        folded = factors.with_thresholds(thresholds)
+        ordered = Factors(folded.p, folded.q[self.order], folded.bias[self.order])
+        return LayerFit(self.order, ordered, kind, report)
 
     def without_predictor(self) -> LayerFit:
         """The layer as it is, in the new order."""

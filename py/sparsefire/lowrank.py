@@ -24,11 +24,13 @@ DoubleArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Factors:
-    """P (rank, d), Q (hidden, rank) and bias (hidden), float32."""
+    """P (rank, d), Q (hidden, rank) and bias (hidden), float32: scores = Q · f(P · x) + bias, f
+    the identity, or ReLU with ``relu``."""
 
     p: FloatArray
     q: FloatArray
     bias: FloatArray
+    relu: bool = False
 
     @property
     def rank(self) -> int:
@@ -37,7 +39,12 @@ class Factors:
 
     def scores(self, x: FloatArray) -> FloatArray:
         """Scores (n, hidden) of x (n, d)."""
-        return np.asarray((x @ self.p.T) @ self.q.T + self.bias, np.float32)
+        return np.asarray(self.between(x) @ self.q.T + self.bias, np.float32)
+
+    def between(self, x: FloatArray) -> FloatArray:
+        """f(P · x), (n, rank)."""
+        z = x @ self.p.T
+        return np.maximum(z, 0, out=z) if self.relu else z
 
     def rounded(self, format: str, core: Core | None = None) -> Factors:
         """The factors as they will be after a round trip through a weight format."""
@@ -46,13 +53,30 @@ class Factors:
             dequantize_rows(quantize_rows(each, kind, core), kind, each.shape[1], core)
             for each in (self.p, self.q)
         )
-        return Factors(p, q, self.bias)
+        return Factors(p, q, self.bias, self.relu)
 
     def balanced(self, x: FloatArray) -> Factors:
         """The same scores with P's rows scaled so that P · x has unit variance: what is
         largest in a block then matters most, which quantisation wants."""
         spread = np.maximum((x @ self.p.T).std(axis=0), np.float32(1e-12))
-        return Factors(self.p / spread[:, None], self.q * spread, self.bias)
+        return Factors(self.p / spread[:, None], self.q * spread, self.bias, self.relu)
+
+    def with_thresholds(self, thresholds: FloatArray) -> Factors:
+        """Scores that are above 0 where these were above ``thresholds`` (hidden); those of neurons
+        whose threshold is −∞ stay as they are."""
+        shift = np.where(np.isfinite(thresholds), thresholds, np.float32(0))
+        return Factors(self.p, self.q, np.asarray(self.bias - shift, np.float32), self.relu)
+
+    def resized(self, rank: int) -> Factors:
+        """With so many rows in P: the first ones, or further rows of zeros."""
+        more = max(0, rank - self.rank)
+        p, q = np.pad(self.p, ((0, more), (0, 0))), np.pad(self.q, ((0, 0), (0, more)))
+        return Factors(p[:rank], q[:, :rank], self.bias, self.relu)
+
+    def with_relu(self) -> Factors:
+        """The same scores through a ReLU, at twice the rank: z = relu(z) − relu(−z)."""
+        p, q = np.concatenate((self.p, -self.p)), np.concatenate((self.q, -self.q), axis=1)
+        return Factors(p, q, self.bias, relu=True)
 
 
 def _symmetric_top(matrix: DoubleArray, rank: int) -> tuple[DoubleArray, DoubleArray]:
@@ -211,6 +235,44 @@ def _selection_gradient(
     return scores
 
 
+class _Trained:
+    """Factors as `refine` changes them: for inputs of mean 0 (not so with a ReLU between, which
+    has no place for the mean) and of unit size, and scores of a spread of 2 with the operating
+    point at 0, where the logistic function sees a soft boundary."""
+
+    def __init__(self, start: Factors, x: FloatArray, spread: float, threshold: float) -> None:
+        mean = x.mean(axis=0)
+        self.mean = np.zeros_like(mean) if start.relu else mean
+        self.scale = np.float32(np.sqrt(np.mean((x - mean) ** 2)))
+        self.relu = start.relu
+        self.inputs = (x - self.mean) / self.scale
+        factor = np.float32(2 / max(spread, 1e-12))
+        bias = start.bias + start.q @ (start.p @ self.mean) - np.float32(threshold)
+        self.parameters = [start.p * self.scale, start.q * factor, bias * factor]
+
+    def factors(self) -> Factors:
+        """The factors for inputs as they are."""
+        p, q, bias = self.parameters
+        p = p / self.scale
+        return Factors(p, q.copy(), bias - q @ (p @ self.mean), self.relu)
+
+    def gradients(
+        self, rows: IndexArray, mass: MassTable, worth: float, largest: float
+    ) -> list[FloatArray]:
+        """Gradients of the mean loss over samples ``rows`` by P, Q and bias."""
+        p, q, bias = self.parameters
+        batch = self.inputs[rows]
+        z = batch @ p.T
+        if self.relu:
+            np.maximum(z, 0, out=z)
+        gradient = _selection_gradient(z @ q.T + bias, mass, rows, worth, largest)
+        gradient /= np.float32(len(rows))
+        by_z = gradient @ q
+        if self.relu:
+            by_z *= z > 0
+        return [by_z.T @ batch, gradient.T @ z, gradient.sum(axis=0)]
+
+
 def refine(
     start: Factors,
     x: FloatArray,
@@ -229,40 +291,26 @@ def refine(
     """
     settings = (settings or Descent()).for_samples(len(x))
     random = np.random.default_rng(settings.seed)
-    mean = x.mean(axis=0)
-    scale = np.float32(np.sqrt(np.mean((x - mean) ** 2)))
-    inputs = (x - mean) / scale
-    current = start.balanced(x)
-    point = operating_point(current.scores(tune_x), tune_mass, recall)
-    best, best_share, worth = current, point.selected_share, point.worth
-    # Scores are scaled to a spread of 2, so that the logistic sees a soft boundary at first, and
-    # shifted so that the operating point is at 0.
-    spread = np.float32(2 / max(float(current.scores(tune_x).std()), 1e-12))
-    shifted = current.bias + current.q @ (current.p @ mean) - np.float32(point.threshold)
-    parameters = [current.p * scale, current.q * spread, shifted * spread]
-    adam, batches = _Adam(parameters), max(1, len(x) // settings.batch)
+    best = start.balanced(x)
+    scores = best.scores(tune_x)
+    point = operating_point(scores, tune_mass, recall)
+    least, worth = point.selected_share, point.worth
+    trained = _Trained(best, x, float(scores.std()), point.threshold)
+    adam, batches = _Adam(trained.parameters), max(1, len(x) // settings.batch)
     steps = settings.epochs * batches
     for epoch in range(settings.epochs):
         order = random.permutation(len(x))
         for index in range(batches):
             rows = np.sort(order[index * settings.batch : (index + 1) * settings.batch])
-            p, q, bias = parameters
-            batch = inputs[rows]
-            z = batch @ p.T
-            gradient = _selection_gradient(
-                z @ q.T + bias, mass, rows, worth, settings.largest_weight
-            )
-            gradient /= np.float32(len(rows))
-            gradients = [(gradient @ q).T @ batch, gradient.T @ z, gradient.sum(axis=0)]
+            gradients = trained.gradients(rows, mass, worth, settings.largest_weight)
             step = epoch * batches + index
             rate = settings.rate * min(1.0, (step + 1) / 50)
             adam.step(gradients, rate * 0.5 * (1 + np.cos(np.pi * step / steps)))
-        p, q, bias = parameters
-        current = Factors(p / scale, q.copy(), bias - q @ ((p / scale) @ mean)).balanced(x)
+        current = trained.factors().balanced(x)
         point = operating_point(current.scores(tune_x), tune_mass, recall)
         worth = float(np.sqrt(worth * point.worth))
-        if point.selected_share < best_share:
-            best, best_share = current, point.selected_share
+        if point.selected_share < least:
+            best, least = current, point.selected_share
         if report:
             report(epoch, point)
     return best

@@ -53,7 +53,7 @@ class NeuronCurves:
 def neuron_curves(factors: Factors, x: FloatArray, mass: MassTable) -> NeuronCurves:
     """The curves of ``factors`` on samples x (n, d) with their masses."""
     n, hidden = len(x), mass.hidden
-    z = (x @ factors.p.T).T
+    z = factors.between(x).T
     order, starts = mass.by_neuron
     cuts = np.empty(mass.entries, np.float32)
     counts = np.empty(mass.entries)

@@ -1,0 +1,80 @@
+"""Predictors in files of their own."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from ._core import Core
+from .errors import ModelFileError
+from .gguf import GgufFile
+from .gguf_write import TensorData, Writable, write_gguf
+from .matrix import Matrix
+from .predictor import LowRankPredictor
+from .quant import QuantizedWeights
+from .sparsity import SparsityConfig
+
+ARCHITECTURE = "sparsefire-predictor"
+
+_P, _Q, _BIAS = "predictor_p.weight", "predictor_q.weight", "predictor.bias"
+_RULES = ("top_k", "threshold", "target_sparsity", "minimum", "maximum")
+
+
+def save_predictor(predictor: LowRankPredictor, path: str | os.PathLike[str]) -> None:
+    """See `LowRankPredictor.save`."""
+    p, q, bias = predictor.matrices
+    metadata: dict[str, Any] = {
+        "general.architecture": ARCHITECTURE,
+        f"{ARCHITECTURE}.relu_between": predictor.relu_between,
+        f"{ARCHITECTURE}.hot": predictor.hot,
+    }
+    for name in _RULES:
+        value = getattr(predictor.sparsity, name)
+        if value is not None:
+            metadata[f"{ARCHITECTURE}.{name}"] = value
+    tensors: dict[str, Writable] = {
+        _P: TensorData(p.format, p.shape, p.packed()),
+        _Q: TensorData(q.format, q.shape, q.packed()),
+        _BIAS: bias,
+    }
+    write_gguf(path, metadata, tensors)
+
+
+def load_predictor(path: str | os.PathLike[str], core: Core) -> LowRankPredictor:
+    """See `LowRankPredictor.load`."""
+    with GgufFile.open(path) as file:
+        if file.metadata.get("general.architecture") != ARCHITECTURE:
+            raise ModelFileError(
+                f"{file.name}: holds no predictor; LowRankPredictor.save makes one"
+            )
+        keys = {
+            key.removeprefix(f"{ARCHITECTURE}."): value
+            for key, value in file.metadata.items()
+            if key.startswith(f"{ARCHITECTURE}.")
+        }
+        bias = file.tensor(_BIAS)
+        if bias.format != "f32" or len(bias.shape) != 1:
+            raise ModelFileError(f"{file.name}: tensor {_BIAS!r} must be an F32 vector")
+        try:
+            return LowRankPredictor.from_matrices(
+                core,
+                _matrix(core, file, _P),
+                _matrix(core, file, _Q),
+                file.tensor_data(_BIAS).view(np.float32).copy(),
+                hot=int(keys.get("hot", 0)),
+                relu_between=bool(keys.get("relu_between", False)),
+                sparsity=SparsityConfig(**{each: keys[each] for each in _RULES if each in keys}),
+            )
+        except (TypeError, ValueError) as error:
+            raise ModelFileError(f"{file.name}: the predictor is damaged: {error}") from error
+
+
+def _matrix(core: Core, file: GgufFile, name: str) -> Matrix:
+    """A matrix of the file, copied, so that the file may be closed."""
+    info = file.tensor(name)
+    if len(info.shape) != 2:
+        raise ModelFileError(f"{file.name}: tensor {name!r} must be a matrix, not {info.shape}")
+    packed = QuantizedWeights(file.tensor_data(name).copy(), info.format, info.shape)
+    return Matrix.from_array(packed, core=core)
