@@ -327,9 +327,13 @@ def test_interrupt(tmp_path: Path) -> None:
         "--context",
         "20000",
     ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-    )
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:  # a program started by a background job would inherit that it ignores the signal
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+        )
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert process.stdout is not None
     assert process.stdout.read(3)
     time.sleep(0.3)
