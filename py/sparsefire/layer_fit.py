@@ -199,8 +199,7 @@ class _Fitting:
     def with_predictor(self, progress: Progress) -> LayerFit:
         """The layer with the predictor that reads least."""
         ranks = self._ranks()
-        expected = self.options.descent.for_samples(len(self.fit.data.fit)).epochs
-        planned = expected + (0 if len(ranks) == 1 else 3 * _QUICK_EPOCHS)
+        planned = self.fit.expected_epochs() + (0 if len(ranks) == 1 else 3 * _QUICK_EPOCHS)
         done = 0
 
         def count(*_: object) -> None:

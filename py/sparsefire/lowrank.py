@@ -179,8 +179,8 @@ def operating_point(scores: FloatArray, mass: MassTable, recall: float) -> Opera
 
 @dataclass(frozen=True)
 class Descent:
-    """Settings of `refine`: passes over the samples (more of them when there are few samples),
-    samples of a batch, and the highest learning rate."""
+    """Settings of `refine` for many samples: passes over them, samples of a batch, and the highest
+    learning rate."""
 
     epochs: int = 10
     batch: int = 512

@@ -19,6 +19,8 @@ FloatArray = _arrays.FloatArray
 # Thresholds are set for a tenth less than the allowed loss: other text is never quite the same.
 _MARGIN = 0.9
 _OWN_LEVELS = (0.0, 30.0)  # natural logarithms of the worth of a token's mass, in selections
+_BEYOND = 10.0  # further levels, in which all thresholds fall
+_MANY_SAMPLES = 30_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Tables:
     fit: MassTable
     tune: MassTable
     held: MassTable
+
+
+def _rates(n: int) -> tuple[float, ...]:
+    """Learning rates to try with ``n`` samples, relative to `Descent`'s."""
+    return (1.0, 0.1) if n < _MANY_SAMPLES else (1.0,)
 
 
 class Family(NamedTuple):
@@ -108,9 +115,22 @@ class PredictorFit:
         if n is not None and n < len(x):
             x, mass = x[:n], mass.head(n)
         start = self.start(rank, relu, x)
-        settings = replace(self.descent, epochs=epochs or self.descent.epochs)
         tune = self.data.tune, self.tables.tune
-        return refine(start, x, mass, *tune, self.target, settings, each_epoch)
+        found = []
+        # With few samples long steps learn them by heart, and short ones may not get far.
+        for rate in _rates(len(x)):
+            settings = replace(
+                self.descent,
+                epochs=epochs or self.descent.epochs,
+                rate=rate * self.descent.rate,
+            )
+            found.append(refine(start, x, mass, *tune, self.target, settings, each_epoch))
+        return min(found, key=self.selected_share)
+
+    def expected_epochs(self) -> int:
+        """How often `refined` will call ``each_epoch``."""
+        n = len(self.data.fit)
+        return self.descent.for_samples(n).epochs * len(_rates(n))
 
     def start(self, rank: int, relu: bool = False, x: FloatArray | None = None) -> Factors:
         """The closed form, from the samples ``x`` to fit on, by default all."""
@@ -135,8 +155,16 @@ class PredictorFit:
         hidden = len(factors.q)
         one = Family(lambda level: np.full(hidden, -level, np.float32), -highest, highest)
 
+        spread = float(scores.std()) + 1e-6
+
         def own(curves: cuts.NeuronCurves) -> Family:
-            return Family(lambda level: curves.thresholds(float(np.exp(level))), *_OWN_LEVELS)
+            low, top = _OWN_LEVELS
+
+            def at(level: float) -> FloatArray:
+                beyond = np.float32(max(0.0, level - top) * spread)
+                return curves.thresholds(float(np.exp(min(level, top)))) - beyond
+
+            return Family(at, low, top + _BEYOND)
 
         def share(family: Family) -> float:
             level = cuts.least_level(*family, scores, tune[1], self.target)
