@@ -1,4 +1,4 @@
-"""The command line: `sparsefire generate`, `sparsefire perplexity`, `sparsefire calibrate`."""
+"""The command line: `sparsefire generate`, `perplexity`, `calibrate` and `bench`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .bench_cli import add_bench_parser
 from .calibrate_cli import add_calibrate_parser
 from .cli_common import (
     Parser,
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_perplexity(commands)
     add_calibrate_parser(commands)
+    add_bench_parser(commands)
     return parser
 
 
