@@ -9,13 +9,14 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ._core import Core
 from .activation import ActivationType
 from .architecture import ARCHITECTURES, FFN_BIASES, read_config
 from .errors import ArgumentError, ModelFileError, UnsupportedError
 from .ffn import SparseFfn
 from .gguf import GgufFile
 from .gguf_write import TensorData, Writable, write_gguf
-from .loader import read_biases
+from .loader import read_biases, read_predictor
 from .matrix import Matrix
 from .quant import FORMATS, ByteArray, WeightFormat, weight_format
 
@@ -72,6 +73,35 @@ def save_bundles(ffn: SparseFfn, path: str | os.PathLike[str]) -> None:
 def _joined(matrices: list[Matrix]) -> ByteArray:
     """The packed rows of each matrix side by side, uint8 (hidden, bundle bytes)."""
     return np.concatenate([each.packed() for each in matrices], axis=1)
+
+
+def load_bundles(
+    source: Source, layer: int, activation: str | ActivationType | None, core: Core
+) -> SparseFfn:
+    """See `SparseFfn.load`."""
+    file = BundleFile(source, layer, activation)
+    try:
+        shape, kind = file.shape, file.format
+        memory = core.upload(file.header.tensor_data(file.tensor))
+        columns = [shape.d_in] * (1 + file.gated) + [shape.d_out]
+        views, offset = [], 0
+        for each in columns:
+            views.append(Matrix(core, memory, kind, shape.hidden, each, offset, file.bundle_bytes))
+            offset += kind.row_bytes(each)
+        return SparseFfn.from_matrices(
+            core,
+            views[0] if file.gated else None,
+            views[-2],
+            views[-1],
+            activation=shape.activation,
+            parameter=shape.parameter,
+            gate_bias=file.biases.get("gate_bias"),
+            up_bias=file.biases.get("up_bias"),
+            down_bias=file.biases.get("down_bias"),
+            predictor=read_predictor(core, file.header, layer, shape.hot),
+        )
+    finally:
+        file.close()
 
 
 class BundleFile:

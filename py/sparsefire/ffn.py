@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from .errors import ArgumentError, ShapeError
 from .matrix import Matrix
 from .predictor import CorePredictor, InCorePredictor, Predictor
 from .quant import QuantizedWeights, WeightFormat, quantize_rows, weight_format
+
+if TYPE_CHECKING:
+    from .cutoff import CutoffReport
 
 MODES = {"dense": 0, "exact": 1, "sparse": 2}
 DOWN_LAYOUTS = {"neuron": 0, "output": 1}
@@ -72,6 +75,7 @@ class CoreFfn(CoreObject):
         self.gate, self.up, self.down = gate, up, down
         self.down_layout = down_layout
         self.predictor: InCorePredictor | None = None
+        self.cutoff = 0.0
         self._attached: CorePredictor | None = None  # what the handle borrows now
         self.gate_bias: _arrays.FloatArray | None = None
         self.up_bias: _arrays.FloatArray | None = None
@@ -108,6 +112,11 @@ class CoreFfn(CoreObject):
             )
             self._attached = wanted
         self.predictor = predictor
+
+    def set_cutoff(self, cutoff: float) -> None:
+        """Leaves out neurons whose |activation| is not greater."""
+        self.core.check("sf_ffn_set_cutoff", self.handle, cutoff, what=f"cutoff {cutoff}")
+        self.cutoff = cutoff
 
     def forward(self, mode: str, x: _arrays.FloatArray, y: _arrays.FloatArray) -> NeuronCounts:
         """Fills y (n, d_out) from x (n, d_in)."""
@@ -372,6 +381,32 @@ class SparseFfn:
             check_predictor(predictor, self.core, self.d_in, self.hidden)
         self._core_ffn.set_predictor(predictor)
 
+    @property
+    def cutoff(self) -> float:
+        """In exact and sparse mode, neurons with |activation| ≤ cutoff are left out. Of an
+        ungated layer the activation is that of w1; 0, the default, leaves out exact zeros alone."""
+        return self._core_ffn.cutoff
+
+    def set_cutoff(self, cutoff: float) -> None:
+        """Sets `cutoff`; `ArgumentError` when it is negative or not finite."""
+        self._core_ffn.set_cutoff(float(cutoff))
+
+    def calibrate_cutoff(
+        self, samples: npt.ArrayLike, error: float = 0.05, *, seed: int = 0
+    ) -> CutoffReport:
+        """Sets the largest `cutoff` with which the output's error in exact mode is at most
+        ``error`` of the dense output, ‖difference‖ / ‖output‖ over 4 in 5 of the samples
+        (n, input), chosen at random; the report is of the others (CATS; Lee et al. 2024). Layers
+        whose activation has no exact zeros become sparse so: the gate is computed for all
+        neurons, up and down for few.
+
+        Errors: `CalibrationError` (too few samples), `ShapeError`, `ArgumentError`,
+        `NotFiniteError`, `UnsupportedError` (a layer with down by output).
+        """
+        from .cutoff import calibrate_cutoff
+
+        return calibrate_cutoff(self, samples, error, seed)
+
     def forward(
         self,
         x: npt.ArrayLike,
@@ -385,7 +420,8 @@ class SparseFfn:
 
         ``mode`` "dense" computes every neuron, "exact" skips those whose activation is zero, and
         "sparse" computes those that ``predictor`` (or else the attached one) chooses. By
-        default: sparse when there is a predictor, else exact for the ReLU family, else dense. A
+        default: sparse when there is a predictor, else exact for the ReLU family and with a
+        `cutoff`, else dense. A
         predictor of any class with a ``predict`` method will do; those of this package run inside
         the core. `counts` tells afterwards how many neurons were computed.
 
@@ -393,7 +429,8 @@ class SparseFfn:
         """
         chosen = self.predictor if predictor is None else predictor
         if mode is None:
-            exact = "exact" if self.activation.is_relu_family else "dense"
+            sparse = self.activation.is_relu_family or self.cutoff > 0
+            exact = "exact" if sparse else "dense"
             if self._core_ffn.down_layout == "output":
                 exact = "dense"
             mode = "sparse" if chosen is not None else exact
@@ -464,6 +501,22 @@ class SparseFfn:
         from .bundles import save_bundles
 
         save_bundles(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str] | BinaryIO,
+        *,
+        layer: int = 0,
+        activation: str | ActivationType | None = None,
+        core: Core | None = None,
+    ) -> SparseFfn:
+        """Reads into memory what `save_bundles` wrote, or layer ``layer`` of a model that
+        `sparsefire calibrate` wrote, with its predictor. Arguments and errors as
+        `CachedFfn.open`."""
+        from .bundles import load_bundles
+
+        return load_bundles(source, layer, activation, core or get_core())
 
     def __repr__(self) -> str:
         gate = ", gated" if self.gated else ""

@@ -172,6 +172,98 @@ class QuantizedWeights:
         array = np.asarray(values)
         return cls(quantize_rows(array, format, core), format, array.shape)
 
+    @classmethod
+    def int8(
+        cls,
+        data: npt.ArrayLike,
+        scale: float,
+        zero_point: int = 0,
+        format: str | None = None,
+        core: Core | None = None,
+    ) -> QuantizedWeights:
+        """From 8-bit integers (rows, columns) that stand for (data − zero_point) · scale.
+
+        They are stored in ``format``, by default in Q8_0 where its blocks divide the columns, else
+        in F16. In Q8_0 the integers themselves are kept where they are within -128 … 127 after the
+        zero point is taken off; only ``scale`` is then rounded, to half precision (one part in 2,048).
+        """
+        values = np.asarray(data)
+        if values.dtype.kind not in "iu" or values.ndim != 2 or not values.size:
+            raise ShapeError(
+                f"data: expected integers (rows, columns), got {values.dtype} {values.shape}"
+            )
+        if values.min() < -128 or values.max() > 255:
+            raise ArgumentError("data: the integers do not fit in 8 bits")
+        steps = values.astype(np.int32) - int(zero_point)
+        scales = np.full(values.shape[0], scale, np.float32)
+        return cls._affine(steps, scales, values.shape[1], format, core)
+
+    @classmethod
+    def int4(
+        cls,
+        packed: npt.ArrayLike,
+        scales: npt.ArrayLike,
+        zero_points: npt.ArrayLike,
+        group_size: int,
+        shape: Sequence[int],
+        format: str | None = None,
+        core: Core | None = None,
+    ) -> QuantizedWeights:
+        """From 4-bit integers 0 … 15 that stand for (q − zero_points[g]) · scales[g].
+
+        Weight i of the matrix of shape ``shape`` (rows, columns), counted row by row, is the low
+        half of byte i // 2 of ``packed`` (uint8) when i is even, else the high half, and belongs
+        to group g = i // group_size. Stored as by `int8`, in Q8_0 exactly but for the rounding of
+        the scales when the group size is a multiple of 32.
+        """
+        rows, columns = (int(size) for size in shape)
+        count = rows * columns
+        if rows < 1 or columns < 1 or group_size < 1:
+            raise ShapeError(f"shape {tuple(shape)} and group size {group_size} must be positive")
+        groups = -(-count // group_size)
+        data = np.ascontiguousarray(packed, np.uint8).reshape(-1)
+        if data.size != (count + 1) // 2:
+            raise ShapeError(
+                f"packed: {count} weights take {(count + 1) // 2} bytes, got {data.size}"
+            )
+        scale = _arrays.vector(scales, groups, "scales")
+        zero = _arrays.vector(zero_points, groups, "zero_points")
+        q = np.stack((data & 15, data >> 4), axis=1).reshape(-1)[:count]
+        group = np.arange(count) // group_size
+        if np.array_equal(zero, np.round(zero)) and group_size % 32 == 0 and columns % 32 == 0:
+            steps = q.astype(np.int32) - zero.astype(np.int32)[group]
+            block_scales = scale[group[::32]]
+            return cls._affine(steps.reshape(rows, columns), block_scales, 32, format, core)
+        values = (q - zero[group]) * scale[group]
+        kind = format or ("q8_0" if columns % 32 == 0 else "f16")
+        return cls.quantize(values.reshape(rows, columns), kind, core)
+
+    @classmethod
+    def _affine(
+        cls,
+        steps: npt.NDArray[np.int32],
+        scales: _arrays.FloatArray,
+        run: int,
+        format: str | None,
+        core: Core | None,
+    ) -> QuantizedWeights:
+        """From steps (rows, columns), each run of ``run`` of which has one of ``scales``."""
+        if not np.isfinite(scales).all():
+            raise ArgumentError("scales must be finite numbers")
+        rows, columns = steps.shape
+        whole = columns % 32 == 0
+        kind = format or ("q8_0" if whole else "f16")
+        half = scales.astype(np.float16)
+        kept = np.abs(half - scales) <= np.abs(scales) * 2.0**-10
+        in_bytes = steps.min() >= -128 and steps.max() <= 127
+        if kind == "q8_0" and whole and in_bytes and kept.all():
+            blocks = steps.reshape(-1, 32).astype(np.int8)
+            per_block = np.repeat(half, run // 32).reshape(-1, 1)
+            packed = np.concatenate((per_block.view(np.uint8), blocks.view(np.uint8)), axis=1)
+            return cls(packed, kind, (rows, columns))
+        values = steps.reshape(-1, run) * scales[:, None]
+        return cls.quantize(values.reshape(rows, columns), kind, core)
+
     @property
     def format(self) -> str:
         """Name of the format, as in ``"q8_0"``."""
