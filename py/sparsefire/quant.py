@@ -185,7 +185,7 @@ class QuantizedWeights:
 
         They are stored in ``format``, by default in Q8_0 where its blocks divide the columns, else
         in F16. In Q8_0 the integers themselves are kept where they are within -128 … 127 after the
-        zero point is taken off; only ``scale`` is then rounded, to half precision (one part in 2,048).
+        zero point is taken off; only ``scale`` is rounded then, to half precision (1 in 2,048).
         """
         values = np.asarray(data)
         if values.dtype.kind not in "iu" or values.ndim != 2 or not values.size:
