@@ -196,7 +196,7 @@ class _Windows:
         return int(self.all.size)
 
     @property
-    def kinds(self) -> npt.NDArray[np.int64]:
+    def kinds(self) -> npt.NDArray[np.intp]:
         """0 for a window to fit on, 1 to tune on, 2 held out (windows)."""
         place = np.arange(len(self.all)) % 20
         return np.where(np.isin(place, _HELD), 2, np.where(np.isin(place, _TUNE), 1, 0))
@@ -219,7 +219,7 @@ def _windows(model: Model, text: str, tokens: int) -> _Windows:
     length = min(model.context, _WINDOW, min(tokens, len(ids)) // _FEWEST_WINDOWS)
     there = len(ids) // length
     count = min(there, -(-tokens // length))
-    chosen = np.linspace(0, there - 1, count).astype(np.int64)
+    chosen = np.linspace(0, there - 1, count).astype(np.intp)
     return _Windows(ids[: there * length].reshape(there, length)[chosen])
 
 
@@ -228,7 +228,7 @@ class _Samples:
     """FFN inputs (tokens, layers, d) in random order, and what each is for (tokens)."""
 
     inputs: npt.NDArray[np.float32]
-    kinds: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.intp]
 
     def split(self, layer: int) -> Split:
         """The inputs of one layer."""

@@ -136,7 +136,7 @@ class LayerFit:
     into the bias: a neuron is selected when its score is above 0, or it is one of the first
     ``hot``."""
 
-    order: npt.NDArray[np.int64]
+    order: npt.NDArray[np.intp]
     factors: Factors | None
     predictor_format: str
     report: LayerReport

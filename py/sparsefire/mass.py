@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import _arrays
 
-IndexArray = npt.NDArray[np.int64]
+IndexArray = npt.NDArray[np.intp]
 DoubleArray = npt.NDArray[np.float64]
 
 _HISTOGRAM_BINS = 4096
@@ -51,7 +51,7 @@ class MassTable:
             counts.append(np.bincount(token, minlength=len(piece[0])))
             neurons.append(neuron.astype(np.int32))
             values.append(np.stack([each[token, neuron] for each in piece]))
-        starts = np.concatenate(([0], np.cumsum(np.concatenate(counts)))).astype(np.int64)
+        starts = np.concatenate(([0], np.cumsum(np.concatenate(counts)))).astype(np.intp)
         kinds = np.concatenate(values, axis=1).astype(np.float32)
         n = len(starts) - 1
         totals = kinds.sum(axis=1, dtype=np.float64)
@@ -69,7 +69,7 @@ class MassTable:
         cut = int(np.searchsorted(below, hold, side="right"))
         kept = bins >= cut
         counts = np.bincount(self.tokens[kept], minlength=self.n)
-        starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        starts = np.concatenate(([0], np.cumsum(counts))).astype(np.intp)
         return MassTable(
             self.n, self.hidden, starts, self.neurons[kept], self.kinds[:, kept], self.totals
         )
@@ -109,7 +109,7 @@ class MassTable:
         """Entries in order of neuron, and where each neuron's begin (hidden + 1)."""
         order = np.argsort(self.neurons, kind="stable")
         counts = np.bincount(self.neurons, minlength=self.hidden)
-        return order, np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        return order, np.concatenate(([0], np.cumsum(counts))).astype(np.intp)
 
     def of_tokens(self, rows: IndexArray) -> tuple[IndexArray, _arrays.FloatArray]:
         """Flat positions in a (len(rows), hidden) array of the entries of tokens ``rows``, and

@@ -57,8 +57,8 @@ class _Problem:
     order, masses and the linear map to begin with."""
 
     x: FloatArray
-    table: Callable[[npt.NDArray[np.int64]], MassTable]
-    start: Callable[[npt.NDArray[np.int64]], tuple[FloatArray, npt.ArrayLike]]
+    table: Callable[[npt.NDArray[np.intp]], MassTable]
+    start: Callable[[npt.NDArray[np.intp]], tuple[FloatArray, npt.ArrayLike]]
     layer_bytes: int | None
 
 
@@ -175,7 +175,7 @@ def _of_activations(
     if not np.isfinite(values).all():
         raise NotFiniteError("activations: NaN or infinity")
 
-    def pieces(part: npt.NDArray[np.int64]) -> Iterator[tuple[FloatArray]]:
+    def pieces(part: npt.NDArray[np.intp]) -> Iterator[tuple[FloatArray]]:
         for begin in range(0, len(part), _SAMPLES_AT_ONCE):
             yield (np.abs(values[part[begin : begin + _SAMPLES_AT_ONCE]]),)
 

@@ -179,7 +179,7 @@ class PredictorFit:
         return own(cuts.neuron_curves(factors, x, both))
 
     def thresholds(
-        self, factors: Factors, family: Family, always: npt.NDArray[np.int64] | None = None
+        self, factors: Factors, family: Family, always: npt.NDArray[np.intp] | None = None
     ) -> FloatArray:
         """Thresholds (hidden) that reach the target on tuning samples and the recall on held-out
         ones. Neurons ``always`` are selected whatever they score, with a threshold of −∞."""

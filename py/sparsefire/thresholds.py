@@ -100,7 +100,7 @@ def mass_recall(scores: FloatArray, mass: MassTable, thresholds: FloatArray) -> 
 
 def selected_share(factors: Factors, x: FloatArray, thresholds: FloatArray) -> FloatArray:
     """Share of the tokens x (n, d) for which each neuron scores above its threshold (hidden)."""
-    counts = np.zeros(len(thresholds), np.int64)
+    counts = np.zeros(len(thresholds), np.intp)
     step = max(1, _PIECE // len(thresholds))
     for begin in range(0, len(x), step):
         counts += (factors.scores(x[begin : begin + step]) > thresholds).sum(axis=0)
