@@ -1,0 +1,64 @@
+"""The examples run, and print what they promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+
+def run(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout
+
+
+def cells(output: str, first: str) -> list[str]:
+    """The columns of the line that begins with `first`."""
+    return next(line for line in output.splitlines() if line.startswith(first)).split()
+
+
+def test_basic_inference() -> None:
+    output = run("basic_inference.py")
+    assert cells(output, "dense")[1:4] == ["100.0%", "100.0%", "0.0e+00"]
+    assert float(cells(output, "exact")[3]) < 1e-4
+    predicted = cells(output, "predicted")
+    assert float(predicted[1].rstrip("%")) < 50
+    assert float(predicted[3]) < 0.2
+    assert float(cells(output, "last neurons")[4]) > 0.3
+
+
+def test_calibration(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    png = tmp_path / "curves.png"
+    arguments = ["--tokens", "1500", "--ranks", "32", "--png", str(png)]
+    output = run("calibration.py", *arguments)
+    rank = cells(output, "rank 32")
+    assert float(rank[5].rstrip("%")) > 90  # recall
+    assert float(rank[3].rstrip("%")) < 60  # selected
+    signs = [line.split() for line in output.splitlines() if line.startswith("signs")]
+    recalls = [float(line[6].rstrip("%")) for line in signs]
+    assert recalls == sorted(recalls)
+    assert recalls[-1] > 95
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_quantization() -> None:
+    output = run("quantization.py")
+    assert float(cells(output, "f32")[3]) == 0
+    assert 0 < float(cells(output, "f16")[3]) < 1e-3
+    assert float(cells(output, "q8_0")[1]) == 8.5
+    assert "4-bit" in output
+
+
+def test_benchmarks() -> None:
+    output = run("benchmarks.py", "--shape", "64x128", "--repeats", "2", "--formats", "q8_0")
+    assert output.count("50.0%") == 2  # a line for each host
+    for host in ("native", "wasmtime"):
+        assert f"\n{host}, " in output
