@@ -37,10 +37,13 @@ if TYPE_CHECKING:
 
     from .activation import ActivationType
     from .cached_ffn import CachedFfn
+    from .calibrate import CalibrationReport, calibrate_model
+    from .cutoff import CutoffReport
     from .ffn import SparseFfn
     from .model import Model
     from .neurons import NeuronCache
-    from .predictor import LowRankPredictor
+    from .predictor import LowRankPredictor, Predictor
+    from .predictor_calibration import PredictorReport
     from .quant import QuantizedWeights
     from .sign_predictor import SignPredictor
     from .sparsity import SparsityConfig
@@ -52,8 +55,10 @@ __all__ = [
     "BackendError",
     "CachedFfn",
     "CalibrationError",
+    "CalibrationReport",
     "ContextFullError",
     "CoreMemoryError",
+    "CutoffReport",
     "Devices",
     "FormatError",
     "LowRankPredictor",
@@ -62,6 +67,8 @@ __all__ = [
     "NeuronCache",
     "NotFiniteError",
     "NotResidentError",
+    "Predictor",
+    "PredictorReport",
     "QuantizedWeights",
     "ShapeError",
     "SignPredictor",
@@ -71,6 +78,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "backend",
+    "calibrate_model",
     "devices",
     "use_backend",
 ]
@@ -79,13 +87,18 @@ __all__ = [
 _LAZY = {
     "ActivationType": "activation",
     "CachedFfn": "cached_ffn",
+    "CalibrationReport": "calibrate",
+    "CutoffReport": "cutoff",
     "LowRankPredictor": "predictor",
     "Model": "model",
     "NeuronCache": "neurons",
+    "Predictor": "predictor",
+    "PredictorReport": "predictor_calibration",
     "QuantizedWeights": "quant",
     "SignPredictor": "sign_predictor",
     "SparseFfn": "ffn",
     "SparsityConfig": "sparsity",
+    "calibrate_model": "calibrate",
 }
 
 
