@@ -24,6 +24,7 @@ from sparsefire.errors import (
     ModelFileError,
 )
 from sparsefire.model import Model
+from sparsefire.quant import dequantize_rows
 
 
 @pytest.fixture
@@ -257,6 +258,37 @@ def test_ffn_inputs(tiny: Model) -> None:
         tiny.ffn_inputs([])
     # Recording has ended: a longer run would not fit in the buffer.
     assert len(tiny.logits(ids)) == 48
+
+
+def test_watched_neurons(tiny: Model) -> None:
+    """What is counted must be the neurons whose gate, computed here in float64, is positive."""
+    ids = np.random.default_rng(4).integers(0, 270, 20)
+    inputs = tiny.ffn_inputs(ids, mode="exact").astype(np.float64)
+    expected = np.zeros((2, 96), int)
+    for layer in range(2):
+        bundle = dequantize_rows(
+            tiny.file.tensor_data(f"blk.{layer}.ffn_bundle.weight").reshape(96, -1),
+            tiny.file.tensors[f"blk.{layer}.ffn_bundle.weight"].format,
+            3 * 64,
+            tiny.core,
+        )
+        expected[layer] = (inputs[:, layer] @ bundle[:, :64].astype(np.float64).T > 0).sum(axis=0)
+    session = tiny.new_session(48)
+    activity = session.watch()
+    for mode in ("exact", "dense"):
+        session.rewind(0, mode)
+        session.evaluate(ids.astype(np.int32))
+        np.testing.assert_array_equal(activity.take(), expected)
+        assert not activity.take().any()
+    session.reset_counts()
+    session.rewind(0, "sparse")
+    session.evaluate(ids.astype(np.int32))
+    counts = activity.take()
+    assert (counts[0] <= expected[0]).all()  # later layers see what the first one left out
+    np.testing.assert_array_equal(counts.sum(axis=1), session.active)
+    activity.close()
+    activity.close()
+    session.evaluate(ids.astype(np.int32))
 
 
 # -- closing, and where models come from -------------------------------------------------------

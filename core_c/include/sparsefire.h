@@ -319,6 +319,11 @@ SF_API int32_t sf_session_counts(const sf_session *session, int32_t *selected, i
 /* From now on each eval also writes the FFN inputs of its tokens to buffer (n, layers, d), which holds `floats`
  * floats; an eval that would not fit is an error SHAPE. NULL ends it. Borrows `buffer`. Errors: ARGUMENT. */
 SF_API int32_t sf_session_tap(sf_session *session, float *buffer, size_t floats);
+/* From now on each eval adds 1 to the byte of every neuron that fired, once for each of its tokens, and stops at 255.
+ * A neuron fires when its activation is not 0, in sparse and exact mode beyond the layer's cutoff. counts: one byte a
+ * neuron, layer after layer, (layers, hidden); `bytes` of them. The caller may read and clear them between evals. NULL
+ * ends it. Borrows `counts`. Errors: ARGUMENT, SHAPE (too few bytes). */
+SF_API int32_t sf_session_activity(sf_session *session, uint8_t *counts, size_t bytes);
 
 #ifdef __cplusplus
 }

@@ -290,12 +290,27 @@ static int32_t add_sparse(sf_ffn *ffn, const int32_t *ids, int32_t count, const 
   return SF_OK;
 }
 
-int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected, int32_t *active) {
+/* Counts the neurons `ids` (count), or with NULL those of a dense pass of `n` vectors, in fired (hidden). */
+static void count_fired(const sf_ffn *ffn, const int32_t *ids, int32_t count, int32_t n, uint8_t *fired) {
+  const float *values = ffn->gate ? ffn->gate_values : ffn->up_values;
+  for (int32_t i = 0; ids && i < count; i++) {
+    if (fired[ids[i]] < UINT8_MAX) fired[ids[i]]++;
+  }
+  for (int32_t j = 0; !ids && j < n; j++) {
+    for (int32_t i = 0; i < ffn->hidden; i++) {
+      fired[i] = (uint8_t)(fired[i] + ((fired[i] < UINT8_MAX) & (*values++ != 0.0f)));
+    }
+  }
+}
+
+int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected, int32_t *active,
+                   uint8_t *fired) {
   int32_t status = SF_OK;
   if (mode == SF_DENSE) {
     for (int32_t j = 0; j < n && status == SF_OK; j += DENSE_BATCH) {
       int32_t batch = n - j < DENSE_BATCH ? n - j : DENSE_BATCH;
       status = dense(ffn, x + (size_t)j * (size_t)ffn->d_in, batch, y + (size_t)j * (size_t)ffn->d_out);
+      if (fired && status == SF_OK) count_fired(ffn, NULL, 0, batch, fired);
     }
   }
   for (int32_t j = 0; j < n && status == SF_OK; j++) {
@@ -310,6 +325,7 @@ int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *
       }
       start_output(ffn, y + (size_t)j * (size_t)ffn->d_out);
       status = add_sparse(ffn, ids, count, x_j, y + (size_t)j * (size_t)ffn->d_out, &kept);
+      if (fired && status == SF_OK) count_fired(ffn, ffn->ids, kept, 1, fired);
     }
     if (selected) selected[j] = count;
     if (active) active[j] = kept;
@@ -328,7 +344,7 @@ int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, flo
     if (!context->kernels->all_finite(x + (size_t)j * (size_t)ffn->d_in, ffn->d_in)) return SF_ERROR_NOT_FINITE;
   }
   sf_pool_lock(context->pool);
-  int32_t status = sf_ffn_run(ffn, mode, x, n, y, selected, active);
+  int32_t status = sf_ffn_run(ffn, mode, x, n, y, selected, active, NULL);
   sf_pool_unlock(context->pool);
   return status;
 }

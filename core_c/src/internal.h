@@ -119,8 +119,9 @@ struct sf_ffn {
   size_t gate_capacity, up_capacity;
 };
 
-/* sf_ffn_forward without its checks. */
-int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected, int32_t *active);
+/* sf_ffn_forward without its checks; counts the neurons that fired in fired (hidden), NULL: does not. */
+int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected, int32_t *active,
+                   uint8_t *fired);
 
 /* ---- Model ---- */
 

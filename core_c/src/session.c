@@ -23,6 +23,8 @@ struct sf_session {
   int32_t token_counts[2][BATCH]; /* selected and active of each token in one layer */
   float *tap;
   size_t tap_floats;
+  uint8_t *fired; /* (layers, hidden), see sf_session_activity */
+  size_t fired_bytes;
 };
 
 static int32_t model_complete(const sf_model *model) {
@@ -217,7 +219,7 @@ static void norm(const sf_session *session, const float *weight, int32_t n) {
   }
 }
 
-static int32_t run_layer(sf_session *session, int32_t layer, int32_t mode, int32_t n, float *tap) {
+static int32_t run_layer(sf_session *session, int32_t layer, int32_t mode, int32_t n, float *tap, uint8_t *fired) {
   const sf_model *model = session->model;
   const sf_layer *weights = &model->layers[layer];
   const sf_kernels *kernels = model->context->kernels;
@@ -234,7 +236,7 @@ static int32_t run_layer(sf_session *session, int32_t layer, int32_t mode, int32
     memcpy(tap + row * d, session->normed + (size_t)j * d, d * sizeof(float));
   }
   status = sf_ffn_run(weights->ffn, mode, session->normed, n, session->added, session->token_counts[0],
-                      session->token_counts[1]);
+                      session->token_counts[1], fired);
   if (status != SF_OK) return status;
   for (int32_t j = 0; j < n; j++) {
     session->selected[layer] += session->token_counts[0][j];
@@ -255,9 +257,11 @@ static int32_t run_batch(sf_session *session, const int32_t *tokens, int32_t n, 
     embedding->format->dequantize(row, d / (size_t)embedding->format->block_columns, session->x + (size_t)j * d);
   }
   set_angles(session, n);
+  uint8_t *fired = session->fired;
   for (int32_t layer = 0; layer < model->n_layers; layer++) {
-    int32_t status = run_layer(session, layer, mode, n, tap);
+    int32_t status = run_layer(session, layer, mode, n, tap, fired);
     if (status != SF_OK) return status;
+    if (fired) fired += model->layers[layer].ffn->hidden;
   }
   if (logits_count > 0) {
     const sf_matrix *output = model->output ? model->output : embedding;
@@ -273,6 +277,12 @@ static int32_t run_batch(sf_session *session, const int32_t *tokens, int32_t n, 
   }
   session->position += n;
   return SF_OK;
+}
+
+static size_t neurons(const sf_model *model) {
+  size_t sum = 0;
+  for (int32_t layer = 0; layer < model->n_layers; layer++) sum += (size_t)model->layers[layer].ffn->hidden;
+  return sum;
 }
 
 /* Everything that can be wrong with a call, before any of it is done. */
@@ -292,6 +302,7 @@ static int32_t check_eval(const sf_session *session, const int32_t *tokens, int3
     size_t per_token = sf_size_product((size_t)model->n_layers, (size_t)model->d);
     if (sf_size_product((size_t)n, per_token) > session->tap_floats) return SF_ERROR_SHAPE;
   }
+  if (session->fired && neurons(model) > session->fired_bytes) return SF_ERROR_SHAPE;
   return SF_OK;
 }
 
@@ -338,5 +349,13 @@ int32_t sf_session_tap(sf_session *session, float *buffer, size_t floats) {
   if (!session) return SF_ERROR_ARGUMENT;
   session->tap = buffer;
   session->tap_floats = buffer ? floats : 0;
+  return SF_OK;
+}
+
+int32_t sf_session_activity(sf_session *session, uint8_t *counts, size_t bytes) {
+  if (!session) return SF_ERROR_ARGUMENT;
+  if (counts && bytes < neurons(session->model)) return SF_ERROR_SHAPE;
+  session->fired = counts;
+  session->fired_bytes = counts ? bytes : 0;
   return SF_OK;
 }

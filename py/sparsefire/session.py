@@ -41,6 +41,7 @@ class Session(CoreObject):
         self.tokens: list[int] = []
         self.mode = ""
         self.owner: object = None
+        self._watched: Activity | None = None
         self._one_token = np.zeros(1, np.int32)
         self._one_logits = np.empty((1, config.vocab), np.float32)
         self._last_logits: FloatArray = self._one_logits[0]
@@ -155,3 +156,47 @@ class Session(CoreObject):
             self.core.check("sf_session_tap", self.handle, None, 0, what="recording")
             memory.close()
         return inputs
+
+    def watch(self) -> Activity:
+        """Has the core count, from now on, which neurons fire."""
+        self._watched = Activity(self)  # kept: the core writes to its memory
+        return self._watched
+
+
+class Activity:
+    """Which neurons of a session fired since they were last read. Counting ends with `close()`.
+
+    A neuron fires when its activation is not 0 (in sparse and exact mode, beyond the layer's
+    cutoff), whatever mode computes it.
+    """
+
+    def __init__(self, session: Session) -> None:
+        config = session._model.config
+        self._session = session
+        self._counts = np.zeros((config.layers, config.hidden), np.uint8)
+        self._zeros = np.zeros_like(self._counts)
+        self._memory = session.core.memory(self._zeros.nbytes)
+        self._memory.write(self._zeros)
+        session.core.check(
+            "sf_session_activity",
+            session.handle,
+            self._memory,
+            self._counts.nbytes,
+            what="watching the neurons",
+        )
+
+    def take(self) -> npt.NDArray[np.uint8]:
+        """Tokens for which each neuron fired since the last call, at most 255: uint8
+        (layers, hidden), used again by the next call."""
+        self._memory.read(self._counts)
+        self._memory.write(self._zeros)
+        return self._counts
+
+    def close(self) -> None:
+        """Ends the counting. Closing twice is allowed."""
+        if self._session._watched is self:
+            self._session._watched = None
+            self._session.core.check(
+                "sf_session_activity", self._session.handle, None, 0, what="watching the neurons"
+            )
+            self._memory.close()

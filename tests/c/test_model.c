@@ -100,6 +100,36 @@ static void test_steps_and_threads(test_model *m, test_model *threaded) {
   for (int32_t i = 0; i < TOKENS * VOCAB; i++) CHECK(fabsf(alone[i] - together[i]) < 1e-3f, "exact is not dense");
 }
 
+static void test_activity(test_model *m) {
+  sf_session *session;
+  uint8_t exact[LAYERS * HIDDEN] = {0}, dense[LAYERS * HIDDEN] = {0};
+  int32_t selected[LAYERS], active[LAYERS];
+  CHECK(sf_session_open(&session, m->model, 300) == SF_OK, "session");
+  CHECK(sf_session_activity(NULL, exact, sizeof exact) == SF_ERROR_ARGUMENT, "no session");
+  CHECK(sf_session_activity(session, exact, sizeof exact - 1) == SF_ERROR_SHAPE, "too few bytes");
+  CHECK(sf_session_activity(session, exact, sizeof exact) == SF_OK, "activity");
+  CHECK(sf_session_eval(session, tokens, 5, SF_EXACT, NULL, 0) == SF_OK, "eval");
+  CHECK(sf_session_counts(session, selected, active) == SF_OK, "counts");
+  for (int32_t layer = 0; layer < LAYERS; layer++) {
+    int32_t sum = 0;
+    for (int32_t i = 0; i < HIDDEN; i++) sum += exact[layer * HIDDEN + i];
+    CHECK(sum == active[layer] && sum > 0, "layer %d: %d fired, %d active", layer, sum, active[layer]);
+  }
+  CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
+  CHECK(sf_session_activity(session, dense, sizeof dense) == SF_OK, "activity");
+  CHECK(sf_session_eval(session, tokens, 5, SF_DENSE, NULL, 0) == SF_OK, "eval");
+  CHECK(memcmp(exact, dense, sizeof exact) == 0, "the same neurons fire in dense mode");
+  for (int32_t i = 0; i < 290; i++) CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, NULL, 0) == SF_OK, "eval");
+  int32_t most = 0;
+  for (int32_t i = 0; i < LAYERS * HIDDEN; i++) most = dense[i] > most ? dense[i] : most;
+  CHECK(most == 255, "counts stop at 255, not %d", most);
+  CHECK(sf_session_activity(session, NULL, 0) == SF_OK, "no activity");
+  memset(dense, 0, sizeof dense);
+  CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, NULL, 0) == SF_OK, "eval");
+  for (int32_t i = 0; i < LAYERS * HIDDEN; i++) CHECK(dense[i] == 0, "counted after the end");
+  sf_session_close(session);
+}
+
 static void test_session(test_model *m) {
   sf_session *session;
   float logits[2 * VOCAB], again[VOCAB], tap[3 * LAYERS * D];
@@ -173,6 +203,7 @@ int main(int argc, char **argv) {
       test_model m = make_model(context, formats[f]), other = make_model(threaded, formats[f]);
       test_steps_and_threads(&m, &other);
       test_session(&m);
+      test_activity(&m);
       test_errors(context, &m);
       test_not_finite(&m);
       free_model(&m), free_model(&other);
