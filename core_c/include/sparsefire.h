@@ -126,7 +126,8 @@ enum {
 };
 
 /* y (count) = activation(x (count)); y may be x. `parameter`: FATReLU's threshold, ≥ 0, else ignored. For every
- * finite v the absolute error is at most 2e-6 · max(1, |v|). Errors: ARGUMENT, NOT_FINITE. */
+ * finite v the absolute error is at most 2e-6 · max(1, |v|), of ReLU² 1e-7 of the result. Errors: ARGUMENT,
+ * NOT_FINITE. */
 SF_API int32_t sf_activate(sf_context *context, int32_t activation, float parameter, const float *x, int32_t count,
                            float *y);
 /* y (n, d) = x / √(mean(x²) + epsilon) · weight (d). y may be x. Errors: ARGUMENT, NOT_FINITE. */
@@ -223,7 +224,8 @@ SF_API int32_t sf_ffn_add_active(sf_ffn *ffn, const int32_t *ids, int32_t count,
 
 /* Neurons live outside the core (in a file, say). The cache has room for some of them; the host is told which are
  * missing, reads them, and then computes. A neuron's bundle is its gate row, up row and down row, one after another
- * (ungated: up row, down row). */
+ * (ungated: up row, down row). No lock guards a cache: it, and the layers opened on it, are for one thread at a
+ * time. */
 typedef struct sf_cache sf_cache;
 
 /* What gives way when room is needed, pinned neurons never. */

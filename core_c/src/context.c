@@ -40,8 +40,8 @@ const char *sf_status_text(int32_t status) {
 
 const char *sf_version(void) { return SF_VERSION; }
 
-/* The block's own address is kept just before the aligned one: aligned_alloc is not in C99, and zeroed pages that
- * nobody has touched, such as those of a long key/value cache, should cost nothing. */
+/* aligned_alloc is not in C99, so the first aligned address of a block is used, and the block's own address is kept
+ * just before it. */
 static void *align(uint8_t *block) {
   if (!block) return NULL;
   uintptr_t aligned = ((uintptr_t)block + sizeof(void *) + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1);
@@ -62,6 +62,7 @@ void sf_free(void *memory) {
 
 size_t sf_size_product(size_t a, size_t b) { return b != 0 && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
 
+/* calloc, so that pages which nobody has touched, such as those of a long key/value cache, cost nothing. */
 void *sf_array(size_t count, size_t size) {
   size_t bytes = sf_size_product(count, size);
   return bytes > SIZE_MAX - EXTRA ? NULL : align(calloc(1, bytes + EXTRA));

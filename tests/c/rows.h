@@ -9,19 +9,7 @@
 #include "check.h"
 #include "formats.h"
 #include "isa.h"
-#include "sparsefire.h"
-
-static uint32_t rows_random_state = 12345;
-
-static inline uint32_t random_bits(void) {
-  rows_random_state ^= rows_random_state << 13;
-  rows_random_state ^= rows_random_state >> 17;
-  rows_random_state ^= rows_random_state << 5;
-  return rows_random_state;
-}
-
-/* Uniform in -1 … 1. */
-static inline float random_unit(void) { return (float)(random_bits() >> 8) / 8388608.0f - 1.0f; }
+#include "reference.h"
 
 /* The value of a half, from the definition. */
 static inline double half_value(uint32_t half) {

@@ -6,18 +6,11 @@
 #include <string.h>
 
 #include "check.h"
-#include "sparsefire.h"
-
-static uint32_t random_state = 1;
-
-static float random_float(void) { /* uniform in -1 … 1 */
-  random_state = random_state * 1664525u + 1013904223u;
-  return (float)(random_state >> 8) / 8388608.0f - 1.0f;
-}
+#include "reference.h"
 
 static float *random_floats(int32_t count) {
   float *values = sf_alloc((size_t)count * sizeof(float));
-  for (int32_t i = 0; i < count; i++) values[i] = random_float();
+  for (int32_t i = 0; i < count; i++) values[i] = random_unit();
   return values;
 }
 
@@ -69,9 +62,9 @@ static void test_select(void) {
   float scores[MOST];
   int32_t ids[MOST], expected[MOST];
   for (int32_t round = 0; round < 200; round++) {
-    int32_t count = 1 + round % MOST, k = (int32_t)((random_float() + 1) * (float)count * 0.6f);
+    int32_t count = 1 + round % MOST, k = (int32_t)((random_unit() + 1) * (float)count * 0.6f);
     for (int32_t i = 0; i < count; i++) {
-      scores[i] = round % 3 == 0 ? floorf(random_float() * 4) : random_float(); /* every third round with ties */
+      scores[i] = round % 3 == 0 ? floorf(random_unit() * 4) : random_unit(); /* every third round with ties */
       if (round % 5 == 0 && i % 7 == 0) scores[i] = NAN;
       if (round % 7 == 0 && i % 5 == 0) scores[i] = i % 2 ? INFINITY : -INFINITY;
       if (round % 3 == 0 && i % 4 == 0) scores[i] = i % 8 ? 0.0f : -0.0f;
@@ -157,25 +150,6 @@ static void test_sign_predictor(sf_context *context) {
 
 /* ---- Feed-forward layer ---- */
 
-static double reference_activation(int32_t activation, double v, double parameter) {
-  switch (activation) {
-    case SF_RELU:
-      return v > 0 ? v : 0;
-    case SF_RELU2:
-      return v > 0 ? v * v : 0;
-    case SF_SILU:
-      return v / (1 + exp(-v));
-    case SF_GELU_TANH:
-      return v / 2 * (1 + tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
-    case SF_GELU_ERF:
-      return v / 2 * (1 + erf(v / sqrt(2)));
-    case SF_FATRELU:
-      return v > parameter ? v : 0;
-    default:
-      return v;
-  }
-}
-
 typedef struct {
   weights gate, up, down; /* down by neuron */
   float *gate_bias, *up_bias, *down_bias;
@@ -192,9 +166,9 @@ static void reference_ffn(const layer *l, const float *x, const uint8_t *use, do
     double value = dot(l->up.floats + i * d, x, d) + (double)l->up_bias[i];
     if (l->gated) {
       double gate = dot(l->gate.floats + i * d, x, d) + (double)l->gate_bias[i];
-      value *= reference_activation(l->activation, gate, (double)l->parameter);
+      value *= reference_activation(l->activation, (double)l->parameter, gate);
     } else {
-      value = reference_activation(l->activation, value, (double)l->parameter);
+      value = reference_activation(l->activation, (double)l->parameter, value);
     }
     for (int32_t c = 0; c < out; c++) y[c] += value * (double)l->down.floats[i * out + c];
   }
@@ -240,7 +214,7 @@ static void test_ffn_layer(sf_context *context, sf_context *threaded, const laye
   uint8_t *use = calloc((size_t)hidden, 1);
   int32_t *ids = malloc((size_t)hidden * sizeof(int32_t)), count = 0;
   for (int32_t i = 0; i < hidden; i++) {
-    if (random_float() > 0.4f) use[i] = 1, ids[count++] = i;
+    if (random_unit() > 0.4f) use[i] = 1, ids[count++] = i;
   }
   CHECK(sf_ffn_forward_active(ffn, ids, count, x, y) == SF_OK, "active");
   reference_ffn(l, x, use, expected);

@@ -24,25 +24,6 @@ static int same(const float *a, const float *b, int32_t count) { return memcmp(a
 
 /* ---- Activations ---- */
 
-static double reference_activation(int32_t activation, double parameter, double v) {
-  switch (activation) {
-    case SF_RELU:
-      return v > 0 ? v : 0;
-    case SF_RELU2:
-      return v > 0 ? v * v : 0;
-    case SF_SILU:
-      return v / (1 + exp(-v));
-    case SF_GELU_TANH: /* 1 + tanh u = 2 / (1 + e^(-2u)), which keeps its digits where tanh is near -1 */
-      return v / (1 + exp(-2 * sqrt(2 / acos(-1.0)) * (v + 0.044715 * v * v * v)));
-    case SF_GELU_ERF:
-      return v / 2 * erfc(-v / sqrt(2.0));
-    case SF_FATRELU:
-      return v > parameter ? v : 0;
-    default:
-      return v;
-  }
-}
-
 static void check_activation(const sf_kernels *kernels, int32_t activation, float parameter, const float *x,
                              int32_t count) {
   float *input = guarded(x, count), *y = guarded(x, count), *reference = guarded(x, count);

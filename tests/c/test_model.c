@@ -5,17 +5,10 @@
 #include <string.h>
 
 #include "check.h"
-#include "sparsefire.h"
+#include "reference.h"
 
 enum { LAYERS = 2, D = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, VOCAB = 50, HIDDEN = 96, CONTEXT = 70, TOKENS = 60 };
 enum { MATRICES = 2 + LAYERS * 7 };
-
-static uint32_t random_state = 7;
-
-static float random_float(void) { /* uniform in -1 … 1 */
-  random_state = random_state * 1664525u + 1013904223u;
-  return (float)(random_state >> 8) / 8388608.0f - 1.0f;
-}
 
 typedef struct {
   void *data[MATRICES];
@@ -28,7 +21,7 @@ typedef struct {
 static sf_matrix *add_matrix(test_model *m, int32_t format, int32_t rows, int32_t columns) {
   static float floats[HIDDEN * D];
   size_t bytes = sf_format_row_bytes(format, columns) * (size_t)rows;
-  for (int32_t i = 0; i < rows * columns; i++) floats[i] = 0.3f * random_float();
+  for (int32_t i = 0; i < rows * columns; i++) floats[i] = 0.3f * random_unit();
   m->data[m->count] = sf_alloc(bytes);
   CHECK(sf_quantize(format, floats, rows, columns, m->data[m->count], bytes) == SF_OK, "quantise");
   CHECK(sf_matrix_open(&m->matrices[m->count], m->data[m->count], bytes, format, rows, columns, 0) == SF_OK, "open");

@@ -3,22 +3,15 @@
 #include <string.h>
 
 #include "check.h"
-#include "sparsefire.h"
+#include "reference.h"
 
 enum { HIDDEN = 90, D = 64, OUT = 96 };
-
-static uint32_t random_state = 3;
-
-static float random_float(void) { /* uniform in 0 … 1 */
-  random_state = random_state * 1664525u + 1013904223u;
-  return (float)(random_state >> 8) / 16777216.0f;
-}
 
 /* Neurons, the low ones far oftener than the high ones. */
 static int32_t random_ids(int32_t *ids) {
   int32_t count = 0;
   for (int32_t i = 0; i < HIDDEN; i++) {
-    if (random_float() < 0.9f / (1.0f + 0.2f * (float)i)) ids[count++] = i;
+    if (random_unit() < 1.8f / (1.0f + 0.2f * (float)i) - 1) ids[count++] = i;
   }
   return count;
 }
@@ -77,7 +70,7 @@ static layer make_layer(int32_t format) {
   for (int32_t i = 0; i < HIDDEN; i++) {
     uint8_t *bundle = l.bundles + (size_t)i * stride;
     for (int32_t part = 0; part < 3; part++) {
-      for (int32_t c = 0; c < OUT; c++) row[c] = random_float() - 0.5f;
+      for (int32_t c = 0; c < OUT; c++) row[c] = random_unit();
       size_t part_bytes = part < 2 ? l.in_bytes : l.out_bytes;
       sf_quantize(format, row, 1, part < 2 ? D : OUT, bundle + (size_t)part * l.in_bytes, part_bytes);
     }
@@ -125,12 +118,12 @@ static void test_cached_layer(sf_context *context, int32_t format, int32_t slots
   CHECK(sf_cache_pin(cache, ids, pinned) == SF_OK, "pin");
   CHECK(sf_ffn_open(&whole, context, l.gate, l.up, l.down, SF_DOWN_BY_NEURON, SF_RELU, 0) == SF_OK, "whole");
   CHECK(sf_ffn_open_cached(&cached, context, cache, format, D, OUT, 1, SF_RELU, 0) == SF_OK, "cached");
-  for (int32_t i = 0; i < OUT; i++) bias[i] = random_float();
+  for (int32_t i = 0; i < OUT; i++) bias[i] = random_unit();
   CHECK(sf_ffn_set_bias(whole, NULL, NULL, bias) == SF_OK && sf_ffn_set_bias(cached, NULL, NULL, bias) == SF_OK,
         "bias");
   for (int32_t round = 0; round < 40; round++) {
     int32_t count = random_ids(ids);
-    for (int32_t i = 0; i < D; i++) x[i] = random_float() - 0.5f;
+    for (int32_t i = 0; i < D; i++) x[i] = random_unit();
     CHECK(sf_ffn_forward_active(whole, ids, count, x, expected) == SF_OK, "in memory");
     forward_cached(cached, cache, &l, ids, count, x, y, slots);
     CHECK(memcmp(y, expected, sizeof y) == 0, "the cached layer differs");
