@@ -17,6 +17,7 @@ from conftest import missing
 from model_variants import IDS, VARIANTS, greedy, modes, reference_logits, variant_path
 from reference import Reference, relative_error
 from sparsefire import model as model_module
+from sparsefire import session as session_module
 from sparsefire._core import Core, open_core
 from sparsefire.errors import (
     ArgumentError,
@@ -289,6 +290,39 @@ def test_watched_neurons(tiny: Model) -> None:
     activity.close()
     activity.close()
     session.evaluate(ids.astype(np.int32))
+
+
+def test_hidden_states(host_core: Core) -> None:
+    """The embedding is also the output matrix, so it makes logits of them."""
+    path = variant_path("calibrated", context=150)
+    embedding = Reference(path).weights["token_embd.weight"]
+    ids = np.random.default_rng(3).integers(0, 270, 70)
+    with Model.load(path, core=host_core) as model:
+        for mode in ("dense", "sparse"):
+            states = model.hidden_states(ids, mode=mode)
+            assert states.shape == (70, 64)
+            assert relative_error(states @ embedding.T, model.logits(ids, mode=mode)) < 1e-5
+        assert model.hidden_states([]).shape == (0, 64)
+        with pytest.raises(ContextFullError, match="at most 150 tokens, got 151"):
+            model.hidden_states([1] * 151)
+
+
+def test_counts_are_of_every_token(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core's own counters are 32 bits wide, and read only when they are asked for or full."""
+    session = tiny.new_session(48)
+    totals = []
+    for most in (1 << 30, 3 * 96):
+        monkeypatch.setattr(session_module, "_MOST_COUNTED", most)
+        session.rewind(0, "sparse")
+        session.reset_counts()
+        for token in IDS:
+            session.step(token)
+        totals.append((session.selected.tolist(), session.active.tolist()))
+        assert session.active.tolist() == totals[-1][1]
+    assert totals[0] == totals[1]
+    assert 0 < totals[0][1][0] < totals[0][0][0] < 96 * len(IDS)
+    session.close()
+    assert session.selected.tolist() == totals[0][0]
 
 
 # -- closing, and where models come from -------------------------------------------------------

@@ -202,7 +202,7 @@ SF_API void sf_ffn_close(sf_ffn *ffn);
 /* Copies; any may be NULL for none. gate_bias, up_bias: (hidden); down_bias: (d_out).
  * Errors: ARGUMENT (gate_bias on an ungated layer), MEMORY, NOT_FINITE. */
 SF_API int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bias, const float *down_bias);
-/* Borrows `predictor` (NULL: none). Errors: ARGUMENT, SHAPE. */
+/* Borrows `predictor` (NULL: none). Errors: ARGUMENT (also for one of another context), SHAPE. */
 SF_API int32_t sf_ffn_set_predictor(sf_ffn *ffn, sf_predictor *predictor);
 /* In exact and sparse mode, neurons with |activation(gate)| ≤ cutoff are skipped (0, the default: only exact zeros).
  * Errors: ARGUMENT (negative or not finite). */
@@ -294,7 +294,7 @@ SF_API void sf_model_close(sf_model *model);
 SF_API int32_t sf_model_set_matrix(sf_model *model, int32_t layer, int32_t role, const sf_matrix *matrix);
 /* Copies `count` floats. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE. */
 SF_API int32_t sf_model_set_vector(sf_model *model, int32_t layer, int32_t role, const float *values, int32_t count);
-/* Borrows `ffn`, d_in = d_out = d. Errors: ARGUMENT (also for a cached layer), SHAPE. */
+/* Borrows `ffn`, d_in = d_out = d. Errors: ARGUMENT (also for a cached layer, or one of another context), SHAPE. */
 SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
 
 /* ---- Session: one sequence of tokens in a model ------------------------------------------------------------ */
@@ -315,12 +315,20 @@ SF_API int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32
 SF_API int32_t sf_session_position(const sf_session *session);
 /* Forgets all but the first `position` tokens. Errors: ARGUMENT. */
 SF_API int32_t sf_session_truncate(sf_session *session, int32_t position);
-/* Neurons of the last eval, summed over its tokens, per layer: selected (layers), active (layers); see
- * sf_ffn_forward. Errors: ARGUMENT. */
-SF_API int32_t sf_session_counts(const sf_session *session, int32_t *selected, int32_t *active);
-/* From now on each eval also writes the FFN inputs of its tokens to buffer (n, layers, d), which holds `floats`
- * floats; an eval that would not fit is an error SHAPE. NULL ends it. Borrows `buffer`. Errors: ARGUMENT. */
-SF_API int32_t sf_session_tap(sf_session *session, float *buffer, size_t floats);
+/* Neurons of the evals since the last call of this function, summed over their tokens, per layer: selected (layers),
+ * active (layers); see sf_ffn_forward. A sum stops at the largest int32_t. Errors: ARGUMENT. */
+SF_API int32_t sf_session_counts(sf_session *session, int32_t *selected, int32_t *active);
+
+/* What sf_session_tap records of each token. */
+enum {
+  SF_TAP_FFN_INPUTS = 0, /* (layers, d): what goes into each feed-forward layer */
+  SF_TAP_HIDDEN = 1      /* (d): the residual stream after the final norm, from which logits are made */
+};
+
+/* From now on each eval also writes what `kind` says of its tokens to buffer (n, …), which holds `floats` floats; an
+ * eval that would not fit is an error SHAPE. NULL ends it. Kinds are independent of each other. Borrows `buffer`.
+ * Errors: ARGUMENT. */
+SF_API int32_t sf_session_tap(sf_session *session, int32_t kind, float *buffer, size_t floats);
 /* From now on each eval adds 1 to the byte of every neuron that fired, once for each of its tokens, and stops at 255.
  * A neuron fires when its activation is not 0, in sparse and exact mode beyond the layer's cutoff. counts: one byte a
  * neuron, layer after layer, (layers, hidden); `bytes` of them. The caller may read and clear them between evals. NULL

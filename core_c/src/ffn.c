@@ -112,7 +112,7 @@ int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bia
 }
 
 int32_t sf_ffn_set_predictor(sf_ffn *ffn, sf_predictor *predictor) {
-  if (!ffn) return SF_ERROR_ARGUMENT;
+  if (!ffn || (predictor && predictor->context != ffn->context)) return SF_ERROR_ARGUMENT;
   if (predictor && (predictor->d != ffn->d_in || predictor->hidden != ffn->hidden)) return SF_ERROR_SHAPE;
   ffn->predictor = predictor;
   return SF_OK;

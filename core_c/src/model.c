@@ -127,7 +127,7 @@ int32_t sf_model_set_vector(sf_model *model, int32_t layer, int32_t role, const 
 
 int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn) {
   if (!model || !ffn || !layer_fits(model, layer, 0)) return SF_ERROR_ARGUMENT;
-  if (ffn->cache) return SF_ERROR_ARGUMENT;
+  if (ffn->cache || ffn->context != model->context) return SF_ERROR_ARGUMENT;
   if (ffn->d_in != model->d || ffn->d_out != model->d) return SF_ERROR_SHAPE;
   model->layers[layer].ffn = ffn;
   return SF_OK;

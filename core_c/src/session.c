@@ -4,7 +4,10 @@
 
 #include "internal.h"
 
-enum { BATCH = 32 /* tokens that pass through a layer together, so that its weights are read once for all of them */ };
+enum {
+  BATCH = 32, /* tokens that pass through a layer together, so that its weights are read once for all of them */
+  TAPS = 2    /* kinds of SF_TAP_… */
+};
 
 struct sf_session {
   sf_model *model;
@@ -19,13 +22,19 @@ struct sf_session {
   int32_t parts;                  /* of an attention job, at most */
   float *cos_sin;                 /* (BATCH, rope_dims / 2, 2) */
   double *frequencies;            /* (rope_dims / 2) */
-  int32_t *selected, *active;     /* (layers), of the last eval */
-  int32_t token_counts[2][BATCH]; /* selected and active of each token in one layer */
-  float *tap;
-  size_t tap_floats;
+  int32_t *counts[2];             /* (layers) selected and active neurons of the current eval */
+  int32_t *totals[2];             /* (layers) the same since they were asked for */
+  int32_t token_counts[2][BATCH]; /* the same of each token in one layer */
+  float *taps[TAPS];              /* what the caller wants to see, or NULL */
+  size_t tap_floats[TAPS];
   uint8_t *fired; /* (layers, hidden), see sf_session_activity */
   size_t fired_bytes;
 };
+
+/* Floats of a token that a tap of this kind records. */
+static size_t tap_width(const sf_model *model, int32_t kind) {
+  return sf_size_product(kind == SF_TAP_FFN_INPUTS ? (size_t)model->n_layers : 1, (size_t)model->d);
+}
 
 static int32_t model_complete(const sf_model *model) {
   if (!model->embedding || !model->output_norm) return 0;
@@ -43,7 +52,7 @@ static int32_t allocate(sf_session *session) {
   size_t heads = (size_t)model->heads * (size_t)model->head_dim, layers = (size_t)model->n_layers;
   size_t group = (size_t)(model->heads / model->kv_heads), pairs = (size_t)model->rope_dims / 2;
   size_t cache = sf_size_product(sf_size_product(layers, kv), (size_t)session->context);
-  session->parts = 4 * sf_context_threads(model->context);
+  session->parts = sf_parts(model->context, SIZE_MAX);
   session->keys = sf_array(cache, sizeof(float));
   session->values = sf_array(cache, sizeof(float));
   session->x = sf_array(sf_size_product(BATCH, d), sizeof(float));
@@ -57,11 +66,14 @@ static int32_t allocate(sf_session *session) {
                              sizeof(float));
   session->cos_sin = sf_array(BATCH * pairs * 2, sizeof(float));
   session->frequencies = sf_array(pairs, sizeof(double));
-  session->selected = sf_array(layers, sizeof(int32_t));
-  session->active = sf_array(layers, sizeof(int32_t));
+  for (int32_t i = 0; i < 2; i++) {
+    session->counts[i] = sf_array(layers, sizeof(int32_t));
+    session->totals[i] = sf_array(layers, sizeof(int32_t));
+  }
   return session->keys && session->values && session->x && session->normed && session->added && session->q &&
                  session->heads_out && session->k && session->v && session->scores && session->cos_sin &&
-                 session->frequencies && session->selected && session->active
+                 session->frequencies && session->counts[0] && session->counts[1] && session->totals[0] &&
+                 session->totals[1]
              ? SF_OK
              : SF_ERROR_MEMORY;
 }
@@ -102,8 +114,10 @@ void sf_session_close(sf_session *session) {
   sf_free(session->scores);
   sf_free(session->cos_sin);
   sf_free(session->frequencies);
-  sf_free(session->selected);
-  sf_free(session->active);
+  for (int32_t i = 0; i < 2; i++) {
+    sf_free(session->counts[i]);
+    sf_free(session->totals[i]);
+  }
   sf_free(session);
 }
 
@@ -210,45 +224,68 @@ static int32_t attention(sf_session *session, int32_t layer, int32_t n) {
 
 /* ---- The pass through the model ---- */
 
-static void norm(const sf_session *session, const float *weight, int32_t n) {
+/* normed (n, d) = x (n, d), normalised. */
+static void norm(const sf_session *session, const float *x, const float *weight, int32_t n) {
   const sf_model *model = session->model;
   for (int32_t j = 0; j < n; j++) {
     size_t start = (size_t)j * (size_t)model->d;
-    model->context->kernels->rms_norm(session->x + start, weight, model->d, model->norm_epsilon,
-                                      session->normed + start);
+    model->context->kernels->rms_norm(x + start, weight, model->d, model->norm_epsilon, session->normed + start);
   }
 }
 
-static int32_t run_layer(sf_session *session, int32_t layer, int32_t mode, int32_t n, float *tap, uint8_t *fired) {
+/* A count that would overflow stays at the largest number. */
+static void add_count(int32_t *count, int32_t more) { *count = more > INT32_MAX - *count ? INT32_MAX : *count + more; }
+
+static int32_t run_layer(sf_session *session, int32_t layer, int32_t mode, int32_t n, int32_t first, uint8_t *fired) {
   const sf_model *model = session->model;
   const sf_layer *weights = &model->layers[layer];
   const sf_kernels *kernels = model->context->kernels;
   int32_t floats = n * model->d;
-  norm(session, weights->attention_norm, n);
+  norm(session, session->x, weights->attention_norm, n);
   if (!kernels->all_finite(session->normed, floats)) return SF_ERROR_NOT_FINITE;
   int32_t status = attention(session, layer, n);
   if (status != SF_OK) return status;
   kernels->add(session->x, session->added, floats, session->x);
-  norm(session, weights->ffn_norm, n);
+  norm(session, session->x, weights->ffn_norm, n);
   if (!kernels->all_finite(session->normed, floats)) return SF_ERROR_NOT_FINITE;
+  float *tap = session->taps[SF_TAP_FFN_INPUTS];
   for (int32_t j = 0; tap && j < n; j++) {
-    size_t row = (size_t)j * (size_t)model->n_layers + (size_t)layer, d = (size_t)model->d;
+    size_t row = (size_t)(first + j) * (size_t)model->n_layers + (size_t)layer, d = (size_t)model->d;
     memcpy(tap + row * d, session->normed + (size_t)j * d, d * sizeof(float));
   }
   status = sf_ffn_run(weights->ffn, mode, session->normed, n, session->added, session->token_counts[0],
                       session->token_counts[1], fired);
   if (status != SF_OK) return status;
-  for (int32_t j = 0; j < n; j++) {
-    session->selected[layer] += session->token_counts[0][j];
-    session->active[layer] += session->token_counts[1][j];
+  for (int32_t i = 0; i < 2; i++) {
+    for (int32_t j = 0; j < n; j++) add_count(&session->counts[i][layer], session->token_counts[i][j]);
   }
   kernels->add(session->x, session->added, floats, session->x);
   return SF_OK;
 }
 
-/* n ≤ BATCH tokens; logits of the last `logits_count` of them. */
-static int32_t run_batch(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, float *logits,
-                         int32_t logits_count, float *tap) {
+/* normed (n, d) = x (n, d) of the last `n` of `of` tokens after the final norm. */
+static int32_t final_norm(sf_session *session, int32_t n, int32_t of) {
+  const sf_model *model = session->model;
+  norm(session, session->x + (size_t)(of - n) * (size_t)model->d, model->output_norm, n);
+  return model->context->kernels->all_finite(session->normed, n * model->d) ? SF_OK : SF_ERROR_NOT_FINITE;
+}
+
+/* Logits of the `n` tokens whose final states are in normed. */
+static int32_t make_logits(sf_session *session, int32_t n, float *logits) {
+  const sf_model *model = session->model;
+  const sf_matrix *output = model->output ? model->output : model->embedding;
+  const float *last = session->normed;
+  int32_t status = sf_prepare_multiply(model->context, output, last, n, logits);
+  for (int32_t j = 0; status == SF_OK && j < n; j++) {
+    float *row = logits + (size_t)j * (size_t)model->vocab;
+    if (!model->context->kernels->all_finite(row, model->vocab)) status = SF_ERROR_NOT_FINITE;
+  }
+  return status;
+}
+
+/* n ≤ BATCH tokens, of which the first is token `first` of the eval; logits of the last `logits_count` of them. */
+static int32_t run_batch(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, int32_t first,
+                         float *logits, int32_t logits_count) {
   sf_model *model = session->model;
   const sf_matrix *embedding = model->embedding;
   size_t d = (size_t)model->d;
@@ -257,26 +294,21 @@ static int32_t run_batch(sf_session *session, const int32_t *tokens, int32_t n, 
     embedding->format->dequantize(row, d / (size_t)embedding->format->block_columns, session->x + (size_t)j * d);
   }
   set_angles(session, n);
+  int32_t status = SF_OK;
   uint8_t *fired = session->fired;
-  for (int32_t layer = 0; layer < model->n_layers; layer++) {
-    int32_t status = run_layer(session, layer, mode, n, tap, fired);
-    if (status != SF_OK) return status;
+  for (int32_t layer = 0; layer < model->n_layers && status == SF_OK; layer++) {
+    status = run_layer(session, layer, mode, n, first, fired);
     if (fired) fired += model->layers[layer].ffn->hidden;
   }
-  if (logits_count > 0) {
-    const sf_matrix *output = model->output ? model->output : embedding;
-    const sf_kernels *kernels = model->context->kernels;
-    norm(session, model->output_norm, n);
-    const float *last = session->normed + (size_t)(n - logits_count) * d;
-    if (!kernels->all_finite(last, logits_count * model->d)) return SF_ERROR_NOT_FINITE;
-    int32_t status = sf_prepare_multiply(model->context, output, last, logits_count, logits);
-    if (status != SF_OK) return status;
-    for (int32_t j = 0; j < logits_count; j++) {
-      if (!kernels->all_finite(logits + (size_t)j * (size_t)model->vocab, model->vocab)) return SF_ERROR_NOT_FINITE;
-    }
+  float *hidden = session->taps[SF_TAP_HIDDEN];
+  if (hidden && status == SF_OK) {
+    status = final_norm(session, n, n);
+    memcpy(hidden + (size_t)first * d, session->normed, (size_t)n * d * sizeof(float));
   }
-  session->position += n;
-  return SF_OK;
+  if (logits_count > 0 && status == SF_OK) status = final_norm(session, logits_count, n);
+  if (logits_count > 0 && status == SF_OK) status = make_logits(session, logits_count, logits);
+  if (status == SF_OK) session->position += n;
+  return status;
 }
 
 static size_t neurons(const sf_model *model) {
@@ -298,9 +330,10 @@ static int32_t check_eval(const sf_session *session, const int32_t *tokens, int3
   for (int32_t layer = 0; mode != SF_DENSE && layer < model->n_layers; layer++) {
     if (model->layers[layer].ffn->down_layout != SF_DOWN_BY_NEURON) return SF_ERROR_UNSUPPORTED;
   }
-  if (session->tap) {
-    size_t per_token = sf_size_product((size_t)model->n_layers, (size_t)model->d);
-    if (sf_size_product((size_t)n, per_token) > session->tap_floats) return SF_ERROR_SHAPE;
+  for (int32_t kind = 0; kind < TAPS; kind++) {
+    if (session->taps[kind] && sf_size_product((size_t)n, tap_width(model, kind)) > session->tap_floats[kind]) {
+      return SF_ERROR_SHAPE;
+    }
   }
   if (session->fired && neurons(model) > session->fired_bytes) return SF_ERROR_SHAPE;
   return SF_OK;
@@ -314,17 +347,18 @@ int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, i
   size_t layers = (size_t)model->n_layers;
   int32_t start = session->position, first_logit = n - logits_count;
   sf_pool_lock(model->context->pool);
-  memset(session->selected, 0, layers * sizeof(int32_t));
-  memset(session->active, 0, layers * sizeof(int32_t));
+  for (int32_t i = 0; i < 2; i++) memset(session->counts[i], 0, layers * sizeof(int32_t));
   for (int32_t i = 0; i < n && status == SF_OK; i += BATCH) {
     int32_t batch = n - i < BATCH ? n - i : BATCH;
     int32_t from = first_logit > i ? first_logit : i; /* first token of this batch whose logits are wanted */
     int32_t wanted = i + batch > from ? i + batch - from : 0;
     float *batch_logits = wanted > 0 ? logits + (size_t)(from - first_logit) * (size_t)model->vocab : NULL;
-    float *tap = session->tap ? session->tap + (size_t)i * layers * (size_t)model->d : NULL;
-    status = run_batch(session, tokens + i, batch, mode, batch_logits, wanted, tap);
+    status = run_batch(session, tokens + i, batch, mode, i, batch_logits, wanted);
   }
   if (status != SF_OK) session->position = start;
+  for (int32_t i = 0; i < 2 && status == SF_OK; i++) {
+    for (size_t k = 0; k < layers; k++) add_count(&session->totals[i][k], session->counts[i][k]);
+  }
   sf_pool_unlock(model->context->pool);
   return status;
 }
@@ -337,18 +371,21 @@ int32_t sf_session_truncate(sf_session *session, int32_t position) {
   return SF_OK;
 }
 
-int32_t sf_session_counts(const sf_session *session, int32_t *selected, int32_t *active) {
+int32_t sf_session_counts(sf_session *session, int32_t *selected, int32_t *active) {
   if (!session || !selected || !active) return SF_ERROR_ARGUMENT;
   size_t bytes = (size_t)session->model->n_layers * sizeof(int32_t);
-  memcpy(selected, session->selected, bytes);
-  memcpy(active, session->active, bytes);
+  int32_t *out[2] = {selected, active};
+  for (int32_t i = 0; i < 2; i++) {
+    memcpy(out[i], session->totals[i], bytes);
+    memset(session->totals[i], 0, bytes);
+  }
   return SF_OK;
 }
 
-int32_t sf_session_tap(sf_session *session, float *buffer, size_t floats) {
-  if (!session) return SF_ERROR_ARGUMENT;
-  session->tap = buffer;
-  session->tap_floats = buffer ? floats : 0;
+int32_t sf_session_tap(sf_session *session, int32_t kind, float *buffer, size_t floats) {
+  if (!session || kind < 0 || kind >= TAPS) return SF_ERROR_ARGUMENT;
+  session->taps[kind] = buffer;
+  session->tap_floats[kind] = buffer ? floats : 0;
   return SF_OK;
 }
 

@@ -217,7 +217,7 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_session_position, 1, (h))                          \
   RESULT(int32_t, sf_session_truncate, 2, (h, i))                       \
   RESULT(int32_t, sf_session_counts, 3, (h, w, w))                      \
-  RESULT(int32_t, sf_session_tap, 3, (h, w, s))                         \
+  RESULT(int32_t, sf_session_tap, 4, (h, i, w, s))                      \
   RESULT(int32_t, sf_session_activity, 3, (h, w, s))
 
 #define OPEN_WRAPPER(name, count, kinds)                                                \

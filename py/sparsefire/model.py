@@ -305,6 +305,16 @@ class Model:
             raise ContextFullError(f"expected 1 … {self.context} tokens, got {len(ids)}")
         return self._own_session(mode).ffn_inputs(ids)
 
+    def hidden_states(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
+        """The state after each of token ids (n,), n at most the context: the residual stream after
+        the final norm, of which logits are made, float32 (n, d). Errors as `logits`."""
+        self._check_open()
+        ids = self._checked_ids(token_ids, "token_ids")
+        mode = self._checked_mode(mode)
+        if len(ids) > self.context:
+            raise ContextFullError(f"expected at most {self.context} tokens, got {len(ids)}")
+        return self._own_session(mode).hidden_states(ids)
+
     def new_session(self, context: int) -> Session:
         """Another sequence of up to `context` tokens beside the model's own."""
         self._check_open()

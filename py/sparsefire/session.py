@@ -17,6 +17,9 @@ FloatArray = npt.NDArray[np.float32]
 
 BATCH = 64  # tokens of a call: enough to read weights once for many, short enough to interrupt
 
+_FFN_INPUTS, _HIDDEN = 0, 1  # what the core can record of each token
+_MOST_COUNTED = (1 << 31) - 1  # neurons that the core can count
+
 
 class Session(CoreObject):
     """Evaluates tokens one after the other, keeping those before them in the cache.
@@ -49,25 +52,42 @@ class Session(CoreObject):
         self._logits_out = core.out(self._one_logits)
         self._token_in = core.inp(self._one_token)
         self._counts_out = (core.out(self._counts[0]), core.out(self._counts[1]))
+        self._uncollected = 0  # tokens whose neurons the core alone has counted
         self.reset_counts()
 
     def reset_counts(self) -> None:
         """Begins counting anew."""
         layers = self._model.config.layers
         self.evaluated = 0
+        self._collect_counts()
         self._totals = np.zeros((2, layers), np.int64)
 
     @property
     def selected(self) -> npt.NDArray[np.int64]:
         """Neurons whose gate was computed, summed over tokens, int64 (layers,)."""
+        self._collect_counts()
         selected: npt.NDArray[np.int64] = self._totals[0]
         return selected
 
     @property
     def active(self) -> npt.NDArray[np.int64]:
         """Neurons whose up and down were computed, summed over tokens, int64 (layers,)."""
+        self._collect_counts()
         active: npt.NDArray[np.int64] = self._totals[1]
         return active
+
+    def _collect_counts(self) -> None:
+        """Takes over what the core has counted."""
+        if self._uncollected:
+            self.core.check("sf_session_counts", self.handle, *self._counts_out, what="counts")
+            self._totals += self._counts
+            self._uncollected = 0
+
+    def close(self) -> None:
+        """Gives the memory back; what was counted stays. Closing twice is allowed."""
+        if self.handle:
+            self._collect_counts()
+        super().close()
 
     def rewind(self, length: int, mode: str) -> None:
         """Forgets all but the first `length` tokens, and everything when those were computed in
@@ -121,6 +141,8 @@ class Session(CoreObject):
             raise ContextFullError(
                 f"the context holds {self.context} tokens, of which {room} are free, not {n}"
             )
+        if (self._uncollected + n) * self.hidden > _MOST_COUNTED:
+            self._collect_counts()
         try:
             self.core.check(
                 "sf_session_eval",
@@ -134,28 +156,40 @@ class Session(CoreObject):
             )
         except NotFiniteError as error:
             raise NotFiniteError(f"{error}; {self._model.why_not_finite()}") from None
-        self.core.call("sf_session_counts", self.handle, *self._counts_out)
         self.evaluated += n
-        self._totals += self._counts
+        self._uncollected += n
 
     def ffn_inputs(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
         """Evaluates more tokens and returns what went into each layer's feed-forward part, float32
         (n, layers, d)."""
         config = self._model.config
-        inputs = np.empty((len(tokens), config.layers, config.d), np.float32)
+        return self._record(_FFN_INPUTS, tokens, (config.layers, config.d))
+
+    def hidden_states(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
+        """Evaluates more tokens and returns the state after each, of which logits would be made:
+        the residual stream after the final norm, float32 (n, d)."""
+        return self._record(_HIDDEN, tokens, (self._model.config.d,))
+
+    def _record(
+        self, kind: int, tokens: npt.NDArray[np.int32], shape: tuple[int, ...]
+    ) -> FloatArray:
+        """Evaluates more tokens and returns what the core records of each, float32 (n, *shape)."""
+        recorded = np.empty((len(tokens), *shape), np.float32)
+        if not len(tokens):
+            return recorded
         step = min(BATCH, len(tokens))
-        memory = self.core.memory(step * inputs[0].nbytes)
-        floats = step * inputs[0].size
-        self.core.check("sf_session_tap", self.handle, memory, floats, what="recording")
+        memory = self.core.memory(recorded[:step].nbytes)
+        floats = recorded[:step].size
+        self.core.check("sf_session_tap", self.handle, kind, memory, floats, what="recording")
         try:
             for start in range(0, len(tokens), step):
                 batch = tokens[start : start + step]
                 self.evaluate(np.ascontiguousarray(batch, np.int32))
-                memory.read(inputs[start : start + len(batch)])
+                memory.read(recorded[start : start + len(batch)])
         finally:
-            self.core.check("sf_session_tap", self.handle, None, 0, what="recording")
+            self.core.check("sf_session_tap", self.handle, kind, None, 0, what="recording")
             memory.close()
-        return inputs
+        return recorded
 
     def watch(self) -> Activity:
         """Has the core count, from now on, which neurons fire."""

@@ -123,7 +123,20 @@ static void test_activity(test_model *m) {
   sf_session_close(session);
 }
 
-static void test_session(test_model *m) {
+/* The logits are the output matrix times the hidden states. */
+static void test_hidden_states(sf_context *context, sf_session *session, test_model *m) {
+  float hidden[3 * D], logits[VOCAB], products[VOCAB];
+  CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
+  CHECK(sf_session_tap(session, 2, hidden, 3 * D) == SF_ERROR_ARGUMENT, "kind");
+  CHECK(sf_session_tap(session, SF_TAP_HIDDEN, hidden, 3 * D) == SF_OK, "tap");
+  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, NULL, 0) == SF_ERROR_SHAPE, "tap too small");
+  CHECK(sf_session_eval(session, tokens, 3, SF_EXACT, logits, 1) == SF_OK, "hidden states");
+  CHECK(sf_matrix_multiply(context, m->matrices[0], hidden + 2 * D, 1, products) == SF_OK, "products");
+  CHECK(memcmp(logits, products, sizeof logits) == 0, "logits are not those of the hidden state");
+  CHECK(sf_session_tap(session, SF_TAP_HIDDEN, NULL, 0) == SF_OK, "no tap");
+}
+
+static void test_session(sf_context *context, test_model *m) {
   sf_session *session;
   float logits[2 * VOCAB], again[VOCAB], tap[3 * LAYERS * D];
   int32_t selected[LAYERS], active[LAYERS], bad[2] = {1, VOCAB};
@@ -136,7 +149,7 @@ static void test_session(test_model *m) {
   CHECK(sf_session_eval(session, tokens, 1, 3, NULL, 0) == SF_ERROR_ARGUMENT, "mode");
   CHECK(sf_session_position(session) == 5, "position after errors");
   CHECK(sf_session_truncate(session, 4) == SF_OK && sf_session_truncate(session, 5) == SF_ERROR_ARGUMENT, "truncate");
-  CHECK(sf_session_tap(session, tap, sizeof tap / sizeof *tap) == SF_OK, "tap");
+  CHECK(sf_session_tap(session, SF_TAP_FFN_INPUTS, tap, sizeof tap / sizeof *tap) == SF_OK, "tap");
   CHECK(sf_session_eval(session, tokens + 4, 1, SF_EXACT, again, 1) == SF_OK, "again");
   CHECK(memcmp(again, logits + VOCAB, sizeof again) == 0, "the same token again");
   double squares = 0;
@@ -144,8 +157,11 @@ static void test_session(test_model *m) {
   CHECK(squares > 0.9 * D && squares < 4 * D, "the tap holds a normed vector: %g", squares);
   CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
   CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, NULL, 0) == SF_ERROR_SHAPE, "tap too small");
-  CHECK(sf_session_tap(session, NULL, 0) == SF_OK, "no tap");
+  CHECK(sf_session_tap(session, SF_TAP_FFN_INPUTS, NULL, 0) == SF_OK, "no tap");
   CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, NULL, 0) == SF_OK, "no tap");
+  CHECK(sf_session_counts(session, selected, active) == SF_OK && selected[0] == 5 * HIDDEN, "counts since then");
+  CHECK(sf_session_counts(session, selected, active) == SF_OK && selected[0] == 0 && active[0] == 0, "none since");
+  test_hidden_states(context, session, m);
   sf_session_close(session);
 }
 
@@ -195,9 +211,10 @@ int main(int argc, char **argv) {
     for (int32_t f = 0; f < 3; f++) {
       test_model m = make_model(context, formats[f]), other = make_model(threaded, formats[f]);
       test_steps_and_threads(&m, &other);
-      test_session(&m);
+      test_session(context, &m);
       test_activity(&m);
       test_errors(context, &m);
+      CHECK(sf_model_set_ffn(m.model, 0, other.ffns[0]) == SF_ERROR_ARGUMENT, "a layer of another context");
       test_not_finite(&m);
       free_model(&m), free_model(&other);
     }
