@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes .venv with sparsefire in it, native and WebAssembly. For Debian and Ubuntu: missing tools come from apt-get;
 # elsewhere install them first. Run again after a change to rebuild.
-#   scripts/setup.sh [EXTRAS]      EXTRAS of pyproject.toml, by default wasmtime,calibrate
+#   scripts/setup.sh [EXTRAS]      EXTRAS of pyproject.toml, by default wasmtime,calibrate,chat
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-extras=${1:-wasmtime,calibrate}
+extras=${1:-wasmtime,calibrate,chat}
 . "$root/scripts/tools.sh"
 
 need_tool gcc gcc libc6-dev

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .activation import ActivationType
     from .cached_ffn import CachedFfn
     from .calibrate import CalibrationReport, calibrate_model
+    from .chat import ChatTemplate
     from .cutoff import CutoffReport
     from .ffn import SparseFfn
     from .model import Model
@@ -56,6 +57,7 @@ __all__ = [
     "CachedFfn",
     "CalibrationError",
     "CalibrationReport",
+    "ChatTemplate",
     "ContextFullError",
     "CoreMemoryError",
     "CutoffReport",
@@ -88,6 +90,7 @@ _LAZY = {
     "ActivationType": "activation",
     "CachedFfn": "cached_ffn",
     "CalibrationReport": "calibrate",
+    "ChatTemplate": "chat",
     "CutoffReport": "cutoff",
     "LowRankPredictor": "predictor",
     "Model": "model",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from ._core import Core, get_core
 from .activation import ActivationType
 from .architecture import ModelConfig, check_tensors, read_config
+from .chat import ChatTemplate
 from .errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
 from .ffn import MODES, SparseFfn
 from .generation import Generation
@@ -110,6 +112,33 @@ class Model:
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; see `Tokenizer.decode`."""
         return self.tokenizer.decode(ids, special=special)
+
+    @functools.cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The chat template of the file; `UnsupportedError` when it has none."""
+        return ChatTemplate.from_metadata(self._file.metadata, self._file.name)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        *,
+        chat_template: str | None = None,
+        **variables: Any,
+    ) -> str:
+        """The text of a conversation, as the model's own chat template writes it; see
+        `ChatTemplate.render`. It holds the token that begins texts where the model wants it, so
+        tokenise it with `add_bos=False`.
+
+        chat_template: Jinja2 source to use instead of the file's, or "chatml".
+        """
+        if chat_template is None:
+            template = self.chat_template
+        else:
+            template = ChatTemplate.from_metadata(
+                self._file.metadata, self._file.name, template=chat_template
+            )
+        return template.render(messages, add_generation_prompt, **variables)
 
     # -- generation ------------------------------------------------------------------------------
 
