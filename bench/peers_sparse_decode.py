@@ -1,0 +1,68 @@
+"""Decoding of naturally sparse models: sparse against our own dense and against llama.cpp, which
+reads a file of the same sizes densely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+import sparsefire as sf
+from big_model import big_model, big_sparse_model
+from llama_decode import LlamaModel
+from rows import Row
+from sparsefire import _core
+from timing import interleave
+
+TOKENS, START = 8, 32
+
+
+def rows() -> Iterator[Row]:
+    """The embedded model, then the large one, on 1 and 2 threads."""
+    core = _core.open_core("native", threads=1)
+    yield from _compare(sf.Model.load(core=core), "embedded model, 1 thread", None)
+    for threads in (1, 2):
+        core = _core.open_core("native", threads=threads)
+        model = sf.Model.load(big_sparse_model(), context=1024, core=core)
+        name = f"1B random weights, {threads} thread{'s' if threads > 1 else ''}"
+        yield from _compare(model, name, LlamaModel(big_model(), threads))
+
+
+def _compare(model: sf.Model, name: str, peer: LlamaModel | None) -> Iterator[Row]:
+    ids = np.random.default_rng(0).integers(0, model.config.vocab, START + TOKENS).tolist()
+    sessions = {mode: model.new_session(START + TOKENS) for mode in ("sparse", "dense")}
+    for mode, session in sessions.items():
+        session.feed(ids[:START], mode)
+
+    def decode(mode: str) -> None:
+        session = sessions[mode]
+        session.rewind(START, mode)
+        for token in ids[START:]:
+            session.step(token)
+
+    runs = {
+        "sparse": lambda _i: decode("sparse"),
+        "again": lambda _i: decode("sparse"),
+        "dense": lambda _i: decode("dense"),
+    }
+    if peer is not None:
+        peer.restart()
+        peer.feed(ids[:START])
+
+        def peer_decode(_index: int) -> None:
+            for token in ids[START:]:
+                peer.feed([token])
+
+        runs["llama.cpp"] = peer_decode
+    times = interleave(runs, 10.0, 60)
+    for other, target in (("dense", 2.5), ("llama.cpp", 2.3)):
+        if other in times:
+            yield Row.compare(
+                "sparse-decode",
+                f"{name}: sparse {TOKENS / times['sparse'].median:.0f} tokens/s against {other}",
+                target,
+                times["sparse"],
+                times["again"],
+                times[other],
+                other,
+            )

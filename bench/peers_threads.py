@@ -1,0 +1,45 @@
+"""What a second thread brings, and what handing out work costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from rows import Row
+from sparsefire import _core
+from sparsefire.matrix import Matrix
+from timing import Times, interleave, ratio
+
+
+def rows() -> Iterator[Row]:
+    """Two threads against one: many vectors (arithmetic), one vector (memory), and a product so
+    small that handing it out dominates."""
+    cores = [_core.open_core("native", threads=threads) for threads in (1, 2)]
+    random = np.random.default_rng(0)
+    for what, shape, n, target in (
+        ("64 vectors, 2048×2048 f32 (arithmetic)", (2048, 2048), 64, 1.6),
+        ("1 vector, 11008×4096 f32 (memory)", (11008, 4096), 1, 1.0),
+    ):
+        times = _multiply(cores, random.standard_normal(shape, np.float32), n)
+        value = ratio(times["1"], times["2"])
+        yield Row("threads", what, value, target, times["2"], times["1"], "1 thread")
+    # Just large enough to be divided. Half of one thread's time is work; the rest of two threads'
+    # time is the hand-over.
+    times = _multiply(cores, random.standard_normal((128, 512), np.float32), 1)
+    cost = times["2"].median - times["1"].median / 2
+    yield Row("threads", "fork-join, µs", 1e6 * cost, 5.0, times["2"], at_most=True)
+
+
+def _multiply(cores: list[_core.Core], values: np.ndarray, n: int) -> dict[str, Times]:
+    x = np.random.default_rng(1).standard_normal((n, values.shape[1]), np.float32)
+    out = np.empty((n, len(values)), np.float32)
+    matrices = [Matrix.from_array(values, core=core) for core in cores]
+    return interleave(
+        {
+            "1": lambda _i: matrices[0].multiply(x, out=out),
+            "2": lambda _i: matrices[1].multiply(x, out=out),
+        },
+        3.0,
+        2000,
+    )
