@@ -6,6 +6,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")" && pwd)
+. "$root/scripts/wasm_core.sh"
 output=${1:-$root/py/sparsefire/wasm/sparsefire_core.wasm}
 emcc=${EMCC:-emcc}
 max_bytes=$((100 * 1024))
@@ -21,24 +22,8 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-flags=(-std=c99 -DNDEBUG -msimd128 -ffp-contract=off -Wall -Wextra -Werror
-  -I"$root/core_c/include" -I"$root/core_c/src")
-# The kernels for speed, without copies of loops whose trip counts only a run tells; the rest for size. SIMD only: an
-# engine without it refuses the whole module, so scalar kernels would never run.
-kernel_flags=(-O3 -mllvm -unroll-runtime=false -mllvm -unroll-allow-partial=false -DSF_ISA_WASM128)
-
-objects=()
-for source in "$root"/core_c/src/*.c; do
-  name=$(basename "$source" .c)
-  if [ "$name" = kernels ]; then options=("${kernel_flags[@]}"); else options=(-Os); fi
-  "$emcc" "${flags[@]}" "${options[@]}" -c "$source" -o "$work/$name.o" &
-  objects+=("$work/$name.o")
-  while [ "$(jobs -r | wc -l)" -ge 4 ]; do wait -n; done
-done
-for job in $(jobs -p); do wait "$job"; done
-
-# The exports are the functions of the header.
-exports=$(sed -n 's/^SF_API .*[ *]\(sf_[a-z0-9_]*\)(.*/_\1/p' "$root/core_c/include/sparsefire.h" | paste -sd,)
+compile_core "$work" "$emcc"
+exports=$(core_functions | sed 's/^/_/' | paste -sd,)
 "$emcc" -Os -msimd128 --no-entry "${objects[@]}" -o "$work/core.wasm" \
   -sSTANDALONE_WASM -sEXPORTED_FUNCTIONS="$exports" -sMALLOC=emmalloc \
   -sALLOW_MEMORY_GROWTH -sMAXIMUM_MEMORY=4GB -sTOTAL_STACK=262144

@@ -7,6 +7,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 
 need_tool clang clang
 need_tool clang-format clang-format
+need_tool clang-19 clang-19
+need_tool wasm-ld-19 lld-19
 need_tool aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 need_tool qemu-aarch64 qemu-user
 need_tool npm npm

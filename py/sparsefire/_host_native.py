@@ -67,7 +67,7 @@ class NativeCore(Core):
     def memory(self, nbytes: int) -> Memory:
         try:
             block = np.empty(max(nbytes, 1) + _ALIGNMENT - 1, np.uint8)
-        except MemoryError:
+        except (MemoryError, ValueError):  # the latter: more than an address can say
             raise CoreMemoryError(f"no {nbytes} bytes of memory are free") from None
         start = -block.__array_interface__["data"][0] % _ALIGNMENT
         return NativeMemory(block[start : start + nbytes])

@@ -4,10 +4,10 @@ import readline from "node:readline";
 import { pathToFileURL } from "node:url";
 import { start } from "./runtime.mjs";
 
-const [home, wheel] = process.argv.slice(2);
+const [home, wheel, ...packages] = process.argv.slice(2);
 const bytes = (path) => new Uint8Array(fs.readFileSync(path));
 const { loadPyodide } = await import(pathToFileURL(`${home}/pyodide.mjs`).href);
-const runtime = await start(loadPyodide, home, bytes(wheel));
+const runtime = await start(loadPyodide, home, [...packages.filter(Boolean), wheel]);
 
 const operations = {
   start: () => ({}),

@@ -11,12 +11,11 @@ async def run(code):
 run
 `;
 
-/** Starts Pyodide from `indexURL`, with numpy and the wheel whose bytes are given. */
-export async function start(loadPyodide, indexURL, wheel) {
+/** Starts Pyodide from `indexURL` with `packages`: names, and wheels by their place. */
+export async function start(loadPyodide, indexURL, packages) {
   const silent = () => {};
   const pyodide = await loadPyodide({ indexURL, stdout: silent });
-  await pyodide.loadPackage("numpy", { messageCallback: silent });
-  pyodide.unpackArchive(wheel, "wheel");
+  await pyodide.loadPackage(packages, { messageCallback: silent });
   const runPython = pyodide.runPython(RUN);
 
   /** Answers {value: JSON} or {error: traceback}. */

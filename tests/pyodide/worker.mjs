@@ -12,7 +12,7 @@ async function bytes(url) {
 const operations = {
   start: async (message) => {
     const { loadPyodide } = await import("/pyodide/pyodide.mjs");
-    runtime = await start(loadPyodide, "/pyodide/", await bytes(message.wheel));
+    runtime = await start(loadPyodide, "/pyodide/", ["numpy", message.wheel]);
     return {};
   },
   run: (message) => runtime.run(message.code),

@@ -103,13 +103,16 @@ SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
   return wasm128_floats(wasm_i32x4_shr(upper, 3));
 }
 
-/* Clang (14 at least) would merge widening and conversion and then do them lane by lane: the empty statements, which
- * may do anything to the integers for all that it knows, keep them apart. */
+/* Clang 14 would merge widening and conversion and then do them lane by lane: the empty statements, which may do
+ * anything to the integers for all that it knows, keep them apart. Clang 19 keeps them so by itself, and fails on such
+ * statements. */
 SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
   const v128_t wide = wasm_i16x8_load8x8(p);
   vi low = wasm_i32x4_extend_low_i16x8(wide), high = wasm_i32x4_extend_high_i16x8(wide);
+#if __clang_major__ < 15
   __asm__("" : "+r"(low));
   __asm__("" : "+r"(high));
+#endif
   r[0] = wasm_f32x4_convert_i32x4(low);
   r[1] = wasm_f32x4_convert_i32x4(high);
 }
