@@ -33,6 +33,7 @@ SECTIONS = {
     "calls": "peers_calls",
     "load": "peers_load",
     "wasm": "peers_wasm",
+    "chromium": "peers_chromium",
 }
 
 
