@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sparsefire.errors import ArgumentError, NotFiniteError
-from sparsefire.sampling import Sampler, SamplerConfig
+from sparsefire.sampling import Sampler, SamplerConfig, score
 
 PLAIN: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
@@ -110,6 +110,45 @@ def test_repeat_penalty() -> None:
     assert sampler.sample(logits, [0] + [2] * 64) == 0
 
 
+def test_frequency_and_presence_penalty() -> None:
+    """Against OpenAI's formula: logit − count · frequency − (count > 0) · presence."""
+    logits = np.random.default_rng(5).standard_normal(40).astype(np.float32)
+    config = SamplerConfig(temperature=0, frequency_penalty=0.3, presence_penalty=0.2)
+    sampler, counts = Sampler(config), np.zeros(40)
+    for _ in range(60):
+        wanted = logits - 0.3 * counts - 0.2 * (counts > 0)
+        token = sampler.sample(logits, [39] * 64)  # what the sampler did not draw does not count
+        assert wanted[token] == pytest.approx(wanted.max(), abs=1e-5)
+        counts[token] += 1
+    assert (counts > 1).sum() > 5
+
+
+def test_logit_bias() -> None:
+    logits = logits_of(2.0, 1.0, 0.0)
+    before = logits.copy()
+    for bias, wanted in (({2: 2.5}, 2), ({0: -np.inf}, 1), ({0: -np.inf, 1: -100}, 2), ({}, 0)):
+        assert Sampler(SamplerConfig(temperature=0, logit_bias=bias)).sample(logits) == wanted
+    banned = SamplerConfig(**{**PLAIN, "logit_bias": {0: -np.inf}, "seed": 0})
+    assert shares(banned, logits, 500)[0] == 0
+    assert np.array_equal(logits, before)
+    with pytest.raises(NotFiniteError):
+        Sampler(SamplerConfig(logit_bias={0: -np.inf})).sample(logits_of(1.0))
+
+
+@settings(max_examples=80, deadline=None)
+@given(logits=VALUES, top=st.integers(0, 310), token=st.integers(0, 299))
+def test_score(logits: np.ndarray, top: int, token: int) -> None:
+    token %= len(logits)
+    found = score(logits, token, top)
+    wide = logits.astype(np.float64)
+    logprobs = wide - wide.max() - np.log(np.exp(wide - wide.max()).sum())
+    order = np.lexsort((np.arange(len(logits)), -logits))[:top]
+    assert found.token == token
+    assert found.logprob == pytest.approx(logprobs[token], abs=1e-5)
+    assert [each for each, _ in found.top] == order.tolist()
+    assert [value for _, value in found.top] == pytest.approx(logprobs[order], abs=1e-5)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_not_finite(value: float, temperature: float) -> None:
@@ -134,6 +173,9 @@ def test_minus_infinity_is_never_drawn() -> None:
         {"min_p": 1.0},
         {"min_p": -0.1},
         {"repeat_penalty": 0.0},
+        {"frequency_penalty": float("nan")},
+        {"presence_penalty": float("inf")},
+        {"logit_bias": {3: float("inf")}},
         {"seed": -1},
     ],
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,13 @@ from ._core import Core, get_core
 from .activation import ActivationType
 from .architecture import ModelConfig, check_tensors, read_config
 from .chat import ChatTemplate
+from .completion import Completions
 from .errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
 from .ffn import MODES, SparseFfn
-from .generation import Generation
+from .generation import GenerateOptions, Generation, GenerationConfig, shows_options
 from .gguf import GgufFile, Source
 from .loader import CoreModel
-from .sampling import SamplerConfig
+from .sampling import TokenScore, score
 from .session import BATCH, Session
 from .stats import Share, Stats
 from .tokenizer import Tokenizer
@@ -48,7 +49,7 @@ class Perplexity:
     tokens_per_s: float
 
 
-class Model:
+class Model(Completions):
     """A language model in the core. `Model.load` makes one.
 
     A model is for one thread at a time. It stays on the core that was current when it was loaded.
@@ -142,29 +143,31 @@ class Model:
 
     # -- generation ------------------------------------------------------------------------------
 
+    @shows_options
     def generate(
         self,
         prompt: str | Sequence[int],
-        max_tokens: int = 64,
-        *,
-        mode: str | None = None,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        max_tokens: int | None = 64,
+        **options: Unpack[GenerateOptions],
     ) -> Generator[str, None, None]:
         """Continues a prompt and yields the new text piece by piece, whole characters only.
 
         prompt: text, in which names of control tokens are understood, or token ids. An empty one
           begins a text anew, if the model can.
-        max_tokens: of new text. Generation also ends where the model ends the text, before a text
-          in `stop`, and when the context is full; `stats.finish_reason` says which.
+        max_tokens: of new text; None: as many as the context holds. Generation also ends where the
+          model ends the text, before a text in `stop`, and when the context is full;
+          `stats.finish_reason` says which.
         mode: "dense", "exact" or "sparse"; by default `config.default_mode`.
-        temperature, top_k, top_p, min_p, repeat_penalty, seed: see `SamplerConfig`; a temperature
-          of 0 always takes the likeliest token.
+        stop: a text or several that end the generation and are not part of it.
+        temperature, top_k, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty,
+          logit_bias, seed: see `SamplerConfig`; a temperature of 0 always takes the likeliest
+          token.
+        cancel: a `Cancel`, with which another thread can end the run, or a time limit. The thread
+          that iterates closes the generator instead.
+        context_shift: goes on when the context is full: the older half of the text is dropped, but
+          for its first `keep` tokens (and the one that begins texts), and what is left is
+          evaluated again in its new place. That costs about as much as one more prompt token for
+          each new token, in bursts of half a context, and the model forgets what was dropped.
 
         What the model has seen last is kept, so a prompt that begins alike is read faster. After
         the run, or where it was broken off, `stats` tells about it.
@@ -172,26 +175,34 @@ class Model:
         Errors: `ContextFullError` (the prompt does not fit), `ArgumentError`, `UnsupportedError`
         (mode), `NotFiniteError`. Those of the arguments are raised at once.
         """
+        return self.start(prompt, max_tokens, **options).texts()
+
+    @shows_options
+    def start(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 64,
+        *,
+        logprobs: int | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation:
+        """As `generate`, but yields a `Piece` at a time and keeps statistics of its own. With
+        `logprobs`, pieces carry the scores of their tokens, and of so many of the likeliest."""
         self._check_open()
-        sampler = SamplerConfig(temperature, top_k, top_p, min_p, repeat_penalty, seed)
-        mode = self._checked_mode(mode)
-        if max_tokens < 0:
-            raise ArgumentError(f"max_tokens must be 0 or more, not {max_tokens}")
-        stops = [stop] if isinstance(stop, str) else list(stop)
-        if "" in stops:
-            raise ArgumentError("stop: an empty text would stop at once")
-        ids = self._prompt_ids(prompt)
-        if len(ids) > self.context:
-            raise ContextFullError(
-                f"the prompt has {len(ids)} tokens but the context holds {self.context}; shorten "
-                f"the prompt{self._larger_context()}"
+        config = GenerationConfig.of(max_tokens, logprobs, options)
+        mode = self._checked_mode(options.get("mode"))
+        self._checked_ids(list(config.sampler.logit_bias), "logit_bias")
+        if config.context_shift and config.keep > self.context - 2:
+            raise ArgumentError(
+                f"keep: {config.keep} tokens leave no room in a context of {self.context}"
             )
+        ids = self.prompt_ids(prompt)
         self.stats = self._new_stats(self.core, mode, self.config.name)
         self.stats.prompt_token_ids = list(ids)
-        generation = Generation(self._session, self.tokenizer, self.stats, sampler, stops)
-        return generation.run(ids, max_tokens)
+        return Generation(self._session, self.tokenizer, self.stats, config, ids)
 
-    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The token ids that `generate` begins with. Errors as `generate`."""
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
         else:
@@ -200,6 +211,11 @@ class Model:
             ids = [self.tokenizer.bos]
         if not ids:
             raise ArgumentError("the prompt is empty, and the model has no token to begin with")
+        if len(ids) > self.context:
+            raise ContextFullError(
+                f"the prompt has {len(ids)} tokens but the context holds {self.context}; shorten "
+                f"the prompt{self._larger_context()}"
+            )
         return ids
 
     def _larger_context(self) -> str:
@@ -289,6 +305,21 @@ class Model:
             self.stats.selected_share,
             self.stats.prompt_tokens_per_s,
         )
+
+    def token_scores(
+        self, token_ids: npt.ArrayLike, top: int = 0, *, mode: str | None = None
+    ) -> Iterator[TokenScore]:
+        """The score of each token but the first, given those before it, with the `top` likeliest
+        tokens in its place. Errors as `logits`."""
+        self._check_open()
+        ids = self._checked_ids(token_ids, "token_ids")
+        session = self._own_session(self._checked_mode(mode))
+        logits = np.empty((min(BATCH, len(ids)), self.config.vocab), np.float32)
+        for start in range(0, len(ids) - 1, BATCH):
+            batch = ids[start : min(start + BATCH, len(ids) - 1)]
+            session.evaluate(batch, logits[: len(batch)])
+            for row, target in zip(logits, ids[start + 1 : start + 1 + len(batch)], strict=False):
+                yield score(row, int(target), top)
 
     def _window_loss(self, session: Session, window: IntArray) -> float:
         """Sum over the window's tokens but the first of -log p, in nats."""

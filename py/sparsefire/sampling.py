@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ArgumentError, NotFiniteError
 
+FloatArray = npt.NDArray[np.float32]
+
 REPEAT_WINDOW = 64  # how many of the last tokens the repeat penalty looks at
 _GROUP = 32
+
+
+class SamplerOptions(TypedDict, total=False):
+    """The fields of `SamplerConfig` as keyword arguments."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[int, float]
+    seed: int | None
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
     """How the next token is drawn. The steps are taken in this order:
 
+    - `logit_bias`: token id → what is added to its logit; -inf forbids the token;
     - `repeat_penalty`: logits of the last 64 tokens are divided by it when positive, else
       multiplied (Keskar et al. 2019); 1 changes nothing;
+    - `frequency_penalty` × how often this run has drawn the token, and `presence_penalty` once for
+      every token that it has drawn, are subtracted from the logits; 0 changes nothing;
     - `top_k`: only the k likeliest tokens stay; 0 keeps all;
     - `min_p`: tokens less likely than this share of the likeliest one's probability go; 0 keeps
       all;
     - `top_p`: of those, only the likeliest that together have this share of their probability
       stay; 1 keeps all;
     - `temperature`: logits are divided by it, and one token is drawn. 0 takes the likeliest
-      token, of equal ones the lowest id, and nothing else but the penalty matters.
+      token, of equal ones the lowest id; then only the bias and the penalties matter.
 
     The same `seed` and the same logits give the same tokens; None seeds from the system.
     """
@@ -37,19 +58,27 @@ class SamplerConfig:
     top_p: float = 0.95
     min_p: float = 0.05
     repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
 
     def __post_init__(self) -> None:
         for name, valid, wanted in (
-            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p < 1, "0 or more and below 1"),
-            ("repeat_penalty", 0 < self.repeat_penalty < float("inf"), "above 0"),
+            ("repeat_penalty", 0 < self.repeat_penalty < math.inf, "above 0"),
+            ("frequency_penalty", math.isfinite(self.frequency_penalty), "finite"),
+            ("presence_penalty", math.isfinite(self.presence_penalty), "finite"),
             ("seed", self.seed is None or self.seed >= 0, "0 or more"),
         ):
             if not valid:
                 raise ArgumentError(f"{name} must be {wanted}, not {getattr(self, name)}")
+        for token, bias in self.logit_bias.items():
+            if not bias < math.inf:
+                raise ArgumentError(f"logit_bias must be finite or -inf, not {bias} (of {token})")
 
 
 class Sampler:
@@ -59,13 +88,37 @@ class Sampler:
     def __init__(self, config: SamplerConfig) -> None:
         self.config = config
         self._random = np.random.default_rng(config.seed)
+        self._drawn: Counter[int] = Counter()
 
-    def sample(self, logits: npt.NDArray[np.float32], last: Sequence[int] = ()) -> int:
-        """The next token's id for logits (vocab,). `last` holds the tokens so far, the latest
-        last. The logits are not changed. `NotFiniteError` when they hold NaN."""
+    def sample(self, logits: FloatArray, last: Sequence[int] = ()) -> int:
+        """The next token's id for logits (vocab,). `last` holds the tokens so far, the prompt's
+        too, the latest last. The logits are not changed. `NotFiniteError` when they hold NaN."""
+        token = self._draw(self._adjusted(logits, last))
+        self._drawn[token] += 1
+        return token
+
+    def _adjusted(self, logits: FloatArray, last: Sequence[int]) -> FloatArray:
+        """The logits with bias and penalties: a copy, where there are any."""
         config = self.config
-        if config.repeat_penalty != 1.0 and last:
-            logits = _penalised(logits, last[-REPEAT_WINDOW:], config.repeat_penalty)
+        penalised = config.repeat_penalty != 1.0 and len(last) > 0
+        counted = (config.frequency_penalty or config.presence_penalty) and self._drawn
+        if not (config.logit_bias or penalised or counted):
+            return logits
+        logits = logits.copy()
+        for token, bias in config.logit_bias.items():
+            logits[token] += bias
+        if penalised:
+            ids = np.unique(np.asarray(last[-REPEAT_WINDOW:], np.intp))
+            values, penalty = logits[ids], config.repeat_penalty
+            logits[ids] = np.where(values > 0, values / penalty, values * penalty)
+        if counted:
+            ids = np.fromiter(self._drawn.keys(), np.intp, len(self._drawn))
+            counts = np.fromiter(self._drawn.values(), np.float32, len(self._drawn))
+            logits[ids] -= counts * config.frequency_penalty + config.presence_penalty
+        return logits
+
+    def _draw(self, logits: FloatArray) -> int:
+        config = self.config
         best = int(logits.argmax())  # NaN counts as the greatest
         if not np.isfinite(logits[best]):
             raise NotFiniteError(f"the logit of token {best} is {logits[best]}")
@@ -78,7 +131,7 @@ class Sampler:
         drawn = self._random.random() * cumulative[-1]
         return int(ids[min(int(cumulative.searchsorted(drawn, "right")), len(ids) - 1)])
 
-    def _candidates(self, logits: npt.NDArray[np.float32], best: float) -> npt.NDArray[np.intp]:
+    def _candidates(self, logits: FloatArray, best: float) -> npt.NDArray[np.intp]:
         """The ids that may be drawn. `best` is the greatest logit."""
         config = self.config
         least = -np.inf
@@ -100,7 +153,7 @@ class Sampler:
         return ids
 
 
-def _bound_of_top(logits: npt.NDArray[np.float32], k: int) -> float:
+def _bound_of_top(logits: FloatArray, k: int) -> float:
     """A value that at least k logits reach and, where the vocabulary is large, few more do: the
     k-th largest of the maxima of disjoint groups, which is cheaper than that of all logits."""
     groups = len(logits) // _GROUP
@@ -110,13 +163,26 @@ def _bound_of_top(logits: npt.NDArray[np.float32], k: int) -> float:
     return float(np.partition(logits, place)[place])
 
 
-def _penalised(
-    logits: npt.NDArray[np.float32], last: Sequence[int], penalty: float
-) -> npt.NDArray[np.float32]:
-    """A copy of the logits in which the tokens `last` are less likely, each by the same factor
-    however often it occurs."""
-    changed = logits.copy()
-    ids = np.unique(np.asarray(last, np.intp))
-    values = changed[ids]
-    changed[ids] = np.where(values > 0, values / penalty, values * penalty)
-    return changed
+@dataclass(frozen=True)
+class TokenScore:
+    """What the model thought of a token where it stands: its natural log probability before bias,
+    penalties and temperature, and the likeliest tokens there, as (id, log probability)."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def score(logits: FloatArray, token: int, top: int) -> TokenScore:
+    """The score of a token for logits (vocab,), with the `top` likeliest tokens, the likeliest
+    first and of equal ones the lowest id first."""
+    greatest = logits.max()
+    total = np.exp(logits - greatest).sum(dtype=np.float64)
+    offset = float(greatest) + math.log(total)
+    top = min(top, len(logits))
+    ids: npt.NDArray[np.intp] = np.empty(0, np.intp)
+    if top:
+        ids = np.flatnonzero(logits >= _bound_of_top(logits, top))
+        ids = ids[np.argsort(-logits[ids], kind="stable")][:top]
+    likeliest = tuple((int(each), float(logits[each]) - offset) for each in ids)
+    return TokenScore(token, float(logits[token]) - offset, likeliest)

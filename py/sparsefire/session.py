@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -102,9 +102,12 @@ class Session(CoreObject):
         del self.tokens[length:]
         self.mode = mode
 
-    def feed(self, tokens: Sequence[int], mode: str) -> FloatArray:
+    def feed(
+        self, tokens: Sequence[int], mode: str, check: Callable[[], object] | None = None
+    ) -> FloatArray:
         """Makes the cache hold exactly `tokens`, keeping the start that it holds already, and
         returns the logits (vocab,) after the last one. The array is used again by the next call.
+        `check` is called before each `BATCH` of tokens, and may raise to end it there.
         """
         known = 0
         if mode == self.mode:
@@ -116,6 +119,8 @@ class Session(CoreObject):
         self.rewind(min(known, len(tokens) - 1), mode)
         rest = np.asarray(tokens[len(self.tokens) :], np.int32)
         for start in range(0, len(rest), BATCH):
+            if check is not None:
+                check()
             is_last = start + BATCH >= len(rest)
             self.evaluate(rest[start : start + BATCH], self._one_logits if is_last else None)
         return self._last_logits

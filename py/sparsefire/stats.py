@@ -33,7 +33,9 @@ class Stats:
     those whose gate was, over the `evaluated_tokens`. `tokens_per_s` counts the evaluations that
     each made one token, and their time only; `prompt_tokens_per_s` those of the prompt.
     `finish_reason` of a generation is "end" (the model ended the text), "stop" (a stop text came),
-    "length" (enough tokens), "context" (the context is full), or "" (it was broken off).
+    "length" (enough tokens), "context" (the context is full), "cancelled" or "time" (as its
+    `Cancel` says), or "" (it was broken off). `context_shifts` counts how often the older half of
+    the text was dropped.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Stats:
     active_share: Share = Share()
     selected_share: Share = Share()
     finish_reason: str = ""
+    context_shifts: int = 0
 
     @property
     def prompt_tokens(self) -> int:

@@ -1,0 +1,157 @@
+"""The dictionaries of completions, chat completions and embeddings: those of OpenAI's interface,
+which llama-cpp-python shares."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+FinishReason = Literal["stop", "length"]
+
+
+class Usage(TypedDict):
+    """How many tokens a request took. Those of a prompt that is completed several times count
+    once."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class CompletionLogprobs(TypedDict):
+    """Of each token: its text, its natural log probability, the likeliest tokens there with
+    theirs, and where it begins in the choice's text. The first token of an echoed prompt has no
+    probability."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(TypedDict):
+    """`finish_reason` is None until the last chunk of a stream: "stop" where the model ended the
+    text or a stop text came, else "length". `stop_reason`, which not every client knows, is more
+    exact: the `finish_reason` of `Stats`."""
+
+    text: str
+    index: int
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+    stop_reason: str | None
+
+
+class Completion(TypedDict):
+    """An answer, or a chunk of a stream of them; a chunk has no `usage`, or None."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: NotRequired[Usage | None]
+
+
+class TopLogprob(TypedDict):
+    """A token, as text and as bytes, and its natural log probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatLogprob(TopLogprob):
+    """A token of an answer, with the likeliest tokens in its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(TypedDict):
+    """The tokens of an answer's content."""
+
+    content: list[ChatLogprob]
+
+
+class ChatMessage(TypedDict):
+    """What the model answers."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatChoice(TypedDict):
+    """As `CompletionChoice`."""
+
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+    stop_reason: str | None
+
+
+class ChatCompletion(TypedDict):
+    """The answer to a conversation."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(TypedDict, total=False):
+    """What a chunk adds: the role first, then content."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatChunkChoice(TypedDict):
+    """As `ChatChoice`, in a stream."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+    stop_reason: str | None
+
+
+class ChatCompletionChunk(TypedDict):
+    """A chunk of a stream; the last may have `usage` and no choices."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class EmbeddingItem(TypedDict):
+    """The vector of one text."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float]
+
+
+class EmbeddingUsage(TypedDict):
+    """How many tokens the texts had."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(TypedDict):
+    """The vectors of texts."""
+
+    object: Literal["list"]
+    data: list[EmbeddingItem]
+    model: str
+    usage: EmbeddingUsage
+
+
+class StreamOptions(TypedDict, total=False):
+    """`include_usage`: a stream ends with a chunk that holds `usage` and no choices."""
+
+    include_usage: bool
