@@ -275,17 +275,48 @@ enum {
   SF_ATTENTION_OUTPUT = 5 /* (d, heads · head_dim) */
 };
 
-/* Vectors of sf_model_set_vector, F32. */
+/* Vectors of sf_model_set_vector, F32. All but the three norms are optional. */
 enum {
-  SF_OUTPUT_NORM = 0,    /* (d), layer -1 */
-  SF_ATTENTION_NORM = 1, /* (d) */
-  SF_FFN_NORM = 2,       /* (d) */
-  SF_ROPE_FACTORS = 3    /* (rope_dims / 2), layer -1, optional: each frequency is divided by its factor */
+  SF_OUTPUT_NORM = 0,         /* (d), layer -1 */
+  SF_ATTENTION_NORM = 1,      /* (d) */
+  SF_FFN_NORM = 2,            /* (d) */
+  SF_ROPE_FACTORS = 3,        /* (rope_dims / 2), layer -1 for every layer that has none of its own: each frequency is
+                                 divided by its factor */
+  SF_OUTPUT_NORM_BIAS = 4,    /* (d), layer -1; biases of norms are for SF_NORM_LAYER */
+  SF_ATTENTION_NORM_BIAS = 5, /* (d) */
+  SF_FFN_NORM_BIAS = 6,       /* (d) */
+  SF_OUTPUT_BIAS = 7,         /* (vocab), layer -1 */
+  SF_ATTENTION_Q_BIAS = 8,    /* (heads · head_dim) */
+  SF_ATTENTION_K_BIAS = 9,    /* (kv_heads · head_dim) */
+  SF_ATTENTION_V_BIAS = 10,   /* (kv_heads · head_dim) */
+  SF_ATTENTION_OUTPUT_BIAS = 11, /* (d) */
+  SF_ATTENTION_Q_NORM = 12,      /* (head_dim): of each query head, before its rotation */
+  SF_ATTENTION_K_NORM = 13,      /* (head_dim): of each key head */
+  SF_ATTENTION_POST_NORM = 14,   /* (d): of what attention adds to the residual stream */
+  SF_FFN_POST_NORM = 15,         /* (d): of what the feed-forward layer adds to it */
+  SF_ATTENTION_SUB_NORM = 16     /* (heads · head_dim): of the heads together, before the output matrix */
 };
 
-/* A model without weights. Token x → RMS norm → attention with rotary positions on the first rope_dims of each head,
- * pairs (2i, 2i+1) → RMS norm → feed-forward, each added to the residual stream (Llama; Touvron et al. 2023).
- * Errors: ARGUMENT (sizes < 1, heads not a multiple of kv_heads, rope_dims odd or > head_dim), MEMORY. */
+/* Numbers of sf_model_set_number, with layer -1 where nothing else is said. */
+enum {
+  SF_NORM_KIND = 0,        /* SF_NORM_RMS (the start value) or SF_NORM_LAYER */
+  SF_ROPE_HALVES = 1,      /* 0: rotation turns the pairs (2i, 2i + 1) of a head. 1: (i, i + rope_dims / 2) */
+  SF_ROPE_AMPLITUDE = 2,   /* 1: factor of every cosine and sine */
+  SF_EMBEDDING_SCALE = 3,  /* 1: factor of the embeddings */
+  SF_RESIDUAL_SCALE = 4,   /* 1: factor of all that is added to the residual stream */
+  SF_LOGIT_SCALE = 5,      /* 1: factor of the logits */
+  SF_LOGIT_CAP = 6,        /* 0: none. Else, then, logits become cap · tanh(logit / cap) */
+  SF_ATTENTION_SCALE = 7,  /* 1/√head_dim: factor of query · key */
+  SF_ATTENTION_CAP = 8,    /* 0: none. Else those products become cap · tanh(product / cap) */
+  SF_ROPE_BASE = 9,        /* of a layer; layer -1: of every layer that has none of its own */
+  SF_ATTENTION_WINDOW = 10 /* of a layer, 0: none. Else a token sees so many tokens, itself the last of them */
+};
+
+enum { SF_NORM_RMS = 0, SF_NORM_LAYER = 1 };
+
+/* A model without weights. Token x → norm → attention with rotary positions on the first rope_dims of each head → norm
+ * → feed-forward, each added to the residual stream (Llama; Touvron et al. 2023), with the parts of other models where
+ * they are set. Errors: ARGUMENT (sizes < 1, heads not a multiple of kv_heads, rope_dims odd or > head_dim), MEMORY. */
 SF_API int32_t sf_model_open(sf_model **out, sf_context *context, int32_t layers, int32_t d, int32_t heads,
                              int32_t kv_heads, int32_t head_dim, int32_t vocab, int32_t rope_dims, float rope_base,
                              float norm_epsilon);
@@ -294,6 +325,9 @@ SF_API void sf_model_close(sf_model *model);
 SF_API int32_t sf_model_set_matrix(sf_model *model, int32_t layer, int32_t role, const sf_matrix *matrix);
 /* Copies `count` floats. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE. */
 SF_API int32_t sf_model_set_vector(sf_model *model, int32_t layer, int32_t role, const float *values, int32_t count);
+/* What is not a tensor. Whole numbers and switches are floats without a fraction, up to 2^24. Sessions that are open
+ * keep the rope that they began with. Errors: ARGUMENT (role, layer, a value outside its range). */
+SF_API int32_t sf_model_set_number(sf_model *model, int32_t layer, int32_t role, float value);
 /* Borrows `ffn`, d_in = d_out = d. Errors: ARGUMENT (also for a cached layer, or one of another context), SHAPE. */
 SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
 

@@ -125,19 +125,30 @@ int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *
 
 /* ---- Model ---- */
 
+enum {
+  SF_MATRIX_ROLES = SF_ATTENTION_OUTPUT + 1,
+  SF_VECTOR_ROLES = SF_ATTENTION_SUB_NORM + 1,
+  SF_NUMBER_ROLES = SF_ATTENTION_WINDOW + 1
+};
+
+/* What a model has once, or a layer has, by role; NULL where there is none. A role that is not of that kind has an
+ * empty place. */
 typedef struct {
-  const sf_matrix *q, *k, *v, *output;
-  float *attention_norm, *ffn_norm;
-  sf_ffn *ffn;
-} sf_layer;
+  const sf_matrix *matrices[SF_MATRIX_ROLES];
+  float *vectors[SF_VECTOR_ROLES];
+  float numbers[SF_NUMBER_ROLES];
+  sf_ffn *ffn; /* of a layer */
+} sf_part;
 
 struct sf_model {
   sf_context *context;
   int32_t n_layers, d, heads, kv_heads, head_dim, vocab, rope_dims;
-  float rope_base, norm_epsilon;
-  const sf_matrix *embedding, *output;
-  float *output_norm, *rope_factors;
-  sf_layer *layers;
+  float norm_epsilon;
+  sf_part own;
+  sf_part *layers;
 };
+
+/* 1 when every tensor that a model cannot do without is there. */
+int32_t sf_model_complete(const sf_model *model);
 
 #endif

@@ -34,6 +34,7 @@
 #include "kernels/axpy.h"
 #include "kernels/dot.h"
 #include "kernels/elementwise.h"
+#include "kernels/layer_norm.h"
 
 const sf_kernels SF_ISA_TABLE = {
     .name = SF_ISA_NAME,
@@ -44,7 +45,9 @@ const sf_kernels SF_ISA_TABLE = {
     .multiply = multiply,
     .add = add,
     .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
     .softmax = softmax,
+    .softcap = softcap,
     .rope = rope,
     .all_finite = all_finite,
 };

@@ -57,9 +57,13 @@ typedef struct {
   void (*multiply)(const float *a, const float *b, int32_t count, float *y); /* y = a · b, y may be a or b */
   void (*add)(const float *a, const float *b, int32_t count, float *y);      /* y = a + b, y may be a or b */
   void (*rms_norm)(const float *x, const float *weight, int32_t d, float epsilon, float *y);
+  /* y = (x - mean x) / √(variance x + epsilon) · weight + bias; bias may be NULL. */
+  void (*layer_norm)(const float *x, const float *weight, const float *bias, int32_t d, float epsilon, float *y);
   void (*softmax)(const float *x, int32_t count, float *y);
-  /* Rotates pairs (2i, 2i+1), i < pairs, by the angles whose cosine and sine are given: cos_sin (pairs, 2). */
-  void (*rope)(float *x, const float *cos_sin, int32_t pairs);
+  void (*softcap)(float cap, float *x, int32_t count); /* x = cap · tanh(x / cap), in place */
+  /* Rotates pairs of x, i < pairs, by the angles whose cosine and sine are given: cos_sin (pairs, 2). A pair is
+   * (2i, 2i + 1) or, with `halves` 1, (i, i + pairs). */
+  void (*rope)(float *x, const float *cos_sin, int32_t pairs, int32_t halves);
   int32_t (*all_finite)(const float *x, int32_t count); /* 1 when no NaN or infinity */
 } sf_kernels;
 

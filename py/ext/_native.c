@@ -210,6 +210,7 @@ static PyObject *from_text(text value) {
   VOID(sf_model_close, 1, (h))                                          \
   RESULT(int32_t, sf_model_set_matrix, 4, (h, i, i, h))                 \
   RESULT(int32_t, sf_model_set_vector, 5, (h, i, i, p, i))              \
+  RESULT(int32_t, sf_model_set_number, 4, (h, i, i, f))                 \
   RESULT(int32_t, sf_model_set_ffn, 3, (h, i, h))                       \
   RESULT(int32_t, sf_session_open, 3, (w, h, i))                        \
   VOID(sf_session_close, 1, (h))                                        \

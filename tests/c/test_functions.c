@@ -158,21 +158,86 @@ static void test_rms_norm(const sf_kernels *kernels) {
   }
 }
 
-static void test_rope(const sf_kernels *kernels) {
+static void check_layer_norm(const sf_kernels *kernels, const float *x, const float *weight, const float *bias,
+                             int32_t d, float epsilon) {
+  float *input = guarded(x, d), *y = guarded(x, d), *reference = guarded(x, d);
+  float *w = guarded(weight, d), *b = guarded(bias ? bias : weight, d);
+  double mean = 0, squares = 0, most = 0;
+  for (int32_t i = 0; i < d; ++i) mean += (double)x[i] / d, most = fmax(most, fabs((double)x[i]));
+  for (int32_t i = 0; i < d; ++i) squares += ((double)x[i] - mean) * ((double)x[i] - mean);
+  const double spread = sqrt(squares / d + (double)epsilon);
+  kernels->layer_norm(input, w, bias ? b : NULL, d, epsilon, y);
+  kernels->layer_norm(input, w, bias ? b : NULL, d, epsilon, input);
+  CHECK(same(input, y, d), "layer_norm of %d in place differs", d);
+  for (int32_t i = 0; i < d; ++i) {
+    const double normed = (double)x[i] - mean == 0 ? 0 : ((double)x[i] - mean) / spread;
+    const double wanted = normed * (double)weight[i] + (bias ? (double)bias[i] : 0);
+    const double bound = (8 + d / 8.0) * 6e-8 * (fabs(wanted) + fabs((double)weight[i]) * (1 + most / spread));
+    CHECK(fabs((double)y[i] - wanted) <= bound + 1e-44, "layer_norm of %d, place %d: %.9g, not %.9g", d, i,
+          (double)y[i], wanted);
+  }
+  if (same_bits_as(kernels)) {
+    same_bits_as(kernels)->layer_norm(x, weight, bias, d, epsilon, reference);
+    CHECK(same(y, reference, d), "layer_norm: not the scalar bits");
+  }
+  check_free(input, 4), check_free(y, 4), check_free(reference, 4), check_free(w, 4), check_free(b, 4);
+}
+
+static void test_layer_norm(const sf_kernels *kernels) {
+  static const float scales[] = {3, 1e-4f, 1e15f, 1e18f, FLT_MAX};
+  float x[MOST], weight[MOST], bias[MOST];
+  for (int32_t d = 1; d <= MOST; d = next_length(d)) {
+    fill(weight, d, 2), fill(bias, d, 1);
+    for (int s = 0; s < 5; ++s) {
+      fill(x, d, scales[s]);
+      check_layer_norm(kernels, x, weight, s % 2 ? bias : NULL, d, 1e-5f);
+    }
+    fill(x, d, 0.1f);
+    for (int32_t i = 0; i < d; ++i) x[i] += 20; /* a mean far above the deviations */
+    check_layer_norm(kernels, x, weight, bias, d, 1e-5f);
+    for (int32_t i = 0; i < d; ++i) x[i] = 0x1p100f;
+    check_layer_norm(kernels, x, weight, bias, d, 1e-5f);
+  }
+}
+
+static void test_softcap(const sf_kernels *kernels) {
+  static const float scales[] = {1e-3f, 1, 60, 1e6f, FLT_MAX};
+  float x[MOST];
+  for (int32_t n = 0; n <= MOST; n = next_length(n)) {
+    for (int s = 0; s < 5; ++s) {
+      fill(x, n, scales[s]);
+      float *y = guarded(x, n), *reference = guarded(x, n);
+      kernels->softcap(30, y, n);
+      for (int32_t i = 0; i < n; ++i) {
+        const double wanted = 30 * tanh((double)x[i] / 30);
+        CHECK(fabs((double)y[i] - wanted) <= 1e-5, "softcap of %.9g: %.9g, not %.9g", (double)x[i], (double)y[i],
+              wanted);
+      }
+      if (same_bits_as(kernels)) {
+        same_bits_as(kernels)->softcap(30, reference, n);
+        CHECK(same(y, reference, n), "softcap: not the scalar bits");
+      }
+      check_free(y, 4), check_free(reference, 4);
+    }
+  }
+}
+
+static void test_rope(const sf_kernels *kernels, int32_t halves) {
   float x[2 * 70], turn[2 * 70];
   for (int32_t pairs = 0; pairs <= 70; ++pairs) {
+    const int32_t step = halves ? 1 : 2, apart = halves ? pairs : 1;
     fill(x, 2 * pairs, 2);
     for (int32_t i = 0; i < pairs; ++i) turn[2 * i] = (float)cos(i * 1.7), turn[2 * i + 1] = (float)sin(i * 1.7);
     float *y = guarded(x, 2 * pairs), *angles = guarded(turn, 2 * pairs), *reference = guarded(x, 2 * pairs);
-    kernels->rope(y, angles, pairs);
+    kernels->rope(y, angles, pairs, halves);
     for (int32_t i = 0; i < pairs; ++i) {
-      const double even = (double)x[2 * i], odd = (double)x[2 * i + 1], c = (double)turn[2 * i],
+      const double a = (double)x[step * i], b = (double)x[step * i + apart], c = (double)turn[2 * i],
                    s = (double)turn[2 * i + 1];
-      CHECK(fabs((double)y[2 * i] - (even * c - odd * s)) <= 1e-6, "rope, pair %d of %d", i, pairs);
-      CHECK(fabs((double)y[2 * i + 1] - (even * s + odd * c)) <= 1e-6, "rope, pair %d of %d", i, pairs);
+      CHECK(fabs((double)y[step * i] - (a * c - b * s)) <= 1e-6, "rope, pair %d of %d", i, pairs);
+      CHECK(fabs((double)y[step * i + apart] - (a * s + b * c)) <= 1e-6, "rope, pair %d of %d", i, pairs);
     }
     if (same_bits_as(kernels)) {
-      same_bits_as(kernels)->rope(reference, angles, pairs);
+      same_bits_as(kernels)->rope(reference, angles, pairs, halves);
       CHECK(same(y, reference, 2 * pairs), "rope: not the scalar bits");
     }
     check_free(y, 4), check_free(angles, 4), check_free(reference, 4);
@@ -273,7 +338,10 @@ int main(void) {
     test_activations(kernels);
     test_softmax(kernels);
     test_rms_norm(kernels);
-    test_rope(kernels);
+    test_layer_norm(kernels);
+    test_softcap(kernels);
+    test_rope(kernels, 0);
+    test_rope(kernels, 1);
     test_elementwise(kernels);
     test_all_finite(kernels);
     test_quantize_i16(kernels);

@@ -104,6 +104,21 @@ static void activate(int32_t activation, float parameter, const float *x, int32_
   }
 }
 
+/* tanh z = sign(z) · (1 - e) / (1 + e), e = e^-2|z|, so nothing overflows. */
+SF_INLINE vf softcap_of(vf cap, vf inverse, vf x) {
+  const vf one = v_set1(1.0f), zero = v_set1(0);
+  const vf e = exp_negative(v_mul(v_set1(-2.0f), v_abs(v_mul(x, inverse))));
+  const vf capped = v_mul(cap, v_div(v_sub(one, e), v_add(one, e)));
+  return v_select(v_less(x, zero), v_sub(zero, capped), capped);
+}
+
+static void softcap(float cap, float *x, int32_t count) {
+  const vf most = v_set1(cap), inverse = v_set1(1.0f / cap);
+  int32_t i = 0;
+  for (; i + SF_LANES <= count; i += SF_LANES) v_store(x + i, softcap_of(most, inverse, v_load(x + i)));
+  if (i < count) v_store_tail(x + i, softcap_of(most, inverse, v_load_tail(x + i, count - i)), count - i);
+}
+
 /* e^(x - max x) / Σ e^(x - max x). */
 static void softmax(const float *x, int32_t count, float *y) {
   vf most = v_set1(-FLT_MAX);

@@ -47,11 +47,12 @@ static void rms_norm(const float *x, const float *weight, int32_t d, float epsil
   }
 }
 
-static void rope(float *x, const float *cos_sin, int32_t pairs) {
-  for (int32_t i = 0; i < pairs; ++i) {
-    const float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], even = x[2 * i], odd = x[2 * i + 1];
-    x[2 * i] = even * c - odd * s;
-    x[2 * i + 1] = even * s + odd * c;
+static void rope(float *x, const float *cos_sin, int32_t pairs, int32_t halves) {
+  const int32_t step = halves ? 1 : 2, apart = halves ? pairs : 1;
+  for (int32_t i = 0; i < pairs; ++i, x += step) {
+    const float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], first = x[0], second = x[apart];
+    x[0] = first * c - second * s;
+    x[apart] = first * s + second * c;
   }
 }
 
