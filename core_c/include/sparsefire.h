@@ -82,6 +82,13 @@ SF_API void sf_context_close(sf_context *context);
 SF_API int32_t sf_context_isa(const sf_context *context);
 SF_API int32_t sf_context_threads(const sf_context *context);
 
+/* How passes that leave neurons out choose, from the numbers of neurons alone, which of their ways is the fastest; no
+ * choice changes a bit of a result. For weights in `format`: `scattered` is the time of a row out of a list over that
+ * of a row among all in order, `batched` the time of a product of a row and a vector, when a row meets several vectors
+ * at once, over that with one vector. A context starts with what was measured (docs/performance.md).
+ * Errors: ARGUMENT (not above 0, or not finite), FORMAT. */
+SF_API int32_t sf_context_set_costs(sf_context *context, int32_t format, float scattered, float batched);
+
 /* ---- Weight formats ---------------------------------------------------------------------------------------- */
 
 /* The numbers are GGUF's own tensor type numbers. */
@@ -204,9 +211,13 @@ SF_API void sf_ffn_close(sf_ffn *ffn);
 SF_API int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bias, const float *down_bias);
 /* Borrows `predictor` (NULL: none). Errors: ARGUMENT (also for one of another context), SHAPE. */
 SF_API int32_t sf_ffn_set_predictor(sf_ffn *ffn, sf_predictor *predictor);
-/* In exact and sparse mode, neurons with |activation(gate)| ≤ cutoff are skipped (0, the default: only exact zeros).
- * Errors: ARGUMENT (negative or not finite). */
-SF_API int32_t sf_ffn_set_cutoff(sf_ffn *ffn, float cutoff);
+/* What else leaves neurons out, everywhere but in dense mode; 0, the default, leaves out exact zeros alone. */
+enum {
+  SF_CUTOFF_GATE = 0,   /* |activation(gate)| ≤ cutoff: neither up nor down is computed */
+  SF_CUTOFF_PRODUCT = 1 /* |activation(gate) · up| ≤ cutoff: down is not computed */
+};
+/* Both hold at once. In an ungated layer both are of |activation(up)|. Errors: ARGUMENT (negative or not finite). */
+SF_API int32_t sf_ffn_set_cutoff(sf_ffn *ffn, int32_t kind, float cutoff);
 /* y (n, d_out) from x (n, d_in). Writes for each vector the neurons whose gate was computed (ungated: whose up was)
  * to selected (n) and those whose down was computed to active (n); either may be NULL.
  * Errors: ARGUMENT, UNSUPPORTED (a sparse mode with down by output), NOT_FINITE (x), MEMORY. */

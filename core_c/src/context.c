@@ -11,6 +11,13 @@ enum {
   BYTES_PER_PART = 16 << 10 /* below this, handing a part to another thread costs more than doing it */
 };
 
+/* Measured with bench/path_costs.py; see docs/performance.md. */
+static const sf_costs measured_costs[SF_FORMATS] = {
+    [SF_FORMAT_F32] = {1.1f, 0.4f},
+    [SF_FORMAT_F16] = {1.1f, 0.4f},
+    [SF_FORMAT_Q8_0] = {1.1f, 0.4f},
+};
+
 const char *sf_status_text(int32_t status) {
   switch (status) {
     case SF_OK:
@@ -108,7 +115,19 @@ int32_t sf_context_open(sf_context **out, int32_t isa, int32_t threads) {
     sf_free(context);
     return SF_ERROR_MEMORY;
   }
+  for (int32_t i = 0; i < SF_FORMATS; i++) context->costs[i] = measured_costs[i];
   *out = context;
+  return SF_OK;
+}
+
+int32_t sf_context_set_costs(sf_context *context, int32_t format, float scattered, float batched) {
+  if (!context || !(scattered > 0) || !isfinite(scattered) || !(batched > 0) || !isfinite(batched)) {
+    return SF_ERROR_ARGUMENT;
+  }
+  const sf_format *found = sf_format_find(format);
+  if (!found) return SF_ERROR_FORMAT;
+  context->costs[found->index].scattered = scattered;
+  context->costs[found->index].batched = batched;
   return SF_OK;
 }
 

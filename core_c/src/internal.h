@@ -21,6 +21,11 @@ int32_t sf_copy_floats(float **copy, const float *values, int32_t count);
 
 /* ---- Context ---- */
 
+/* What sparse passes choose their way by: see sf_context_set_costs. */
+typedef struct {
+  float scattered, batched;
+} sf_costs;
+
 struct sf_context {
   const sf_kernels *kernels;
   int32_t isa;
@@ -28,6 +33,7 @@ struct sf_context {
   int16_t *values; /* work memory of sf_prepare */
   float *scales;
   size_t values_capacity, scales_capacity;
+  sf_costs costs[SF_FORMATS];
 };
 
 /* Into how many parts to cut work that touches `bytes` of weights: 1 when waking threads would cost more. */
@@ -51,6 +57,8 @@ sf_rows sf_matrix_rows(const sf_matrix *matrix, const int32_t *ids, int32_t firs
  * borrows. Valid until the next call. */
 int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x, int32_t n, int32_t columns,
                    sf_inputs *inputs);
+/* Input j of several, of `columns` numbers. */
+sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns);
 /* out[j * out_stride + i] = row i · input j for `n_rows` rows: ids, or the first ones when ids is NULL. */
 void sf_multiply(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t n_rows,
                  const sf_inputs *inputs, int32_t n, float *out, size_t out_stride);
@@ -61,6 +69,11 @@ void sf_accumulate(sf_context *context, const sf_matrix *matrix, const int32_t *
                    float *y);
 
 /* ---- Predictor and feed-forward layer ---- */
+
+enum {
+  SF_FFN_BATCH = 32, /* vectors of one pass through a layer: bounds its work memory */
+  SF_MOST = 1 << 24  /* neurons or inputs, far above any layer; keeps SF_FFN_BATCH times it within 32 bits */
+};
 
 struct sf_predictor {
   sf_context *context;
@@ -74,12 +87,14 @@ struct sf_predictor {
   int32_t relu_between;
   int32_t rule, least, most, hot;
   float threshold;
-  float *z;      /* low-rank: (rank) */
-  float *scores; /* (hidden) */
+  float *z;      /* low-rank: (n, rank), grown as needed */
+  float *scores; /* (n, hidden), grown as needed */
+  size_t z_capacity, scores_capacity;
 };
 
-/* Selected neurons of one finite x (d), ascending, into ids (hidden). Returns how many, or an error. */
-int32_t sf_predict(sf_predictor *predictor, const float *x, int32_t *ids);
+/* Selected neurons of each of n finite vectors x (n, d), ascending, into ids (n, hidden), and how many into counts
+ * (n). */
+int32_t sf_predict(sf_predictor *predictor, const float *x, int32_t n, int32_t *ids, int32_t *counts);
 
 struct sf_cache {
   int32_t hidden, slots, policy, pinned_count;
@@ -106,22 +121,54 @@ struct sf_ffn {
   sf_context *context;
   const sf_matrix *gate, *up, *down;
   int32_t down_layout, activation;
-  float parameter, cutoff;
+  float parameter;
+  float gate_cutoff, product_cutoff;
   int32_t d_in, d_out, hidden;
   float *gate_bias, *up_bias, *down_bias;
   sf_predictor *predictor;
   sf_cache *cache;          /* NULL: the matrices have a row for each neuron. Else: for each slot of the cache */
   sf_matrix *slot_matrices; /* of a cached layer: (3) gate, up, down; owned */
-  int32_t *ids;             /* (hidden) */
-  int32_t *rows;            /* (hidden) of a cached layer: the rows of the neurons in ids */
-  float *gate_values;       /* (n, hidden), grown by dense passes; sparse ones use one row */
-  float *up_values;
-  size_t gate_capacity, up_capacity;
+  int32_t *rows;            /* (hidden) of a cached layer: the rows of the neurons that are computed */
+  /* Work memory of a pass of n vectors, each (n, hidden), grown as needed. */
+  float *gate_values, *up_values;
+  int32_t *ids;       /* the neurons of each vector */
+  float *some_values; /* what a part of the neurons gives, before it is put in its place */
+  int32_t *some_ids;
+  int32_t *uses; /* (2, hidden): see ffn_sparse.c */
+  size_t gate_capacity, up_capacity, ids_capacity, some_capacity, some_ids_capacity, uses_capacity;
 };
 
 /* sf_ffn_forward without its checks; counts the neurons that fired in fired (hidden), NULL: does not. */
 int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected, int32_t *active,
                    uint8_t *fired);
+
+/* Steps of a pass; n ≤ SF_FFN_BATCH. */
+
+/* Makes room for n vectors. */
+int32_t sf_ffn_reserve(sf_ffn *ffn, int32_t n);
+/* x (n, d_in) in the form, or forms, that gate and up multiply. */
+int32_t sf_ffn_prepare(const sf_ffn *ffn, const float *x, int32_t n, sf_inputs *inputs);
+/* y (n, d_out) starts as the bias. */
+void sf_ffn_start_output(const sf_ffn *ffn, int32_t n, float *y);
+/* Leaves activation(gate) ∘ up, or activation(up), of every neuron in up_values (n, hidden). */
+void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n);
+/* y (n, d_out) += of each vector j, Σ_i alpha[j * hidden + i] · down row ids[j * hidden + i], i < counts[j], in that
+ * order, the ids ascending; ids NULL: of every row. Not for a cached layer unless n is 1 and the ids are its rows. */
+void sf_ffn_add_down(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, const float *alpha, int32_t n,
+                     float *y);
+/* Neurons of a tile: rows that stay in cache while each vector of a batch uses those it wants, `wanted` ≥ 1 of them in
+ * all (counted once for each vector). */
+int32_t sf_ffn_tile(const sf_ffn *ffn, const sf_matrix *matrix, int64_t wanted);
+/* A pass with every neuron. */
+int32_t sf_ffn_dense(sf_ffn *ffn, const float *x, int32_t n, float *y);
+/* A pass in exact or sparse mode, y starting as the bias. Writes counts (n), see sf_ffn_forward. */
+int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected,
+                      int32_t *active, uint8_t *fired);
+/* Counts in fired (hidden) the neurons ids (n, hidden), of each vector the first counts[j]; ids NULL: those whose
+ * activation, left by a pass with every neuron, is not 0. */
+void sf_ffn_count_fired(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, uint8_t *fired);
+/* Adds to y what the neurons ids (count) make of one x. */
+int32_t sf_ffn_add_neurons(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y);
 
 /* ---- Model ---- */
 

@@ -2,7 +2,7 @@
 
 #include "internal.h"
 
-enum { ROW_GRAIN = 4, COLUMN_GRAIN = 128 };
+enum { ROW_GRAIN = 8, COLUMN_GRAIN = 128 };
 
 int32_t sf_matrix_open(sf_matrix **out, const void *data, size_t bytes, int32_t format, int32_t rows, int32_t columns,
                        size_t row_stride) {
@@ -57,6 +57,16 @@ int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x,
   inputs->values = context->values;
   inputs->scales = context->scales;
   return SF_OK;
+}
+
+sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns) {
+  size_t at = (size_t)j * (size_t)columns;
+  sf_inputs one = {inputs->f32 + at, NULL, NULL};
+  if (inputs->values) {
+    one.values = inputs->values + at;
+    one.scales = inputs->scales + at / SF_BLOCK;
+  }
+  return one;
 }
 
 typedef struct {

@@ -3,6 +3,15 @@
 
 #include "internal.h"
 
+/* Room for the scores of n vectors. */
+static int32_t reserve(sf_predictor *predictor, int32_t n) {
+  size_t scores = sf_size_product((size_t)n, (size_t)predictor->hidden);
+  size_t between = predictor->p ? sf_size_product((size_t)n, (size_t)predictor->p->rows) : 0;
+  int32_t status = sf_grow((void **)&predictor->scores, &predictor->scores_capacity, scores, sizeof(float));
+  if (status != SF_OK) return status;
+  return sf_grow((void **)&predictor->z, &predictor->z_capacity, between, sizeof(float));
+}
+
 /* What every kind of predictor has. */
 static int32_t start(sf_predictor *predictor, sf_context *context, int32_t d, int32_t hidden) {
   predictor->context = context;
@@ -10,8 +19,7 @@ static int32_t start(sf_predictor *predictor, sf_context *context, int32_t d, in
   predictor->hidden = hidden;
   predictor->rule = SF_RULE_THRESHOLD;
   predictor->most = hidden;
-  predictor->scores = sf_array((size_t)hidden, sizeof(float));
-  return predictor->scores ? SF_OK : SF_ERROR_MEMORY;
+  return reserve(predictor, 1);
 }
 
 int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const sf_matrix *p, const sf_matrix *q,
@@ -19,15 +27,13 @@ int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const sf_matr
   if (!out) return SF_ERROR_ARGUMENT;
   *out = NULL;
   if (!context || !p || !q || relu_between < 0 || relu_between > 1) return SF_ERROR_ARGUMENT;
-  if (q->columns != p->rows) return SF_ERROR_SHAPE;
+  if (q->columns != p->rows || p->rows > SF_MOST || p->columns > SF_MOST || q->rows > SF_MOST) return SF_ERROR_SHAPE;
   sf_predictor *predictor = sf_array(1, sizeof(sf_predictor));
   if (!predictor) return SF_ERROR_MEMORY;
   predictor->p = p;
   predictor->q = q;
   predictor->relu_between = relu_between;
-  predictor->z = sf_array((size_t)p->rows, sizeof(float));
   int32_t status = start(predictor, context, p->columns, q->rows);
-  if (!predictor->z) status = SF_ERROR_MEMORY;
   if (status == SF_OK) status = sf_copy_floats(&predictor->bias, bias, q->rows);
   if (status != SF_OK) {
     sf_predictor_close(predictor);
@@ -47,6 +53,7 @@ int32_t sf_predictor_open_sign(sf_predictor **out, sf_context *context, const sf
   if (!out) return SF_ERROR_ARGUMENT;
   *out = NULL;
   if (!context || !gate || !isfinite(alpha)) return SF_ERROR_ARGUMENT;
+  if (gate->rows > SF_MOST || gate->columns > SF_MOST) return SF_ERROR_SHAPE;
   sf_predictor *predictor = sf_array(1, sizeof(sf_predictor));
   if (!predictor) return SF_ERROR_MEMORY;
   int32_t d = gate->columns, words = d / 32 + (d % 32 != 0);
@@ -93,22 +100,27 @@ int32_t sf_predictor_set_rule(sf_predictor *predictor, int32_t rule, float thres
   return SF_OK;
 }
 
-static int32_t low_rank_scores(sf_predictor *predictor, const float *x, int32_t first, float *scores) {
+/* See score(); n vectors for which there is room. */
+static int32_t low_rank_scores(sf_predictor *predictor, const float *x, int32_t n, int32_t first, float *scores,
+                               size_t stride) {
   sf_context *context = predictor->context;
   const sf_kernels *kernels = context->kernels;
   sf_inputs inputs;
   int32_t rank = predictor->p->rows, count = predictor->hidden - first;
-  int32_t status = sf_prepare_multiply(context, predictor->p, x, 1, predictor->z);
+  int32_t status = sf_prepare_multiply(context, predictor->p, x, n, predictor->z);
   if (status != SF_OK) return status;
-  if (predictor->relu_between) kernels->activate(SF_RELU, 0, predictor->z, rank, predictor->z);
+  if (predictor->relu_between) kernels->activate(SF_RELU, 0, predictor->z, n * rank, predictor->z);
   /* A sum of finite products may still overflow; the block formats cannot represent that. */
-  if (!kernels->all_finite(predictor->z, rank)) return SF_ERROR_NOT_FINITE;
-  status = sf_prepare(context, predictor->q->format, predictor->z, 1, rank, &inputs);
+  if (!kernels->all_finite(predictor->z, n * rank)) return SF_ERROR_NOT_FINITE;
+  status = sf_prepare(context, predictor->q->format, predictor->z, n, rank, &inputs);
   if (status != SF_OK) return status;
   sf_matrix cold = *predictor->q;
   cold.data += (size_t)first * cold.stride;
-  sf_multiply(context, &cold, NULL, count, &inputs, 1, scores, (size_t)count);
-  if (predictor->bias) kernels->add(scores, predictor->bias + first, count, scores);
+  sf_multiply(context, &cold, NULL, count, &inputs, n, scores, stride);
+  for (int32_t j = 0; predictor->bias && j < n; j++) {
+    float *scores_j = scores + (size_t)j * stride;
+    kernels->add(scores_j, predictor->bias + first, count, scores_j);
+  }
   return SF_OK;
 }
 
@@ -132,41 +144,52 @@ static void sign_scores(sf_predictor *predictor, const float *x, int32_t first, 
   }
 }
 
-/* scores (hidden - first) of the neurons from `first` on. */
-static int32_t score(sf_predictor *predictor, const float *x, int32_t first, float *scores) {
-  if (predictor->q) return low_rank_scores(predictor, x, first, scores);
-  sign_scores(predictor, x, first, scores);
+/* scores (n, hidden - first), rows `stride` apart, of the neurons from `first` on; n ≤ SF_FFN_BATCH. */
+static int32_t score(sf_predictor *predictor, const float *x, int32_t n, int32_t first, float *scores, size_t stride) {
+  if (predictor->q) return low_rank_scores(predictor, x, n, first, scores, stride);
+  for (int32_t j = 0; j < n; j++) {
+    sign_scores(predictor, x + (size_t)j * (size_t)predictor->d, first, scores + (size_t)j * stride);
+  }
   return SF_OK;
 }
 
-int32_t sf_predict(sf_predictor *predictor, const float *x, int32_t *ids) {
-  int32_t hot = predictor->hot, cold = predictor->hidden - hot, chosen = 0;
-  for (int32_t i = 0; i < hot; i++) ids[i] = i;
-  if (cold == 0) return hot;
-  int32_t status = score(predictor, x, hot, predictor->scores);
-  if (status != SF_OK) return status;
+/* Neurons of one vector, from the scores (hidden - hot) of the cold ones. */
+static int32_t select(const sf_predictor *predictor, const float *scores, int32_t *ids) {
+  int32_t hot = predictor->hot, cold = predictor->hidden - hot, chosen;
   if (predictor->rule == SF_RULE_TOP_K) {
-    chosen = sf_select_top_k(predictor->scores, cold, predictor->most, ids + hot);
+    chosen = sf_select_top_k(scores, cold, predictor->most, ids + hot);
   } else {
-    chosen = sf_select_threshold(predictor->scores, cold, predictor->threshold, predictor->least, predictor->most,
-                                 ids + hot);
+    chosen = sf_select_threshold(scores, cold, predictor->threshold, predictor->least, predictor->most, ids + hot);
   }
-  for (int32_t i = hot; i < hot + chosen; i++) ids[i] += hot;
+  for (int32_t i = 0; i < hot; i++) ids[i] = i;
+  for (int32_t i = hot; hot > 0 && i < hot + chosen; i++) ids[i] += hot;
   return hot + chosen;
+}
+
+int32_t sf_predict(sf_predictor *predictor, const float *x, int32_t n, int32_t *ids, int32_t *counts) {
+  size_t hidden = (size_t)predictor->hidden;
+  int32_t status = reserve(predictor, n);
+  if (status == SF_OK && predictor->hot < predictor->hidden) {
+    status = score(predictor, x, n, predictor->hot, predictor->scores, hidden);
+  }
+  for (int32_t j = 0; j < n && status == SF_OK; j++) {
+    counts[j] = select(predictor, predictor->scores + (size_t)j * hidden, ids + (size_t)j * hidden);
+  }
+  return status;
 }
 
 int32_t sf_predictor_scores(sf_predictor *predictor, const float *x, int32_t n, float *scores) {
   if (!predictor || !x || !scores || n < 0) return SF_ERROR_ARGUMENT;
   sf_context *context = predictor->context;
   int32_t d = predictor->d, status = SF_OK;
+  size_t hidden = (size_t)predictor->hidden;
   sf_pool_lock(context->pool);
-  for (int32_t j = 0; j < n && status == SF_OK; j++) {
-    const float *x_j = x + (size_t)j * (size_t)d;
-    if (!context->kernels->all_finite(x_j, d)) {
-      status = SF_ERROR_NOT_FINITE;
-    } else {
-      status = score(predictor, x_j, 0, scores + (size_t)j * (size_t)predictor->hidden);
-    }
+  for (int32_t first = 0; first < n && status == SF_OK; first += SF_FFN_BATCH) {
+    int32_t batch = n - first < SF_FFN_BATCH ? n - first : SF_FFN_BATCH;
+    const float *x_first = x + (size_t)first * (size_t)d;
+    if (!context->kernels->all_finite(x_first, batch * d)) status = SF_ERROR_NOT_FINITE;
+    if (status == SF_OK) status = reserve(predictor, batch);
+    if (status == SF_OK) status = score(predictor, x_first, batch, 0, scores + (size_t)first * hidden, hidden);
   }
   sf_pool_unlock(context->pool);
   return status;
@@ -177,7 +200,7 @@ int32_t sf_predictor_predict(sf_predictor *predictor, const float *x, int32_t *i
   sf_context *context = predictor->context;
   if (!context->kernels->all_finite(x, predictor->d)) return SF_ERROR_NOT_FINITE;
   sf_pool_lock(context->pool);
-  int32_t count = sf_predict(predictor, x, ids);
+  int32_t count, status = sf_predict(predictor, x, 1, ids, &count);
   sf_pool_unlock(context->pool);
-  return count;
+  return status == SF_OK ? count : status;
 }

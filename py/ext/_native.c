@@ -173,6 +173,7 @@ static PyObject *from_text(text value) {
   VOID(sf_context_close, 1, (h))                                        \
   RESULT(int32_t, sf_context_isa, 1, (h))                               \
   RESULT(int32_t, sf_context_threads, 1, (h))                           \
+  RESULT(int32_t, sf_context_set_costs, 4, (h, i, f, f))                \
   RESULT(size_t, sf_format_row_bytes, 2, (i, i))                        \
   RESULT(int32_t, sf_quantize, 6, (i, p, i, i, w, s))                   \
   RESULT(int32_t, sf_dequantize, 6, (i, p, s, i, i, w))                 \
@@ -194,7 +195,7 @@ static PyObject *from_text(text value) {
   VOID(sf_ffn_close, 1, (h))                                            \
   RESULT(int32_t, sf_ffn_set_bias, 4, (h, p, p, p))                     \
   RESULT(int32_t, sf_ffn_set_predictor, 2, (h, h))                      \
-  RESULT(int32_t, sf_ffn_set_cutoff, 2, (h, f))                         \
+  RESULT(int32_t, sf_ffn_set_cutoff, 3, (h, i, f))                      \
   RESULT(int32_t, sf_ffn_forward, 7, (h, i, p, i, w, w, w))             \
   RESULT(int32_t, sf_ffn_forward_active, 5, (h, p, i, p, w))            \
   RESULT(int32_t, sf_ffn_add_active, 5, (h, p, i, p, w))                \

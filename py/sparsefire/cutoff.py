@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from . import _arrays
 from .errors import ArgumentError, CalibrationError, NotFiniteError, ShapeError
-from .ffn import SparseFfn
+from .ffn import CUTOFFS, SparseFfn
+from .matrix import Matrix
 
 _FEWEST_SAMPLES = 20
 _MOST_SAMPLES = 500  # that a cutoff is tried on
@@ -18,9 +19,11 @@ _TRIALS = 24
 
 @dataclass(frozen=True)
 class CutoffReport:
-    """What a cutoff does to ``held_out`` samples that it was not chosen on: the error of the
-    output, ‖difference‖ / ‖output‖, and the share of the neurons that is computed in full."""
+    """What a cutoff ``on`` "gate" or "product" does to ``held_out`` samples that it was not chosen
+    on: the error of the output, ‖difference‖ / ‖output‖, and the share of the neurons whose part
+    of the output is computed."""
 
+    on: str
     cutoff: float
     error: float
     active_share: float
@@ -28,11 +31,13 @@ class CutoffReport:
 
 
 def calibrate_cutoff(
-    ffn: SparseFfn, samples: npt.ArrayLike, error: float, seed: int
+    ffn: SparseFfn, samples: npt.ArrayLike, max_error: float, on: str, seed: int
 ) -> CutoffReport:
     """See `SparseFfn.calibrate_cutoff`."""
-    if not 0 < error < 1:
-        raise ArgumentError(f"error must be between 0 and 1, got {error}")
+    if not 0 < max_error < 1:
+        raise ArgumentError(f"max_error must be between 0 and 1, got {max_error}")
+    if on not in CUTOFFS:
+        raise ArgumentError(f"on {on!r}: expected 'gate' or 'product'")
     x = _arrays.matrix(samples, "samples", f"(n, {ffn.d_in})")
     if x.shape[1] != ffn.d_in:
         raise ShapeError(f"samples: expected shape (n, {ffn.d_in}), got {x.shape}")
@@ -45,25 +50,25 @@ def calibrate_cutoff(
     order = np.random.default_rng(seed).permutation(len(x))
     held = x[order[: len(x) // 5]]
     fit = x[order[len(held) : len(held) + _MOST_SAMPLES]]
-    before, chosen = ffn.cutoff, None
+    before, chosen = (ffn.cutoff if on == "gate" else ffn.product_cutoff), None
     try:
         wanted = ffn.forward(fit, mode="dense")
-        low, high = 0.0, _largest_activation(ffn, fit)
+        low, high = 0.0, _largest(ffn, fit, on)
         for _ in range(_TRIALS):
             middle = (low + high) / 2
-            ffn.set_cutoff(middle)
-            if _error(ffn, fit, wanted) <= error:
+            ffn.set_cutoff(middle, on)
+            if _error(ffn, fit, wanted) <= max_error:
                 low = middle
             else:
                 high = middle
-        ffn.set_cutoff(low)
+        ffn.set_cutoff(low, on)
         found = _error(ffn, held, ffn.forward(held, mode="dense"))
         chosen = low
     finally:
         if chosen is None:
-            ffn.set_cutoff(before)
+            ffn.set_cutoff(before, on)
     share = float(ffn.counts.active.mean()) / ffn.hidden
-    return CutoffReport(chosen, found, share, len(held))
+    return CutoffReport(on, chosen, found, share, len(held))
 
 
 def _error(ffn: SparseFfn, x: _arrays.FloatArray, wanted: npt.NDArray[np.floating]) -> float:
@@ -72,12 +77,19 @@ def _error(ffn: SparseFfn, x: _arrays.FloatArray, wanted: npt.NDArray[np.floatin
     return float(np.linalg.norm(difference) / max(float(np.linalg.norm(wanted)), 1e-30))
 
 
-def _largest_activation(ffn: SparseFfn, x: _arrays.FloatArray) -> float:
-    """The largest |activation| of any neuron: a cutoff that leaves out everything."""
-    gate, up, _ = ffn.matrices
-    gate_bias, up_bias, _ = ffn.biases
-    bias = up_bias if gate is None else gate_bias
-    values = (gate or up).multiply(x)
-    if bias is not None:
-        values += bias
-    return float(np.abs(ffn.activation.apply(values, ffn.parameter, ffn.core)).max())
+def _largest(ffn: SparseFfn, x: _arrays.FloatArray, on: str) -> float:
+    """The largest |activation|, or product, of any neuron: a cutoff that leaves out everything."""
+    (gate, up, _), (gate_bias, up_bias, _) = ffn.matrices, ffn.biases
+    if gate is None:
+        gate, gate_bias, up = up, up_bias, None
+    values = ffn.activation.apply(_products(gate, gate_bias, x), ffn.parameter, ffn.core)
+    if up is not None and on == "product":
+        values = values * _products(up, up_bias, x)
+    return float(np.abs(values).max())
+
+
+def _products(
+    matrix: Matrix, bias: _arrays.FloatArray | None, x: _arrays.FloatArray
+) -> _arrays.FloatArray:
+    values = matrix.multiply(x)
+    return values if bias is None else values + bias

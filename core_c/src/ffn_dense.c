@@ -1,0 +1,142 @@
+/* The steps of a pass that stream whole matrices, and the sum over neurons that every pass ends with. */
+#include "internal.h"
+
+enum {
+  COLUMN_GRAIN = 128,
+  NEURON_GRAIN = 8, /* rows that the kernels read side by side */
+  TILE_BYTES = 256 << 10,
+  SMALLEST_TILE = 64
+};
+
+int32_t sf_ffn_tile(const sf_ffn *ffn, const sf_matrix *matrix, int64_t wanted) {
+  int64_t used = wanted < ffn->hidden ? wanted : ffn->hidden;
+  int64_t rows = (int64_t)(TILE_BYTES / matrix->row_bytes) + 1, tile = rows * ffn->hidden / used;
+  tile = tile < SMALLEST_TILE ? SMALLEST_TILE : tile;
+  return tile < ffn->hidden ? (int32_t)tile : ffn->hidden;
+}
+
+/* ---- Gate and up of every neuron ---- */
+
+typedef struct {
+  const sf_ffn *ffn;
+  const sf_inputs *inputs;
+  int32_t n;
+} neurons_job;
+
+/* values (n, hidden), columns begin … end-1: rows of the matrix times the inputs, plus the bias. */
+static void dense_rows(const sf_ffn *ffn, const sf_matrix *matrix, const float *bias, const sf_inputs *inputs,
+                       int32_t n, int32_t begin, int32_t end, float *values) {
+  const sf_kernels *kernels = ffn->context->kernels;
+  size_t hidden = (size_t)ffn->hidden;
+  sf_rows rows = sf_matrix_rows(matrix, NULL, begin);
+  kernels->dot_rows[matrix->format->index](&rows, end - begin, inputs, n, values + begin, hidden);
+  for (int32_t j = 0; bias && j < n; j++) {
+    float *row = values + (size_t)j * hidden + begin;
+    kernels->add(row, bias + begin, end - begin, row);
+  }
+}
+
+static void neurons_part(void *argument, int32_t part, int32_t parts) {
+  const neurons_job *job = argument;
+  const sf_ffn *ffn = job->ffn;
+  const sf_kernels *kernels = ffn->context->kernels;
+  int32_t begin = sf_part_begin(ffn->hidden, NEURON_GRAIN, part, parts);
+  int32_t end = sf_part_begin(ffn->hidden, NEURON_GRAIN, part + 1, parts);
+  if (begin == end) return;
+  dense_rows(ffn, ffn->up, ffn->up_bias, job->inputs, job->n, begin, end, ffn->up_values);
+  if (ffn->gate) dense_rows(ffn, ffn->gate, ffn->gate_bias, job->inputs, job->n, begin, end, ffn->gate_values);
+  for (int32_t j = 0; j < job->n; j++) {
+    size_t start = (size_t)j * (size_t)ffn->hidden + (size_t)begin;
+    float *up = ffn->up_values + start;
+    float *activated = ffn->gate ? ffn->gate_values + start : up;
+    kernels->activate(ffn->activation, ffn->parameter, activated, end - begin, activated);
+    if (ffn->gate) kernels->multiply(activated, up, end - begin, up);
+  }
+}
+
+void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n) {
+  neurons_job job = {ffn, inputs, n};
+  size_t work = sf_size_product((size_t)ffn->hidden * (ffn->gate ? 2 : 1), ffn->up->row_bytes);
+  sf_pool_run(ffn->context->pool, neurons_part, &job, sf_parts(ffn->context, sf_size_product(work, (size_t)n)));
+}
+
+/* ---- Down, one row a neuron ---- */
+
+typedef struct {
+  const sf_ffn *ffn;
+  const int32_t *ids, *counts; /* NULL: every row */
+  const float *alpha;
+  int32_t n;
+  int32_t tile; /* neurons */
+  float *y;
+} down_job;
+
+/* Neurons first … first+tile-1 of all vectors, whose lists have been used up to done (n); columns begin … end-1. */
+static void down_tile(const down_job *job, int32_t first, int32_t *done, int32_t begin, int32_t end) {
+  const sf_ffn *ffn = job->ffn;
+  int32_t next = ffn->hidden - first > job->tile ? first + job->tile : ffn->hidden;
+  for (int32_t j = 0; j < job->n; j++) {
+    size_t list = (size_t)j * (size_t)ffn->hidden;
+    const int32_t *ids = job->ids ? job->ids + list : NULL;
+    int32_t from = done[j], to = next;
+    if (ids) {
+      for (to = from; to < job->counts[j] && ids[to] < next; to++) {
+      }
+    }
+    if (to == from) continue;
+    sf_rows rows = sf_matrix_rows(ffn->down, ids, from);
+    ffn->context->kernels->axpy_rows[ffn->down->format->index](&rows, to - from, job->alpha + list + from, begin, end,
+                                                               job->y + (size_t)j * (size_t)ffn->d_out);
+    done[j] = to;
+  }
+}
+
+static void down_part(void *argument, int32_t part, int32_t parts) {
+  const down_job *job = argument;
+  int32_t begin = sf_part_begin(job->ffn->d_out, COLUMN_GRAIN, part, parts);
+  int32_t end = sf_part_begin(job->ffn->d_out, COLUMN_GRAIN, part + 1, parts);
+  int32_t done[SF_FFN_BATCH] = {0};
+  if (begin == end) return;
+  for (int32_t first = 0; first < job->ffn->hidden; first += job->tile) down_tile(job, first, done, begin, end);
+}
+
+void sf_ffn_add_down(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, const float *alpha, int32_t n,
+                     float *y) {
+  sf_context *context = ffn->context;
+  if (n == 1) {
+    sf_accumulate(context, ffn->down, ids, ids ? counts[0] : ffn->hidden, alpha, y);
+    return;
+  }
+  int64_t neurons = 0;
+  for (int32_t j = 0; j < n; j++) neurons += ids ? counts[j] : ffn->hidden;
+  if (neurons == 0) return;
+  down_job job = {ffn, ids, counts, alpha, n, sf_ffn_tile(ffn, ffn->down, neurons), y};
+  size_t work = sf_size_product((size_t)neurons, ffn->down->row_bytes);
+  sf_pool_run(context->pool, down_part, &job, sf_parts(context, work));
+}
+
+/* ---- A dense pass ---- */
+
+/* Down with one row an output: y (n, d_out) = up_values (n, hidden) · downᵀ + bias. */
+static int32_t down_by_output(const sf_ffn *ffn, int32_t n, float *y) {
+  sf_context *context = ffn->context;
+  if (!context->kernels->all_finite(ffn->up_values, n * ffn->hidden)) return SF_ERROR_NOT_FINITE;
+  int32_t status = sf_prepare_multiply(context, ffn->down, ffn->up_values, n, y);
+  for (int32_t j = 0; ffn->down_bias && status == SF_OK && j < n; j++) {
+    float *y_j = y + (size_t)j * (size_t)ffn->d_out;
+    context->kernels->add(y_j, ffn->down_bias, ffn->d_out, y_j);
+  }
+  return status;
+}
+
+int32_t sf_ffn_dense(sf_ffn *ffn, const float *x, int32_t n, float *y) {
+  sf_inputs inputs;
+  int32_t status = sf_ffn_reserve(ffn, n);
+  if (status == SF_OK) status = sf_ffn_prepare(ffn, x, n, &inputs);
+  if (status != SF_OK) return status;
+  sf_ffn_every_neuron(ffn, &inputs, n);
+  if (ffn->down_layout == SF_DOWN_BY_OUTPUT) return down_by_output(ffn, n, y);
+  sf_ffn_start_output(ffn, n, y);
+  sf_ffn_add_down(ffn, NULL, NULL, ffn->up_values, n, y);
+  return SF_OK;
+}
