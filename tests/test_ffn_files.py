@@ -54,10 +54,11 @@ def test_a_layer_of_a_model(host_core: Core) -> None:
         sf.SparseFfn.load(default_model(), layer=9)
 
 
+@pytest.mark.parametrize("on", ["gate", "product"])
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("activation", ["silu", "gelu", "relu"])
 def test_a_cutoff_keeps_the_error_that_was_wanted(
-    activation: str, gated: bool, host_core: Core
+    activation: str, gated: bool, on: str, host_core: Core
 ) -> None:
     random = np.random.default_rng(1)
     gate, up = random.standard_normal((2, 200, 40))
@@ -66,8 +67,9 @@ def test_a_cutoff_keeps_the_error_that_was_wanted(
     samples, fresh = random.standard_normal((400, 40)), random.standard_normal((100, 40))
     shares = []
     for error in (0.02, 0.1, 0.3):
-        report = ffn.calibrate_cutoff(samples, error)
-        assert ffn.cutoff == report.cutoff > 0
+        report = ffn.calibrate_cutoff(samples, error, on=on)
+        assert (ffn.cutoff if on == "gate" else ffn.product_cutoff) == report.cutoff > 0
+        assert report.on == on
         assert report.held_out == 80
         assert 0.5 * error < report.error < 1.3 * error
         # By its definition, in float64.
@@ -77,7 +79,7 @@ def test_a_cutoff_keeps_the_error_that_was_wanted(
         else:
             active = np.asarray(sf.ActivationType(activation).apply(gates), np.float64)
         values = active * (fresh @ up.T) if gated else active
-        kept = np.abs(active) > report.cutoff
+        kept = np.abs(active if on == "gate" else values) > report.cutoff
         wanted, found = values @ down.T, ffn.forward(fresh)
         assert np.allclose(found, np.where(kept, values, 0) @ down.T, atol=2e-3)
         assert np.linalg.norm(found - wanted) < 1.4 * error * np.linalg.norm(wanted)
@@ -85,7 +87,7 @@ def test_a_cutoff_keeps_the_error_that_was_wanted(
         assert report.active_share == pytest.approx(kept.mean(), abs=0.05)
         shares.append(report.active_share)
     assert shares == sorted(shares, reverse=True)
-    ffn.set_cutoff(0)
+    ffn.set_cutoff(0, on)
     assert np.allclose(ffn.forward(fresh), wanted, atol=2e-3)
 
 
@@ -94,6 +96,10 @@ def test_bad_cutoffs() -> None:
     for bad in (-1.0, np.nan, np.inf):
         with pytest.raises(ArgumentError, match="cutoff"):
             ffn.set_cutoff(bad)
+        with pytest.raises(ArgumentError, match="cutoff"):
+            ffn.set_cutoff(bad, "product")
+    with pytest.raises(ArgumentError, match="sideways"):
+        ffn.set_cutoff(1.0, "sideways")
     samples = np.random.default_rng(0).standard_normal((50, 3))
     for error in (0.0, 1.0, np.nan):
         with pytest.raises(ArgumentError, match="error"):
@@ -104,4 +110,6 @@ def test_bad_cutoffs() -> None:
         ffn.calibrate_cutoff(samples[:, :2])
     with pytest.raises(NotFiniteError, match="samples"):
         ffn.calibrate_cutoff(np.full((50, 3), np.nan))
-    assert ffn.cutoff == 0
+    with pytest.raises(ArgumentError, match="sideways"):
+        ffn.calibrate_cutoff(samples, on="sideways")
+    assert ffn.cutoff == ffn.product_cutoff == 0

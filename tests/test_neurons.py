@@ -104,6 +104,16 @@ def test_bits_equal_those_in_memory(core: Core, tmp_path: Path, format: str, siz
         )
         cache.reclassify()
         np.testing.assert_array_equal(cached.forward(x), ffn.forward(x, mode="exact"))
+        for on, cutoff in (("gate", 0.2), ("product", 0.4)):
+            for each in (ffn, cached):
+                each.set_cutoff(cutoff, on)
+            np.testing.assert_array_equal(cached.forward(x), ffn.forward(x, mode="exact"))
+            np.testing.assert_array_equal(cached.counts.active, ffn.counts.active)
+        assert (cached.cutoff, cached.product_cutoff) == (0.2, 0.4)
+        assert (cached.counts.active < cached.counts.selected).all()
+        np.testing.assert_allclose(
+            cached.forward_dense(x), ffn.forward_dense(x), rtol=1e-5, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -223,8 +223,8 @@ SF_API int32_t sf_ffn_set_cutoff(sf_ffn *ffn, int32_t kind, float cutoff);
  * Errors: ARGUMENT, UNSUPPORTED (a sparse mode with down by output), NOT_FINITE (x), MEMORY. */
 SF_API int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected,
                               int32_t *active);
-/* y (d_out) of one x (d_in) with just the given neurons, ids (count) ascending and unique.
- * Errors: ARGUMENT (an id out of range or order), UNSUPPORTED, NOT_FINITE (x). */
+/* y (d_out) of one x (d_in) with just the given neurons, ids (count) ascending and unique. Returns how many of them
+ * were active (see sf_ffn_forward). Errors: ARGUMENT (an id out of range or order), UNSUPPORTED, NOT_FINITE (x). */
 SF_API int32_t sf_ffn_forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y);
 
 /* As sf_ffn_forward_active, but adds to y and leaves the bias out: neurons in several calls, ascending from call to

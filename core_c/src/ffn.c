@@ -198,12 +198,12 @@ static int32_t forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, co
   if (ffn->down_layout != SF_DOWN_BY_NEURON) return SF_ERROR_UNSUPPORTED;
   sf_context *context = ffn->context;
   if (!context->kernels->all_finite(x, ffn->d_in)) return SF_ERROR_NOT_FINITE;
-  int32_t status = SF_OK;
+  int32_t active = 0;
   sf_pool_lock(context->pool);
   if (start) sf_ffn_start_output(ffn, 1, y);
-  if (count > 0) status = sf_ffn_add_neurons(ffn, ids, count, x, y);
+  if (count > 0) active = sf_ffn_add_neurons(ffn, ids, count, x, y);
   sf_pool_unlock(context->pool);
-  return status;
+  return active;
 }
 
 int32_t sf_ffn_forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y) {

@@ -299,5 +299,6 @@ int32_t sf_ffn_add_neurons(sf_ffn *ffn, const int32_t *ids, int32_t count, const
   sf_inputs inputs;
   pass p = {ffn, &inputs, 1, ids, {count}};
   int32_t status = sf_ffn_prepare(ffn, x, 1, &inputs);
-  return status == SF_OK ? add_pass(&p, y) : status;
+  if (status == SF_OK) status = add_pass(&p, y);
+  return status == SF_OK ? p.counts[0] : status;
 }

@@ -167,7 +167,7 @@ int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, floa
 /* Counts in fired (hidden) the neurons ids (n, hidden), of each vector the first counts[j]; ids NULL: those whose
  * activation, left by a pass with every neuron, is not 0. */
 void sf_ffn_count_fired(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, uint8_t *fired);
-/* Adds to y what the neurons ids (count) make of one x. */
+/* Adds to y what the neurons ids (count) make of one x. Returns how many were active, or an error. */
 int32_t sf_ffn_add_neurons(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y);
 
 /* ---- Model ---- */

@@ -14,7 +14,7 @@ from ._handle import CoreObject
 from .activation import ActivationType
 from .bundles import BundleFile, Source
 from .errors import ArgumentError, ModelFileError, ShapeError
-from .ffn import MODES, NeuronCounts, check_predictor
+from .ffn import CUTOFFS, MODES, NeuronCounts, check_predictor, set_core_cutoff
 from .loader import read_predictor
 from .neurons import CoreCache, NeuronCache
 from .predictor import InCorePredictor, Predictor
@@ -51,14 +51,18 @@ class CoreCachedFfn(CoreObject):
         """Sets y (d_out) to the bias. ``x``, ``y``: addresses in the core."""
         self._run("sf_ffn_forward_active", np.empty(0, np.int32), x, y)
 
-    def add(self, ids: _arrays.IntArray, x: int, y: int) -> None:
-        """Adds to y (d_out) what resident neurons make of x (d_in)."""
-        self._run("sf_ffn_add_active", ids, x, y)
+    def add(self, ids: _arrays.IntArray, x: int, y: int) -> int:
+        """Adds to y (d_out) what resident neurons make of x (d_in); how many were active."""
+        return self._run("sf_ffn_add_active", ids, x, y)
 
-    def _run(self, function: str, ids: _arrays.IntArray, x: int, y: int) -> None:
+    def _run(self, function: str, ids: _arrays.IntArray, x: int, y: int) -> int:
         given = self.core.inp(ids)
         what = f"forward with {len(ids)} neurons"
-        self.core.check(function, self.handle, given, len(ids), x, y, what=what)
+        return self.core.check(function, self.handle, given, len(ids), x, y, what=what)
+
+    def set_cutoff(self, cutoff: float, on: str) -> None:
+        """See `SparseFfn.set_cutoff`."""
+        set_core_cutoff(self, cutoff, on)
 
 
 class CachedFfn:
@@ -90,6 +94,7 @@ class CachedFfn:
         except BaseException:
             cache.detach(self)
             raise
+        self._cutoffs = dict.fromkeys(CUTOFFS, 0.0)
         empty = np.empty(0, np.int32)
         self.counts = NeuronCounts(empty, empty)
 
@@ -166,6 +171,22 @@ class CachedFfn:
             check_predictor(predictor, self.core, self.d_in, self.hidden)
         self._predictor = predictor
 
+    @property
+    def cutoff(self) -> float:
+        """See `SparseFfn.cutoff`."""
+        return self._cutoffs["gate"]
+
+    @property
+    def product_cutoff(self) -> float:
+        """See `SparseFfn.product_cutoff`."""
+        return self._cutoffs["product"]
+
+    def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
+        """See `SparseFfn.set_cutoff`. Whole neurons are read from the file before their size is
+        known, so a cutoff saves arithmetic, not reading."""
+        self._core_ffn.set_cutoff(float(cutoff), on)
+        self._cutoffs[on] = float(cutoff)
+
     def forward(
         self,
         x: npt.ArrayLike,
@@ -189,7 +210,14 @@ class CachedFfn:
             return self.forward_sparse(given, chosen.predict(given), out=out)
         everything = np.arange(self.hidden, dtype=np.int32)
         lists = everything if single else [everything] * len(values)
-        return self.forward_sparse(given, lists, out=out)
+        cutoffs = [each for each in self._cutoffs.items() if each[1] and mode == "dense"]
+        try:
+            for on, _ in cutoffs:
+                self._core_ffn.set_cutoff(0.0, on)
+            return self.forward_sparse(given, lists, out=out)
+        finally:
+            for on, cutoff in cutoffs:
+                self._core_ffn.set_cutoff(cutoff, on)
 
     def forward_dense(
         self, x: npt.ArrayLike, *, out: npt.NDArray[np.floating] | None = None
@@ -211,17 +239,22 @@ class CachedFfn:
             raise ShapeError(f"active: expected {len(values)} id lists, got {len(lists)}")
         result = _arrays.Result(len(values), self.d_out, single, out)
         ids = [_arrays.active_ids(each, self.hidden) for each in lists]
+        sizes, used = np.array([len(each) for each in ids], np.int32), np.zeros(len(ids), np.int32)
         if len(values):
-            self._compute(values, ids, result.buffer)
-        sizes = np.array([len(each) for each in ids], np.int32)
-        self.counts = NeuronCounts(sizes, sizes.copy())
+            self._compute(values, ids, result.buffer, used)
+        self.counts = NeuronCounts(sizes, used)
         return result.finish()
 
     def _compute(
-        self, values: _arrays.FloatArray, lists: list[_arrays.IntArray], result: _arrays.FloatArray
+        self,
+        values: _arrays.FloatArray,
+        lists: list[_arrays.IntArray],
+        result: _arrays.FloatArray,
+        used: _arrays.IntArray,
     ) -> None:
-        """Fills result (n, d_out) from values (n, d_in) and n id lists, n ≥ 1: every neuron that
-        any of them wants is made resident once, in ascending order."""
+        """Fills result (n, d_out) from values (n, d_in) and n id lists, n ≥ 1, and adds to used (n)
+        how many were active: every neuron that any of them wants is made resident once, in
+        ascending order."""
         wanted = lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
         ffn, y_step, x_step = self._core_ffn, 4 * self.d_out, 4 * self.d_in
         with self.cache.lock, self.core.memory(result.nbytes) as y:
@@ -232,7 +265,7 @@ class CachedFfn:
                 for j, ids in enumerate(lists):
                     first, last = np.searchsorted(ids, (part[0], part[-1] + 1))
                     if first < last:
-                        ffn.add(ids[first:last], x.ptr + j * x_step, y.ptr + j * y_step)
+                        used[j] += ffn.add(ids[first:last], x.ptr + j * x_step, y.ptr + j * y_step)
             y.read(result)
             x.close()
             self.cache.count(lists)

@@ -80,12 +80,10 @@ def _error(ffn: SparseFfn, x: _arrays.FloatArray, wanted: npt.NDArray[np.floatin
 def _largest(ffn: SparseFfn, x: _arrays.FloatArray, on: str) -> float:
     """The largest |activation|, or product, of any neuron: a cutoff that leaves out everything."""
     (gate, up, _), (gate_bias, up_bias, _) = ffn.matrices, ffn.biases
-    if gate is None:
-        gate, gate_bias, up = up, up_bias, None
-    values = ffn.activation.apply(_products(gate, gate_bias, x), ffn.parameter, ffn.core)
-    if up is not None and on == "product":
-        values = values * _products(up, up_bias, x)
-    return float(np.abs(values).max())
+    raised = _products(up, up_bias, x)
+    first = raised if gate is None else _products(gate, gate_bias, x)
+    values = ffn.activation.apply(first, ffn.parameter, ffn.core)
+    return float(np.abs(values if gate is None or on == "gate" else values * raised).max())
 
 
 def _products(

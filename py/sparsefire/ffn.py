@@ -35,6 +35,13 @@ class NeuronCounts(NamedTuple):
     active: _arrays.IntArray  # whose contribution to the output was added
 
 
+def set_core_cutoff(ffn: CoreObject, cutoff: float, on: str) -> None:
+    """Sets a cutoff of a layer in the core; see `SparseFfn.set_cutoff`."""
+    if on not in CUTOFFS:
+        raise ArgumentError(f"on {on!r}: expected 'gate' or 'product'")
+    ffn.core.check("sf_ffn_set_cutoff", ffn.handle, CUTOFFS[on], cutoff, what=f"cutoff {cutoff}")
+
+
 class CoreFfn(CoreObject):
     """A feed-forward layer in the core, over matrices that are in core memory already."""
 
@@ -116,10 +123,7 @@ class CoreFfn(CoreObject):
 
     def set_cutoff(self, cutoff: float, on: str) -> None:
         """See `SparseFfn.set_cutoff`."""
-        if on not in CUTOFFS:
-            raise ArgumentError(f"on {on!r}: expected 'gate' or 'product'")
-        what = f"cutoff {cutoff}"
-        self.core.check("sf_ffn_set_cutoff", self.handle, CUTOFFS[on], cutoff, what=what)
+        set_core_cutoff(self, cutoff, on)
         self.cutoffs[on] = cutoff
 
     def forward(self, mode: str, x: _arrays.FloatArray, y: _arrays.FloatArray) -> NeuronCounts:
@@ -142,9 +146,10 @@ class CoreFfn(CoreObject):
 
     def forward_active(
         self, ids: _arrays.IntArray, x: _arrays.FloatArray, y: _arrays.FloatArray
-    ) -> None:
-        """Fills y (d_out) from x (d_in) with the neurons ``ids``, ascending and unique."""
-        self.core.check(
+    ) -> int:
+        """Fills y (d_out) from x (d_in) with the neurons ``ids``, ascending and unique, and returns
+        how many of them were active."""
+        return self.core.check(
             "sf_ffn_forward_active",
             self.handle,
             self.core.inp(ids),
@@ -506,10 +511,12 @@ class SparseFfn:
             raise ShapeError(f"active: expected {len(values)} id lists, got {len(lists)}")
         result = _arrays.Result(len(values), self.d_out, single, out)
         ids = [_arrays.active_ids(each, self.hidden) for each in lists]
-        for vector, chosen, target in zip(values, ids, result.buffer, strict=True):
+        used = [
             self._core_ffn.forward_active(chosen, vector, target)
+            for vector, chosen, target in zip(values, ids, result.buffer, strict=True)
+        ]
         sizes = np.array([len(each) for each in ids], np.int32)
-        self.counts = NeuronCounts(sizes, sizes.copy())
+        self.counts = NeuronCounts(sizes, np.array(used, np.int32))
         return result.finish()
 
     def save_bundles(self, path: str | os.PathLike[str]) -> None:

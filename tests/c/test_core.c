@@ -216,10 +216,11 @@ static void test_ffn_layer(sf_context *context, sf_context *threaded, const laye
   for (int32_t i = 0; i < hidden; i++) {
     if (random_unit() > 0.4f) use[i] = 1, ids[count++] = i;
   }
-  CHECK(sf_ffn_forward_active(ffn, ids, count, x, y) == SF_OK, "active");
+  int32_t used = sf_ffn_forward_active(ffn, ids, count, x, y);
+  CHECK(used >= 0 && used <= count, "active");
   reference_ffn(l, x, use, expected);
   check_close(y, expected, out, "active");
-  CHECK(sf_ffn_forward_active(ffn, NULL, 0, x, y) == SF_OK, "none active");
+  CHECK(sf_ffn_forward_active(ffn, NULL, 0, x, y) == 0, "none active");
   CHECK(memcmp(y, l->down_bias, (size_t)out * sizeof(float)) == 0, "none active: the bias");
   ids[0] = hidden;
   CHECK(sf_ffn_forward_active(ffn, ids, 1, x, y) == SF_ERROR_ARGUMENT, "id out of range");
@@ -269,6 +270,12 @@ static void test_down_by_output(sf_context *context) {
   CHECK(sf_ffn_forward(b, SF_DENSE, x, 2, expected, NULL, NULL) == SF_OK, "by neuron");
   for (int32_t i = 0; i < 2 * OUT; i++) CHECK(fabsf(y[i] - expected[i]) < 1e-4f, "output %d", i);
   CHECK(sf_ffn_forward(a, SF_EXACT, x, 2, y, NULL, NULL) == SF_ERROR_UNSUPPORTED, "exact by output");
+  CHECK(sf_ffn_set_cutoff(b, SF_CUTOFF_PRODUCT, 1e9f) == SF_OK, "cutoff");
+  CHECK(sf_ffn_forward(b, SF_EXACT, x, 2, y, NULL, NULL) == SF_OK && y[0] == 0 && y[2 * OUT - 1] == 0, "all left out");
+  CHECK(sf_ffn_set_cutoff(b, SF_CUTOFF_GATE, -1) == SF_ERROR_ARGUMENT, "negative cutoff");
+  CHECK(sf_ffn_set_cutoff(b, 2, 0) == SF_ERROR_ARGUMENT, "kind of cutoff");
+  CHECK(sf_context_set_costs(context, SF_F32, 0, 1) == SF_ERROR_ARGUMENT, "no cost");
+  CHECK(sf_context_set_costs(context, 99, 1, 1) == SF_ERROR_FORMAT, "format");
   sf_ffn_close(a), sf_ffn_close(b);
   sf_matrix_close(by_neuron);
   free_weights(&up), free_weights(&by_output);

@@ -101,7 +101,7 @@ static void forward_cached(sf_ffn *ffn, sf_cache *cache, const layer *l, const i
     }
     CHECK(sf_cache_loaded(cache, missing, missing_count) == SF_OK, "loaded");
     CHECK(sf_cache_resident(cache) <= slots, "never more than the budget");
-    CHECK(sf_ffn_add_active(ffn, ids + done, granted, x, y) == SF_OK, "add");
+    CHECK(sf_ffn_add_active(ffn, ids + done, granted, x, y) >= 0, "add");
     done += granted;
   }
 }
@@ -124,7 +124,7 @@ static void test_cached_layer(sf_context *context, int32_t format, int32_t slots
   for (int32_t round = 0; round < 40; round++) {
     int32_t count = random_ids(ids);
     for (int32_t i = 0; i < D; i++) x[i] = random_unit();
-    CHECK(sf_ffn_forward_active(whole, ids, count, x, expected) == SF_OK, "in memory");
+    CHECK(sf_ffn_forward_active(whole, ids, count, x, expected) >= 0, "in memory");
     forward_cached(cached, cache, &l, ids, count, x, y, slots);
     CHECK(memcmp(y, expected, sizeof y) == 0, "the cached layer differs");
   }
