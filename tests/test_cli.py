@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 import tiny_model
+from conftest import missing
+from sparsefire.cli_common import Progress
 from sparsefire.model import Model
 
 
@@ -194,6 +197,43 @@ def test_perplexity(path: Path, text: Path) -> None:
     assert result.returncode == 0
     assert result.stdout.startswith("perplexity ")
     assert result.stderr == ""
+
+
+class Screen(io.StringIO):
+    """A stream that says whether it is a terminal."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+@pytest.mark.parametrize("with_tqdm", [True, False])
+def test_progress(with_tqdm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if with_tqdm:
+        try:
+            import tqdm  # noqa: F401
+        except ImportError:
+            missing("tqdm is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    for terminal in (True, False):
+        screen = Screen(terminal)
+        monkeypatch.setattr(sys, "stderr", screen)
+        with Progress() as show:
+            show(0.25, "first part")
+            show(0.26, "too soon to be shown")
+        shown = screen.getvalue()
+        assert ("first part" in shown and " 25 %" in shown) == terminal
+        assert "too soon" not in shown
+        if not terminal:
+            assert shown == ""
+        elif with_tqdm:
+            assert shown.rstrip(" ").endswith("\r"), "the bar is cleared"
+        else:
+            assert shown.endswith("first part\n")
 
 
 def test_help_and_version() -> None:

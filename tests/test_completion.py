@@ -66,6 +66,7 @@ def test_unknown_and_senseless_arguments(tiny: Model) -> None:
         ({"logprobs": -1}, "logprobs"),
         ({"prompt": ["a", [1]], "max_tokens": -1}, "max_tokens"),
         ({"prompt": ["a", 1]}, "prompt: expected"),
+        ({"prompt": []}, "prompt: the list is empty"),
         ({"prompt": ["a", [270]]}, "token id 270"),
     ):
         for stream in (False, True):
@@ -433,3 +434,43 @@ def test_chat_needs_a_template_and_messages(tiny: Model, chatty: Model) -> None:
         tiny.create_chat_completion(MESSAGES)
     with pytest.raises(ArgumentError, match="messages"):
         chatty.create_chat_completion([], stream=True)
+
+
+# -- vectors -----------------------------------------------------------------------------------
+
+
+def test_embed(tiny: Model) -> None:
+    ids = tiny.tokenize("ab cd é")
+    states = tiny.hidden_states(ids).astype(np.float64)
+    for pooling, wanted in (("mean", states.mean(axis=0)), ("last", states[-1])):
+        raw = tiny.embed("ab cd é", normalize=False, pooling=pooling)  # type: ignore[arg-type]
+        assert raw.dtype == np.float32
+        assert raw.shape == (tiny.config.d,)
+        np.testing.assert_allclose(raw, wanted, rtol=1e-5, atol=1e-6)
+        unit = tiny.embed(ids, pooling=pooling)  # type: ignore[arg-type]
+        np.testing.assert_allclose(unit, wanted / np.linalg.norm(wanted), rtol=1e-5, atol=1e-6)
+    several = tiny.embed(["ab", "cd", ids])
+    assert several.shape == (3, tiny.config.d)
+    for row, text in zip(several, ("ab", "cd", ids), strict=True):
+        assert np.array_equal(row, tiny.embed(text))
+    assert tiny.embed([]).shape == (0, tiny.config.d)
+    # Names of control tokens are plain text here.
+    assert not np.array_equal(tiny.embed("<|end|>"), tiny.embed([END]))
+    assert np.array_equal(tiny.embed(""), tiny.embed([END]))
+
+
+def test_create_embedding(tiny: Model) -> None:
+    answer = tiny.create_embedding(["ab", "cd ab"], model="name")
+    vectors = tiny.embed(["ab", "cd ab"])
+    assert [each["embedding"] for each in answer["data"]] == vectors.tolist()
+    assert [each["index"] for each in answer["data"]] == [0, 1]
+    count = len(tiny.tokenize("ab")) + len(tiny.tokenize("cd ab"))
+    assert answer["usage"] == {"prompt_tokens": count, "total_tokens": count}
+    assert answer["model"] == "name"
+    with pytest.raises(ContextFullError, match="49 tokens"):
+        tiny.create_embedding([[1], [1] * 49])
+    for text, message in ((["a", 3], "input"), ([[1], [270]], "token id 270")):
+        with pytest.raises(ArgumentError, match=message):
+            tiny.create_embedding(text)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="pooling 'max'"):
+        tiny.embed("a", pooling="max")  # type: ignore[arg-type]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
-from .cli_common import Parser, add_host_options, choose_host
+from .cli_common import Parser, Progress, add_host_options, choose_host
 
 if TYPE_CHECKING:
     from .bench import FfnBench
@@ -59,16 +58,8 @@ def _bench_ffn(arguments: argparse.Namespace) -> int:
     from .bench import bench_ffn
 
     choose_host(arguments)
-    on_terminal = sys.stderr.isatty()
-
-    def progress(done: int, total: int) -> None:
-        if on_terminal:
-            line = f"\r{done} of {total} repetitions\x1b[K"
-            print(line, end="", file=sys.stderr, flush=True)
-
-    if on_terminal:
-        print("making the layer …", end="", file=sys.stderr, flush=True)
-    try:
+    with Progress() as show:
+        show(0.0, "making the layer")
         result = bench_ffn(
             *arguments.shape,
             gated=arguments.gated,
@@ -77,11 +68,8 @@ def _bench_ffn(arguments: argparse.Namespace) -> int:
             rank=arguments.rank,
             repeats=arguments.repeats,
             seed=arguments.seed,
-            progress=progress,
+            progress=lambda done, total: show(done / total, f"{done} of {total} repetitions"),
         )
-    finally:
-        if on_terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     print(json.dumps(result.as_dict()) if arguments.json else _table(result))
     return 0
 

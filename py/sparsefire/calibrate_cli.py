@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
-from .cli_common import add_host_options, choose_host, read_text
+from .cli_common import Progress, add_host_options, choose_host, read_text
 
 if TYPE_CHECKING:
     from .calibrate import CalibrationReport
@@ -51,50 +49,21 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
     text = read_text(arguments.text)
     choose_host(arguments)
-    progress = _Progress(sys.stderr.isatty(), quiet=arguments.json)
-    report = calibrate_model(
-        arguments.model,
-        arguments.output,
-        text,
-        rank=arguments.rank,
-        recall=arguments.recall,
-        tokens=arguments.tokens,
-        format=arguments.format,
-        activation=arguments.activation,
-        seed=arguments.seed,
-        progress=progress,
-    )
-    progress.end()
+    with Progress() as show:
+        report = calibrate_model(
+            arguments.model,
+            arguments.output,
+            text,
+            rank=arguments.rank,
+            recall=arguments.recall,
+            tokens=arguments.tokens,
+            format=arguments.format,
+            activation=arguments.activation,
+            seed=arguments.seed,
+            progress=lambda stage, share: show(share, stage),
+        )
     print(json.dumps(report.as_dict()) if arguments.json else _table(report))
     return 0
-
-
-class _Progress:
-    """A bar on a terminal; elsewhere one line for each stage, or nothing when quiet."""
-
-    def __init__(self, terminal: bool, quiet: bool) -> None:
-        self._terminal, self._quiet = terminal, quiet
-        self._stage, self._shown = "", 0.0
-        self._started = time.monotonic()
-
-    def __call__(self, stage: str, share: float) -> None:
-        now = time.monotonic()
-        if self._terminal:
-            if stage == self._stage and now - self._shown < 0.1:
-                return
-            filled = round(30 * share)
-            left = (now - self._started) * (1 - share) / share if share > 0.02 else 0
-            time_left = f", {left:.0f} s left" if left else ""
-            line = f"\r{'█' * filled}{'·' * (30 - filled)} {100 * share:3.0f} % {stage}{time_left}"
-            print(line + "\x1b[K", end="", file=sys.stderr, flush=True)
-        elif stage != self._stage and not self._quiet:
-            print(f"{now - self._started:6.1f} s  {stage}", file=sys.stderr, flush=True)
-        self._stage, self._shown = stage, now
-
-    def end(self) -> None:
-        """Clears the bar."""
-        if self._terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 _HEADER = (

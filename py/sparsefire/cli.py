@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .bench_cli import add_bench_parser
 from .calibrate_cli import add_calibrate_parser
 from .cli_common import (
     Parser,
+    Progress,
     add_mode_options,
     add_model_options,
     load_model,
@@ -160,12 +160,18 @@ def _add_perplexity(commands: Any) -> None:
 def _perplexity(arguments: argparse.Namespace) -> int:
     text = read_text(arguments.text)
     model = load_model(arguments, arguments.context)
-    on_terminal = sys.stderr.isatty() and not arguments.json
-    result = model.perplexity(
-        text, mode=arguments.mode, progress=_progress() if on_terminal else None
-    )
+    with Progress() as show:
+        result = model.perplexity(
+            text,
+            mode=arguments.mode,
+            progress=lambda done, total, perplexity: show(
+                done / total, f"{done:,} of {total:,} tokens, perplexity {perplexity:.3f}"
+            ),
+        )
     stats = model.stats
     if arguments.json:
+        numbers = stats.as_dict()
+        names = ("active_share", "selected_share", "mode", "model", "backend", "isa", "threads")
         _print_json(
             {
                 "perplexity": result.perplexity,
@@ -173,11 +179,7 @@ def _perplexity(arguments: argparse.Namespace) -> int:
                 "n_scored": result.n_scored,
                 "context": model.context,
                 "tokens_per_s": result.tokens_per_s,
-                **{
-                    name: stats.as_dict()[name]
-                    for name in ("active_share", "selected_share", "mode", "model")
-                },
-                **{name: stats.as_dict()[name] for name in ("backend", "isa", "threads")},
+                **{name: numbers[name] for name in names},
             }
         )
     else:
@@ -187,22 +189,6 @@ def _perplexity(arguments: argparse.Namespace) -> int:
             f"{stats.where()}]"
         )
     return 0
-
-
-def _progress() -> Callable[[int, int, float], None]:
-    """A line on standard error that counts the tokens, renewed a few times a second."""
-    shown = 0.0
-
-    def show(done: int, total: int, perplexity: float) -> None:
-        nonlocal shown
-        if done >= total:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - shown > 0.2:
-            shown = time.monotonic()
-            line = f"\r{done} of {total} tokens, perplexity {perplexity:.3f}\x1b[K"
-            print(line, end="", file=sys.stderr, flush=True)
-
-    return show
 
 
 def _print_json(report: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -81,6 +82,47 @@ def read_text(path: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ArgumentError(f"{path}: not UTF-8 text (at byte {error.start})") from None
+
+
+class Progress:
+    """How far a long command is, on standard error if that is a terminal: a bar where tqdm is
+    installed, else a line every two seconds. Call it with the share that is done, 0 … 1, and
+    what is being done. A context manager that clears the bar."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._shown = -float("inf")
+        self._bar: Any = None
+        self._on = sys.stderr.isatty()
+        if self._on:
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return
+            self._bar = tqdm(
+                total=1.0,
+                leave=False,
+                file=sys.stderr,
+                bar_format="{percentage:3.0f} % |{bar:30}| {desc} ({remaining} left)",
+            )
+
+    def __call__(self, share: float, what: str) -> None:
+        now = time.monotonic()
+        if not self._on or now - self._shown < (0.1 if self._bar is not None else 2.0):
+            return
+        self._shown = now
+        if self._bar is not None:
+            self._bar.n = min(share, 1.0)
+            self._bar.set_description_str(what)
+        else:
+            print(f"{now - self._started:6.1f} s {100 * share:3.0f} %  {what}", file=sys.stderr)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def run_command(program: str, command: Command, arguments: argparse.Namespace) -> int:

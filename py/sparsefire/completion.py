@@ -25,6 +25,7 @@ from .completion_types import (
     TopLogprob,
     Usage,
 )
+from .embedding import Text, texts_of
 from .errors import ArgumentError
 from .generation import GenerateOptions, Piece, shows_options
 from .sampling import TokenScore
@@ -33,7 +34,6 @@ from .stats import Stats
 if TYPE_CHECKING:
     from .model import Model
 
-Prompt = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
 Scores = Sequence[tuple[int, TokenScore]]  # where a token begins in the text, and its score
 Event = tuple[int, Piece | Stats]  # of a choice: the next piece, or at its end the statistics
 
@@ -56,9 +56,11 @@ class Settings:
 class Request:
     """One request. Choice i belongs to prompt i // n. Everything is checked when it is made."""
 
-    def __init__(self, model: Model, prompts: Sequence[str | Sequence[int]], wanted: Settings):
+    def __init__(self, model: Model, prompts: Sequence[Text], wanted: Settings):
         if wanted.n < 1:
             raise ArgumentError(f"n must be 1 or more, not {wanted.n}")
+        if not prompts:
+            raise ArgumentError("prompt: the list is empty")
         self._model = model
         self.wanted = wanted
         self.created = int(time.time())
@@ -136,18 +138,6 @@ def _with_seed(options: GenerateOptions, k: int) -> GenerateOptions:
     """Those of the k-th choice of a prompt: each has a seed of its own."""
     seed = options.get("seed")
     return options if seed is None else cast(GenerateOptions, {**options, "seed": seed + k})
-
-
-def _prompts_of(prompt: Prompt) -> list[str | Sequence[int]]:
-    """One or several prompts, each a text or token ids."""
-    if isinstance(prompt, str):
-        return [prompt]
-    several = list(prompt)
-    if all(isinstance(each, (int, np.integer)) for each in several):
-        return [cast(Sequence[int], several)]
-    if any(isinstance(each, (int, np.integer)) for each in several):
-        raise ArgumentError("prompt: expected a text, token ids, or a list of either")
-    return cast(list[str | Sequence[int]], several)
 
 
 def _includes_usage(options: StreamOptions | None) -> bool:
@@ -346,7 +336,7 @@ class Completions:
     @overload
     def create_completion(
         self,
-        prompt: Prompt,
+        prompt: Text | Sequence[Text],
         max_tokens: int | None = 16,
         *,
         n: int = 1,
@@ -361,7 +351,7 @@ class Completions:
     @overload
     def create_completion(
         self,
-        prompt: Prompt,
+        prompt: Text | Sequence[Text],
         max_tokens: int | None = 16,
         *,
         n: int = 1,
@@ -376,7 +366,7 @@ class Completions:
     @shows_options
     def create_completion(
         self,
-        prompt: Prompt,
+        prompt: Text | Sequence[Text],
         max_tokens: int | None = 16,
         *,
         n: int = 1,
@@ -409,7 +399,7 @@ class Completions:
             echo,
             stream and _includes_usage(stream_options),
         )
-        request = Request(self._model, _prompts_of(prompt), wanted)
+        request = Request(self._model, texts_of(prompt, "prompt")[0], wanted)
         return _completion_chunks(request) if stream else _completion(request)
 
     @overload

@@ -18,6 +18,7 @@ from .activation import ActivationType
 from .architecture import ModelConfig, check_tensors, read_config
 from .chat import ChatTemplate
 from .completion import Completions
+from .embedding import Embedding
 from .errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
 from .ffn import MODES, SparseFfn
 from .generation import GenerateOptions, Generation, GenerationConfig, shows_options
@@ -49,7 +50,7 @@ class Perplexity:
     tokens_per_s: float
 
 
-class Model(Completions):
+class Model(Completions, Embedding):
     """A language model in the core. `Model.load` makes one.
 
     A model is for one thread at a time. It stays on the core that was current when it was loaded.
