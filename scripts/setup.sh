@@ -19,5 +19,7 @@ if [ ! -x "$root/.venv/bin/python" ]; then
 fi
 
 "$root/build_wasm.sh"
+# Optional, and so only where the compiler is there already.
+if command -v clang-19 >/dev/null && command -v wasm-ld-19 >/dev/null; then "$root/scripts/build_wasm_modules.sh"; fi
 "$root/.venv/bin/python" -m pip install --quiet --upgrade pip
 "$root/.venv/bin/python" -m pip install --quiet "$root[$extras]"

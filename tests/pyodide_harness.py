@@ -137,10 +137,19 @@ def find_program(*names: str) -> str:
     raise FileNotFoundError(f"{names[0]} is not installed; ./scripts/test.sh installs it")
 
 
+def build_modules(root: Path) -> None:
+    """The further modules, where the compiler for them is installed."""
+    wasm = root / "py" / "sparsefire" / "wasm"
+    compiler = shutil.which("clang-19") and shutil.which("wasm-ld-19")
+    if compiler and not (wasm / "sparsefire_core_threads.wasm").exists():
+        subprocess.run([str(root / "scripts" / "build_wasm_modules.sh")], check=True)
+
+
 def build_wheel(root: Path, out: Path) -> Path:
     """The package without the compiled extension: what Pyodide can install."""
     if not (root / "py" / "sparsefire" / "wasm" / "sparsefire_core.wasm").exists():
         raise FileNotFoundError("the WebAssembly module is not built; run ./build_wasm.sh")
+    build_modules(root)
     script = root / "scripts" / "build_web_wheel.sh"
     subprocess.run(
         [str(script), str(out)], check=True, env={**os.environ, "PYTHON": sys.executable}

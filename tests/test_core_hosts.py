@@ -464,7 +464,7 @@ def test_a_missing_host_names_the_repair(names: list[str], backend: str, wanted:
 
 
 def test_a_missing_module_names_the_repair(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setattr(_wasm, "_MODULE", tmp_path / "none.wasm")
+    monkeypatch.setattr(_wasm, "_MODULES", tmp_path)
     with pytest.raises(errors.BackendError, match=r"run \./build_wasm\.sh"):
         _wasm.module_bytes()
 

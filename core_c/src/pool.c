@@ -3,7 +3,11 @@
 #include <stdlib.h>
 
 #if defined(__wasm__) && !defined(__EMSCRIPTEN_PTHREADS__)
+#ifdef __wasm_atomics__
+#define SF_WASM_THREADS 1
+#else
 #define SF_NO_THREADS 1
+#endif
 #endif
 
 #ifdef SF_NO_THREADS
@@ -34,9 +38,85 @@ void sf_pool_unlock(sf_pool *pool) { (void)pool; }
 
 #else
 
-/* ---- What differs between POSIX and Win32 ---- */
+/* ---- What differs between WebAssembly, POSIX and Win32 ---- */
 
-#ifdef _WIN32
+#if defined(SF_WASM_THREADS)
+/* A module cannot start a thread: the host starts helpers, workers that have instantiated the module over the same
+ * memory with a stack of their own, and has each call sf_pool_help. There a helper takes a seat and waits for what
+ * thread_start gives it. Only helpers sleep: the caller may be a browser's main thread, which must not. */
+typedef int32_t thread_handle;
+typedef volatile uint32_t mutex;     /* 1: held */
+typedef volatile uint32_t condition; /* counts the broadcasts */
+#define THREAD_FUNCTION(name, argument) static void *name(void *argument)
+#define THREAD_RETURN return NULL
+
+enum { SEAT_EMPTY, SEAT_WAITING, SEAT_RUNNING };
+static struct {
+  volatile uint32_t state;
+  void *(*function)(void *);
+  void *argument;
+} seats[SF_MAX_THREADS];
+
+static uint32_t atomic_load32(volatile uint32_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+static void atomic_store32(volatile uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+static void sleep_while(volatile uint32_t *p, uint32_t v) { __builtin_wasm_memory_atomic_wait32((int *)p, (int)v, -1); }
+static void wake_all(volatile uint32_t *p) { __builtin_wasm_memory_atomic_notify((int *)p, UINT32_MAX); }
+
+static void mutex_open(mutex *m) { *m = 0; }
+static void mutex_close(mutex *m) { (void)m; }
+static void mutex_lock(mutex *m) {
+  while (__atomic_exchange_n(m, 1, __ATOMIC_SEQ_CST)) {
+  }
+}
+static void mutex_unlock(mutex *m) { atomic_store32(m, 0); }
+static void condition_open(condition *c) { *c = 0; }
+static void condition_close(condition *c) { (void)c; }
+static void condition_wait(condition *c, mutex *m) {
+  const uint32_t broadcasts = atomic_load32(c);
+  mutex_unlock(m);
+  sleep_while(c, broadcasts);
+  mutex_lock(m);
+}
+static void condition_broadcast(condition *c) {
+  __atomic_add_fetch(c, 1, __ATOMIC_SEQ_CST);
+  wake_all(c);
+}
+static int thread_start(thread_handle *t, void *(*function)(void *), void *argument) {
+  for (int32_t i = 0; i < SF_MAX_THREADS; i++) {
+    if (atomic_load32(&seats[i].state) != SEAT_WAITING) continue;
+    seats[i].function = function;
+    seats[i].argument = argument;
+    atomic_store32(&seats[i].state, SEAT_RUNNING);
+    wake_all(&seats[i].state);
+    *t = i;
+    return 1;
+  }
+  return 0;
+}
+static void thread_join(thread_handle t) {
+  while (atomic_load32(&seats[t].state) == SEAT_RUNNING) {
+  }
+}
+static void thread_yield(void) {}
+
+/* The life of helper `seat`, each seat for one: never returns, but for a seat that there is not. */
+__attribute__((export_name("sf_pool_help"))) void sf_pool_help(int32_t seat);
+void sf_pool_help(int32_t seat) {
+  while (seat >= 0 && seat < SF_MAX_THREADS) {
+    atomic_store32(&seats[seat].state, SEAT_WAITING);
+    while (atomic_load32(&seats[seat].state) == SEAT_WAITING) sleep_while(&seats[seat].state, SEAT_WAITING);
+    seats[seat].function(seats[seat].argument);
+  }
+}
+
+/* How many helpers have taken their seats, working or not. */
+__attribute__((export_name("sf_pool_helpers"))) int32_t sf_pool_helpers(void);
+int32_t sf_pool_helpers(void) {
+  int32_t count = 0;
+  for (int32_t i = 0; i < SF_MAX_THREADS; i++) count += atomic_load32(&seats[i].state) != SEAT_EMPTY;
+  return count;
+}
+#elif defined(_WIN32)
 #define WIN32_LEAN_AND_MEAN
 #include <process.h>
 #include <windows.h>
@@ -124,8 +204,13 @@ static void cpu_relax(void) {
 /* ---- The pool ---- */
 
 /* A worker looks for work this often before it sleeps: some tens of microseconds, the time between two layers or
- * two tokens, in which waking a sleeping thread would cost more than the work it does. */
+ * two tokens, in which waking a sleeping thread would cost more than the work it does. WebAssembly has no instruction
+ * to pause with, so there a look takes a fifth of the time. */
+#ifdef SF_WASM_THREADS
+enum { SPINS_BEFORE_SLEEP = 10000, SPINS_BEFORE_YIELD = 10000 };
+#else
 enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 10000 };
+#endif
 
 struct sf_pool {
   /* generation << 32 | parts << 16 | parts claimed. A part is claimed by one compare-and-swap of the whole word. As

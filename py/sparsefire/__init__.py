@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .quant import QuantizedWeights
     from .sign_predictor import SignPredictor
     from .sparsity import SparsityConfig
+    from .threads import enable_threads
 
 __all__ = [
     "ActivationType",
@@ -90,6 +91,7 @@ __all__ = [
     "backend",
     "calibrate_model",
     "devices",
+    "enable_threads",
     "use_backend",
 ]
 
@@ -110,6 +112,7 @@ _LAZY = {
     "SparseFfn": "ffn",
     "SparsityConfig": "sparsity",
     "calibrate_model": "calibrate",
+    "enable_threads": "threads",
 }
 
 

@@ -130,6 +130,7 @@ class Core(ABC):
     isa: str
     threads: int
     context: int
+    note: str = ""  # why there are not more threads, or not the fastest instructions
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -257,13 +258,15 @@ class Core(ABC):
 @dataclass(frozen=True)
 class Backend:
     """Where the core runs: `name` ("native", "wasmtime" or "pyodide"), `isa` (the instruction set's
-    short name), `threads`, `simd` (the vector unit in words) and the core's `version`."""
+    short name), `threads`, `simd` (the vector unit in words), the core's `version`, and a `note`
+    when this is less than the machine might give: why there is one thread only, say."""
 
     name: str
     isa: str
     threads: int
     simd: str
     version: str
+    note: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}, {self.isa}, {count_of(self.threads, 'thread')}"
@@ -293,7 +296,7 @@ def use_backend(
     isa: instruction set by name ("avx512", "avx2", "sse41", "neon", "wasm128", "scalar");
       default the environment variable SPARSEFIRE_ISA, else the best one of this machine.
     threads: 1 or more; default SPARSEFIRE_THREADS, else every core that this process may use.
-      WebAssembly uses 1.
+      wasmtime uses 1; Pyodide 1, or what `enable_threads` has started.
 
     Objects made earlier stay where they are. Raises `BackendError` when the host is missing (with
     the command that repairs it), `UnsupportedError` for an instruction set, `ArgumentError` for a
@@ -303,7 +306,7 @@ def use_backend(
     if name not in (*BACKENDS, "auto"):
         raise ArgumentError(f"unknown backend {name!r}; choose one of: auto, {', '.join(BACKENDS)}")
     isa = isa or os.environ.get("SPARSEFIRE_ISA") or None
-    threads = _threads_wanted(threads)
+    threads = threads_wanted(threads)
     _current = _any_core(isa, threads) if name == "auto" else open_core(name, isa, threads)
     return backend()
 
@@ -312,7 +315,8 @@ def backend() -> Backend:
     """Where the core runs now."""
     core = get_core()
     version = core.text("sf_version") or ""
-    return Backend(core.host, core.isa, core.threads, _SIMD.get(core.isa, core.isa), version)
+    simd = _SIMD.get(core.isa, core.isa)
+    return Backend(core.host, core.isa, core.threads, simd, version, core.note)
 
 
 def open_core(name: str, isa: str | None = None, threads: int | None = None) -> Core:
@@ -329,7 +333,7 @@ def open_core(name: str, isa: str | None = None, threads: int | None = None) -> 
         return core
 
 
-def _threads_wanted(threads: int | None) -> int | None:
+def threads_wanted(threads: int | None) -> int | None:
     source = "threads"
     value: Any = threads
     if value is None:

@@ -4,6 +4,7 @@ copied."""
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,6 +56,11 @@ class NativeCore(Core):
     def __init__(self) -> None:
         super().__init__()
         self._functions: Mapping[str, Any] = vars(_native)
+        if sys.platform == "emscripten":
+            self.note = (
+                "one thread, since the extension shares Python's memory; "
+                "`await sparsefire.enable_threads()` changes to the backend 'pyodide'"
+            )
 
     def _invoke(self, name: str, args: tuple[Argument, ...]) -> int:
         result: int = self._functions[name](*args)

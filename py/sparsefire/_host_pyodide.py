@@ -4,24 +4,38 @@ interpreter.
 The module has memory of its own; bytes go across through cached Uint8Array views, since making one
 costs ten times as much as using it. Views become unusable when memory grows, which the module
 reports.
+
+With threads, the memory is shared with helpers: workers that run js/helper.js. They can start only
+while Python waits for the event loop, so `sparsefire.enable_threads` is a coroutine.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
+from pathlib import Path
 from typing import Any
 
 from ._wasm import WasmCore, module_bytes
 from .errors import BackendError
 
 _MAX_VIEWS = 256
+_PAGES = 256  # what build_wasm_modules.sh gives shared memory at first: 16 MiB
+_MOST_PAGES = 65536
+_STACK_BYTES = 1 << 18
+_STARTING_SECONDS = 20.0
+_HELPER = Path(__file__).parent / "js" / "helper.js"
 
 
 class PyodideCore(WasmCore):
-    """The core in a WebAssembly instance of the JavaScript engine that runs Pyodide."""
+    """The core in a WebAssembly instance of the JavaScript engine that runs Pyodide.
+
+    threads: more than 1 makes the memory a shared one, for `start_helpers`.
+    """
 
     host = "pyodide"
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
         super().__init__()
         try:
             import js
@@ -36,17 +50,56 @@ class PyodideCore(WasmCore):
         self._stale = True
         self._buffer: Any = None
         self._views: dict[tuple[int, int], Any] = {}
+        self._workers: list[Any] = []
         self._on_growth = create_proxy(self._grown)  # kept: the module calls it
-        module = js.WebAssembly.Module.new(to_js(module_bytes()))
-        imports = to_js(
-            {"env": {"emscripten_notify_memory_growth": self._on_growth}},
-            dict_converter=js.Object.fromEntries,
-        )
-        exports = js.WebAssembly.Instance.new(module, imports).exports
+        env = {"emscripten_notify_memory_growth": self._on_growth}
+        if threads > 1:
+            size = {"initial": _PAGES, "maximum": _MOST_PAGES, "shared": True}
+            env["memory"] = js.WebAssembly.Memory.new(_to_object(size))
+        module = module_bytes("sparsefire_core_threads" if threads > 1 else "sparsefire_core")
+        self._module = js.WebAssembly.Module.new(to_js(module))
+        exports = js.WebAssembly.Instance.new(self._module, _to_object({"env": env})).exports
         exports._initialize()
-        self._memory = exports.memory
+        self._memory = env["memory"] if threads > 1 else exports.memory
         self._exports = exports
         self._functions: dict[str, Any] = {}
+        if threads == 1:
+            self.note = threads_missing() or (
+                "one thread, until `await sparsefire.enable_threads()` has started more"
+            )
+
+    async def start_helpers(self, count: int, url: str | None = None) -> None:
+        """Starts `count` helpers, from a script at `url` or from the package's own copy of it, and
+        waits until each has taken its seat. Raises `BackendError` with the reason."""
+        from pyodide.ffi import create_proxy
+
+        failures: list[str] = []
+
+        def failed(event: Any) -> None:
+            if hasattr(event, "preventDefault"):  # else it counts as an error of the page too
+                event.preventDefault()
+            failures.append(str(getattr(event, "message", None) or "its script did not load"))
+
+        on_error = create_proxy(failed)
+        try:
+            for seat in range(count):
+                top = self._alloc(_STACK_BYTES) + _STACK_BYTES
+                worker = _new_worker(url, on_error)
+                self._workers.append(worker)
+                message = {"module": self._module, "memory": self._memory}
+                worker.postMessage(_to_object({**message, "seat": seat, "stack": top}))
+            end = time.monotonic() + _STARTING_SECONDS
+            while self._run("sf_pool_helpers", []) < count and not failures:
+                if time.monotonic() > end:
+                    failures.append(f"it did not start within {_STARTING_SECONDS:.0f} s")
+                await asyncio.sleep(0.002)
+        except self._js_exception as error:
+            failures.append(str(error))
+        if failures:
+            for worker in self._workers:
+                worker.terminate()
+            self._workers.clear()
+            raise BackendError(f"a helper thread failed: {failures[0]}")
 
     def _grown(self, _index: int) -> None:
         self._stale = True
@@ -78,3 +131,65 @@ class PyodideCore(WasmCore):
 
     def _copy_out(self, address: int, target: memoryview) -> None:
         self._view(address, len(target)).assign_to(target)
+
+
+def threads_missing() -> str:
+    """Why there can be no threads here; "" when there can."""
+    import js
+
+    if not hasattr(js, "SharedArrayBuffer") or getattr(js, "crossOriginIsolated", True) is False:
+        return (
+            "one thread, since the page is not cross-origin isolated: serve it with the headers "
+            "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp"
+        )
+    try:
+        module_bytes("sparsefire_core_threads")
+    except BackendError:
+        return (
+            "one thread, since this package was built without the module for more; "
+            "scripts/build_wasm_modules.sh makes it"
+        )
+    return ""
+
+
+def processors() -> int:
+    """How many threads the machine runs at a time, as the browser or node tells it."""
+    import js
+
+    navigator = getattr(js, "navigator", None)
+    count = getattr(navigator, "hardwareConcurrency", None)
+    if count is None and hasattr(js, "process"):
+        count = js.process.getBuiltinModule("os").availableParallelism()
+    return int(count or 1)
+
+
+def _to_object(entries: dict[str, Any]) -> Any:
+    """A plain JavaScript object."""
+    import js
+    from pyodide.ffi import to_js
+
+    return to_js(entries, dict_converter=js.Object.fromEntries)
+
+
+def _new_worker(url: str | None, on_error: Any) -> Any:
+    """A worker that runs the helper's script."""
+    import js
+    from pyodide.ffi import to_js
+
+    if not hasattr(js, "Worker"):  # node
+        source = _HELPER.read_text(encoding="utf-8")
+        threads = js.process.getBuiltinModule("node:worker_threads")
+        worker = threads.Worker.new(source, _to_object({"eval": True}))
+        worker.on("error", on_error)
+        worker.unref()  # a process may end without it
+        return worker
+    made = None
+    if url is None:
+        source = _HELPER.read_text(encoding="utf-8")
+        blob = js.Blob.new(to_js([source]), _to_object({"type": "text/javascript"}))
+        url = made = js.URL.createObjectURL(blob)
+    worker = js.Worker.new(url)
+    worker.onerror = on_error
+    if made is not None:
+        js.setTimeout(js.URL.revokeObjectURL, 60_000, made)
+    return worker

@@ -40,6 +40,7 @@ class WasmtimeCore(WasmCore):
 
     def __init__(self, *, fast: bool | None = None) -> None:
         super().__init__()
+        self.note = "one thread, since wasmtime's Python package starts no helpers"
         if not _compiled:
             engine = wasmtime.Engine()
             _compiled.extend((engine, wasmtime.Module(engine, module_bytes())))

@@ -22,7 +22,7 @@ from .errors import ArgumentError, BackendError, CoreMemoryError
 
 __all__ = ["WasmCore", "WasmMemory", "module_bytes"]
 
-_MODULE = Path(__file__).parent / "wasm" / "sparsefire_core.wasm"
+_MODULES = Path(__file__).parent / "wasm"
 
 # Functions whose result is an address or a size; every other result is a signed int32.
 UNSIGNED_RESULTS = frozenset({"sf_alloc", "sf_cache_bundle", "sf_format_row_bytes"})
@@ -33,13 +33,14 @@ _COPY_CHUNK = 1 << 24  # uploads go in pieces, so that a mapped file is not page
 _FLOAT32_MAX = 3.4028234663852886e38
 
 
-def module_bytes() -> bytes:
+def module_bytes(name: str = "sparsefire_core") -> bytes:
     """The core as a WebAssembly module. Raises `BackendError` when it was not built."""
+    path = _MODULES / f"{name}.wasm"
     try:
-        return _MODULE.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise BackendError(
-            f"the WebAssembly module is not built ({_MODULE} is missing); run ./build_wasm.sh in "
+            f"the WebAssembly module is not built ({path} is missing); run ./build_wasm.sh in "
             "the project's directory, then `pip install .`"
         ) from None
 

@@ -17,7 +17,8 @@ class HostInfo:
     """One place where the core can run.
 
     `isas`: instruction sets compiled in, best first; `supported`: those that this machine can run;
-    `threads`: the default number; `reason`: why the host is not available ("" when it is).
+    `threads`: the default number; `reason`: why the host is not available ("" when it is);
+    `note`: why there are not more threads, or not the fastest instructions ("" when there are).
     """
 
     name: str
@@ -27,6 +28,7 @@ class HostInfo:
     threads: int = 0
     version: str = ""
     reason: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Devices:
                 text = f"{', '.join(host.supported)}; {threads}"
                 if others:
                     text += f" (not on this machine: {', '.join(others)})"
+                if host.note:
+                    text += f" ({host.note})"
             else:
                 text = f"not available: {host.reason}"
             lines.append(f"{host.name:<9} {text}")
@@ -132,4 +136,5 @@ def _host_info(name: str) -> HostInfo:
         tuple(core.supported_isas()),
         core.threads,
         core.text("sf_version") or "",
+        note=core.note,
     )

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Builds the further WebAssembly modules, beside the one of ../build_wasm.sh, for engines that can do more:
+#   sparsefire_core_threads.wasm   memory that workers share
+# The package works without them. Needs clang 19 with its linker, and Emscripten's C library; all are Debian and Ubuntu
+# packages.
+#   scripts/build_wasm_modules.sh [DIRECTORY]      by default py/sparsefire/wasm
+# CLANG and WASM_LD name other compilers and linkers, SYSROOT another C library.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+. "$root/scripts/tools.sh"
+. "$root/scripts/wasm_core.sh"
+output=${1:-$root/py/sparsefire/wasm}
+clang=${CLANG:-clang-19}
+wasm_ld=${WASM_LD:-wasm-ld-19}
+sysroot=${SYSROOT:-/usr/share/emscripten/cache/sysroot}
+lib=$sysroot/lib/wasm32-emscripten
+max_bytes=$((100 * 1024))
+
+need_tool "$clang" clang-19
+need_tool "$wasm_ld" lld-19
+[ -d "$lib" ] || install_packages emscripten
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mapfile -t exports < <(core_functions | sed 's/^/--export=/')
+
+# build NAME "COMPILER FLAGS" "LINKER FLAGS"
+build() {
+  local name=$1 bytes
+  mkdir "$work/$name"
+  # shellcheck disable=SC2086 # the flags are words
+  compile_core "$work/$name" "$clang" --target=wasm32-unknown-emscripten -mbulk-memory \
+    -isystem "$sysroot/include/compat" -isystem "$sysroot/include" $2
+  # The C library is the one for a single thread: helpers compute, and only the calling thread takes memory.
+  # shellcheck disable=SC2086
+  "$wasm_ld" --no-check-features --entry=_initialize --global-base=1024 -z stack-size=262144 \
+    --initial-memory=16777216 --max-memory=4294967296 --import-undefined --strip-all -O2 "${exports[@]}" $3 \
+    "$lib/crt1_reactor.o" "${objects[@]}" -L"$lib" -lstandalonewasm-memgrow -lstubs -lnoexit -lc -lemmalloc \
+    -lcompiler_rt -o "$work/$name.wasm"
+  bytes=$(wc -c <"$work/$name.wasm")
+  if [ "$bytes" -gt "$max_bytes" ]; then
+    echo "build_wasm_modules.sh: $name has $bytes bytes, more than the $max_bytes that it may have" >&2
+    exit 1
+  fi
+  mkdir -p "$output"
+  mv "$work/$name.wasm" "$output/$name.wasm"
+  echo "$output/$name.wasm: $bytes bytes"
+}
+
+# sf_pool_help and __stack_pointer are for the host that starts the helpers.
+threads="--shared-memory --import-memory --export=__stack_pointer"
+build sparsefire_core_threads "-matomics" "$threads"
