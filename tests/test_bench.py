@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from sparsefire import _core
 from sparsefire.bench import bench_ffn
+from sparsefire.bench_cache import EXPONENT, bench_cache, power_law
 from sparsefire.errors import ArgumentError, FormatError
 
 Core = _core.Core
@@ -65,8 +67,55 @@ def test_bad_arguments(
         bench_ffn(**arguments)  # type: ignore[arg-type]
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sparsefire", "bench", "ffn", *arguments]
+@pytest.mark.parametrize("active", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize("exponent", [0.5, EXPONENT, 2.0])
+def test_power_laws_have_the_mean_that_was_asked_for(active: float, exponent: float) -> None:
+    often = power_law(5504, active, exponent)
+    assert often.mean() == pytest.approx(active, rel=1e-6)
+    assert (np.diff(often) <= 0).all()
+    assert often[0] <= 1
+    below = often[often < 1]
+    if len(below):
+        ranks = np.arange(len(often) - len(below), len(often)) + 1
+        assert np.allclose(below * ranks**exponent, below[-1] * 5504**exponent)
+
+
+def test_the_usual_power_law_is_that_of_a_large_model() -> None:
+    often = power_law(11008, 0.1, EXPONENT)
+    assert 0.76 < often[: 11008 // 4].sum() / often.sum() < 0.82
+
+
+def test_caches_hold_their_share_and_change_no_bit(host_core: Core) -> None:
+    seen: list[tuple[int, int]] = []
+    results = bench_cache(
+        64,
+        300,
+        budget=0.4,
+        repeats=30,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(i + 1, 60) for i in range(60)]
+    assert [each.policy for each in results] == ["lru", "lfu", "window"]
+    best = power_law(300, 0.1, EXPONENT)[:120].sum() / 30
+    for each in results:
+        assert each.identical
+        assert (each.shape, each.format, each.repeats) == ("64x300", "q8_0", 30)
+        assert each.budget_bytes == 0.4 * each.layer_bytes
+        assert each.active_share == pytest.approx(0.1, abs=0.02)
+        assert each.bytes_read == pytest.approx(each.misses * 3 * 68)
+        asked = 300 * each.active_share
+        assert each.hit_rate == pytest.approx(1 - each.misses / asked)
+        assert 0.4 < each.hit_rate < best + 0.05
+        assert each.slowdown == pytest.approx(each.cached_ms / each.memory_ms)
+        assert each.backend == host_core.host
+    with pytest.raises(ArgumentError, match="budget"):
+        bench_cache(64, 300, budget=0.0)
+    with pytest.raises(ArgumentError, match="shape"):
+        bench_cache(64, 1)
+
+
+def bench(*arguments: str, what: str = "ffn") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sparsefire", "bench", what, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -85,3 +134,14 @@ def test_the_command_prints_a_table_or_json() -> None:
     failed = bench("--shape", "50x64")
     assert failed.returncode == 1
     assert failed.stderr.startswith("sparsefire: error: q8_0")
+
+
+def test_the_cache_command_prints_a_table_or_json() -> None:
+    arguments = ["--shape", "64x128", "--repeats", "3", "--threads", "1"]
+    table = bench(*arguments, what="cache")
+    assert table.returncode == 0, table.stderr
+    rows = [line.split() for line in table.stdout.splitlines()]
+    assert [row[0] for row in rows if row and row[-1] == "yes"] == ["lru", "lfu", "window"]
+    found = json.loads(bench(*arguments, "--budget", "0.25", "--json", what="cache").stdout)
+    assert [each["budget_bytes"] for each in found] == [128 // 4 * 3 * 68] * 3
+    assert all(each["identical"] for each in found)

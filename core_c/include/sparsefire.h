@@ -255,12 +255,13 @@ SF_API void sf_cache_close(sf_cache *cache);
 SF_API int32_t sf_cache_pin(sf_cache *cache, const int32_t *ids, int32_t count);
 /* Asks for the neurons ids (count), ascending. Returns how many of them, from the first on, can be resident at once
  * (all, or at least 1), and writes those among them that are not yet to missing (count) and *missing_count: for each,
- * write its bundle to sf_cache_bundle() and then call sf_cache_loaded(). What was asked for and not loaded is
+ * write its bundle where sf_cache_bundles() says, and then call sf_cache_loaded(). What was asked for and not loaded is
  * forgotten at the next request. Errors: ARGUMENT. */
 SF_API int32_t sf_cache_request(sf_cache *cache, const int32_t *ids, int32_t count, int32_t *missing,
                                 int32_t *missing_count);
-/* Where the bundle of a neuron lies or is to be written, NULL if it has no place. Owned by the cache. */
-SF_API void *sf_cache_bundle(sf_cache *cache, int32_t neuron);
+/* Writes to bundles (count) where the bundle of each of the neurons ids (count), ascending, lies or is to be written,
+ * NULL for one that has no place. The memory is the cache's. Errors: ARGUMENT. */
+SF_API int32_t sf_cache_bundles(sf_cache *cache, const int32_t *ids, int32_t count, void **bundles);
 /* The bundles of the neurons ids (count), ascending, have been written. Errors: ARGUMENT, NOT_RESIDENT. */
 SF_API int32_t sf_cache_loaded(sf_cache *cache, const int32_t *ids, int32_t count);
 /* Number of neurons that are resident now. */

@@ -129,9 +129,13 @@ int32_t sf_cache_request(sf_cache *cache, const int32_t *ids, int32_t count, int
   return granted;
 }
 
-void *sf_cache_bundle(sf_cache *cache, int32_t neuron) {
-  if (!cache || neuron < 0 || neuron >= cache->hidden || cache->slot_of[neuron] < 0) return NULL;
-  return cache->arena + (size_t)cache->slot_of[neuron] * cache->bundle_bytes;
+int32_t sf_cache_bundles(sf_cache *cache, const int32_t *ids, int32_t count, void **bundles) {
+  if (!cache || !sf_ids_valid(ids, count, cache->hidden) || (count > 0 && !bundles)) return SF_ERROR_ARGUMENT;
+  for (int32_t i = 0; i < count; i++) {
+    int32_t slot = cache->slot_of[ids[i]];
+    bundles[i] = slot < 0 ? NULL : cache->arena + (size_t)slot * cache->bundle_bytes;
+  }
+  return SF_OK;
 }
 
 int32_t sf_cache_loaded(sf_cache *cache, const int32_t *ids, int32_t count) {

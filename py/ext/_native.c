@@ -203,7 +203,7 @@ static PyObject *from_text(text value) {
   VOID(sf_cache_close, 1, (h))                                          \
   RESULT(int32_t, sf_cache_pin, 3, (h, p, i))                           \
   RESULT(int32_t, sf_cache_request, 5, (h, p, i, w, w))                 \
-  RESULT(address, sf_cache_bundle, 2, (h, i))                           \
+  RESULT(int32_t, sf_cache_bundles, 4, (h, p, i, w))                    \
   RESULT(int32_t, sf_cache_loaded, 3, (h, p, i))                        \
   RESULT(int32_t, sf_cache_resident, 1, (h))                            \
   RESULT(int32_t, sf_ffn_open_cached, 9, (w, h, h, i, i, i, i, i, f))   \

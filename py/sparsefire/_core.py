@@ -13,7 +13,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Self, SupportsIndex, TypeAlias
 
@@ -170,10 +170,12 @@ class Core(ABC):
         """A C-contiguous array as a pointer argument that one call writes."""
 
     @abstractmethod
-    def fill_at(self, address: int, nbytes: int, fill: Callable[[memoryview], None]) -> None:
-        """Has `fill` write memory of the core's own, of which a function such as `sf_cache_bundle`
-        gave the address. There must be room for `nbytes`. When `fill` raises, what the memory
-        holds is unspecified."""
+    def writing(
+        self, addresses: list[int], nbytes: int
+    ) -> AbstractContextManager[list[memoryview]]:
+        """Gives a buffer of ``nbytes`` bytes for each of the addresses, which a function such as
+        `sf_cache_bundles` gave. What is in the buffers when the context ends, by an error too, is
+        in the core then. No other call may be made meanwhile."""
 
     # -- the same everywhere -----------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -90,5 +91,7 @@ class NativeCore(Core):
     def out(self, array: NDArray[Any]) -> Argument:
         return array
 
-    def fill_at(self, address: int, nbytes: int, fill: Callable[[memoryview], None]) -> None:
-        fill(memoryview((ctypes.c_uint8 * nbytes).from_address(address)))
+    @contextmanager
+    def writing(self, addresses: list[int], nbytes: int) -> Iterator[list[memoryview]]:
+        place = (ctypes.c_uint8 * nbytes).from_address
+        yield [memoryview(place(address)) for address in addresses]

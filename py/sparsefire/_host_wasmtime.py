@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from ._wasm import WasmCore, module_bytes
@@ -72,6 +73,12 @@ class WasmtimeCore(WasmCore):
             self._bytes = memoryview(self._memory.get_buffer_ptr(self._store)).cast("B")
             self._stale = False
         return self._bytes
+
+    @contextmanager
+    def writing(self, addresses: list[int], nbytes: int) -> Iterator[list[memoryview]]:
+        with self._lock:  # memory that grows meanwhile would move
+            view = self._view()
+            yield [view[address : address + nbytes] for address in addresses]
 
     def _copy_in(self, address: int, source: memoryview) -> None:
         self._view()[address : address + len(source)] = source

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import operator
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ __all__ = ["WasmCore", "WasmMemory", "module_bytes"]
 _MODULES = Path(__file__).parent / "wasm"
 
 # Functions whose result is an address or a size; every other result is a signed int32.
-UNSIGNED_RESULTS = frozenset({"sf_alloc", "sf_cache_bundle", "sf_format_row_bytes"})
+UNSIGNED_RESULTS = frozenset({"sf_alloc", "sf_format_row_bytes"})
 
 _ALIGNMENT = 64
 _SCRATCH_KEPT = 1 << 23  # a scratch block up to this size is kept between calls
@@ -181,11 +182,15 @@ class WasmCore(Core):
         memory.write(view)
         return memory
 
-    def fill_at(self, address: int, nbytes: int, fill: Callable[[memoryview], None]) -> None:
-        block = memoryview(bytearray(nbytes))
-        fill(block)
-        with self._lock:
-            self._copy_in(address, block)
+    @contextmanager
+    def writing(self, addresses: list[int], nbytes: int) -> Iterator[list[memoryview]]:
+        blocks = [memoryview(bytearray(nbytes)) for _ in addresses]
+        try:
+            yield blocks
+        finally:
+            with self._lock:
+                for address, block in zip(addresses, blocks, strict=True):
+                    self._copy_in(address, block)
 
     def inp(self, array: NDArray[Any]) -> Argument:
         return Transient(array, False)

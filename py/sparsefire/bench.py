@@ -120,6 +120,35 @@ def bench_ffn(
     )
 
 
+def random_layer(
+    core: Core, random: np.random.Generator, d: int, hidden: int, gated: bool, format: str
+) -> SparseFfn:
+    """A ReLU layer of ``d`` inputs and outputs with random weights. Biases of 8 keep all gates
+    (ungated: ups) positive, so that a neuron is active when it is chosen."""
+    kind, parts = weight_format(format), 2 + gated
+    row = kind.row_bytes(d)
+    bundle = np.empty((hidden, parts * row), np.uint8)
+    for begin in range(0, hidden, _ROWS_AT_ONCE):
+        piece = bundle[begin : begin + _ROWS_AT_ONCE]
+        values = random.standard_normal((len(piece), parts * d), np.float32)
+        values *= np.float32(d**-0.5)
+        piece[:] = quantize_rows(values, kind, core)
+    memory = core.upload(bundle)
+    views = [
+        Matrix(core, memory, kind, hidden, d, part * row, parts * row) for part in range(parts)
+    ]
+    shift = np.full(hidden, 8.0, np.float32)
+    return SparseFfn.from_matrices(
+        core,
+        views[0] if gated else None,
+        views[-2],
+        views[-1],
+        activation="relu",
+        gate_bias=shift if gated else None,
+        up_bias=None if gated else shift,
+    )
+
+
 class _Layer:
     """The layer and its predictor."""
 
@@ -134,30 +163,8 @@ class _Layer:
         rank: int,
         count: int,
     ) -> None:
-        kind = weight_format(format)
-        self.d, parts = d, 2 + gated
-        row = kind.row_bytes(d)
-        bundle = np.empty((hidden, parts * row), np.uint8)
-        for begin in range(0, hidden, _ROWS_AT_ONCE):
-            piece = bundle[begin : begin + _ROWS_AT_ONCE]
-            values = random.standard_normal((len(piece), parts * d), np.float32)
-            values *= np.float32(d**-0.5)
-            piece[:] = quantize_rows(values, kind, core)
-        memory = core.upload(bundle)
-        views = [
-            Matrix(core, memory, kind, hidden, d, part * row, parts * row) for part in range(parts)
-        ]
-        # Gates (ungated: ups) are shifted far enough that none is zero after the ReLU.
-        shift = np.full(hidden, 8.0, np.float32)
-        self.ffn = SparseFfn.from_matrices(
-            core,
-            views[0] if gated else None,
-            views[-2],
-            views[-1],
-            activation="relu",
-            gate_bias=shift if gated else None,
-            up_bias=None if gated else shift,
-        )
+        self.d = d
+        self.ffn = random_layer(core, random, d, hidden, gated, format)
         self.predictor = LowRankPredictor(
             d,
             hidden,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ._core import Core
 from .activation import ActivationType
@@ -25,7 +27,7 @@ Source: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 LAYER_ARCHITECTURE = "sparsefire-ffn"  # of a file that holds one layer and no model
 
 _MOST = 1 << 24  # neurons or elements of a vector; the core's own limit
-_PIECE_BYTES = 8 << 20
+_MOST_AT_ONCE = 512  # buffers of one system call; systems allow 1,024
 
 
 class LayerShape(NamedTuple):
@@ -115,8 +117,9 @@ class BundleFile:
         self, source: Source, layer: int = 0, activation: str | ActivationType | None = None
     ) -> None:
         self._file = _opened(source)
+        self._own = isinstance(source, (str, os.PathLike))
         # Closed with this object, or when it is collected, unless it is the caller's.
-        close = self._file.close if isinstance(source, (str, os.PathLike)) else _nothing
+        close = self._file.close if self._own else _nothing
         self._finalizer = weakref.finalize(self, close)
         try:
             self._read_header(layer, activation)
@@ -153,9 +156,29 @@ class BundleFile:
             )
         return parts[stored]
 
-    def read(self, neuron: int, out: memoryview) -> None:
-        """Fills ``out``, of `bundle_bytes` bytes, with a neuron's bundle. `ModelFileError` with
-        file, offset and neuron when it cannot be read."""
+    def read(self, neurons: npt.NDArray[np.int32], out: list[memoryview]) -> Iterator[int]:
+        """Fills ``out``, buffers of `bundle_bytes` bytes, with the bundles of ``neurons``,
+        ascending; after each run of neighbours it yields how many those were. `ModelFileError`
+        with file, offset and neuron when one cannot be read."""
+        apart = np.diff(neurons, prepend=-2) != 1
+        apart[::_MOST_AT_ONCE] = True
+        starts = np.flatnonzero(apart).tolist()
+        ids, nbytes = neurons.tolist(), self.bundle_bytes
+        vectored = self._own and hasattr(os, "preadv") and not self._file.closed
+        descriptor = self._file.fileno() if vectored else -1
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            whole = 0
+            if vectored:
+                try:
+                    offset = self.offset + ids[start] * nbytes
+                    whole = os.preadv(descriptor, out[start:end], offset) // nbytes
+                except OSError:
+                    whole = 0  # reading one by one tells which neuron it is
+            for index in range(start + whole, end):
+                self._read_one(ids[index], out[index])
+            yield end - start
+
+    def _read_one(self, neuron: int, out: memoryview) -> None:
         done = 0
         reason = "the file ends too early; was it cut off since it was opened?"
         try:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _arrays
 from ._core import Core, get_core
+from ._forward import ActiveRequest, NeuronCounts, chosen_mode
 from ._handle import CoreObject
 from .activation import ActivationType
 from .bundles import BundleFile, Source
-from .errors import ArgumentError, ModelFileError, ShapeError
-from .ffn import CUTOFFS, MODES, NeuronCounts, check_predictor, set_core_cutoff
+from .errors import ModelFileError
+from .ffn import CUTOFFS, check_predictor, set_core_cutoff
 from .loader import read_predictor
 from .neurons import CoreCache, NeuronCache
 from .predictor import InCorePredictor, Predictor
@@ -95,8 +95,7 @@ class CachedFfn:
             cache.detach(self)
             raise
         self._cutoffs = dict.fromkeys(CUTOFFS, 0.0)
-        empty = np.empty(0, np.int32)
-        self.counts = NeuronCounts(empty, empty)
+        self.counts = NeuronCounts.of((), ())
 
     @classmethod
     def open(
@@ -198,11 +197,7 @@ class CachedFfn:
         """As `SparseFfn.forward`. The modes "dense" and "exact" both ask for every neuron, since
         whole neurons are read; of a batch (n, input), each neuron is asked for once."""
         chosen = self._predictor if predictor is None else predictor
-        mode = mode or ("sparse" if chosen is not None else "exact")
-        if mode not in MODES:
-            raise ArgumentError(f"mode {mode!r}: expected 'dense', 'exact' or 'sparse'")
-        if mode == "sparse" and chosen is None:
-            raise ArgumentError("sparse mode needs a predictor: pass one, or set_predictor first")
+        mode = chosen_mode(mode, chosen, "exact")
         values, single = _arrays.vectors(x, self.d_in)
         given = values[0] if single else values
         if mode == "sparse":
@@ -233,17 +228,11 @@ class CachedFfn:
         out: npt.NDArray[np.floating] | None = None,
     ) -> npt.NDArray[np.floating]:
         """As `SparseFfn.forward_sparse`: the output with just the neurons ``active``."""
-        values, single = _arrays.vectors(x, self.d_in)
-        lists: list[Any] = [active] if single else list(active)  # type: ignore[arg-type]
-        if len(lists) != len(values):
-            raise ShapeError(f"active: expected {len(values)} id lists, got {len(lists)}")
-        result = _arrays.Result(len(values), self.d_out, single, out)
-        ids = [_arrays.active_ids(each, self.hidden) for each in lists]
-        sizes, used = np.array([len(each) for each in ids], np.int32), np.zeros(len(ids), np.int32)
-        if len(values):
-            self._compute(values, ids, result.buffer, used)
-        self.counts = NeuronCounts(sizes, used)
-        return result.finish()
+        request = ActiveRequest(x, active, self.d_in, self.hidden, self.d_out, out)
+        used = np.zeros(len(request.x), np.int32)
+        if len(request.x):
+            self._compute(request.x, request.ids, request.result.buffer, used)
+        return request.finish(self, used)
 
     def _compute(
         self,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _arrays
 from ._core import Core, get_core
+from ._forward import MODES, ActiveRequest, NeuronCounts, chosen_mode
 from ._handle import CoreObject
 from .activation import ActivationType
 from .errors import ArgumentError, ShapeError
@@ -21,18 +22,10 @@ from .quant import QuantizedWeights, WeightFormat, quantize_rows, weight_format
 if TYPE_CHECKING:
     from .cutoff import CutoffReport
 
-MODES = {"dense": 0, "exact": 1, "sparse": 2}
 DOWN_LAYOUTS = {"neuron": 0, "output": 1}
 CUTOFFS = {"gate": 0, "product": 1}
 
 Weights = npt.ArrayLike | QuantizedWeights
-
-
-class NeuronCounts(NamedTuple):
-    """Neurons that a forward pass computed for each of n vectors, int32 (n,)."""
-
-    selected: _arrays.IntArray  # whose gate (ungated: up) was computed
-    active: _arrays.IntArray  # whose contribution to the output was added
 
 
 def set_core_cutoff(ffn: CoreObject, cutoff: float, on: str) -> None:
@@ -303,8 +296,7 @@ class SparseFfn:
         if any(bias is not None for bias in (gate_bias, up_bias, down_bias)):
             self._core_ffn.set_bias(gate_bias, up_bias, down_bias)
         self.set_predictor(predictor)
-        empty = np.empty(0, np.int32)
-        self.counts = NeuronCounts(empty, empty)
+        self.counts = NeuronCounts.of((), ())
 
     @property
     def handle(self) -> int:
@@ -447,27 +439,18 @@ class SparseFfn:
         ``mode`` "dense" computes every neuron, "exact" skips those whose activation is zero, and
         "sparse" computes those that ``predictor`` (or else the attached one) chooses. By
         default: sparse when there is a predictor, else exact for the ReLU family and with a
-        cutoff, else dense. A
-        predictor of any class with a ``predict`` method will do; those of this package run inside
-        the core. `counts` tells afterwards how many neurons were computed.
+        cutoff, else dense. A predictor of any class with a ``predict`` method will do; those of
+        this package run inside the core. `counts` tells afterwards how many neurons were computed.
 
         Errors: `ShapeError`, `ArgumentError`, `NotFiniteError` (NaN or infinity in ``x``).
         """
         chosen = self.predictor if predictor is None else predictor
-        if mode is None:
-            sparse = self.activation.is_relu_family or any(self._core_ffn.cutoffs.values())
-            exact = "exact" if sparse else "dense"
-            if self._core_ffn.down_layout == "output":
-                exact = "dense"
-            mode = "sparse" if chosen is not None else exact
-        if mode not in MODES:
-            raise ArgumentError(f"mode {mode!r}: expected 'dense', 'exact' or 'sparse'")
-        if mode == "sparse" and chosen is None:
-            raise ArgumentError("sparse mode needs a predictor: pass one, or set_predictor first")
+        mode = chosen_mode(mode, chosen, self._mode_without_predictor())
+        values, single = _arrays.vectors(x, self.d_in)
         if mode == "sparse" and not isinstance(chosen, InCorePredictor):
             assert chosen is not None
-            return self._forward_chosen(x, chosen, out)
-        values, single = _arrays.vectors(x, self.d_in)
+            given = values[0] if single else values
+            return self.forward_sparse(given, chosen.predict(given), out=out)
         result = _arrays.Result(len(values), self.d_out, single, out)
         attached = self.predictor
         if mode == "sparse":
@@ -479,12 +462,11 @@ class SparseFfn:
             self._core_ffn.set_predictor(attached)
         return result.finish()
 
-    def _forward_chosen(
-        self, x: npt.ArrayLike, predictor: Predictor, out: npt.NDArray[np.floating] | None
-    ) -> npt.NDArray[np.floating]:
-        values, single = _arrays.vectors(x, self.d_in)
-        active = predictor.predict(values[0] if single else values)
-        return self.forward_sparse(values[0] if single else values, active, out=out)
+    def _mode_without_predictor(self) -> str:
+        if self.down_layout == "output":
+            return "dense"
+        zeros = self.activation.is_relu_family or any(self._core_ffn.cutoffs.values())
+        return "exact" if zeros else "dense"
 
     def forward_dense(
         self, x: npt.ArrayLike, *, out: npt.NDArray[np.floating] | None = None
@@ -505,19 +487,10 @@ class SparseFfn:
 
         Errors: `ShapeError`, `ArgumentError` (an id out of range), `NotFiniteError`.
         """
-        values, single = _arrays.vectors(x, self.d_in)
-        lists: list[Any] = [active] if single else list(active)  # type: ignore[arg-type]
-        if len(lists) != len(values):
-            raise ShapeError(f"active: expected {len(values)} id lists, got {len(lists)}")
-        result = _arrays.Result(len(values), self.d_out, single, out)
-        ids = [_arrays.active_ids(each, self.hidden) for each in lists]
-        used = [
-            self._core_ffn.forward_active(chosen, vector, target)
-            for vector, chosen, target in zip(values, ids, result.buffer, strict=True)
-        ]
-        sizes = np.array([len(each) for each in ids], np.int32)
-        self.counts = NeuronCounts(sizes, np.array(used, np.int32))
-        return result.finish()
+        request = ActiveRequest(x, active, self.d_in, self.hidden, self.d_out, out)
+        rows = zip(request.x, request.ids, request.result.buffer, strict=True)
+        used = [self._core_ffn.forward_active(ids, vector, y) for vector, ids, y in rows]
+        return request.finish(self, used)
 
     def save_bundles(self, path: str | os.PathLike[str]) -> None:
         """Writes weights and biases to a GGUF file, neuron by neuron, from which `CachedFfn` reads

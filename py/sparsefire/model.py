@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Core, get_core
+from ._forward import MODES
 from .activation import ActivationType
 from .architecture import ModelConfig, check_tensors, read_config
 from .chat import ChatTemplate
 from .completion import Completions
 from .embedding import Embedding
 from .errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
-from .ffn import MODES, SparseFfn
+from .ffn import SparseFfn
 from .generation import GenerateOptions, Generation, GenerationConfig, shows_options
 from .gguf import GgufFile, Source
 from .loader import CoreModel

@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from .errors import ArgumentError, ModelFileError, ShapeError
 POLICIES = {"lru": 0, "lfu": 1, "window": 2}
 
 _DEFAULT_WINDOW = 128
+_READ_AT_ONCE = 8 << 20  # bytes, which a host without access to the core's memory holds twice
 _PROFILE = "sparsefire neuron profile"
 
 
@@ -92,17 +92,22 @@ class CoreCache(CoreObject):
     def load(self, missing: _arrays.IntArray) -> None:
         """Reads the neurons that `request` found missing. After an error those that were read
         before it are resident, and the others are not."""
-        done, nbytes = 0, self.file.bundle_bytes
-        try:
-            for neuron in missing.tolist():
-                address = self.core.call("sf_cache_bundle", self.handle, neuron)
-                self.core.fill_at(address, nbytes, partial(self.file.read, neuron))
-                done += 1
-        finally:
-            if done:
-                self.bytes_read += done * nbytes
-                ids = self.core.inp(missing[:done])
-                self.core.check("sf_cache_loaded", self.handle, ids, done, what="neuron cache")
+        core, nbytes = self.core, self.file.bundle_bytes
+        step = max(1, _READ_AT_ONCE // nbytes)
+        for begin in range(0, len(missing), step):
+            ids, done = missing[begin : begin + step], 0
+            places = np.empty(len(ids), core.pointer_dtype)
+            given = core.inp(ids), len(ids), core.out(places)
+            core.check("sf_cache_bundles", self.handle, *given, what="neuron cache")
+            try:
+                with core.writing(places.tolist(), nbytes) as buffers:
+                    for count in self.file.read(ids, buffers):
+                        done += count
+            finally:
+                if done:
+                    self.bytes_read += done * nbytes
+                    read = core.inp(ids[:done]), done
+                    core.check("sf_cache_loaded", self.handle, *read, what="neuron cache")
 
     def close(self) -> None:
         super().close()

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Argument
+from ._forward import MODES
 from ._handle import CoreObject
 from .errors import ContextFullError, NotFiniteError
-from .ffn import MODES
 from .loader import CoreModel
 
 FloatArray = npt.NDArray[np.float32]

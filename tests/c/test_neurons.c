@@ -16,6 +16,12 @@ static int32_t random_ids(int32_t *ids) {
   return count;
 }
 
+static void *bundle_of(sf_cache *cache, int32_t neuron) {
+  void *bundle = NULL;
+  CHECK(sf_cache_bundles(cache, &neuron, 1, &bundle) == SF_OK, "the place of neuron %d", neuron);
+  return bundle;
+}
+
 static void test_policy(int32_t policy, int32_t neuron_to_go) {
   sf_cache *cache;
   int32_t missing[4], missing_count;
@@ -29,8 +35,8 @@ static void test_policy(int32_t policy, int32_t neuron_to_go) {
   CHECK(sf_cache_resident(cache) == 3, "three are resident");
   const int32_t another = 7;
   CHECK(sf_cache_request(cache, &another, 1, missing, &missing_count) == 1 && missing_count == 1, "a fourth");
-  CHECK(sf_cache_bundle(cache, neuron_to_go) == NULL, "policy %d: %d gives way", policy, neuron_to_go);
-  CHECK(sf_cache_bundle(cache, 7) != NULL, "the fourth has a place");
+  CHECK(!bundle_of(cache, neuron_to_go), "policy %d: %d gives way", policy, neuron_to_go);
+  CHECK(bundle_of(cache, 7), "the fourth has a place");
   CHECK(sf_cache_resident(cache) == 2, "but is not loaded");
   sf_cache_close(cache);
 }
@@ -51,7 +57,7 @@ static void test_errors(void) {
   CHECK(sf_cache_loaded(cache, ids, 3) == SF_OK, "loaded");
   const int32_t others[3] = {3, 4, 6};
   CHECK(sf_cache_request(cache, others, 3, missing, &missing_count) == 1 && missing_count == 1, "one at a time");
-  CHECK(sf_cache_bundle(cache, 1) && sf_cache_bundle(cache, 2) && !sf_cache_bundle(cache, 5), "pinned ones stay");
+  CHECK(bundle_of(cache, 1) && bundle_of(cache, 2) && !bundle_of(cache, 5), "pinned ones stay");
   CHECK(sf_cache_loaded(cache, ids, 3) == SF_ERROR_NOT_RESIDENT, "loaded without a place");
   sf_cache_close(cache);
 }
@@ -97,7 +103,7 @@ static void forward_cached(sf_ffn *ffn, sf_cache *cache, const layer *l, const i
       CHECK(sf_ffn_add_active(ffn, ids + done, granted, x, y) == SF_ERROR_NOT_RESIDENT, "not read yet");
     }
     for (int32_t i = 0; i < missing_count; i++) {
-      memcpy(sf_cache_bundle(cache, missing[i]), l->bundles + (size_t)missing[i] * stride, stride);
+      memcpy(bundle_of(cache, missing[i]), l->bundles + (size_t)missing[i] * stride, stride);
     }
     CHECK(sf_cache_loaded(cache, missing, missing_count) == SF_OK, "loaded");
     CHECK(sf_cache_resident(cache) <= slots, "never more than the budget");
