@@ -1,7 +1,7 @@
 """How byte-level BPE vocabularies cut text into words, by the name in `tokenizer.ggml.pre`.
 
 A rule is one or several patterns, applied one after the other, each to the pieces of the one
-before. They use three classes that Python's `re` lacks: \\p{L}, \\p{N} and Unicode white space.
+before. They use classes that Python's `re` lacks: \\p{L}, \\p{N}, Unicode white space and others.
 """
 
 from __future__ import annotations
@@ -20,13 +20,35 @@ _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d"
 
-# {L}, {N} and {S} stand for the insides of character classes.
+# {L}, {N}, {P}, {M} and {S} stand for the insides of character classes, {upper} and {lower} for
+# letters and marks that may begin and end a word.
 _GPT2 = _CONTRACTIONS + r"| ?[{L}]+| ?[{N}]+| ?[^{S}{L}{N}]+|[{S}]+(?![^{S}])|[{S}]+"
+_END = r"|[{S}]*[\r\n]+|[{S}]+(?![^{S}])|[{S}]+"
 _GPT4 = (
-    f"(?i:{_CONTRACTIONS})" + r"|[^\r\n{L}{N}]?[{L}]+|[{N}]{{1,%d}}| ?[^{S}{L}{N}]+[\r\n]*"
-    r"|[{S}]*[\r\n]+|[{S}]+(?![^{S}])|[{S}]+"
+    f"(?i:{_CONTRACTIONS})" + r"|[^\r\n{L}{N}]?[{L}]+|[{N}]{{1,%d}}| ?[^{S}{L}{N}]+[\r\n]*" + _END
+)
+_TEKKEN = (
+    r"[^\r\n{L}{N}]?[{upper}]*[{lower}]+|[^\r\n{L}{N}]?[{upper}]+[{lower}]*|[{N}]"
+    r"| ?[^{S}{L}{N}]+[\r\n/]*" + _END
 )
 _EACH_DIGIT = r"[{N}]"
+_DEEPSEEK_CODER = (
+    r"[\r\n]",
+    r"[{S}]?[{L}]+",
+    r"[{S}]?[{P}]+",
+    r"[一-龥ࠀ-一가-\ud7ff]+",
+    _EACH_DIGIT,
+)
+
+# Unicode's categories in each class.
+_PARTS = {
+    "L": ("Lu", "Ll", "Lt", "Lm", "Lo"),
+    "N": ("Nd", "Nl", "No"),
+    "M": ("Mn", "Mc", "Me"),
+    "P": ("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"),
+    "upper": ("Lu", "Lt", "Lm", "Lo", "Mn", "Mc", "Me"),
+    "lower": ("Ll", "Lm", "Lo", "Mn", "Mc", "Me"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,15 +56,27 @@ class _Rule:
     patterns: tuple[str, ...]
     add_bos: bool = False  # when the file does not say
     whole_words_first: bool = False  # a word that is a token is not merged from its bytes
+    composed: bool = False  # the text is brought into Unicode's form NFC first
+    total: bool = True  # the last pattern matches everywhere
 
 
 _RULES = {
     "gpt-2": _Rule((_GPT2,)),
     "llama-bpe": _Rule((_GPT4 % 3,), add_bos=True, whole_words_first=True),
-    "qwen2": _Rule((_GPT4 % 1,)),
+    "dbrx": _Rule((_GPT4 % 3,)),
+    "qwen2": _Rule((_GPT4 % 1,), composed=True),
+    "deepseek-r1-qwen": _Rule((_GPT4 % 1,)),
     "smollm": _Rule((_EACH_DIGIT, _GPT2)),
+    "tekken": _Rule((_TEKKEN,), add_bos=True, whole_words_first=True),
+    "deepseek-coder": _Rule(_DEEPSEEK_CODER, total=False),
 }
-_ALIASES = {"gpt2": "gpt-2", "phi-2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+_ALIASES = {
+    **dict.fromkeys(("gpt2", "phi-2", "mpt", "olmo", "jais", "exaone4"), "gpt-2"),
+    **dict.fromkeys(("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"), "llama-bpe"),
+    "smaug-bpe": "dbrx",
+    **dict.fromkeys(("stablelm2", "megrez"), "deepseek-r1-qwen"),
+    **dict.fromkeys(("starcoder", "refact", "command-r", "codeshell", "exaone"), "smollm"),
+}
 
 
 class PreTokenizer:
@@ -52,14 +86,18 @@ class PreTokenizer:
         self.name = name
         self.add_bos = rule.add_bos
         self.whole_words_first = rule.whole_words_first
+        self.composed = rule.composed
         classes = _classes()
         self._patterns = [re.compile(each.format(**classes)) for each in rule.patterns]
+        self._total = rule.total
 
     def split(self, text: str) -> Iterable[str]:
         """The words of `text`, in order."""
         pieces: Iterable[str] = (text,)
         for pattern in self._patterns[:-1]:
             pieces = _isolate(pattern, pieces)
+        if not self._total:
+            return _isolate(self._patterns[-1], pieces)
         words = self._patterns[-1].findall
         if len(self._patterns) == 1:
             return words(text)
@@ -94,14 +132,14 @@ def pretokenizer(name: str) -> PreTokenizer:
 
 @functools.cache
 def _classes() -> dict[str, str]:
-    """Insides of the character classes for letters, numbers and white space."""
-    # Planes 4 to 16 hold no letters and no numbers.
-    categories = map(unicodedata.category, map(chr, range(0x40000)))
-    ranges: dict[str, list[str]] = {"L": [], "N": []}
-    at = 0
-    for group, members in groupby(categories, key=lambda category: category[0]):
-        end = at + sum(1 for _ in members)
-        if group in ranges:
-            ranges[group].append(f"\\U{at:08x}-\\U{end - 1:08x}")
-        at = end
-    return {"L": "".join(ranges["L"]), "N": "".join(ranges["N"]), "S": _SPACE}
+    """Insides of the character classes for letters, numbers, white space and so on."""
+    ranges: dict[str, list[str]] = {name: [] for name in _PARTS}
+    # Of planes 4 to 16 only the start of plane 14 has anything of these (marks).
+    for at, stop in ((0, 0x40000), (0xE0000, 0xE1000)):
+        for category, members in groupby(map(unicodedata.category, map(chr, range(at, stop)))):
+            end = at + sum(1 for _ in members)
+            for name, parts in _PARTS.items():
+                if category in parts:
+                    ranges[name].append(f"\\U{at:08x}-\\U{end - 1:08x}")
+            at = end
+    return {"S": _SPACE, **{name: "".join(found) for name, found in ranges.items()}}
