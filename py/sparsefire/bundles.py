@@ -22,7 +22,7 @@ from .loader import read_biases, read_predictor
 from .matrix import Matrix
 from .quant import FORMATS, ByteArray, WeightFormat, weight_format
 
-Source: TypeAlias = "str | os.PathLike[str] | BinaryIO"
+Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
 LAYER_ARCHITECTURE = "sparsefire-ffn"  # of a file that holds one layer and no model
 

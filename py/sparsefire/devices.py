@@ -49,9 +49,13 @@ class NpuProvider(Protocol):
 
     name: str
 
-    def find(self) -> NpuInfo: ...
+    def find(self) -> NpuInfo:
+        """The devices that can be used now, or the reason why there are none."""
+        ...
 
-    def open(self, device: str) -> object: ...
+    def open(self, device: str) -> object:
+        """Opens one of the devices that `find` named."""
+        ...
 
 
 @dataclass(frozen=True)

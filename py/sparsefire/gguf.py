@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from .errors import ArgumentError, ModelFileError, UnsupportedError
 
-Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
+Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
 
 _MAX_KEYS = 1 << 16
