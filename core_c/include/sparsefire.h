@@ -91,14 +91,27 @@ SF_API int32_t sf_context_set_costs(sf_context *context, int32_t format, float s
 
 /* ---- Weight formats ---------------------------------------------------------------------------------------- */
 
-/* The numbers are GGUF's own tensor type numbers. */
-enum { SF_F32 = 0, SF_F16 = 1, SF_Q8_0 = 8 };
+/* The numbers are GGUF's own tensor type numbers, the layouts GGUF's own layouts. */
+enum {
+  SF_F32 = 0,
+  SF_F16 = 1,
+  SF_Q4_0 = 2, /* blocks of 32 weights, from here on */
+  SF_Q4_1 = 3,
+  SF_Q5_0 = 6,
+  SF_Q5_1 = 7,
+  SF_Q8_0 = 8,
+  SF_Q4_K = 12, /* blocks of 256 weights */
+  SF_Q5_K = 13,
+  SF_Q6_K = 14,
+  SF_BF16 = 30 /* no blocks */
+};
 
 /* Bytes of one packed row of `columns` weights, or 0 when the format is unknown, columns < 1, or columns is not a
- * multiple of the format's block (Q8_0: 32). */
+ * multiple of the format's block. */
 SF_API size_t sf_format_row_bytes(int32_t format, int32_t columns);
 
-/* Quantises `rows` × `columns` floats into packed rows (rounding as GGUF's reference implementation does).
+/* Quantises `rows` × `columns` floats into packed rows: rounding as GGUF's reference implementation does, and to Q4_K,
+ * Q5_K and Q6_K by a search for the least squared error. What NaN and infinity become is unspecified.
  * Errors: FORMAT, SHAPE (dst_bytes too small), ARGUMENT. */
 SF_API int32_t sf_quantize(int32_t format, const float *src, int32_t rows, int32_t columns, void *dst,
                            size_t dst_bytes);

@@ -2,9 +2,9 @@
  * stored little-endian, like every machine this runs on. */
 #include "formats.h"
 
-#include <math.h>
 #include <string.h>
 
+#include "blocks.h"
 #include "half.h"
 #include "sparsefire.h"
 
@@ -27,48 +27,33 @@ static void dequantize_f16(const uint8_t *src, size_t blocks, float *dst) {
   }
 }
 
-/* x to the nearest integer within ±127, halves away from zero; NaN to 0. */
-static int8_t round_to_i8(float x) {
-  const float magnitude = fabsf(x), whole = floorf(magnitude);
-  const float rounded = whole + (magnitude - whole >= 0.5f ? 1.0f : 0.0f);
-  const int level = rounded < 127.0f ? (int)rounded : rounded >= 127.0f ? 127 : 0;
-  return (int8_t)(x < 0 ? -level : level);
-}
-
-/* A Q8_0 block: the scale, largest |x| / 127, as a half; then 32 signed bytes x / scale, by the unrounded scale. */
-static void quantize_q8_0(const float *src, size_t blocks, uint8_t *dst) {
-  for (size_t b = 0; b < blocks; ++b, src += SF_BLOCK, dst += 34) {
-    float most = 0;
-    for (int k = 0; k < SF_BLOCK; ++k) {
-      if (!(fabsf(src[k]) <= most)) most = fabsf(src[k]); /* a NaN, once met, stays: nothing compares with it */
-      if (most != most) break;
-    }
-    const float scale = most / 127.0f;
-    const float inverse = scale == 0 ? 0.0f : 1.0f / scale;
-    const uint16_t half = sf_float_to_half(scale);
-    memcpy(dst, &half, sizeof half);
-    for (int k = 0; k < SF_BLOCK; ++k) {
-      const int8_t level = round_to_i8(src[k] * inverse);
-      memcpy(dst + 2 + k, &level, 1);
-    }
+static void quantize_bf16(const float *src, size_t blocks, uint8_t *dst) {
+  for (size_t i = 0; i < blocks; ++i) {
+    const uint16_t bfloat = sf_float_to_bfloat(src[i]);
+    memcpy(dst + 2 * i, &bfloat, sizeof bfloat);
   }
 }
 
-static void dequantize_q8_0(const uint8_t *src, size_t blocks, float *dst) {
-  for (size_t b = 0; b < blocks; ++b, src += 34, dst += SF_BLOCK) {
-    uint16_t half;
-    int8_t levels[SF_BLOCK];
-    memcpy(&half, src, sizeof half);
-    memcpy(levels, src + 2, sizeof levels);
-    const float scale = sf_half_to_float(half);
-    for (int k = 0; k < SF_BLOCK; ++k) dst[k] = scale * (float)levels[k];
+static void dequantize_bf16(const uint8_t *src, size_t blocks, float *dst) {
+  for (size_t i = 0; i < blocks; ++i) {
+    uint16_t bfloat;
+    memcpy(&bfloat, src + 2 * i, sizeof bfloat);
+    dst[i] = sf_bfloat_to_float(bfloat);
   }
 }
 
 static const sf_format formats[SF_FORMATS] = {
     {SF_F32, 1, 4, SF_FORMAT_F32, SF_INPUT_F32, quantize_f32, dequantize_f32},
     {SF_F16, 1, 2, SF_FORMAT_F16, SF_INPUT_F32, quantize_f16, dequantize_f16},
-    {SF_Q8_0, SF_BLOCK, 34, SF_FORMAT_Q8_0, SF_INPUT_I16, quantize_q8_0, dequantize_q8_0},
+    {SF_BF16, 1, 2, SF_FORMAT_BF16, SF_INPUT_F32, quantize_bf16, dequantize_bf16},
+    {SF_Q4_0, SF_BLOCK, Q4_0_BYTES, SF_FORMAT_Q4_0, SF_INPUT_I16, sf_quantize_q4_0, sf_dequantize_q4_0},
+    {SF_Q4_1, SF_BLOCK, Q4_1_BYTES, SF_FORMAT_Q4_1, SF_INPUT_I16, sf_quantize_q4_1, sf_dequantize_q4_1},
+    {SF_Q5_0, SF_BLOCK, Q5_0_BYTES, SF_FORMAT_Q5_0, SF_INPUT_I16, sf_quantize_q5_0, sf_dequantize_q5_0},
+    {SF_Q5_1, SF_BLOCK, Q5_1_BYTES, SF_FORMAT_Q5_1, SF_INPUT_I16, sf_quantize_q5_1, sf_dequantize_q5_1},
+    {SF_Q8_0, SF_BLOCK, Q8_0_BYTES, SF_FORMAT_Q8_0, SF_INPUT_I16, sf_quantize_q8_0, sf_dequantize_q8_0},
+    {SF_Q4_K, K_COLUMNS, Q4_K_BYTES, SF_FORMAT_Q4_K, SF_INPUT_I16, sf_quantize_q4_k, sf_dequantize_q4_k},
+    {SF_Q5_K, K_COLUMNS, Q5_K_BYTES, SF_FORMAT_Q5_K, SF_INPUT_I16, sf_quantize_q5_k, sf_dequantize_q5_k},
+    {SF_Q6_K, K_COLUMNS, Q6_K_BYTES, SF_FORMAT_Q6_K, SF_INPUT_I16, sf_quantize_q6_k, sf_dequantize_q6_k},
 };
 
 const sf_format *sf_format_find(int32_t format) {

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "conversions.h"
 #include "kernels.h"
 
 typedef struct {
@@ -13,8 +14,8 @@ typedef struct {
   int32_t block_bytes;   /* bytes of a block */
   sf_format_index index; /* place in the kernel tables */
   sf_input_kind input;   /* what dot_rows wants to be given */
-  void (*quantize)(const float *src, size_t blocks, uint8_t *dst);
-  void (*dequantize)(const uint8_t *src, size_t blocks, float *dst);
+  sf_quantize_fn *quantize;
+  sf_dequantize_fn *dequantize;
 } sf_format;
 
 /* The format of that number, or NULL. */

@@ -46,4 +46,26 @@ static inline uint16_t sf_float_to_half(float f) {
   return (uint16_t)(sign | half);
 }
 
+/* The half at p, which needs no alignment. */
+static inline float sf_get_half(const uint8_t *p) {
+  uint16_t half;
+  memcpy(&half, p, sizeof half);
+  return sf_half_to_float(half);
+}
+
+static inline void sf_put_half(uint8_t *p, float value) {
+  const uint16_t half = sf_float_to_half(value);
+  memcpy(p, &half, sizeof half);
+}
+
+/* bfloat16, the upper half of a float. Rounds to nearest, ties to even; too large becomes infinity; NaN stays NaN, made
+ * quiet. */
+static inline uint16_t sf_float_to_bfloat(float f) {
+  const uint32_t bits = sf_float_to_bits(f);
+  if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline float sf_bfloat_to_float(uint16_t bfloat) { return sf_bits_to_float((uint32_t)bfloat << 16); }
+
 #endif

@@ -31,7 +31,7 @@ struct sf_context {
   int32_t isa;
   sf_pool *pool;
   int16_t *values; /* work memory of sf_prepare */
-  float *scales;
+  float *scales;   /* and the sums after them */
   size_t values_capacity, scales_capacity;
   sf_costs costs[SF_FORMATS];
 };

@@ -6,12 +6,15 @@
 #include <math.h>
 #include <string.h>
 
+#include "blocks.h"
 #include "sparsefire.h"
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #define SF_INLINE static __forceinline
+#define SF_NOT_INLINE static __declspec(noinline)
 #else
 #define SF_INLINE static inline __attribute__((always_inline))
+#define SF_NOT_INLINE static __attribute__((noinline))
 #endif
 
 #if defined(SF_ISA_SCALAR)
@@ -36,10 +39,25 @@
 #include "kernels/elementwise.h"
 #include "kernels/layer_norm.h"
 
+/* The kernels of each format, and their places in the table. */
+#define FORMAT_KERNELS(NAME, name)                                                                              \
+  static void dot_rows_##name(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs,   \
+                              float *out, size_t out_stride) {                                                  \
+    dot_rows(SF_FORMAT_##NAME, rows, n_rows, inputs, n_inputs, out, out_stride);                                \
+  }                                                                                                             \
+  static void axpy_rows_##name(const sf_rows *rows, int32_t n_rows, const float *alpha, int32_t c0, int32_t c1, \
+                               float *y) {                                                                      \
+    axpy_rows(SF_FORMAT_##NAME, rows, n_rows, alpha, c0, c1, y);                                                \
+  }
+#define DOT_ROWS(NAME, name) [SF_FORMAT_##NAME] = dot_rows_##name,
+#define AXPY_ROWS(NAME, name) [SF_FORMAT_##NAME] = axpy_rows_##name,
+
+SF_EACH_FORMAT(FORMAT_KERNELS)
+
 const sf_kernels SF_ISA_TABLE = {
     .name = SF_ISA_NAME,
-    .dot_rows = {[SF_FORMAT_F32] = dot_rows_f32, [SF_FORMAT_F16] = dot_rows_f16, [SF_FORMAT_Q8_0] = dot_rows_q8_0},
-    .axpy_rows = {[SF_FORMAT_F32] = axpy_rows_f32, [SF_FORMAT_F16] = axpy_rows_f16, [SF_FORMAT_Q8_0] = axpy_rows_q8_0},
+    .dot_rows = {SF_EACH_FORMAT(DOT_ROWS)},
+    .axpy_rows = {SF_EACH_FORMAT(AXPY_ROWS)},
     .quantize_i16 = quantize_i16,
     .activate = activate,
     .multiply = multiply,

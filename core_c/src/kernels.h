@@ -13,18 +13,14 @@ typedef enum { SF_INPUT_F32, SF_INPUT_I16 } sf_input_kind;
 
 enum { SF_BLOCK = 32 }; /* columns of a block in every block format, and of an I16 input */
 
-/* One vector of `columns` inputs in I16 form: values[i] ≈ x[i] / scales[i / 32], |values[i]| ≤ 32767. */
-typedef struct {
-  int16_t *values; /* (columns) rounded up to a multiple of 32 */
-  float *scales;   /* (columns / 32) */
-} sf_i16_vector;
-
-/* n input vectors in one of the two forms; vector j starts at f32 + j * columns, or at values + j * columns and
- * scales + j * (columns / 32). */
+/* n input vectors in one of the two forms, or both. Vector j starts at f32 + j * columns; in I16 form at values +
+ * j * columns, scales + j * (columns / 32) and sums + j * (columns / 32), where values[i] ≈ x[i] / scales[i / 32],
+ * |values[i]| ≤ 32767, and sums[b] is the sum of the values of block b, times its scale. */
 typedef struct {
   const float *f32;
   const int16_t *values;
   const float *scales;
+  const float *sums;
 } sf_inputs;
 
 /* Rows of weights: row i at data + ids[i] * stride, or data + i * stride when ids is NULL. */
@@ -43,15 +39,25 @@ typedef void sf_dot_rows_fn(const sf_rows *rows, int32_t n_rows, const sf_inputs
  * equals columns. y points at column 0. */
 typedef void sf_axpy_rows_fn(const sf_rows *rows, int32_t n_rows, const float *alpha, int32_t c0, int32_t c1, float *y);
 
+/* Every format: plain numbers, first F32, then those of two bytes, and blocks. */
+#define SF_EACH_HALF_FORMAT(DO) DO(F16, f16) DO(BF16, bf16)
+#define SF_EACH_BLOCK_FORMAT(DO) \
+  DO(Q4_0, q4_0)                 \
+  DO(Q4_1, q4_1) DO(Q5_0, q5_0) DO(Q5_1, q5_1) DO(Q8_0, q8_0) DO(Q4_K, q4_k) DO(Q5_K, q5_k) DO(Q6_K, q6_k)
+#define SF_EACH_FORMAT(DO) DO(F32, f32) SF_EACH_HALF_FORMAT(DO) SF_EACH_BLOCK_FORMAT(DO)
+
 /* Index of a format in the kernel tables (formats.h maps SF_F32 … to it). */
-typedef enum { SF_FORMAT_F32, SF_FORMAT_F16, SF_FORMAT_Q8_0, SF_FORMATS } sf_format_index;
+#define SF_FORMAT_NAME(NAME, name) SF_FORMAT_##NAME,
+typedef enum { SF_EACH_FORMAT(SF_FORMAT_NAME) SF_FORMATS } sf_format_index;
+#undef SF_FORMAT_NAME
 
 typedef struct {
   const char *name;
   sf_dot_rows_fn *dot_rows[SF_FORMATS];
   sf_axpy_rows_fn *axpy_rows[SF_FORMATS];
-  /* values, scales of one vector; columns a multiple of 32. A block of zeros has scale 0. */
-  void (*quantize_i16)(const float *x, int32_t columns, int16_t *values, float *scales);
+  /* values, scales and sums of one vector; columns a multiple of 32. A block of zeros has scale 0, one with NaN or
+   * infinity the scale NaN. */
+  void (*quantize_i16)(const float *x, int32_t columns, int16_t *values, float *scales, float *sums);
   /* y = activation(x), see sparsefire.h; y may be x. */
   void (*activate)(int32_t activation, float parameter, const float *x, int32_t count, float *y);
   void (*multiply)(const float *a, const float *b, int32_t count, float *y); /* y = a · b, y may be a or b */

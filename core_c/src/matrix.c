@@ -46,25 +46,29 @@ int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x,
   /* Block formats: sf_matrix_open has seen to it that columns is a multiple of 32. */
   size_t count = sf_size_product((size_t)n, (size_t)columns);
   int32_t status = sf_grow((void **)&context->values, &context->values_capacity, count, sizeof(int16_t));
+  size_t blocks = count / SF_BLOCK; /* of each, a scale and a sum */
   if (status == SF_OK) {
-    status = sf_grow((void **)&context->scales, &context->scales_capacity, count / SF_BLOCK, sizeof(float));
+    status = sf_grow((void **)&context->scales, &context->scales_capacity, 2 * blocks, sizeof(float));
   }
   if (status != SF_OK) return status;
+  float *sums = context->scales + blocks;
   for (int32_t j = 0; j < n; j++) {
-    size_t start = (size_t)j * (size_t)columns;
-    context->kernels->quantize_i16(x + start, columns, context->values + start, context->scales + start / SF_BLOCK);
+    size_t start = (size_t)j * (size_t)columns, block = start / SF_BLOCK;
+    context->kernels->quantize_i16(x + start, columns, context->values + start, context->scales + block, sums + block);
   }
   inputs->values = context->values;
   inputs->scales = context->scales;
+  inputs->sums = sums;
   return SF_OK;
 }
 
 sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns) {
   size_t at = (size_t)j * (size_t)columns;
-  sf_inputs one = {inputs->f32 + at, NULL, NULL};
+  sf_inputs one = {.f32 = inputs->f32 + at};
   if (inputs->values) {
     one.values = inputs->values + at;
     one.scales = inputs->scales + at / SF_BLOCK;
+    one.sums = inputs->sums + at / SF_BLOCK;
   }
   return one;
 }

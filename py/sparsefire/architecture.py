@@ -11,7 +11,7 @@ import numpy as np
 from .activation import ActivationType
 from .errors import ArgumentError, ModelFileError, UnsupportedError
 from .gguf import GgufFile, TensorInfo
-from .quant import FORMATS
+from .quant import FORMATS, VECTOR_FORMATS
 
 SPARSEFIRE_VERSION = 1  # of the sparsefire.* keys that are understood
 
@@ -338,8 +338,8 @@ def check_tensors(file: GgufFile, config: ModelConfig) -> None:
 
 def check_format(file: GgufFile, info: TensorInfo) -> None:
     """`UnsupportedError` when the core does not compute on the tensor's format. Vectors are
-    F32 or F16."""
-    known = ("f32", "f16") if len(info.shape) == 1 else tuple(FORMATS)
+    plain numbers."""
+    known = VECTOR_FORMATS if len(info.shape) == 1 else tuple(FORMATS)
     if info.format not in known:
         raise UnsupportedError(
             f"{file.name}: tensor {info.name!r} is {info.format.upper()}, which is not supported "

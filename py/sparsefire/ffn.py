@@ -198,9 +198,9 @@ class SparseFfn:
 
     Shapes: w1 (hidden, input), w2 (output, hidden), gate (hidden, input), b1 and gate_bias
     (hidden,), b2 (output,); arrays of any real dtype and strides, or `QuantizedWeights`.
-    ``format`` is what the weights are packed in ("f32", "f16", "q8_0"); by default that of ``w1``
-    when it is quantised, else f32. All three are stored neuron by neuron, so ``w2`` is transposed
-    (a quantised one is requantised, see `QuantizedWeights.transpose`).
+    ``format`` is what the weights are packed in, one of `sparsefire.quant.FORMATS`; by default that
+    of ``w1`` when it is quantised, else f32. All three are stored neuron by neuron, so ``w2`` is
+    transposed (a quantised one is requantised, see `QuantizedWeights.transpose`).
     ``parameter`` is the threshold of the activation "fatrelu".
 
     Errors: `ShapeError` naming the argument, `FormatError`, `ArgumentError`.

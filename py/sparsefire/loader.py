@@ -192,10 +192,13 @@ def read_matrix(core: Core, file: GgufFile, name: str) -> Matrix:
 
 
 def read_vector(file: GgufFile, name: str) -> FloatArray:
-    """An F32 or F16 vector as float32; `NotFiniteError` when it holds NaN or infinity."""
-    info = file.tensors[name]
-    stored = np.float32 if info.format == "f32" else np.float16
-    values = file.tensor_data(name).view(stored).astype(np.float32)
+    """A vector of plain numbers as float32; `NotFiniteError` when it holds NaN or infinity."""
+    info, data = file.tensors[name], file.tensor_data(name)
+    if info.format == "bf16":  # the upper half of a float32
+        values = (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        stored = np.float32 if info.format == "f32" else np.float16
+        values = data.view(stored).astype(np.float32)
     if not np.isfinite(values).all():
         raise NotFiniteError(_damaged(file, name))
     return values

@@ -211,8 +211,8 @@ class LowRankPredictor(InCorePredictor):
     P (rank, input), Q (hidden, rank), f the identity, or ReLU with ``relu_between``.
 
     ``sparsity`` says how the scores choose neurons, by default score > 0. P and Q are stored in
-    ``format`` ("f32", "f16", "q8_0"). Before `calibrate` they are random (``seed``), so the
-    choice is worth nothing.
+    ``format`` (one of `sparsefire.quant.FORMATS`). Before `calibrate` they are random (``seed``),
+    so the choice is worth nothing.
 
     Errors: `ArgumentError`, `FormatError` (input or rank not a multiple of the format's block).
     """

@@ -32,9 +32,10 @@ class WeightFormat:
         """Bytes of a packed row of ``columns`` weights; `FormatError` when ``columns`` is not a
         multiple of the block."""
         if columns < 1 or columns % self.block:
+            smaller = ", or q8_0" if self.block > 32 and columns % 32 == 0 else ""
             raise FormatError(
                 f"{self.name} packs rows in blocks of {self.block} weights, so {columns} columns "
-                f"do not fit: use f16 or f32, or pad the rows with zeros"
+                f"do not fit: use f16 or f32{smaller}, or pad the rows with zeros"
             )
         return columns // self.block * self.block_bytes
 
@@ -44,9 +45,20 @@ FORMATS: dict[str, WeightFormat] = {
     for each in (
         WeightFormat("f32", 0, 1, 4),
         WeightFormat("f16", 1, 1, 2),
+        WeightFormat("bf16", 30, 1, 2),
         WeightFormat("q8_0", 8, 32, 34),
+        WeightFormat("q4_0", 2, 32, 18),
+        WeightFormat("q4_1", 3, 32, 20),
+        WeightFormat("q5_0", 6, 32, 22),
+        WeightFormat("q5_1", 7, 32, 24),
+        WeightFormat("q4_k", 12, 256, 144),
+        WeightFormat("q5_k", 13, 256, 176),
+        WeightFormat("q6_k", 14, 256, 210),
     )
 }
+
+# Those of plain numbers, in which a file may hold vectors.
+VECTOR_FORMATS = ("f32", "f16", "bf16")
 
 _BY_CODE = {each.code: each for each in FORMATS.values()}
 
@@ -64,7 +76,11 @@ def weight_format(name: str | int | WeightFormat) -> WeightFormat:
 def quantize_rows(
     values: npt.ArrayLike, format: str | WeightFormat, core: Core | None = None
 ) -> ByteArray:
-    """Packs ``values`` (rows, columns) into uint8 (rows, row bytes), rounding as GGUF does."""
+    """Packs ``values`` (rows, columns) into uint8 (rows, row bytes).
+
+    Rounds as GGUF's reference implementation does; in "q4_k", "q5_k" and "q6_k", for which that is
+    a matter of search, to the least squared error that a search of our own finds.
+    """
     core = core or get_core()
     kind = weight_format(format)
     array = np.asarray(values)
@@ -305,9 +321,10 @@ class QuantizedWeights:
     def transpose(self, format: str | None = None) -> QuantizedWeights:
         """The transposed matrix, requantised to ``format`` (default: the same).
 
-        F32 and F16 are transposed exactly. A block format rounds again, since its blocks now run
-        along the other axis: for Q8_0 each weight moves by at most half of a new step,
-        max|block| / 254, beside the error it already had.
+        F32, F16 and BF16 are transposed exactly. A block format rounds again, since its blocks now
+        run along the other axis: the new error is about as large as the one that the weights
+        already had, so the two together are about √2 times it (of normal weights: 9 % become 12 %
+        in Q4_0, 0.5 % become 0.8 % in Q8_0). Where that matters, transpose to "q8_0" or "f16".
         """
         return QuantizedWeights.quantize(self.dequantize().T, format or self.format)
 

@@ -290,12 +290,14 @@ int main(int argc, char **argv) {
     check_section(sf_isa_name(isa));
     sf_context *context, *threaded;
     CHECK(sf_context_open(&context, isa, 1) == SF_OK && sf_context_open(&threaded, isa, 3) == SF_OK, "context");
-    const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0};
-    for (int32_t f = 0; f < 3; f++) {
+    const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0, SF_Q4_0, SF_Q4_1, SF_Q5_0, SF_Q5_1, SF_BF16};
+    for (int32_t f = 0; f < 8; f++) {
       test_predictor(context, formats[f]);
       test_ffn(context, threaded, formats[f], 97, 64);
-      test_ffn(context, threaded, formats[f], 260, 320);
+      if (f < 3) test_ffn(context, threaded, formats[f], 260, 320);
     }
+    const int32_t k_formats[] = {SF_Q4_K, SF_Q5_K, SF_Q6_K};
+    for (int32_t f = 0; f < 3; f++) test_ffn(context, threaded, k_formats[f], 41, 256);
     test_sign_predictor(context);
     test_ffn(context, threaded, SF_F32, 33, 77);
     test_down_by_output(context);

@@ -71,12 +71,64 @@ static void test_q8_0(void) {
   }
   memset(x, 0, sizeof x);
   check_q8_0(x);
-  uint8_t block[34];
-  const float odd[] = {NAN, INFINITY, -INFINITY, 1e-45f, -1e-40f, 3e38f};
+}
+
+/* ---- All formats ---- */
+
+enum { COLUMNS = 768, ROWS = 7 };
+
+/* Any bytes are read as the layouts say. */
+static void check_dequantize(int32_t format) {
+  test_rows w = rows_make(format, ROWS, COLUMNS, 0, 1);
+  float *x = check_alloc(sizeof(float) * ROWS * COLUMNS, 4);
+  CHECK(sf_dequantize(format, w.data, w.stride * ROWS, ROWS, COLUMNS, x) == SF_OK, "dequantise");
+  for (int32_t i = 0; i < ROWS; ++i) {
+    for (int32_t c = 0; c < COLUMNS; ++c) {
+      const double wanted = rows_weight(&w, i, c), bound = 2e-7 * rows_level(&w, i, c);
+      CHECK(fabs((double)x[i * COLUMNS + c] - wanted) <= bound, "column %d: %.9g, not %.9g", c,
+            (double)x[i * COLUMNS + c], wanted);
+    }
+  }
+  check_free(x, 4);
+  rows_free(&w);
+}
+
+/* What is written is read back near what it was: no further than `share` of the largest in 256 columns. */
+static void check_quantize(int32_t format, double share) {
+  float *x = check_alloc(sizeof(float) * COLUMNS, 4), *back = check_alloc(sizeof(float) * COLUMNS, 4);
+  const size_t bytes = sf_format_row_bytes(format, COLUMNS);
+  uint8_t *packed = check_alloc(bytes, 1);
+  for (int32_t round = 0; round < 60; ++round) {
+    const float size = ldexpf(1, round % 16 - 4), middle = round % 3 ? 0 : random_unit();
+    for (int32_t c = 0; c < COLUMNS; ++c) x[c] = size * (random_unit() + middle);
+    if (round == 5) memset(x, 0, sizeof(float) * COLUMNS);
+    CHECK(sf_quantize(format, x, 1, COLUMNS, packed, bytes) == SF_OK, "quantise");
+    CHECK(sf_dequantize(format, packed, bytes, 1, COLUMNS, back) == SF_OK, "dequantise");
+    for (int32_t c = 0; c < COLUMNS; ++c) {
+      double most = 0;
+      for (int32_t k = c & ~255; k < (c | 255) + 1; ++k) most = fmax(most, fabs((double)x[k]));
+      CHECK(fabs((double)back[c] - (double)x[c]) <= share * most + 1e-7, "%.9g came back as %.9g", (double)x[c],
+            (double)back[c]);
+    }
+  }
+  const float odd[] = {NAN, INFINITY, -INFINITY, 1e-45f, -1e-40f, 3e38f, -3e38f};
   for (size_t i = 0; i < sizeof odd / sizeof odd[0]; ++i) { /* nothing sensible comes out, but no undefined behaviour */
-    x[7] = odd[i];
-    CHECK(sf_quantize(SF_Q8_0, x, 1, 32, block, sizeof block) == SF_OK, "an odd block");
-    x[7] = 0;
+    for (int32_t c = 0; c < COLUMNS; ++c) x[c] = c % 7 == 3 || c / 256 == 1 ? odd[i] : random_unit();
+    CHECK(sf_quantize(format, x, 1, COLUMNS, packed, bytes) == SF_OK, "an odd block");
+    CHECK(sf_dequantize(format, packed, bytes, 1, COLUMNS, back) == SF_OK, "an odd block");
+  }
+  check_free(x, 4), check_free(back, 4), check_free(packed, 1);
+}
+
+static void test_all_formats(void) {
+  /* Half a step, but where the largest is one end of the levels and there is one level less at the other, a whole one;
+   * and what rounding scales may add. */
+  static const double shares[ALL_FORMATS] = {0,         0x1p-11, 1 / 8.0,  1 / 14.0, 1 / 16.0, 1 / 30.0,
+                                             1 / 220.0, 1 / 9.0, 1 / 18.0, 1 / 25.0, 0x1p-8};
+  for (int f = 0; f < ALL_FORMATS; ++f) {
+    check_section(format_name(all_formats[f]));
+    check_dequantize(all_formats[f]);
+    check_quantize(all_formats[f], shares[f]);
   }
 }
 
@@ -86,6 +138,8 @@ static void test_sizes(void) {
   check_section("sizes");
   CHECK(sf_format_row_bytes(SF_F32, 7) == 28 && sf_format_row_bytes(SF_F16, 7) == 14, "plain rows");
   CHECK(sf_format_row_bytes(SF_Q8_0, 96) == 102 && sf_format_row_bytes(SF_Q8_0, 95) == 0, "blocks");
+  CHECK(sf_format_row_bytes(SF_Q4_0, 96) == 54 && sf_format_row_bytes(SF_BF16, 7) == 14, "more formats");
+  CHECK(sf_format_row_bytes(SF_Q6_K, 512) == 420 && sf_format_row_bytes(SF_Q4_K, 128) == 0, "blocks of 256");
   CHECK(sf_format_row_bytes(999, 32) == 0 && sf_format_row_bytes(-1, 32) == 0, "unknown formats");
   CHECK(sf_format_row_bytes(SF_F32, 0) == 0 && sf_format_row_bytes(SF_F32, -4) == 0, "no columns");
   CHECK(sf_format_bytes(SF_Q8_0, 3, 64) == 204 && sf_format_bytes(SF_Q8_0, 0, 64) == 0, "rows");
@@ -125,6 +179,7 @@ static void test_isas(void) {
 int main(void) {
   test_halves();
   test_q8_0();
+  test_all_formats();
   test_sizes();
   test_isas();
   return check_result();

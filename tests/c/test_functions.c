@@ -289,13 +289,15 @@ static void test_all_finite(const sf_kernels *kernels) {
 static void check_quantize_i16(const sf_kernels *kernels, const float *x, int32_t columns) {
   const size_t n = (size_t)columns;
   float *input = guarded(x, columns), *scales = check_alloc(n / 32 * sizeof *scales, 4), scalar_scales[MOST / 32];
+  float *sums = check_alloc(n / 32 * sizeof *sums, 4), scalar_sums[MOST / 32];
   int16_t *values = check_alloc(n * sizeof *values, 2), scalar_values[MOST];
-  kernels->quantize_i16(input, columns, values, scales);
+  kernels->quantize_i16(input, columns, values, scales, sums);
   for (int32_t b = 0; b < columns / 32; ++b) {
     float most = 0;
-    int largest = 0;
+    int largest = 0, sum = 0;
     for (int32_t c = 32 * b; c < 32 * b + 32; ++c) {
       most = fmaxf(most, fabsf(x[c]));
+      sum += values[c];
       largest = abs(values[c]) > largest ? abs(values[c]) : largest;
       const double error = fabs((double)values[c] * (double)scales[b] - (double)x[c]);
       const double bound = 0.501 * (double)scales[b] + 3e-7 * fabs((double)x[c]) + 1e-30;
@@ -303,13 +305,15 @@ static void check_quantize_i16(const sf_kernels *kernels, const float *x, int32_
     }
     CHECK(most > 1e-29f ? largest == 32767 : largest <= 32767, "quantize_i16: the largest became %d", largest);
     CHECK(most != 0 || scales[b] == 0, "a block of zeros has scale %g", (double)scales[b]);
+    CHECK(sums[b] == scales[b] * (float)sum, "quantize_i16: the sum %d became %g", sum, (double)sums[b]);
   }
   if (same_bits_as(kernels)) {
-    same_bits_as(kernels)->quantize_i16(input, columns, scalar_values, scalar_scales);
-    CHECK(memcmp(values, scalar_values, n * sizeof *values) == 0 && same(scales, scalar_scales, columns / 32),
+    same_bits_as(kernels)->quantize_i16(input, columns, scalar_values, scalar_scales, scalar_sums);
+    CHECK(memcmp(values, scalar_values, n * sizeof *values) == 0 && same(scales, scalar_scales, columns / 32) &&
+              same(sums, scalar_sums, columns / 32),
           "quantize_i16: not the scalar bits");
   }
-  check_free(input, 4), check_free(values, 2), check_free(scales, 4);
+  check_free(input, 4), check_free(values, 2), check_free(scales, 4), check_free(sums, 4);
 }
 
 static void test_quantize_i16(const sf_kernels *kernels) {
@@ -325,9 +329,19 @@ static void test_quantize_i16(const sf_kernels *kernels) {
   for (int32_t i = 0; i < 32; ++i) x[i] = i == 31 ? 32767.0f : (float)i - 15.5f; /* halves go to even */
   check_quantize_i16(kernels, x, 32);
   int16_t values[32];
-  float scale;
-  kernels->quantize_i16(x, 32, values, &scale);
+  float scale, sum;
+  kernels->quantize_i16(x, 32, values, &scale, &sum);
   for (int32_t i = 0; i < 31; ++i) CHECK(values[i] % 2 == 0, "quantize_i16: %g became %d", (double)x[i], values[i]);
+  static const float odd[] = {NAN, INFINITY, -INFINITY};
+  for (int k = 0; k < 3; ++k) { /* shows in every product with the block */
+    for (int32_t i = 0; i < 32; ++i) {
+      const float kept = x[i];
+      x[i] = odd[k];
+      kernels->quantize_i16(x, 32, values, &scale, &sum);
+      CHECK(isnan(scale) && isnan(sum), "quantize_i16: %g gave the scale %g", (double)odd[k], (double)scale);
+      x[i] = kept;
+    }
+  }
 }
 
 int main(void) {

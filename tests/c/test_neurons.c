@@ -154,8 +154,8 @@ int main(int argc, char **argv) {
     check_section(sf_isa_name(isa));
     sf_context *context;
     CHECK(sf_context_open(&context, isa, 2) == SF_OK, "context");
-    const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0};
-    for (int32_t f = 0; f < 3; f++) {
+    const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0, SF_Q5_0};
+    for (int32_t f = 0; f < 4; f++) {
       test_cached_layer(context, formats[f], 9, 4);
       test_cached_layer(context, formats[f], HIDDEN, HIDDEN);
       test_cached_layer(context, formats[f], 1, 0);

@@ -62,8 +62,6 @@ static double time_job(void (*run)(job *), job *j) {
   return best;
 }
 
-static const char *format_name(int32_t format) { return format == SF_F32 ? "f32" : format == SF_F16 ? "f16" : "q8_0"; }
-
 /* One line. GB/s counts the bytes of weights read; Gmac/s multiply-adds. */
 static void report(const char *what, const char *name, void (*run)(job *), job *j) {
   char label[200];
@@ -81,10 +79,9 @@ static void report(const char *what, const char *name, void (*run)(job *), job *
  * others in each of ten runs, so that none is in cache. */
 void time_kernels(const char *name) {
   enum { SMALL_ROWS = 64, INPUTS = 32, COLUMNS = 2048, SHARE = 10 };
-  static const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0};
-  for (size_t f = 0; f < sizeof formats / sizeof formats[0]; ++f) {
-    const int32_t rows = (int32_t)(192000000 / sf_format_row_bytes(formats[f], COLUMNS)), active = rows / SHARE - 1;
-    test_rows w = rows_make(formats[f], rows, COLUMNS, 0, 0);
+  for (int f = 0; f < ALL_FORMATS; ++f) {
+    const int32_t rows = (int32_t)(192000000 / sf_format_row_bytes(all_formats[f], COLUMNS)), active = rows / SHARE - 1;
+    test_rows w = rows_make(all_formats[f], rows, COLUMNS, 0, 0);
     test_inputs x = inputs_make(INPUTS, COLUMNS, 0);
     int32_t *ids = check_alloc((size_t)active * sizeof *ids, 0);
     for (int32_t i = 0; i < active; ++i) ids[i] = SHARE * i + (int32_t)(random_bits() % SHARE);

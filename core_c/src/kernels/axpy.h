@@ -5,8 +5,8 @@
 
 #include "rows.h"
 
-/* n_rows (a constant) rows of floats or halves. */
-SF_INLINE void axpy_float(sf_format_index format, int n_rows, const uint8_t *const *row, const uint8_t *const *next,
+/* n_rows (a constant) rows of plain numbers. */
+SF_INLINE void axpy_plain(sf_format_index format, int n_rows, const uint8_t *const *row, const uint8_t *const *next,
                           const float *alpha, int32_t c0, int32_t c1, float *y) {
   const size_t size = weight_bytes(format);
   vf a[SF_STREAMS];
@@ -30,37 +30,58 @@ SF_INLINE void axpy_float(sf_format_index format, int n_rows, const uint8_t *con
   }
 }
 
-/* n_rows (a constant) rows of Q8_0, of SF_STREAMS valid pointers; c0 and c1 at blocks. */
-SF_INLINE void axpy_q8_0(int n_rows, const uint8_t *const *row, const uint8_t *const *next, const float *alpha,
-                         int32_t c0, int32_t c1, float *y) {
-  enum { VECTORS = SF_BLOCK / SF_LANES };
-  float factors[ROW_SCALES] = {0};
-  for (int r = 0; r < n_rows; ++r) factors[r] = alpha[r];
-  vf factor[SCALE_VECTORS];
-  for (int k = 0; k < SCALE_VECTORS; ++k) factor[k] = v_load(factors + k * SF_LANES);
-  for (int32_t b = c0 / SF_BLOCK; b < c1 / SF_BLOCK; ++b) {
-    const size_t at = (size_t)b * Q8_0_BYTES;
-    float *block = y + (size_t)b * SF_BLOCK, scale[ROW_SCALES];
-    vf sum[VECTORS];
-    if (b % 2 == 0) {
-      for (int r = 0; r < n_rows; ++r) v_prefetch(next[r] + at);
-    }
-    row_scales(row, at, factor, scale);
-    for (int k = 0; k < VECTORS; ++k) sum[k] = v_load(block + k * SF_LANES);
-    for (int r = 0; r < n_rows; ++r) {
-      const vf a = v_set1(scale[r]);
-      for (int k = 0; k < VECTORS; k += 2) {
-        vf w[2];
-        v_load_i8((const int8_t *)(row[r] + at + 2 + k * SF_LANES), w);
-        sum[k] = v_fma(a, w[0], sum[k]);
-        sum[k + 1] = v_fma(a, w[1], sum[k + 1]);
-      }
-    }
-    for (int k = 0; k < VECTORS; ++k) v_store(block + k * SF_LANES, sum[k]);
+/* scale[r], min[r]: alpha · scale and alpha · min of row r for the n sub-blocks of a group. */
+SF_INLINE void axpy_scales(sf_format_index format, int n_rows, const uint8_t *const *row, size_t at, int32_t n,
+                           const float *alpha, float (*scale)[GROUP_SIZE], float (*min)[GROUP_SIZE]) {
+  for (int r = 0; r < n_rows; ++r) {
+    vf a[GROUP_VECTORS], s[GROUP_VECTORS], m[GROUP_VECTORS];
+    for (int k = 0; k < GROUP_VECTORS; ++k) a[k] = v_set1(alpha[r]);
+    group_scales(format, row[r] + at, n, s, m);
+    store_product(scale[r], s, a);
+    if (has_min(format)) store_product(min[r], m, a);
   }
 }
 
-/* Rows i … i + n_rows - 1 (a constant number) of all n. */
+/* Sub-block s of a group, n_rows rows. */
+SF_INLINE void axpy_sub_block(sf_format_index format, int n_rows, const uint8_t *const *row, size_t at, int32_t s,
+                              float (*scale)[GROUP_SIZE], float (*min)[GROUP_SIZE], float *y) {
+  enum { VECTORS = SF_BLOCK / SF_LANES };
+  vf sum[VECTORS];
+  for (int k = 0; k < VECTORS; ++k) sum[k] = v_load(y + k * SF_LANES);
+  for (int r = 0; r < n_rows; ++r) {
+    const vf a = v_set1(scale[r][s]), m = v_set1(has_min(format) ? min[r][s] : 0);
+    vb levels = load_levels(format, row[r] + at, s);
+    vf q[VECTORS];
+    if (centre_of(format)) levels = vb_add(levels, -centre_of(format));
+    vb_floats(levels, q);
+    for (int k = 0; k < VECTORS; ++k) {
+      sum[k] = v_fma(a, q[k], sum[k]);
+      if (has_min(format)) sum[k] = v_sub(sum[k], m);
+    }
+  }
+  for (int k = 0; k < VECTORS; ++k) v_store(y + k * SF_LANES, sum[k]);
+}
+
+/* n_rows ≤ SF_STREAMS rows of a block format; c0 and c1 at sub-blocks. */
+SF_INLINE void axpy_blocks(sf_format_index format, int n_rows, const uint8_t *const *row, const uint8_t *const *next,
+                           const float *alpha, int32_t columns, int32_t c0, int32_t c1, float *y) {
+  const int32_t end = c1 / SF_BLOCK;
+  for (int32_t b = c0 / SF_BLOCK; b < end;) {
+    const int32_t g = b / GROUP, rest = columns / SF_BLOCK - g * GROUP;
+    const size_t at = (size_t)g * group_bytes(format);
+    float scale[SF_STREAMS][GROUP_SIZE], min[SF_STREAMS][GROUP_SIZE];
+    axpy_scales(format, n_rows, row, at, rest < GROUP ? rest : GROUP, alpha, scale, min);
+    do {
+      const int32_t s = b - g * GROUP;
+      for (int r = 0; s % 2 == 0 && r < n_rows; ++r) {
+        v_prefetch(next[r] + at + (size_t)s * (group_bytes(format) / GROUP));
+      }
+      axpy_sub_block(format, n_rows, row, at, s, scale, min, y + (size_t)b * SF_BLOCK);
+    } while (++b % GROUP != 0 && b < end);
+  }
+}
+
+/* Rows i … i + n_rows - 1 of all n; for plain formats a constant number. */
 SF_INLINE void axpy_some(sf_format_index format, int n_rows, const sf_rows *rows, int32_t i, int32_t n,
                          const float *alpha, int32_t c0, int32_t c1, float *y) {
   const uint8_t *row[SF_STREAMS], *next[SF_STREAMS];
@@ -68,10 +89,10 @@ SF_INLINE void axpy_some(sf_format_index format, int n_rows, const sf_rows *rows
     row[r] = row_at(rows, i + (r < n_rows ? r : 0));
     next[r] = i + n_rows + r < n ? row_at(rows, i + n_rows + r) : row[r];
   }
-  if (format == SF_FORMAT_Q8_0) {
-    axpy_q8_0(n_rows, row, next, alpha + i, c0, c1, y);
+  if (is_plain(format)) {
+    axpy_plain(format, n_rows, row, next, alpha + i, c0, c1, y);
   } else {
-    axpy_float(format, n_rows, row, next, alpha + i, c0, c1, y);
+    axpy_blocks(format, n_rows, row, next, alpha + i, rows->columns, c0, c1, y);
   }
 }
 
@@ -79,21 +100,15 @@ SF_INLINE void axpy_rows(sf_format_index format, const sf_rows *rows, int32_t n,
                          int32_t c1, float *y) {
   enum { FEWER = SF_STREAMS > 1 ? 2 : 1 };
   int32_t i = 0;
+  if (!is_plain(format)) {
+    for (; i < n; i += SF_STREAMS) {
+      axpy_some(format, n - i < SF_STREAMS ? n - i : SF_STREAMS, rows, i, n, alpha, c0, c1, y);
+    }
+    return;
+  }
   for (; i + SF_STREAMS <= n; i += SF_STREAMS) axpy_some(format, SF_STREAMS, rows, i, n, alpha, c0, c1, y);
   for (; i + FEWER <= n; i += FEWER) axpy_some(format, FEWER, rows, i, n, alpha, c0, c1, y);
   for (; i < n; ++i) axpy_some(format, 1, rows, i, n, alpha, c0, c1, y);
-}
-
-static void axpy_rows_f32(const sf_rows *rows, int32_t n, const float *alpha, int32_t c0, int32_t c1, float *y) {
-  axpy_rows(SF_FORMAT_F32, rows, n, alpha, c0, c1, y);
-}
-
-static void axpy_rows_f16(const sf_rows *rows, int32_t n, const float *alpha, int32_t c0, int32_t c1, float *y) {
-  axpy_rows(SF_FORMAT_F16, rows, n, alpha, c0, c1, y);
-}
-
-static void axpy_rows_q8_0(const sf_rows *rows, int32_t n, const float *alpha, int32_t c0, int32_t c1, float *y) {
-  axpy_rows(SF_FORMAT_Q8_0, rows, n, alpha, c0, c1, y);
 }
 
 #endif

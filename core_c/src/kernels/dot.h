@@ -1,8 +1,8 @@
 /* Dot products of rows with inputs, of every format.
  *
- * Each (row, input) pair has one accumulator vector, to which the row's vectors (Q8_0: blocks) are added from first to
- * last; at the end its lanes are summed. What follows only decides which pairs are in flight together, so it changes
- * no bit of a result.
+ * Each (row, input) pair has one accumulator vector, to which the row's vectors (plain formats) or groups of
+ * sub-blocks (block formats) are added from first to last; at the end its lanes are summed. What follows only decides
+ * which pairs are in flight together, so it changes no bit of a result.
  *
  * One input (dot_streams): bound by memory. Several rows are read side by side, far apart in the list: rows next to
  * each other share pages, and the processor's prefetcher, which follows one stream a page, then gives up (measured on
@@ -16,8 +16,8 @@
 #include "dot_batch.h"
 #include "rows.h"
 
-/* Sums of SF_STREAMS rows of floats or halves with one input. */
-SF_INLINE void streams_float(sf_format_index format, const uint8_t *const *row, const uint8_t *const *next,
+/* Sums of SF_STREAMS rows of plain numbers with one input. */
+SF_INLINE void streams_plain(sf_format_index format, const uint8_t *const *row, const uint8_t *const *next,
                              const float *x, int32_t columns, vf *sum) {
   const size_t size = weight_bytes(format);
   const int32_t line = weights_in_line(format);
@@ -42,23 +42,39 @@ SF_INLINE void streams_float(sf_format_index format, const uint8_t *const *row, 
   }
 }
 
-/* Sums of SF_STREAMS rows of Q8_0 with one input: integer products within a block, summed exactly, then
+/* The products of the rows' scales and the input's for a group of n sub-blocks; what offsets contribute needs no more
+ * than the sums of the input's values and goes into the accumulators at once. */
+SF_INLINE void streams_scales(sf_format_index format, const uint8_t *const *row, size_t at, int32_t n,
+                              const float *x_scales, const float *x_sums, float (*scale)[GROUP_SIZE], vf *sum) {
+  vf x_scale[GROUP_VECTORS], x_sum[GROUP_VECTORS];
+  load_group(x_scales, n, x_scale);
+  load_group(x_sums, n, x_sum);
+  for (int r = 0; r < SF_STREAMS; ++r) {
+    vf s[GROUP_VECTORS], min[GROUP_VECTORS], offset[GROUP_VECTORS];
+    group_scales(format, row[r] + at, n, s, min);
+    group_offsets(format, s, min, offset);
+    if (has_offset(format)) sum[r] = take_offsets(sum[r], offset, x_sum);
+    store_product(scale[r], s, x_scale);
+  }
+}
+
+/* Sums of SF_STREAMS rows of a block format with one input: integer products within a sub-block, summed exactly, then
  * scaled by both scales. */
-SF_INLINE void streams_q8_0(const uint8_t *const *row, const uint8_t *const *next, const sf_inputs *input,
-                            int32_t columns, vf *sum) {
-  for (int32_t b = 0; b < columns / SF_BLOCK; ++b) {
-    const size_t at = (size_t)b * Q8_0_BYTES;
-    const vb x = vb_load_i16(input->values + (size_t)b * SF_BLOCK);
-    vf factor[SCALE_VECTORS];
-    float scale[ROW_SCALES];
-    for (int k = 0; k < SCALE_VECTORS; ++k) factor[k] = v_set1(input->scales[b]);
-    row_scales(row, at, factor, scale);
-    if (b % 2 == 0) {
-      for (int r = 0; r < SF_STREAMS; ++r) v_prefetch(next[r] + at);
-    }
-    for (int r = 0; r < SF_STREAMS; ++r) {
-      const vb w = vb_load_i8((const int8_t *)(row[r] + at + 2));
-      sum[r] = v_fma(vb_dot(w, x), v_set1(scale[r]), sum[r]);
+SF_INLINE void streams_blocks(sf_format_index format, const uint8_t *const *row, const uint8_t *const *next,
+                              const sf_inputs *input, int32_t columns, vf *sum) {
+  const int32_t blocks = columns / SF_BLOCK;
+  for (int32_t g = 0; g < blocks; g += GROUP) {
+    const int32_t n = blocks - g < GROUP ? blocks - g : GROUP;
+    const size_t at = (size_t)(g / GROUP) * group_bytes(format);
+    const int16_t *x = input->values + (size_t)g * SF_BLOCK;
+    float scale[SF_STREAMS][GROUP_SIZE];
+    streams_scales(format, row, at, n, input->scales + g, input->sums + g, scale, sum);
+    for (int32_t s = 0; s < n; ++s) {
+      const vb v = vb_load_i16(x + s * SF_BLOCK);
+      for (int r = 0; r < SF_STREAMS; ++r) {
+        if (s % 2 == 0) v_prefetch(next[r] + at + (size_t)s * (group_bytes(format) / GROUP));
+        sum[r] = v_fma(vb_dot(load_levels(format, row[r] + at, s), v), v_set1(scale[r][s]), sum[r]);
+      }
     }
   }
 }
@@ -76,10 +92,10 @@ SF_INLINE void dot_streams(sf_format_index format, const sf_rows *rows, int32_t 
     next[r] = row_at(rows, id[r] + ahead);
     sum[r] = v_set1(0);
   }
-  if (format == SF_FORMAT_Q8_0) {
-    streams_q8_0(row, next, input, rows->columns, sum);
+  if (is_plain(format)) {
+    streams_plain(format, row, next, input->f32, rows->columns, sum);
   } else {
-    streams_float(format, row, next, input->f32, rows->columns, sum);
+    streams_blocks(format, row, next, input, rows->columns, sum);
   }
   for (int r = 0; r < SF_STREAMS; ++r) out[id[r]] = v_sum(sum[r]);
 }
@@ -90,27 +106,12 @@ SF_INLINE void dot_rows(sf_format_index format, const sf_rows *rows, int32_t n_r
     dot_batch(format, rows, n_rows, inputs, n_inputs, out, out_stride);
     return;
   }
-  const int32_t apart = n_rows / SF_STREAMS, last = n_rows - 1;
-  for (int32_t i = 0; i < apart; ++i) {
-    dot_streams(format, rows, i, apart, last, i + 1 < apart ? 1 : 0, inputs, out);
+  const int32_t whole = n_rows / SF_STREAMS, groups = (n_rows + SF_STREAMS - 1) / SF_STREAMS;
+  for (int32_t g = 0; g < groups; ++g) {
+    const int left_over = g == whole; /* these are read side by side */
+    const int32_t first = left_over ? whole * SF_STREAMS : g, apart = left_over ? 1 : whole;
+    dot_streams(format, rows, first, apart, n_rows - 1, g + 1 < whole, inputs, out);
   }
-  const int32_t done = apart * SF_STREAMS;
-  if (done < n_rows) dot_streams(format, rows, done, 1, last, 0, inputs, out);
-}
-
-static void dot_rows_f32(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs, float *out,
-                         size_t out_stride) {
-  dot_rows(SF_FORMAT_F32, rows, n_rows, inputs, n_inputs, out, out_stride);
-}
-
-static void dot_rows_f16(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs, float *out,
-                         size_t out_stride) {
-  dot_rows(SF_FORMAT_F16, rows, n_rows, inputs, n_inputs, out, out_stride);
-}
-
-static void dot_rows_q8_0(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs, float *out,
-                          size_t out_stride) {
-  dot_rows(SF_FORMAT_Q8_0, rows, n_rows, inputs, n_inputs, out, out_stride);
 }
 
 #endif

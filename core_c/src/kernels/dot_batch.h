@@ -1,47 +1,79 @@
-/* Dot products of rows with several inputs: see dot.h. */
+/* Dot products of rows with several inputs: see dot.h. Rows are brought into one of two forms, floats or levels of 16
+ * bits with their scales, by code of their format; the rest exists once for all formats. */
 #ifndef SF_KERNELS_DOT_BATCH_H
 #define SF_KERNELS_DOT_BATCH_H
 
 #include "rows.h"
 
 enum {
-  BATCH_ROWS = 4,                 /* rows of a group */
-  BATCH_INPUTS = 32,              /* inputs whose accumulators are kept */
-  CHUNK_BLOCKS = 16,              /* columns of a chunk, in blocks */
-  CHUNK = CHUNK_BLOCKS * SF_BLOCK /* and in numbers */
+  BATCH_ROWS = 4,                       /* rows of a group */
+  BATCH_INPUTS = 32,                    /* inputs whose accumulators are kept */
+  CHUNK_GROUPS = 2,                     /* columns of a chunk, in groups of sub-blocks */
+  CHUNK = CHUNK_GROUPS * GROUP_COLUMNS, /* and in numbers */
 };
 
-/* A chunk of the rows of a group. */
+/* A chunk of a row. */
 typedef struct {
-  const uint8_t *weights[BATCH_ROWS]; /* floats; Q8_0: blocks */
-  float scales[BATCH_ROWS][CHUNK_BLOCKS];
-  float floats[BATCH_ROWS][CHUNK]; /* halves, converted */
+  const uint8_t *floats; /* plain formats: F32 itself, or converted in `buffer` */
+  union {
+    float floats[CHUNK];
+    int16_t levels[CHUNK]; /* block formats */
+  } buffer;
+  float scales[CHUNK_GROUPS][GROUP_SIZE], offsets[CHUNK_GROUPS][GROUP_SIZE];
 } batch_chunk;
 
 /* Accumulators, (input, row). */
 typedef vf batch_sums[BATCH_INPUTS][BATCH_ROWS];
 
-/* Columns c … c + n - 1 of the rows. */
-SF_INLINE void batch_load(sf_format_index format, const uint8_t *const *row, int32_t c, int32_t n, batch_chunk *chunk) {
-  for (int r = 0; r < BATCH_ROWS; ++r) {
-    if (format == SF_FORMAT_F32) {
-      chunk->weights[r] = row[r] + (size_t)c * sizeof(float);
-    } else if (format == SF_FORMAT_F16) {
-      const uint8_t *p = row[r] + (size_t)c * 2;
-      int32_t k = 0;
-      for (; k + SF_LANES <= n; k += SF_LANES) v_store(chunk->floats[r] + k, v_load_f16(p + (size_t)k * 2));
-      if (k < n) v_store(chunk->floats[r] + k, v_load_f16_tail(p + (size_t)k * 2, n - k));
-      chunk->weights[r] = (const uint8_t *)chunk->floats[r];
-    } else {
-      chunk->weights[r] = row[r] + (size_t)(c / SF_BLOCK) * Q8_0_BYTES;
-      for (int32_t b = 0; b < n / SF_BLOCK; ++b) chunk->scales[r][b] = v_half(chunk->weights[r] + b * Q8_0_BYTES);
+/* n plain numbers at p. */
+SF_INLINE void load_plain(sf_format_index format, const uint8_t *p, int32_t n, batch_chunk *chunk) {
+  float *floats = chunk->buffer.floats;
+  int32_t c = 0;
+  for (; c + SF_LANES <= n; c += SF_LANES) v_store(floats + c, load_weights(format, p + (size_t)c * 2));
+  if (c < n) v_store(floats + c, load_some_weights(format, p + (size_t)c * 2, n - c));
+  chunk->floats = (const uint8_t *)floats;
+}
+
+/* n columns of a block format at p, which is the start of a group. */
+SF_INLINE void load_blocks(sf_format_index format, const uint8_t *p, int32_t n, batch_chunk *chunk) {
+  for (int32_t g = 0; g * GROUP_COLUMNS < n; ++g, p += group_bytes(format)) {
+    const int32_t rest = n / SF_BLOCK - g * GROUP, blocks = rest < GROUP ? rest : GROUP;
+    vf scale[GROUP_VECTORS], min[GROUP_VECTORS], offset[GROUP_VECTORS];
+    group_scales(format, p, blocks, scale, min);
+    group_offsets(format, scale, min, offset);
+    store_group(chunk->scales[g], scale);
+    store_group(chunk->offsets[g], offset);
+    for (int32_t s = 0; s < blocks; ++s) {
+      vb_store(chunk->buffer.levels + g * GROUP_COLUMNS + s * SF_BLOCK, load_levels(format, p, s));
     }
+  }
+}
+
+/* Columns c … c + n - 1 of a row, c a multiple of CHUNK. */
+SF_NOT_INLINE void batch_load(sf_format_index format, const uint8_t *row, int32_t c, int32_t n, batch_chunk *chunk) {
+  const size_t first_group = (size_t)(c / GROUP_COLUMNS);
+#define LOAD_PLAIN(NAME, name)                                                                \
+  case SF_FORMAT_##NAME:                                                                      \
+    load_plain(SF_FORMAT_##NAME, row + (size_t)c * weight_bytes(SF_FORMAT_##NAME), n, chunk); \
+    break;
+#define LOAD_BLOCKS(NAME, name)                                                                 \
+  case SF_FORMAT_##NAME:                                                                        \
+    load_blocks(SF_FORMAT_##NAME, row + first_group * group_bytes(SF_FORMAT_##NAME), n, chunk); \
+    break;
+  switch (format) {
+    case SF_FORMAT_F32:
+      chunk->floats = row + (size_t)c * sizeof(float);
+      break;
+      SF_EACH_HALF_FORMAT(LOAD_PLAIN)
+      SF_EACH_BLOCK_FORMAT(LOAD_BLOCKS)
+    default:
+      break;
   }
 }
 
 /* Adds the products of n columns: rows r0 … with inputs at x, x + columns, …; both counts are constants where this is
  * inlined, so that the accumulators are registers. */
-SF_INLINE void tile_float(int n_rows, int n_inputs, const batch_chunk *chunk, int r0, int32_t n, const float *x,
+SF_INLINE void tile_plain(int n_rows, int n_inputs, const batch_chunk *chunk, int r0, int32_t n, const float *x,
                           int32_t columns, vf (*sums)[BATCH_ROWS]) {
   vf acc[SF_TILE_ROWS][SF_TILE_INPUTS];
   for (int r = 0; r < n_rows; ++r) {
@@ -52,7 +84,7 @@ SF_INLINE void tile_float(int n_rows, int n_inputs, const batch_chunk *chunk, in
     vf v[SF_TILE_INPUTS];
     for (int j = 0; j < n_inputs; ++j) v[j] = v_load(x + (size_t)j * (size_t)columns + c);
     for (int r = 0; r < n_rows; ++r) {
-      const vf w = v_load(chunk->weights[r0 + r] + (size_t)c * sizeof(float));
+      const vf w = v_load(chunk[r0 + r].floats + (size_t)c * sizeof(float));
       for (int j = 0; j < n_inputs; ++j) acc[r][j] = v_fma(w, v[j], acc[r][j]);
     }
   }
@@ -60,7 +92,7 @@ SF_INLINE void tile_float(int n_rows, int n_inputs, const batch_chunk *chunk, in
     for (int j = 0; j < n_inputs; ++j) {
       const vf v = v_load_tail(x + (size_t)j * (size_t)columns + c, n - c);
       for (int r = 0; r < n_rows; ++r) {
-        acc[r][j] = v_fma(v_load_tail(chunk->weights[r0 + r] + (size_t)c * sizeof(float), n - c), v, acc[r][j]);
+        acc[r][j] = v_fma(v_load_tail(chunk[r0 + r].floats + (size_t)c * sizeof(float), n - c), v, acc[r][j]);
       }
     }
   }
@@ -69,91 +101,113 @@ SF_INLINE void tile_float(int n_rows, int n_inputs, const batch_chunk *chunk, in
   }
 }
 
-/* The same for Q8_0 and n columns in whole blocks; `blocks` scales from input to input. */
-SF_INLINE void tile_q8_0(int n_rows, int n_inputs, const batch_chunk *chunk, int r0, int32_t n, const int16_t *values,
-                         const float *x_scales, int32_t columns, vf (*sums)[BATCH_ROWS]) {
-  const size_t blocks = (size_t)(columns / SF_BLOCK);
-  vf acc[SF_TILE_ROWS][SF_TILE_INPUTS];
-  float scales[SF_TILE_ROWS][SF_TILE_INPUTS][CHUNK_BLOCKS];
-  for (int r = 0; r < n_rows; ++r) {
-    for (int j = 0; j < n_inputs; ++j) {
-      acc[r][j] = sums[j][r0 + r];
-      for (int32_t b = 0; b < n / SF_BLOCK; b += SF_LANES) {
-        const vf scale =
-            v_mul(v_load(chunk->scales[r0 + r] + b), load_some(x_scales + (size_t)j * blocks + b, n / SF_BLOCK - b));
-        v_store(scales[r][j] + b, scale);
-      }
-    }
-  }
-  for (int32_t b = 0; b < n / SF_BLOCK; ++b) {
-    vb v[SF_TILE_INPUTS];
-    for (int j = 0; j < n_inputs; ++j) v[j] = vb_load_i16(values + (size_t)j * (size_t)columns + b * SF_BLOCK);
+/* The same for block formats and one group of the chunk, of n sub-blocks; inputs at `some`. */
+SF_INLINE void tile_group(int n_rows, int n_inputs, const batch_chunk *chunk, int32_t g, int32_t n,
+                          const sf_inputs *some, int32_t columns, vf (*acc)[SF_TILE_INPUTS]) {
+  float scales[SF_TILE_ROWS][SF_TILE_INPUTS][GROUP_SIZE];
+  for (int j = 0; j < n_inputs; ++j) {
+    const size_t at = (size_t)j * (size_t)(columns / SF_BLOCK) + (size_t)(g * GROUP);
+    vf x_scale[GROUP_VECTORS], x_sum[GROUP_VECTORS];
+    load_group(some->scales + at, n, x_scale);
+    load_group(some->sums + at, n, x_sum);
     for (int r = 0; r < n_rows; ++r) {
-      const vb w = vb_load_i8((const int8_t *)(chunk->weights[r0 + r] + b * Q8_0_BYTES + 2));
-      for (int j = 0; j < n_inputs; ++j) acc[r][j] = v_fma(vb_dot(w, v[j]), v_set1(scales[r][j][b]), acc[r][j]);
+      vf scale[GROUP_VECTORS], offset[GROUP_VECTORS];
+      for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_load(chunk[r].scales[g] + k * SF_LANES);
+      for (int k = 0; k < GROUP_VECTORS; ++k) offset[k] = v_load(chunk[r].offsets[g] + k * SF_LANES);
+      acc[r][j] = take_offsets(acc[r][j], offset, x_sum);
+      store_product(scales[r][j], scale, x_scale);
     }
+  }
+  for (int32_t s = 0; s < n; ++s) {
+    const size_t at = (size_t)g * GROUP_COLUMNS + (size_t)s * SF_BLOCK;
+    vb v[SF_TILE_INPUTS];
+    for (int j = 0; j < n_inputs; ++j) v[j] = vb_load_i16(some->values + (size_t)j * (size_t)columns + at);
+    for (int r = 0; r < n_rows; ++r) {
+      const vb w = vb_load_i16(chunk[r].buffer.levels + at);
+      for (int j = 0; j < n_inputs; ++j) acc[r][j] = v_fma(vb_dot(w, v[j]), v_set1(scales[r][j][s]), acc[r][j]);
+    }
+  }
+}
+
+SF_INLINE void tile_blocks(int n_rows, int n_inputs, const batch_chunk *chunk, int r0, int32_t n, const sf_inputs *some,
+                           int32_t columns, vf (*sums)[BATCH_ROWS]) {
+  vf acc[SF_TILE_ROWS][SF_TILE_INPUTS];
+  for (int r = 0; r < n_rows; ++r) {
+    for (int j = 0; j < n_inputs; ++j) acc[r][j] = sums[j][r0 + r];
+  }
+  for (int32_t g = 0; g * GROUP_COLUMNS < n; ++g) {
+    const int32_t rest = n / SF_BLOCK - g * GROUP;
+    tile_group(n_rows, n_inputs, chunk + r0, g, rest < GROUP ? rest : GROUP, some, columns, acc);
   }
   for (int r = 0; r < n_rows; ++r) {
     for (int j = 0; j < n_inputs; ++j) sums[j][r0 + r] = acc[r][j];
   }
 }
 
-/* All rows of the group with inputs j … j + n_inputs - 1 (a constant number), columns c … c + n - 1. */
-SF_INLINE void batch_tiles(sf_format_index format, int n_inputs, const batch_chunk *chunk, const sf_inputs *inputs,
-                           int32_t j, int32_t c, int32_t n, int32_t columns, batch_sums sums) {
+/* Inputs j, j + 1, … of `inputs` from column c on, a multiple of 32. */
+SF_INLINE sf_inputs inputs_from(int plain, const sf_inputs *inputs, int32_t j, int32_t c, int32_t columns) {
   const size_t at = (size_t)j * (size_t)columns + (size_t)c;
-  for (int r = 0; r < BATCH_ROWS; r += SF_TILE_ROWS) {
-    if (format == SF_FORMAT_Q8_0) {
-      tile_q8_0(SF_TILE_ROWS, n_inputs, chunk, r, n, inputs->values + at, inputs->scales + at / SF_BLOCK, columns,
-                sums + j);
-    } else {
-      tile_float(SF_TILE_ROWS, n_inputs, chunk, r, n, inputs->f32 + at, columns, sums + j);
-    }
-  }
-}
-
-/* Inputs j, j + 1, … of `inputs`, in the form that the format has. */
-SF_INLINE sf_inputs inputs_from(sf_format_index format, const sf_inputs *inputs, int32_t j, int32_t columns) {
-  const size_t at = (size_t)j * (size_t)columns;
-  sf_inputs some = {NULL, NULL, NULL};
-  if (format == SF_FORMAT_Q8_0) {
+  sf_inputs some = {NULL, NULL, NULL, NULL};
+  if (plain) {
+    some.f32 = inputs->f32 + at;
+  } else {
     some.values = inputs->values + at;
     some.scales = inputs->scales + at / SF_BLOCK;
-  } else {
-    some.f32 = inputs->f32 + at;
+    some.sums = inputs->sums + at / SF_BLOCK;
   }
   return some;
 }
 
-/* Four rows with n_inputs ≤ BATCH_INPUTS inputs. */
-SF_INLINE void batch_group(sf_format_index format, const uint8_t *const *row, const sf_inputs *inputs, int32_t n_inputs,
-                           int32_t columns, batch_sums sums) {
-  batch_chunk chunk;
-  memset(chunk.scales, 0, sizeof chunk.scales);
+/* All rows of the group with inputs j … j + n_inputs - 1 (a constant number), columns c … c + n - 1. */
+SF_INLINE void batch_tiles(int plain, int n_inputs, const batch_chunk *chunk, const sf_inputs *inputs, int32_t j,
+                           int32_t c, int32_t n, int32_t columns, batch_sums sums) {
+  const sf_inputs some = inputs_from(plain, inputs, j, c, columns);
+  for (int r = 0; r < BATCH_ROWS; r += SF_TILE_ROWS) {
+    if (plain) {
+      tile_plain(SF_TILE_ROWS, n_inputs, chunk, r, n, some.f32, columns, sums + j);
+    } else {
+      tile_blocks(SF_TILE_ROWS, n_inputs, chunk, r, n, &some, columns, sums + j);
+    }
+  }
+}
+
+/* A chunk of four rows, columns c … c + n - 1, with n_inputs ≤ BATCH_INPUTS inputs. */
+SF_INLINE void batch_columns(int plain, const batch_chunk *chunk, const sf_inputs *inputs, int32_t n_inputs, int32_t c,
+                             int32_t n, int32_t columns, batch_sums sums) {
+  int32_t j = 0;
+  for (; j + SF_TILE_INPUTS <= n_inputs; j += SF_TILE_INPUTS) {
+    batch_tiles(plain, SF_TILE_INPUTS, chunk, inputs, j, c, n, columns, sums);
+  }
+  for (; j < n_inputs; ++j) batch_tiles(plain, 1, chunk, inputs, j, c, n, columns, sums);
+}
+
+static void batch_group(sf_format_index format, const uint8_t *const *row, const sf_inputs *inputs, int32_t n_inputs,
+                        int32_t columns, batch_sums sums) {
+  batch_chunk chunk[BATCH_ROWS];
   for (int32_t j = 0; j < n_inputs; ++j) {
     for (int r = 0; r < BATCH_ROWS; ++r) sums[j][r] = v_set1(0);
   }
   for (int32_t c = 0; c < columns; c += CHUNK) {
     const int32_t n = columns - c < CHUNK ? columns - c : CHUNK;
-    batch_load(format, row, c, n, &chunk);
-    int32_t j = 0;
-    for (; j + SF_TILE_INPUTS <= n_inputs; j += SF_TILE_INPUTS) {
-      batch_tiles(format, SF_TILE_INPUTS, &chunk, inputs, j, c, n, columns, sums);
+    for (int r = 0; r < BATCH_ROWS; ++r) batch_load(format, row[r], c, n, &chunk[r]);
+    if (is_plain(format)) {
+      batch_columns(1, chunk, inputs, n_inputs, c, n, columns, sums);
+    } else {
+      batch_columns(0, chunk, inputs, n_inputs, c, n, columns, sums);
     }
-    for (; j < n_inputs; ++j) batch_tiles(format, 1, &chunk, inputs, j, c, n, columns, sums);
   }
 }
 
 /* Every row with every input; in the last group, the last row fills up the four. */
-SF_INLINE void dot_batch(sf_format_index format, const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs,
-                         int32_t n_inputs, float *out, size_t out_stride) {
+SF_NOT_INLINE void dot_batch(sf_format_index format, const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs,
+                             int32_t n_inputs, float *out, size_t out_stride) {
   batch_sums sums;
   for (int32_t i = 0; i < n_rows; i += BATCH_ROWS) {
     const uint8_t *row[BATCH_ROWS];
     for (int r = 0; r < BATCH_ROWS; ++r) row[r] = row_at(rows, i + r < n_rows ? i + r : n_rows - 1);
     for (int32_t j0 = 0; j0 < n_inputs; j0 += BATCH_INPUTS) {
       const int32_t n = n_inputs - j0 < BATCH_INPUTS ? n_inputs - j0 : BATCH_INPUTS;
-      const sf_inputs some = inputs_from(format, inputs, j0, rows->columns);
+      const sf_inputs some = inputs_from(is_plain(format), inputs, j0, 0, rows->columns);
       batch_group(format, row, &some, n, rows->columns, sums);
       for (int32_t j = 0; j < n; ++j) {
         for (int32_t r = 0; r < BATCH_ROWS && i + r < n_rows; ++r) {

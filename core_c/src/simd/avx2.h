@@ -79,18 +79,24 @@ SF_INLINE float v_half(const void *p) {
   return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
 }
 
-/* Eight halves from eight places. */
-SF_INLINE __m128i avx2_halves(const uint8_t *const *p, size_t at) {
-  int16_t h[8];
-  for (int k = 0; k < 8; ++k) memcpy(&h[k], p[k] + at, sizeof h[k]);
-  return _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]);
+SF_INLINE vf v_load_bf16(const void *p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
 
-SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) { return _mm256_cvtph_ps(avx2_halves(p, at)); }
+SF_INLINE vf v_load_bf16_tail(const void *p, int n) {
+  uint16_t h[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+  memcpy(h, p, (size_t)n * sizeof h[0]);
+  return v_load_bf16(h);
+}
 
-SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
-  r[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
-  r[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8))));
+SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) {
+  int16_t h[8];
+  for (int k = 0; k < 8; ++k) memcpy(&h[k], p + (size_t)k * step, sizeof h[k]);
+  return _mm256_cvtph_ps(_mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]));
+}
+
+SF_INLINE void v_load_u8(const uint8_t *p, vf *r) {
+  r[0] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
 
 SF_INLINE vi v_round(vf a) { return _mm256_cvtps_epi32(a); }
@@ -108,11 +114,75 @@ SF_INLINE vb vb_load_i8(const int8_t *p) {
   return r;
 }
 
+SF_INLINE vb vb_load_u8(const uint8_t *p) {
+  vb r;
+  r.r[0] = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+  r.r[1] = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(p + 16)));
+  return r;
+}
+
 SF_INLINE vb vb_load_i16(const int16_t *p) {
   vb r;
   r.r[0] = _mm256_loadu_si256((const __m256i *)(const void *)p);
   r.r[1] = _mm256_loadu_si256((const __m256i *)(const void *)(p + 16));
   return r;
+}
+
+SF_INLINE void vb_store(int16_t *p, vb a) {
+  _mm256_storeu_si256((__m256i *)(void *)p, a.r[0]);
+  _mm256_storeu_si256((__m256i *)(void *)(p + 16), a.r[1]);
+}
+
+SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
+  const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+  vb r;
+  r.r[0] = _mm256_and_si256(bytes, _mm256_set1_epi16(15));
+  r.r[1] = _mm256_srli_epi16(bytes, 4);
+  return r;
+}
+
+SF_INLINE vb vb_fifths(uint32_t bits) {
+  const __m256i each =
+      _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, (int16_t)-32768);
+  vb r;
+  for (int k = 0; k < 2; ++k) {
+    const __m256i set = _mm256_and_si256(_mm256_set1_epi16((int16_t)(uint16_t)(bits >> 16 * k)), each);
+    r.r[k] = _mm256_and_si256(_mm256_cmpeq_epi16(set, each), _mm256_set1_epi16(16));
+  }
+  return r;
+}
+
+SF_INLINE vb vb_and(vb a, int mask) {
+  for (int k = 0; k < 2; ++k) a.r[k] = _mm256_and_si256(a.r[k], _mm256_set1_epi16((int16_t)mask));
+  return a;
+}
+
+SF_INLINE vb vb_or(vb a, vb b) {
+  for (int k = 0; k < 2; ++k) a.r[k] = _mm256_or_si256(a.r[k], b.r[k]);
+  return a;
+}
+
+SF_INLINE vb vb_shr(vb a, int n) {
+  for (int k = 0; k < 2; ++k) a.r[k] = _mm256_srli_epi16(a.r[k], n);
+  return a;
+}
+
+SF_INLINE vb vb_add(vb a, int n) {
+  for (int k = 0; k < 2; ++k) a.r[k] = _mm256_add_epi16(a.r[k], _mm256_set1_epi16((int16_t)n));
+  return a;
+}
+
+SF_INLINE vb vb_scale(vb a, int first, int last) {
+  a.r[0] = _mm256_mullo_epi16(a.r[0], _mm256_set1_epi16((int16_t)first));
+  a.r[1] = _mm256_mullo_epi16(a.r[1], _mm256_set1_epi16((int16_t)last));
+  return a;
+}
+
+SF_INLINE void vb_floats(vb a, vf *r) {
+  for (int k = 0; k < 2; ++k) {
+    r[2 * k] = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(a.r[k])));
+    r[2 * k + 1] = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(a.r[k], 1)));
+  }
 }
 
 SF_INLINE vf vb_dot(vb a, vb b) {

@@ -73,20 +73,24 @@ SF_INLINE float v_half(const void *p) {
   return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
 }
 
-/* Eight halves from eight places. */
-SF_INLINE __m128i avx512_halves(const uint8_t *const *p, size_t at) {
+SF_INLINE vf v_load_bf16(const void *p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+
+SF_INLINE vf v_load_bf16_tail(const void *p, int n) {
+  const __m256i bits = _mm256_maskz_loadu_epi16(avx512_first(n), p);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) {
   int16_t h[8];
-  for (int k = 0; k < 8; ++k) memcpy(&h[k], p[k] + at, sizeof h[k]);
-  return _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]);
+  for (int k = 0; k < 8; ++k) memcpy(&h[k], p + (size_t)k * step, sizeof h[k]);
+  const __m128i eight = _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]);
+  return _mm512_cvtph_ps(_mm256_zextsi128_si256(eight));
 }
 
-SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
-  return _mm512_cvtph_ps(_mm256_zextsi128_si256(avx512_halves(p, at)));
-}
-
-SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
-  r[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
-  r[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + 16))));
+SF_INLINE void v_load_u8(const uint8_t *p, vf *r) {
+  r[0] = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
 
 SF_INLINE vi v_round(vf a) { return _mm512_cvtps_epi32(a); }
@@ -101,7 +105,39 @@ SF_INLINE vb vb_load_i8(const int8_t *p) {
   return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 
+SF_INLINE vb vb_load_u8(const uint8_t *p) {
+  return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
 SF_INLINE vb vb_load_i16(const int16_t *p) { return _mm512_loadu_si512(p); }
+
+SF_INLINE void vb_store(int16_t *p, vb a) { _mm512_storeu_si512(p, a); }
+
+SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
+  const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
+  const __m512i low_high = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set1_epi16(0)), _mm256_set1_epi16(4), 1);
+  return _mm512_and_si512(_mm512_srlv_epi16(_mm512_cvtepu8_epi16(bytes), low_high), _mm512_set1_epi16(15));
+}
+
+SF_INLINE vb vb_fifths(uint32_t bits) { return _mm512_maskz_set1_epi16(bits, 16); }
+
+SF_INLINE vb vb_and(vb a, int mask) { return _mm512_and_si512(a, _mm512_set1_epi16((int16_t)mask)); }
+
+SF_INLINE vb vb_or(vb a, vb b) { return _mm512_or_si512(a, b); }
+
+SF_INLINE vb vb_shr(vb a, int n) { return _mm512_srl_epi16(a, _mm_cvtsi32_si128(n)); }
+
+SF_INLINE vb vb_add(vb a, int n) { return _mm512_add_epi16(a, _mm512_set1_epi16((int16_t)n)); }
+
+SF_INLINE vb vb_scale(vb a, int first, int last) {
+  const __m256i low = _mm256_set1_epi16((int16_t)first), high = _mm256_set1_epi16((int16_t)last);
+  return _mm512_mullo_epi16(a, _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+}
+
+SF_INLINE void vb_floats(vb a, vf *r) {
+  r[0] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(a)));
+  r[1] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(a, 1)));
+}
 
 SF_INLINE vf vb_dot(vb a, vb b) { return _mm512_cvtepi32_ps(_mm512_madd_epi16(a, b)); }
 

@@ -72,15 +72,25 @@ SF_INLINE float v_half(const void *p) {
   return (float)half;
 }
 
-SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
-  const float four[4] = {v_half(p[0] + at), v_half(p[1] + at), v_half(p[2] + at), v_half(p[3] + at)};
+SF_INLINE vf v_load_bf16(const void *p) {
+  return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8((const uint8_t *)p)), 16));
+}
+
+SF_INLINE vf v_load_bf16_tail(const void *p, int n) {
+  uint16_t h[4] = {0, 0, 0, 0};
+  memcpy(h, p, (size_t)n * sizeof h[0]);
+  return v_load_bf16(h);
+}
+
+SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) {
+  const float four[4] = {v_half(p), v_half(p + step), v_half(p + 2 * step), v_half(p + 3 * step)};
   return vld1q_f32(four);
 }
 
-SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
-  const int16x8_t wide = vmovl_s8(vld1_s8(p));
-  r[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
-  r[1] = vcvtq_f32_s32(vmovl_high_s16(wide));
+SF_INLINE void v_load_u8(const uint8_t *p, vf *r) {
+  const uint16x8_t wide = vmovl_u8(vld1_u8(p));
+  r[0] = vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide)));
+  r[1] = vcvtq_f32_u32(vmovl_high_u16(wide));
 }
 
 SF_INLINE vi v_round(vf a) { return vcvtnq_s32_f32(a); }
@@ -95,10 +105,73 @@ SF_INLINE vb vb_load_i8(const int8_t *p) {
   return r;
 }
 
+SF_INLINE vb vb_load_u8(const uint8_t *p) {
+  vb r;
+  for (int k = 0; k < 4; ++k) r.r[k] = vreinterpretq_s16_u16(vmovl_u8(vld1_u8(p + 8 * k)));
+  return r;
+}
+
 SF_INLINE vb vb_load_i16(const int16_t *p) {
   vb r;
   for (int k = 0; k < 4; ++k) r.r[k] = vld1q_s16(p + 8 * k);
   return r;
+}
+
+SF_INLINE void vb_store(int16_t *p, vb a) {
+  for (int k = 0; k < 4; ++k) vst1q_s16(p + 8 * k, a.r[k]);
+}
+
+SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
+  const uint8x16_t bytes = vld1q_u8(p), low = vandq_u8(bytes, vdupq_n_u8(15)), high = vshrq_n_u8(bytes, 4);
+  vb r;
+  r.r[0] = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(low)));
+  r.r[1] = vreinterpretq_s16_u16(vmovl_high_u8(low));
+  r.r[2] = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(high)));
+  r.r[3] = vreinterpretq_s16_u16(vmovl_high_u8(high));
+  return r;
+}
+
+SF_INLINE vb vb_fifths(uint32_t bits) {
+  static const int16_t powers[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+  const int16x8_t each = vld1q_s16(powers);
+  vb r;
+  for (int k = 0; k < 4; ++k) {
+    const uint16x8_t set = vtstq_s16(vdupq_n_s16((int16_t)(bits >> 8 * k & 255)), each);
+    r.r[k] = vreinterpretq_s16_u16(vandq_u16(set, vdupq_n_u16(16)));
+  }
+  return r;
+}
+
+SF_INLINE vb vb_and(vb a, int mask) {
+  for (int k = 0; k < 4; ++k) a.r[k] = vandq_s16(a.r[k], vdupq_n_s16((int16_t)mask));
+  return a;
+}
+
+SF_INLINE vb vb_or(vb a, vb b) {
+  for (int k = 0; k < 4; ++k) a.r[k] = vorrq_s16(a.r[k], b.r[k]);
+  return a;
+}
+
+SF_INLINE vb vb_shr(vb a, int n) {
+  for (int k = 0; k < 4; ++k) a.r[k] = vshlq_s16(a.r[k], vdupq_n_s16((int16_t)-n));
+  return a;
+}
+
+SF_INLINE vb vb_add(vb a, int n) {
+  for (int k = 0; k < 4; ++k) a.r[k] = vaddq_s16(a.r[k], vdupq_n_s16((int16_t)n));
+  return a;
+}
+
+SF_INLINE vb vb_scale(vb a, int first, int last) {
+  for (int k = 0; k < 4; ++k) a.r[k] = vmulq_n_s16(a.r[k], (int16_t)(k < 2 ? first : last));
+  return a;
+}
+
+SF_INLINE void vb_floats(vb a, vf *r) {
+  for (int k = 0; k < 4; ++k) {
+    r[2 * k] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(a.r[k])));
+    r[2 * k + 1] = vcvtq_f32_s32(vmovl_high_s16(a.r[k]));
+  }
 }
 
 /* Two chains of multiply-adds, so that one does not wait for the other. */

@@ -138,22 +138,41 @@ SF_INLINE float v_half(const void *p) {
   return sf_half_to_float(half);
 }
 
-/* The halves at p[0] + at, p[1] + at, …: as many as there are lanes, but no more than SF_STREAMS; 0 above. */
-SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
+/* SF_LANES bfloats. */
+SF_INLINE vf v_load_bf16(const void *p) {
+  uint16_t h[4];
   vf r;
-  SF_EACH_LANE r.f[k] = v_half(p[k] + at);
+  memcpy(h, p, sizeof h);
+  SF_EACH_LANE r.f[k] = sf_bfloat_to_float(h[k]);
   return r;
 }
 
-/* 2 · SF_LANES signed bytes to floats. */
-SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
+SF_INLINE vf v_load_bf16_tail(const void *p, int n) {
+  uint16_t h[4] = {0, 0, 0, 0};
+  memcpy(h, p, (size_t)n * sizeof h[0]);
+  return v_load_bf16(h);
+}
+
+/* The halves at p, p + step, …: as many as there are lanes, but no more than 8; 0 above. */
+SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) {
+  vf r;
+  SF_EACH_LANE r.f[k] = v_half(p + (size_t)k * step);
+  return r;
+}
+
+/* 8 unsigned bytes as floats, in as many vectors as that takes; 0 above. */
+SF_INLINE void v_load_u8(const uint8_t *p, vf *r) {
   for (int k = 0; k < 8; ++k) r[k / 4].f[k % 4] = (float)p[k];
 }
 
-/* To the nearest integer, ties to even, for |a| < 2^22. Adding 1.5 · 2^23 leaves no room for a fraction. */
+/* To the nearest integer, ties to even, for |a| < 2^22; else any integer. Adding 1.5 · 2^23 leaves no room for a
+ * fraction. */
 SF_INLINE vi v_round(vf a) {
   vi r;
-  SF_EACH_LANE r.i[k] = (int32_t)((a.f[k] + 12582912.0f) - 12582912.0f);
+  SF_EACH_LANE {
+    const float whole = (a.f[k] + 12582912.0f) - 12582912.0f;
+    r.i[k] = whole > -0x1p31f && whole < 0x1p31f ? (int32_t)whole : INT32_MIN;
+  }
   return r;
 }
 
@@ -176,10 +195,67 @@ SF_INLINE vb vb_load_i8(const int8_t *p) {
   return r;
 }
 
+SF_INLINE vb vb_load_u8(const uint8_t *p) {
+  vb r;
+  for (int k = 0; k < 32; ++k) r.h[k] = p[k];
+  return r;
+}
+
 SF_INLINE vb vb_load_i16(const int16_t *p) {
   vb r;
   memcpy(&r, p, sizeof r);
   return r;
+}
+
+SF_INLINE void vb_store(int16_t *p, vb a) { memcpy(p, &a, sizeof a); }
+
+/* 16 bytes: the low halves of them, then the high ones. */
+SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
+  vb r;
+  for (int k = 0; k < 16; ++k) {
+    r.h[k] = p[k] & 15;
+    r.h[k + 16] = p[k] >> 4;
+  }
+  return r;
+}
+
+/* 16 where the bit is set, else 0. */
+SF_INLINE vb vb_fifths(uint32_t bits) {
+  vb r;
+  for (int k = 0; k < 32; ++k) r.h[k] = (int16_t)((bits >> k & 1) << 4);
+  return r;
+}
+
+SF_INLINE vb vb_and(vb a, int mask) {
+  for (int k = 0; k < 32; ++k) a.h[k] = (int16_t)(a.h[k] & mask);
+  return a;
+}
+
+SF_INLINE vb vb_or(vb a, vb b) {
+  for (int k = 0; k < 32; ++k) a.h[k] |= b.h[k];
+  return a;
+}
+
+/* Of values ≥ 0. */
+SF_INLINE vb vb_shr(vb a, int n) {
+  for (int k = 0; k < 32; ++k) a.h[k] = (int16_t)(a.h[k] >> n);
+  return a;
+}
+
+SF_INLINE vb vb_add(vb a, int n) {
+  for (int k = 0; k < 32; ++k) a.h[k] = (int16_t)(a.h[k] + n);
+  return a;
+}
+
+/* The first 16 times one number, the last 16 times another. */
+SF_INLINE vb vb_scale(vb a, int first, int last) {
+  for (int k = 0; k < 32; ++k) a.h[k] = (int16_t)(a.h[k] * (k < 16 ? first : last));
+  return a;
+}
+
+/* 32 floats, in 32 / SF_LANES vectors. */
+SF_INLINE void vb_floats(vb a, vf *r) {
+  for (int k = 0; k < 32; ++k) r[k / 4].f[k % 4] = (float)a.h[k];
 }
 
 /* Σ a · b over 32 values as lane sums: each lane sums, exactly, the products that its instruction set puts there. */

@@ -98,19 +98,29 @@ SF_INLINE float v_half(const void *p) {
   return sf_half_to_float(half);
 }
 
-SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
+SF_INLINE vf v_load_bf16(const void *p) {
+  return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)p)), 16));
+}
+
+SF_INLINE vf v_load_bf16_tail(const void *p, int n) {
+  uint16_t h[4] = {0, 0, 0, 0};
+  memcpy(h, p, (size_t)n * sizeof h[0]);
+  return v_load_bf16(h);
+}
+
+SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) {
   vi upper = _mm_setzero_si128();
-  upper = _mm_insert_epi16(upper, sse41_bits(p[0] + at), 1);
-  upper = _mm_insert_epi16(upper, sse41_bits(p[1] + at), 3);
-  upper = _mm_insert_epi16(upper, sse41_bits(p[2] + at), 5);
-  upper = _mm_insert_epi16(upper, sse41_bits(p[3] + at), 7);
+  upper = _mm_insert_epi16(upper, sse41_bits(p), 1);
+  upper = _mm_insert_epi16(upper, sse41_bits(p + step), 3);
+  upper = _mm_insert_epi16(upper, sse41_bits(p + 2 * step), 5);
+  upper = _mm_insert_epi16(upper, sse41_bits(p + 3 * step), 7);
   return sse41_floats(_mm_srai_epi32(upper, 3));
 }
 
-SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
-  const vi wide = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p));
-  r[0] = _mm_cvtepi32_ps(_mm_cvtepi16_epi32(wide));
-  r[1] = _mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpackhi_epi16(wide, wide), 16));
+SF_INLINE void v_load_u8(const uint8_t *p, vf *r) {
+  const vi bytes = _mm_loadl_epi64((const __m128i *)(const void *)p);
+  r[0] = _mm_cvtepi32_ps(_mm_cvtepu8_epi32(bytes));
+  r[1] = _mm_cvtepi32_ps(_mm_cvtepu8_epi32(_mm_srli_si128(bytes, 4)));
 }
 
 SF_INLINE vi v_round(vf a) { return _mm_cvtps_epi32(a); }
@@ -125,10 +135,72 @@ SF_INLINE vb vb_load_i8(const int8_t *p) {
   return r;
 }
 
+SF_INLINE vb vb_load_u8(const uint8_t *p) {
+  vb r;
+  for (int k = 0; k < 4; ++k) r.r[k] = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * k)));
+  return r;
+}
+
 SF_INLINE vb vb_load_i16(const int16_t *p) {
   vb r;
   for (int k = 0; k < 4; ++k) r.r[k] = _mm_loadu_si128((const __m128i *)(const void *)(p + 8 * k));
   return r;
+}
+
+SF_INLINE void vb_store(int16_t *p, vb a) {
+  for (int k = 0; k < 4; ++k) _mm_storeu_si128((__m128i *)(void *)(p + 8 * k), a.r[k]);
+}
+
+SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
+  vb r;
+  for (int k = 0; k < 2; ++k) {
+    const vi bytes = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * k)));
+    r.r[k] = _mm_and_si128(bytes, _mm_set1_epi16(15));
+    r.r[k + 2] = _mm_srli_epi16(bytes, 4);
+  }
+  return r;
+}
+
+SF_INLINE vb vb_fifths(uint32_t bits) {
+  const vi each = _mm_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128);
+  vb r;
+  for (int k = 0; k < 4; ++k) {
+    const vi set = _mm_and_si128(_mm_set1_epi16((int16_t)(bits >> 8 * k & 255)), each);
+    r.r[k] = _mm_and_si128(_mm_cmpeq_epi16(set, each), _mm_set1_epi16(16));
+  }
+  return r;
+}
+
+SF_INLINE vb vb_and(vb a, int mask) {
+  for (int k = 0; k < 4; ++k) a.r[k] = _mm_and_si128(a.r[k], _mm_set1_epi16((int16_t)mask));
+  return a;
+}
+
+SF_INLINE vb vb_or(vb a, vb b) {
+  for (int k = 0; k < 4; ++k) a.r[k] = _mm_or_si128(a.r[k], b.r[k]);
+  return a;
+}
+
+SF_INLINE vb vb_shr(vb a, int n) {
+  for (int k = 0; k < 4; ++k) a.r[k] = _mm_srli_epi16(a.r[k], n);
+  return a;
+}
+
+SF_INLINE vb vb_add(vb a, int n) {
+  for (int k = 0; k < 4; ++k) a.r[k] = _mm_add_epi16(a.r[k], _mm_set1_epi16((int16_t)n));
+  return a;
+}
+
+SF_INLINE vb vb_scale(vb a, int first, int last) {
+  for (int k = 0; k < 4; ++k) a.r[k] = _mm_mullo_epi16(a.r[k], _mm_set1_epi16((int16_t)(k < 2 ? first : last)));
+  return a;
+}
+
+SF_INLINE void vb_floats(vb a, vf *r) {
+  for (int k = 0; k < 4; ++k) {
+    r[2 * k] = _mm_cvtepi32_ps(_mm_cvtepi16_epi32(a.r[k]));
+    r[2 * k + 1] = _mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpackhi_epi16(a.r[k], a.r[k]), 16));
+  }
 }
 
 SF_INLINE vf vb_dot(vb a, vb b) {

@@ -92,22 +92,27 @@ SF_INLINE float v_half(const void *p) {
   return sf_half_to_float(half);
 }
 
-/* Each byte into the top of a lane, then shifted down with its sign: two extensions would do, but clang 14 turns them
- * and the conversion into scalar code, lane by lane. */
-SF_INLINE vf v_load_halves(const uint8_t *const *p, size_t at) {
+SF_INLINE vf v_load_bf16(const void *p) { return wasm_i32x4_shl(wasm_u32x4_load16x4(p), 16); }
+
+SF_INLINE vf v_load_bf16_tail(const void *p, int n) {
+  uint16_t h[4] = {0, 0, 0, 0};
+  memcpy(h, p, (size_t)n * sizeof h[0]);
+  return v_load_bf16(h);
+}
+
+SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) {
   vi upper = wasm_i32x4_const_splat(0);
-  upper = wasm_v128_load16_lane(p[0] + at, upper, 1);
-  upper = wasm_v128_load16_lane(p[1] + at, upper, 3);
-  upper = wasm_v128_load16_lane(p[2] + at, upper, 5);
-  upper = wasm_v128_load16_lane(p[3] + at, upper, 7);
+  upper = wasm_v128_load16_lane(p, upper, 1);
+  upper = wasm_v128_load16_lane(p + step, upper, 3);
+  upper = wasm_v128_load16_lane(p + 2 * step, upper, 5);
+  upper = wasm_v128_load16_lane(p + 3 * step, upper, 7);
   return wasm128_floats(wasm_i32x4_shr(upper, 3));
 }
 
-/* Clang 14 would merge widening and conversion and then do them lane by lane: the empty statements, which may do
- * anything to the integers for all that it knows, keep them apart. Clang 19 keeps them so by itself, and fails on such
- * statements. */
-SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
-  const v128_t wide = wasm_i16x8_load8x8(p);
+/* 8 integers of 16 bits to floats. Clang 14 would merge widening and conversion and then do them lane by lane: the
+ * empty statements, which may do anything to the integers for all that it knows, keep them apart. Clang 19 keeps them
+ * so by itself, and fails on such statements. */
+SF_INLINE void wasm128_eight(v128_t wide, vf *r) {
   vi low = wasm_i32x4_extend_low_i16x8(wide), high = wasm_i32x4_extend_high_i16x8(wide);
 #if __clang_major__ < 15
   __asm__("" : "+r"(low));
@@ -116,6 +121,8 @@ SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
   r[0] = wasm_f32x4_convert_i32x4(low);
   r[1] = wasm_f32x4_convert_i32x4(high);
 }
+
+SF_INLINE void v_load_u8(const uint8_t *p, vf *r) { wasm128_eight(wasm_u16x8_load8x8(p), r); }
 
 /* Engines have no rounding conversion, so round by adding 1.5 · 2^23: the integer is then the difference of bits. */
 SF_INLINE vi v_round(vf a) {
@@ -132,10 +139,69 @@ SF_INLINE vb vb_load_i8(const int8_t *p) {
   return r;
 }
 
+SF_INLINE vb vb_load_u8(const uint8_t *p) {
+  vb r;
+  for (int k = 0; k < 4; ++k) r.r[k] = wasm_u16x8_load8x8(p + 8 * k);
+  return r;
+}
+
 SF_INLINE vb vb_load_i16(const int16_t *p) {
   vb r;
   for (int k = 0; k < 4; ++k) r.r[k] = wasm_v128_load(p + 8 * k);
   return r;
+}
+
+SF_INLINE void vb_store(int16_t *p, vb a) {
+  for (int k = 0; k < 4; ++k) wasm_v128_store(p + 8 * k, a.r[k]);
+}
+
+SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
+  vb r;
+  for (int k = 0; k < 2; ++k) {
+    const v128_t bytes = wasm_u16x8_load8x8(p + 8 * k);
+    r.r[k] = wasm_v128_and(bytes, wasm_i16x8_const_splat(15));
+    r.r[k + 2] = wasm_u16x8_shr(bytes, 4);
+  }
+  return r;
+}
+
+SF_INLINE vb vb_fifths(uint32_t bits) {
+  const v128_t each = wasm_i16x8_const(1, 2, 4, 8, 16, 32, 64, 128);
+  vb r;
+  for (int k = 0; k < 4; ++k) {
+    const v128_t set = wasm_v128_and(wasm_i16x8_splat((int16_t)(bits >> 8 * k & 255)), each);
+    r.r[k] = wasm_v128_and(wasm_i16x8_eq(set, each), wasm_i16x8_const_splat(16));
+  }
+  return r;
+}
+
+SF_INLINE vb vb_and(vb a, int mask) {
+  for (int k = 0; k < 4; ++k) a.r[k] = wasm_v128_and(a.r[k], wasm_i16x8_splat((int16_t)mask));
+  return a;
+}
+
+SF_INLINE vb vb_or(vb a, vb b) {
+  for (int k = 0; k < 4; ++k) a.r[k] = wasm_v128_or(a.r[k], b.r[k]);
+  return a;
+}
+
+SF_INLINE vb vb_shr(vb a, int n) {
+  for (int k = 0; k < 4; ++k) a.r[k] = wasm_u16x8_shr(a.r[k], (uint32_t)n);
+  return a;
+}
+
+SF_INLINE vb vb_add(vb a, int n) {
+  for (int k = 0; k < 4; ++k) a.r[k] = wasm_i16x8_add(a.r[k], wasm_i16x8_splat((int16_t)n));
+  return a;
+}
+
+SF_INLINE vb vb_scale(vb a, int first, int last) {
+  for (int k = 0; k < 4; ++k) a.r[k] = wasm_i16x8_mul(a.r[k], wasm_i16x8_splat((int16_t)(k < 2 ? first : last)));
+  return a;
+}
+
+SF_INLINE void vb_floats(vb a, vf *r) {
+  for (int k = 0; k < 4; ++k) wasm128_eight(a.r[k], r + 2 * k);
 }
 
 SF_INLINE vf vb_dot(vb a, vb b) {
