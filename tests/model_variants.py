@@ -20,6 +20,10 @@ VARIANTS: dict[str, Tiny] = {
     "f32": Tiny(),
     "f16": Tiny(format="F16"),
     "q8_0": Tiny(format="Q8_0"),
+    "bf16": Tiny(format="BF16"),
+    "q4_0": Tiny(format="Q4_0"),
+    "silu q5_1": Tiny(activation="silu", format="Q5_1"),
+    "q4_k, q6_k": Tiny(d=256, hidden=256, heads=8, layers=1, format="Q4_K", down_format="Q6_K"),
     "untied, no groups": Tiny(tied=False, kv_heads=4),
     "one group": Tiny(kv_heads=1),
     "three heads a group": Tiny(d=96, heads=6, kv_heads=2, format="Q8_0"),
@@ -42,6 +46,7 @@ VARIANTS: dict[str, Tiny] = {
     "calibrated, ungated": Tiny(bundled=True, gated=False, rank=16, format="F16"),
     "calibrated silu": Tiny(bundled=True, activation="silu", biases=True),
 }
+PLAIN = ("F32", "F16", "BF16", None)  # formats whose weights meet inputs as they are
 RELU_LIKE = ("relu", "relu2")
 
 
@@ -76,7 +81,7 @@ def reference_logits(path: Path, sparse: bool) -> Any:
     """Logits, up to where a neuron is too close to being chosen or not."""
     reference = Reference(path)
     logits = reference.logits(IDS, sparse=sparse)
-    error = 3e-4 if "q8_0" in path.name else 1e-5
+    error = 3e-4 if "q" in path.name else 1e-5
     clear = [margin > error for margin in reference.margins]
     return logits[: clear.index(False) if sparse and False in clear else None]
 

@@ -1,7 +1,8 @@
 """An independent forward pass of a llama-like GGUF model, in float64 numpy.
 
-It shares nothing with the package: the file is read and dequantised by the `gguf` package, and
-every step is written from its definition, one token after the other.
+It shares nothing with the package but the quantiser of formats that the `gguf` package cannot
+write: the file is read and dequantised by that package, and every step is written from its
+definition, one token after the other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+
+from sparsefire.quant import QuantizedWeights
 
 Array = npt.NDArray[np.float64]
 
@@ -31,6 +34,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": lambda v: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))),
 }
 ZERO_BELOW = ("relu", "relu2")
+
+
+def pack(values: npt.ArrayLike, kind: gguf.GGMLQuantizationType) -> npt.NDArray[Any]:
+    """Weights in a format, by the gguf package or, where it can only read it, by our quantiser."""
+    single = np.ascontiguousarray(values, np.float32)
+    try:
+        return np.asarray(gguf.quantize(single, kind))
+    except NotImplementedError:
+        return QuantizedWeights.quantize(single, kind.name).packed
 
 
 class Reference:
@@ -109,12 +121,13 @@ class Reference:
             return (parts[0] if len(parts) == 3 else None), parts[-2], parts[-1].T
         down = self.weights[f"{prefix}down.weight"]
         kind = self.formats[f"{prefix}down.weight"]
-        if self.activation in ZERO_BELOW and kind == gguf.GGMLQuantizationType.Q8_0:
+        block = gguf.GGML_QUANT_SIZES[kind][0]
+        if self.activation in ZERO_BELOW and block > 1:
             # Such a layer is stored neuron by neuron, so its down is packed anew along the other
             # axis, in F16 where blocks do not fit.
-            if self.d % 32:
+            if self.d % block:
                 kind = gguf.GGMLQuantizationType.F16
-            packed = gguf.quantize(down.T.astype(np.float32), kind)
+            packed = pack(down.T, kind)
             down = gguf.dequantize(packed, kind).astype(np.float64).T
         return self.weights[f"{prefix}gate.weight"], self.weights[f"{prefix}up.weight"], down
 

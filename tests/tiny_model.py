@@ -10,6 +10,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from reference import pack
+
 Q = gguf.GGMLQuantizationType
 BYTES = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 LETTERS = [chr(code) for code in BYTES] + [chr(0x100 + i) for i in range(256 - len(BYTES))]
@@ -157,7 +159,7 @@ def write(path: Path, tiny: Tiny | None = None, **changes: Any) -> Path:
         kind = Q[tiny.format] if values.ndim == 2 else Q.F32
         if name.endswith("ffn_down.weight") and tiny.down_format:
             kind = Q[tiny.down_format]
-        packed = gguf.quantize(np.ascontiguousarray(values, np.float32), kind)
+        packed = pack(values, kind)
         writer.add_tensor(name, packed, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
