@@ -187,6 +187,9 @@ SF_API int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const 
  * from the signs alone (SparseInfer; Shin et al. 2024). A larger alpha selects more. Keeps the packed signs of `gate`
  * (hidden, d), a 32nd of its size in F32; borrows nothing but the context. Rule and errors as above. */
 SF_API int32_t sf_predictor_open_sign(sf_predictor **out, sf_context *context, const sf_matrix *gate, float alpha);
+/* Copies the packed signs of a sign-bit predictor: signs (hidden, words), words = ⌈d/32⌉, where bit j % 32 of word j /
+ * 32 of a row is 1 when weight j is negative. Errors: ARGUMENT (another kind of predictor), SHAPE (bytes too few). */
+SF_API int32_t sf_predictor_signs(const sf_predictor *predictor, uint32_t *signs, size_t bytes);
 SF_API void sf_predictor_close(sf_predictor *predictor);
 /* Neurons 0 … hot-1 are always selected and not scored; the rule holds for the others. `least` and `most` are
  * counts of those others (most ≥ hidden means no limit). Errors: ARGUMENT. */

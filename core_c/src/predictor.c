@@ -78,6 +78,14 @@ int32_t sf_predictor_open_sign(sf_predictor **out, sf_context *context, const sf
   return SF_OK;
 }
 
+int32_t sf_predictor_signs(const sf_predictor *predictor, uint32_t *signs, size_t bytes) {
+  if (!predictor || !predictor->signs || !signs) return SF_ERROR_ARGUMENT;
+  size_t wanted = (size_t)predictor->hidden * (size_t)predictor->words * sizeof *signs;
+  if (bytes < wanted) return SF_ERROR_SHAPE;
+  memcpy(signs, predictor->signs, wanted);
+  return SF_OK;
+}
+
 void sf_predictor_close(sf_predictor *predictor) {
   if (!predictor) return;
   sf_free(predictor->signs);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ._core import Core
 
 
@@ -16,6 +18,9 @@ class CoreObject:
         self.core = core
         self.handle = handle
         self._finalizer = core.own(self, close_function, handle)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{type(self).__name__}: what is in the core's memory cannot be pickled")
 
     def close(self) -> None:
         """Gives the handle back. The object cannot be used afterwards; closing twice is

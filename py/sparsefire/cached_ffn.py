@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -264,6 +265,11 @@ class CachedFfn:
         layer. Closing twice is allowed."""
         self._core_ffn.close()
         self.cache.detach(self)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "CachedFfn: a layer in a file cannot be pickled; open the file again, CachedFfn.open"
+        )
 
     def __enter__(self) -> CachedFfn:
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from .activation import ActivationType
 from .errors import ArgumentError, ShapeError
 from .matrix import Matrix
 from .predictor import CorePredictor, InCorePredictor, Predictor
-from .quant import QuantizedWeights, WeightFormat, quantize_rows, weight_format
+from .quant import QuantizedWeights, WeightFormat, weight_format
 
 if TYPE_CHECKING:
     from .cutoff import CutoffReport
@@ -153,33 +153,23 @@ class CoreFfn(CoreObject):
         )
 
 
-def _bundle(core: Core, parts: Sequence[Weights], kind: WeightFormat) -> list[Matrix]:
-    """Packs the rows of equally many-rowed ``parts`` side by side, row i of each in one run of
+def bundle(core: Core, parts: Sequence[QuantizedWeights]) -> list[Matrix]:
+    """Puts the rows of equally many-rowed ``parts`` side by side, row i of each in one run of
     bytes, and returns the strided views."""
-    packed = [
-        part.packed if isinstance(part, QuantizedWeights) else quantize_rows(part, kind, core)
-        for part in parts
-    ]
-    columns = [
-        part.shape[1] if isinstance(part, QuantizedWeights) else np.asarray(part).shape[1]
-        for part in parts
-    ]
-    joined = np.concatenate(packed, axis=1)
+    joined = np.concatenate([part.packed for part in parts], axis=1)
     memory = core.upload(joined)
     stride = joined.shape[1]
     views, offset = [], 0
-    for rows, width in zip(packed, columns, strict=True):
-        views.append(Matrix(core, memory, kind, len(rows), width, offset, stride))
-        offset += rows.shape[1]
+    for part in parts:
+        rows, columns = part.shape
+        views.append(Matrix(core, memory, part.format, rows, columns, offset, stride))
+        offset += part.packed.shape[1]
     return views
 
 
-def _weights(value: Weights, name: str, meaning: str, kind: WeightFormat) -> Weights:
-    """A checked weight argument: a float32 (rows, columns) array, or `QuantizedWeights` that are
-    in format ``kind`` already."""
-    if not isinstance(value, QuantizedWeights):
-        return _arrays.matrix(value, name, meaning)
-    return value if value.format == kind.name else value.dequantize()
+def _weights(value: Weights, name: str, meaning: str) -> Weights:
+    """A checked weight argument: a float32 (rows, columns) array, or `QuantizedWeights`."""
+    return value if isinstance(value, QuantizedWeights) else _arrays.matrix(value, name, meaning)
 
 
 def _shape(value: Weights) -> tuple[int, int]:
@@ -187,9 +177,14 @@ def _shape(value: Weights) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
-def _transposed(value: Weights) -> npt.NDArray[np.floating]:
-    array = value.dequantize() if isinstance(value, QuantizedWeights) else np.asarray(value)
-    return array.T
+def _packed(value: Weights, kind: WeightFormat, core: Core, turned: bool) -> QuantizedWeights:
+    """A weight argument in format ``kind``, ``turned`` around or as it is."""
+    if isinstance(value, QuantizedWeights):
+        if value.format == kind.name and not turned:
+            return value
+        value = value.dequantize(core)
+    array = np.asarray(value)
+    return QuantizedWeights.quantize(array.T if turned else array, kind.name, core)
 
 
 class SparseFfn:
@@ -225,24 +220,23 @@ class SparseFfn:
         if format is None:
             format = w1.format if isinstance(w1, QuantizedWeights) else "f32"
         kind = weight_format(format)
-        up = _weights(w1, "w1", "(hidden, input)", kind)
-        down = _weights(w2, "w2", "(output, hidden)", kind)
+        up = _weights(w1, "w1", "(hidden, input)")
+        down = _weights(w2, "w2", "(output, hidden)")
         hidden, d_in = _shape(up)
         if _shape(down)[1] != hidden:
             raise ShapeError(
                 f"w2: expected shape (output, {hidden}) for w1 {_shape(up)}, got {_shape(down)}"
             )
-        parts = [up, _transposed(down)]
         if gate is not None:
-            gate = _weights(gate, "gate", "(hidden, input)", kind)
+            gate = _weights(gate, "gate", "(hidden, input)")
             if _shape(gate) != (hidden, d_in):
                 raise ShapeError(f"gate: expected shape {(hidden, d_in)}, got {_shape(gate)}")
-            parts.insert(0, gate)
         if b1 is not None:
             b1 = _arrays.vector(b1, hidden, "b1")
         if b2 is not None:
             b2 = _arrays.vector(b2, _shape(down)[0], "b2")
-        views = _bundle(core, parts, kind)
+        parts = [_packed(each, kind, core, False) for each in (gate, up) if each is not None]
+        views = bundle(core, [*parts, _packed(down, kind, core, True)])
         self._core_ffn = CoreFfn(
             core,
             None if gate is None else views[0],
@@ -518,6 +512,18 @@ class SparseFfn:
         from .bundles import load_bundles
 
         return load_bundles(source, layer, activation, core or get_core())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from . import _pickled
+
+        ffn = self._core_ffn
+        weights = [each and each.weights() for each in (ffn.gate, ffn.up, ffn.down)]
+        options = {
+            "activation": str(self.activation),
+            "down_layout": self.down_layout,
+            "parameter": self.parameter,
+        }
+        return _pickled.ffn, (weights, self.biases, options, dict(ffn.cutoffs), self.predictor)
 
     def __repr__(self) -> str:
         gate = ", gated" if self.gated else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -116,6 +118,15 @@ class Matrix(CoreObject):
                 run, shape, strides
             )
         return rows
+
+    def weights(self) -> QuantizedWeights:
+        """A copy of the weights, packed as they are."""
+        return QuantizedWeights(self.packed(), self._format, self.shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from . import _pickled
+
+        return _pickled.matrix, (self.weights(),)
 
     def dequantize(self) -> _arrays.FloatArray:
         """The weights as float32 (rows, columns)."""

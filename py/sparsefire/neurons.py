@@ -130,7 +130,9 @@ class NeuronCache:
     or the least often used of late ("window": a use weighs (1 - 1/window)^age after ``age``
     requests; ``window`` is 128 by default).
 
-    A cache serves one layer at a time; several threads may use it.
+    A cache serves one layer at a time; several threads may use it. One that is pickled or copied
+    takes along its settings and its profile, which becomes that of the next layer that it serves
+    if that has as many neurons.
     """
 
     def __init__(
@@ -159,9 +161,13 @@ class NeuronCache:
         self.policy = policy
         self.window = window or _DEFAULT_WINDOW
         self.pinned = pinned
+        self._start()
+
+    def _start(self) -> None:
         self.lock = threading.RLock()
         self._core_cache: CoreCache | None = None
         self._owner: weakref.ref[object] | None = None
+        self._profile: npt.NDArray[np.int64] | None = None  # for the next layer of its size
         self._reset(0)
 
     def _reset(self, hidden: int) -> None:
@@ -182,6 +188,9 @@ class NeuronCache:
                 )
             cache = CoreCache(core, file, self._slots_for(file), self.policy, self.window)
             self._reset(file.shape.hidden)
+            if self._profile is not None and len(self._profile) == len(self._uses):
+                self._uses = self._profile.copy()
+            self._profile = None
             self._core_cache, self._owner = cache, weakref.ref(owner)
             try:
                 self._pin_most_used()
@@ -340,6 +349,16 @@ class NeuronCache:
             self._uses = uses
             self._reclassifications += 1
             self._pin_most_used()
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("budget_bytes", "hot_fraction", "policy", "window", "pinned")
+        return {name: getattr(self, name) for name in names} | {"profile": self.uses}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        profile = state.pop("profile")
+        self.__dict__.update(state)
+        self._start()
+        self._profile = profile
 
     def __repr__(self) -> str:
         if self.budget_bytes is not None:

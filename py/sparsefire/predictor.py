@@ -358,6 +358,18 @@ class LowRankPredictor(InCorePredictor):
 
         return load_predictor(path, core or get_core())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        from . import _pickled
+
+        p, q, bias = self.matrices
+        options = {
+            "hot": self.hot,
+            "relu_between": self.relu_between,
+            "sparsity": self.sparsity,
+        }
+        state = {"_seed": self._seed, "_calibrated": self._calibrated}
+        return _pickled.low_rank_predictor, (p.weights(), q.weights(), bias, options, state)
+
     def __repr__(self) -> str:
         state = "" if self.calibrated else ", not calibrated"
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -341,6 +342,9 @@ class QuantizedWeights:
             rms=float(np.sqrt(np.mean(difference**2))),
             relative=distance / norm if norm else (0.0 if distance == 0 else float("inf")),
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return QuantizedWeights, (self._packed, self.format, self._shape)
 
     def __repr__(self) -> str:
         rows, columns = self._shape

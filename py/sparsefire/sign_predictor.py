@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ._core import Core
@@ -66,6 +68,15 @@ class SignPredictor(InCorePredictor):
     def alpha(self) -> float:
         """The weight of a product ≥ 0 beside one < 0."""
         return self._alpha
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from . import _pickled
+
+        words = -(-self.input_dim // 32)
+        signs = np.empty((self.hidden_dim, words), np.uint32)
+        written = self.core.out(signs), signs.nbytes
+        self.core.check("sf_predictor_signs", self.handle, *written, what="the packed signs")
+        return _pickled.sign_predictor, (signs, self.input_dim, self.alpha, self.sparsity, self.hot)
 
     def __repr__(self) -> str:
         return (
