@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import tiny_model
-from reference import Reference
+from reference import ACTIVATION_OF, Reference
 from sparsefire.model import Model
 from tiny_model import Tiny
 
@@ -47,12 +48,118 @@ VARIANTS: dict[str, Tiny] = {
     "calibrated silu": Tiny(bundled=True, activation="silu", biases=True),
 }
 PLAIN = ("F32", "F16", "BF16", None)  # formats whose weights meet inputs as they are
+HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
+POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
+NORM_BIASES = ("attn_norm.bias", "ffn_norm.bias", "output_norm.bias")
+SUB_NORMS = ("attn_sub_norm.weight", "ffn_sub_norm.weight")
+GEMMA2 = Tiny(arch="gemma2", activation=None, vectors=POST_NORMS, head_dim=24)
+GEMMA3 = Tiny(
+    arch="gemma3",
+    activation=None,
+    vectors=(*HEAD_NORMS, *POST_NORMS),
+    layers=7,
+    hidden=64,
+    head_dim=20,
+    keys={"gemma3.attention.sliding_window": 5},
+)
+ARCHITECTURE_VARIANTS: dict[str, Tiny] = {
+    "llama, attention biases": Tiny(attention_biases=True),
+    "llama, windows": Tiny(keys={"llama.attention.sliding_window": 3}),
+    "llama, output bias": Tiny(
+        activation=None, tensors={"output.bias": np.linspace(-1, 1, 270, dtype=np.float32)}
+    ),
+    "yarn": Tiny(
+        context=48,
+        keys={
+            "llama.rope.freq_base": 10000.0,
+            "llama.rope.scaling.type": "yarn",
+            "llama.rope.scaling.factor": 4.0,
+            "llama.rope.scaling.original_context_length": 1200,
+        },
+    ),
+    "yarn, short": Tiny(keys={"llama.rope.freq_base": 10000.0}),
+    "qwen2": Tiny(arch="qwen2", activation=None, attention_biases=True),
+    "qwen3": Tiny(arch="qwen3", activation=None, vectors=HEAD_NORMS, head_dim=24, format="Q8_0"),
+    "qwen3, relu": Tiny(arch="qwen3", vectors=HEAD_NORMS, bundled=True, rank=16),
+    "gemma": Tiny(arch="gemma", activation=None, head_dim=24),
+    "gemma2": replace(GEMMA2, keys={"gemma2.attention.sliding_window": 4}),
+    "gemma2, low caps": replace(
+        GEMMA2,
+        keys={"gemma2.attn_logit_softcapping": 0.5, "gemma2.final_logit_softcapping": 2.0},
+    ),
+    "gemma3": replace(GEMMA3, head_dim=32, format="F16"),
+    "gemma3, stretched": replace(
+        GEMMA3,
+        keys={
+            **GEMMA3.keys,
+            "gemma3.rope.scaling.type": "linear",
+            "gemma3.rope.scaling.factor": 8.0,
+            "gemma3.rope.freq_base_swa": 300.0,
+        },
+    ),
+    "gemma3, in one piece": replace(
+        GEMMA3, keys={**GEMMA3.keys, "gemma3.rope.freq_base_swa": 300.0}
+    ),
+    "gemma3, a pattern": replace(
+        GEMMA3,
+        layers=3,
+        keys={**GEMMA3.keys, "gemma3.attention.sliding_window_pattern": [True, False, True]},
+    ),
+    "minicpm": Tiny(arch="minicpm", layers=3),
+    "minicpm, keys": Tiny(
+        arch="minicpm",
+        keys={
+            "minicpm.embedding_scale": 3.0,
+            "minicpm.residual_scale": 0.5,
+            "minicpm.logit_scale": 4.0,
+        },
+    ),
+    "granite": Tiny(
+        arch="granite",
+        activation=None,
+        keys={
+            "granite.embedding_scale": 6.0,
+            "granite.residual_scale": 0.25,
+            "granite.logit_scale": 8.0,
+            "granite.attention.scale": 0.0625,
+        },
+    ),
+    "mistral3": Tiny(arch="mistral3", activation=None, tied=False, head_dim=24),
+    "arcee": Tiny(arch="arcee", activation=None, gated=False),
+    "nemotron": Tiny(
+        arch="nemotron", activation=None, gated=False, tied=False, rope_dims=8, vectors=NORM_BIASES
+    ),
+    "nemotron, biases, q8_0": Tiny(
+        arch="nemotron",
+        activation=None,
+        gated=False,
+        tied=False,
+        rope_dims=8,
+        vectors=NORM_BIASES,
+        biases=True,
+        attention_biases=True,
+        format="Q8_0",
+    ),
+    "bitnet": Tiny(arch="bitnet-b1.58", activation=None, vectors=SUB_NORMS),
+    "bitnet, no norms": Tiny(
+        arch="bitnet-b1.58",
+        activation=None,
+        vectors=SUB_NORMS,
+        tensors={f"blk.{i}.ffn_sub_norm.weight": np.ones(96, np.float32) for i in range(2)},
+    ),
+    "bitnet, dense": Tiny(arch="bitnet-b1.58", activation="silu", vectors=SUB_NORMS),
+    "bitnet, calibrated": Tiny(
+        arch="bitnet-b1.58", activation="relu2", vectors=SUB_NORMS, bundled=True, rank=16
+    ),
+}
+VARIANTS |= ARCHITECTURE_VARIANTS
 RELU_LIKE = ("relu", "relu2")
 
 
 def modes(tiny: Tiny) -> list[str]:
     found = ["dense"]
-    if tiny.activation in RELU_LIKE or tiny.bundled:
+    own = ACTIVATION_OF.get(tiny.arch, "silu")
+    if (tiny.activation or own) in RELU_LIKE or tiny.bundled:
         found.append("exact")
     if tiny.rank:
         found.append("sparse")

@@ -1,4 +1,4 @@
-"""An independent forward pass of a llama-like GGUF model, in float64 numpy.
+"""An independent forward pass of a GGUF language model, in float64 numpy.
 
 It shares nothing with the package but the quantiser of formats that the `gguf` package cannot
 write: the file is read and dequantised by that package, and every step is written from its
@@ -35,6 +35,17 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 ZERO_BELOW = ("relu", "relu2")
 
+# What the architectures are by their definition, as far as a file does not say it.
+ACTIVATION_OF = {
+    "gemma": "gelu_tanh",
+    "gemma2": "gelu_tanh",
+    "gemma3": "gelu_tanh",
+    "nemotron": "relu2",
+    "arcee": "relu2",
+    "bitnet-b1.58": "relu2",
+}
+TURNS_HALVES = ("qwen2", "qwen3", "gemma", "gemma2", "gemma3", "nemotron", "bitnet-b1.58")
+
 
 def pack(values: npt.ArrayLike, kind: gguf.GGMLQuantizationType) -> npt.NDArray[Any]:
     """Weights in a format, by the gguf package or, where it can only read it, by our quantiser."""
@@ -51,6 +62,7 @@ class Reference:
     def __init__(self, path: Path, activation: str | None = None) -> None:
         reader = gguf.GGUFReader(path)
         self.fields = {name: field.contents() for name, field in reader.fields.items()}
+        self.arch = str(self.fields["general.architecture"])
         self.weights: dict[str, Array] = {}
         self.formats: dict[str, Any] = {}
         for tensor in reader.tensors:
@@ -65,52 +77,109 @@ class Reference:
         self.head_dim = int(self.key("attention.key_length", self.d // self.heads))
         self.rope_dims = int(self.key("rope.dimension_count", self.head_dim))
         self.epsilon = float(self.key("attention.layer_norm_rms_epsilon"))
-        self.activation = activation or self.key("hidden_activation", "silu")
+        own = ACTIVATION_OF.get(self.arch, "silu")
+        self.activation = activation or self.key("hidden_activation", own)
         self.margin = np.inf
         self.margins: list[float] = []
 
     def key(self, name: str, default: Any = None) -> Any:
-        return self.fields.get(f"llama.{name}", default)
+        return self.fields.get(f"{self.arch}.{name}", default)
 
-    def norm(self, x: Array, weight: Array) -> Array:
-        return x / np.sqrt(np.mean(x * x) + self.epsilon) * weight
+    def norm(self, x: Array, name: str) -> Array:
+        """x normalised with the weights of that name (and bias, where there is one); x itself
+        where there are none."""
+        weight = self.weights.get(f"{name}.weight")
+        if weight is None:
+            return x
+        if self.arch == "nemotron":
+            x = x - np.mean(x)
+        return x / np.sqrt(np.mean(x * x) + self.epsilon) * weight + self.bias(name)
 
-    def rotate(self, heads: Array, position: int) -> Array:
-        """Rotates the pairs (2i, 2i+1) of each head (heads, head_dim) by the position."""
+    def bias(self, name: str) -> Array | float:
+        return self.weights.get(f"{name}.bias", 0.0)
+
+    def window(self, layer: int) -> int:
+        """Tokens that a layer sees, 0 for all of them."""
+        window = int(self.key("attention.sliding_window", 4096 if self.arch == "gemma2" else 0))
+        every = {"gemma2": 2, "gemma3": 6}.get(self.arch, 0)
+        every = self.key("attention.sliding_window_pattern", every)
+        if isinstance(every, list):
+            return window if every[layer] else 0
+        return 0 if every and (layer + 1) % every == 0 else window
+
+    def frequencies(self, layer: int) -> tuple[Array, float]:
+        """Angle of each pair a position, and the factor of sines and cosines."""
+        base, stretched = float(self.key("rope.freq_base", 10000.0)), True
+        if self.arch == "gemma3" and self.window(layer):
+            base, stretched = float(self.key("rope.freq_base_swa", 10000.0)), False
+        dims = self.rope_dims
+        found = base ** (-2 * np.arange(dims // 2) / dims)
+        kind, amplitude = self.key("rope.scaling.type"), 1.0
+        factor = float(self.key("rope.scaling.factor", 1.0))
+        if kind == "linear" and stretched:
+            found = found / factor
+        if kind == "yarn" and stretched:  # the turns of a pair over the trained length decide
+            length = self.key("rope.scaling.original_context_length")
+
+            def pair(turns: float) -> float:
+                return dims * np.log(length / (turns * 2 * np.pi)) / (2 * np.log(base))
+
+            low, high = max(np.floor(pair(32)), 0), min(np.ceil(pair(1)), dims - 1)
+            stretch = np.clip((np.arange(dims // 2) - low) / (high - low), 0, 1)
+            found = found / factor * stretch + found * (1 - stretch)
+            amplitude = 1 + 0.1 * np.log(factor)
+        return found / self.weights.get("rope_freqs.weight", 1.0), amplitude
+
+    def rotate(self, heads: Array, position: int, layer: int) -> Array:
+        """Rotates the pairs of each head (heads, head_dim) by the position."""
         out = heads.copy()
-        base = float(self.key("rope.freq_base", 10000.0))
-        scale = 1.0
-        if self.key("rope.scaling.type") == "linear":
-            scale = float(self.key("rope.scaling.factor"))
-        factors = self.weights.get("rope_freqs.weight")
-        for i in range(self.rope_dims // 2):
-            angle = position / scale * base ** (-2 * i / self.rope_dims)
-            if factors is not None:
-                angle /= factors[i]
-            a, b = heads[:, 2 * i], heads[:, 2 * i + 1]
-            out[:, 2 * i] = a * np.cos(angle) - b * np.sin(angle)
-            out[:, 2 * i + 1] = a * np.sin(angle) + b * np.cos(angle)
+        frequencies, amplitude = self.frequencies(layer)
+        for i, frequency in enumerate(frequencies):
+            one, other = 2 * i, 2 * i + 1
+            if self.arch in TURNS_HALVES:
+                one, other = i, i + self.rope_dims // 2
+            a, b = heads[:, one], heads[:, other]
+            cos, sin = amplitude * np.cos(position * frequency), np.sin(position * frequency)
+            sin = sin * amplitude
+            out[:, one] = a * cos - b * sin
+            out[:, other] = a * sin + b * cos
         return out
 
+    def attention_scale(self) -> float:
+        known = self.key("attention.scale")
+        width = self.head_dim
+        if (self.arch, self.layers) in (("gemma2", 46), ("gemma3", 62)):
+            width = self.d // self.heads
+        return float(known) if known else 1 / np.sqrt(width)
+
     def attention(self, x: Array, layer: int, cache: list[tuple[Array, Array]]) -> Array:
+        part = f"blk.{layer}."
+
         def project(name: str) -> Array:
-            projected: Array = self.weights[f"blk.{layer}.{name}.weight"] @ x
+            projected: Array = self.weights[f"{part}{name}.weight"] @ x + self.bias(part + name)
             return projected.reshape(-1, self.head_dim)
 
+        def turn(name: str) -> Array:
+            heads = [self.norm(head, f"{part}{name}_norm") for head in project(name)]
+            return self.rotate(np.array(heads), position, layer)
+
         position = len(cache)
-        q = self.rotate(project("attn_q"), position)
-        cache.append((self.rotate(project("attn_k"), position), project("attn_v")))
+        q = turn("attn_q")
+        cache.append((turn("attn_k"), project("attn_v")))
+        seen = cache[-self.window(layer) :]
+        cap = float(self.key("attn_logit_softcapping", 50.0 if self.arch == "gemma2" else 0.0))
         mixed = np.zeros_like(q)
         for head in range(self.heads):
             shared = head // (self.heads // self.kv_heads)
-            scores = np.array([q[head] @ k[shared] for k, _ in cache]) / np.sqrt(self.head_dim)
+            scores = np.array([q[head] @ k[shared] for k, _ in seen]) * self.attention_scale()
+            if cap:
+                scores = cap * np.tanh(scores / cap)
             powers = np.exp(scores - scores.max())
             powers /= powers.sum()
-            mixed[head] = sum(
-                power * v[shared] for power, (_, v) in zip(powers, cache, strict=True)
-            )
-        output: Array = self.weights[f"blk.{layer}.attn_output.weight"] @ mixed.reshape(-1)
-        return output
+            mixed[head] = sum(power * v[shared] for power, (_, v) in zip(powers, seen, strict=True))
+        joined = self.norm(mixed.reshape(-1), part + "attn_sub_norm")
+        output: Array = self.weights[part + "attn_output.weight"] @ joined
+        return self.norm(output + self.bias(part + "attn_output"), part + "post_attention_norm")
 
     def ffn_weights(self, layer: int) -> tuple[Array | None, Array, Array]:
         """gate and up (hidden, d), down (d, hidden)."""
@@ -124,12 +193,12 @@ class Reference:
         block = gguf.GGML_QUANT_SIZES[kind][0]
         if self.activation in ZERO_BELOW and block > 1:
             # Such a layer is stored neuron by neuron, so its down is packed anew along the other
-            # axis, in F16 where blocks do not fit.
-            if self.d % block:
-                kind = gguf.GGMLQuantizationType.F16
+            # axis, in Q8_0, or F16 where blocks do not fit.
+            fits = self.d % 32 == 0
+            kind = gguf.GGMLQuantizationType.Q8_0 if fits else gguf.GGMLQuantizationType.F16
             packed = pack(down.T, kind)
             down = gguf.dequantize(packed, kind).astype(np.float64).T
-        return self.weights[f"{prefix}gate.weight"], self.weights[f"{prefix}up.weight"], down
+        return self.weights.get(f"{prefix}gate.weight"), self.weights[f"{prefix}up.weight"], down
 
     def ffn(self, x: Array, layer: int, sparse: bool) -> Array:
         gate, up, down = self.ffn_weights(layer)
@@ -149,8 +218,21 @@ class Reference:
             scores[: self.fields["sparsefire.hot_counts"][layer]] = np.inf
             self.margin = min(self.margin, float(np.abs(scores).min()))
             values = np.where(scores > 0, values, 0.0)
+        values = self.norm(values, f"blk.{layer}.ffn_sub_norm")
         result: Array = down @ values + bias("down")
-        return result
+        return self.norm(result, f"blk.{layer}.post_ffw_norm")
+
+    def scales(self) -> tuple[float, float, float]:
+        """Factors of the embedding, of what is added to the stream, and of the logits."""
+        if self.arch.startswith("gemma"):
+            return float(np.sqrt(self.d)), 1.0, 1.0
+        if self.arch == "minicpm":
+            own = (12.0, 1.4 / np.sqrt(self.layers), self.d / 256)
+        else:
+            own = (1.0, 1.0, 1.0)
+        names = ("embedding_scale", "residual_scale", "logit_scale")
+        found = [float(self.key(name, value)) for name, value in zip(names, own, strict=True)]
+        return found[0], found[1], 1 / found[2]
 
     def logits(self, tokens: list[int], *, sparse: bool = False) -> Array:
         """Logits (n, vocab) after each token; `sparse`: only of neurons that the predictors
@@ -160,15 +242,18 @@ class Reference:
         output = self.weights.get("output.weight", embedding)
         caches: list[list[tuple[Array, Array]]] = [[] for _ in range(self.layers)]
         rows = []
+        embedding_scale, residual_scale, logit_scale = self.scales()
+        cap = float(self.key("final_logit_softcapping", 30.0 if self.arch == "gemma2" else 0.0))
         self.margin, self.margins = np.inf, []
         for token in tokens:
-            x = embedding[token]
+            x = embedding[token] * embedding_scale
             for layer, cache in enumerate(caches):
-                normed = self.norm(x, self.weights[f"blk.{layer}.attn_norm.weight"])
-                x = x + self.attention(normed, layer, cache)
-                normed = self.norm(x, self.weights[f"blk.{layer}.ffn_norm.weight"])
-                x = x + self.ffn(normed, layer, sparse)
-            rows.append(output @ self.norm(x, self.weights["output_norm.weight"]))
+                normed = self.norm(x, f"blk.{layer}.attn_norm")
+                x = x + residual_scale * self.attention(normed, layer, cache)
+                normed = self.norm(x, f"blk.{layer}.ffn_norm")
+                x = x + residual_scale * self.ffn(normed, layer, sparse)
+            row = (output @ self.norm(x, "output_norm") + self.bias("output")) * logit_scale
+            rows.append(cap * np.tanh(row / cap) if cap else row)
             self.margins.append(self.margin)
         return np.array(rows)
 

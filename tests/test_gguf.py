@@ -294,7 +294,7 @@ class CountingFile(io.BytesIO):
 
 
 def test_every_source_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sf_gguf._Stream, "window_bytes", 16)
+    monkeypatch.setattr(sf_gguf, "_WINDOW_BYTES", 16)
     path = tmp_path / "file.gguf"
     path.write_bytes(SMALL)
     from_bytes = GgufFile.open(SMALL)
@@ -311,7 +311,7 @@ def test_every_source_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_stream_is_read_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sf_gguf._Stream, "window_bytes", 256)
+    monkeypatch.setattr(sf_gguf, "_WINDOW_BYTES", 256)
     data = bytes(range(256)) * 4096
     tensors = [tensor(b"a", (len(data) // 4,), 0, 0), tensor(b"b", (8,), 0, len(data))]
     stream = CountingFile(document([ARCHITECTURE], tensors, data + bytes(32)))

@@ -74,8 +74,17 @@ def test_logits_equal_the_reference(name: str, core: Core) -> None:
 def test_the_reference_can_tell_models_apart() -> None:
     """Otherwise agreement would mean nothing."""
     plain = reference_logits(variant_path("f32"), False)
-    for name in ("rope factors", "linear scaling"):  # the same weights, one key or tensor more
+    for name in ("rope factors", "linear scaling", "llama, windows", "llama, attention biases"):
+        # The same weights, one key or tensor more.
         assert relative_error(reference_logits(variant_path(name), False), plain) > 1e-3
+    for one, other in (
+        ("gemma2", "gemma2, low caps"),
+        ("gemma3, stretched", "gemma3, in one piece"),
+        ("bitnet", "bitnet, no norms"),
+        ("yarn", "yarn, short"),
+    ):
+        logits = [reference_logits(variant_path(name), False) for name in (one, other)]
+        assert relative_error(*logits) > 1e-3
     calibrated = variant_path("calibrated")
     sparse, dense = (reference_logits(calibrated, flag) for flag in (True, False))
     assert relative_error(sparse, dense[: len(sparse)]) > 1e-3
@@ -135,7 +144,10 @@ def _embedded_reference(path: Path, ids: tuple[int, ...]) -> Any:
     return Reference(path).logits(list(ids))
 
 
-@pytest.mark.parametrize("name", ["calibrated", "calibrated q8_0", "silu", "f16"])
+@pytest.mark.parametrize(
+    "name",
+    ["calibrated", "calibrated q8_0", "silu", "f16", "gemma2", "gemma3", "nemotron", "bitnet"],
+)
 def test_batches_do_not_change_a_bit(name: str, core: Core) -> None:
     """A prompt at once, token by token, and in uneven parts."""
     tiny = VARIANTS[name]
@@ -155,7 +167,9 @@ def test_batches_do_not_change_a_bit(name: str, core: Core) -> None:
             assert bits(uneven) == bits(at_once), mode
 
 
-@pytest.mark.parametrize("name", ["calibrated", "calibrated q8_0", "silu q8_0", "odd sizes"])
+@pytest.mark.parametrize(
+    "name", ["calibrated", "calibrated q8_0", "silu q8_0", "odd sizes", "gemma3", "bitnet"]
+)
 def test_threads_do_not_change_a_bit(name: str) -> None:
     results: dict[str, set[bytes]] = {}
     for threads in (1, 2, 3, 8):
@@ -167,7 +181,7 @@ def test_threads_do_not_change_a_bit(name: str) -> None:
     assert {mode: len(found) for mode, found in results.items()} == dict.fromkeys(results, 1)
 
 
-@pytest.mark.parametrize("name", ["calibrated", "calibrated q8_0", "q8_0", "silu"])
+@pytest.mark.parametrize("name", ["calibrated", "calibrated q8_0", "q8_0", "silu", "gemma2"])
 def test_greedy_tokens_are_the_same_everywhere(name: str, core: Core) -> None:
     path = variant_path(name)
     with Model.load(path, core=core) as model, Model.load(path) as other:
@@ -180,7 +194,7 @@ def test_greedy_tokens_are_the_same_everywhere(name: str, core: Core) -> None:
 
 
 @pytest.mark.pyodide
-@pytest.mark.parametrize("name", ["calibrated", "calibrated q8_0", "silu"])
+@pytest.mark.parametrize("name", ["calibrated", "calibrated q8_0", "silu", "gemma3", "nemotron"])
 def test_pyodide_equals_native(name: str, pyodide: Any) -> None:
     path = variant_path(name)
     pyodide.write("/tmp/tiny.gguf", path.read_bytes())

@@ -23,6 +23,7 @@ MERGES = ["a b", "c d", "ab cd", "Ġ a"]
 class Tiny:
     """Sizes of a model, and what is odd about it."""
 
+    arch: str = "llama"
     layers: int = 2
     d: int = 64
     hidden: int = 96
@@ -41,6 +42,8 @@ class Tiny:
     rank: int = 0  # of predictors, in a bundled model
     gated: bool = True
     rope_factors: bool = False
+    attention_biases: bool = False
+    vectors: tuple[str, ...] = ()  # names in a layer, beside the plain norms; "output_norm.bias"
     add_bos: bool = False
     seed: int = 0
     keys: dict[str, Any] = field(default_factory=dict)  # overrides; None leaves a key out
@@ -65,6 +68,8 @@ def weights(tiny: Tiny) -> dict[str, npt.NDArray[np.float32]]:
     tensors["output_norm.weight"] = vector(tiny.d, 1)
     if tiny.rope_factors:
         tensors["rope_freqs.weight"] = np.linspace(1, 8, rope_dims // 2, dtype=np.float32)
+    if "output_norm.bias" in tiny.vectors:
+        tensors["output_norm.bias"] = vector(tiny.d, 0)
     for layer in range(tiny.layers):
         part = f"blk.{layer}."
         tensors[part + "attn_norm.weight"] = vector(tiny.d, 1)
@@ -73,17 +78,29 @@ def weights(tiny: Tiny) -> dict[str, npt.NDArray[np.float32]]:
         tensors[part + "attn_k.weight"] = matrix(tiny.kv_heads * head_dim, tiny.d)
         tensors[part + "attn_v.weight"] = matrix(tiny.kv_heads * head_dim, tiny.d)
         tensors[part + "attn_output.weight"] = matrix(tiny.d, tiny.heads * head_dim)
+        for name in tiny.vectors:
+            if not name.startswith("output"):
+                size = {"attn_q_norm": head_dim, "attn_k_norm": head_dim}.get(name[:11], tiny.d)
+                size = {"attn_sub_norm.weight": tiny.heads * head_dim}.get(name, size)
+                size = {"ffn_sub_norm.weight": tiny.hidden}.get(name, size)
+                tensors[part + name] = vector(size, 1.0 if name.endswith("weight") else 0.0)
+        if tiny.attention_biases:
+            for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+                size = len(tensors[f"{part}{name}.weight"])
+                tensors[f"{part}{name}.bias"] = vector(size, 0)
         gate, up = matrix(tiny.hidden, tiny.d), matrix(tiny.hidden, tiny.d)
         down = matrix(tiny.d, tiny.hidden)
         if tiny.bundled:
             parts = [gate, up, down.T] if tiny.gated else [up, down.T]
             tensors[part + "ffn_bundle.weight"] = np.concatenate(parts, axis=1)
         else:
-            tensors[part + "ffn_gate.weight"] = gate
+            if tiny.gated:
+                tensors[part + "ffn_gate.weight"] = gate
             tensors[part + "ffn_up.weight"] = up
             tensors[part + "ffn_down.weight"] = down
         if tiny.biases:
-            tensors[part + "ffn_gate.bias"] = vector(tiny.hidden, 0)
+            if tiny.gated:
+                tensors[part + "ffn_gate.bias"] = vector(tiny.hidden, 0)
             tensors[part + "ffn_up.bias"] = vector(tiny.hidden, 0)
             tensors[part + "ffn_down.bias"] = vector(tiny.d, 0)
         if tiny.rank:
@@ -104,6 +121,7 @@ def metadata(tiny: Tiny) -> dict[str, Any]:
         "llama.attention.head_count": tiny.heads,
         "llama.attention.head_count_kv": tiny.kv_heads,
         "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.attention.layer_norm_epsilon": 1e-5,
         "llama.rope.freq_base": 500.0,
         "llama.hidden_activation": tiny.activation,
         "llama.attention.key_length": tiny.head_dim,
@@ -112,7 +130,8 @@ def metadata(tiny: Tiny) -> dict[str, Any]:
     if tiny.rank:
         keys["sparsefire.version"] = 1
         keys["sparsefire.hot_counts"] = [3] * tiny.layers
-    return {**keys, **tiny.keys}
+    renamed = {key.replace("llama.", f"{tiny.arch}.", 1): value for key, value in keys.items()}
+    return {**renamed, **tiny.keys}
 
 
 def tokenizer_keys(tiny: Tiny) -> dict[str, Any]:
@@ -149,7 +168,7 @@ def write(path: Path, tiny: Tiny | None = None, **changes: Any) -> Path:
     """Writes a model and returns the path. Matrices are packed in `format`, the rest is F32."""
     tiny = replace(tiny or Tiny(), **changes)
     keys = {**metadata(tiny), **tokenizer_keys(tiny), **tiny.keys}
-    writer = gguf.GGUFWriter(path, keys.pop("general.architecture", "llama"))
+    writer = gguf.GGUFWriter(path, keys.pop("general.architecture", tiny.arch))
     for key, value in keys.items():
         if value is not None:
             _add_key(writer, key, value)

@@ -225,6 +225,10 @@ SF_API void sf_ffn_close(sf_ffn *ffn);
 /* Copies; any may be NULL for none. gate_bias, up_bias: (hidden); down_bias: (d_out).
  * Errors: ARGUMENT (gate_bias on an ungated layer), MEMORY, NOT_FINITE. */
 SF_API int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bias, const float *down_bias);
+/* From now on the neurons' values, activation(gate) ∘ up, go through an RMS norm before `down` (BitNet b1.58; Ma et al.
+ * 2025). weight: (hidden), copied; NULL: none. In sparse mode, neurons that are left out count as zeros.
+ * sf_ffn_add_active is UNSUPPORTED with it. Errors: ARGUMENT, UNSUPPORTED (a cached layer), MEMORY, NOT_FINITE. */
+SF_API int32_t sf_ffn_set_sub_norm(sf_ffn *ffn, const float *weight, float epsilon);
 /* Borrows `predictor` (NULL: none). Errors: ARGUMENT (also for one of another context), SHAPE. */
 SF_API int32_t sf_ffn_set_predictor(sf_ffn *ffn, sf_predictor *predictor);
 /* What else leaves neurons out, everywhere but in dense mode; 0, the default, leaves out exact zeros alone. */
@@ -327,17 +331,19 @@ enum {
 
 /* Numbers of sf_model_set_number, with layer -1 where nothing else is said. */
 enum {
-  SF_NORM_KIND = 0,        /* SF_NORM_RMS (the start value) or SF_NORM_LAYER */
-  SF_ROPE_HALVES = 1,      /* 0: rotation turns the pairs (2i, 2i + 1) of a head. 1: (i, i + rope_dims / 2) */
-  SF_ROPE_AMPLITUDE = 2,   /* 1: factor of every cosine and sine */
-  SF_EMBEDDING_SCALE = 3,  /* 1: factor of the embeddings */
-  SF_RESIDUAL_SCALE = 4,   /* 1: factor of all that is added to the residual stream */
-  SF_LOGIT_SCALE = 5,      /* 1: factor of the logits */
-  SF_LOGIT_CAP = 6,        /* 0: none. Else, then, logits become cap · tanh(logit / cap) */
-  SF_ATTENTION_SCALE = 7,  /* 1/√head_dim: factor of query · key */
-  SF_ATTENTION_CAP = 8,    /* 0: none. Else those products become cap · tanh(product / cap) */
-  SF_ROPE_BASE = 9,        /* of a layer; layer -1: of every layer that has none of its own */
-  SF_ATTENTION_WINDOW = 10 /* of a layer, 0: none. Else a token sees so many tokens, itself the last of them */
+  SF_NORM_KIND = 0,         /* SF_NORM_RMS (the start value) or SF_NORM_LAYER */
+  SF_ROPE_HALVES = 1,       /* 0: rotation turns the pairs (2i, 2i + 1) of a head. 1: (i, i + rope_dims / 2) */
+  SF_ROPE_AMPLITUDE = 2,    /* 1: factor of every cosine and sine */
+  SF_EMBEDDING_SCALE = 3,   /* 1: factor of the embeddings */
+  SF_RESIDUAL_SCALE = 4,    /* 1: factor of all that is added to the residual stream */
+  SF_LOGIT_SCALE = 5,       /* 1: factor of the logits */
+  SF_LOGIT_CAP = 6,         /* 0: none. Else, then, logits become cap · tanh(logit / cap) */
+  SF_ATTENTION_SCALE = 7,   /* 1/√head_dim: factor of query · key */
+  SF_ATTENTION_CAP = 8,     /* 0: none. Else those products become cap · tanh(product / cap) */
+  SF_ROPE_BASE = 9,         /* of a layer; layer -1: of every layer that has none of its own */
+  SF_ATTENTION_WINDOW = 10, /* of a layer, 0: none. Else a token sees so many tokens, itself the last of them */
+  SF_PREDICTOR_INPUT = 11   /* 0: predictors are given what their layers are given. 1: the residual stream, before the
+    norm (PowerInfer; Song et al. 2023) */
 };
 
 enum { SF_NORM_RMS = 0, SF_NORM_LAYER = 1 };

@@ -94,6 +94,7 @@ void sf_ffn_close(sf_ffn *ffn) {
   sf_free(ffn->gate_bias);
   sf_free(ffn->up_bias);
   sf_free(ffn->down_bias);
+  sf_free(ffn->sub_norm);
   sf_free(ffn);
 }
 
@@ -102,6 +103,14 @@ int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bia
   int32_t status = sf_copy_floats(&ffn->gate_bias, gate_bias, ffn->hidden);
   if (status == SF_OK) status = sf_copy_floats(&ffn->up_bias, up_bias, ffn->hidden);
   if (status == SF_OK) status = sf_copy_floats(&ffn->down_bias, down_bias, ffn->d_out);
+  return status;
+}
+
+int32_t sf_ffn_set_sub_norm(sf_ffn *ffn, const float *weight, float epsilon) {
+  if (!ffn || !(epsilon >= 0) || !isfinite(epsilon)) return SF_ERROR_ARGUMENT;
+  if (ffn->cache) return SF_ERROR_UNSUPPORTED;
+  int32_t status = sf_copy_floats(&ffn->sub_norm, weight, ffn->hidden);
+  if (status == SF_OK) ffn->sub_norm_epsilon = epsilon;
   return status;
 }
 
@@ -156,8 +165,8 @@ void sf_ffn_count_fired(const sf_ffn *ffn, const int32_t *ids, const int32_t *co
   }
 }
 
-int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected, int32_t *active,
-                   uint8_t *fired) {
+int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, const float *hints, int32_t n, float *y,
+                   int32_t *selected, int32_t *active, uint8_t *fired) {
   int32_t status = SF_OK, counts[2][SF_FFN_BATCH];
   for (int32_t first = 0; first < n && status == SF_OK; first += SF_FFN_BATCH) {
     int32_t batch = n - first < SF_FFN_BATCH ? n - first : SF_FFN_BATCH;
@@ -168,7 +177,8 @@ int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *
       status = sf_ffn_dense(ffn, x_first, batch, y_first);
       if (fired && status == SF_OK) sf_ffn_count_fired(ffn, NULL, NULL, batch, fired);
     } else {
-      status = sf_ffn_sparse(ffn, mode, x_first, batch, y_first, counts[0], counts[1], fired);
+      const float *hints_first = hints ? hints + (size_t)first * (size_t)ffn->d_in : x_first;
+      status = sf_ffn_sparse(ffn, mode, x_first, hints_first, batch, y_first, counts[0], counts[1], fired);
     }
     for (int32_t j = 0; j < batch && status == SF_OK; j++) {
       if (selected) selected[first + j] = counts[0][j];
@@ -187,7 +197,7 @@ int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, flo
     if (!context->kernels->all_finite(x + (size_t)j * (size_t)ffn->d_in, ffn->d_in)) return SF_ERROR_NOT_FINITE;
   }
   sf_pool_lock(context->pool);
-  int32_t status = sf_ffn_run(ffn, mode, x, n, y, selected, active, NULL);
+  int32_t status = sf_ffn_run(ffn, mode, x, NULL, n, y, selected, active, NULL);
   sf_pool_unlock(context->pool);
   return status;
 }
@@ -195,7 +205,7 @@ int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, flo
 /* The given neurons, added to y as it is or, with `start` 1, to the bias. */
 static int32_t forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y, int32_t start) {
   if (!ffn || !x || !y || !sf_ids_valid(ids, count, ffn->hidden)) return SF_ERROR_ARGUMENT;
-  if (ffn->down_layout != SF_DOWN_BY_NEURON) return SF_ERROR_UNSUPPORTED;
+  if (ffn->down_layout != SF_DOWN_BY_NEURON || (ffn->sub_norm && !start)) return SF_ERROR_UNSUPPORTED;
   sf_context *context = ffn->context;
   if (!context->kernels->all_finite(x, ffn->d_in)) return SF_ERROR_NOT_FINITE;
   int32_t active = 0;

@@ -1,4 +1,6 @@
 /* The steps of a pass that stream whole matrices, and the sum over neurons that every pass ends with. */
+#include <math.h>
+
 #include "internal.h"
 
 enum {
@@ -58,6 +60,21 @@ void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n) 
   neurons_job job = {ffn, inputs, n};
   size_t work = sf_size_product((size_t)ffn->hidden * (ffn->gate ? 2 : 1), ffn->up->row_bytes);
   sf_pool_run(ffn->context->pool, neurons_part, &job, sf_parts(ffn->context, sf_size_product(work, (size_t)n)));
+}
+
+/* The sums are doubles, in the order of the neurons: neurons that are 0 change no bit, so leaving them out does not. */
+void sf_ffn_apply_sub_norm(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, float *alpha) {
+  for (int32_t j = 0; ffn->sub_norm && j < n; j++) {
+    size_t list = (size_t)j * (size_t)ffn->hidden;
+    int32_t count = ids ? counts[j] : ffn->hidden;
+    double squares = 0;
+    for (int32_t i = 0; i < count; i++) squares += (double)alpha[list + (size_t)i] * (double)alpha[list + (size_t)i];
+    double scale = 1 / sqrt(squares / ffn->hidden + (double)ffn->sub_norm_epsilon);
+    for (int32_t i = 0; i < count && squares > 0; i++) { /* 0 stays 0, also without an epsilon */
+      float weight = ffn->sub_norm[ids ? ids[list + (size_t)i] : i];
+      alpha[list + (size_t)i] = (float)((double)alpha[list + (size_t)i] * scale) * weight;
+    }
+  }
 }
 
 /* ---- Down, one row a neuron ---- */
@@ -135,6 +152,7 @@ int32_t sf_ffn_dense(sf_ffn *ffn, const float *x, int32_t n, float *y) {
   if (status == SF_OK) status = sf_ffn_prepare(ffn, x, n, &inputs);
   if (status != SF_OK) return status;
   sf_ffn_every_neuron(ffn, &inputs, n);
+  sf_ffn_apply_sub_norm(ffn, NULL, NULL, n, ffn->up_values);
   if (ffn->down_layout == SF_DOWN_BY_OUTPUT) return down_by_output(ffn, n, y);
   sf_ffn_start_output(ffn, n, y);
   sf_ffn_add_down(ffn, NULL, NULL, ffn->up_values, n, y);

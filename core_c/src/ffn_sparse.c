@@ -265,6 +265,7 @@ static int32_t add_pass(pass *p, float *y) {
     }
   }
   if (!ffn->gate || cutoff > 0) keep(p, cutoff, alpha);
+  sf_ffn_apply_sub_norm(ffn, p->ids, p->counts, p->n, alpha);
   const int32_t *rows = p->ids;
   if (ffn->cache) {
     status = sf_cache_slots(ffn->cache, p->ids, p->counts[0], ffn->rows);
@@ -274,14 +275,14 @@ static int32_t add_pass(pass *p, float *y) {
   return status;
 }
 
-int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected,
-                      int32_t *active, uint8_t *fired) {
+int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hints, int32_t n, float *y,
+                      int32_t *selected, int32_t *active, uint8_t *fired) {
   sf_inputs inputs;
   pass p = {ffn, &inputs, n, NULL, {0}};
   int32_t status = sf_ffn_reserve(ffn, n), every = 1;
   for (int32_t j = 0; j < n; j++) p.counts[j] = ffn->hidden;
   if (status == SF_OK && mode == SF_SPARSE && ffn->predictor) {
-    status = sf_predict(ffn->predictor, x, n, ffn->ids, p.counts);
+    status = sf_predict(ffn->predictor, hints, n, ffn->ids, p.counts);
     for (int32_t j = 0; j < n; j++) every &= p.counts[j] == ffn->hidden;
     if (!every) p.ids = ffn->ids;
   }

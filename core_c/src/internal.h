@@ -125,6 +125,8 @@ struct sf_ffn {
   float gate_cutoff, product_cutoff;
   int32_t d_in, d_out, hidden;
   float *gate_bias, *up_bias, *down_bias;
+  float *sub_norm; /* (hidden) or NULL */
+  float sub_norm_epsilon;
   sf_predictor *predictor;
   sf_cache *cache;          /* NULL: the matrices have a row for each neuron. Else: for each slot of the cache */
   sf_matrix *slot_matrices; /* of a cached layer: (3) gate, up, down; owned */
@@ -138,9 +140,10 @@ struct sf_ffn {
   size_t gate_capacity, up_capacity, ids_capacity, some_capacity, some_ids_capacity, uses_capacity;
 };
 
-/* sf_ffn_forward without its checks; counts the neurons that fired in fired (hidden), NULL: does not. */
-int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected, int32_t *active,
-                   uint8_t *fired);
+/* sf_ffn_forward without its checks. The predictor is given `hints` (n, d_in), NULL: x. Counts the neurons that fired
+ * in fired (hidden), NULL: does not. */
+int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, const float *hints, int32_t n, float *y,
+                   int32_t *selected, int32_t *active, uint8_t *fired);
 
 /* Steps of a pass; n ≤ SF_FFN_BATCH. */
 
@@ -152,6 +155,9 @@ int32_t sf_ffn_prepare(const sf_ffn *ffn, const float *x, int32_t n, sf_inputs *
 void sf_ffn_start_output(const sf_ffn *ffn, int32_t n, float *y);
 /* Leaves activation(gate) ∘ up, or activation(up), of every neuron in up_values (n, hidden). */
 void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n);
+/* Normalises each vector's neurons, where the layer does: alpha[j * hidden + i], i < counts[j], of the neurons
+ * ids[j * hidden + i] (NULL: of every neuron). Those that are not listed count as zeros. */
+void sf_ffn_apply_sub_norm(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, float *alpha);
 /* y (n, d_out) += of each vector j, Σ_i alpha[j * hidden + i] · down row ids[j * hidden + i], i < counts[j], in that
  * order, the ids ascending; ids NULL: of every row. Not for a cached layer unless n is 1 and the ids are its rows. */
 void sf_ffn_add_down(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, const float *alpha, int32_t n,
@@ -162,8 +168,8 @@ int32_t sf_ffn_tile(const sf_ffn *ffn, const sf_matrix *matrix, int64_t wanted);
 /* A pass with every neuron. */
 int32_t sf_ffn_dense(sf_ffn *ffn, const float *x, int32_t n, float *y);
 /* A pass in exact or sparse mode, y starting as the bias. Writes counts (n), see sf_ffn_forward. */
-int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected,
-                      int32_t *active, uint8_t *fired);
+int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hints, int32_t n, float *y,
+                      int32_t *selected, int32_t *active, uint8_t *fired);
 /* Counts in fired (hidden) the neurons ids (n, hidden), of each vector the first counts[j]; ids NULL: those whose
  * activation, left by a pass with every neuron, is not 0. */
 void sf_ffn_count_fired(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, uint8_t *fired);
@@ -175,7 +181,7 @@ int32_t sf_ffn_add_neurons(sf_ffn *ffn, const int32_t *ids, int32_t count, const
 enum {
   SF_MATRIX_ROLES = SF_ATTENTION_OUTPUT + 1,
   SF_VECTOR_ROLES = SF_ATTENTION_SUB_NORM + 1,
-  SF_NUMBER_ROLES = SF_ATTENTION_WINDOW + 1
+  SF_NUMBER_ROLES = SF_PREDICTOR_INPUT + 1
 };
 
 /* What a model has once, or a layer has, by role; NULL where there is none. A role that is not of that kind has an

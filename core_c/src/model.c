@@ -61,6 +61,7 @@ static const struct {
     [SF_ATTENTION_CAP] = {OF_MODEL, 0, 0, 1e6f, 0},
     [SF_ROPE_BASE] = {OF_BOTH, 0, 1e-6f, 1e18f, 1e4f},
     [SF_ATTENTION_WINDOW] = {OF_LAYER, 1, 0, MOST, 0},
+    [SF_PREDICTOR_INPUT] = {OF_MODEL, 1, 0, 1, 0},
 };
 
 static int32_t size_of(const sf_model *model, size_name name) {

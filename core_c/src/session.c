@@ -106,7 +106,8 @@ static int32_t run_layer(sf_session *session, int32_t layer, int32_t mode, int32
     size_t row = (size_t)(first + j) * (size_t)model->n_layers + (size_t)layer, d = (size_t)model->d;
     memcpy(tap + row * d, session->normed + (size_t)j * d, d * sizeof(float));
   }
-  status = sf_ffn_run(part->ffn, mode, session->normed, n, session->added, session->token_counts[0],
+  const float *hints = model->own.numbers[SF_PREDICTOR_INPUT] != 0 ? session->x : session->normed;
+  status = sf_ffn_run(part->ffn, mode, session->normed, hints, n, session->added, session->token_counts[0],
                       session->token_counts[1], fired);
   if (status != SF_OK) return status;
   for (int32_t i = 0; i < 2; i++) {

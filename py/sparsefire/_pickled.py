@@ -53,6 +53,7 @@ def sign_predictor(
 def ffn(
     weights: tuple[QuantizedWeights | None, QuantizedWeights, QuantizedWeights],
     biases: tuple[_arrays.FloatArray | None, ...],
+    sub_norm: tuple[_arrays.FloatArray | None, float],
     options: dict[str, Any],
     cutoffs: dict[str, float],
     predictor: InCorePredictor | None,
@@ -77,6 +78,7 @@ def ffn(
         predictor=predictor,
         **options,
     )
+    layer.set_sub_norm(*sub_norm)
     for on, cutoff in cutoffs.items():
         layer.set_cutoff(cutoff, on)
     return layer

@@ -1,25 +1,114 @@
-"""What a model file must hold: its sizes, its tensors and their shapes, by architecture."""
+"""What a model file says of its model, by architecture: `ARCHITECTURES` is the table, and
+`read_config` reads the sizes. The tensors are in `tensors`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from .activation import ActivationType
 from .errors import ArgumentError, ModelFileError, UnsupportedError
-from .gguf import GgufFile, TensorInfo
-from .quant import FORMATS, VECTOR_FORMATS
+from .gguf import GgufFile
+from .keys import REPAIR, Keys
+from .rope import Rope, read_rope
 
 SPARSEFIRE_VERSION = 1  # of the sparsefire.* keys that are understood
 
 
+class Sizes(NamedTuple):
+    """What default numbers of an architecture are made of."""
+
+    layers: int
+    d: int
+    heads: int
+    head_dim: int
+
+
+Number: TypeAlias = Callable[[Sizes], float]
+
+
+class Architecture(NamedTuple):
+    """What differs between architectures. The numbers are those of files that do not name them."""
+
+    activation: str | None  # when neither user nor file names one; None: `ambiguous` says why not
+    gated: bool = True
+    layer_norm: bool = False  # mean and variance, with a bias; else RMS
+    rope_halves: bool = False  # pairs are (i, i + dims/2) of a head; else (2i, 2i+1)
+    vectors: tuple[str, ...] = ()  # that it has beside the plain norms, see `tensors`
+    embedding_scale: Number = lambda _: 1.0
+    residual_scale: Number = lambda _: 1.0
+    logit_divisor: Number | None = None  # None: a file must not name one
+    attention_scale: Number = lambda sizes: sizes.head_dim**-0.5
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
+    window: int = 0  # tokens that layers with a window see
+    full_every: int = 0  # every so many layers one has no window; 0: all have it
+    window_rope_base: float | None = None  # of layers with a window; None: that of the others
+    ambiguous: str = ""
+
+
+_HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
+_POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
+_NORM_BIASES = ("attn_norm.bias", "ffn_norm.bias")
+
+_LLAMA = Architecture("silu")
+_GEMMA = Architecture("gelu_tanh", rope_halves=True, embedding_scale=lambda sizes: sizes.d**0.5)
+_GEMMA2 = _GEMMA._replace(
+    vectors=_POST_NORMS,
+    # The 27B models scale by the width of a head as it would be without a size of its own.
+    attention_scale=lambda s: (s.d / s.heads if s.layers == 46 else s.head_dim) ** -0.5,
+    attention_cap=50.0,
+    logit_cap=30.0,
+    window=4096,
+    full_every=2,
+)
+_GEMMA3 = _GEMMA._replace(
+    vectors=(*_HEAD_NORMS, *_POST_NORMS),
+    attention_scale=lambda s: (s.d / s.heads if s.layers == 62 else s.head_dim) ** -0.5,
+    full_every=6,
+    window_rope_base=10000.0,
+)
+_MINICPM = _LLAMA._replace(
+    embedding_scale=lambda _: 12.0,
+    residual_scale=lambda sizes: 1.4 / math.sqrt(sizes.layers),
+    logit_divisor=lambda sizes: sizes.d / 256,
+)
+_GRANITE = _LLAMA._replace(logit_divisor=lambda _: 1.0)
+_NEMOTRON = Architecture(
+    "relu2", gated=False, layer_norm=True, rope_halves=True, vectors=_NORM_BIASES
+)
+_BITNET = Architecture(
+    None,
+    rope_halves=True,
+    vectors=("attn_sub_norm.weight", "ffn_sub_norm.weight"),
+    ambiguous="Microsoft's BitNet b1.58 2B4T uses relu2, those of 1bitLLM silu",
+)
+
+ARCHITECTURES = {
+    "llama": _LLAMA,
+    "mistral3": _LLAMA,
+    "qwen2": _LLAMA._replace(rope_halves=True),
+    "qwen3": _LLAMA._replace(rope_halves=True, vectors=_HEAD_NORMS),
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA2,
+    "gemma3": _GEMMA3,
+    "minicpm": _MINICPM,
+    "granite": _GRANITE,
+    "arcee": Architecture("relu2", gated=False),
+    "nemotron": _NEMOTRON,
+    "bitnet": _BITNET,
+    "bitnet-b1.58": _BITNET._replace(activation="relu2"),
+}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a model. `d` is the width of the residual stream, `hidden` the neurons of a layer,
-    `context_length` the tokens that the model was trained to see at once."""
+    """Sizes and numbers of a model. `d` is the width of the residual stream, `hidden` the neurons
+    of a layer, `context_length` the tokens that the model was trained to see at once."""
 
     architecture: str
     name: str
@@ -31,13 +120,34 @@ class ModelConfig:
     head_dim: int
     vocab: int
     context_length: int
-    rope_dims: int
-    rope_base: float
-    rope_scale: float  # positions are divided by it
     norm_epsilon: float
     activation: ActivationType
     activation_parameter: float  # FATReLU's threshold, else 0
     hot_counts: tuple[int, ...] | None  # of a calibrated model, one a layer
+    rope: Rope
+    window_rope: Rope  # of layers with a window
+    windows: tuple[int, ...]  # tokens that each layer sees, 0 for all
+    embedding_scale: float
+    residual_scale: float
+    logit_scale: float
+    logit_cap: float  # 0 for none
+    attention_scale: float
+    attention_cap: float  # 0 for none
+
+    @property
+    def kind(self) -> Architecture:
+        """The row of `ARCHITECTURES`."""
+        return ARCHITECTURES[self.architecture]
+
+    @property
+    def rope_dims(self) -> int:
+        """Elements of a head that are rotated."""
+        return self.rope.dims
+
+    @property
+    def rope_pairs(self) -> int:
+        """Pairs of a head that are rotated."""
+        return self.rope.dims // 2
 
     @property
     def q_width(self) -> int:
@@ -63,119 +173,22 @@ class ModelConfig:
         return "exact" if self.activation.is_relu_family else "dense"
 
 
-class Architecture(NamedTuple):
-    """What differs between architectures."""
-
-    activation: str  # when neither user nor file name one
-
-
-ARCHITECTURES = {"llama": Architecture(activation="silu")}
-
-
-class Role(NamedTuple):
-    """A tensor of the core's model: its number there, and its shape in attributes of
-    `ModelConfig`."""
-
-    code: int
-    shape: tuple[str, ...]
-
-
-# Names end in ".weight"; those of a layer begin with "blk.N.".
-MODEL_MATRICES = {
-    "token_embd": Role(0, ("vocab", "d")),
-    "output": Role(1, ("vocab", "d")),  # absent where the embedding serves for both
-}
-LAYER_MATRICES = {
-    "attn_q": Role(2, ("q_width", "d")),
-    "attn_k": Role(3, ("kv_width", "d")),
-    "attn_v": Role(4, ("kv_width", "d")),
-    "attn_output": Role(5, ("d", "q_width")),
-}
-MODEL_VECTORS = {"output_norm": Role(0, ("d",))}
-LAYER_VECTORS = {"attn_norm": Role(1, ("d",)), "ffn_norm": Role(2, ("d",))}
-ROPE_FACTORS = 3  # the core's number for what `rope_freqs.weight` and rope_scale hold
-FFN_MATRICES = {
-    "ffn_gate": ("hidden", "d"),
-    "ffn_up": ("hidden", "d"),
-    "ffn_down": ("d", "hidden"),
-}
-FFN_BIASES = {"ffn_gate": "hidden", "ffn_up": "hidden", "ffn_down": "d"}
-
 # Keys that change the mathematics in ways the core does not compute, and their neutral values.
 _NEUTRAL = {
     "expert_count": 0,
-    "attention.sliding_window": 0,
     "attention.max_alibi_bias": 0.0,
     "attention.clamp_kqv": 0.0,
-    "attn_logit_softcapping": 0.0,
-    "final_logit_softcapping": 0.0,
-    "logit_scale": 1.0,
-    "residual_scale": 1.0,
-    "embedding_scale": 1.0,
+    "attention.shared_kv_layers": 0,
     "use_parallel_residual": False,
     "attention.causal": True,
 }
 
-_REPAIR = "the file is damaged, or was not converted for this architecture"
 
-
-class _Keys:
-    """Checked reading of `<architecture>.*` keys."""
-
-    def __init__(self, file: GgufFile, architecture: str) -> None:
-        self._file = file
-        self._prefix = architecture
-
-    def _value(self, name: str, default: Any) -> Any:
-        value = self._file.metadata.get(f"{self._prefix}.{name}", default)
-        if value is None:
-            raise ModelFileError(
-                f"{self._file.name}: key '{self._prefix}.{name}' is missing; {_REPAIR}"
-            )
-        return value
-
-    def fail(self, name: str, problem: str) -> ModelFileError:
-        """The error for a key without a plausible value."""
-        return ModelFileError(f"{self._file.name}: key '{self._prefix}.{name}' {problem}")
-
-    def integer(self, name: str, most: int, default: int | None = None) -> int:
-        """An integer from 1 to `most`. An array of equal ones, one a layer, counts as one."""
-        value = self._value(name, default)
-        if isinstance(value, np.ndarray) and value.size:
-            if not (value == value[0]).all():
-                raise UnsupportedError(
-                    f"{self._file.name}: key '{self._prefix}.{name}' differs between layers, "
-                    "which is not supported"
-                )
-            value = value[0].item()
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise self.fail(name, f"is {value!r}; expected a whole number from 1 to {most}")
-        return value
-
-    def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
-        """A finite number from `low` to `high`."""
-        value = self._value(name, default)
-        number = float(value) if isinstance(value, (int, float)) else math.nan
-        if not low <= number <= high:
-            raise self.fail(name, f"is {value!r}; expected a number from {low} to {high}")
-        return number
-
-    def text(self, name: str) -> str | None:
-        """A text, or None when the key is missing."""
-        value = self._file.metadata.get(f"{self._prefix}.{name}")
-        if value is not None and not isinstance(value, str):
-            raise self.fail(name, f"is {value!r}; expected a text")
-        return value
-
-    def refuse_unknown(self) -> None:
-        """`UnsupportedError` for a key that asks for what the core does not compute."""
-        for name, neutral in _NEUTRAL.items():
-            value = self._file.metadata.get(f"{self._prefix}.{name}", neutral)
-            if value != neutral:
-                raise UnsupportedError(
-                    f"{self._file.name}: key '{self._prefix}.{name}' is {value!r}, which is not "
-                    "supported"
-                )
+def _refuse_unknown(keys: Keys) -> None:
+    """`UnsupportedError` for a key that asks for what the core does not compute."""
+    for name, neutral in _NEUTRAL.items():
+        if keys.value(name, neutral) != neutral:
+            raise keys.unsupported(name)
 
 
 def read_config(file: GgufFile, activation: str | ActivationType | None = None) -> ModelConfig:
@@ -186,27 +199,21 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
     Errors: `ModelFileError` naming the key, `UnsupportedError` (architecture, or a variant of it
     that the core does not compute), `ArgumentError` (unknown activation).
     """
-    architecture = file.metadata.get("general.architecture")
-    if not isinstance(architecture, str):
-        raise ModelFileError(f"{file.name}: key 'general.architecture' is missing; {_REPAIR}")
-    if architecture not in ARCHITECTURES:
-        raise UnsupportedError(
-            f"{file.name}: the architecture {architecture!r} is not supported; supported: "
-            f"{', '.join(ARCHITECTURES)}"
-        )
-    keys = _Keys(file, architecture)
-    keys.refuse_unknown()
+    architecture = _architecture(file)
+    kind = ARCHITECTURES[architecture]
+    keys = Keys(file, architecture)
+    _refuse_unknown(keys)
     layers = keys.integer("block_count", 4096)
     d = keys.integer("embedding_length", 1 << 17)
     heads = keys.integer("attention.head_count", 4096)
     kv_heads = keys.integer("attention.head_count_kv", heads, heads)
     hidden = keys.integer("feed_forward_length", 1 << 22)
-    head_dim = _head_dim(keys, d, heads, kv_heads)
-    rope_dims = keys.integer("rope.dimension_count", head_dim, head_dim)
-    if rope_dims % 2:
-        raise keys.fail("rope.dimension_count", f"is {rope_dims}; expected an even number")
-    kind, parameter = _activation(file, keys, architecture, activation)
+    sizes = Sizes(layers, d, heads, _head_dim(keys, d, heads, kv_heads))
+    context_length = keys.integer("context_length", 1 << 24)
+    rope = read_rope(file, keys, _rope_dims(keys, sizes.head_dim), context_length)
+    chosen, parameter = _activation(file, keys, architecture, activation)
     name = file.metadata.get("general.name")
+    epsilon = "layer_norm_epsilon" if kind.layer_norm else "layer_norm_rms_epsilon"
     return ModelConfig(
         architecture=architecture,
         name=name if isinstance(name, str) else architecture,
@@ -215,29 +222,101 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=head_dim,
+        head_dim=sizes.head_dim,
         vocab=_vocabulary(file),
-        context_length=keys.integer("context_length", 1 << 24),
-        rope_dims=rope_dims,
-        rope_base=keys.number("rope.freq_base", 1.0, 1e12, 10000.0),
-        rope_scale=_rope_scale(file, keys),
-        norm_epsilon=keys.number("attention.layer_norm_rms_epsilon", 1e-12, 0.1),
-        activation=kind,
+        context_length=_usable_context(keys, context_length),
+        norm_epsilon=keys.number(f"attention.{epsilon}", 1e-12, 0.1),
+        activation=chosen,
         activation_parameter=parameter,
         hot_counts=_hot_counts(file, layers, hidden),
+        rope=rope,
+        window_rope=_window_rope(keys, kind, rope),
+        windows=_windows(keys, kind, layers),
+        embedding_scale=_scale(keys, "embedding_scale", kind.embedding_scale(sizes)),
+        residual_scale=_scale(keys, "residual_scale", kind.residual_scale(sizes)),
+        logit_scale=_logit_scale(keys, kind, sizes),
+        logit_cap=keys.number("final_logit_softcapping", 0.0, 1e6, kind.logit_cap),
+        attention_scale=_scale(keys, "attention.scale", kind.attention_scale(sizes)),
+        attention_cap=keys.number("attn_logit_softcapping", 0.0, 1e6, kind.attention_cap),
     )
 
 
-def _head_dim(keys: _Keys, d: int, heads: int, kv_heads: int) -> int:
+def _architecture(file: GgufFile) -> str:
+    architecture = file.metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise ModelFileError(f"{file.name}: key 'general.architecture' is missing; {REPAIR}")
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedError(
+            f"{file.name}: the architecture {architecture!r} is not supported; supported: "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    return architecture
+
+
+def _head_dim(keys: Keys, d: int, heads: int, kv_heads: int) -> int:
     if heads % kv_heads:
         raise keys.fail(
             "attention.head_count_kv", f"is {kv_heads}, which does not divide the {heads} heads"
         )
     default = d // heads if d % heads == 0 else None
     head_dim = keys.integer("attention.key_length", 1 << 14, default)
-    if keys.integer("attention.value_length", 1 << 14, head_dim) != head_dim:
-        raise keys.fail("attention.value_length", f"is not the key length, {head_dim}")
+    for name in ("value_length", "key_length_swa", "value_length_swa"):
+        if keys.integer(f"attention.{name}", 1 << 14, head_dim) != head_dim:
+            raise keys.fail(f"attention.{name}", f"is not the key length, {head_dim}")
     return head_dim
+
+
+def _rope_dims(keys: Keys, head_dim: int) -> int:
+    dims = keys.integer("rope.dimension_count", head_dim, head_dim)
+    if dims % 2:
+        raise keys.fail("rope.dimension_count", f"is {dims}; expected an even number")
+    if keys.integer("rope.dimension_count_swa", head_dim, dims) != dims:
+        raise keys.unsupported("rope.dimension_count_swa")
+    return dims
+
+
+def _window_rope(keys: Keys, kind: Architecture, rope: Rope) -> Rope:
+    """Layers with a window may turn at a base of their own, and are not stretched then."""
+    base = kind.window_rope_base
+    if base is None and keys.value("rope.freq_base_swa") is None:
+        return rope
+    return rope.with_base(keys.number("rope.freq_base_swa", 1.0, 1e12, base))
+
+
+def _windows(keys: Keys, kind: Architecture, layers: int) -> tuple[int, ...]:
+    window = keys.integer("attention.sliding_window", 1 << 24, kind.window, least=0)
+    name = "attention.sliding_window_pattern"
+    pattern = keys.value(name)
+    if window == 0:
+        return (0,) * layers
+    if isinstance(pattern, np.ndarray):
+        if len(pattern) < layers:
+            raise keys.fail(name, f"has {len(pattern)} entries for {layers} layers")
+        return tuple(window if windowed else 0 for windowed in pattern[:layers])
+    every = keys.integer(name, 4096, kind.full_every, least=0)
+    return tuple(0 if every and layer % every == every - 1 else window for layer in range(layers))
+
+
+def _usable_context(keys: Keys, context_length: int) -> int:
+    """Some models scale queries beyond the tokens that they were first trained for, which is not
+    computed: they are used up to there."""
+    if not keys.value("attention.temperature_scale", 0):
+        return context_length
+    name = "rope.scaling.original_context_length"
+    return min(context_length, keys.integer(name, 1 << 24, context_length))
+
+
+def _scale(keys: Keys, name: str, default: float) -> float:
+    """A factor; 0 stands for the default, as it does for other readers of these keys."""
+    return keys.number(name, -1e6, 1e6, default) or default
+
+
+def _logit_scale(keys: Keys, kind: Architecture, sizes: Sizes) -> float:
+    if kind.logit_divisor is None:
+        if keys.value("logit_scale", 1.0) not in (0.0, 1.0):
+            raise keys.unsupported("logit_scale")
+        return 1.0
+    return 1 / keys.number("logit_scale", 1e-6, 1e6, kind.logit_divisor(sizes))
 
 
 def _vocabulary(file: GgufFile) -> int:
@@ -251,43 +330,36 @@ def _vocabulary(file: GgufFile) -> int:
     if isinstance(tokens, list) and len(tokens) > shape[0]:
         raise ModelFileError(
             f"{file.name}: key 'tokenizer.ggml.tokens' names {len(tokens)} tokens, but "
-            f"'token_embd.weight' has {shape[0]} rows; {_REPAIR}"
+            f"'token_embd.weight' has {shape[0]} rows; {REPAIR}"
         )
     return shape[0]
 
 
-def _rope_scale(file: GgufFile, keys: _Keys) -> float:
-    kind = keys.text("rope.scaling.type") or "none"
-    if kind == "none":
-        return keys.number("rope.scale_linear", 1e-3, 1e3, 1.0)
-    if kind == "linear":
-        return keys.number("rope.scaling.factor", 1e-3, 1e3, 1.0)
-    if kind == "llama3" and "rope_freqs.weight" in file.tensors:
-        return 1.0  # the tensor says it all
-    raise UnsupportedError(
-        f"{file.name}: rotary scaling of type {kind!r} is not supported; supported: none, linear, "
-        "and llama3 with its factors in the tensor 'rope_freqs.weight'"
-    )
-
-
 def _activation(
-    file: GgufFile, keys: _Keys, architecture: str, chosen: str | ActivationType | None
+    file: GgufFile, keys: Keys, architecture: str, chosen: str | ActivationType | None
 ) -> tuple[ActivationType, float]:
     """The user's choice, else what the file says, else the architecture's own."""
+    kind = ARCHITECTURES[architecture]
     stored = keys.text("hidden_activation") or keys.text("hidden_act")
     if chosen is not None:
-        kind = ActivationType(chosen)
+        activation = ActivationType(chosen)
+    elif not stored and kind.activation is None:
+        raise UnsupportedError(
+            f"{file.name}: the file does not say which activation its feed-forward layers use, and "
+            f"models of the architecture {architecture!r} differ: {kind.ambiguous}. Choose one, "
+            "with --activation or the argument of Model.load"
+        )
     else:
         try:
-            kind = ActivationType(stored or ARCHITECTURES[architecture].activation)
+            activation = ActivationType(stored or kind.activation or "")
         except ArgumentError as error:
             raise UnsupportedError(
                 f"{file.name}: key '{architecture}.hidden_activation': {error}"
             ) from None
     parameter = 0.0
-    if kind is ActivationType.FATRELU:
+    if activation is ActivationType.FATRELU:
         parameter = keys.number("hidden_activation_threshold", 0.0, 1e6)
-    return kind, parameter
+    return activation, parameter
 
 
 def _hot_counts(file: GgufFile, layers: int, hidden: int) -> tuple[int, ...] | None:
@@ -312,78 +384,3 @@ def _hot_counts(file: GgufFile, layers: int, hidden: int) -> tuple[int, ...] | N
             f"{hidden}; calibrate the model again"
         )
     return tuple(counts.tolist())
-
-
-def check_tensors(file: GgufFile, config: ModelConfig) -> None:
-    """Checks that every tensor the model needs is there with the right shape, in a format that the
-    core computes on, and that there is none that it would ignore.
-
-    Errors: `ModelFileError` (missing, wrong shape), `UnsupportedError` (format, unknown tensor).
-    """
-    shapes = expected_tensors(file, config)
-    for name, shape in shapes.items():
-        info = file.tensor(name)
-        if info.shape != shape:
-            raise ModelFileError(
-                f"{file.name}: tensor {name!r} has shape {info.shape}, expected {shape}; {_REPAIR}"
-            )
-        check_format(file, info)
-    for name in file.tensors:
-        if name not in shapes:
-            raise UnsupportedError(
-                f"{file.name}: tensor {name!r} is not part of the architecture "
-                f"{config.architecture!r} as it is supported, and results without it would be wrong"
-            )
-
-
-def check_format(file: GgufFile, info: TensorInfo) -> None:
-    """`UnsupportedError` when the core does not compute on the tensor's format. Vectors are
-    plain numbers."""
-    known = VECTOR_FORMATS if len(info.shape) == 1 else tuple(FORMATS)
-    if info.format not in known:
-        raise UnsupportedError(
-            f"{file.name}: tensor {info.name!r} is {info.format.upper()}, which is not supported "
-            f"yet; supported: {', '.join(each.upper() for each in known)}. Requantise the model, "
-            "for example with `llama-quantize --allow-requantize IN.gguf OUT.gguf Q8_0`"
-        )
-
-
-def expected_tensors(file: GgufFile, config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name → shape of every tensor that this model has, the optional ones only where they are."""
-
-    def shape(role: Role) -> tuple[int, ...]:
-        return tuple(getattr(config, name) for name in role.shape)
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, role in (MODEL_MATRICES | MODEL_VECTORS).items():
-        if name != "output" or "output.weight" in file.tensors:
-            shapes[f"{name}.weight"] = shape(role)
-    if "rope_freqs.weight" in file.tensors:
-        shapes["rope_freqs.weight"] = (config.rope_dims // 2,)
-    for layer in range(config.layers):
-        prefix = f"blk.{layer}."
-        for name, role in (LAYER_MATRICES | LAYER_VECTORS).items():
-            shapes[f"{prefix}{name}.weight"] = shape(role)
-        shapes |= _ffn_tensors(file, config, prefix)
-    return shapes
-
-
-def _ffn_tensors(file: GgufFile, config: ModelConfig, prefix: str) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    bundle = f"{prefix}ffn_bundle.weight"
-    if bundle in file.tensors:
-        # Two rows a neuron without a gate, three with one.
-        parts = 2 if file.tensors[bundle].shape[-1:] == (2 * config.d,) else 3
-        shapes[bundle] = (config.hidden, parts * config.d)
-    else:
-        for name, sizes in FFN_MATRICES.items():
-            shapes[f"{prefix}{name}.weight"] = tuple(getattr(config, size) for size in sizes)
-    for name, size in FFN_BIASES.items():
-        if f"{prefix}{name}.bias" in file.tensors:
-            shapes[f"{prefix}{name}.bias"] = (getattr(config, size),)
-    p, q = f"{prefix}ffn_predictor_p.weight", f"{prefix}ffn_predictor_q.weight"
-    if p in file.tensors or q in file.tensors:
-        rank = file.tensor(p).shape[0]
-        shapes[p], shapes[q] = (rank, config.d), (config.hidden, rank)
-        shapes[f"{prefix}ffn_predictor.bias"] = (config.hidden,)
-    return shapes

@@ -15,7 +15,7 @@ from ._core import Core, get_core
 from .errors import ArgumentError
 from .ffn import SparseFfn
 from .layer_fit import predictor_format
-from .matrix import Matrix
+from .matrix import bundle_views
 from .predictor import LowRankPredictor
 from .quant import quantize_rows, weight_format
 from .sparsity import SparsityConfig
@@ -134,9 +134,7 @@ def random_layer(
         values *= np.float32(d**-0.5)
         piece[:] = quantize_rows(values, kind, core)
     memory = core.upload(bundle)
-    views = [
-        Matrix(core, memory, kind, hidden, d, part * row, parts * row) for part in range(parts)
-    ]
+    views = bundle_views(core, memory, hidden, [(kind, d)] * parts)
     shift = np.full(hidden, 8.0, np.float32)
     return SparseFfn.from_matrices(
         core,

@@ -13,14 +13,15 @@ import numpy.typing as npt
 
 from ._core import Core
 from .activation import ActivationType
-from .architecture import ARCHITECTURES, FFN_BIASES, read_config
+from .architecture import ARCHITECTURES, read_config
 from .errors import ArgumentError, ModelFileError, UnsupportedError
 from .ffn import SparseFfn
 from .gguf import GgufFile
 from .gguf_write import TensorData, Writable, write_gguf
-from .loader import read_biases, read_predictor
-from .matrix import Matrix
-from .quant import FORMATS, ByteArray, WeightFormat, weight_format
+from .loader import read_biases, read_predictor, upload_tensor
+from .matrix import Matrix, bundle_views
+from .quant import ByteArray, WeightFormat, weight_format
+from .tensors import FFN_BIASES, check_format
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
@@ -50,6 +51,8 @@ def save_bundles(ffn: SparseFfn, path: str | os.PathLike[str]) -> None:
             "the layer's down matrix has one row an output, so no neuron is in one place: make "
             "the layer with SparseFfn(w1, w2, …), which transposes w2"
         )
+    if ffn.sub_norm is not None:
+        raise UnsupportedError("a layer with a norm before its down matrix cannot be saved alone")
     if ffn.format == "mixed":
         formats = ", ".join(each.format for each in matrices)
         raise UnsupportedError(f"a bundle has one weight format, but the layer has {formats}")
@@ -83,13 +86,11 @@ def load_bundles(
     """See `SparseFfn.load`."""
     file = BundleFile(source, layer, activation)
     try:
-        shape, kind = file.shape, file.format
-        memory = core.upload(file.header.tensor_data(file.tensor))
+        shape = file.shape
+        memory = upload_tensor(core, file.header, file.tensor)
         columns = [shape.d_in] * (1 + file.gated) + [shape.d_out]
-        views, offset = [], 0
-        for each in columns:
-            views.append(Matrix(core, memory, kind, shape.hidden, each, offset, file.bundle_bytes))
-            offset += kind.row_bytes(each)
+        parts = [(file.format, each) for each in columns]
+        views = bundle_views(core, memory, shape.hidden, parts)
         return SparseFfn.from_matrices(
             core,
             views[0] if file.gated else None,
@@ -135,11 +136,7 @@ class BundleFile:
         self.shape = _layer_shape(self.header, layer, activation)
         self.tensor = f"blk.{layer}.ffn_bundle.weight"
         info = self.header.tensor(self.tensor)
-        if info.format not in FORMATS:
-            raise UnsupportedError(
-                f"{self.name}: tensor {self.tensor!r} is in the format {info.format}; the core "
-                f"computes on {', '.join(FORMATS)}"
-            )
+        check_format(self.header, info)
         self.format: WeightFormat = weight_format(info.format)
         self.gated = self._gated(info.shape)
         self.offset = info.offset

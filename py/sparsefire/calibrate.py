@@ -17,7 +17,8 @@ from ._core import available_cores
 from .architecture import SPARSEFIRE_VERSION
 from .blas import one_blas_thread
 from .errors import ArgumentError, CalibrationError
-from .gguf import ByteArray, TypedValue, ValueType
+from .gguf import TypedValue, ValueType
+from .gguf_source import ByteArray
 from .gguf_write import TensorData, Writable, gguf_package, write_gguf
 from .layer_fit import FitOptions, LayerFit, LayerReport, fit_layer
 from .lowrank import Descent

@@ -15,7 +15,7 @@ from ._forward import MODES, ActiveRequest, NeuronCounts, chosen_mode
 from ._handle import CoreObject
 from .activation import ActivationType
 from .errors import ArgumentError, ShapeError
-from .matrix import Matrix
+from .matrix import Matrix, bundle_views
 from .predictor import CorePredictor, InCorePredictor, Predictor
 from .quant import QuantizedWeights, WeightFormat, weight_format
 
@@ -78,6 +78,8 @@ class CoreFfn(CoreObject):
         self.predictor: InCorePredictor | None = None
         self.cutoffs = dict.fromkeys(CUTOFFS, 0.0)
         self._attached: CorePredictor | None = None  # what the handle borrows now
+        self.sub_norm: _arrays.FloatArray | None = None
+        self.sub_norm_epsilon = 0.0
         self.gate_bias: _arrays.FloatArray | None = None
         self.up_bias: _arrays.FloatArray | None = None
         self.down_bias: _arrays.FloatArray | None = None
@@ -101,6 +103,13 @@ class CoreFfn(CoreObject):
         arguments = [None if bias is None else self.core.inp(bias) for bias in biases]
         self.core.check("sf_ffn_set_bias", self.handle, *arguments, what="feed-forward biases")
         self.gate_bias, self.up_bias, self.down_bias = biases
+
+    def set_sub_norm(self, weight: _arrays.FloatArray | None, epsilon: float) -> None:
+        """See `SparseFfn.set_sub_norm`."""
+        values = None if weight is None else _arrays.vector(weight, self.hidden, "sub_norm")
+        given = None if values is None else self.core.inp(values)
+        self.core.check("sf_ffn_set_sub_norm", self.handle, given, epsilon, what="sub_norm")
+        self.sub_norm, self.sub_norm_epsilon = values, epsilon
 
     def set_predictor(self, predictor: InCorePredictor | None) -> None:
         """Attaches ``predictor``, or none."""
@@ -156,15 +165,9 @@ class CoreFfn(CoreObject):
 def bundle(core: Core, parts: Sequence[QuantizedWeights]) -> list[Matrix]:
     """Puts the rows of equally many-rowed ``parts`` side by side, row i of each in one run of
     bytes, and returns the strided views."""
-    joined = np.concatenate([part.packed for part in parts], axis=1)
-    memory = core.upload(joined)
-    stride = joined.shape[1]
-    views, offset = [], 0
-    for part in parts:
-        rows, columns = part.shape
-        views.append(Matrix(core, memory, part.format, rows, columns, offset, stride))
-        offset += part.packed.shape[1]
-    return views
+    memory = core.upload(np.concatenate([part.packed for part in parts], axis=1))
+    columns = [(part.format, part.shape[1]) for part in parts]
+    return bundle_views(core, memory, parts[0].shape[0], columns)
 
 
 def _weights(value: Weights, name: str, meaning: str) -> Weights:
@@ -369,6 +372,19 @@ class SparseFfn:
         """ "neuron" when down has one row a neuron, "output" when it has one row an output."""
         return self._core_ffn.down_layout
 
+    @property
+    def sub_norm(self) -> _arrays.FloatArray | None:
+        """The weights of `set_sub_norm`, or None."""
+        return self._core_ffn.sub_norm
+
+    def set_sub_norm(self, weight: npt.ArrayLike | None, epsilon: float = 1e-5) -> None:
+        """From now on what the neurons give, act(gate · x) ∘ (w1 · x), goes through an RMS norm
+        with these weights (hidden,) before w2, as in BitNet b1.58 (Ma et al. 2025); None: not.
+        In sparse mode the neurons that are left out count as zeros. `ShapeError`,
+        `ArgumentError`, `NotFiniteError`."""
+        values = None if weight is None else _arrays.vector(weight, self.hidden, "weight")
+        self._core_ffn.set_sub_norm(values, float(epsilon))
+
     def set_predictor(self, predictor: InCorePredictor | None) -> None:
         """Attaches a predictor for sparse mode; None takes it away. `ShapeError` when its input
         or hidden size is not the layer's."""
@@ -523,7 +539,9 @@ class SparseFfn:
             "down_layout": self.down_layout,
             "parameter": self.parameter,
         }
-        return _pickled.ffn, (weights, self.biases, options, dict(ffn.cutoffs), self.predictor)
+        sub_norm = (ffn.sub_norm, ffn.sub_norm_epsilon)
+        state = (weights, self.biases, sub_norm, options, dict(ffn.cutoffs), self.predictor)
+        return _pickled.ffn, state
 
     def __repr__(self) -> str:
         gate = ", gated" if self.gated else ""

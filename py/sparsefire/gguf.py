@@ -7,22 +7,19 @@ checked against the file's size before it is used. `write_gguf` in `gguf_write` 
 
 from __future__ import annotations
 
-import mmap
 import os
+import re
 import struct
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ArgumentError, ModelFileError, UnsupportedError
-
-Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-ByteArray: TypeAlias = npt.NDArray[np.uint8]
+from .gguf_source import ByteArray, Bytes, Source, Stream, open_source
 
 _MAX_KEYS = 1 << 16
 _MAX_TENSORS = 1 << 18
@@ -31,7 +28,10 @@ _MAX_NAME_BYTES = (1 << 16) - 1
 _MAX_DIMENSIONS = 4
 _MAX_ALIGNMENT = 1 << 20
 _DEFAULT_ALIGNMENT = 32
-_WINDOW_BYTES = 1 << 20  # of the header, read at a time where the file is not mapped
+_WINDOW_BYTES = 1 << 20  # of the header, read at a time
+_PIECE_BYTES = 8 << 20  # of a tensor
+
+_LENGTH = struct.Struct("<Q")
 
 _DAMAGED = "the file is cut off or damaged; download or copy it again"
 
@@ -110,103 +110,23 @@ class ValueType(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """A tensor of the file. `shape` is numpy's order, so a matrix's is (rows, columns); `offset`
-    counts from the start of the file."""
+    counts from the start of the file, or of file `part` (from 0) of a model in several files."""
 
     name: str
     shape: tuple[int, ...]
     format: str
     offset: int
     nbytes: int
-
-
-class _Bytes:
-    """A file whose bytes are in memory, or mapped into it."""
-
-    def __init__(self, data: ByteArray) -> None:
-        self._data = data
-        self.size = data.nbytes
-        self.window_bytes = max(1, data.nbytes)
-
-    def read(self, offset: int, nbytes: int) -> ByteArray:
-        """A view of `nbytes` bytes from `offset`, which are inside the file."""
-        return self._data[offset : offset + nbytes]
-
-    def close(self) -> None:
-        """Lets go of the bytes; views of them stay valid."""
-        self._data = np.empty(0, np.uint8)
-
-
-class _Stream:
-    """A seekable binary file object, of which only what is asked for is read."""
-
-    window_bytes = _WINDOW_BYTES
-
-    def __init__(self, stream: BinaryIO, name: str, owned: bool = False) -> None:
-        self._stream = stream
-        self._name = name
-        self._owned = owned
-        self.size = stream.seek(0, os.SEEK_END)
-
-    def read(self, offset: int, nbytes: int) -> ByteArray:
-        """A copy of `nbytes` bytes from `offset`."""
-        self._stream.seek(offset)
-        parts, left = [], nbytes
-        while left > 0:
-            part = self._stream.read(left)
-            if not part:
-                raise ModelFileError(
-                    f"{self._name}: {left} of the {nbytes} bytes at byte {offset} cannot be read; "
-                    "the file has become shorter since it was opened"
-                )
-            parts.append(part)
-            left -= len(part)
-        return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
-
-    def close(self) -> None:
-        """Closes the stream, unless it is the caller's."""
-        if self._owned:
-            self._stream.close()
-
-
-def _open_source(source: Source) -> tuple[str, _Bytes | _Stream]:
-    """A name for messages, and the bytes."""
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        try:
-            return str(path), _open_path(path)
-        except OSError as error:
-            raise ModelFileError(f"{path}: {error.strerror or error}") from None
-    if isinstance(source, (bytes, bytearray, memoryview, np.ndarray)):
-        try:
-            view = memoryview(source).cast("B")
-        except TypeError:
-            raise ArgumentError("a model in memory must be contiguous bytes") from None
-        return "the model in memory", _Bytes(np.frombuffer(view, np.uint8))
-    if hasattr(source, "read") and hasattr(source, "seek"):
-        name = str(getattr(source, "name", "the model's stream"))
-        return name, _Stream(source, name)
-    raise ArgumentError(
-        f"a model is given as a path, bytes or a binary file, not as {type(source).__name__}"
-    )
-
-
-def _open_path(path: Path) -> _Bytes | _Stream:
-    if sys.platform == "emscripten":  # there, mapping a file copies it
-        return _Stream(path.open("rb"), str(path), owned=True)
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return _Bytes(np.empty(0, np.uint8))
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return _Bytes(np.frombuffer(mapped, np.uint8))
+    part: int = 0
 
 
 class _Cursor:
     """Reads the header from front to back; `where` says in messages what is being read."""
 
-    def __init__(self, source: _Bytes | _Stream, name: str) -> None:
+    def __init__(self, source: Bytes | Stream, name: str) -> None:
         self._source = source
         self._name = name
-        self._window = memoryview(b"")
+        self._window = b""
         self._start = 0  # where in the file the window begins
         self._at = 0  # index in the window
         self.where = "header"
@@ -232,8 +152,8 @@ class _Cursor:
         if nbytes > self.left:
             self.fail(f"{nbytes} bytes are wanted but {self.left} are left; {_DAMAGED}")
         self._start, self._at = self.position, 0
-        wanted = min(max(nbytes, self._source.window_bytes), self._source.size - self._start)
-        self._window = self._source.read(self._start, wanted).data
+        wanted = min(max(nbytes, _WINDOW_BYTES), self._source.size - self._start)
+        self._window = self._source.read(self._start, wanted).tobytes()
 
     def number(self, code: str) -> Any:
         """The next number; `code` as in `struct`."""
@@ -256,7 +176,7 @@ class _Cursor:
 
     def _take(self, nbytes: int) -> bytes:
         self._need(nbytes)
-        raw = bytes(self._window[self._at : self._at + nbytes])
+        raw = self._window[self._at : self._at + nbytes]
         self._at += nbytes
         return raw
 
@@ -265,20 +185,34 @@ class _Cursor:
         encoding with "surrogateescape" gives them back."""
         if count > _MAX_STRINGS or 8 * count > self.left:
             self.fail(f"a count of {count} strings in the {self.left} bytes left; {_DAMAGED}")
-        length_at = struct.Struct("<Q").unpack_from
         strings: list[str] = []
-        for _ in range(count):
-            # A vocabulary has hundreds of thousands of strings, so this loop avoids calls.
-            if self._at + 8 > len(self._window):
+        while len(strings) < count:
+            self._strings_in_window(count - len(strings), strings)
+            if len(strings) < count:  # the next one is not wholly in the window
                 self._need(8)
-            (length,) = length_at(self._window, self._at)
-            self._at += 8
-            if self._at + length > len(self._window):
-                self._need(length)
-            end = self._at + length
-            strings.append(str(self._window[self._at : end], "utf-8", "surrogateescape"))
-            self._at = end
+                (length,) = _LENGTH.unpack_from(self._window, self._at)
+                if 8 + length > self.left:
+                    self._take(8)
+                    self._need(length)  # which fails
+                self._need(8 + length)
         return strings
+
+    def _strings_in_window(self, count: int, strings: list[str]) -> None:
+        """Appends up to `count` strings. A vocabulary has hundreds of thousands of them, so this
+        loop has few steps."""
+        window, at = self._window, self._at
+        size = len(window)
+        length_at, append = _LENGTH.unpack_from, strings.append
+        for _ in range(count):
+            begin = at + 8
+            if begin > size:
+                break
+            end = begin + length_at(window, at)[0]
+            if end > size:
+                break
+            append(window[begin:end].decode("utf-8", "surrogateescape"))
+            at = end
+        self._at = at
 
     def numbers(self, count: int, code: str) -> npt.NDArray[Any]:
         """The next `count` numbers as a new array."""
@@ -353,33 +287,88 @@ class _Cursor:
 
 
 class GgufFile:
-    """An open GGUF file.
+    """An open GGUF file, or a model that is split over several.
 
     `name` is how messages call it, `version` 2 or 3, `metadata` maps keys to values (numbers,
     bools, strings, lists of strings, numpy arrays of numbers), `metadata_types` to their
     `ValueType`, and `tensors` names to `TensorInfo`. All are in the file's order. A file opened
-    by its path is mapped, not read.
+    by its path is mapped, not read. `flavour` is "PWRI" for a file of PowerInfer, else "GGUF".
     """
 
-    def __init__(self, source: Source) -> None:
-        self.name, self._source = _open_source(source)
+    def __init__(self, source: Source, *, mapped: bool = True, part: int = 0) -> None:
+        self.name, first = open_source(source, mapped)
+        self._source = first
+        self._sources = [first]
         self.metadata: dict[str, Any] = {}
         self.metadata_types: dict[str, ValueType] = {}
         self.tensors: dict[str, TensorInfo] = {}
-        cursor = _Cursor(self._source, self.name)
-        tensors, keys = self._read_counts(cursor)
-        self._read_metadata(cursor, keys)
-        self.alignment = self._checked_alignment()
-        self._read_tensors(cursor, tensors)
+        try:
+            cursor = _Cursor(first, self.name)
+            tensors, keys = self._read_counts(cursor)
+            self._read_metadata(cursor, keys)
+            self.alignment = self._checked_alignment()
+            self._read_tensors(cursor, tensors, part)
+            if part == 0:
+                self._open_parts(source, mapped)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
-    def open(cls, source: Source) -> GgufFile:
-        """Opens a path, a buffer of bytes or a seekable binary file, and reads the header.
+    def open(cls, source: Source, *, mapped: bool = True) -> GgufFile:
+        """Opens a path, a buffer of bytes or a seekable binary file, and reads the header. The
+        path of the first part of a model that is split over several files opens them all.
+
+        mapped: whether a path is mapped into memory; else its bytes are read when asked for.
 
         Errors: `ModelFileError` (missing, cut off or damaged; the message names the place),
         `UnsupportedError` (big-endian, version 1), `ArgumentError`.
         """
-        return cls(source)
+        return cls(source, mapped=mapped)
+
+    def _open_parts(self, source: Source, mapped: bool) -> None:
+        """Opens the other files of a split model, which hold nothing but tensors."""
+        number, count = (self._split_key(name, 0) for name in ("no", "count"))
+        if count <= 1:
+            return
+        if not isinstance(source, (str, os.PathLike)):
+            raise UnsupportedError(
+                f"{self.name}: the model is split over {count} files, which can only be opened by "
+                "their path; or join them, for example with `llama-gguf-split --merge`"
+            )
+        path = Path(source)
+        names = _part_names(path, count)
+        if number != 0 or path.name != names[0]:
+            raise ModelFileError(
+                f"{self.name}: part {number + 1} of a model in {count} files; open the first, "
+                f"which is called {names[0]}"
+            )
+        for index in range(1, count):
+            self._add_part(path.with_name(names[index]), index, count, mapped)
+        wanted = self._split_key("tensors.count", len(self.tensors))
+        if len(self.tensors) != wanted:
+            raise ModelFileError(
+                f"{self.name}: its {count} files hold {len(self.tensors)} tensors, not {wanted}; "
+                "they are not all of one model"
+            )
+        for key in [key for key in self.metadata if key.startswith("split.")]:
+            del self.metadata[key], self.metadata_types[key]
+
+    def _add_part(self, path: Path, index: int, count: int, mapped: bool) -> None:
+        part = GgufFile(path, mapped=mapped, part=index)
+        self._sources += part._sources
+        if part._split_key("no", 0) != index or part._split_key("count", 0) != count:
+            raise ModelFileError(f"{path}: not part {index + 1} of a model in {count} files")
+        twice = self.tensors.keys() & part.tensors.keys()
+        if twice:
+            raise ModelFileError(f"{path}: tensor {min(twice)!r} is in another part already")
+        self.tensors |= part.tensors
+
+    def _split_key(self, name: str, default: int) -> int:
+        value = self.metadata.get(f"split.{name}", default)
+        if not isinstance(value, int) or not 0 <= value <= _MAX_TENSORS:
+            raise ModelFileError(f"{self.name}: key 'split.{name}' is {value!r}; {_DAMAGED}")
+        return value
 
     def _read_counts(self, cursor: _Cursor) -> tuple[int, int]:
         """Checks magic and version; returns the counts of tensors and of metadata keys."""
@@ -440,7 +429,7 @@ class GgufFile:
             )
         return int(alignment)
 
-    def _read_tensors(self, cursor: _Cursor, count: int) -> None:
+    def _read_tensors(self, cursor: _Cursor, count: int, part: int) -> None:
         described = []
         for _ in range(count):
             info, at = cursor.tensor()
@@ -462,13 +451,18 @@ class GgufFile:
                     f"{self._source.size} bytes; {_DAMAGED}"
                 )
             self.tensors[info.name] = TensorInfo(
-                info.name, info.shape, info.format, offset, info.nbytes
+                info.name, info.shape, info.format, offset, info.nbytes, part
             )
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the file."""
-        return self._source.size
+        """Bytes of the file, or of all the files of a split model."""
+        return sum(source.size for source in self._sources)
+
+    @property
+    def mapped(self) -> bool:
+        """True when tensor data is a view of memory; else it is read when asked for."""
+        return self._source.mapped
 
     def tensor(self, name: str) -> TensorInfo:
         """The description of a tensor; `ModelFileError` when the file has none of that name."""
@@ -480,13 +474,21 @@ class GgufFile:
         """The packed bytes of a tensor, uint8 (nbytes,), read-only: a view of the mapped file or
         of the given buffer, or, for a file object, a copy read now."""
         info = self.tensor(name)
-        data = self._source.read(info.offset, info.nbytes)
+        data = self._sources[info.part].read(info.offset, info.nbytes)
         data.flags.writeable = False
         return data
 
+    def tensor_pieces(self, name: str) -> Iterator[tuple[int, ByteArray]]:
+        """The same in pieces of a few megabytes, each with its offset in the tensor."""
+        info = self.tensor(name)
+        for start in range(0, info.nbytes, _PIECE_BYTES):
+            nbytes = min(_PIECE_BYTES, info.nbytes - start)
+            yield start, self._sources[info.part].read(info.offset + start, nbytes)
+
     def close(self) -> None:
         """Closes the file. Tensor data that was handed out stays valid."""
-        self._source.close()
+        for source in self._sources:
+            source.close()
 
     def __enter__(self) -> GgufFile:
         return self
@@ -505,6 +507,12 @@ class GgufFile:
             f"GgufFile({self.name!r}, {len(self.metadata)} keys, {len(self.tensors)} tensors, "
             f"{self.nbytes:,} bytes)"
         )
+
+
+def _part_names(path: Path, count: int) -> list[str]:
+    """What the files of a model in `count` files are called, of which `path` is one."""
+    stem = re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
+    return [f"{stem}-{index + 1:05}-of-{count:05}{path.suffix}" for index in range(count)]
 
 
 class TypedValue(NamedTuple):

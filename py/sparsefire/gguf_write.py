@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ArgumentError, BackendError
-from .gguf import ByteArray, TypedValue, ValueType, format_code, packed_bytes, value_type_codes
+from .gguf import TypedValue, ValueType, format_code, packed_bytes, value_type_codes
+from .gguf_source import ByteArray
 from .quant import QuantizedWeights
 
 

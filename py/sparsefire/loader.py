@@ -5,25 +5,28 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from . import architecture as arch
-from ._core import Core
+from . import tensors as roles
+from ._core import Core, Memory
 from ._handle import CoreObject
 from .architecture import ModelConfig
-from .errors import NotFiniteError
+from .errors import ModelFileError, NotFiniteError
 from .ffn import SparseFfn
 from .gguf import GgufFile
-from .matrix import Matrix
+from .matrix import Matrix, bundle_views
 from .predictor import LowRankPredictor
 from .quant import dequantize_rows, quantize_rows, weight_format
+from .rope import FACTORS_TENSOR
 
 FloatArray = npt.NDArray[np.float32]
+
+_TILE = 1 << 20  # weights that are transposed at a time, so that they stay in cache
 
 
 class CoreModel(CoreObject):
     """A model of the core with its weights. `ffns` holds one `SparseFfn` a layer.
 
-    On the native core the weights that are used as they are stored stay in the mapped file. The
-    feed-forward layers of ReLU-like models are laid out neuron by neuron, as sparse modes need.
+    On the native core the weights that are used as they are stored stay in the mapped file. Of the
+    feed-forward layers of ReLU-like models, the down matrix is transposed, as sparse modes need.
     """
 
     def __init__(self, core: Core, file: GgufFile, config: ModelConfig) -> None:
@@ -37,7 +40,7 @@ class CoreModel(CoreObject):
             config.head_dim,
             config.vocab,
             config.rope_dims,
-            config.rope_base,
+            config.rope.base,
             config.norm_epsilon,
             what=file.name,
         )
@@ -46,11 +49,12 @@ class CoreModel(CoreObject):
         self.config = config
         self.ffns: list[SparseFfn] = []
         self._matrices: list[Matrix] = []
-        self._load_part(-1, "", arch.MODEL_MATRICES, arch.MODEL_VECTORS)
-        self._set_rope_factors()
+        self._load_part(-1, "", roles.MODEL_MATRICES, roles.MODEL_VECTORS)
+        self._set_numbers()
         for layer in range(config.layers):
             prefix = f"blk.{layer}."
-            self._load_part(layer, prefix, arch.LAYER_MATRICES, arch.LAYER_VECTORS)
+            self._load_part(layer, prefix, roles.LAYER_MATRICES, roles.LAYER_VECTORS)
+            self._set_rope(layer)
             ffn = self._ffn(layer, prefix)
             core.check("sf_model_set_ffn", handle, layer, ffn.handle, what=f"{prefix}ffn")
             self.ffns.append(ffn)
@@ -59,21 +63,22 @@ class CoreModel(CoreObject):
         self,
         layer: int,
         prefix: str,
-        matrices: dict[str, arch.Role],
-        vectors: dict[str, arch.Role],
+        matrices: dict[str, roles.Role],
+        vectors: dict[str, roles.Role],
     ) -> None:
         """Loads the tensors of a layer, or with layer -1 those of the model itself."""
         for name, role in matrices.items():
-            full = f"{prefix}{name}.weight"
+            full = f"{prefix}{name}"
             if full in self.file.tensors:
-                matrix = self._matrix(full)
+                matrix = read_matrix(self.core, self.file, full)
                 self._matrices.append(matrix)
                 self.core.check(
                     "sf_model_set_matrix", self.handle, layer, role.code, matrix.handle, what=full
                 )
         for name, role in vectors.items():
-            full = f"{prefix}{name}.weight"
-            self._set_vector(layer, role.code, read_vector(self.file, full), full)
+            full = f"{prefix}{name}"
+            if full in self.file.tensors:
+                self._set_vector(layer, role.code, read_vector(self.file, full), full)
 
     def _set_vector(self, layer: int, role: int, values: FloatArray, what: str) -> None:
         values_in = self.core.inp(values)
@@ -81,36 +86,54 @@ class CoreModel(CoreObject):
             "sf_model_set_vector", self.handle, layer, role, values_in, values.size, what=what
         )
 
-    def _set_rope_factors(self) -> None:
-        name, scale = "rope_freqs.weight", self.config.rope_scale
-        factors = np.full(self.config.rope_dims // 2, scale, np.float32)
+    def _set_number(self, layer: int, role: int, value: float, what: str) -> None:
+        self.core.check(
+            "sf_model_set_number", self.handle, layer, role, float(value), what=f"{what} {value}"
+        )
+
+    def _set_numbers(self) -> None:
+        config, kind = self.config, self.config.kind
+        for name, role in roles.NUMBERS.items():
+            self._set_number(-1, role, getattr(config, name), name)
+        self._set_number(-1, roles.NORM_KIND, float(kind.layer_norm), "norm")
+        self._set_number(-1, roles.ROPE_HALVES, float(kind.rope_halves), "pairs of rotation")
+        self._set_number(-1, roles.ROPE_AMPLITUDE, config.rope.amplitude, "rotation amplitude")
+
+    def _set_rope(self, layer: int) -> None:
+        """How the positions of a layer turn, and how many it sees."""
+        config, name = self.config, FACTORS_TENSOR
+        window = config.windows[layer]
+        rope = config.window_rope if window else config.rope
+        self._set_number(layer, roles.WINDOW, window, "window")
+        self._set_number(layer, roles.ROPE_BASE, rope.base, "rotation base")
+        factors = np.ones(config.rope_pairs, np.float32)
+        if rope.factors:
+            factors *= np.array(rope.factors, np.float32)
         if name in self.file.tensors:
             factors *= read_vector(self.file, name)
         if (factors != 1).any():
             if not (factors > 0).all():
                 raise NotFiniteError(f"{self.file.name}: tensor {name!r} holds factors ≤ 0 or NaN")
-            self._set_vector(-1, arch.ROPE_FACTORS, factors, name)
-
-    def _matrix(self, name: str) -> Matrix:
-        """A matrix as it is stored."""
-        return read_matrix(self.core, self.file, name)
+            self._set_vector(layer, roles.ROPE_FACTORS, factors, name)
 
     # -- feed-forward layers ---------------------------------------------------------------------
 
     def _ffn(self, layer: int, prefix: str) -> SparseFfn:
+        layout = "neuron"
         if f"{prefix}ffn_bundle.weight" in self.file.tensors:
-            gate, up, down = self._stored_bundle(f"{prefix}ffn_bundle.weight")
-            layout = "neuron"
-        elif self.config.activation.is_relu_family:
-            gate, up, down = self._new_bundle(prefix)
-            layout = "neuron"
+            *gate, up, down = self._stored_bundle(f"{prefix}ffn_bundle.weight")
         else:
-            gate, up, down = (self._matrix(f"{prefix}{name}.weight") for name in arch.FFN_MATRICES)
-            layout = "output"
+            names = [f"{prefix}{name}.weight" for name in roles.ffn_matrices(self.config)]
+            *gate, up = (read_matrix(self.core, self.file, name) for name in names[:-1])
+            if self.config.activation.is_relu_family:
+                down = self._transposed(names[-1])
+            else:
+                down = read_matrix(self.core, self.file, names[-1])
+                layout = "output"
         hot = self.config.hot_counts
-        return SparseFfn.from_matrices(
+        ffn = SparseFfn.from_matrices(
             self.core,
-            gate,
+            gate[0] if gate else None,
             up,
             down,
             activation=self.config.activation,
@@ -119,62 +142,39 @@ class CoreModel(CoreObject):
             predictor=read_predictor(self.core, self.file, layer, hot[layer] if hot else 0),
             **read_biases(self.file, layer),
         )
+        sub_norm = f"{prefix}ffn_sub_norm.weight"
+        if sub_norm in self.file.tensors:
+            ffn.set_sub_norm(read_vector(self.file, sub_norm), self.config.norm_epsilon)
+        return ffn
 
-    def _stored_bundle(self, name: str) -> tuple[Matrix | None, Matrix, Matrix]:
-        """The gate, up and transposed down of a bundle: one neuron's rows side by side."""
+    def _stored_bundle(self, name: str) -> list[Matrix]:
+        """The gate (if there is one), up and transposed down of a bundle: one neuron's rows side
+        by side."""
         info, d = self.file.tensors[name], self.config.d
-        memory = self.core.upload(self.file.tensor_data(name))
-        kind = weight_format(info.format)
-        rows, columns = info.shape
-        views = [
-            Matrix(
-                self.core,
-                memory,
-                kind,
-                rows,
-                d,
-                offset=kind.row_bytes(d) * part,
-                row_stride=kind.row_bytes(columns),
-            )
-            for part in range(columns // d)
-        ]
-        return (views[0] if len(views) == 3 else None), views[-2], views[-1]
-
-    def _new_bundle(self, prefix: str) -> tuple[Matrix, Matrix, Matrix]:
-        """The same from separate tensors. Gate and up keep their bytes; down is transposed, which
-        rounds again in block formats."""
-        names = [f"{prefix}{name}.weight" for name in arch.FFN_MATRICES]
-        gate, up, down = (self.file.tensors[name] for name in names)
-        if not gate.format == up.format == down.format:
-            return self._matrix(names[0]), self._matrix(names[1]), self._transposed(names[2])
-        kind, hidden, d = weight_format(gate.format), self.config.hidden, self.config.d
-        width = kind.row_bytes(d)
-        bundle = np.empty((hidden, 3 * width), np.uint8)
-        for part, name in enumerate(names[:2]):
-            rows = self.file.tensor_data(name).reshape(hidden, width)
-            bundle[:, part * width : (part + 1) * width] = rows
-        bundle[:, 2 * width :] = quantize_rows(self._down(names[2]).T, kind, self.core)
-        memory = self.core.upload(bundle)
-        views = [
-            Matrix(self.core, memory, kind, hidden, d, part * width, 3 * width) for part in range(3)
-        ]
-        return views[0], views[1], views[2]
+        memory = upload_tensor(self.core, self.file, name)
+        hidden, columns = info.shape
+        return bundle_views(self.core, memory, hidden, [(info.format, d)] * (columns // d))
 
     def _transposed(self, name: str) -> Matrix:
-        """The down matrix with one row a neuron, in its own format, or F16 where the format's
-        blocks do not divide the new rows."""
-        kind = weight_format(self.file.tensors[name].format)
-        if self.config.d % kind.block:
-            kind = weight_format("f16")
-        memory = self.core.upload(quantize_rows(self._down(name).T, kind, self.core))
-        return Matrix(self.core, memory, kind, self.config.hidden, self.config.d)
-
-    def _down(self, name: str) -> FloatArray:
-        """The down matrix as float32 (d, hidden)."""
-        values = _floats(self.core, self.file, name)
-        if not np.isfinite(values).all():
-            raise NotFiniteError(_damaged(self.file, name))
-        return values
+        """The down matrix with one row a neuron. Plain numbers stay what they are; the blocks of
+        other formats lie along the other axis, so they are packed anew: in Q8_0, which is fine
+        enough for all of them, or F16 where its blocks do not divide the rows."""
+        info = self.file.tensors[name]
+        d, hidden = info.shape
+        stored = weight_format(info.format)
+        kind = stored if stored.block == 1 else weight_format("q8_0" if d % 32 == 0 else "f16")
+        packed = self.file.tensor_data(name).reshape(d, -1)
+        rows = np.empty((hidden, kind.row_bytes(d)), np.uint8)
+        step = max(_TILE // d // stored.block, 1) * stored.block
+        for first in range(0, hidden, step):
+            last = min(first + step, hidden)
+            span = slice(*(each // stored.block * stored.block_bytes for each in (first, last)))
+            tile = np.ascontiguousarray(packed[:, span])
+            values = dequantize_rows(tile, stored, last - first, self.core)
+            if not np.isfinite(values).all():
+                raise NotFiniteError(_damaged(self.file, name))
+            rows[first:last] = quantize_rows(values.T, kind, self.core)
+        return Matrix(self.core, self.core.upload(rows), kind, hidden, d)
 
     def why_not_finite(self) -> str:
         """Names the first tensor that holds NaN or infinity, for the message of an error."""
@@ -184,16 +184,39 @@ class CoreModel(CoreObject):
         return f"{self.file.name}: the weights are finite, but too large for 32-bit arithmetic"
 
 
+def upload_tensor(core: Core, file: GgufFile, name: str) -> Memory:
+    """Core memory with the bytes of a tensor. The native core uses a mapped file as it is; from a
+    file that is read, and into a core with memory of its own, the bytes go piece by piece."""
+    if file.mapped:
+        return core.upload(file.tensor_data(name))
+    memory = core.memory(file.tensor(name).nbytes)
+    for offset, piece in file.tensor_pieces(name):
+        memory.write(piece, offset)
+    return memory
+
+
 def read_matrix(core: Core, file: GgufFile, name: str) -> Matrix:
-    """A matrix of the file as it is stored."""
-    info = file.tensors[name]
-    memory = core.upload(file.tensor_data(name))
-    return Matrix(core, memory, info.format, *info.shape)
+    """A matrix of the file as it is stored. `ModelFileError` when it is missing or no matrix,
+    `UnsupportedError` when the core does not compute on its format."""
+    info = file.tensor(name)
+    if len(info.shape) != 2 or max(info.shape) >= 1 << 31:
+        raise ModelFileError(
+            f"{file.name}: tensor {name!r} has shape {info.shape}; a matrix was expected"
+        )
+    roles.check_format(file, info)
+    return Matrix(core, upload_tensor(core, file, name), info.format, *info.shape)
 
 
 def read_vector(file: GgufFile, name: str) -> FloatArray:
-    """A vector of plain numbers as float32; `NotFiniteError` when it holds NaN or infinity."""
-    info, data = file.tensors[name], file.tensor_data(name)
+    """A vector of plain numbers as float32; `ModelFileError` when it is missing or no vector,
+    `UnsupportedError` for another format, `NotFiniteError` when it holds NaN or infinity."""
+    info = file.tensor(name)
+    if len(info.shape) != 1:
+        raise ModelFileError(
+            f"{file.name}: tensor {name!r} has shape {info.shape}; a vector was expected"
+        )
+    roles.check_format(file, info)
+    data = file.tensor_data(name)
     if info.format == "bf16":  # the upper half of a float32
         values = (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     else:
@@ -208,7 +231,7 @@ def read_biases(file: GgufFile, layer: int) -> dict[str, FloatArray]:
     """Those of "gate_bias", "up_bias" and "down_bias" that a feed-forward layer has."""
     return {
         f"{name.removeprefix('ffn_')}_bias": read_vector(file, f"blk.{layer}.{name}.bias")
-        for name in arch.FFN_BIASES
+        for name in roles.FFN_BIASES
         if f"blk.{layer}.{name}.bias" in file.tensors
     }
 

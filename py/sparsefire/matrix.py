@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -134,3 +136,19 @@ class Matrix(CoreObject):
 
     def __repr__(self) -> str:
         return f"Matrix({self.rows}×{self.columns} {self.format}, {self.nbytes:,} bytes)"
+
+
+def bundle_views(
+    core: Core,
+    memory: Memory,
+    rows: int,
+    parts: Sequence[tuple[str | WeightFormat, int]],
+) -> list[Matrix]:
+    """The matrices of a bundle, in which row i of each lies beside row i of the next: one of
+    ``rows`` rows for each format and number of columns. Errors as `Matrix`."""
+    widths = [weight_format(kind).row_bytes(columns) for kind, columns in parts]
+    offsets = accumulate(widths, initial=0)
+    return [
+        Matrix(core, memory, kind, rows, columns, offset, sum(widths))
+        for (kind, columns), offset in zip(parts, offsets, strict=False)
+    ]

@@ -16,18 +16,20 @@ import numpy.typing as npt
 from ._core import Core, get_core
 from ._forward import MODES
 from .activation import ActivationType
-from .architecture import ModelConfig, check_tensors, read_config
+from .architecture import ModelConfig, read_config
 from .chat import ChatTemplate
 from .completion import Completions
 from .embedding import Embedding
 from .errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
 from .ffn import SparseFfn
 from .generation import GenerateOptions, Generation, GenerationConfig, shows_options
-from .gguf import GgufFile, Source
+from .gguf import GgufFile
+from .gguf_source import Source
 from .loader import CoreModel
 from .sampling import TokenScore, score
 from .session import BATCH, Session
 from .stats import Share, Stats
+from .tensors import check_tensors
 from .tokenizer import Tokenizer
 
 FloatArray = npt.NDArray[np.float32]

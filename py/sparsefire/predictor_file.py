@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
-
 from ._core import Core
 from .errors import ModelFileError
 from .gguf import GgufFile
 from .gguf_write import TensorData, Writable, write_gguf
-from .matrix import Matrix
+from .loader import read_matrix, read_vector
 from .predictor import LowRankPredictor
-from .quant import QuantizedWeights
 from .sparsity import SparsityConfig
 
 ARCHITECTURE = "sparsefire-predictor"
@@ -44,7 +41,8 @@ def save_predictor(predictor: LowRankPredictor, path: str | os.PathLike[str]) ->
 
 def load_predictor(path: str | os.PathLike[str], core: Core) -> LowRankPredictor:
     """See `LowRankPredictor.load`."""
-    with GgufFile.open(path) as file:
+    # Read, not mapped, so that the file may be written anew while the predictor is used.
+    with GgufFile.open(path, mapped=False) as file:
         if file.metadata.get("general.architecture") != ARCHITECTURE:
             raise ModelFileError(
                 f"{file.name}: holds no predictor; LowRankPredictor.save makes one"
@@ -54,27 +52,15 @@ def load_predictor(path: str | os.PathLike[str], core: Core) -> LowRankPredictor
             for key, value in file.metadata.items()
             if key.startswith(f"{ARCHITECTURE}.")
         }
-        bias = file.tensor(_BIAS)
-        if bias.format != "f32" or len(bias.shape) != 1:
-            raise ModelFileError(f"{file.name}: tensor {_BIAS!r} must be an F32 vector")
         try:
             return LowRankPredictor.from_matrices(
                 core,
-                _matrix(core, file, _P),
-                _matrix(core, file, _Q),
-                file.tensor_data(_BIAS).view(np.float32).copy(),
+                read_matrix(core, file, _P),
+                read_matrix(core, file, _Q),
+                read_vector(file, _BIAS),
                 hot=int(keys.get("hot", 0)),
                 relu_between=bool(keys.get("relu_between", False)),
                 sparsity=SparsityConfig(**{each: keys[each] for each in _RULES if each in keys}),
             )
         except (TypeError, ValueError) as error:
             raise ModelFileError(f"{file.name}: the predictor is damaged: {error}") from error
-
-
-def _matrix(core: Core, file: GgufFile, name: str) -> Matrix:
-    """A matrix of the file, copied, so that the file may be closed."""
-    info = file.tensor(name)
-    if len(info.shape) != 2:
-        raise ModelFileError(f"{file.name}: tensor {name!r} must be a matrix, not {info.shape}")
-    packed = QuantizedWeights(file.tensor_data(name).copy(), info.format, info.shape)
-    return Matrix.from_array(packed, core=core)
