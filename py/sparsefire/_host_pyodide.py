@@ -47,9 +47,7 @@ class PyodideCore(WasmCore):
             ) from None
         self._js_exception: type[Exception] = JsException
         self._uint8_array = js.Uint8Array
-        self._stale = True
-        self._buffer: Any = None
-        self._views: dict[tuple[int, int], Any] = {}
+        self._views: dict[tuple[int, int], tuple[Any, Any]] = {}
         self._workers: list[Any] = []
         self._on_growth = create_proxy(self._grown)  # kept: the module calls it
         env = {"emscripten_notify_memory_growth": self._on_growth}
@@ -102,7 +100,7 @@ class PyodideCore(WasmCore):
             raise BackendError(f"a helper thread failed: {failures[0]}")
 
     def _grown(self, _index: int) -> None:
-        self._stale = True
+        self._views.clear()
 
     def _run(self, name: str, numbers: list[int | float]) -> int:
         function = self._functions.get(name)
@@ -113,24 +111,21 @@ class PyodideCore(WasmCore):
         except self._js_exception as trap:
             raise BackendError(f"the WebAssembly core stopped in {name}: {trap}") from None
 
-    def _view(self, address: int, nbytes: int) -> Any:
-        if self._stale:
+    def _view(self, address: int, nbytes: int) -> tuple[Any, Any]:
+        """The bound methods assign and assign_to of a view, which is kept."""
+        if len(self._views) >= _MAX_VIEWS:
             self._views.clear()
-            self._buffer = self._memory.buffer
-            self._stale = False
-        view = self._views.get((address, nbytes))
-        if view is None:
-            if len(self._views) >= _MAX_VIEWS:
-                self._views.clear()
-            view = self._uint8_array.new(self._buffer, address, nbytes)
-            self._views[address, nbytes] = view
-        return view
+        view = self._uint8_array.new(self._memory.buffer, address, nbytes)
+        methods = self._views[address, nbytes] = (view.assign, view.assign_to)
+        return methods
 
     def _copy_in(self, address: int, source: memoryview) -> None:
-        self._view(address, len(source)).assign(source)
+        key = (address, len(source))
+        (self._views.get(key) or self._view(*key))[0](source)
 
     def _copy_out(self, address: int, target: memoryview) -> None:
-        self._view(address, len(target)).assign_to(target)
+        key = (address, len(target))
+        (self._views.get(key) or self._view(*key))[1](target)
 
 
 def threads_missing() -> str:

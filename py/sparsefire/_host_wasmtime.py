@@ -7,6 +7,7 @@ again. That binding is not public, so where it is missing the public call does t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import struct
 from collections.abc import Callable, Iterator
@@ -28,7 +29,9 @@ _MAX_ARGUMENTS = 16
 
 Call: TypeAlias = Callable[[list[int | float]], int]
 
-_compiled: list[Any] = []  # engine and module, shared by every core of the process
+_compiled: dict[
+    str, tuple[Any, Any]
+] = {}  # engine and module by name, for every core of the process
 
 
 class WasmtimeCore(WasmCore):
@@ -42,10 +45,7 @@ class WasmtimeCore(WasmCore):
     def __init__(self, *, fast: bool | None = None) -> None:
         super().__init__()
         self.note = "one thread, since wasmtime's Python package starts no helpers"
-        if not _compiled:
-            engine = wasmtime.Engine()
-            _compiled.extend((engine, wasmtime.Module(engine, module_bytes())))
-        engine, module = _compiled
+        engine, module = _module("sparsefire_core")
         self._store = wasmtime.Store(engine)
         imports = [self._import(entry) for entry in module.imports]
         exports = wasmtime.Instance(self._store, module, imports).exports(self._store)
@@ -94,6 +94,18 @@ class WasmtimeCore(WasmCore):
             raise BackendError(f"the WebAssembly core stopped in {name}: {reason}") from None
 
 
+def _module(name: str) -> tuple[Any, Any]:
+    """An engine and the compiled module, from wasmtime's own cache on disk when it is there:
+    compiling takes some tenths of a second, the cache a few milliseconds."""
+    if name not in _compiled:
+        config = wasmtime.Config()
+        with contextlib.suppress(wasmtime.WasmtimeError):  # no directory to keep it in
+            config.cache = True
+        engine = wasmtime.Engine(config)
+        _compiled[name] = engine, wasmtime.Module(engine, module_bytes(name))
+    return _compiled[name]
+
+
 def _calls(
     store: wasmtime.Store, functions: dict[str, wasmtime.Func], fast: bool | None
 ) -> tuple[dict[str, Call], bool]:
@@ -109,7 +121,7 @@ def _calls(
 
 def _public_call(store: wasmtime.Store, function: wasmtime.Func) -> Call:
     def call(numbers: list[int | float]) -> int:
-        signed = [n - (1 << 32) if isinstance(n, int) and n >> 31 else n for n in numbers]
+        signed = [n - (1 << 32) if isinstance(n, int) and n > 0x7FFFFFFF else n for n in numbers]
         return function(store, *signed) or 0
 
     return call
@@ -142,8 +154,9 @@ def _fast_calls(store: wasmtime.Store, functions: dict[str, wasmtime.Func]) -> d
 
     def bind(function: wasmtime.Func) -> Call:
         kind = function.type(store)
-        kinds = ["f" if str(param) == "f32" else "I" for param in kind.params]
-        pack = struct.Struct("<" + "".join(f"{code}12x" for code in kinds)).pack_into
+        # An i32 is the lower half of the 8 bytes that q writes, which takes it with any sign.
+        kinds = ["f12x" if str(param) == "f32" else "q8x" for param in kind.params]
+        pack = struct.Struct("<" + "".join(kinds)).pack_into
         returns = bool(kind.results)
         size = max(len(kinds), len(kind.results))
         # The closure keeps alive what it gives the C API the addresses of.

@@ -86,12 +86,12 @@ class WasmCore(Core):
 
     def __init__(self) -> None:
         super().__init__()
-        self._scratch = 0
-        self._scratch_size = 0
+        self._scratch = self._scratch_end = 0
 
     @abstractmethod
     def _run(self, name: str, numbers: list[int | float]) -> int:
-        """Runs an export. Integers come as 0 … 2³²-1; the result is signed, 0 for void."""
+        """Runs an export. Integers come as -2³¹ … 2³²-1, and only their lower 32 bits count; the
+        result is signed, 0 for void."""
 
     @abstractmethod
     def _copy_in(self, address: int, source: memoryview) -> None:
@@ -102,45 +102,61 @@ class WasmCore(Core):
         """Copies bytes, at least one, out of core memory."""
 
     def _invoke(self, name: str, args: tuple[Argument, ...]) -> int:
-        need = 0
-        for arg in args:
-            if type(arg) is Transient:
-                need += -(-arg.array.nbytes // _ALIGNMENT) * _ALIGNMENT
-        if need > _SCRATCH_KEPT:
-            block = self._alloc(need)
-            try:
-                return self._run_at(block, name, args)
-            finally:
-                self._run("sf_free", [block])
-        if need > self._scratch_size:
-            self._grow_scratch(need)
-        return self._run_at(self._scratch, name, args)
+        return self._run_at(self._scratch, self._scratch_end, name, args)
 
-    def _run_at(self, scratch: int, name: str, args: tuple[Argument, ...]) -> int:
-        """Runs an export with its arrays at `scratch`, which is large enough for them."""
+    def _run_at(self, begin: int, end: int, name: str, args: tuple[Argument, ...]) -> int:
+        """Runs an export with its arrays in the core memory from `begin` to `end`, or elsewhere
+        when they do not fit there. Every call comes through here, hence the order of the tests."""
         numbers: list[int | float] = []
         written: list[tuple[int, NDArray[Any]]] | None = None
         for arg in args:
-            if type(arg) is Transient:
-                array = arg.array
+            kind = type(arg)
+            if kind is int:
+                if not -0x80000000 <= arg <= 0xFFFFFFFF:  # type: ignore[operator]
+                    raise OverflowError(f"{arg} does not fit in 32 bits")
+                numbers.append(arg)  # type: ignore[arg-type]
+            elif arg is None:
+                numbers.append(0)
+            elif kind is Transient:
+                array: NDArray[Any] = arg.array  # type: ignore[union-attr]
+                numbers.append(begin)
                 nbytes = array.nbytes
-                if nbytes == 0:
-                    numbers.append(scratch)
-                    continue
-                numbers.append(scratch)
-                if arg.out:
-                    written = written or []
-                    written.append((scratch, array))
-                else:
-                    self._copy_in(scratch, as_bytes(array))
-                scratch += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+                if nbytes:
+                    at = begin
+                    begin += (nbytes + _ALIGNMENT - 1) & -_ALIGNMENT
+                    if begin > end:
+                        return self._run_with_room(name, args)
+                    if not arg.out:  # type: ignore[union-attr]
+                        self._copy_in(at, array.data.cast("B"))
+                    elif written is None:
+                        written = [(at, array)]
+                    else:
+                        written.append((at, array))
+            elif kind is WasmMemory:
+                numbers.append(arg.ptr)  # type: ignore[union-attr]
             else:
                 numbers.append(_number(arg))
         result = self._run(name, numbers)
         if written is not None:
-            for address, array in written:
-                self._copy_out(address, as_bytes(array))
+            for at, array in written:
+                self._copy_out(at, array.data.cast("B"))
         return result & 0xFFFFFFFF if name in UNSIGNED_RESULTS else result
+
+    def _run_with_room(self, name: str, args: tuple[Argument, ...]) -> int:
+        """Runs an export with its arrays in a larger block: a new scratch block, which is kept, or
+        one for this call when it would be very large."""
+        need = 0
+        for arg in args:
+            if type(arg) is Transient:
+                need += -(-arg.array.nbytes // _ALIGNMENT) * _ALIGNMENT
+        if need <= _SCRATCH_KEPT:
+            self._grow_scratch(need)
+            return self._run_at(self._scratch, self._scratch_end, name, args)
+        block = self._alloc(need)
+        try:
+            return self._run_at(block, block + need, name, args)
+        finally:
+            self._run("sf_free", [block])
 
     def _alloc(self, nbytes: int) -> int:
         address = self._run("sf_alloc", [max(nbytes, 1)]) & 0xFFFFFFFF if nbytes < 1 << 32 else 0
@@ -154,10 +170,10 @@ class WasmCore(Core):
     def _grow_scratch(self, need: int) -> None:
         if self._scratch:
             self._run("sf_free", [self._scratch])
-            self._scratch = self._scratch_size = 0
+            self._scratch = self._scratch_end = 0
         size = max(1 << 16, 1 << (need - 1).bit_length())
         self._scratch = self._alloc(size)
-        self._scratch_size = size
+        self._scratch_end = self._scratch + size
 
     def _text(self, name: str, args: tuple[Argument, ...]) -> str | None:
         address = self._invoke(name, args) & 0xFFFFFFFF
@@ -200,8 +216,7 @@ class WasmCore(Core):
 
 
 def _number(arg: Argument) -> int | float:
-    """A scalar argument; integers as 0 … 2³²-1. Raises `OverflowError` for what does not fit in 32
-    bits."""
+    """A scalar argument. Raises `OverflowError` for what does not fit in 32 bits."""
     if arg is None:
         return 0
     if isinstance(arg, float):
@@ -215,4 +230,4 @@ def _number(arg: Argument) -> int | float:
     number = operator.index(arg)
     if not -0x80000000 <= number <= 0xFFFFFFFF:
         raise OverflowError(f"{number} does not fit in 32 bits")
-    return number & 0xFFFFFFFF
+    return number
