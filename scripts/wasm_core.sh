@@ -4,7 +4,7 @@
 # engine without it refuses the whole module, so scalar kernels would never run.
 core_flags=(-std=c99 -DNDEBUG -msimd128 -ffp-contract=off -Wall -Wextra -Werror
   -I"$root/core_c/include" -I"$root/core_c/src")
-kernel_flags=(-O3 -mllvm -unroll-runtime=false -mllvm -unroll-allow-partial=false -DSF_ISA_WASM128)
+kernel_flags=(-O3 -mllvm -unroll-runtime=false -mllvm -unroll-allow-partial=false)
 rest_flags=(-Os)
 
 # compile_core DIRECTORY COMPILER FLAG…: compiles every file of the core into DIRECTORY, several at a time, and puts
@@ -15,7 +15,7 @@ compile_core() {
   objects=()
   for source in "$root"/core_c/src/*.c; do
     name=$(basename "$source" .c)
-    if [ "$name" = kernels ]; then options=("${kernel_flags[@]}"); else options=("${rest_flags[@]}"); fi
+    if [ "$name" = kernels ]; then options=("${kernel_flags[@]}" -DSF_ISA_WASM128); else options=("${rest_flags[@]}"); fi
     "$@" "${core_flags[@]}" "${options[@]}" -c "$source" -o "$directory/$name.o" &
     jobs+=($!)
     objects+=("$directory/$name.o")

@@ -62,8 +62,8 @@ def missing(reason: str) -> NoReturn:
 def _public_wasmtime() -> _core.Core:
     from sparsefire._host_wasmtime import WasmtimeCore
 
-    core = WasmtimeCore(fast=False)
-    core._open_context(None, 1)
+    core = WasmtimeCore("wasm128", fast=False)
+    core._open_context("wasm128", 1)
     return core
 
 

@@ -141,7 +141,7 @@ def build_modules(root: Path) -> None:
     """The further modules, where the compiler for them is installed."""
     wasm = root / "py" / "sparsefire" / "wasm"
     compiler = shutil.which("clang-19") and shutil.which("wasm-ld-19")
-    if compiler and not (wasm / "sparsefire_core_threads.wasm").exists():
+    if compiler and not (wasm / "sparsefire_core_relaxed_threads.wasm").exists():
         subprocess.run([str(root / "scripts" / "build_wasm_modules.sh")], check=True)
 
 

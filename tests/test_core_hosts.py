@@ -405,7 +405,7 @@ SHOW = "import sparsefire as sf; b = sf.backend(); print(b.name, b.isa, b.thread
 @pytest.mark.parametrize(
     ("environment", "wanted"),
     [
-        ({"SPARSEFIRE_BACKEND": "wasmtime"}, "wasmtime wasm128 1"),
+        ({"SPARSEFIRE_BACKEND": "wasmtime", "SPARSEFIRE_ISA": "wasm128"}, "wasmtime wasm128 1"),
         ({"SPARSEFIRE_ISA": "scalar", "SPARSEFIRE_THREADS": "2"}, "native scalar 2"),
         (
             {"SPARSEFIRE_BACKEND": "", "SPARSEFIRE_ISA": "scalar", "SPARSEFIRE_THREADS": "1"},

@@ -84,6 +84,9 @@ static const struct {
   int (*supported)(void);
 } isas[] = {
 #if defined(__wasm_simd128__)
+#if defined(SF_WASM_RELAXED) /* an engine that could not run them refuses the whole module */
+    {&sf_kernels_relaxed128, supports_always},
+#endif
     {&sf_kernels_wasm128, supports_always},
 #else
 #if defined(SF_X86)

@@ -29,8 +29,10 @@
 #include "simd/neon.h"
 #elif defined(SF_ISA_WASM128)
 #include "simd/wasm128.h"
+#elif defined(SF_ISA_RELAXED128)
+#include "simd/wasm128_relaxed.h"
 #else
-#error "kernels.c is compiled with one of -DSF_ISA_SCALAR, _SSE41, _AVX2, _AVX512, _NEON, _WASM128"
+#error "kernels.c is compiled with one of -DSF_ISA_SCALAR, _SSE41, _AVX2, _AVX512, _NEON, _WASM128, _RELAXED128"
 #endif
 
 #include "kernels/activations.h"

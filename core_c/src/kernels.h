@@ -75,6 +75,6 @@ typedef struct {
 
 /* Filled tables, one per compiled instruction set (isa.c lists them). */
 extern const sf_kernels sf_kernels_scalar, sf_kernels_sse41, sf_kernels_avx2, sf_kernels_avx512, sf_kernels_neon,
-    sf_kernels_wasm128;
+    sf_kernels_wasm128, sf_kernels_relaxed128;
 
 #endif

@@ -45,6 +45,7 @@ _SIMD = {
     "avx2": "AVX2 and FMA, 256 bits",
     "sse41": "SSE4.1, 128 bits",
     "neon": "NEON, 128 bits",
+    "relaxed128": "WebAssembly relaxed SIMD, 128 bits",
     "wasm128": "WebAssembly SIMD, 128 bits",
     "scalar": "none",
 }
@@ -132,7 +133,8 @@ class Core(ABC):
     context: int
     note: str = ""  # why there are not more threads, or not the fastest instructions
 
-    def __init__(self) -> None:
+    def __init__(self, isa: str | None = None) -> None:
+        """isa: the instruction set that `_open_context` will be asked for, None for the best."""
         self._lock = threading.RLock()
         # Handles of collected objects, closed before the next call: a finaliser may run in the
         # middle of another call or in another thread, so it only notes what is to be closed.
@@ -295,8 +297,8 @@ def use_backend(
 
     name: "native" (the compiled extension), "wasmtime" (the WebAssembly module in wasmtime),
       "pyodide" (the same in a browser or node), or "auto": the fastest one that is there.
-    isa: instruction set by name ("avx512", "avx2", "sse41", "neon", "wasm128", "scalar");
-      default the environment variable SPARSEFIRE_ISA, else the best one of this machine.
+    isa: instruction set by name ("avx512", "avx2", "sse41", "neon", "relaxed128", "wasm128",
+      "scalar"); default the environment variable SPARSEFIRE_ISA, else the best one of this machine.
     threads: 1 or more; default SPARSEFIRE_THREADS, else every core that this process may use.
       wasmtime uses 1; Pyodide 1, or what `enable_threads` has started.
 
@@ -329,7 +331,7 @@ def open_core(name: str, isa: str | None = None, threads: int | None = None) -> 
     with _opening:
         core = _cores.get((name, isa, threads))
         if core is None:
-            core = _host_class(name)()
+            core = _host_class(name)(isa)
             core._open_context(isa, threads or (available_cores() if name == "native" else 1))
             _cores[name, isa, threads] = core
         return core

@@ -54,8 +54,8 @@ class NativeCore(Core):
     host = "native"
     pointer_dtype = np.uintp
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, isa: str | None = None) -> None:
+        super().__init__(isa)
         self._functions: Mapping[str, Any] = vars(_native)
         if sys.platform == "emscripten":
             self.note = (

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ._wasm import WasmCore, module_bytes
+from ._wasm import WasmCore, choose_module, module_bytes
 from .errors import BackendError
 
 _MAX_VIEWS = 256
@@ -35,11 +36,11 @@ class PyodideCore(WasmCore):
 
     host = "pyodide"
 
-    def __init__(self, threads: int = 1) -> None:
-        super().__init__()
+    def __init__(self, isa: str | None = None, *, threads: int = 1) -> None:
+        super().__init__(isa)
         try:
             import js
-            from pyodide.ffi import JsException, create_proxy, to_js
+            from pyodide.ffi import JsException, create_proxy
         except ImportError:
             raise BackendError(
                 "the backend 'pyodide' exists only in Pyodide, Python in a browser or in node; "
@@ -54,17 +55,19 @@ class PyodideCore(WasmCore):
         if threads > 1:
             size = {"initial": _PAGES, "maximum": _MOST_PAGES, "shared": True}
             env["memory"] = js.WebAssembly.Memory.new(_to_object(size))
-        module = module_bytes("sparsefire_core_threads" if threads > 1 else "sparsefire_core")
-        self._module = js.WebAssembly.Module.new(to_js(module))
+        name, simd_note = choose_module(isa, threads > 1, _runs)
+        self._module = _compiled(name)
         exports = js.WebAssembly.Instance.new(self._module, _to_object({"env": env})).exports
         exports._initialize()
         self._memory = env["memory"] if threads > 1 else exports.memory
         self._exports = exports
         self._functions: dict[str, Any] = {}
+        threads_note = ""
         if threads == 1:
-            self.note = threads_missing() or (
+            threads_note = threads_missing() or (
                 "one thread, until `await sparsefire.enable_threads()` has started more"
             )
+        self.note = "; ".join(filter(None, (threads_note, simd_note)))
 
     async def start_helpers(self, count: int, url: str | None = None) -> None:
         """Starts `count` helpers, from a script at `url` or from the package's own copy of it, and
@@ -126,6 +129,24 @@ class PyodideCore(WasmCore):
     def _copy_out(self, address: int, target: memoryview) -> None:
         key = (address, len(target))
         (self._views.get(key) or self._view(*key))[1](target)
+
+
+@cache
+def _compiled(name: str) -> Any:
+    import js
+    from pyodide.ffi import to_js
+
+    return js.WebAssembly.Module.new(to_js(module_bytes(name)))
+
+
+def _runs(module: bytes) -> bool:
+    """Whether the engine can run a module with relaxed SIMD."""
+    import js
+    from pyodide.ffi import to_js
+
+    if hasattr(js, "process") and int(js.process.versions.node.split(".")[0]) < 21:
+        return False  # V8 had relaxed SIMD behind a flag then, and with it came wrong results
+    return bool(js.WebAssembly.validate(to_js(module)))
 
 
 def threads_missing() -> str:

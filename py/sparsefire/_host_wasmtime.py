@@ -7,14 +7,14 @@ again. That binding is not public, so where it is missing the public call does t
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, TypeAlias
 
-from ._wasm import WasmCore, module_bytes
+from ._wasm import WasmCore, choose_module, module_bytes
 from .errors import BackendError
 
 try:
@@ -29,10 +29,6 @@ _MAX_ARGUMENTS = 16
 
 Call: TypeAlias = Callable[[list[int | float]], int]
 
-_compiled: dict[
-    str, tuple[Any, Any]
-] = {}  # engine and module by name, for every core of the process
-
 
 class WasmtimeCore(WasmCore):
     """The core in a wasmtime instance.
@@ -42,11 +38,13 @@ class WasmtimeCore(WasmCore):
 
     host = "wasmtime"
 
-    def __init__(self, *, fast: bool | None = None) -> None:
-        super().__init__()
-        self.note = "one thread, since wasmtime's Python package starts no helpers"
-        engine, module = _module("sparsefire_core")
-        self._store = wasmtime.Store(engine)
+    def __init__(self, isa: str | None = None, *, fast: bool | None = None) -> None:
+        super().__init__(isa)
+        name, simd_note = choose_module(isa, False, _runs)
+        threads_note = "one thread, since wasmtime's Python package starts no helpers"
+        self.note = "; ".join(filter(None, (threads_note, simd_note)))
+        module = _module(name)
+        self._store = wasmtime.Store(_engine())
         imports = [self._import(entry) for entry in module.imports]
         exports = wasmtime.Instance(self._store, module, imports).exports(self._store)
         self._memory: Any = exports["memory"]
@@ -94,16 +92,28 @@ class WasmtimeCore(WasmCore):
             raise BackendError(f"the WebAssembly core stopped in {name}: {reason}") from None
 
 
-def _module(name: str) -> tuple[Any, Any]:
-    """An engine and the compiled module, from wasmtime's own cache on disk when it is there:
-    compiling takes some tenths of a second, the cache a few milliseconds."""
-    if name not in _compiled:
-        config = wasmtime.Config()
-        with contextlib.suppress(wasmtime.WasmtimeError):  # no directory to keep it in
-            config.cache = True
-        engine = wasmtime.Engine(config)
-        _compiled[name] = engine, wasmtime.Module(engine, module_bytes(name))
-    return _compiled[name]
+@cache
+def _engine() -> Any:
+    """The one engine, with wasmtime's own cache on disk where it can have one: compiling a module
+    takes some tenths of a second, the cache a few milliseconds."""
+    config = wasmtime.Config()
+    with suppress(wasmtime.WasmtimeError):  # no directory to keep it in
+        config.cache = True
+    return wasmtime.Engine(config)
+
+
+@cache
+def _module(name: str) -> Any:
+    """A compiled module, for every core of the process."""
+    return wasmtime.Module(_engine(), module_bytes(name))
+
+
+def _runs(module: bytes) -> bool:
+    try:
+        wasmtime.Module.validate(_engine(), module)
+    except wasmtime.WasmtimeError:
+        return False
+    return True
 
 
 def _calls(

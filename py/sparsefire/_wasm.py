@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ._core import Argument, Core, Memory, Transient
 from .errors import ArgumentError, BackendError, CoreMemoryError
 
-__all__ = ["WasmCore", "WasmMemory", "module_bytes"]
+__all__ = ["WasmCore", "WasmMemory", "choose_module", "module_bytes"]
 
 _MODULES = Path(__file__).parent / "wasm"
 
@@ -44,6 +44,28 @@ def module_bytes(name: str = "sparsefire_core") -> bytes:
             f"the WebAssembly module is not built ({path} is missing); run ./build_wasm.sh in "
             "the project's directory, then `pip install .`"
         ) from None
+
+
+def choose_module(isa: str | None, threads: bool, runs: Callable[[bytes], bool]) -> tuple[str, str]:
+    """The name of the module to use, and why it is not a faster one, or "".
+
+    isa: the instruction set that is wanted, None for the fastest. runs: whether the engine can run
+    a module.
+    """
+    suffix = "_threads" if threads else ""
+    note = ""
+    if isa is None or isa == "relaxed128":
+        relaxed = f"sparsefire_core_relaxed{suffix}"
+        try:
+            if runs(module_bytes(relaxed)):
+                return relaxed, ""
+            note = "strict SIMD, since this engine cannot run relaxed SIMD"
+        except BackendError:
+            note = (
+                "strict SIMD, since this package was built without the module for relaxed SIMD; "
+                "scripts/build_wasm_modules.sh makes it"
+            )
+    return f"sparsefire_core{suffix}", note
 
 
 def as_bytes(buffer: Any) -> memoryview:
@@ -84,8 +106,8 @@ class WasmCore(Core):
 
     pointer_dtype = np.uint32
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, isa: str | None = None) -> None:
+        super().__init__(isa)
         self._scratch = self._scratch_end = 0
 
     @abstractmethod
