@@ -1,4 +1,4 @@
-"""The command line: `sparsefire generate`, `perplexity`, `calibrate` and `bench`."""
+"""The command line: `sparsefire COMMAND`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from .cli_common import (
     read_text,
     run_command,
 )
+from .convert_cli import add_convert_parser
+from .inspect_cli import add_inspect_parser
+from .quantize_cli import add_quantize_parser
 
 
 class _Version(argparse.Action):
@@ -40,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_perplexity(commands)
     add_calibrate_parser(commands)
+    add_inspect_parser(commands)
+    add_quantize_parser(commands)
+    add_convert_parser(commands)
     add_bench_parser(commands)
     return parser
 

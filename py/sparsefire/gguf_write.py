@@ -1,4 +1,4 @@
-"""Writing GGUF files, through the `gguf` package (the extra "calibrate")."""
+"""Writing GGUF files, through the `gguf` package (the extras "calibrate" and "convert")."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def gguf_package() -> Any:
         import gguf
     except ImportError:
         raise BackendError(
-            "writing GGUF files needs the gguf package: pip install 'sparsefire[calibrate]'"
+            "writing GGUF files needs the gguf package: pip install 'sparsefire[convert]'"
         ) from None
     return gguf
 
