@@ -160,7 +160,9 @@ def test_bad_tensors(
 @pytest.mark.parametrize("bad", ["TQ1_0", "TQ2_0"])
 def test_unsupported_formats_are_named(bad: str, tmp_path: Path) -> None:
     path = tiny_model.write(tmp_path / "bad.gguf", hidden=256, down_format=bad)
-    message = f"'blk.0.ffn_down.weight' is {bad}.*supported: F32, F16, BF16, Q8_0.*llama-quantize"
+    message = (
+        f"'blk.0.ffn_down.weight' is {bad}.*supported: F32, F16, BF16, Q8_0.*sparsefire quantize"
+    )
     with pytest.raises(UnsupportedError, match=message):
         Model.load(path)
 

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from .activation import ActivationType
-from .architecture import ModelConfig, check_tensors, read_config
+from .architecture import ModelConfig, read_config
 from .errors import ModelFileError, SparsefireError
-from .gguf import GgufFile, Source
+from .gguf import GgufFile
+from .gguf_source import Source
 from .model import DEFAULT_CONTEXT
+from .tensors import check_tensors
 from .tokenizer import Tokenizer
 
 _LIST_SHOWN = 6  # entries of a long list

@@ -128,8 +128,8 @@ def check_format(file: GgufFile, info: TensorInfo) -> None:
     if info.format not in known:
         raise UnsupportedError(
             f"{file.name}: tensor {info.name!r} is {info.format.upper()}, which is not supported "
-            f"yet; supported: {', '.join(each.upper() for each in known)}. Requantise the model, "
-            "for example with `llama-quantize --allow-requantize IN.gguf OUT.gguf Q8_0`"
+            f"yet; supported: {', '.join(each.upper() for each in known)}. Requantise the model: "
+            "`sparsefire quantize IN.gguf OUT.gguf q8_0`"
         )
 
 
