@@ -82,9 +82,16 @@ class Held:
             active=self.count / scores.size,
             recall=float(recall[zero]),
             ratio=float(selected[zero]),
-            at_recall=float(np.interp(RECALL, recall[::-1], selected[::-1])),
+            at_recall=self._ratio_at(scores, entries),
             curve=(selected, recall),
         )
+
+    def _ratio_at(self, scores: Array, entries: Array) -> float:
+        """Selected over active neurons with the threshold that finds `RECALL` of the mass."""
+        order = np.argsort(-entries)
+        found = np.cumsum(self.mass[order], dtype=np.float64)
+        threshold = entries[order[int(np.searchsorted(found, RECALL * self.total))]]
+        return float(np.count_nonzero(scores >= threshold) / self.count)
 
 
 def read_inputs(model: sf.Model, path: Path, tokens: int) -> Array:
@@ -186,7 +193,7 @@ def main() -> None:
     add("--tokens", type=int, default=60_000, metavar="N", help="to calibrate on")
     add("--held-tokens", type=int, default=20_000, metavar="N", help="to measure on")
     add("--layers", type=int, nargs="+", metavar="N", help="default: all")
-    add("--ranks", type=int, nargs="+", default=[32, 64, 96, 128], metavar="R")
+    add("--ranks", type=int, nargs="*", default=[32, 64, 96, 128], metavar="R")
     add("--formats", nargs="+", default=["q8_0", "q4_0"], metavar="NAME")
     add("--png", type=Path, metavar="FILE", help="draw into this file")
     options = parser.parse_args()
