@@ -22,6 +22,7 @@ from .cli_common import (
 from .convert_cli import add_convert_parser
 from .inspect_cli import add_inspect_parser
 from .quantize_cli import add_quantize_parser
+from .web_cli import add_web_parser
 
 
 class _Version(argparse.Action):
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_quantize_parser(commands)
     add_convert_parser(commands)
     add_bench_parser(commands)
+    add_web_parser(commands)
     return parser
 
 

@@ -379,6 +379,12 @@ class Model(Completions, Embedding):
             raise ContextFullError(f"expected at most {self.context} tokens, got {len(ids)}")
         return self._own_session(mode).hidden_states(ids)
 
+    @property
+    def session(self) -> Session:
+        """The sequence of tokens that `generate` and the others use."""
+        self._check_open()
+        return self._session
+
     def new_session(self, context: int) -> Session:
         """Another sequence of up to `context` tokens beside the model's own."""
         self._check_open()
