@@ -15,12 +15,13 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from ._core import backend, get_core, use_backend
-from .architecture import ModelConfig, check_tensors, read_config
+from ._forward import MODES
+from .architecture import ModelConfig, read_config
 from .errors import CoreMemoryError, SparsefireError
-from .ffn import MODES
 from .gguf import GgufFile
 from .model import DEFAULT_CONTEXT, Model
 from .session import Activity
+from .tensors import check_tensors
 
 PAGE_CONTEXT = 2048  # tokens, at most, unless the page asks for more
 _WORK_BYTES = 32 << 20  # of a core beside weights and cache, roughly
