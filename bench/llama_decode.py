@@ -7,13 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from peer_files import llama_cpp
 
 
 class LlamaModel:
-    """One loaded model with its own context."""
+    """One loaded model with its own context. `exact`: keys and values in F32, as ours are."""
 
-    def __init__(self, path: Path, threads: int, context: int = 1024) -> None:
+    def __init__(self, path: Path, threads: int, context: int = 1024, exact: bool = False) -> None:
         sys.path.insert(0, str(llama_cpp()))
         import llama_cpp as llama
 
@@ -29,9 +32,13 @@ class LlamaModel:
         options = llama.llama_context_default_params()
         options.n_ctx, options.n_batch, options.n_ubatch = context, 512, 512
         options.n_threads = options.n_threads_batch = threads
+        if exact:
+            options.type_k = options.type_v = 0  # GGML_TYPE_F32
+            options.flash_attn_type = 0  # off
         self._context = llama.llama_init_from_model(self._model, options)
         if not self._context:
             raise RuntimeError("llama.cpp cannot make a context")
+        self._position = 0
 
     def restart(self) -> None:
         """Forgets every token."""
@@ -44,3 +51,24 @@ class LlamaModel:
         batch = self._llama.llama_batch_get_one(array, len(tokens))
         if self._llama.llama_decode(self._context, batch) != 0:
             raise RuntimeError("llama.cpp could not evaluate the tokens")
+
+    def logits(self, tokens: Sequence[int], restart: bool = True) -> npt.NDArray[np.float32]:
+        """The logits after each of the tokens, (n, vocab); without `restart` they follow what was
+        evaluated last."""
+        if restart:
+            self.restart()
+            self._position = 0
+        llama, count = self._llama, len(tokens)
+        vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self._model))
+        batch = llama.llama_batch_init(count, 0, 1)
+        batch.n_tokens = count
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i] = token, self._position + i
+            batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
+        status = llama.llama_decode(self._context, batch)
+        llama.llama_batch_free(batch)
+        if status != 0:
+            raise RuntimeError("llama.cpp could not evaluate the tokens")
+        self._position += count
+        rows = [llama.llama_get_logits_ith(self._context, i)[:vocab] for i in range(count)]
+        return np.array(rows, np.float32)

