@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import sparsefire as sf
 from llama_decode import LlamaModel
@@ -68,7 +68,13 @@ def tiny_models() -> Iterator[tuple[str, object]]:
     left_out = ("llama, windows", "llama, output bias", "minicpm")
     for name, tiny in VARIANTS.items():
         arch = tiny.arch.replace("-b1.58", "")
-        if tiny.bundled or name in left_out or (arch == "llama" and tiny.rope_dims):
+        if (
+            tiny.bundled
+            or tiny.powerinfer
+            or arch == "bamboo"
+            or name in left_out
+            or (arch == "llama" and tiny.rope_dims)
+        ):
             continue
         keys = {key.replace(tiny.arch, arch): value for key, value in tiny.keys.items()}
         if tiny.head_dim:
@@ -111,7 +117,8 @@ def architectures() -> None:
 
 
 def perplexity(formats: list[str], tokens: int) -> None:
-    """Perplexity of both over the same windows of a text; every token but a window's first counts."""
+    """Perplexity of both over the same windows of a text, in which every token but the first
+    counts."""
     print("| format | perplexity | llama.cpp | ratio | mean KL divergence | same best token |")
     print("|---|---|---|---|---|---|")
     for format in formats:

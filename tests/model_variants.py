@@ -140,6 +140,12 @@ ARCHITECTURE_VARIANTS: dict[str, Tiny] = {
         attention_biases=True,
         format="Q8_0",
     ),
+    "powerinfer": Tiny(powerinfer=True, activation=None, tied=False, rank=12),
+    "powerinfer q8_0": Tiny(
+        powerinfer=True, activation=None, tied=False, rank=32, format="Q8_0", kv_heads=4
+    ),
+    "bamboo": Tiny(powerinfer=True, arch="bamboo", activation=None, rank=12),
+    "bamboo, dense": Tiny(arch="bamboo", activation=None),
     "bitnet": Tiny(arch="bitnet-b1.58", activation=None, vectors=SUB_NORMS),
     "bitnet, no norms": Tiny(
         arch="bitnet-b1.58",
@@ -158,7 +164,7 @@ RELU_LIKE = ("relu", "relu2")
 
 def modes(tiny: Tiny) -> list[str]:
     found = ["dense"]
-    own = ACTIVATION_OF.get(tiny.arch, "silu")
+    own = "relu" if tiny.powerinfer else ACTIVATION_OF.get(tiny.arch, "silu")
     if (tiny.activation or own) in RELU_LIKE or tiny.bundled:
         found.append("exact")
     if tiny.rank:

@@ -37,6 +37,7 @@ ZERO_BELOW = ("relu", "relu2")
 
 # What the architectures are by their definition, as far as a file does not say it.
 ACTIVATION_OF = {
+    "bamboo": "relu",
     "gemma": "gelu_tanh",
     "gemma2": "gelu_tanh",
     "gemma3": "gelu_tanh",
@@ -56,11 +57,20 @@ def pack(values: npt.ArrayLike, kind: gguf.GGMLQuantizationType) -> npt.NDArray[
         return QuantizedWeights.quantize(single, kind.name).packed
 
 
+def _with_magic(path: Path) -> Path:
+    """The same file under GGUF's own magic: PowerInfer's files differ in nothing else."""
+    if path.read_bytes()[:4] == b"GGUF":
+        return path
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(b"GGUF" + path.read_bytes()[4:])
+    return copy
+
+
 class Reference:
     """A model read from a file. `activation` overrides what the file says."""
 
     def __init__(self, path: Path, activation: str | None = None) -> None:
-        reader = gguf.GGUFReader(path)
+        reader = gguf.GGUFReader(_with_magic(path))
         self.fields = {name: field.contents() for name, field in reader.fields.items()}
         self.arch = str(self.fields["general.architecture"])
         self.weights: dict[str, Array] = {}
@@ -78,6 +88,8 @@ class Reference:
         self.rope_dims = int(self.key("rope.dimension_count", self.head_dim))
         self.epsilon = float(self.key("attention.layer_norm_rms_epsilon"))
         own = ACTIVATION_OF.get(self.arch, "silu")
+        if "powerinfer.sparse_threshold" in self.fields:
+            own = "relu"
         self.activation = activation or self.key("hidden_activation", own)
         self.margin = np.inf
         self.margins: list[float] = []
@@ -188,6 +200,13 @@ class Reference:
         if bundle is not None:
             parts = np.split(bundle, bundle.shape[1] // self.d, axis=1)
             return (parts[0] if len(parts) == 3 else None), parts[-2], parts[-1].T
+        if f"{prefix}down_t.weight" in self.weights:
+            transposed = self.weights[f"{prefix}down_t.weight"]
+            return (
+                self.weights[f"{prefix}gate.weight"],
+                self.weights[f"{prefix}up.weight"],
+                transposed.T,
+            )
         down = self.weights[f"{prefix}down.weight"]
         kind = self.formats[f"{prefix}down.weight"]
         block = gguf.GGML_QUANT_SIZES[kind][0]
@@ -200,7 +219,7 @@ class Reference:
             down = gguf.dequantize(packed, kind).astype(np.float64).T
         return self.weights.get(f"{prefix}gate.weight"), self.weights[f"{prefix}up.weight"], down
 
-    def ffn(self, x: Array, layer: int, sparse: bool) -> Array:
+    def ffn(self, x: Array, stream: Array, layer: int, sparse: bool) -> Array:
         gate, up, down = self.ffn_weights(layer)
 
         def bias(name: str) -> Array | float:
@@ -210,7 +229,8 @@ class Reference:
         if gate is None:
             values = act(up @ x + bias("up"))
         else:
-            values = act(gate @ x + bias("gate")) * (up @ x + bias("up"))
+            ups = up @ x + bias("up")
+            values = act(gate @ x + bias("gate")) * (act(ups) if self.arch == "bamboo" else ups)
         p = self.weights.get(f"blk.{layer}.ffn_predictor_p.weight")
         if sparse and p is not None:
             q = self.weights[f"blk.{layer}.ffn_predictor_q.weight"]
@@ -218,6 +238,12 @@ class Reference:
             scores[: self.fields["sparsefire.hot_counts"][layer]] = np.inf
             self.margin = min(self.margin, float(np.abs(scores).min()))
             values = np.where(scores > 0, values, 0.0)
+        first = self.weights.get(f"blk.{layer}.fc1.weight")
+        if sparse and first is not None:
+            threshold = self.fields["powerinfer.sparse_threshold"]
+            scores = self.weights[f"blk.{layer}.fc2.weight"] @ np.maximum(first @ stream, 0)
+            self.margin = min(self.margin, float(np.abs(scores - threshold).min()))
+            values = np.where(scores >= threshold, values, 0.0)
         values = self.norm(values, f"blk.{layer}.ffn_sub_norm")
         result: Array = down @ values + bias("down")
         return self.norm(result, f"blk.{layer}.post_ffw_norm")
@@ -251,7 +277,7 @@ class Reference:
                 normed = self.norm(x, f"blk.{layer}.attn_norm")
                 x = x + residual_scale * self.attention(normed, layer, cache)
                 normed = self.norm(x, f"blk.{layer}.ffn_norm")
-                x = x + residual_scale * self.ffn(normed, layer, sparse)
+                x = x + residual_scale * self.ffn(normed, x, layer, sparse)
             row = (output @ self.norm(x, "output_norm") + self.bias("output")) * logit_scale
             rows.append(cap * np.tanh(row / cap) if cap else row)
             self.margins.append(self.margin)

@@ -41,6 +41,7 @@ class Tiny:
     bundled: bool = False
     rank: int = 0  # of predictors, in a bundled model
     gated: bool = True
+    powerinfer: bool = False  # in PowerInfer's layout, with a predictor of `rank`
     rope_factors: bool = False
     attention_biases: bool = False
     vectors: tuple[str, ...] = ()  # names in a layer, beside the plain norms; "output_norm.bias"
@@ -97,13 +98,19 @@ def weights(tiny: Tiny) -> dict[str, npt.NDArray[np.float32]]:
             if tiny.gated:
                 tensors[part + "ffn_gate.weight"] = gate
             tensors[part + "ffn_up.weight"] = up
-            tensors[part + "ffn_down.weight"] = down
+            if tiny.powerinfer:
+                tensors[part + "ffn_down_t.weight"] = np.ascontiguousarray(down.T)
+            else:
+                tensors[part + "ffn_down.weight"] = down
         if tiny.biases:
             if tiny.gated:
                 tensors[part + "ffn_gate.bias"] = vector(tiny.hidden, 0)
             tensors[part + "ffn_up.bias"] = vector(tiny.hidden, 0)
             tensors[part + "ffn_down.bias"] = vector(tiny.d, 0)
-        if tiny.rank:
+        if tiny.powerinfer:
+            tensors[part + "fc1.weight"] = matrix(tiny.rank, tiny.d)
+            tensors[part + "fc2.weight"] = matrix(tiny.hidden, tiny.rank)
+        elif tiny.rank:
             u, s, vt = np.linalg.svd(gate if tiny.gated else up)
             tensors[part + "ffn_predictor_p.weight"] = vt[: tiny.rank]
             tensors[part + "ffn_predictor_q.weight"] = u[:, : tiny.rank] * s[: tiny.rank]
@@ -127,7 +134,9 @@ def metadata(tiny: Tiny) -> dict[str, Any]:
         "llama.attention.key_length": tiny.head_dim,
         "llama.rope.dimension_count": tiny.rope_dims,
     }
-    if tiny.rank:
+    if tiny.powerinfer:
+        keys["powerinfer.sparse_threshold"] = 0.05
+    elif tiny.rank:
         keys["sparsefire.version"] = 1
         keys["sparsefire.hot_counts"] = [3] * tiny.layers
     renamed = {key.replace("llama.", f"{tiny.arch}.", 1): value for key, value in keys.items()}
@@ -184,4 +193,7 @@ def write(path: Path, tiny: Tiny | None = None, **changes: Any) -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    if tiny.powerinfer:
+        with path.open("r+b") as file:
+            file.write(b"PWRI")
     return path

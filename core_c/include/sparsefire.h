@@ -229,6 +229,9 @@ SF_API int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float 
  * 2025). weight: (hidden), copied; NULL: none. In sparse mode, neurons that are left out count as zeros.
  * sf_ffn_add_active is UNSUPPORTED with it. Errors: ARGUMENT, UNSUPPORTED (a cached layer), MEMORY, NOT_FINITE. */
 SF_API int32_t sf_ffn_set_sub_norm(sf_ffn *ffn, const float *weight, float epsilon);
+/* `both` 1: from now on up goes through the activation as the gate does, activation(gate) ∘ activation(up) (dReLU;
+ * Song et al. 2024). 0 ends it. Errors: ARGUMENT (an ungated layer). */
+SF_API int32_t sf_ffn_set_both_active(sf_ffn *ffn, int32_t both);
 /* Borrows `predictor` (NULL: none). Errors: ARGUMENT (also for one of another context), SHAPE. */
 SF_API int32_t sf_ffn_set_predictor(sf_ffn *ffn, sf_predictor *predictor);
 /* What else leaves neurons out, everywhere but in dense mode; 0, the default, leaves out exact zeros alone. */

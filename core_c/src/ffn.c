@@ -106,6 +106,12 @@ int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bia
   return status;
 }
 
+int32_t sf_ffn_set_both_active(sf_ffn *ffn, int32_t both) {
+  if (!ffn || !ffn->gate || both < 0 || both > 1) return SF_ERROR_ARGUMENT;
+  ffn->both_active = both;
+  return SF_OK;
+}
+
 int32_t sf_ffn_set_sub_norm(sf_ffn *ffn, const float *weight, float epsilon) {
   if (!ffn || !(epsilon >= 0) || !isfinite(epsilon)) return SF_ERROR_ARGUMENT;
   if (ffn->cache) return SF_ERROR_UNSUPPORTED;

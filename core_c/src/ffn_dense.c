@@ -52,6 +52,7 @@ static void neurons_part(void *argument, int32_t part, int32_t parts) {
     float *up = ffn->up_values + start;
     float *activated = ffn->gate ? ffn->gate_values + start : up;
     kernels->activate(ffn->activation, ffn->parameter, activated, end - begin, activated);
+    if (ffn->both_active) kernels->activate(ffn->activation, ffn->parameter, up, end - begin, up);
     if (ffn->gate) kernels->multiply(activated, up, end - begin, up);
   }
 }

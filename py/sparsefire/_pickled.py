@@ -53,7 +53,7 @@ def sign_predictor(
 def ffn(
     weights: tuple[QuantizedWeights | None, QuantizedWeights, QuantizedWeights],
     biases: tuple[_arrays.FloatArray | None, ...],
-    sub_norm: tuple[_arrays.FloatArray | None, float],
+    extras: tuple[bool, _arrays.FloatArray | None, float],
     options: dict[str, Any],
     cutoffs: dict[str, float],
     predictor: InCorePredictor | None,
@@ -78,7 +78,10 @@ def ffn(
         predictor=predictor,
         **options,
     )
-    layer.set_sub_norm(*sub_norm)
+    both_active, sub_norm, epsilon = extras
+    if both_active:
+        layer.set_both_active(True)
+    layer.set_sub_norm(sub_norm, epsilon)
     for on, cutoff in cutoffs.items():
         layer.set_cutoff(cutoff, on)
     return layer

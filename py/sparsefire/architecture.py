@@ -47,6 +47,7 @@ class Architecture(NamedTuple):
     logit_cap: float = 0.0
     window: int = 0  # tokens that layers with a window see
     full_every: int = 0  # every so many layers one has no window; 0: all have it
+    both_active: bool = False  # up goes through the activation as the gate does
     window_rope_base: float | None = None  # of layers with a window; None: that of the others
     ambiguous: str = ""
 
@@ -91,6 +92,7 @@ _BITNET = Architecture(
 ARCHITECTURES = {
     "llama": _LLAMA,
     "mistral3": _LLAMA,
+    "bamboo": Architecture("relu", both_active=True),
     "qwen2": _LLAMA._replace(rope_halves=True),
     "qwen3": _LLAMA._replace(rope_halves=True, vectors=_HEAD_NORMS),
     "gemma": _GEMMA,
@@ -133,6 +135,8 @@ class ModelConfig:
     logit_cap: float  # 0 for none
     attention_scale: float
     attention_cap: float  # 0 for none
+    powerinfer: bool  # predictors are PowerInfer's
+    powerinfer_threshold: float
 
     @property
     def kind(self) -> Architecture:
@@ -161,8 +165,8 @@ class ModelConfig:
 
     @property
     def calibrated(self) -> bool:
-        """True when the file holds what calibration adds."""
-        return self.hot_counts is not None
+        """True when the file holds predictors: what calibration adds, or PowerInfer's."""
+        return self.hot_counts is not None or self.powerinfer
 
     @property
     def default_mode(self) -> str:
@@ -238,7 +242,14 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         logit_cap=keys.number("final_logit_softcapping", 0.0, 1e6, kind.logit_cap),
         attention_scale=_scale(keys, "attention.scale", kind.attention_scale(sizes)),
         attention_cap=keys.number("attn_logit_softcapping", 0.0, 1e6, kind.attention_cap),
+        powerinfer=_has_powerinfer(file),
+        powerinfer_threshold=Keys(file, "powerinfer").number("sparse_threshold", -1e6, 1e6, 0.0),
     )
+
+
+def _has_powerinfer(file: GgufFile) -> bool:
+    """Whether the file has PowerInfer's predictors (Song et al. 2023)."""
+    return "blk.0.fc1.weight" in file.tensors
 
 
 def _architecture(file: GgufFile) -> str:
@@ -341,6 +352,8 @@ def _activation(
     """The user's choice, else what the file says, else the architecture's own."""
     kind = ARCHITECTURES[architecture]
     stored = keys.text("hidden_activation") or keys.text("hidden_act")
+    if not stored and _has_powerinfer(file):
+        stored = "relu"  # PowerInfer computes no other
     if chosen is not None:
         activation = ActivationType(chosen)
     elif not stored and kind.activation is None:

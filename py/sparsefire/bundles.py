@@ -51,8 +51,11 @@ def save_bundles(ffn: SparseFfn, path: str | os.PathLike[str]) -> None:
             "the layer's down matrix has one row an output, so no neuron is in one place: make "
             "the layer with SparseFfn(w1, w2, …), which transposes w2"
         )
-    if ffn.sub_norm is not None:
-        raise UnsupportedError("a layer with a norm before its down matrix cannot be saved alone")
+    if ffn.sub_norm is not None or ffn.both_active:
+        raise UnsupportedError(
+            "a layer with a norm before its down matrix, or with both gate and up activated, "
+            "cannot be saved alone"
+        )
     if ffn.format == "mixed":
         formats = ", ".join(each.format for each in matrices)
         raise UnsupportedError(f"a bundle has one weight format, but the layer has {formats}")

@@ -78,6 +78,7 @@ class CoreFfn(CoreObject):
         self.predictor: InCorePredictor | None = None
         self.cutoffs = dict.fromkeys(CUTOFFS, 0.0)
         self._attached: CorePredictor | None = None  # what the handle borrows now
+        self.both_active = False
         self.sub_norm: _arrays.FloatArray | None = None
         self.sub_norm_epsilon = 0.0
         self.gate_bias: _arrays.FloatArray | None = None
@@ -103,6 +104,11 @@ class CoreFfn(CoreObject):
         arguments = [None if bias is None else self.core.inp(bias) for bias in biases]
         self.core.check("sf_ffn_set_bias", self.handle, *arguments, what="feed-forward biases")
         self.gate_bias, self.up_bias, self.down_bias = biases
+
+    def set_both_active(self, both: bool) -> None:
+        """See `SparseFfn.set_both_active`."""
+        self.core.check("sf_ffn_set_both_active", self.handle, int(both), what="both active")
+        self.both_active = both
 
     def set_sub_norm(self, weight: _arrays.FloatArray | None, epsilon: float) -> None:
         """See `SparseFfn.set_sub_norm`."""
@@ -373,6 +379,16 @@ class SparseFfn:
         return self._core_ffn.down_layout
 
     @property
+    def both_active(self) -> bool:
+        """See `set_both_active`."""
+        return self._core_ffn.both_active
+
+    def set_both_active(self, both: bool) -> None:
+        """With True, w1's products go through the activation as the gate's do: act(gate · x) ∘
+        act(w1 · x), as in dReLU (Song et al. 2024). `ArgumentError` for a layer without a gate."""
+        self._core_ffn.set_both_active(both)
+
+    @property
     def sub_norm(self) -> _arrays.FloatArray | None:
         """The weights of `set_sub_norm`, or None."""
         return self._core_ffn.sub_norm
@@ -539,8 +555,8 @@ class SparseFfn:
             "down_layout": self.down_layout,
             "parameter": self.parameter,
         }
-        sub_norm = (ffn.sub_norm, ffn.sub_norm_epsilon)
-        state = (weights, self.biases, sub_norm, options, dict(ffn.cutoffs), self.predictor)
+        extras = (ffn.both_active, ffn.sub_norm, ffn.sub_norm_epsilon)
+        state = (weights, self.biases, extras, options, dict(ffn.cutoffs), self.predictor)
         return _pickled.ffn, state
 
     def __repr__(self) -> str:

@@ -32,6 +32,7 @@ _WINDOW_BYTES = 1 << 20  # of the header, read at a time
 _PIECE_BYTES = 8 << 20  # of a tensor
 
 _LENGTH = struct.Struct("<Q")
+_MAGICS = (b"GGUF", b"PWRI")  # the second of PowerInfer, whose files are the same otherwise
 
 _DAMAGED = "the file is cut off or damaged; download or copy it again"
 
@@ -292,7 +293,7 @@ class GgufFile:
     `name` is how messages call it, `version` 2 or 3, `metadata` maps keys to values (numbers,
     bools, strings, lists of strings, numpy arrays of numbers), `metadata_types` to their
     `ValueType`, and `tensors` names to `TensorInfo`. All are in the file's order. A file opened
-    by its path is mapped, not read. `flavour` is "PWRI" for a file of PowerInfer, else "GGUF".
+    by its path is mapped, not read.
     """
 
     def __init__(self, source: Source, *, mapped: bool = True, part: int = 0) -> None:
@@ -396,7 +397,7 @@ class GgufFile:
 
     def _check_magic(self) -> None:
         start = bytes(self._source.read(0, min(self._source.size, 24)))
-        if start[:4] == b"GGUF":
+        if start[:4] in _MAGICS:
             return
         if not start:
             raise ModelFileError(f"{self.name}: the file is empty; download or copy it again")

@@ -98,6 +98,7 @@ class CoreModel(CoreObject):
         self._set_number(-1, roles.NORM_KIND, float(kind.layer_norm), "norm")
         self._set_number(-1, roles.ROPE_HALVES, float(kind.rope_halves), "pairs of rotation")
         self._set_number(-1, roles.ROPE_AMPLITUDE, config.rope.amplitude, "rotation amplitude")
+        self._set_number(-1, roles.PREDICTOR_INPUT, float(config.powerinfer), "predictors")
 
     def _set_rope(self, layer: int) -> None:
         """How the positions of a layer turn, and how many it sees."""
@@ -125,7 +126,9 @@ class CoreModel(CoreObject):
         else:
             names = [f"{prefix}{name}.weight" for name in roles.ffn_matrices(self.config)]
             *gate, up = (read_matrix(self.core, self.file, name) for name in names[:-1])
-            if self.config.activation.is_relu_family:
+            if f"{prefix}{roles.DOWN_BY_NEURON}" in self.file.tensors:
+                down = read_matrix(self.core, self.file, f"{prefix}{roles.DOWN_BY_NEURON}")
+            elif self.config.activation.is_relu_family:
                 down = self._transposed(names[-1])
             else:
                 down = read_matrix(self.core, self.file, names[-1])
@@ -139,13 +142,32 @@ class CoreModel(CoreObject):
             activation=self.config.activation,
             down_layout=layout,
             parameter=self.config.activation_parameter,
-            predictor=read_predictor(self.core, self.file, layer, hot[layer] if hot else 0),
+            predictor=self._predictor(layer, hot[layer] if hot else 0),
             **read_biases(self.file, layer),
         )
+        if self.config.kind.both_active:
+            ffn.set_both_active(True)
         sub_norm = f"{prefix}ffn_sub_norm.weight"
         if sub_norm in self.file.tensors:
             ffn.set_sub_norm(read_vector(self.file, sub_norm), self.config.norm_epsilon)
         return ffn
+
+    def _predictor(self, layer: int, hot: int) -> LowRankPredictor | None:
+        """The layer's predictor, ours or PowerInfer's: fc2 · ReLU(fc1 · x) ≥ threshold."""
+        names = [f"blk.{layer}.{name}.weight" for name in ("fc1", "fc2")]
+        if names[0] not in self.file.tensors:
+            return read_predictor(self.core, self.file, layer, hot)
+        threshold = np.float32(self.config.powerinfer_threshold)
+        p, q = (read_matrix(self.core, self.file, name) for name in names)
+        return LowRankPredictor.from_matrices(
+            self.core,
+            p,
+            q,
+            None,
+            # Ours selects above the threshold, theirs from it on.
+            threshold=float(np.nextafter(threshold, np.float32(-np.inf))),
+            relu_between=True,
+        )
 
     def _stored_bundle(self, name: str) -> list[Matrix]:
         """The gate (if there is one), up and transposed down of a bundle: one neuron's rows side

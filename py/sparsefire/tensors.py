@@ -63,7 +63,7 @@ NUMBERS = {
     "attention_scale": 7,
     "attention_cap": 8,
 }
-NORM_KIND, ROPE_HALVES, ROPE_AMPLITUDE, ROPE_BASE, WINDOW = 0, 1, 2, 9, 10
+NORM_KIND, ROPE_HALVES, ROPE_AMPLITUDE, ROPE_BASE, WINDOW, PREDICTOR_INPUT = 0, 1, 2, 9, 10, 11
 
 FFN_MATRICES = {
     "ffn_gate": ("hidden", "d"),
@@ -84,6 +84,7 @@ _OPTIONAL = {
 }
 _ALWAYS = {"output_norm.weight", "attn_norm.weight", "ffn_norm.weight", "token_embd.weight"}
 
+DOWN_BY_NEURON = "ffn_down_t.weight"  # of PowerInfer's files: (hidden, d)
 _FFN_SUB_NORM = "ffn_sub_norm.weight"
 
 _FUSED = {"attn_qkv": "attn_q, attn_k and attn_v", "ffn_gate_up": "ffn_gate and ffn_up"}
@@ -171,16 +172,21 @@ def _ffn_tensors(file: GgufFile, config: ModelConfig, prefix: str) -> dict[str, 
     else:
         for name in names:
             sizes = FFN_MATRICES[name]
+            if name == "ffn_down" and f"{prefix}{DOWN_BY_NEURON}" in file.tensors:
+                shapes[f"{prefix}{DOWN_BY_NEURON}"] = (config.hidden, config.d)
+                continue
             shapes[f"{prefix}{name}.weight"] = tuple(getattr(config, size) for size in sizes)
     for name in names:
         if f"{prefix}{name}.bias" in file.tensors:
             shapes[f"{prefix}{name}.bias"] = (getattr(config, FFN_BIASES[name]),)
     if _FFN_SUB_NORM in config.kind.vectors:
         shapes[f"{prefix}{_FFN_SUB_NORM}"] = (config.hidden,)
-    p, q = f"{prefix}ffn_predictor_p.weight", f"{prefix}ffn_predictor_q.weight"
-    if p in file.tensors or q in file.tensors:
-        rank = file.tensor(p).shape[0]
-        shapes[p], shapes[q] = (rank, config.d), (config.hidden, rank)
+    own = (f"{prefix}ffn_predictor_p.weight", f"{prefix}ffn_predictor_q.weight")
+    for p, q in (own, (f"{prefix}fc1.weight", f"{prefix}fc2.weight")):
+        if p in file.tensors or q in file.tensors:
+            rank = file.tensor(p).shape[0]
+            shapes[p], shapes[q] = (rank, config.d), (config.hidden, rank)
+    if own[0] in shapes:
         shapes[f"{prefix}ffn_predictor.bias"] = (config.hidden,)
     return shapes
 
