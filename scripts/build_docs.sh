@@ -8,7 +8,8 @@ if [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ]; then python=$root/.v
 # What `import sparsefire` offers (with it goes the module `devices`, which has the name of a function), then the modules
 # of what its functions take and return.
 modules=(sparsefire)
-for module in activation bench bench_cache errors ffn matrix neurons quant sampling sparsity stats tokenizer; do
+for module in activation bench bench_cache chat convert errors ffn inspect_model matrix neurons quant quantize sampling \
+  sparsity stats tokenizer vocabulary; do
   modules+=("sparsefire.$module")
 done
 exec "$python" -W error -m pdoc --output-directory "${1:-$root/build/docs}" "${modules[@]}"

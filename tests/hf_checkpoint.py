@@ -34,6 +34,7 @@ class Hf:
     tied: bool = False
     biases: bool = False
     head_norms: bool = False
+    window: int | None = None  # tokens that attention sees
     dtype: str = "F32"
     shards: int = 1
     rope: dict[str, Any] = field(default_factory=dict)
@@ -65,7 +66,7 @@ def weights(hf: Hf) -> dict[str, npt.NDArray[np.float32]]:
             ("mlp.down_proj", hf.d, hf.hidden),
         ):
             found[f"{part}{name}.weight"] = matrix(rows, columns)
-            if hf.biases and name[-6:] in ("q_proj", "k_proj", "v_proj"):
+            if hf.biases and name.startswith("self_attn"):
                 found[f"{part}{name}.bias"] = vector(rows, 0)
         for name in ("input_layernorm", "post_attention_layernorm"):
             found[f"{part}{name}.weight"] = vector(hf.d, 1)
@@ -95,6 +96,7 @@ def config(hf: Hf) -> dict[str, Any]:
         "hidden_act_param": hf.threshold,
         "tie_word_embeddings": hf.tied,
         "rope_scaling": hf.rope or None,
+        "sliding_window": hf.window,
         **hf.config,
     }
     return {key: value for key, value in values.items() if value is not None}
@@ -186,8 +188,7 @@ ACTIVATIONS = {
 
 def inverse_frequencies(hf: Hf) -> Floats:
     """As transformers computes them."""
-    base = hf.config.get("rope_theta", 500.0)
-    angles = 1.0 / base ** (np.arange(0, hf.head_dim, 2, dtype=np.float64) / hf.head_dim)
+    angles = 1.0 / 500.0 ** (np.arange(0, hf.head_dim, 2, dtype=np.float64) / hf.head_dim)
     kind = hf.rope.get("rope_type", "default")
     if kind == "linear":
         return angles / float(hf.rope["factor"])
@@ -214,7 +215,9 @@ def logits(hf: Hf, tokens: list[int]) -> Floats:
     n = len(tokens)
     turns = np.outer(np.arange(n), inverse_frequencies(hf))
     cos, sin = (np.concatenate([f(turns), f(turns)], axis=1) for f in (np.cos, np.sin))
-    causal = np.where(np.tril(np.ones((n, n))) > 0, 0.0, -np.inf)
+    back = np.subtract.outer(np.arange(n), np.arange(n))
+    seen = (back >= 0) & (back < (hf.window or n))
+    causal = np.where(seen, 0.0, -np.inf)
 
     def norm(x: Floats, weight: Floats) -> Floats:
         result: Floats = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-5) * weight
@@ -246,6 +249,7 @@ def logits(hf: Hf, tokens: list[int]) -> Floats:
         shares /= shares.sum(axis=-1, keepdims=True)
         mixed = (shares @ v).transpose(1, 0, 2).reshape(n, -1)
         x = x + mixed @ w[part + "self_attn.o_proj.weight"].T
+        x = x + w.get(part + "self_attn.o_proj.bias", 0.0)
         normed = norm(x, w[part + "post_attention_layernorm.weight"])
         gate = ACTIVATIONS[hf.activation](normed @ w[part + "mlp.gate_proj.weight"].T, hf.threshold)
         inner = gate * (normed @ w[part + "mlp.up_proj.weight"].T)

@@ -104,7 +104,6 @@ def test_columns_that_do_not_divide(tmp_path: Path) -> None:
     assert close < 0.2
 
 
-@pytest.mark.skipif("q4_k" not in FORMATS, reason="the core has no formats of 256 weights yet")
 def test_blocks_of_256_give_way_to_blocks_of_32(tmp_path: Path) -> None:
     path = tiny_model.write(tmp_path / "in.gguf", d=96, hidden=256)
     for format, instead in (("q4_k", "q5_0"), ("q5_k", "q5_1"), ("q6_k", "q8_0")):
@@ -115,7 +114,6 @@ def test_blocks_of_256_give_way_to_blocks_of_32(tmp_path: Path) -> None:
         assert after["token_embd.weight"][0] == "q8_0"
 
 
-@pytest.mark.skipif("q4_0" not in FORMATS, reason="the core has no formats of 4 bits yet")
 def test_the_logits_get_more_bits(floats: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     report = quantize_model(floats, out, "q4_0")

@@ -152,7 +152,7 @@ def _verdict(found: Inspection) -> str:
 
 
 def _one_line(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
