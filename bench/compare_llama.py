@@ -63,9 +63,10 @@ def tiny_models() -> Iterator[tuple[str, object]]:
     activation, since it knows no other."""
     from model_variants import VARIANTS
 
-    # What llama.cpp lacks, or has otherwise: windows and a bias of the output in `llama`, biases of
-    # the attention's output in `qwen2`, and the scale of logits in MiniCPM files without keys.
-    left_out = ("llama, windows", "llama, output bias", "minicpm")
+    # What llama.cpp lacks, or has otherwise: a type of scaling called llama3, windows and a bias of
+    # the output in `llama`, biases of the attention's output in `qwen2`, and the scale of logits in
+    # MiniCPM files without keys.
+    left_out = ("llama3 factors", "llama, windows", "llama, output bias", "minicpm")
     for name, tiny in VARIANTS.items():
         arch = tiny.arch.replace("-b1.58", "")
         if (

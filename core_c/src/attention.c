@@ -185,14 +185,13 @@ static void add_bias(const sf_session *session, const float *bias, int32_t n, in
 /* q, k and v (n, …) of normed (n, d). */
 static int32_t project(sf_session *session, const sf_part *part, int32_t n) {
   const sf_model *model = session->model;
+  const sf_matrix *const *matrices = &part->matrices[SF_ATTENTION_Q];
   float *outputs[3] = {session->q, session->k, session->v};
-  for (int32_t i = 0; i < 3; i++) {
-    const sf_matrix *matrix = part->matrices[SF_ATTENTION_Q + i];
-    int32_t status = sf_prepare_multiply(model->context, matrix, session->normed, n, outputs[i]);
-    if (status != SF_OK) return status;
-    add_bias(session, part->vectors[SF_ATTENTION_Q_BIAS + i], n, matrix->rows, outputs[i]);
+  int32_t status = sf_multiply_each(model->context, matrices, 3, session->normed, n, outputs);
+  for (int32_t i = 0; status == SF_OK && i < 3; i++) {
+    add_bias(session, part->vectors[SF_ATTENTION_Q_BIAS + i], n, matrices[i]->rows, outputs[i]);
   }
-  return SF_OK;
+  return status;
 }
 
 int32_t sf_attention_run(sf_session *session, int32_t layer, int32_t n) {

@@ -62,6 +62,11 @@ sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns);
 /* out[j * out_stride + i] = row i · input j for `n_rows` rows: ids, or the first ones when ids is NULL. */
 void sf_multiply(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t n_rows,
                  const sf_inputs *inputs, int32_t n, float *out, size_t out_stride);
+/* The same x (n, columns) times up to SF_EACH matrices: ys[k] (n, rows of matrices[k]). x is prepared once, and the
+ * threads are woken once. */
+enum { SF_EACH = 3 };
+int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, int32_t count, const float *x,
+                         int32_t n, float *const *ys);
 /* sf_prepare, then sf_multiply with every row: y (n, rows). */
 int32_t sf_prepare_multiply(sf_context *context, const sf_matrix *matrix, const float *x, int32_t n, float *y);
 /* y (columns) += Σ_i alpha[i] · row ids[i] (ids NULL: row i), i < count. */

@@ -100,6 +100,35 @@ void sf_multiply(sf_context *context, const sf_matrix *matrix, const int32_t *id
   if (n_rows > 0) sf_pool_run(context->pool, multiply_part, &job, sf_parts(context, work));
 }
 
+typedef struct {
+  multiply_job jobs[SF_EACH];
+  int32_t count;
+} each_job;
+
+static void each_part(void *argument, int32_t part, int32_t parts) {
+  each_job *job = argument;
+  for (int32_t k = 0; k < job->count; k++) multiply_part(&job->jobs[k], part, parts);
+}
+
+int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, int32_t count, const float *x,
+                         int32_t n, float *const *ys) {
+  each_job job = {.count = count};
+  sf_inputs inputs;
+  const sf_format *format = matrices[0]->format; /* the floats are among the inputs of any format */
+  size_t work = 0;
+  for (int32_t k = 0; k < count; k++) {
+    const sf_matrix *matrix = matrices[k];
+    multiply_job one = {context, matrix, NULL, matrix->rows, n, &inputs, ys[k], (size_t)matrix->rows};
+    job.jobs[k] = one;
+    work += (size_t)matrix->rows * matrix->row_bytes;
+    if (matrix->format->input != SF_INPUT_F32) format = matrix->format;
+  }
+  int32_t status = sf_prepare(context, format, x, n, matrices[0]->columns, &inputs);
+  if (status != SF_OK) return status;
+  sf_pool_run(context->pool, each_part, &job, sf_parts(context, sf_size_product(work, (size_t)n)));
+  return SF_OK;
+}
+
 int32_t sf_prepare_multiply(sf_context *context, const sf_matrix *matrix, const float *x, int32_t n, float *y) {
   sf_inputs inputs;
   int32_t status = sf_prepare(context, matrix->format, x, n, matrix->columns, &inputs);
