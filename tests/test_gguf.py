@@ -458,3 +458,84 @@ def test_flipped_bits(flips: list[int]) -> None:
 def test_overwritten_bytes(start: int, junk: bytes) -> None:
     data = SMALL[:start] + junk + SMALL[start + len(junk) :]
     only_named_errors(lambda: GgufFile.open(data))
+
+
+# -- models in several files -------------------------------------------------------------------
+
+
+def write_parts(folder: Path, count: int, **changes: Any) -> list[Path]:
+    """A model of six tensors in `count` files; `changes` replace keys of the last one."""
+    paths = []
+    random = np.random.default_rng(4)
+    for part in range(count):
+        path = folder / f"model-{part + 1:05}-of-{count:05}.gguf"
+        keys: dict[str, Any] = {
+            "general.architecture": "llama",
+            "split.no": part,
+            "split.count": count,
+            "split.tensors.count": 6,
+        }
+        if part == 0:
+            keys["words"] = ["one", "two"]
+        if part == count - 1:
+            keys |= changes
+        each = 6 // count
+        names = [f"t{i}" for i in range(part * each, (part + 1) * each)]
+        write_gguf(path, keys, {n: random.random((3, 4)).astype(np.float32) for n in names})
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_parts_are_one_model(tmp_path: Path, mapped: bool) -> None:
+    paths = write_parts(tmp_path, 3)
+    with GgufFile.open(paths[0], mapped=mapped) as file:
+        assert list(file.tensors) == [f"t{i}" for i in range(6)]
+        assert file.nbytes == sum(path.stat().st_size for path in paths)
+        assert file.metadata["words"] == ["one", "two"]
+        assert not any(key.startswith("split.") for key in file.metadata)
+        random = np.random.default_rng(4)
+        for name in file.tensors:
+            wanted = random.random((3, 4)).astype(np.float32).tobytes()
+            assert file.tensor_data(name).tobytes() == wanted
+            pieces = b"".join(piece.tobytes() for _, piece in file.tensor_pieces(name))
+            assert pieces == wanted
+
+
+def test_parts_that_do_not_fit(tmp_path: Path) -> None:
+    first, second = write_parts(tmp_path, 2)
+    with pytest.raises(ModelFileError, match=r"part 2 of a model in 2 files.*model-00001-of-00002"):
+        GgufFile.open(second)
+    with pytest.raises(UnsupportedError, match="only be opened by their path"):
+        GgufFile.open(first.read_bytes())
+    renamed = tmp_path / "other.gguf"
+    renamed.write_bytes(first.read_bytes())
+    with pytest.raises(ModelFileError, match="which is called other-00001-of-00002"):
+        GgufFile.open(renamed)
+    second.unlink()
+    with pytest.raises(ModelFileError, match=r"model-00002-of-00002.gguf: No such file"):
+        GgufFile.open(first)
+    for changes, message in (
+        ({"split.no": 0}, "not part 2 of a model in 2"),
+        ({"split.count": 3}, "not part 2 of a model in 2"),
+        ({"split.no": "x"}, "split.no' is 'x'"),
+    ):
+        with pytest.raises(ModelFileError, match=message):
+            GgufFile.open(write_parts(tmp_path, 2, **changes)[0])
+    first, second = write_parts(tmp_path, 2)
+    second.write_bytes(second.read_bytes().replace(b"t3", b"t0"))
+    with pytest.raises(ModelFileError, match="'t0' is in another part"):
+        GgufFile.open(first)
+    write_parts(tmp_path, 2, **{"split.tensors.count": 6})
+    first.write_bytes(
+        first.read_bytes().replace(
+            key(b"split.tensors.count", U32, struct.pack("<I", 6)),
+            key(b"split.tensors.count", U32, struct.pack("<I", 7)),
+        )
+    )
+    with pytest.raises(ModelFileError, match="hold 6 tensors, not 7"):
+        GgufFile.open(first)
+
+
+def test_powerinfers_magic() -> None:
+    assert GgufFile.open(b"PWRI" + SMALL[4:]).tensors == GgufFile.open(SMALL).tensors

@@ -1,0 +1,157 @@
+"""Damaged model files: whatever is in them, there is a model or a `SparsefireError`, and soon."""
+
+from __future__ import annotations
+
+import random
+import struct
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny_model
+from model_variants import HEAD_NORMS, POST_NORMS
+from sparsefire._core import Core
+from sparsefire.errors import SparsefireError
+from sparsefire.gguf import GgufFile
+from sparsefire.model import Model
+from tiny_model import Tiny
+
+SEEDS = {
+    "calibrated": Tiny(layers=1, bundled=True, rank=8),
+    "q8_0": Tiny(layers=1, format="Q8_0", attention_biases=True, biases=True),
+    "gemma3": Tiny(
+        arch="gemma3",
+        layers=1,
+        activation=None,
+        vectors=(*HEAD_NORMS, *POST_NORMS),
+        keys={"gemma3.attention.sliding_window": 3, "gemma3.rope.scaling.type": "linear"},
+    ),
+    "powerinfer": Tiny(layers=1, powerinfer=True, activation=None, rank=8),
+}
+ODD_NUMBERS = (0, 1, 2, 3, 7, 0x7F, 0x80, 0xFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF)
+ODD_SIZES = (0, 1, 31, 2**16, 2**31 - 1, 2**31, 2**32, 2**33 + 1, 2**62, 2**63, 2**64 - 1)
+ODD_FLOATS = (float("nan"), float("inf"), -float("inf"), 0.0, -1.0, 1e-45, 3.4e38)
+SECONDS = 20  # of one file, on a busy machine
+
+
+@cache
+def seed(name: str) -> bytes:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return tiny_model.write(Path(folder) / "a.gguf", SEEDS[name]).read_bytes()
+
+
+def try_model(data: bytes, core: Core) -> None:
+    """Loads and runs it in every mode that it allows."""
+    began = time.perf_counter()
+    try:
+        with Model.load(data, core=core) as model:
+            for mode in ("dense", "exact", "sparse"):
+                try:
+                    model.logits([1, 2, 3], mode=mode)
+                except SparsefireError as error:
+                    assert len(str(error)) > 10  # noqa: PT017
+            "".join(model.generate("ab", 2))
+    except SparsefireError as error:
+        assert len(str(error)) > 10  # noqa: PT017
+    assert time.perf_counter() - began < SECONDS
+
+
+def header_end(data: bytes) -> int:
+    return min(info.offset for info in GgufFile.open(data).tensors.values())
+
+
+def damaged(name: str, count: int) -> Iterator[bytes]:
+    """Files with lies in the header: bits, numbers, sizes and floats at places of chance, pieces
+    left out, doubled or swapped, and numbers in the weights that are none."""
+    data, chance = seed(name), random.Random(name)
+    end = header_end(data)
+    for _ in range(count):
+        changed = bytearray(data)
+        for _ in range(chance.choice((1, 1, 1, 2, 5))):
+            at = chance.randrange(4, end - 8)
+            kind = chance.randrange(7)
+            if kind == 0:
+                changed[at] ^= 1 << chance.randrange(8)
+            elif kind == 1:
+                struct.pack_into("<I", changed, at, chance.choice(ODD_NUMBERS))
+            elif kind == 2:
+                struct.pack_into("<Q", changed, at, chance.choice(ODD_SIZES))
+            elif kind == 3:
+                struct.pack_into("<f", changed, at, chance.choice(ODD_FLOATS))
+            elif kind == 4:
+                del changed[at : at + chance.randrange(1, 40)]
+            elif kind == 5:
+                other = chance.randrange(4, end - 48)
+                changed[at : at + 40] = changed[other : other + 40]
+            else:
+                place = chance.randrange(end, len(changed) - 4)
+                struct.pack_into("<f", changed, place, chance.choice(ODD_FLOATS))
+        yield bytes(changed)
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_lying_headers(name: str, host_core: Core) -> None:
+    for data in damaged(name, 150 if host_core.host == "native" else 40):
+        try_model(data, host_core)
+
+
+def value_places(data: bytes) -> Iterator[tuple[str, int, str]]:
+    """Where each number among the metadata lies, and its type."""
+    file = GgufFile.open(data)
+    for key, kind in file.metadata_types.items():
+        at = data.index(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key) + 4
+        if kind.name in ("u32", "i32", "f32"):
+            yield key, at, kind.name
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_every_number_of_the_metadata(name: str, host_core: Core) -> None:
+    data = seed(name)
+    for _key, at, kind in value_places(data):
+        odd: tuple[Any, ...] = ODD_FLOATS if kind == "f32" else (0, 1, 0xFFFF_FFFF)
+        for value in odd[: 7 if host_core.host == "native" else 3]:
+            changed = bytearray(data)
+            struct.pack_into("<f" if kind == "f32" else "<I", changed, at, value)
+            try_model(bytes(changed), host_core)
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_every_size_in_the_table_of_tensors(name: str, host_core: Core) -> None:
+    """Dimensions, formats and offsets that overflow, alone and together."""
+    data = seed(name)
+    sizes = ODD_SIZES if host_core.host == "native" else ODD_SIZES[3:8]
+    for tensor in list(GgufFile.open(data).tensors.values())[:: 1 if "8" in name else 2]:
+        label = struct.pack("<Q", len(tensor.name)) + tensor.name.encode()
+        at = data.index(label) + len(label) + 4  # the first dimension
+        count = len(tensor.shape)
+        for size in sizes:
+            for place in (*range(count + 1), None):
+                changed = bytearray(data)
+                if place is None:  # all dimensions, whose product overflows
+                    struct.pack_into(f"<{count}Q", changed, at, *(size,) * count)
+                elif place < count:
+                    struct.pack_into("<Q", changed, at + 8 * place, size)
+                else:
+                    struct.pack_into("<Q", changed, at + 8 * count + 4, size)  # the offset
+                try_model(bytes(changed), host_core)
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_every_section_cut_off(name: str) -> None:
+    data = seed(name)
+    file = GgufFile.open(data)
+    ends = {0, 4, 8, 16, 24, header_end(data), len(data) - 40}
+    for label in (*file.metadata, *file.tensors):
+        at = data.index(struct.pack("<Q", len(label)) + label.encode())
+        ends |= {at, at + 4, at + 8, at + 8 + len(label), at + 12 + len(label)}
+    for info in file.tensors.values():
+        ends |= {info.offset, info.offset + 1, info.offset + info.nbytes - 1}
+    for end in sorted(ends):
+        with pytest.raises(SparsefireError):
+            Model.load(data[:end])
