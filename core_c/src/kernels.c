@@ -60,6 +60,7 @@ const sf_kernels SF_ISA_TABLE = {
     .name = SF_ISA_NAME,
     .dot_rows = {SF_EACH_FORMAT(DOT_ROWS)},
     .axpy_rows = {SF_EACH_FORMAT(AXPY_ROWS)},
+    .input_most = input_most,
     .quantize_i16 = quantize_i16,
     .activate = activate,
     .multiply = multiply,

@@ -15,7 +15,7 @@ enum { SF_BLOCK = 32 }; /* columns of a block in every block format, and of an I
 
 /* n input vectors in one of the two forms, or both. Vector j starts at f32 + j * columns; in I16 form at values +
  * j * columns, scales + j * (columns / 32) and sums + j * (columns / 32), where values[i] ≈ x[i] / scales[i / 32],
- * |values[i]| ≤ 32767, and sums[b] is the sum of the values of block b, times its scale. */
+ * |values[i]| ≤ 32767 (see input_most), and sums[b] is the sum of the values of block b, times its scale. */
 typedef struct {
   const float *f32;
   const int16_t *values;
@@ -55,9 +55,12 @@ typedef struct {
   const char *name;
   sf_dot_rows_fn *dot_rows[SF_FORMATS];
   sf_axpy_rows_fn *axpy_rows[SF_FORMATS];
-  /* values, scales and sums of one vector; columns a multiple of 32. A block of zeros has scale 0, one with NaN or
-   * infinity the scale NaN. */
-  void (*quantize_i16)(const float *x, int32_t columns, int16_t *values, float *scales, float *sums);
+  /* The largest magnitude of an input's integers that dot_rows of a block format takes: 32767, or less where the
+   * products are of 8 bits. */
+  int32_t (*input_most)(sf_format_index format);
+  /* values of magnitude `most` at most, scales and sums of one vector; columns a multiple of 32. A block of zeros has
+   * scale 0, one with NaN or infinity the scale NaN. */
+  void (*quantize_i16)(const float *x, int32_t columns, int32_t most, int16_t *values, float *scales, float *sums);
   /* y = activation(x), see sparsefire.h; y may be x. */
   void (*activate)(int32_t activation, float parameter, const float *x, int32_t count, float *y);
   void (*multiply)(const float *a, const float *b, int32_t count, float *y); /* y = a · b, y may be a or b */

@@ -52,9 +52,11 @@ int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x,
   }
   if (status != SF_OK) return status;
   float *sums = context->scales + blocks;
+  const sf_kernels *kernels = context->kernels;
+  int32_t most = kernels->input_most(format->index);
   for (int32_t j = 0; j < n; j++) {
     size_t start = (size_t)j * (size_t)columns, block = start / SF_BLOCK;
-    context->kernels->quantize_i16(x + start, columns, context->values + start, context->scales + block, sums + block);
+    kernels->quantize_i16(x + start, columns, most, context->values + start, context->scales + block, sums + block);
   }
   inputs->values = context->values;
   inputs->scales = context->scales;

@@ -291,7 +291,7 @@ static void check_quantize_i16(const sf_kernels *kernels, const float *x, int32_
   float *input = guarded(x, columns), *scales = check_alloc(n / 32 * sizeof *scales, 4), scalar_scales[MOST / 32];
   float *sums = check_alloc(n / 32 * sizeof *sums, 4), scalar_sums[MOST / 32];
   int16_t *values = check_alloc(n * sizeof *values, 2), scalar_values[MOST];
-  kernels->quantize_i16(input, columns, values, scales, sums);
+  kernels->quantize_i16(input, columns, 32767, values, scales, sums);
   for (int32_t b = 0; b < columns / 32; ++b) {
     float most = 0;
     int largest = 0, sum = 0;
@@ -308,7 +308,7 @@ static void check_quantize_i16(const sf_kernels *kernels, const float *x, int32_
     CHECK(sums[b] == scales[b] * (float)sum, "quantize_i16: the sum %d became %g", sum, (double)sums[b]);
   }
   if (same_bits_as(kernels)) {
-    same_bits_as(kernels)->quantize_i16(input, columns, scalar_values, scalar_scales, scalar_sums);
+    same_bits_as(kernels)->quantize_i16(input, columns, 32767, scalar_values, scalar_scales, scalar_sums);
     CHECK(memcmp(values, scalar_values, n * sizeof *values) == 0 && same(scales, scalar_scales, columns / 32) &&
               same(sums, scalar_sums, columns / 32),
           "quantize_i16: not the scalar bits");
@@ -330,14 +330,14 @@ static void test_quantize_i16(const sf_kernels *kernels) {
   check_quantize_i16(kernels, x, 32);
   int16_t values[32];
   float scale, sum;
-  kernels->quantize_i16(x, 32, values, &scale, &sum);
+  kernels->quantize_i16(x, 32, 32767, values, &scale, &sum);
   for (int32_t i = 0; i < 31; ++i) CHECK(values[i] % 2 == 0, "quantize_i16: %g became %d", (double)x[i], values[i]);
   static const float odd[] = {NAN, INFINITY, -INFINITY};
   for (int k = 0; k < 3; ++k) { /* shows in every product with the block */
     for (int32_t i = 0; i < 32; ++i) {
       const float kept = x[i];
       x[i] = odd[k];
-      kernels->quantize_i16(x, 32, values, &scale, &sum);
+      kernels->quantize_i16(x, 32, 32767, values, &scale, &sum);
       CHECK(isnan(scale) && isnan(sum), "quantize_i16: %g gave the scale %g", (double)odd[k], (double)scale);
       x[i] = kept;
     }

@@ -14,7 +14,7 @@
 #define SF_KERNELS_DOT_H
 
 #include "dot_batch.h"
-#include "rows.h"
+#include "products.h"
 
 /* Sums of SF_STREAMS rows of plain numbers with one input. */
 SF_INLINE void streams_plain(sf_format_index format, const uint8_t *const *row, const uint8_t *const *next,
@@ -70,10 +70,11 @@ SF_INLINE void streams_blocks(sf_format_index format, const uint8_t *const *row,
     float scale[SF_STREAMS][GROUP_SIZE];
     streams_scales(format, row, at, n, input->scales + g, input->sums + g, scale, sum);
     for (int32_t s = 0; s < n; ++s) {
-      const vb v = vb_load_i16(x + s * SF_BLOCK);
+      const sub_block v = load_input(product_of(format), x + s * SF_BLOCK);
       for (int r = 0; r < SF_STREAMS; ++r) {
         if (s % 2 == 0) v_prefetch(next[r] + at + (size_t)s * (group_bytes(format) / GROUP));
-        sum[r] = v_fma(vb_dot(load_levels(format, row[r] + at, s), v), v_set1(scale[r][s]), sum[r]);
+        sum[r] =
+            v_fma(dot_sub_block(product_of(format), load_row(format, row[r] + at, s), v), v_set1(scale[r][s]), sum[r]);
       }
     }
   }

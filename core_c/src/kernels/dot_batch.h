@@ -3,7 +3,7 @@
 #ifndef SF_KERNELS_DOT_BATCH_H
 #define SF_KERNELS_DOT_BATCH_H
 
-#include "rows.h"
+#include "products.h"
 
 enum {
   BATCH_ROWS = 4,                       /* rows of a group */
@@ -102,7 +102,7 @@ SF_INLINE void tile_plain(int n_rows, int n_inputs, const batch_chunk *chunk, in
 }
 
 /* The same for block formats and one group of the chunk, of n sub-blocks; inputs at `some`. */
-SF_INLINE void tile_group(int n_rows, int n_inputs, const batch_chunk *chunk, int32_t g, int32_t n,
+SF_INLINE void tile_group(sf_product product, int n_rows, int n_inputs, const batch_chunk *chunk, int32_t g, int32_t n,
                           const sf_inputs *some, int32_t columns, vf (*acc)[SF_TILE_INPUTS]) {
   float scales[SF_TILE_ROWS][SF_TILE_INPUTS][GROUP_SIZE];
   for (int j = 0; j < n_inputs; ++j) {
@@ -120,24 +120,26 @@ SF_INLINE void tile_group(int n_rows, int n_inputs, const batch_chunk *chunk, in
   }
   for (int32_t s = 0; s < n; ++s) {
     const size_t at = (size_t)g * GROUP_COLUMNS + (size_t)s * SF_BLOCK;
-    vb v[SF_TILE_INPUTS];
-    for (int j = 0; j < n_inputs; ++j) v[j] = vb_load_i16(some->values + (size_t)j * (size_t)columns + at);
+    sub_block v[SF_TILE_INPUTS];
+    for (int j = 0; j < n_inputs; ++j) v[j] = load_input(product, some->values + (size_t)j * (size_t)columns + at);
     for (int r = 0; r < n_rows; ++r) {
-      const vb w = vb_load_i16(chunk[r].buffer.levels + at);
-      for (int j = 0; j < n_inputs; ++j) acc[r][j] = v_fma(vb_dot(w, v[j]), v_set1(scales[r][j][s]), acc[r][j]);
+      const sub_block w = load_unpacked(product, chunk[r].buffer.levels + at);
+      for (int j = 0; j < n_inputs; ++j) {
+        acc[r][j] = v_fma(dot_sub_block(product, w, v[j]), v_set1(scales[r][j][s]), acc[r][j]);
+      }
     }
   }
 }
 
-SF_INLINE void tile_blocks(int n_rows, int n_inputs, const batch_chunk *chunk, int r0, int32_t n, const sf_inputs *some,
-                           int32_t columns, vf (*sums)[BATCH_ROWS]) {
+SF_INLINE void tile_blocks(sf_product product, int n_rows, int n_inputs, const batch_chunk *chunk, int r0, int32_t n,
+                           const sf_inputs *some, int32_t columns, vf (*sums)[BATCH_ROWS]) {
   vf acc[SF_TILE_ROWS][SF_TILE_INPUTS];
   for (int r = 0; r < n_rows; ++r) {
     for (int j = 0; j < n_inputs; ++j) acc[r][j] = sums[j][r0 + r];
   }
   for (int32_t g = 0; g * GROUP_COLUMNS < n; ++g) {
     const int32_t rest = n / SF_BLOCK - g * GROUP;
-    tile_group(n_rows, n_inputs, chunk + r0, g, rest < GROUP ? rest : GROUP, some, columns, acc);
+    tile_group(product, n_rows, n_inputs, chunk + r0, g, rest < GROUP ? rest : GROUP, some, columns, acc);
   }
   for (int r = 0; r < n_rows; ++r) {
     for (int j = 0; j < n_inputs; ++j) sums[j][r0 + r] = acc[r][j];
@@ -159,26 +161,26 @@ SF_INLINE sf_inputs inputs_from(int plain, const sf_inputs *inputs, int32_t j, i
 }
 
 /* All rows of the group with inputs j … j + n_inputs - 1 (a constant number), columns c … c + n - 1. */
-SF_INLINE void batch_tiles(int plain, int n_inputs, const batch_chunk *chunk, const sf_inputs *inputs, int32_t j,
-                           int32_t c, int32_t n, int32_t columns, batch_sums sums) {
-  const sf_inputs some = inputs_from(plain, inputs, j, c, columns);
+SF_INLINE void batch_tiles(sf_product product, int n_inputs, const batch_chunk *chunk, const sf_inputs *inputs,
+                           int32_t j, int32_t c, int32_t n, int32_t columns, batch_sums sums) {
+  const sf_inputs some = inputs_from(product == PRODUCT_FLOATS, inputs, j, c, columns);
   for (int r = 0; r < BATCH_ROWS; r += SF_TILE_ROWS) {
-    if (plain) {
+    if (product == PRODUCT_FLOATS) {
       tile_plain(SF_TILE_ROWS, n_inputs, chunk, r, n, some.f32, columns, sums + j);
     } else {
-      tile_blocks(SF_TILE_ROWS, n_inputs, chunk, r, n, &some, columns, sums + j);
+      tile_blocks(product, SF_TILE_ROWS, n_inputs, chunk, r, n, &some, columns, sums + j);
     }
   }
 }
 
 /* A chunk of four rows, columns c … c + n - 1, with n_inputs ≤ BATCH_INPUTS inputs. */
-SF_INLINE void batch_columns(int plain, const batch_chunk *chunk, const sf_inputs *inputs, int32_t n_inputs, int32_t c,
-                             int32_t n, int32_t columns, batch_sums sums) {
+SF_INLINE void batch_columns(sf_product product, const batch_chunk *chunk, const sf_inputs *inputs, int32_t n_inputs,
+                             int32_t c, int32_t n, int32_t columns, batch_sums sums) {
   int32_t j = 0;
   for (; j + SF_TILE_INPUTS <= n_inputs; j += SF_TILE_INPUTS) {
-    batch_tiles(plain, SF_TILE_INPUTS, chunk, inputs, j, c, n, columns, sums);
+    batch_tiles(product, SF_TILE_INPUTS, chunk, inputs, j, c, n, columns, sums);
   }
-  for (; j < n_inputs; ++j) batch_tiles(plain, 1, chunk, inputs, j, c, n, columns, sums);
+  for (; j < n_inputs; ++j) batch_tiles(product, 1, chunk, inputs, j, c, n, columns, sums);
 }
 
 static void batch_group(sf_format_index format, const uint8_t *const *row, const sf_inputs *inputs, int32_t n_inputs,
@@ -190,10 +192,19 @@ static void batch_group(sf_format_index format, const uint8_t *const *row, const
   for (int32_t c = 0; c < columns; c += CHUNK) {
     const int32_t n = columns - c < CHUNK ? columns - c : CHUNK;
     for (int r = 0; r < BATCH_ROWS; ++r) batch_load(format, row[r], c, n, &chunk[r]);
-    if (is_plain(format)) {
-      batch_columns(1, chunk, inputs, n_inputs, c, n, columns, sums);
-    } else {
-      batch_columns(0, chunk, inputs, n_inputs, c, n, columns, sums);
+    switch (product_of(format)) {
+      case PRODUCT_FLOATS:
+        batch_columns(PRODUCT_FLOATS, chunk, inputs, n_inputs, c, n, columns, sums);
+        break;
+      case PRODUCT_LEVELS8:
+        if (SF_DOT8) batch_columns(PRODUCT_LEVELS8, chunk, inputs, n_inputs, c, n, columns, sums);
+        break;
+      case PRODUCT_SIGNED8:
+        if (SF_DOT8) batch_columns(PRODUCT_SIGNED8, chunk, inputs, n_inputs, c, n, columns, sums);
+        break;
+      default:
+        batch_columns(PRODUCT_16, chunk, inputs, n_inputs, c, n, columns, sums);
+        break;
     }
   }
 }

@@ -111,13 +111,15 @@ SF_INLINE vb load_levels(sf_format_index format, const uint8_t *p, int s) {
 
 /* The halves at p, p + step, … of n ≤ 8 sub-blocks. */
 SF_INLINE void group_halves(const uint8_t *p, size_t step, int32_t n, vf *r) {
-  uint16_t some[GROUP] = {0};
-  if (n < GROUP) {
-    for (int32_t s = 0; s < n; ++s) memcpy(&some[s], p + (size_t)s * step, sizeof some[s]);
-    p = (const uint8_t *)some;
-    step = sizeof some[0];
+  if (n == GROUP) { /* with a step that the compiler knows */
+    for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_load_halves(p + (size_t)k * SF_LANES * step, step);
+    return;
   }
-  for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_load_halves(p + (size_t)k * SF_LANES * step, step);
+  uint16_t some[GROUP_SIZE] = {0};
+  for (int32_t s = 0; s < n; ++s) memcpy(&some[s], p + (size_t)s * step, sizeof some[s]);
+  for (int k = 0; k < GROUP_VECTORS; ++k) {
+    r[k] = v_load_halves((const uint8_t *)(some + k * SF_LANES), sizeof some[0]);
+  }
 }
 
 /* The scales and, for formats that have them, mins of the first n ≤ 8 sub-blocks of the group at p; 0 above. */
