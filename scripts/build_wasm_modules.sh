@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the further WebAssembly modules, beside the one of ../build_wasm.sh, for engines that can do more:
 #   sparsefire_core_threads.wasm           memory that workers share
-#   sparsefire_core_relaxed.wasm           relaxed SIMD, beside the strict kernels
+#   sparsefire_core_relaxed.wasm           relaxed SIMD instead of strict
 #   sparsefire_core_relaxed_threads.wasm   both
 # The package works without them. Needs clang 19 with its linker, and Emscripten's C library; all are Debian and Ubuntu
 # packages.
@@ -17,7 +17,7 @@ clang=${CLANG:-clang-19}
 wasm_ld=${WASM_LD:-wasm-ld-19}
 sysroot=${SYSROOT:-/usr/share/emscripten/cache/sysroot}
 lib=$sysroot/lib/wasm32-emscripten
-max_bytes=$((288 * 1024))
+max_bytes=$((192 * 1024))
 
 need_tool "$clang" clang-19
 need_tool "$wasm_ld" lld-19
@@ -31,9 +31,9 @@ compiler=("$clang" --target=wasm32-unknown-emscripten -mbulk-memory
   -isystem "$sysroot/include/compat" -isystem "$sysroot/include")
 compile_core "$work" "${compiler[@]}"
 # What the further modules have another version of: the kernels, the list of instruction sets, the pool.
-relaxed=("$work/relaxed_kernels.o" "$work/isa-relaxed.o")
+relaxed=("$work/kernels-relaxed.o" "$work/isa-relaxed.o")
 "${compiler[@]}" "${core_flags[@]}" "${kernel_flags[@]}" -mrelaxed-simd -DSF_ISA_RELAXED128 \
-  -c "$root/core_c/src/kernels.c" -o "$work/relaxed_kernels.o"
+  -c "$root/core_c/src/kernels.c" -o "$work/kernels-relaxed.o"
 "${compiler[@]}" "${core_flags[@]}" "${rest_flags[@]}" -DSF_WASM_RELAXED -c "$root/core_c/src/isa.c" -o "$work/isa-relaxed.o"
 "${compiler[@]}" "${core_flags[@]}" "${rest_flags[@]}" -matomics -c "$root/core_c/src/pool.c" -o "$work/pool-threads.o"
 

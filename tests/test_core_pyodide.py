@@ -17,7 +17,8 @@ b = sf.backend()
 """
     name, isa, threads, version, note = pyodide.run(code)
     assert (name, threads) == ("pyodide", 1)
-    assert isa == "relaxed128" or "strict SIMD" in note
+    assert isa == "wasm128"
+    assert "enable_threads" in note
     assert version.count(".") == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,9 @@ import pytest
 
 import sparsefire as sf
 from conftest import ROOT, missing
-from pyodide_harness import build_modules
-from sparsefire import _core
+from pyodide_harness import PyodideRuntime, build_modules
+from sparsefire import _core, _wasm
 from sparsefire._core import Core
-from sparsefire._host_wasmtime import WasmtimeCore
 from sparsefire.matrix import Matrix
 
 Array = np.ndarray[Any, Any]
@@ -35,11 +35,7 @@ def relaxed() -> Core:
     build_modules(ROOT)
     if not (ROOT / "py/sparsefire/wasm/sparsefire_core_relaxed.wasm").exists():
         missing("clang-19 and wasm-ld-19 are not installed; ./scripts/test.sh installs them")
-    core = WasmtimeCore()
-    core._open_context(None, 1)
-    assert core.isa == "relaxed128"
-    assert core.isas() == ["relaxed128", "wasm128"]
-    return core
+    return _core.open_core("wasmtime", "relaxed128", 1)
 
 
 def rounded(x: Array, most: int | None) -> Array:
@@ -129,24 +125,56 @@ def test_a_layer_may_mix_formats(relaxed: Core, formats: tuple[str, str]) -> Non
     assert np.linalg.norm(there - exact) <= 0.03 * np.linalg.norm(exact)
 
 
-def test_the_strict_kernels_of_the_module_are_the_strict_ones(relaxed: Core) -> None:
-    forced = WasmtimeCore()
-    forced._open_context("wasm128", 1)
-    strict = _core.open_core("wasmtime", "wasm128")
-    assert "relaxed128" not in strict.isas()
-    x = random_rows(3, 512, 12)
-    for format in MOST:
-        weights = random_rows(33, 512, 13)
-        one, other = (
-            Matrix.from_array(weights, format, core=core).multiply(x) for core in (forced, strict)
-        )
-        assert (one == other).all()
+def test_strict_simd_is_the_default() -> None:
+    assert _core.open_core("wasmtime").isa == "wasm128"
 
 
-def test_an_engine_without_relaxed_simd_gets_the_strict_module() -> None:
-    from sparsefire._wasm import choose_module
+def test_devices_tells_of_it(relaxed: Core) -> None:
+    (host,) = (host for host in sf.devices().hosts if host.name == "wasmtime")
+    assert "isa='relaxed128' is faster" in host.note
+    assert relaxed.faster() == ""
 
-    name, note = choose_module(None, False, lambda module: False)
-    assert name == "sparsefire_core"
-    assert "strict SIMD" in note
-    assert choose_module("wasm128", True, lambda module: True) == ("sparsefire_core_threads", "")
+
+def test_where_it_cannot_be_had_the_reason_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(sf.UnsupportedError, match="this engine has no relaxed SIMD"):
+        _wasm.choose_module("relaxed128", False, lambda module: False)
+    monkeypatch.setattr(_wasm, "_MODULES", tmp_path)
+    with pytest.raises(sf.UnsupportedError, match="built without the module"):
+        _wasm.choose_module("relaxed128", False, lambda module: True)
+
+
+@pytest.mark.pyodide
+def test_in_pyodide_with_threads_where_the_engine_has_it(
+    relaxed: Core, pyodide: PyodideRuntime
+) -> None:
+    code = """
+import numpy as np, sparsefire as sf
+from sparsefire.matrix import Matrix
+generator = np.random.default_rng(14)
+weights = generator.standard_normal((600, 512), dtype=np.float32)
+x = generator.standard_normal(512, dtype=np.float32)
+found = []
+for threads in (1, 2):
+    try:
+        b = await sf.enable_threads(threads, isa="relaxed128")
+    except sf.UnsupportedError as error:
+        found.append(str(error))
+    else:
+        found.append([b.isa, b.threads, Matrix.from_array(weights, "q4_0").multiply(x).tolist()])
+sf.use_backend("auto", threads=1)
+found
+"""
+    one, two = pyodide.run(code)
+    if isinstance(one, str):
+        assert "this engine has no relaxed SIMD" in one
+        assert one == two
+        assert pyodide.name == "node"
+        return
+    generator = np.random.default_rng(14)
+    weights = generator.standard_normal((600, 512), dtype=np.float32)
+    x = generator.standard_normal(512, dtype=np.float32)
+    here = Matrix.from_array(weights, "q4_0", core=relaxed).multiply(x)
+    assert one == ["relaxed128", 1, here.tolist()]
+    assert two == ["relaxed128", 2, here.tolist()]

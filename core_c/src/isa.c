@@ -83,10 +83,9 @@ static const struct {
   const sf_kernels *kernels;
   int (*supported)(void);
 } isas[] = {
-#if defined(__wasm_simd128__)
-#if defined(SF_WASM_RELAXED) /* an engine that could not run them refuses the whole module */
+#if defined(SF_WASM_RELAXED) /* a module of its own, which an engine without these instructions refuses */
     {&sf_kernels_relaxed128, supports_always},
-#endif
+#elif defined(__wasm_simd128__)
     {&sf_kernels_wasm128, supports_always},
 #else
 #if defined(SF_X86)

@@ -246,6 +246,11 @@ class Core(ABC):
         """Names of the instruction sets that this machine can run, best first."""
         return [name for i, name in enumerate(self.isas()) if self.call("sf_isa_supported", i)]
 
+    def faster(self) -> str:
+        """Which faster instructions can be asked for by name, or why there are none; "" when the
+        best ones are in use."""
+        return ""
+
     def _isa_index(self, isa: str) -> int:
         supported = self.supported_isas()
         if isa not in supported:

@@ -55,19 +55,16 @@ class PyodideCore(WasmCore):
         if threads > 1:
             size = {"initial": _PAGES, "maximum": _MOST_PAGES, "shared": True}
             env["memory"] = js.WebAssembly.Memory.new(_to_object(size))
-        name, simd_note = choose_module(isa, threads > 1, _runs)
-        self._module = _compiled(name)
+        self._module = _compiled(choose_module(isa, threads > 1, self._runs))
         exports = js.WebAssembly.Instance.new(self._module, _to_object({"env": env})).exports
         exports._initialize()
         self._memory = env["memory"] if threads > 1 else exports.memory
         self._exports = exports
         self._functions: dict[str, Any] = {}
-        threads_note = ""
         if threads == 1:
-            threads_note = threads_missing() or (
+            self.note = threads_missing() or (
                 "one thread, until `await sparsefire.enable_threads()` has started more"
             )
-        self.note = "; ".join(filter(None, (threads_note, simd_note)))
 
     async def start_helpers(self, count: int, url: str | None = None) -> None:
         """Starts `count` helpers, from a script at `url` or from the package's own copy of it, and
@@ -101,6 +98,15 @@ class PyodideCore(WasmCore):
                 worker.terminate()
             self._workers.clear()
             raise BackendError(f"a helper thread failed: {failures[0]}")
+
+    @staticmethod
+    def _runs(module: bytes) -> bool:
+        import js
+        from pyodide.ffi import to_js
+
+        if hasattr(js, "process") and int(js.process.versions.node.split(".")[0]) < 21:
+            return False  # V8 had relaxed SIMD behind a flag then, and with it came wrong results
+        return bool(js.WebAssembly.validate(to_js(module)))
 
     def _grown(self, _index: int) -> None:
         self._views.clear()
@@ -137,16 +143,6 @@ def _compiled(name: str) -> Any:
     from pyodide.ffi import to_js
 
     return js.WebAssembly.Module.new(to_js(module_bytes(name)))
-
-
-def _runs(module: bytes) -> bool:
-    """Whether the engine can run a module with relaxed SIMD."""
-    import js
-    from pyodide.ffi import to_js
-
-    if hasattr(js, "process") and int(js.process.versions.node.split(".")[0]) < 21:
-        return False  # V8 had relaxed SIMD behind a flag then, and with it came wrong results
-    return bool(js.WebAssembly.validate(to_js(module)))
 
 
 def threads_missing() -> str:

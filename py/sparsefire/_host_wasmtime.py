@@ -40,10 +40,8 @@ class WasmtimeCore(WasmCore):
 
     def __init__(self, isa: str | None = None, *, fast: bool | None = None) -> None:
         super().__init__(isa)
-        name, simd_note = choose_module(isa, False, _runs)
-        threads_note = "one thread, since wasmtime's Python package starts no helpers"
-        self.note = "; ".join(filter(None, (threads_note, simd_note)))
-        module = _module(name)
+        self.note = "one thread, since wasmtime's Python package starts no helpers"
+        module = _module(choose_module(isa, False, self._runs))
         self._store = wasmtime.Store(_engine())
         imports = [self._import(entry) for entry in module.imports]
         exports = wasmtime.Instance(self._store, module, imports).exports(self._store)
@@ -53,6 +51,14 @@ class WasmtimeCore(WasmCore):
         functions = {name: f for name, f in exports.items() if isinstance(f, wasmtime.Func)}
         functions["_initialize"](self._store)
         self._calls, self.fast = _calls(self._store, functions, fast)
+
+    @staticmethod
+    def _runs(module: bytes) -> bool:
+        try:
+            wasmtime.Module.validate(_engine(), module)
+        except wasmtime.WasmtimeError:
+            return False
+        return True
 
     def _import(self, entry: Any) -> wasmtime.Func:
         """The module's one import: told that memory grew, it has the view of it made again."""
@@ -106,14 +112,6 @@ def _engine() -> Any:
 def _module(name: str) -> Any:
     """A compiled module, for every core of the process."""
     return wasmtime.Module(_engine(), module_bytes(name))
-
-
-def _runs(module: bytes) -> bool:
-    try:
-        wasmtime.Module.validate(_engine(), module)
-    except wasmtime.WasmtimeError:
-        return False
-    return True
 
 
 def _calls(

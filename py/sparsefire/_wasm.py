@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._core import Argument, Core, Memory, Transient
-from .errors import ArgumentError, BackendError, CoreMemoryError
+from .errors import ArgumentError, BackendError, CoreMemoryError, UnsupportedError
 
-__all__ = ["WasmCore", "WasmMemory", "choose_module", "module_bytes"]
+__all__ = ["WasmCore", "WasmMemory", "choose_module", "module_bytes", "relaxed_missing"]
 
 _MODULES = Path(__file__).parent / "wasm"
 
@@ -46,26 +46,32 @@ def module_bytes(name: str = "sparsefire_core") -> bytes:
         ) from None
 
 
-def choose_module(isa: str | None, threads: bool, runs: Callable[[bytes], bool]) -> tuple[str, str]:
-    """The name of the module to use, and why it is not a faster one, or "".
+def choose_module(isa: str | None, threads: bool, runs: Callable[[bytes], bool]) -> str:
+    """The name of the module that has the instruction set. Raises `BackendError` when it is not
+    built, `UnsupportedError` when it is one that the engine cannot run.
 
-    isa: the instruction set that is wanted, None for the fastest. runs: whether the engine can run
-    a module.
+    isa: None for strict SIMD, which gives the same results everywhere. runs: whether the engine can
+    run a module.
     """
     suffix = "_threads" if threads else ""
-    note = ""
-    if isa is None or isa == "relaxed128":
-        relaxed = f"sparsefire_core_relaxed{suffix}"
-        try:
-            if runs(module_bytes(relaxed)):
-                return relaxed, ""
-            note = "strict SIMD, since this engine cannot run relaxed SIMD"
-        except BackendError:
-            note = (
-                "strict SIMD, since this package was built without the module for relaxed SIMD; "
-                "scripts/build_wasm_modules.sh makes it"
-            )
-    return f"sparsefire_core{suffix}", note
+    if isa != "relaxed128":
+        return f"sparsefire_core{suffix}"
+    reason = relaxed_missing(runs, suffix)
+    if reason:
+        raise UnsupportedError(f"the instruction set 'relaxed128' cannot be used, since {reason}")
+    return f"sparsefire_core_relaxed{suffix}"
+
+
+def relaxed_missing(runs: Callable[[bytes], bool], suffix: str = "") -> str:
+    """Why there can be no relaxed SIMD here; "" when there can."""
+    try:
+        module = module_bytes(f"sparsefire_core_relaxed{suffix}")
+    except BackendError:
+        return (
+            "this package was built without the module for relaxed SIMD; "
+            "scripts/build_wasm_modules.sh makes it"
+        )
+    return "" if runs(module) else "this engine has no relaxed SIMD"
 
 
 def as_bytes(buffer: Any) -> memoryview:
@@ -110,6 +116,11 @@ class WasmCore(Core):
         super().__init__(isa)
         self._scratch = self._scratch_end = 0
 
+    @staticmethod
+    @abstractmethod
+    def _runs(module: bytes) -> bool:
+        """Whether the engine can run a module with relaxed SIMD."""
+
     @abstractmethod
     def _run(self, name: str, numbers: list[int | float]) -> int:
         """Runs an export. Integers come as -2³¹ … 2³²-1, and only their lower 32 bits count; the
@@ -122,6 +133,12 @@ class WasmCore(Core):
     @abstractmethod
     def _copy_out(self, address: int, target: memoryview) -> None:
         """Copies bytes, at least one, out of core memory."""
+
+    def faster(self) -> str:
+        if self.isa == "relaxed128":
+            return ""
+        reason = relaxed_missing(self._runs)
+        return reason or "isa='relaxed128' is faster with 8- and 4-bit weights, and less exact"
 
     def _invoke(self, name: str, args: tuple[Argument, ...]) -> int:
         return self._run_at(self._scratch, self._scratch_end, name, args)

@@ -140,5 +140,5 @@ def _host_info(name: str) -> HostInfo:
         tuple(core.supported_isas()),
         core.threads,
         core.text("sf_version") or "",
-        note=core.note,
+        note="; ".join(filter(None, (core.note, core.faster()))),
     )
