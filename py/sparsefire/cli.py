@@ -10,18 +10,22 @@ from typing import Any
 
 from .bench_cli import add_bench_parser
 from .calibrate_cli import add_calibrate_parser
+from .chat_cli import add_chat_parser
 from .cli_common import (
     Parser,
     Progress,
     add_mode_options,
     add_model_options,
+    add_sampling_options,
     load_model,
     read_text,
     run_command,
+    sampling_options,
 )
 from .convert_cli import add_convert_parser
 from .inspect_cli import add_inspect_parser
 from .quantize_cli import add_quantize_parser
+from .serve_cli import add_serve_parser
 from .web_cli import add_web_parser
 
 
@@ -42,6 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_generate(commands)
+    add_chat_parser(commands)
+    add_serve_parser(commands)
     _add_perplexity(commands)
     add_calibrate_parser(commands)
     add_inspect_parser(commands)
@@ -74,14 +80,7 @@ def _add_generate(commands: Any) -> None:
     )
     add_model_options(parser)
     add_mode_options(parser)
-    group = parser.add_argument_group("how tokens are drawn")
-    add = group.add_argument
-    add("--temp", "--temperature", type=float, default=0.8, help="0: the likeliest; default 0.8")
-    add("--seed", type=int, metavar="N", help="same seed, same text; default: another every time")
-    add("--top-k", type=int, default=40, metavar="N", help="0: all; default %(default)s")
-    add("--top-p", type=float, default=0.95, metavar="P", help="1: all; default %(default)s")
-    add("--min-p", type=float, default=0.05, metavar="P", help="0: all; default %(default)s")
-    add("--repeat-penalty", type=float, default=1.0, metavar="X", help="1: none; default 1")
+    add_sampling_options(parser)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -91,13 +90,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         prompt,
         arguments.max_tokens,
         mode=arguments.mode,
-        temperature=arguments.temp,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        min_p=arguments.min_p,
-        repeat_penalty=arguments.repeat_penalty,
-        seed=arguments.seed,
         stop=arguments.stop,
+        **sampling_options(arguments),
     )
     stats = model.stats
     if arguments.json:

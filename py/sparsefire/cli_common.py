@@ -59,6 +59,24 @@ def add_mode_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=text)
 
 
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """--temp and the others that `sampling_options` reads."""
+    group = parser.add_argument_group("how tokens are drawn")
+    add = group.add_argument
+    add("--temp", "--temperature", type=float, default=0.8, help="0: the likeliest; default 0.8")
+    add("--seed", type=int, metavar="N", help="same seed, same text; default: another every time")
+    add("--top-k", type=int, default=40, metavar="N", help="0: all; default %(default)s")
+    add("--top-p", type=float, default=0.95, metavar="P", help="1: all; default %(default)s")
+    add("--min-p", type=float, default=0.05, metavar="P", help="0: all; default %(default)s")
+    add("--repeat-penalty", type=float, default=1.0, metavar="X", help="1: none; default 1")
+
+
+def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `Model.generate` that say how tokens are drawn."""
+    names = ("top_k", "top_p", "min_p", "repeat_penalty", "seed")
+    return {"temperature": arguments.temp, **{name: getattr(arguments, name) for name in names}}
+
+
 def choose_host(arguments: argparse.Namespace) -> None:
     """Has the host that the options name, for what is loaded from now on."""
     from ._core import use_backend
