@@ -293,7 +293,7 @@ def test_modes_that_the_model_does_not_have(silu: Path) -> None:
 
 DAMAGED: dict[str, dict[str, Any]] = {
     "'blk.1.attn_k.weight' is missing": {"tensors": {"blk.1.attn_k.weight": None}},
-    "'blk.0.ffn_down.weight' is Q5_0": {"down_format": "Q5_0"},
+    "'blk.0.ffn_down.weight' is MXFP4": {"down_format": "MXFP4"},
     "architecture 'bert'": {"keys": {"general.architecture": "bert"}},
     "unknown activation 'sine'": {"activation": "sine"},
     "'deepseek-llm'": {"keys": {"tokenizer.ggml.pre": "deepseek-llm"}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import fields
@@ -14,6 +15,7 @@ import pytest
 
 import tiny_model
 from model_variants import IDS, greedy, variant_path
+from pyodide_harness import PyodideRuntime
 from sparsefire.completion_types import Completion
 from sparsefire.errors import ArgumentError, ContextFullError, UnsupportedError
 from sparsefire.generation import Cancel, GenerateOptions
@@ -474,3 +476,34 @@ def test_create_embedding(tiny: Model) -> None:
             tiny.create_embedding(text)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="pooling 'max'"):
         tiny.embed("a", pooling="max")  # type: ignore[arg-type]
+
+
+PYODIDE = """
+import json
+import sparsefire as sf
+
+with sf.Model.load("/completion.gguf") as model:
+    options = dict(temperature=0, logprobs=1, echo=True)
+    whole = model.create_completion("ab cd", 10, **options)["choices"][0]
+    chunks = list(model.create_completion("ab cd", 10, stream=True, **options))
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole["text"]
+    cancelled = model.create_completion("ab", 10, cancel=sf.Cancel(0.0))
+    assert cancelled["choices"][0]["stop_reason"] == "time"
+    found = dict(choice=whole, vector=model.embed("ab cd").tolist())
+json.dumps(found)
+"""
+
+
+@pytest.mark.pyodide
+def test_completions_in_pyodide(pyodide_node: PyodideRuntime) -> None:
+    path = variant_path("f32")
+    pyodide_node.write("/completion.gguf", path.read_bytes())
+    there = json.loads(pyodide_node.run(PYODIDE))
+    with Model.load(path) as model:
+        options: dict[str, Any] = {"temperature": 0, "logprobs": 1, "echo": True}
+        (here,) = model.create_completion("ab cd", 10, **options)["choices"]
+        assert there["choice"]["text"] == here["text"]
+        assert here["logprobs"] is not None
+        wanted = here["logprobs"]["token_logprobs"]
+        assert there["choice"]["logprobs"]["token_logprobs"] == pytest.approx(wanted, abs=1e-4)
+        assert there["vector"] == pytest.approx(model.embed("ab cd").tolist(), abs=1e-4)

@@ -562,8 +562,9 @@ def serve(path: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
-def test_the_command_and_its_end(path: Path) -> None:
-    with serve(path, "--port", "0", "--grace", "1", SPARSEFIRE_API_KEY="key") as process:
+@pytest.mark.parametrize(("grace", "signals"), [("1", 1), ("60", 2)])
+def test_the_command_and_its_end(path: Path, grace: str, signals: int) -> None:
+    with serve(path, "--port", "0", "--grace", grace, SPARSEFIRE_API_KEY="key") as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         url = re.search(r"http://127\.0\.0\.1:\d+", line)
@@ -575,8 +576,10 @@ def test_the_command_and_its_end(path: Path) -> None:
             with client.stream("POST", "/v1/completions", json=body) as response:
                 lines = response.iter_lines()
                 next(lines)
-                process.send_signal(signal.SIGINT)
                 began = time.monotonic()
+                for _ in range(signals):
+                    process.send_signal(signal.SIGINT)
+                    time.sleep(0.5)
                 rest = [line for line in lines if line]
                 _, errors = process.communicate(timeout=30)
         assert time.monotonic() - began < 15

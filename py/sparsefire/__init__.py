@@ -49,11 +49,13 @@ if TYPE_CHECKING:
     from .chat import ChatTemplate
     from .cutoff import CutoffReport
     from .ffn import SparseFfn
+    from .generation import Cancel
     from .model import Model
     from .neurons import NeuronCache
     from .predictor import LowRankPredictor, Predictor
     from .predictor_calibration import PredictorReport
     from .quant import QuantizedWeights
+    from .sampling import SamplerConfig
     from .sign_predictor import SignPredictor
     from .sparsity import SparsityConfig
     from .threads import enable_threads
@@ -66,6 +68,7 @@ __all__ = [
     "CachedFfn",
     "CalibrationError",
     "CalibrationReport",
+    "Cancel",
     "ChatTemplate",
     "ContextFullError",
     "CoreMemoryError",
@@ -81,6 +84,7 @@ __all__ = [
     "Predictor",
     "PredictorReport",
     "QuantizedWeights",
+    "SamplerConfig",
     "ShapeError",
     "SignPredictor",
     "SparseFfn",
@@ -100,6 +104,7 @@ _LAZY = {
     "ActivationType": "activation",
     "CachedFfn": "cached_ffn",
     "CalibrationReport": "calibrate",
+    "Cancel": "generation",
     "ChatTemplate": "chat",
     "CutoffReport": "cutoff",
     "LowRankPredictor": "predictor",
@@ -108,6 +113,7 @@ _LAZY = {
     "Predictor": "predictor",
     "PredictorReport": "predictor_calibration",
     "QuantizedWeights": "quant",
+    "SamplerConfig": "sampling",
     "SignPredictor": "sign_predictor",
     "SparseFfn": "ffn",
     "SparsityConfig": "sparsity",

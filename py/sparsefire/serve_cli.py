@@ -7,6 +7,7 @@ import asyncio
 import os
 import socket
 import sys
+from types import FrameType
 from typing import Any
 
 from .cli_common import add_mode_options, add_model_options, load_model, read_text
@@ -111,11 +112,20 @@ def _serve(arguments: argparse.Namespace) -> int:
     )
 
     class Graceful(uvicorn.Server):
-        """Ends answers properly when the time to finish is over."""
+        """Ends answers properly when the time to finish is over, or at a second Ctrl-C."""
+
+        ending: asyncio.AbstractEventLoop | None = None
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            asyncio.get_running_loop().call_later(arguments.grace, server.queue.stop)
+            self.ending = asyncio.get_running_loop()
+            self.ending.call_later(arguments.grace, server.queue.stop)
             await super().shutdown(sockets)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if self.ending is not None:
+                self.ending.call_soon_threadsafe(server.queue.stop)
+            elif not self.should_exit:
+                super().handle_exit(sig, frame)
 
     with listening, model:
         Graceful(config).run(sockets=[listening])
