@@ -127,6 +127,8 @@ def test_options_reach_the_model(path: Path) -> None:
         "top_p": 0.99,
         "min_p": 0.001,
         "repeat_penalty": 1.2,
+        "frequency_penalty": 0.3,
+        "presence_penalty": 0.2,
     }
     flags = [
         ("--temp" if name == "temperature" else f"--{name.replace('_', '-')}", value)

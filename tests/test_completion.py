@@ -329,7 +329,7 @@ def test_echo_of_a_text_that_begins_with_a_token_of_its_own(tmp_path: Path) -> N
 def test_a_closed_stream_frees_the_model(tiny: Model) -> None:
     stream = tiny.create_completion("ab", 40, stream=True, temperature=0)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert tiny.stats.evaluated_tokens > 0
     assert len(greedy(tiny, "ab", 5)) == 5
 

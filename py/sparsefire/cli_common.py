@@ -69,11 +69,14 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, default=0.95, metavar="P", help="1: all; default %(default)s")
     add("--min-p", type=float, default=0.05, metavar="P", help="0: all; default %(default)s")
     add("--repeat-penalty", type=float, default=1.0, metavar="X", help="1: none; default 1")
+    add("--frequency-penalty", type=float, default=0.0, metavar="X", help="0: none; default 0")
+    add("--presence-penalty", type=float, default=0.0, metavar="X", help="0: none; default 0")
 
 
 def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `Model.generate` that say how tokens are drawn."""
-    names = ("top_k", "top_p", "min_p", "repeat_penalty", "seed")
+    penalties = ("repeat_penalty", "frequency_penalty", "presence_penalty")
+    names = ("top_k", "top_p", "min_p", *penalties, "seed")
     return {"temperature": arguments.temp, **{name: getattr(arguments, name) for name in names}}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
@@ -155,7 +155,7 @@ def _reasons(stats: Stats | None) -> tuple[FinishReason | None, str | None]:
 # -- completions of a text ---------------------------------------------------------------------
 
 
-def _completion_chunks(request: Request) -> Iterator[Completion]:
+def _completion_chunks(request: Request) -> Generator[Completion, None, None]:
     """The answer as it comes."""
     frame = _completion_frame(request)
     if request.wanted.include_usage:
@@ -225,7 +225,7 @@ def _completion_logprobs(request: Request, scores: Scores) -> CompletionLogprobs
 # -- completions of a conversation -------------------------------------------------------------
 
 
-def _chat_chunks(request: Request) -> Iterator[ChatCompletionChunk]:
+def _chat_chunks(request: Request) -> Generator[ChatCompletionChunk, None, None]:
     """The answer as it comes."""
     frame: ChatCompletionChunk = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -361,7 +361,7 @@ class Completions:
         stream_options: StreamOptions | None = None,
         model: str | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> Iterator[Completion]: ...
+    ) -> Generator[Completion, None, None]: ...
 
     @shows_options
     def create_completion(
@@ -376,9 +376,9 @@ class Completions:
         stream_options: StreamOptions | None = None,
         model: str | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> Completion | Iterator[Completion]:
+    ) -> Completion | Generator[Completion, None, None]:
         """Continues a prompt, or several, and answers with a dictionary of the shape that OpenAI's
-        and llama-cpp-python's clients know; with `stream`, with an iterator of such dictionaries,
+        and llama-cpp-python's clients know; with `stream`, with a generator of such dictionaries,
         whose `text` is what is new.
 
         n: choices for each prompt; with a `seed`, the k-th has seed + k.
@@ -432,7 +432,7 @@ class Completions:
         model: str | None = None,
         chat_template: str | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> Iterator[ChatCompletionChunk]: ...
+    ) -> Generator[ChatCompletionChunk, None, None]: ...
 
     @shows_options
     def create_chat_completion(
@@ -448,7 +448,7 @@ class Completions:
         model: str | None = None,
         chat_template: str | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> ChatCompletion | Iterator[ChatCompletionChunk]:
+    ) -> ChatCompletion | Generator[ChatCompletionChunk, None, None]:
         """Answers a conversation, as `create_completion` continues a text.
 
         messages: each {"role": "system" | "user" | "assistant", "content": …}, the latest last.

@@ -230,7 +230,8 @@ class _Endpoint:
             while chunk is not None:
                 if not chunk["choices"]:
                     self._count(chunk)
-                if chunk["choices"] or call.include_usage:
+                # Without the client, only what it took is still counted.
+                if (chunk["choices"] or call.include_usage) and not watcher.done():
                     if not call.include_usage:
                         del chunk["usage"]
                     await _send_event(send, chunk)
