@@ -399,6 +399,41 @@ def test_a_client_that_leaves_cancels(start: Start) -> None:
     wait_for(lambda: server.metric("requests_running") == 0, 10)
 
 
+def test_clients_that_come_and_go(
+    start: Start, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever others do, an answer is right, and in the end the server is idle."""
+    server = start()
+    url = f"{server.url}/v1/completions"
+    wanted = "".join(model.generate("ab cd", 20, temperature=0))
+    found: list[str] = []
+
+    def come_and_go(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        for _ in range(8):
+            with contextlib.suppress(httpx.TimeoutException):
+                if random.random() < 0.4:
+                    body = {"prompt": "ab cd", "max_tokens": 20, "temperature": 0}
+                    answer = httpx.post(url, json=body, timeout=60).json()
+                    found.append(answer["choices"][0]["text"])
+                    continue
+                body = {**LONG, "stream": True}
+                seconds = float(random.choice([0.01, 0.05, 0.2]))
+                with httpx.stream("POST", url, json=body, timeout=seconds) as response:
+                    for _ in zip(range(random.integers(50)), response.iter_lines(), strict=False):
+                        pass
+
+    threads = [threading.Thread(target=come_and_go, args=(seed,)) for seed in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found) == {wanted}
+    wait_for(lambda: server.metric("requests_running") == server.metric("requests_waiting") == 0)
+    assert server.metric("requests_cancelled_total") > 0
+    assert "socket.send()" not in caplog.text, "it wrote to clients that had left"
+
+
 def test_queue_limit(start: Start) -> None:
     server = start(Limits(queue=1))
     stream = Long(server)

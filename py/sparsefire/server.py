@@ -236,6 +236,7 @@ class _Endpoint:
                         del chunk["usage"]
                     await _send_event(send, chunk)
                 chunk = await job.next()
+                await asyncio.sleep(0)  # others have their turn, though chunks may be waiting
         except Exception as error:
             await _send_event(send, error_of(error).body)
             await send({"type": "http.response.body", "body": b""})
