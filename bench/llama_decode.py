@@ -70,5 +70,5 @@ class LlamaModel:
         if status != 0:
             raise RuntimeError("llama.cpp could not evaluate the tokens")
         self._position += count
-        rows = [llama.llama_get_logits_ith(self._context, i)[:vocab] for i in range(count)]
-        return np.array(rows, np.float32)
+        rows = [llama.llama_get_logits_ith(self._context, i) for i in range(count)]
+        return np.array([np.ctypeslib.as_array(row, (vocab,)) for row in rows], np.float32)

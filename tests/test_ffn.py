@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from math import erf
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -14,7 +16,14 @@ from hypothesis import strategies as st
 
 import sparsefire as sf
 from sparsefire import _core
-from sparsefire.errors import ArgumentError, FormatError, NotFiniteError, ShapeError
+from sparsefire.errors import (
+    ArgumentError,
+    FormatError,
+    NotFiniteError,
+    ShapeError,
+    UnsupportedError,
+)
+from sparsefire.ffn import SparseFfn
 from sparsefire.matrix import Matrix
 from sparsefire.quant import FORMATS
 
@@ -312,3 +321,50 @@ def test_matrix_multiply(format: str, core: Core) -> None:
         wanted = x @ _as_stored(weights, format).T
         assert_near(matrix.multiply(x), wanted, TOLERANCE[format])
         assert np.array_equal(matrix.multiply(x)[3], matrix.multiply(x[3]))
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+def test_both_active_and_norm_before_down(both: bool, norm: bool, core: Core) -> None:
+    random = np.random.default_rng(5)
+    gate, up = random.standard_normal((2, 70, 33))
+    down, weight = random.standard_normal((21, 70)), random.standard_normal(70)
+    x = random.standard_normal((5, 33))
+    layer = SparseFfn(up, down, "relu2", gate=gate, core=core)
+    layer.set_both_active(both)
+    layer.set_sub_norm(weight if norm else None, 1e-4)
+
+    def wanted(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        ups = rows @ up.T
+        values = np.maximum(rows @ gate.T, 0) ** 2 * (np.maximum(ups, 0) ** 2 if both else ups)
+        values = np.where(np.isin(np.arange(70), ids), values, 0)
+        if norm:
+            values = values / np.sqrt((values**2).mean(-1, keepdims=True) + 1e-4) * weight
+        return np.asarray(values @ down.T)
+
+    everyone = np.arange(70)
+    for each in (layer, pickle.loads(pickle.dumps(layer))):
+        for mode in ("dense", "exact"):
+            y = each.forward(x, mode=mode)
+            scale = np.abs(wanted(x, everyone)).max()
+            assert np.abs(y - wanted(x, everyone)).max() < 1e-5 * scale, mode
+    some = np.arange(3, 70, 4)
+    y = layer.forward_sparse(x[0], some)
+    assert np.abs(y - wanted(x[:1], some)[0]).max() < 1e-5 * np.abs(y).max()
+    if both:
+        layer.forward(x, mode="exact")
+        kept = (x @ gate.T > 0) & (x @ up.T > 0)
+        assert layer.counts.active.tolist() == kept.sum(1).tolist()
+
+
+def test_what_extras_refuse(tmp_path: Path) -> None:
+    layer = SparseFfn(np.eye(4), np.eye(4))
+    with pytest.raises(ArgumentError):
+        layer.set_both_active(True)
+    with pytest.raises(ShapeError, match="weight"):
+        layer.set_sub_norm(np.ones(3))
+    with pytest.raises(ArgumentError):
+        layer.set_sub_norm(np.ones(4), -1.0)
+    layer.set_sub_norm(np.ones(4))
+    with pytest.raises(UnsupportedError, match="a norm before its down"):
+        layer.save_bundles(tmp_path / "a.gguf")

@@ -16,6 +16,7 @@ import tiny_model
 from conftest import missing
 from model_variants import IDS, PLAIN, VARIANTS, greedy, modes, reference_logits, variant_path
 from reference import Reference, relative_error
+from sparsefire import gguf as gguf_module
 from sparsefire import model as model_module
 from sparsefire import session as session_module
 from sparsefire._core import Core, open_core
@@ -226,6 +227,24 @@ def test_every_source_gives_the_same_model(kind: str) -> None:
     }
     with Model.load(path) as model, Model.load(source[kind]) as other:
         assert bits(model.logits(IDS)) == bits(other.logits(IDS))
+
+
+def test_tensors_reach_the_core_in_pieces(host_core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a file that is read, no piece is larger than it must be."""
+    path = variant_path("calibrated q8_0")
+    monkeypatch.setattr(gguf_module, "_PIECE_BYTES", 1000)
+    largest = 0
+
+    class Watched(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            nonlocal largest
+            if self.tell() > 16384:  # past the header
+                largest = max(largest, size or 0)
+            return super().read(size)
+
+    with Model.load(path) as model, Model.load(Watched(path.read_bytes()), core=host_core) as other:
+        assert relative_error(other.logits(IDS), model.logits(IDS).astype(np.float64)) < 1e-4
+    assert largest == 1000
 
 
 def test_logits_of_few_tokens(tiny: Model) -> None:
