@@ -150,6 +150,8 @@ def _fast_calls(store: wasmtime.Store, functions: dict[str, wasmtime.Func]) -> d
     call_unchecked = prototype(("wasmtime_func_call_unchecked", bindings.dll))
     context = ctypes.cast(store._context(), ctypes.c_void_p)
     trap = ctypes.POINTER(bindings.wasm_trap_t)()
+    trap_address = ctypes.cast(ctypes.pointer(trap), ctypes.c_void_p)
+    slots = ctypes.cast(raw, ctypes.c_void_p)
     result = ctypes.c_int32.from_buffer(raw)
 
     def fail(error: int | None) -> None:
@@ -168,11 +170,13 @@ def _fast_calls(store: wasmtime.Store, functions: dict[str, wasmtime.Func]) -> d
         returns = bool(kind.results)
         size = max(len(kinds), len(kind.results))
         # The closure keeps alive what it gives the C API the addresses of.
-        handle, trap_address = ctypes.byref(function._func), ctypes.byref(trap)
+        # They are ctypes' own objects, so that none is made at each call.
+        handle = ctypes.cast(ctypes.pointer(function._func), ctypes.c_void_p)
+        count = ctypes.c_size_t(size)
 
         def call(numbers: list[int | float]) -> int:
             pack(raw, 0, *numbers)
-            error = call_unchecked(context, handle, raw, size, trap_address)
+            error = call_unchecked(context, handle, slots, count, trap_address)
             if error or trap:
                 fail(error)
             return result.value if returns else 0
