@@ -34,7 +34,9 @@ b = sf.use_backend("pyodide", threads=1)
 @pytest.mark.parametrize("threads", [2, 4])
 def test_results_are_those_of_one_thread(pyodide: PyodideRuntime, threads: int) -> None:
     code = f"""
+import asyncio
 import numpy as np, sparsefire as sf
+from sparsefire import _core
 found = []
 for threads in (1, {threads}):
     b = await sf.enable_threads(threads)
@@ -48,6 +50,9 @@ for threads in (1, {threads}):
         for _ in range(20):
             found.append((threads, ffn.forward(x).tobytes(), ffn.forward_dense(x).tobytes()))
 half = len(found) // 2
+core = _core.get_core()
+await asyncio.sleep(0.1)
+assert core.failures == [], core.failures
 sf.use_backend("auto", threads=1)
 [half, all(a[1:] == b[1:] for a, b in zip(found[:half], found[half:]))]
 """

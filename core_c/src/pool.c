@@ -43,7 +43,8 @@ void sf_pool_unlock(sf_pool *pool) { (void)pool; }
 #if defined(SF_WASM_THREADS)
 /* A module cannot start a thread: the host starts helpers, workers that have instantiated the module over the same
  * memory with a stack of their own, and has each call sf_pool_help. There a helper takes a seat and waits for what
- * thread_start gives it. Only helpers sleep: the caller may be a browser's main thread, which must not. */
+ * thread_start gives it. The caller sleeps only when the host has said that it may: a browser's main thread must not.
+ */
 typedef int32_t thread_handle;
 typedef volatile uint32_t mutex;     /* 1: held */
 typedef volatile uint32_t condition; /* counts the broadcasts */
@@ -59,7 +60,10 @@ static struct {
 
 static uint32_t atomic_load32(volatile uint32_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 static void atomic_store32(volatile uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
-static void sleep_while(volatile uint32_t *p, uint32_t v) { __builtin_wasm_memory_atomic_wait32((int *)p, (int)v, -1); }
+/* A function of its own: in V8 11 (node 20) an indirect call in the function that has waited fails. */
+static __attribute__((noinline)) void sleep_while(volatile uint32_t *p, uint32_t v) {
+  __builtin_wasm_memory_atomic_wait32((int *)p, (int)v, -1);
+}
 static void wake_all(volatile uint32_t *p) { __builtin_wasm_memory_atomic_notify((int *)p, UINT32_MAX); }
 
 static void mutex_open(mutex *m) { *m = 0; }
@@ -97,7 +101,18 @@ static void thread_join(thread_handle t) {
   while (atomic_load32(&seats[t].state) == SEAT_RUNNING) {
   }
 }
-static void thread_yield(void) {}
+
+static int32_t caller_may_sleep;
+
+/* Nothing yields a processor but sleep, here for 50 microseconds. */
+static __attribute__((noinline)) void thread_yield(void) {
+  int never = 0;
+  if (caller_may_sleep) __builtin_wasm_memory_atomic_wait32(&never, 0, 50000);
+}
+
+/* Whether the thread that calls the core may sleep; at first it may not. */
+__attribute__((export_name("sf_pool_may_sleep"))) void sf_pool_may_sleep(int32_t may);
+void sf_pool_may_sleep(int32_t may) { caller_may_sleep = may; }
 
 /* The life of helper `seat`, each seat for one: never returns, but for a seat that there is not. */
 __attribute__((export_name("sf_pool_help"))) void sf_pool_help(int32_t seat);

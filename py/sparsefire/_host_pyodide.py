@@ -50,6 +50,7 @@ class PyodideCore(WasmCore):
         self._uint8_array = js.Uint8Array
         self._views: dict[tuple[int, int], tuple[Any, Any]] = {}
         self._workers: list[Any] = []
+        self.failures: list[str] = []  # what helpers died of
         self._on_growth = create_proxy(self._grown)  # kept: the module calls it
         env = {"emscripten_notify_memory_growth": self._on_growth}
         if threads > 1:
@@ -71,7 +72,7 @@ class PyodideCore(WasmCore):
         waits until each has taken its seat. Raises `BackendError` with the reason."""
         from pyodide.ffi import create_proxy
 
-        failures: list[str] = []
+        failures = self.failures
 
         def failed(event: Any) -> None:
             if hasattr(event, "preventDefault"):  # else it counts as an error of the page too
@@ -91,6 +92,7 @@ class PyodideCore(WasmCore):
                 if time.monotonic() > end:
                     failures.append(f"it did not start within {_STARTING_SECONDS:.0f} s")
                 await asyncio.sleep(0.002)
+            self._run("sf_pool_may_sleep", [_may_sleep()])
         except self._js_exception as error:
             failures.append(str(error))
         if failures:
@@ -162,6 +164,18 @@ def threads_missing() -> str:
             "scripts/build_wasm_modules.sh makes it"
         )
     return ""
+
+
+def _may_sleep() -> bool:
+    """Whether this thread may wait for others, as all but a page's main thread may."""
+    import js
+    from pyodide.ffi import JsException
+
+    try:
+        js.Atomics.wait(js.Int32Array.new(js.SharedArrayBuffer.new(4)), 0, 0, 0)
+    except JsException:
+        return False
+    return True
 
 
 def processors() -> int:
