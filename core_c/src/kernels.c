@@ -13,7 +13,12 @@
 #define SF_INLINE static __forceinline
 #define SF_NOT_INLINE static __declspec(noinline)
 #else
+#if defined(__SANITIZE_ADDRESS__) || \
+    defined(__SANITIZE_THREAD__) /* what checks blow up, compiled in one, takes minutes */
+#define SF_INLINE static inline
+#else
 #define SF_INLINE static inline __attribute__((always_inline))
+#endif
 #define SF_NOT_INLINE static __attribute__((noinline))
 #endif
 
