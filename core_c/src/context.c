@@ -1,3 +1,8 @@
+#ifdef __linux__
+#define _DEFAULT_SOURCE /* for madvise */
+#include <sys/mman.h>
+#endif
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,12 +16,8 @@ enum {
   BYTES_PER_PART = 16 << 10 /* below this, handing a part to another thread costs more than doing it */
 };
 
-/* Measured with bench/path_costs.py; see docs/performance.md. */
-static const sf_costs measured_costs[SF_FORMATS] = {
-    [SF_FORMAT_F32] = {1.1f, 0.4f},
-    [SF_FORMAT_F16] = {1.1f, 0.4f},
-    [SF_FORMAT_Q8_0] = {1.1f, 0.4f},
-};
+/* Until a host sets others for a format: measured for F32, F16 and Q8_0, which hardly differ. */
+static const sf_costs default_costs = {1.1f, 0.4f};
 
 const char *sf_status_text(int32_t status) {
   switch (status) {
@@ -49,16 +50,36 @@ const char *sf_version(void) { return SF_VERSION; }
 
 /* aligned_alloc is not in C99, so the first aligned address of a block is used, and the block's own address is kept
  * just before it. */
-static void *align(uint8_t *block) {
+static void *align(uint8_t *block, size_t alignment) {
   if (!block) return NULL;
-  uintptr_t aligned = ((uintptr_t)block + sizeof(void *) + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1);
+  uintptr_t aligned = ((uintptr_t)block + sizeof(void *) + alignment - 1) & ~(uintptr_t)(alignment - 1);
   memcpy((uint8_t *)aligned - sizeof(void *), &block, sizeof(void *));
   return (void *)aligned;
 }
 
 enum { EXTRA = ALIGNMENT + sizeof(void *) };
 
-void *sf_alloc(size_t bytes) { return bytes > SIZE_MAX - EXTRA ? NULL : align(malloc(bytes + EXTRA)); }
+/* Large blocks are for weights. In huge pages these are read faster, scattered rows above all; where the system has
+ * none to give, nothing is lost but the room for aligning. */
+static void *alloc_huge(size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  enum { HUGE = 2 << 20 };
+  if (bytes >= 2 * HUGE && bytes <= SIZE_MAX - HUGE - sizeof(void *)) {
+    void *memory = align(malloc(bytes + HUGE + sizeof(void *)), HUGE);
+    if (memory) (void)madvise(memory, bytes & ~(size_t)(HUGE - 1), MADV_HUGEPAGE);
+    return memory;
+  }
+#else
+  (void)bytes;
+#endif
+  return NULL;
+}
+
+void *sf_alloc(size_t bytes) {
+  void *huge = alloc_huge(bytes);
+  if (huge) return huge;
+  return bytes > SIZE_MAX - EXTRA ? NULL : align(malloc(bytes + EXTRA), ALIGNMENT);
+}
 
 void sf_free(void *memory) {
   if (!memory) return;
@@ -72,7 +93,7 @@ size_t sf_size_product(size_t a, size_t b) { return b != 0 && a > SIZE_MAX / b ?
 /* calloc, so that pages which nobody has touched, such as those of a long key/value cache, cost nothing. */
 void *sf_array(size_t count, size_t size) {
   size_t bytes = sf_size_product(count, size);
-  return bytes > SIZE_MAX - EXTRA ? NULL : align(calloc(1, bytes + EXTRA));
+  return bytes > SIZE_MAX - EXTRA ? NULL : align(calloc(1, bytes + EXTRA), ALIGNMENT);
 }
 
 int32_t sf_grow(void **array, size_t *capacity, size_t count, size_t size) {
@@ -115,7 +136,7 @@ int32_t sf_context_open(sf_context **out, int32_t isa, int32_t threads) {
     sf_free(context);
     return SF_ERROR_MEMORY;
   }
-  for (int32_t i = 0; i < SF_FORMATS; i++) context->costs[i] = measured_costs[i];
+  for (int32_t i = 0; i < SF_FORMATS; i++) context->costs[i] = default_costs;
   *out = context;
   return SF_OK;
 }
