@@ -76,7 +76,11 @@ SF_INLINE void axpy_blocks(sf_format_index format, int n_rows, const uint8_t *co
       for (int r = 0; s % 2 == 0 && r < n_rows; ++r) {
         v_prefetch(next[r] + at + (size_t)s * (group_bytes(format) / GROUP));
       }
-      axpy_sub_block(format, n_rows, row, at, s, scale, min, y + (size_t)b * SF_BLOCK);
+      if (is_paired(format) && s % 2 == 0) {
+        axpy_sub_block(format, n_rows, row, at, s & ~1, scale, min, y + (size_t)b * SF_BLOCK);
+      } else {
+        axpy_sub_block(format, n_rows, row, at, is_paired(format) ? s | 1 : s, scale, min, y + (size_t)b * SF_BLOCK);
+      }
     } while (++b % GROUP != 0 && b < end);
   }
 }

@@ -58,8 +58,19 @@ SF_INLINE void streams_scales(sf_format_index format, const uint8_t *const *row,
   }
 }
 
-/* Sums of SF_STREAMS rows of a block format with one input: integer products within a sub-block, summed exactly, then
- * scaled by both scales. */
+/* Adds the products of sub-block s of a group: integer products, summed exactly, then scaled by both scales. */
+SF_INLINE void streams_sub_block(sf_format_index format, const uint8_t *const *row, const uint8_t *const *next,
+                                 size_t at, int s, const int16_t *x, float (*scale)[GROUP_SIZE], vf *sum) {
+  const sf_product product = product_of(format);
+  const sub_block v = load_input(product, x + s * SF_BLOCK);
+  for (int r = 0; r < SF_STREAMS; ++r) {
+    if (s % 2 == 0) v_prefetch(next[r] + at + (size_t)s * (group_bytes(format) / GROUP));
+    const vf dot = dot_sub_block(product, load_row(format, row[r] + at, s), v);
+    sum[r] = v_fma(dot, v_set1(scale[r][s]), sum[r]);
+  }
+}
+
+/* Sums of SF_STREAMS rows of a block format with one input. */
 SF_INLINE void streams_blocks(sf_format_index format, const uint8_t *const *row, const uint8_t *const *next,
                               const sf_inputs *input, int32_t columns, vf *sum) {
   const int32_t blocks = columns / SF_BLOCK;
@@ -69,13 +80,13 @@ SF_INLINE void streams_blocks(sf_format_index format, const uint8_t *const *row,
     const int16_t *x = input->values + (size_t)g * SF_BLOCK;
     float scale[SF_STREAMS][GROUP_SIZE];
     streams_scales(format, row, at, n, input->scales + g, input->sums + g, scale, sum);
-    for (int32_t s = 0; s < n; ++s) {
-      const sub_block v = load_input(product_of(format), x + s * SF_BLOCK);
-      for (int r = 0; r < SF_STREAMS; ++r) {
-        if (s % 2 == 0) v_prefetch(next[r] + at + (size_t)s * (group_bytes(format) / GROUP));
-        sum[r] =
-            v_fma(dot_sub_block(product_of(format), load_row(format, row[r] + at, s), v), v_set1(scale[r][s]), sum[r]);
+    if (is_paired(format)) {
+      for (int s = 0; s < GROUP; s += 2) {
+        streams_sub_block(format, row, next, at, s & ~1, x, scale, sum);
+        streams_sub_block(format, row, next, at, s | 1, x, scale, sum);
       }
+    } else {
+      for (int s = 0; s < n; ++s) streams_sub_block(format, row, next, at, s, x, scale, sum);
     }
   }
 }

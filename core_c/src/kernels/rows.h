@@ -71,6 +71,9 @@ SF_INLINE int has_min(sf_format_index format) {
   return format == SF_FORMAT_Q4_1 || format == SF_FORMAT_Q5_1 || format == SF_FORMAT_Q4_K || format == SF_FORMAT_Q5_K;
 }
 
+/* Whether sub-blocks share bytes by twos, so that code which knows whether s is even is simpler. */
+SF_INLINE int is_paired(sf_format_index format) { return format == SF_FORMAT_Q4_K || format == SF_FORMAT_Q5_K; }
+
 /* What levels are counted from; Q6_K's and Q8_0's are signed as they come. */
 SF_INLINE int centre_of(sf_format_index format) {
   return format == SF_FORMAT_Q4_0 ? 8 : format == SF_FORMAT_Q5_0 ? 16 : 0;
@@ -94,9 +97,9 @@ SF_INLINE vb load_levels(sf_format_index format, const uint8_t *p, int s) {
       memcpy(&fifths, nibbles - 4, sizeof fifths);
       return vb_or(vb_load_nibbles(nibbles), vb_fifths(fifths));
     case SF_FORMAT_Q4_K:
-      return vb_and(vb_shr(vb_load_u8(p + Q4_K_NIBBLES + 32 * (s / 2)), 4 * (s % 2)), 15);
+      return vb_and(vb_shr(vb_load_u8(p + Q4_K_NIBBLES + 32 * (s >> 1)), 4 * (s & 1)), 15);
     case SF_FORMAT_Q5_K: {
-      const vb low = vb_and(vb_shr(vb_load_u8(p + Q5_K_NIBBLES + 32 * (s / 2)), 4 * (s % 2)), 15);
+      const vb low = vb_and(vb_shr(vb_load_u8(p + Q5_K_NIBBLES + 32 * (s >> 1)), 4 * (s & 1)), 15);
       return vb_or(low, vb_and(vb_shr(vb_scale(vb_load_u8(p + Q5_K_FIFTHS), 16, 16), s), 16));
     }
     default: {
