@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import sparsefire as sf
 from llama_decode import LlamaModel
-from peer_files import address, smollm2_as
+from peer_files import address, as_floats, smollm2_as
 
 FORMATS = ("f16", "q8_0", "q4_0", "q4_1", "q4_k")
 WINDOW = 512
@@ -119,48 +119,52 @@ def architectures() -> None:
 
 def perplexity(formats: list[str], tokens: int) -> None:
     """Perplexity of both over the same windows of a text, in which every token but the first
-    counts."""
-    print("| format | perplexity | llama.cpp | ratio | mean KL divergence | same best token |")
-    print("|---|---|---|---|---|---|")
+    counts; and how far each is from llama.cpp with the same weights as floats, since it rounds
+    what it multiplies with quantised weights to 8 bits."""
+    print("| format | perplexity | llama.cpp | ratio | KL from floats | llama.cpp's | same token |")
+    print("|---|---|---|---|---|---|---|")
     for format in formats:
         path = smollm2_as(format)
-        peer = LlamaModel(path, 2, WINDOW)
-        losses, divergence, agree = [0.0, 0.0], 0.0, 0
+        peers = [LlamaModel(each, 1, WINDOW) for each in (path, as_floats(path))]
+        losses, divergences, agree = [0.0, 0.0], [0.0, 0.0], 0
         with sf.Model.load(path, context=WINDOW) as model:
             ids = model.tokenize(address(), special=False)[:tokens]
             windows = [ids[i : i + WINDOW] for i in range(0, len(ids) - 1, WINDOW)]
             for window in windows:
                 ours = log_softmax(model.logits(window, mode="dense")[:-1])
-                theirs = log_softmax(peer.logits(window)[:-1])
+                theirs, floats = (log_softmax(peer.logits(window)[:-1]) for peer in peers)
                 for side, values in enumerate((ours, theirs)):
                     losses[side] -= float(values[np.arange(len(values)), window[1:]].sum())
-                divergence += float((np.exp(theirs) * (theirs - ours)).sum())
+                    divergences[side] += float((np.exp(floats) * (floats - values)).sum())
                 agree += int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
         count = len(ids) - len(windows)
         mine, its = (float(np.exp(loss / count)) for loss in losses)
+        ours_off, theirs_off = (each / count for each in divergences)
         print(
-            f"| {format.upper()} | {mine:.4f} | {its:.4f} | {mine / its:.5f} | "
-            f"{divergence / count:.2e} | {100 * agree / count:.2f} % |",
+            f"| {format.upper()} | {mine:.4f} | {its:.4f} | {mine / its:.5f} | {ours_off:.1e} | "
+            f"{theirs_off:.1e} | {100 * agree / count:.2f} % |",
             flush=True,
         )
     print(f"\n{count} scored tokens in windows of {WINDOW}")
 
 
 def greedy(formats: list[str], tokens: int) -> None:
-    """Whether both continue ten prompts alike, always with the likeliest token. Where they part,
-    how far apart the two best tokens are in each, in nats."""
+    """Whether both continue ten prompts alike, always with the likeliest token, and whether we and
+    llama.cpp with the same weights as floats do. Where they part, how far apart the two best tokens
+    are in each, in nats."""
     for format in formats:
         path = smollm2_as(format)
-        peer = LlamaModel(path, 2, 256)
-        same = 0
-        with sf.Model.load(path, context=256) as model:
-            for prompt in PROMPTS:
-                ids = model.tokenize(prompt)
-                found = _part(model, peer, ids, tokens)
-                same += found is None
-                if found is not None:
-                    print(f"  {format} {prompt[:30]!r}: {found}", flush=True)
-        print(f"{format}: {same} of {len(PROMPTS)} prompts alike for {tokens} tokens", flush=True)
+        for peer_path in (path, as_floats(path)):
+            peer = LlamaModel(peer_path, 1, 256)
+            same = 0
+            with sf.Model.load(path, context=256) as model:
+                for prompt in PROMPTS:
+                    found = _part(model, peer, model.tokenize(prompt), tokens)
+                    same += found is None
+                    if found is not None:
+                        print(f"  {format} {prompt[:30]!r}: {found}", flush=True)
+            kind = "on the same file" if peer_path == path else "with its weights as floats"
+            print(f"{format}, llama.cpp {kind}: {same} of {len(PROMPTS)} prompts alike", flush=True)
 
 
 def _part(model: sf.Model, peer: LlamaModel, ids: list[int], tokens: int) -> str | None:
@@ -192,7 +196,7 @@ def main() -> int:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(sections))
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--tokens", type=int, default=64, help="of greedy text")
-    parser.add_argument("--length", type=int, default=4096, help="tokens for the perplexity")
+    parser.add_argument("--length", type=int, default=2048, help="tokens for the perplexity")
     arguments = parser.parse_args()
     unknown = set(arguments.sections) - set(sections)
     if unknown:

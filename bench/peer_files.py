@@ -59,12 +59,20 @@ def smollm2_as(format: str) -> Path:
     source = smollm2()
     if format == "q4_1":
         return source
-    path = HOME / f"SmolLM2-135M-Instruct.{format.upper()}.gguf"
+    kind = {"f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 15}[format]  # LLAMA_FTYPE_MOSTLY_…
+    return _requantised(source, HOME / f"SmolLM2-135M-Instruct.{format.upper()}.gguf", kind)
+
+
+def as_floats(path: Path) -> Path:
+    """The same weights in F32, so that nobody rounds what they are multiplied with."""
+    return _requantised(path, path.with_suffix(".as-f32.gguf"), 0)
+
+
+def _requantised(source: Path, path: Path, kind: int) -> Path:
     if not path.exists():
         sys.path.insert(0, str(llama_cpp()))
         import llama_cpp as llama
 
-        kind = {"f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 15}[format]  # LLAMA_FTYPE_MOSTLY_…
         params = llama.llama_model_quantize_default_params()
         params.ftype, params.allow_requantize = kind, True
         temporary = path.with_suffix(".new")
