@@ -13,18 +13,23 @@ from sparsefire import _core
 from sparsefire.bench import bench_ffn
 from sparsefire.bench_cache import EXPONENT, bench_cache, power_law
 from sparsefire.errors import ArgumentError, FormatError
+from sparsefire.quant import FORMATS
 
 Core = _core.Core
 
+KEYS = {
+    *("dense_ms", "predictor_ms", "sparse_ms", "speedup", "limit", "efficiency", "active_share"),
+    *("bytes_dense", "bytes_sparse", "max_rel_err", "backend", "isa", "threads", "repeats"),
+}
+
 
 @pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize(("format", "tolerance"), [("f32", 1e-5), ("f16", 1e-5), ("q8_0", 2e-4)])
-def test_the_numbers_belong_together(
-    format: str, tolerance: float, gated: bool, host_core: Core
-) -> None:
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_numbers_belong_together(format: str, gated: bool, host_core: Core) -> None:
     seen: list[tuple[int, int]] = []
+    kind, d = FORMATS[format], max(64, FORMATS[format].block)
     result = bench_ffn(
-        64,
+        d,
         192,
         gated=gated,
         format=format,
@@ -34,15 +39,16 @@ def test_the_numbers_belong_together(
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(i + 1, 6) for i in range(6)]
-    weights = (2 + gated) * 64 * 192
-    assert result.bytes_dense == weights * {"f32": 4, "f16": 2, "q8_0": 34 / 32}[format]
-    predictor = (64 + 192) * 32 * 34 / 32 + 192 * 4
+    assert set(result.as_dict()) >= KEYS
+    weights = (2 + gated) * d * 192
+    assert result.bytes_dense == weights * kind.block_bytes / kind.block
+    predictor = (d + 192) * 32 * 34 / 32 + 192 * 4
     assert result.active_share == 48 / 192
     assert result.bytes_sparse == predictor + result.bytes_dense / 4
     assert result.limit == pytest.approx(1 / (0.25 + predictor / result.bytes_dense))
     assert result.speedup == pytest.approx(result.dense_ms / result.sparse_ms)
     assert result.efficiency == pytest.approx(result.speedup / result.limit)
-    assert 0 < result.max_rel_err < tolerance
+    assert 0 < result.max_rel_err < (1e-5 if kind.block == 1 else 2e-4)
     assert result.predictor_ms > 0
     assert (result.backend, result.isa) == (host_core.host, host_core.isa)
     assert result.repeats == 6

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-
-from conftest import ROOT
+from conftest import ROOT, missing
+from sparsefire.quant import FORMATS
 
 
 def run(name: str, *arguments: str) -> str:
@@ -32,10 +32,20 @@ def test_basic_inference() -> None:
     assert float(predicted[1].rstrip("%")) < 50
     assert float(predicted[3]) < 0.2
     assert float(cells(output, "last neurons")[4]) > 0.3
+    # What the text says comes from the table.
+    words = " ".join(output.split())
+    kept = float(predicted[2].rstrip("%")) / float(cells(output, "exact")[2].rstrip("%"))
+    assert (
+        abs(float(words.split("bytes, finds ")[1].split("%")[0]) / 100 - kept) < 0.08
+    )  # of rounded shares
+    missed = float(words.split("error of ")[1].split("%")[0]) / 100
+    assert abs(missed - float(predicted[3])) < 0.002
+    assert "5.3% of the layer's bytes" in words
 
 
 def test_calibration(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    if find_spec("matplotlib") is None:
+        missing("matplotlib is not installed; pip install 'sparsefire[examples]'")
     png = tmp_path / "curves.png"
     arguments = ["--tokens", "1500", "--ranks", "32", "--png", str(png)]
     output = run("calibration.py", *arguments)
@@ -55,6 +65,13 @@ def test_quantization() -> None:
     assert 0 < float(cells(output, "f16")[3]) < 1e-3
     assert float(cells(output, "q8_0")[1]) == 8.5
     assert "4-bit" in output
+    assert all(len(cells(output, f"{name} ")) == 7 for name in FORMATS)
+    words = " ".join(output.split())
+    before, after = (
+        float(words.split(f" {word}")[0].split()[-1]) for word in ("before,", "after,")
+    )
+    ratio = float(words.split("that is ")[1].split()[0])
+    assert abs(ratio - after / before) < 0.02
 
 
 def test_benchmarks() -> None:

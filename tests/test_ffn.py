@@ -150,24 +150,37 @@ def test_an_empty_active_set_gives_the_bias(core: Core) -> None:
     assert_near(layer.ffn.forward_sparse(layer.x[0], []), layer.b2, 1e-7)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 10_000), data=st.data())
-def test_the_order_of_neurons_changes_nothing(seed: int, data: st.DataObject) -> None:
+on_every_core = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@on_every_core
+@given(seed=st.integers(0, 10_000), gated=st.booleans(), data=st.data())
+def test_neurons_are_a_set(seed: int, gated: bool, data: st.DataObject, core: Core) -> None:
+    """All of them are the dense layer; some of them are it with the others zeroed; and their order
+    changes nothing."""
     random = np.random.default_rng(seed)
     hidden, d = int(random.integers(1, 70)), int(random.integers(1, 40))
-    w1, gate = random.standard_normal((2, hidden, d))
+    w1, gates = random.standard_normal((2, hidden, d))
+    gate = gates if gated else None
     w2 = random.standard_normal((d, hidden))
+    activation = data.draw(st.sampled_from(sorted(ACTIVATIONS)))
     order = random.permutation(hidden)
     x = random.standard_normal(d)
-    active = data.draw(st.sets(st.integers(0, hidden - 1)))
-    mask = np.isin(np.arange(hidden), sorted(active))
-    one = sf.SparseFfn(w1, w2, "relu", gate=gate)
-    other = sf.SparseFfn(w1[order], w2[:, order], "relu", gate=gate[order])
-    wanted = one.forward_sparse(x, mask)
-    assert_near(other.forward_sparse(x, mask[order]), wanted.astype(np.float64), 1e-5)
-    # A set A is dense with the others zeroed.
-    zeroed = sf.SparseFfn(w1, w2 * mask, "relu", gate=gate)
-    assert_near(zeroed.forward_dense(x), wanted.astype(np.float64), 1e-5)
+    mask = np.isin(np.arange(hidden), sorted(data.draw(st.sets(st.integers(0, hidden - 1)))))
+    one = sf.SparseFfn(w1, w2, activation, gate=gate)
+    dense = one.forward_dense(x).astype(np.float64)
+    assert_near(one.forward_sparse(x, np.arange(hidden)), dense, 1e-5)
+    wanted = one.forward_sparse(x, mask).astype(np.float64)
+    zeroed = sf.SparseFfn(w1, w2 * mask, activation, gate=gate)
+    assert_near(zeroed.forward_dense(x), wanted, 1e-5)
+    other = sf.SparseFfn(
+        w1[order], w2[:, order], activation, gate=None if gate is None else gate[order]
+    )
+    assert_near(other.forward_dense(x), dense, 1e-5)
+    assert_near(other.forward_sparse(x, mask[order]), wanted, 1e-5)
+    assert np.array_equal(one.forward_sparse(x, np.flatnonzero(mask)[::-1]), wanted)
 
 
 @pytest.mark.parametrize(
@@ -269,13 +282,15 @@ def _best(scores: list[float], count: int) -> list[int]:
     return sorted(sorted(usable, key=lambda i: (-scores[i], i))[: max(count, 0)])
 
 
+@on_every_core
 @given(scores=scores_lists, k=st.integers(0, 70))
-def test_top_k(scores: list[float], k: int) -> None:
+def test_top_k(scores: list[float], k: int, core: Core) -> None:
     assert sf.SparsityConfig.with_top_k(k).select(scores).tolist() == _best(scores, k)
 
 
+@on_every_core
 @given(scores=scores_lists, sparsity=st.floats(0, 1))
-def test_target_sparsity(scores: list[float], sparsity: float) -> None:
+def test_target_sparsity(scores: list[float], sparsity: float, core: Core) -> None:
     found = sf.SparsityConfig.with_target_sparsity(sparsity).select(scores).tolist()
     assert found == _best(scores, len(found))
     usable = sum(not np.isnan(score) for score in scores)
@@ -283,12 +298,13 @@ def test_target_sparsity(scores: list[float], sparsity: float) -> None:
     assert abs(len(found) - wanted) <= 1
 
 
+@on_every_core
 @given(
     scores=scores_lists,
     threshold=st.floats(-2, 2, width=32),
     bounds=st.tuples(st.integers(0, 70), st.integers(0, 70)).map(sorted),
 )
-def test_threshold(scores: list[float], threshold: float, bounds: list[int]) -> None:
+def test_threshold(scores: list[float], threshold: float, bounds: list[int], core: Core) -> None:
     least, most = bounds
     config = sf.SparsityConfig.with_threshold(threshold, minimum=least, maximum=most)
     above = sum(score > threshold for score in scores)

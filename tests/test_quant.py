@@ -296,6 +296,54 @@ def test_int4(shape: tuple[int, int], group: int, format: str, core: Core) -> No
     assert np.allclose(Matrix.from_array(weights).multiply(x), wanted @ x, atol=2e-2)
 
 
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_int4_as_q4_1(group: int, core: Core) -> None:
+    """The integers are kept: only scale and offset are rounded, each to 11 bits."""
+    shape = (6, 128)
+    packed, scales, zeros, wanted = int4(np.random.default_rng(group), shape, group)
+    weights = sf.QuantizedWeights.int4(packed, scales, zeros, group, shape, format="q4_1")
+    assert (weights.format, weights.bits_per_weight) == ("q4_1", 5)
+    each = np.repeat(scales * (15 + zeros), group).reshape(shape)
+    assert (np.abs(weights.dequantize() - wanted) <= each * 2.0**-11).all()
+    kind = gguf.GGMLQuantizationType.Q4_1
+    reference = gguf.dequantize(weights.packed, kind).reshape(shape)
+    assert np.array_equal(weights.dequantize(), reference)
+    x = np.random.default_rng(1).standard_normal(shape[1])
+    assert np.allclose(Matrix.from_array(weights).multiply(x), wanted @ x, atol=2e-2)
+    with pytest.raises(ArgumentError, match="half"):
+        sf.QuantizedWeights.int4(packed, scales * 1e6, zeros, group, shape, format="q4_1")
+
+
+# The largest error of a weight over the largest weight, of integers that fit no better.
+STEPS = {"bf16": 2**-8, "q4_0": 1 / 7, "q4_1": 1 / 14, "q5_0": 1 / 15, "q5_1": 1 / 30}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_integers_in_every_format(format: str, core: Core) -> None:
+    """Converted, and computed on while quantised: dense, and sparse with the same neurons."""
+    random = np.random.default_rng(9)
+    shape = (256, 256)
+    packed, scales, zeros, meant4 = int4(random, shape, 64)
+    data = random.integers(-128, 128, shape, dtype=np.int8)
+    meant8 = (data.astype(np.float64) - 7) * 0.01
+    four = sf.QuantizedWeights.int4(packed, scales, zeros, 64, shape, format=format)
+    eight = sf.QuantizedWeights.int8(data, 0.01, 7, format=format)
+    for weights, meant in ((four, meant4), (eight, meant8)):
+        assert weights.format == format
+        error = np.abs(weights.dequantize() - meant).max() / np.abs(meant).max()
+        assert error <= STEPS.get(format, 0.16 if "k" in format else 1 / 240) * 1.02
+    ffn = sf.SparseFfn(eight, four, "relu", gate=four)
+    assert ffn.format == format
+    gate, up, down = (each.dequantize().astype(np.float64) for each in ffn.matrices if each)
+    x = random.standard_normal(256)
+    values = np.maximum(gate @ x, 0) * (up @ x)
+    wanted = values @ down
+    assert np.abs(ffn.forward_dense(x) - wanted).max() < 2e-4 * np.abs(wanted).max()
+    some = np.flatnonzero(random.random(256) < 0.3)
+    wanted = values[some] @ down[some]
+    assert np.abs(ffn.forward_sparse(x, some) - wanted).max() < 2e-4 * np.abs(wanted).max()
+
+
 def test_int4_with_zero_points_between_integers() -> None:
     packed, scales, zeros, wanted = int4(np.random.default_rng(0), (2, 64), 32)
     moved = sf.QuantizedWeights.int4(packed, scales, zeros + 0.25, 32, (2, 64), format="f32")

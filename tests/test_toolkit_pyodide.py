@@ -47,6 +47,60 @@ found["cutoff"] = smooth.calibrate_cutoff(samples, 0.1).cutoff
 packed = random.integers(0, 256, 64 * 16, dtype=np.uint8)
 weights = sf.QuantizedWeights.int4(packed, np.full(32, 0.1), np.full(32, 7), 64, (32, 64))
 found["int4"] = [weights.packed.tolist(), weights.dequantize().tolist()]
+for name in ("q4_0", "q4_1", "q5_0", "bf16"):
+    layer = sf.SparseFfn(up, down, gate=gate, gate_bias=bias, format=name)
+    found[name] = layer.forward_dense(fresh).tolist()
+found["int4 as q4_1"] = sf.QuantizedWeights.int4(
+    packed, np.full(32, 0.1), np.full(32, 7), 64, (32, 64), format="q4_1"
+).packed.tolist()
+
+# Neurons are a set; out=, strides and dtypes; reprs; any object that predicts.
+some = random.random(160) < 0.3
+wanted = ffn.forward_sparse(fresh[0], some)
+out = np.empty((2, 32), np.float64)[:, ::-1]
+assert ffn.forward_sparse(fresh[:2], [some, some], out=out) is out
+assert np.allclose(out[0], wanted) and wanted.dtype == np.float32
+everything = ffn.forward_sparse(fresh[0].astype(np.float16), range(160))
+assert np.allclose(everything, ffn.forward_dense(fresh[0].astype(np.float16)), atol=1e-3)
+order = random.permutation(160)
+turned = sf.SparseFfn(up[order], down[:, order], gate=gate[order], gate_bias=bias[order])
+plain = sf.SparseFfn(up, down, gate=gate, gate_bias=bias)
+assert np.allclose(
+    turned.forward_sparse(fresh[0], some[order]), plain.forward_sparse(fresh[0], some), atol=1e-3
+)
+assert np.array_equal(plain.forward_sparse(fresh[0], []), np.zeros(32))
+
+class Own:
+    def predict(self, x):
+        return some if x.ndim == 1 else [some] * len(x)
+
+assert np.array_equal(ffn.forward(fresh[0], Own()), wanted)
+found["reprs"] = list(map(repr, (ffn, predictor, sign, weights, sparsity)))
+
+# Predictors with a ReLU between, of observed activations; files; pickles; caches.
+between = sf.LowRankPredictor(64, 160, 32, relu_between=True)
+held = between.calibrate(samples, np.maximum(samples @ gate.T + bias, 0), recall=0.95)
+assert held.recall_mass >= 0.95
+import copy, pickle
+for each in (ffn, predictor, sign, weights):
+    assert repr(pickle.loads(pickle.dumps(each))) == repr(copy.deepcopy(each)) == repr(each)
+again = pickle.loads(pickle.dumps(ffn))
+assert np.array_equal(again.forward(fresh, pickle.loads(pickle.dumps(predictor))), found["sparse"])
+found["target count"] = len(sf.SparsityConfig.with_target_sparsity(0.95).select(dense[1]))
+edge = np.array([np.nan, 1, 1, -np.inf, 0, 1], np.float32)
+found["edges"] = [
+    config.select(edge).tolist()
+    for config in (
+        sf.SparsityConfig.with_top_k(0),
+        sf.SparsityConfig.with_top_k(2),
+        sf.SparsityConfig.with_top_k(99),
+        sf.SparsityConfig.with_threshold(0.5, minimum=4),
+        sf.SparsityConfig.with_threshold(-2, maximum=1),
+    )
+]
+listed = sf.devices()
+assert any(host.name == sf.backend().name and host.available for host in listed.hosts)
+assert "none found" in str(listed)
 try:
     predictor.calibrate(ffn, samples[:10])
 except sf.CalibrationError as error:
@@ -63,9 +117,18 @@ def test_the_toolkit_in_pyodide(pyodide_node: PyodideRuntime) -> None:
     exec(body, scope)
     here = json.loads(eval(last, scope))
     assert here.keys() == there.keys()
-    for name in ("f32", "f16", "q8_0"):
+    for name in ("f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "bf16"):
         assert_near(there[name], here[name])
-    for name in ("top", "target", "int4", "error"):
+    for name in (
+        "top",
+        "target",
+        "int4",
+        "error",
+        "int4 as q4_1",
+        "target count",
+        "edges",
+        "reprs",
+    ):
         assert there[name] == here[name]
     # Fitting rounds differently there, where numpy has no OpenBLAS.
     assert there["selected_share"] == pytest.approx(here["selected_share"], abs=0.03)
