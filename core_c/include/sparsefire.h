@@ -36,6 +36,7 @@ extern "C" {
 /* ---- Status ------------------------------------------------------------------------------------------------ */
 
 enum {
+  SF_WAITING = 1, /* of sf_session_eval and sf_session_resume alone, and no error: neurons have to be read first */
   SF_OK = 0,
   SF_ERROR_ARGUMENT = -1,     /* a NULL, negative or otherwise meaningless argument */
   SF_ERROR_SHAPE = -2,        /* shapes that do not fit each other, or a buffer too small for its shape */
@@ -289,10 +290,15 @@ SF_API int32_t sf_cache_bundles(sf_cache *cache, const int32_t *ids, int32_t cou
 SF_API int32_t sf_cache_loaded(sf_cache *cache, const int32_t *ids, int32_t count);
 /* Number of neurons that are resident now. */
 SF_API int32_t sf_cache_resident(const sf_cache *cache);
+/* What happened since the last call of this function: how many neurons were asked for and resident, to *hits, and had
+ * to be read, to *misses; and for how many tokens of evals each neuron was wanted, to wanted (hidden). A count stops at
+ * the largest int32_t. Errors: ARGUMENT. */
+SF_API int32_t sf_cache_counts(sf_cache *cache, int32_t *hits, int32_t *misses, int32_t *wanted);
 
-/* A feed-forward layer whose weights are bundles in `cache`, which it borrows, all rows in `format`. Of its functions,
- * sf_ffn_forward is UNSUPPORTED; sf_ffn_forward_active and sf_ffn_add_active answer NOT_RESIDENT for a neuron that is
- * not loaded. Errors: ARGUMENT, FORMAT, SHAPE (bundle_bytes is not that of such rows), MEMORY. */
+/* A feed-forward layer whose weights are bundles in `cache`, which it borrows, all rows in `format`. It may be part of
+ * a model: see sf_session_missing. Of its functions, sf_ffn_forward is UNSUPPORTED; sf_ffn_forward_active and
+ * sf_ffn_add_active answer NOT_RESIDENT for a neuron that is not loaded. Errors: ARGUMENT, FORMAT, SHAPE (bundle_bytes
+ * is not that of such rows), MEMORY. */
 SF_API int32_t sf_ffn_open_cached(sf_ffn **out, sf_context *context, sf_cache *cache, int32_t format, int32_t d_in,
                                   int32_t d_out, int32_t gated, int32_t activation, float parameter);
 
@@ -365,7 +371,7 @@ SF_API int32_t sf_model_set_vector(sf_model *model, int32_t layer, int32_t role,
 /* What is not a tensor. Whole numbers and switches are floats without a fraction, up to 2^24. Sessions that are open
  * keep the rope that they began with. Errors: ARGUMENT (role, layer, a value outside its range). */
 SF_API int32_t sf_model_set_number(sf_model *model, int32_t layer, int32_t role, float value);
-/* Borrows `ffn`, d_in = d_out = d. Errors: ARGUMENT (also for a cached layer, or one of another context), SHAPE. */
+/* Borrows `ffn`, d_in = d_out = d. Errors: ARGUMENT (also for one of another context), SHAPE. */
 SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
 
 /* ---- Session: one sequence of tokens in a model ------------------------------------------------------------ */
@@ -379,9 +385,19 @@ SF_API void sf_session_close(sf_session *session);
 /* Appends `n` tokens and writes logits (logits_count, vocab) of the last `logits_count` of them (0 … n; NULL
  * allowed with 0). On an error the session's position is what it was before. A token's results do not depend on how
  * the tokens are divided into calls. Errors: ARGUMENT (token id, mode), CONTEXT_FULL, UNSUPPORTED (mode), NOT_FINITE.
- */
+ * In a model with cached layers, n is at most SF_MOST_AT_ONCE (else ARGUMENT), every mode computes whole neurons, dense
+ * mode in the way of exact mode, and SF_WAITING may be returned: then see sf_session_missing. */
+enum { SF_MOST_AT_ONCE = 32 };
 SF_API int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, float *logits,
                                int32_t logits_count);
+/* After SF_WAITING: the neurons of layer *layer that have to be read, ascending, to ids (hidden of that layer). Returns
+ * how many. For each, write its bundle where sf_cache_bundles() of that layer's cache says, call sf_cache_loaded(), and
+ * then sf_session_resume(). What is done to the session instead drops the eval. Errors: ARGUMENT (not waiting). */
+SF_API int32_t sf_session_missing(const sf_session *session, int32_t *layer, int32_t *ids);
+/* Goes on with the eval that returned SF_WAITING, and returns what that would: again SF_WAITING, say. `logits`: as
+ * given to sf_session_eval. Errors: ARGUMENT (not waiting), NOT_RESIDENT (neurons were not read), and those of that
+ * one. */
+SF_API int32_t sf_session_resume(sf_session *session, float *logits);
 /* Tokens in the cache. */
 SF_API int32_t sf_session_position(const sf_session *session);
 /* Forgets all but the first `position` tokens. Errors: ARGUMENT. */

@@ -21,6 +21,8 @@ static const sf_costs default_costs = {1.1f, 0.4f};
 
 const char *sf_status_text(int32_t status) {
   switch (status) {
+    case SF_WAITING:
+      return "neurons have to be read";
     case SF_OK:
       return "ok";
     case SF_ERROR_ARGUMENT:
@@ -105,6 +107,8 @@ int32_t sf_grow(void **array, size_t *capacity, size_t count, size_t size) {
   *capacity = count;
   return SF_OK;
 }
+
+void sf_add_count(int32_t *count, int32_t more) { *count = more > INT32_MAX - *count ? INT32_MAX : *count + more; }
 
 int32_t sf_copy_floats(float **copy, const float *values, int32_t count) {
   float *made = NULL;

@@ -297,10 +297,11 @@ int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hi
   return status;
 }
 
-int32_t sf_ffn_add_neurons(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y) {
+int32_t sf_ffn_add_neurons(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y, uint8_t *fired) {
   sf_inputs inputs;
   pass p = {ffn, &inputs, 1, ids, {count}};
   int32_t status = sf_ffn_prepare(ffn, x, 1, &inputs);
   if (status == SF_OK) status = add_pass(&p, y);
+  if (fired && status == SF_OK) sf_ffn_count_fired(ffn, p.ids, p.counts, 1, fired);
   return status == SF_OK ? p.counts[0] : status;
 }

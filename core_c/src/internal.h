@@ -16,6 +16,8 @@ void *sf_array(size_t count, size_t size);
 size_t sf_size_product(size_t a, size_t b);
 /* Makes *array hold at least `count` elements of `size` bytes; contents are lost when it grows. */
 int32_t sf_grow(void **array, size_t *capacity, size_t count, size_t size);
+/* A count that would overflow stays at the largest number. */
+void sf_add_count(int32_t *count, int32_t more);
 /* A copy of `count` floats (NULL for NULL), or an error: MEMORY, NOT_FINITE. Replaces and frees *copy. */
 int32_t sf_copy_floats(float **copy, const float *values, int32_t count);
 
@@ -115,6 +117,8 @@ struct sf_cache {
   uint32_t now;       /* requests so far */
   float *scores;      /* (slots) */
   int32_t *chosen;    /* (slots) */
+  int32_t *wanted;    /* (hidden) see sf_cache_counts, as the next two */
+  int32_t hits, misses;
 };
 
 /* 1 when ids (count) are ascending, unique and in 0 … hidden-1. */
@@ -179,8 +183,29 @@ int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hi
 /* Counts in fired (hidden) the neurons ids (n, hidden), of each vector the first counts[j]; ids NULL: those whose
  * activation, left by a pass with every neuron, is not 0. */
 void sf_ffn_count_fired(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, uint8_t *fired);
-/* Adds to y what the neurons ids (count) make of one x. Returns how many were active, or an error. */
-int32_t sf_ffn_add_neurons(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y);
+/* Adds to y what the neurons ids (count) make of one x. Returns how many were active, or an error. Counts those in
+ * fired (hidden), NULL: does not. */
+int32_t sf_ffn_add_neurons(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y, uint8_t *fired);
+
+/* A pass of n ≤ SF_FFN_BATCH vectors through a cached layer, which stops where the host has to read neurons: see
+ * ffn_cached.c. A part of what is wanted is resident at a time. */
+typedef struct {
+  int32_t *ids;     /* (SF_FFN_BATCH, hidden): the neurons of each vector */
+  int32_t *wanted;  /* (hidden): the first n_wanted are those that any vector wants, ascending */
+  int32_t *missing; /* (hidden): the first n_missing are those of the part that have to be read */
+  size_t ids_capacity, wanted_capacity, missing_capacity;
+  int32_t n_wanted, n_missing;
+  int32_t first, granted;                                                     /* the part: wanted[first …] */
+  int32_t counts[SF_FFN_BATCH], computed[SF_FFN_BATCH], active[SF_FFN_BATCH]; /* of each vector's neurons */
+} sf_cached_pass;
+
+void sf_cached_close(sf_cached_pass *pass);
+/* Chooses the neurons, as sf_ffn_run does, and starts y (n, d_out). */
+int32_t sf_cached_begin(sf_cached_pass *pass, sf_ffn *ffn, int32_t mode, const float *hints, int32_t n, float *y);
+/* Goes on, with the same arguments each time: SF_OK at the end, SF_WAITING when pass->missing has to be read first, or
+ * an error, NOT_RESIDENT when it was not. Dense mode leaves out exact zeros alone. */
+int32_t sf_cached_continue(sf_cached_pass *pass, sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y,
+                           uint8_t *fired);
 
 /* ---- Model ---- */
 

@@ -179,7 +179,7 @@ int32_t sf_model_set_number(sf_model *model, int32_t layer, int32_t role, float 
 
 int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn) {
   if (!model || !ffn || layer < 0 || layer >= model->n_layers) return SF_ERROR_ARGUMENT;
-  if (ffn->cache || ffn->context != model->context) return SF_ERROR_ARGUMENT;
+  if (ffn->context != model->context) return SF_ERROR_ARGUMENT;
   if (ffn->d_in != model->d || ffn->d_out != model->d) return SF_ERROR_SHAPE;
   model->layers[layer].ffn = ffn;
   return SF_OK;

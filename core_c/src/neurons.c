@@ -26,8 +26,9 @@ int32_t sf_cache_open(sf_cache **out, int32_t hidden, size_t bundle_bytes, int32
   cache->last_use = sf_array((size_t)hidden, sizeof(uint32_t));
   cache->scores = sf_array((size_t)slots, sizeof(float));
   cache->chosen = sf_array((size_t)slots, sizeof(int32_t));
+  cache->wanted = sf_array((size_t)hidden, sizeof(int32_t));
   if (!cache->arena || !cache->slot_of || !cache->neuron_in || !cache->loaded || !cache->pinned || !cache->uses ||
-      !cache->last_use || !cache->scores || !cache->chosen) {
+      !cache->last_use || !cache->scores || !cache->chosen || !cache->wanted) {
     sf_cache_close(cache);
     return SF_ERROR_MEMORY;
   }
@@ -48,6 +49,7 @@ void sf_cache_close(sf_cache *cache) {
   sf_free(cache->last_use);
   sf_free(cache->scores);
   sf_free(cache->chosen);
+  sf_free(cache->wanted);
   sf_free(cache);
 }
 
@@ -126,6 +128,8 @@ int32_t sf_cache_request(sf_cache *cache, const int32_t *ids, int32_t count, int
     cache->neuron_in[slot] = missing[i];
     cache->slot_of[missing[i]] = slot;
   }
+  sf_add_count(&cache->misses, *missing_count);
+  sf_add_count(&cache->hits, granted - *missing_count);
   return granted;
 }
 
@@ -144,6 +148,16 @@ int32_t sf_cache_loaded(sf_cache *cache, const int32_t *ids, int32_t count) {
     if (cache->slot_of[ids[i]] < 0) return SF_ERROR_NOT_RESIDENT;
   }
   for (int32_t i = 0; i < count; i++) cache->loaded[cache->slot_of[ids[i]]] = 1;
+  return SF_OK;
+}
+
+int32_t sf_cache_counts(sf_cache *cache, int32_t *hits, int32_t *misses, int32_t *wanted) {
+  if (!cache || !hits || !misses || !wanted) return SF_ERROR_ARGUMENT;
+  *hits = cache->hits;
+  *misses = cache->misses;
+  cache->hits = cache->misses = 0;
+  memcpy(wanted, cache->wanted, (size_t)cache->hidden * sizeof(int32_t));
+  memset(cache->wanted, 0, (size_t)cache->hidden * sizeof(int32_t));
   return SF_OK;
 }
 

@@ -43,6 +43,7 @@ int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context) {
 void sf_session_close(sf_session *session) {
   if (!session) return;
   sf_attention_close(session);
+  sf_cached_close(&session->cached);
   sf_free(session->x);
   sf_free(session->normed);
   sf_free(session->added);
@@ -88,12 +89,10 @@ static void add_to_stream(sf_session *session, const float *post_norm, int32_t n
   model->context->kernels->add(session->x, session->added, n * model->d, session->x);
 }
 
-/* A count that would overflow stays at the largest number. */
-static void add_count(int32_t *count, int32_t more) { *count = more > INT32_MAX - *count ? INT32_MAX : *count + more; }
-
-/* Token `first` of the eval is the first of the n in the batch. fired (hidden): see sf_session_activity. */
-static int32_t run_layer(sf_session *session, int32_t layer, int32_t mode, int32_t n, int32_t first, uint8_t *fired) {
+/* What stands before the feed-forward part of a layer, whose input is in normed then. */
+static int32_t before_ffn(sf_session *session) {
   const sf_model *model = session->model;
+  int32_t layer = session->batch.layer, n = session->batch.n, first = session->batch.first;
   const sf_part *part = &model->layers[layer];
   int32_t status = norm(session, session->x, part, SF_ATTENTION_NORM, SF_ATTENTION_NORM_BIAS, n);
   if (status == SF_OK) status = sf_attention_run(session, layer, n);
@@ -106,15 +105,37 @@ static int32_t run_layer(sf_session *session, int32_t layer, int32_t mode, int32
     size_t row = (size_t)(first + j) * (size_t)model->n_layers + (size_t)layer, d = (size_t)model->d;
     memcpy(tap + row * d, session->normed + (size_t)j * d, d * sizeof(float));
   }
-  const float *hints = model->own.numbers[SF_PREDICTOR_INPUT] != 0 ? session->x : session->normed;
-  status = sf_ffn_run(part->ffn, mode, session->normed, hints, n, session->added, session->token_counts[0],
-                      session->token_counts[1], fired);
-  if (status != SF_OK) return status;
-  for (int32_t i = 0; i < 2; i++) {
-    for (int32_t j = 0; j < n; j++) add_count(&session->counts[i][layer], session->token_counts[i][j]);
-  }
-  add_to_stream(session, part->vectors[SF_FFN_POST_NORM], n);
   return SF_OK;
+}
+
+/* added (n, d) = the feed-forward part of normed (n, d). SF_WAITING: when the missing neurons are there, once more. */
+static int32_t run_ffn(sf_session *session) {
+  const sf_model *model = session->model;
+  sf_batch *batch = &session->batch;
+  sf_ffn *ffn = model->layers[batch->layer].ffn;
+  uint8_t *fired = session->fired ? session->fired + batch->neurons : NULL;
+  const float *hints = model->own.numbers[SF_PREDICTOR_INPUT] != 0 ? session->x : session->normed;
+  if (!ffn->cache) {
+    return sf_ffn_run(ffn, batch->mode, session->normed, hints, batch->n, session->added, session->token_counts[0],
+                      session->token_counts[1], fired);
+  }
+  sf_cached_pass *pass = &session->cached;
+  int32_t status = SF_OK;
+  if (!session->waiting) status = sf_cached_begin(pass, ffn, batch->mode, hints, batch->n, session->added);
+  if (status != SF_OK) return status;
+  status = sf_cached_continue(pass, ffn, batch->mode, session->normed, batch->n, session->added, fired);
+  session->waiting = status == SF_WAITING;
+  memcpy(session->token_counts[0], pass->counts, sizeof(pass->counts));
+  memcpy(session->token_counts[1], pass->active, sizeof(pass->active));
+  return status;
+}
+
+static void after_ffn(sf_session *session) {
+  int32_t layer = session->batch.layer, n = session->batch.n;
+  for (int32_t i = 0; i < 2; i++) {
+    for (int32_t j = 0; j < n; j++) sf_add_count(&session->counts[i][layer], session->token_counts[i][j]);
+  }
+  add_to_stream(session, session->model->layers[layer].vectors[SF_FFN_POST_NORM], n);
 }
 
 /* x (n, d) = the embeddings of tokens. */
@@ -151,19 +172,25 @@ static int32_t make_logits(sf_session *session, int32_t n, float *logits) {
   return status;
 }
 
-/* n ≤ SF_BATCH tokens, of which the first is token `first` of the eval; logits of the last `logits_count` of them. */
-static int32_t run_batch(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, int32_t first,
-                         float *logits, int32_t logits_count) {
-  sf_model *model = session->model;
-  size_t d = (size_t)model->d;
-  embed(session, tokens, n);
-  sf_attention_set_angles(session, n);
-  int32_t status = SF_OK;
-  uint8_t *fired = session->fired;
-  for (int32_t layer = 0; layer < model->n_layers && status == SF_OK; layer++) {
-    status = run_layer(session, layer, mode, n, first, fired);
-    if (fired) fired += model->layers[layer].ffn->hidden;
+/* The layers of the batch, from where it stands. */
+static int32_t run_layers(sf_session *session) {
+  const sf_model *model = session->model;
+  sf_batch *batch = &session->batch;
+  for (; batch->layer < model->n_layers; batch->layer++) {
+    int32_t status = session->waiting ? SF_OK : before_ffn(session);
+    if (status == SF_OK) status = run_ffn(session);
+    if (status != SF_OK) return status;
+    after_ffn(session);
+    batch->neurons += (size_t)model->layers[batch->layer].ffn->hidden;
   }
+  return SF_OK;
+}
+
+/* The batch from where it stands; its logits. SF_WAITING as of run_ffn. */
+static int32_t run_batch(sf_session *session, float *logits) {
+  int32_t n = session->batch.n, first = session->batch.first, logits_count = session->batch.logits_count;
+  size_t d = (size_t)session->model->d;
+  int32_t status = run_layers(session);
   float *hidden = session->taps[SF_TAP_HIDDEN];
   if (hidden && status == SF_OK) {
     status = final_norm(session, n, n);
@@ -173,6 +200,17 @@ static int32_t run_batch(sf_session *session, const int32_t *tokens, int32_t n, 
   if (logits_count > 0 && status == SF_OK) status = make_logits(session, logits_count, logits);
   if (status == SF_OK) session->position += n;
   return status;
+}
+
+/* Begins with n ≤ SF_BATCH tokens, of which the first is token `first` of the eval, and the logits of the last
+ * `logits_count` of them are wanted. */
+static void begin_batch(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, int32_t first,
+                        int32_t logits_count) {
+  const sf_batch batch = {n, mode, first, logits_count, 0, 0};
+  session->batch = batch;
+  session->waiting = 0;
+  embed(session, tokens, n);
+  sf_attention_set_angles(session, n);
 }
 
 static size_t neurons(const sf_model *model) {
@@ -191,8 +229,10 @@ static int32_t check_eval(const sf_session *session, const int32_t *tokens, int3
     if (tokens[i] < 0 || tokens[i] >= model->vocab) return SF_ERROR_ARGUMENT;
   }
   if (n > session->context - session->position) return SF_ERROR_CONTEXT_FULL;
-  for (int32_t layer = 0; mode != SF_DENSE && layer < model->n_layers; layer++) {
-    if (model->layers[layer].ffn->down_layout != SF_DOWN_BY_NEURON) return SF_ERROR_UNSUPPORTED;
+  for (int32_t layer = 0; layer < model->n_layers; layer++) {
+    const sf_ffn *ffn = model->layers[layer].ffn;
+    if (mode != SF_DENSE && ffn->down_layout != SF_DOWN_BY_NEURON) return SF_ERROR_UNSUPPORTED;
+    if (ffn->cache && n > SF_BATCH) return SF_ERROR_ARGUMENT;
   }
   for (int32_t kind = 0; kind < SF_TAPS; kind++) {
     if (session->taps[kind] && sf_size_product((size_t)n, tap_width(model, kind)) > session->tap_floats[kind]) {
@@ -201,6 +241,16 @@ static int32_t check_eval(const sf_session *session, const int32_t *tokens, int3
   }
   if (session->fired && neurons(model) > session->fired_bytes) return SF_ERROR_SHAPE;
   return SF_OK;
+}
+
+/* Ends an eval that began at position `start` and did what it could. */
+static void end_eval(sf_session *session, int32_t status, int32_t start) {
+  size_t layers = (size_t)session->model->n_layers;
+  session->waiting = status == SF_WAITING;
+  if (status != SF_OK) session->position = start;
+  for (int32_t i = 0; i < 2 && status == SF_OK; i++) {
+    for (size_t k = 0; k < layers; k++) sf_add_count(&session->totals[i][k], session->counts[i][k]);
+  }
 }
 
 int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, float *logits,
@@ -217,13 +267,29 @@ int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, i
     int32_t from = first_logit > i ? first_logit : i; /* first token of this batch whose logits are wanted */
     int32_t wanted = i + batch > from ? i + batch - from : 0;
     float *batch_logits = wanted > 0 ? logits + (size_t)(from - first_logit) * (size_t)model->vocab : NULL;
-    status = run_batch(session, tokens + i, batch, mode, i, batch_logits, wanted);
+    begin_batch(session, tokens + i, batch, mode, i, wanted);
+    status = run_batch(session, batch_logits);
   }
-  if (status != SF_OK) session->position = start;
-  for (int32_t i = 0; i < 2 && status == SF_OK; i++) {
-    for (size_t k = 0; k < layers; k++) add_count(&session->totals[i][k], session->counts[i][k]);
-  }
+  end_eval(session, status, start);
   sf_pool_unlock(model->context->pool);
+  return status;
+}
+
+int32_t sf_session_missing(const sf_session *session, int32_t *layer, int32_t *ids) {
+  if (!session || !layer || !ids || !session->waiting) return SF_ERROR_ARGUMENT;
+  const sf_cached_pass *pass = &session->cached;
+  *layer = session->batch.layer;
+  memcpy(ids, pass->missing, (size_t)pass->n_missing * sizeof(int32_t));
+  return pass->n_missing;
+}
+
+int32_t sf_session_resume(sf_session *session, float *logits) {
+  if (!session || !session->waiting || (session->batch.logits_count > 0 && !logits)) return SF_ERROR_ARGUMENT;
+  sf_pool *pool = session->model->context->pool;
+  sf_pool_lock(pool);
+  int32_t start = session->position, status = run_batch(session, logits);
+  end_eval(session, status, start);
+  sf_pool_unlock(pool);
   return status;
 }
 
@@ -232,6 +298,7 @@ int32_t sf_session_position(const sf_session *session) { return session ? sessio
 int32_t sf_session_truncate(sf_session *session, int32_t position) {
   if (!session || position < 0 || position > session->position) return SF_ERROR_ARGUMENT;
   session->position = position;
+  session->waiting = 0;
   return SF_OK;
 }
 

@@ -9,6 +9,14 @@ enum {
   SF_TAPS = 2    /* kinds of SF_TAP_… */
 };
 
+/* Tokens on their way through the layers. */
+typedef struct {
+  int32_t n, mode, first; /* first: of them, in the eval */
+  int32_t logits_count;   /* wanted, of the last ones */
+  int32_t layer;          /* where they are */
+  size_t neurons;         /* of the layers before it */
+} sf_batch;
+
 struct sf_session {
   sf_model *model;
   int32_t context, position;
@@ -31,6 +39,9 @@ struct sf_session {
   size_t tap_floats[SF_TAPS];
   uint8_t *fired; /* (layers, hidden), see sf_session_activity */
   size_t fired_bytes;
+  sf_batch batch;
+  sf_cached_pass cached; /* of the layer where the batch is, if that is cached */
+  int32_t waiting;       /* 1: for neurons that the host reads */
 };
 
 /* y (n, d) = x (n, d), each normalised as the model does it; y may be x. */

@@ -209,6 +209,7 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_cache_bundles, 4, (h, p, i, w))                    \
   RESULT(int32_t, sf_cache_loaded, 3, (h, p, i))                        \
   RESULT(int32_t, sf_cache_resident, 1, (h))                            \
+  RESULT(int32_t, sf_cache_counts, 4, (h, w, w, w))                     \
   RESULT(int32_t, sf_ffn_open_cached, 9, (w, h, h, i, i, i, i, i, f))   \
   RESULT(int32_t, sf_model_open, 11, (w, h, i, i, i, i, i, i, i, f, f)) \
   VOID(sf_model_close, 1, (h))                                          \
@@ -219,6 +220,8 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_session_open, 3, (w, h, i))                        \
   VOID(sf_session_close, 1, (h))                                        \
   RESULT(int32_t, sf_session_eval, 6, (h, p, i, i, w, i))               \
+  RESULT(int32_t, sf_session_missing, 3, (h, w, w))                     \
+  RESULT(int32_t, sf_session_resume, 2, (h, w))                         \
   RESULT(int32_t, sf_session_position, 1, (h))                          \
   RESULT(int32_t, sf_session_truncate, 2, (h, i))                       \
   RESULT(int32_t, sf_session_counts, 3, (h, w, w))                      \

@@ -41,6 +41,7 @@ class LayerShape(NamedTuple):
     activation: ActivationType
     parameter: float
     hot: int
+    both_active: bool = False
 
 
 def save_bundles(ffn: SparseFfn, path: str | os.PathLike[str]) -> None:
@@ -94,7 +95,7 @@ def load_bundles(
         columns = [shape.d_in] * (1 + file.gated) + [shape.d_out]
         parts = [(file.format, each) for each in columns]
         views = bundle_views(core, memory, shape.hidden, parts)
-        return SparseFfn.from_matrices(
+        ffn = SparseFfn.from_matrices(
             core,
             views[0] if file.gated else None,
             views[-2],
@@ -106,6 +107,9 @@ def load_bundles(
             down_bias=file.biases.get("down_bias"),
             predictor=read_predictor(core, file.header, layer, shape.hot),
         )
+        if shape.both_active:
+            ffn.set_both_active(True)
+        return ffn
     finally:
         file.close()
 
@@ -114,11 +118,17 @@ class BundleFile:
     """The neurons of layer ``layer`` of a calibrated model, or of the one layer that
     `SparseFfn.save_bundles` wrote. Only the header is read at first, then neurons by `read`.
 
-    ``source``: a path, or a seekable binary file, which stays the caller's to close.
+    ``source``: a path, or a seekable binary file, which stays the caller's to close. Of a file
+    that has no ``readinto`` neighbours are read in one go. ``header``: of the same file, when it
+    has been read already.
     """
 
     def __init__(
-        self, source: Source, layer: int = 0, activation: str | ActivationType | None = None
+        self,
+        source: Source,
+        layer: int = 0,
+        activation: str | ActivationType | None = None,
+        header: GgufFile | None = None,
     ) -> None:
         self._file = _opened(source)
         self._own = isinstance(source, (str, os.PathLike))
@@ -126,20 +136,31 @@ class BundleFile:
         close = self._file.close if self._own else _nothing
         self._finalizer = weakref.finalize(self, close)
         try:
-            self._read_header(layer, activation)
+            # From the stream, not mapped: a file that is cut off while it is mapped ends the
+            # process.
+            self.header = GgufFile.open(self._file) if header is None else header
+            self._read_layer(layer, activation)
         except BaseException:
             self.close()
             raise
 
-    def _read_header(self, layer: int, activation: str | ActivationType | None) -> None:
-        # From the stream, not mapped: a file that is cut off while it is mapped ends the process.
-        self.header = GgufFile.open(self._file)
+    def _read_layer(self, layer: int, activation: str | ActivationType | None) -> None:
         self.name = self.header.name
         self.layer = layer
         self.shape = _layer_shape(self.header, layer, activation)
         self.tensor = f"blk.{layer}.ffn_bundle.weight"
         info = self.header.tensor(self.tensor)
         check_format(self.header, info)
+        if info.part:
+            raise UnsupportedError(
+                f"{self.name}: single neurons are read from a model in one file only; join its "
+                "parts, for example with `llama-gguf-split --merge`"
+            )
+        if f"blk.{layer}.ffn_sub_norm.weight" in self.header.tensors:
+            raise UnsupportedError(
+                f"{self.name}: layer {layer} has a norm before its down matrix, which needs all "
+                "of its neurons at once: load the model whole"
+            )
         self.format: WeightFormat = weight_format(info.format)
         self.gated = self._gated(info.shape)
         self.offset = info.offset
@@ -174,9 +195,24 @@ class BundleFile:
                     whole = os.preadv(descriptor, out[start:end], offset) // nbytes
                 except OSError:
                     whole = 0  # reading one by one tells which neuron it is
+            elif not hasattr(self._file, "readinto"):
+                whole = self._read_run(ids[start], out[start:end])
             for index in range(start + whole, end):
                 self._read_one(ids[index], out[index])
             yield end - start
+
+    def _read_run(self, neuron: int, out: list[memoryview]) -> int:
+        """Fills ``out`` with neighbours, ``neuron`` the first; how many whole ones there were."""
+        nbytes = self.bundle_bytes
+        try:
+            self._file.seek(self.offset + neuron * nbytes)
+            data = self._file.read(len(out) * nbytes)
+        except (OSError, ValueError):
+            return 0
+        whole = len(data) // nbytes
+        for index in range(whole):
+            _fill(out[index], data[index * nbytes : (index + 1) * nbytes])
+        return int(whole)
 
     def _read_one(self, neuron: int, out: memoryview) -> None:
         done = 0
@@ -184,7 +220,12 @@ class BundleFile:
         try:
             self._file.seek(self.offset + neuron * self.bundle_bytes)
             while done < len(out):
-                count = self._file.readinto(out[done:])
+                if hasattr(self._file, "readinto"):
+                    count = self._file.readinto(out[done:])
+                else:
+                    data = self._file.read(len(out) - done)
+                    count = len(data)
+                    _fill(out[done : done + count], data)
                 if not count:
                     break
                 done += count
@@ -208,6 +249,10 @@ def _nothing() -> None:
     pass
 
 
+def _fill(target: memoryview, data: bytes) -> None:
+    np.frombuffer(target, np.uint8)[:] = np.frombuffer(data, np.uint8)
+
+
 def _opened(source: Source) -> Any:
     """The file object that bundles are read from."""
     if isinstance(source, (str, os.PathLike)):
@@ -215,10 +260,10 @@ def _opened(source: Source) -> Any:
             return Path(source).open("rb", buffering=0)
         except OSError as error:
             raise ModelFileError(f"{source}: {error.strerror or error}") from error
-    if not hasattr(source, "readinto") or not hasattr(source, "seek"):
+    if not hasattr(source, "read") or not hasattr(source, "seek"):
         raise ArgumentError(
-            "weights that are read on demand are in a path or a seekable binary file with "
-            f"readinto(), not in {type(source).__name__}"
+            "weights that are read on demand are in a path or a seekable binary file, not in "
+            f"{type(source).__name__}"
         )
     return source
 
@@ -233,7 +278,8 @@ def _layer_shape(file: GgufFile, layer: int, activation: str | ActivationType | 
         layers = config.layers
         hot = config.hot_counts[layer] if config.hot_counts and 0 <= layer < layers else 0
         kind, parameter = config.activation, config.activation_parameter
-        shape = LayerShape(config.hidden, config.d, config.d, kind, parameter, hot)
+        both = config.kind.both_active
+        shape = LayerShape(config.hidden, config.d, config.d, kind, parameter, hot, both)
     else:
         raise UnsupportedError(
             f"{file.name}: the architecture {architecture!r} is not one of "

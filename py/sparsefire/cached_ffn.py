@@ -18,7 +18,7 @@ from .errors import ModelFileError
 from .ffn import CUTOFFS, check_predictor, set_core_cutoff
 from .loader import read_predictor
 from .neurons import CoreCache, NeuronCache
-from .predictor import InCorePredictor, Predictor
+from .predictor import CorePredictor, InCorePredictor, Predictor
 
 
 class CoreCachedFfn(CoreObject):
@@ -47,6 +47,15 @@ class CoreCachedFfn(CoreObject):
                 raise ModelFileError(f"{file.name}: a bias of {bias.shape}, expected ({size},)")
         inputs = [None if bias is None else core.inp(bias) for bias in biases]
         core.check("sf_ffn_set_bias", handle, *inputs, what=f"biases of {file.name}")
+        if shape.both_active:
+            core.check("sf_ffn_set_both_active", handle, 1, what="both active")
+        self._attached: CorePredictor | None = None  # what the handle borrows
+
+    def set_predictor(self, predictor: CorePredictor | None) -> None:
+        """Which predictor chooses when the layer is part of a model."""
+        handle = None if predictor is None else predictor.handle
+        self.core.check("sf_ffn_set_predictor", self.handle, handle, what="attaching a predictor")
+        self._attached = predictor
 
     def start(self, x: int, y: int) -> None:
         """Sets y (d_out) to the bias. ``x``, ``y``: addresses in the core."""
@@ -125,6 +134,11 @@ class CachedFfn:
             raise
 
     @property
+    def handle(self) -> int:
+        """The layer's handle in the core."""
+        return self._core_ffn.handle
+
+    @property
     def hidden(self) -> int:
         """Neurons."""
         return self._file.shape.hidden
@@ -169,6 +183,7 @@ class CachedFfn:
         or hidden size is not the layer's."""
         if predictor is not None:
             check_predictor(predictor, self.core, self.d_in, self.hidden)
+        self._core_ffn.set_predictor(None if predictor is None else predictor.in_core)
         self._predictor = predictor
 
     @property

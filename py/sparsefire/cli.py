@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from .bench_cli import add_bench_parser
@@ -76,7 +77,7 @@ def _add_generate(commands: Any) -> None:
         "--compare",
         action=argparse.BooleanOptionalAction,
         help="measure the dense mode too, by evaluating the same tokens once more "
-        "(default: yes, but not with --json)",
+        "(default: yes, but not with --json or --neuron-budget)",
     )
     add_model_options(parser)
     add_mode_options(parser)
@@ -96,7 +97,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     stats = model.stats
     if arguments.json:
         text = "".join(pieces)
-        report = {"text": text, **stats.as_dict()}
+        report = {"text": text, **stats.as_dict(), **_cache_report(model)}
         if arguments.compare:
             report["compared_tokens_per_s"] = _speeds(model)
         _print_json(report)
@@ -108,15 +109,25 @@ def _generate(arguments: argparse.Namespace) -> int:
         for piece in pieces:
             print(piece, end="", flush=True)
         print(flush=True)
-        if arguments.compare is not False:
+        if arguments.compare or (arguments.compare is None and model.neurons is None):
             speeds = _speeds(model)
     except KeyboardInterrupt:
         # What was made so far still gets its line.
         pieces.close()
         print(flush=True)
         status = 130
-    print(_summary(stats, speeds), flush=True)
+    print(_summary(stats, speeds, model), flush=True)
     return status
+
+
+def _cache_report(model: Any) -> dict[str, Any]:
+    """What the neuron caches did, for JSON; nothing for a model that is in memory."""
+    neurons = model.neurons
+    if neurons is None:
+        return {}
+    stats = neurons.stats
+    found = {"budget_bytes": neurons.budget_bytes, "layer_bytes": neurons.nbytes}
+    return {"neuron_cache": {**found, **asdict(stats), "hit_rate": stats.hit_rate}}
 
 
 def _speeds(model: Any) -> dict[str, float]:
@@ -131,7 +142,7 @@ def _speeds(model: Any) -> dict[str, float]:
     return compare_modes(model, stats.prompt_token_ids, evaluated, (stats.mode, "dense"))
 
 
-def _summary(stats: Any, speeds: dict[str, float]) -> str:
+def _summary(stats: Any, speeds: dict[str, float], model: Any) -> str:
     """The line under a text."""
     if speeds:
         mine, dense = speeds[stats.mode], speeds["dense"]
@@ -140,7 +151,14 @@ def _summary(stats: Any, speeds: dict[str, float]) -> str:
         )
     else:
         speed = f"{stats.tokens_per_s:.0f} tokens/s {stats.mode}"
-    return f"[{stats.n_tokens} tokens; {speed}; {stats.neurons()}; {stats.where()}]"
+    parts = [f"{stats.n_tokens} tokens", speed, stats.neurons()]
+    if model.neurons is not None:
+        cache = model.neurons.stats
+        parts.append(
+            f"{cache.hit_rate:.1%} of neurons found in {model.neurons.budget_bytes:,} bytes, "
+            f"{cache.bytes_read:,} bytes read"
+        )
+    return f"[{'; '.join([*parts, stats.where()])}]"
 
 
 def _add_perplexity(commands: Any) -> None:
@@ -182,6 +200,7 @@ def _perplexity(arguments: argparse.Namespace) -> int:
                 "context": model.context,
                 "tokens_per_s": result.tokens_per_s,
                 **{name: numbers[name] for name in names},
+                **_cache_report(model),
             }
         )
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """-m, --activation, and those of `add_host_options`."""
+    """-m, --activation, --neuron-budget, and those of `add_host_options`."""
     add = parser.add_argument
     add("-m", "--model", metavar="FILE", help="GGUF model; default: the one in the package")
     add(
@@ -31,6 +32,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="activation of the feed-forward layers, where the file does not say: relu, relu2, "
         "silu, gelu …",
+    )
+    add(
+        "--neuron-budget",
+        type=_budget,
+        metavar="SIZE",
+        help="of a calibrated model, keep so much of the feed-forward weights in memory, 500M or "
+        "40%%, and read the rest from the file when it is needed; default: everything",
     )
     add_host_options(parser)
 
@@ -46,6 +54,17 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--isa", metavar="NAME", help="instruction set: avx512, avx2, sse41, neon, scalar …")
     add("--threads", type=int, metavar="N", help="default: as many as there are processor cores")
+
+
+def _budget(text: str) -> int | float:
+    """Bytes, or a share below 1: "1500000", "500M", "1.5G", "40%"."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(?:i?B)?|(\d+(?:\.\d+)?)\s*%", text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a size, as in 500M, 2G or 40%")
+    number, unit, percent = match.groups()
+    if percent is not None:
+        return float(percent) / 100
+    return int(float(number) * 1000 ** "_kMGT".index(unit or "_"))
 
 
 def add_mode_options(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +112,17 @@ def load_model(arguments: argparse.Namespace, context: int | None = None) -> Any
     from .model import Model
 
     choose_host(arguments)
-    return Model.load(arguments.model, activation=arguments.activation, context=context)
+    budget = arguments.neuron_budget
+    if isinstance(budget, float):
+        from .neurons import NeuronCache
+
+        budget = NeuronCache(hot_fraction=budget)
+    return Model.load(
+        arguments.model,
+        activation=arguments.activation,
+        context=context,
+        neuron_budget=budget,
+    )
 
 
 def read_text(path: str) -> str:

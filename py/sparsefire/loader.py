@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,9 @@ from .predictor import LowRankPredictor
 from .quant import dequantize_rows, quantize_rows, weight_format
 from .rope import FACTORS_TENSOR
 
+if TYPE_CHECKING:
+    from .model_neurons import ModelNeurons
+
 FloatArray = npt.NDArray[np.float32]
 
 _TILE = 1 << 20  # weights that are transposed at a time, so that they stay in cache
@@ -27,9 +32,16 @@ class CoreModel(CoreObject):
 
     On the native core the weights that are used as they are stored stay in the mapped file. Of the
     feed-forward layers of ReLU-like models, the down matrix is transposed, as sparse modes need.
+    With ``neurons`` the feed-forward layers are those, and `ffns` is empty.
     """
 
-    def __init__(self, core: Core, file: GgufFile, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        core: Core,
+        file: GgufFile,
+        config: ModelConfig,
+        neurons: ModelNeurons | None = None,
+    ) -> None:
         handle = core.open(
             "sf_model_open",
             core.context,
@@ -47,6 +59,7 @@ class CoreModel(CoreObject):
         super().__init__(core, handle, "sf_model_close")
         self.file = file
         self.config = config
+        self.neurons = neurons
         self.ffns: list[SparseFfn] = []
         self._matrices: list[Matrix] = []
         self._load_part(-1, "", roles.MODEL_MATRICES, roles.MODEL_VECTORS)
@@ -55,9 +68,10 @@ class CoreModel(CoreObject):
             prefix = f"blk.{layer}."
             self._load_part(layer, prefix, roles.LAYER_MATRICES, roles.LAYER_VECTORS)
             self._set_rope(layer)
-            ffn = self._ffn(layer, prefix)
+            if neurons is None:
+                self.ffns.append(self._ffn(layer, prefix))
+            ffn = self.ffns[layer] if neurons is None else neurons.layers[layer]
             core.check("sf_model_set_ffn", handle, layer, ffn.handle, what=f"{prefix}ffn")
-            self.ffns.append(ffn)
 
     def _load_part(
         self,

@@ -26,6 +26,8 @@ from .generation import GenerateOptions, Generation, GenerationConfig, shows_opt
 from .gguf import GgufFile
 from .gguf_source import Source
 from .loader import CoreModel
+from .model_neurons import ModelNeurons
+from .neurons import NeuronCache
 from .sampling import TokenScore, score
 from .session import BATCH, Session
 from .stats import Share, Stats
@@ -76,6 +78,7 @@ class Model(Completions, Embedding):
         *,
         activation: str | ActivationType | None = None,
         context: int | None = None,
+        neuron_budget: int | NeuronCache | None = None,
         core: Core | None = None,
     ) -> Model:
         """Loads a model from a GGUF file: a path, the file's bytes, or a seekable binary file.
@@ -85,19 +88,34 @@ class Model(Completions, Embedding):
         activation: of the feed-forward layers, where the file does not say the right one.
         context: how many tokens a text may have, prompt included; at most (and by default, up to
           4096) what the model was trained for.
+        neuron_budget: how many bytes of the feed-forward layers' weights are in the core at most,
+          where the model is one that `sparsefire calibrate` wrote; the others stay in the file and
+          are read when a token needs them. Results are the same, bit for bit, in exact and sparse
+          mode. A `NeuronCache` instead of a number gives its other settings too, and with
+          ``hot_fraction`` the same share of each layer. `neurons` tells what was read.
         core: by default the current one, see `use_backend`.
 
         Errors: `ModelFileError` (missing, damaged or incomplete; the message names the tensor or
         key), `UnsupportedError` (architecture, weight format or tokeniser), `NotFiniteError`,
         `CoreMemoryError`, `ArgumentError`.
         """
-        file = GgufFile.open(default_model() if source is None else source)
+        source = default_model() if source is None else source
+        core = core or get_core()
+        file, neurons = GgufFile.open(source), None
         try:
             config = read_config(file, activation)
             check_tensors(file, config)
             context = _checked_context(context, config)
-            return cls(file, config, CoreModel(core or get_core(), file, config), context)
+            if neuron_budget is not None:
+                if isinstance(source, (bytes, bytearray, memoryview)):
+                    raise ArgumentError(
+                        "neuron_budget: the model is in memory already; give a path or a file"
+                    )
+                neurons = ModelNeurons(core, source, file, config, neuron_budget)
+            return cls(file, config, CoreModel(core, file, config, neurons), context)
         except BaseException:
+            if neurons is not None:
+                neurons.close()
             file.close()
             raise
 
@@ -354,10 +372,22 @@ class Model(Completions, Embedding):
 
     @property
     def ffns(self) -> list[SparseFfn]:
-        """The feed-forward layers."""
+        """The feed-forward layers. `ArgumentError` for a model with a neuron budget, whose
+        layers are in `neurons`."""
         self._check_open()
         assert self._core_model is not None
+        if self._core_model.neurons is not None:
+            raise ArgumentError(
+                "ffns: the layers of a model with a neuron budget are in model.neurons.layers"
+            )
         return self._core_model.ffns
+
+    @property
+    def neurons(self) -> ModelNeurons | None:
+        """The layers and caches of a model that was loaded with a ``neuron_budget``, else None."""
+        self._check_open()
+        assert self._core_model is not None
+        return self._core_model.neurons
 
     def ffn_inputs(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
         """What goes into each feed-forward layer for token ids (n,), n at most the context:
@@ -446,6 +476,8 @@ class Model(Completions, Embedding):
         self._session.close()
         if self._core_model is not None:
             self._core_model.close()
+            if self._core_model.neurons is not None:
+                self._core_model.neurons.close()
         self._core_model = None
         self._file.close()
 

@@ -44,6 +44,16 @@ class CacheStats:
         asked = self.hits + self.misses
         return self.hits / asked if asked else 0.0
 
+    def __add__(self, other: CacheStats) -> CacheStats:
+        """What two caches have done together."""
+        return CacheStats(
+            self.hits + other.hits,
+            self.misses + other.misses,
+            self.bytes_read + other.bytes_read,
+            self.resident_bytes + other.resident_bytes,
+            self.reclassifications + other.reclassifications,
+        )
+
 
 class CoreCache(CoreObject):
     """A neuron cache in the core, and the file that it is filled from."""
@@ -62,11 +72,21 @@ class CoreCache(CoreObject):
         self.file = file
         self.slots = slots
         self.bytes_read = 0
+        self._counts = np.zeros(2, np.int32)
+        self._wanted = np.zeros(file.shape.hidden, np.int32)
 
     @property
     def resident(self) -> int:
         """Number of neurons in the core."""
         return self.core.check("sf_cache_resident", self.handle, what="neuron cache")
+
+    def counts(self) -> tuple[int, int, _arrays.IntArray]:
+        """Hits and misses since the last call, and for how many tokens of a model each neuron was
+        wanted, int32 (hidden,), used again by the next call."""
+        hits, misses = (self.core.out(self._counts[each : each + 1]) for each in (0, 1))
+        wanted = self.core.out(self._wanted)
+        self.core.check("sf_cache_counts", self.handle, hits, misses, wanted, what="neuron cache")
+        return int(self._counts[0]), int(self._counts[1]), self._wanted
 
     def pin(self, ids: _arrays.IntArray) -> None:
         """Pins these neurons, ascending ids, and no others."""
@@ -203,6 +223,7 @@ class NeuronCache:
         """Gives the memory back, if it serves ``owner``."""
         with self.lock:
             if self._core_cache is not None and self._owner and self._owner() is owner:
+                self._collect()
                 self._core_cache.close()
                 self._core_cache = self._owner = None
 
@@ -225,6 +246,14 @@ class NeuronCache:
 
     # -- what it holds and has done ----------------------------------------------------------------
 
+    def _collect(self) -> None:
+        """Takes over what the core has counted."""
+        if self._core_cache is not None:
+            hits, misses, wanted = self._core_cache.counts()
+            self._hits += hits
+            self._misses += misses
+            self._uses += wanted
+
     @property
     def slots(self) -> int:
         """Neurons that fit in; 0 before the cache serves a layer."""
@@ -238,12 +267,15 @@ class NeuronCache:
     @property
     def uses(self) -> npt.NDArray[np.int64]:
         """How often each neuron was used or recorded, int64 (hidden,)."""
-        return self._uses.copy()
+        with self.lock:
+            self._collect()
+            return self._uses.copy()
 
     @property
     def stats(self) -> CacheStats:
         """Hits, misses, bytes and reclassifications so far."""
         with self.lock:
+            self._collect()
             cache = self._core_cache
             return CacheStats(
                 hits=self._hits,
@@ -259,11 +291,14 @@ class NeuronCache:
         cache = self._attached()
         while len(ids):
             granted, missing = cache.request(ids)
-            self._misses += len(missing)
-            self._hits += granted - len(missing)
             cache.load(missing)
             yield ids[:granted]
             ids = ids[granted:]
+
+    def load(self, missing: _arrays.IntArray) -> None:
+        """Reads neurons that were asked for in the core."""
+        with self.lock:
+            self._attached().load(missing)
 
     def count(self, lists: Sequence[_arrays.IntArray]) -> None:
         """`record` for lists that were checked. To be used under `lock`."""
@@ -297,6 +332,7 @@ class NeuronCache:
         """Pins the most used neurons, of equally used ones the lower id; a neuron that was never
         used only when the file says that it is hot."""
         cache = self._attached()
+        self._collect()
         hidden = len(self._uses)
         most = int(self.pinned * cache.slots)
         if cache.slots < hidden:
@@ -308,30 +344,18 @@ class NeuronCache:
         self._hot = hot
         if len(hot):
             _, missing = cache.request(hot)
+            cache.counts()  # this was no use
             cache.load(missing)
 
     def save_profile(self, path: str | os.PathLike[str]) -> None:
         """Writes how often each neuron was used, as JSON, in one step."""
         self._attached()
-        text = json.dumps(
-            {
-                "kind": _PROFILE,
-                "version": 1,
-                "neurons": len(self._uses),
-                "uses": self._uses.tolist(),
-            }
-        )
-        target = Path(path)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
-        finally:
-            with suppress(FileNotFoundError):
-                part.unlink()
+        write_json(Path(path), self.profile())
+
+    def profile(self) -> dict[str, Any]:
+        """What `save_profile` writes."""
+        uses = self.uses.tolist()
+        return {"kind": _PROFILE, "version": 1, "neurons": len(uses), "uses": uses}
 
     def load_profile(self, path: str | os.PathLike[str]) -> None:
         """Takes the uses that `save_profile` wrote in place of those counted so far, and makes the
@@ -339,13 +363,18 @@ class NeuronCache:
 
         Errors: `ModelFileError` (missing, damaged), `ShapeError` (of a layer of another size).
         """
-        uses = _read_profile(Path(path))
+        self.set_profile(read_json(Path(path)), str(path))
+
+    def set_profile(self, found: object, name: str) -> None:
+        """As `load_profile`, of what `profile` gave and ``name`` names in messages."""
+        uses = _uses_of(found, name)
         with self.lock:
             self._attached()
             if len(uses) != len(self._uses):
                 raise ShapeError(
-                    f"{path}: a profile of {len(uses)} neurons; the layer has {len(self._uses)}"
+                    f"{name}: a profile of {len(uses)} neurons; the layer has {len(self._uses)}"
                 )
+            self._collect()
             self._uses = uses
             self._reclassifications += 1
             self._pin_most_used()
@@ -370,19 +399,38 @@ class NeuronCache:
         return f"NeuronCache({size}, {self.policy}{window}{held})"
 
 
-def _read_profile(path: Path) -> npt.NDArray[np.int64]:
-    """The uses in a profile, int64 (neurons,)."""
+def write_json(target: Path, value: object) -> None:
+    """Writes a JSON file in one step."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        found = json.loads(path.read_text("utf-8"))
+        with part.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(value) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+
+
+def read_json(path: Path) -> object:
+    """What is in a JSON file of profiles."""
+    try:
+        found: object = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}") from error
     except ValueError as error:
         raise ModelFileError(f"{path}: not a neuron profile: {error}") from None
+    return found
+
+
+def _uses_of(found: object, name: str) -> npt.NDArray[np.int64]:
+    """The uses in a profile, int64 (neurons,)."""
     if not isinstance(found, dict) or found.get("kind") != _PROFILE or found.get("version") != 1:
-        raise ModelFileError(f"{path}: not a neuron profile of version 1")
+        raise ModelFileError(f"{name}: not a neuron profile of version 1")
     uses = found.get("uses")
     if not isinstance(uses, list) or len(uses) != found.get("neurons"):
-        raise ModelFileError(f"{path}: the profile is damaged: it needs one count a neuron")
+        raise ModelFileError(f"{name}: the profile is damaged: it needs one count a neuron")
     if not all(type(use) is int and 0 <= use < 1 << 62 for use in uses):
-        raise ModelFileError(f"{path}: the profile is damaged: uses must be counts")
+        raise ModelFileError(f"{name}: the profile is damaged: uses must be counts")
     return np.array(uses, np.int64)

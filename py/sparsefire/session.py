@@ -12,6 +12,7 @@ from ._forward import MODES
 from ._handle import CoreObject
 from .errors import ContextFullError, NotFiniteError
 from .loader import CoreModel
+from .model_neurons import MOST_AT_ONCE
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -19,6 +20,7 @@ BATCH = 64  # tokens of a call: enough to read weights once for many, short enou
 
 _FFN_INPUTS, _HIDDEN = 0, 1  # what the core can record of each token
 _MOST_COUNTED = (1 << 31) - 1  # neurons that the core can count
+_WAITING = 1  # the core's status SF_WAITING
 
 
 class Session(CoreObject):
@@ -53,6 +55,8 @@ class Session(CoreObject):
         self._token_in = core.inp(self._one_token)
         self._counts_out = (core.out(self._counts[0]), core.out(self._counts[1]))
         self._uncollected = 0  # tokens whose neurons the core alone has counted
+        self._missing = np.empty(config.hidden, np.int32)
+        self._missing_of = np.zeros(1, np.int32)
         self.reset_counts()
 
     def reset_counts(self) -> None:
@@ -135,10 +139,16 @@ class Session(CoreObject):
     def evaluate(self, tokens: npt.NDArray[np.int32], logits: FloatArray | None = None) -> None:
         """Evaluates more tokens, int32 (n,) with n ≥ 1, in the mode of those before them. `logits`
         (k, vocab), when given, is filled with those of the last k ≤ n tokens."""
-        out = None if logits is None else self.core.out(logits)
-        count = 0 if logits is None else len(logits)
-        self._call(self.core.inp(tokens), len(tokens), out, count)
-        self.tokens += tokens.tolist()
+        most = len(tokens) if self._model.neurons is None else MOST_AT_ONCE
+        first = len(tokens) - (0 if logits is None else len(logits))  # with logits
+        for start in range(0, len(tokens), most):
+            batch = tokens[start : start + most]
+            count = max(0, start + len(batch) - max(first, start))
+            rows = None
+            if logits is not None and count:
+                rows = self.core.out(logits[max(start - first, 0) :][:count])
+            self._call(self.core.inp(batch), len(batch), rows, count)
+            self.tokens += batch.tolist()
 
     def _call(self, tokens: Argument, n: int, logits: Argument, logits_count: int) -> None:
         room = self.context - len(self.tokens)
@@ -149,7 +159,7 @@ class Session(CoreObject):
         if (self._uncollected + n) * self.hidden > _MOST_COUNTED:
             self._collect_counts()
         try:
-            self.core.check(
+            status = self.core.check(
                 "sf_session_eval",
                 self.handle,
                 tokens,
@@ -159,10 +169,21 @@ class Session(CoreObject):
                 logits_count,
                 what="evaluating tokens",
             )
+            while status == _WAITING:
+                self._read_missing()
+                resumed = self.handle, logits
+                status = self.core.check("sf_session_resume", *resumed, what="evaluating tokens")
         except NotFiniteError as error:
             raise NotFiniteError(f"{error}; {self._model.why_not_finite()}") from None
         self.evaluated += n
         self._uncollected += n
+
+    def _read_missing(self) -> None:
+        """Reads the neurons that the core has stopped for."""
+        assert self._model.neurons is not None
+        where = self.core.out(self._missing_of), self.core.out(self._missing)
+        count = self.core.check("sf_session_missing", self.handle, *where, what="missing neurons")
+        self._model.neurons.read(int(self._missing_of[0]), self._missing[:count])
 
     def ffn_inputs(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
         """Evaluates more tokens and returns what went into each layer's feed-forward part, float32
@@ -182,7 +203,8 @@ class Session(CoreObject):
         recorded = np.empty((len(tokens), *shape), np.float32)
         if not len(tokens):
             return recorded
-        step = min(BATCH, len(tokens))
+        most = BATCH if self._model.neurons is None else MOST_AT_ONCE
+        step = min(most, len(tokens))
         memory = self.core.memory(recorded[:step].nbytes)
         floats = recorded[:step].size
         self.core.check("sf_session_tap", self.handle, kind, memory, floats, what="recording")

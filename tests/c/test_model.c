@@ -186,6 +186,87 @@ static void test_errors(sf_context *context, test_model *m) {
   CHECK(sf_session_open(&session, m->model, 0) == SF_ERROR_ARGUMENT && !session, "no context");
 }
 
+/* ---- Layers whose neurons are read while tokens wait ---- */
+
+static sf_cache *caches[LAYERS];
+
+/* Reads what the session waits for out of the model's own matrices. */
+static void read_missing(const test_model *m, const sf_session *session, size_t row) {
+  int32_t layer = -1, ids[HIDDEN], count = sf_session_missing(session, &layer, ids);
+  CHECK(count > 0 && layer >= 0 && layer < LAYERS, "missing: %d of layer %d", count, layer);
+  for (int32_t i = 0; i < count; i++) {
+    void *bundle = NULL;
+    CHECK(sf_cache_bundles(caches[layer], &ids[i], 1, &bundle) == SF_OK && bundle, "a place");
+    for (int32_t part = 0; part < 3; part++) {
+      const uint8_t *data = m->data[1 + 7 * layer + 4 + part];
+      memcpy((uint8_t *)bundle + (size_t)part * row, data + (size_t)ids[i] * row, row);
+    }
+  }
+  CHECK(sf_cache_loaded(caches[layer], ids, count) == SF_OK, "loaded");
+}
+
+static void eval_waiting(const test_model *m, sf_session *session, int32_t first, int32_t n, int32_t mode,
+                         float *logits, size_t row) {
+  int32_t status = sf_session_eval(session, tokens + first, n, mode, logits, n);
+  while (status == SF_WAITING) {
+    CHECK(sf_session_position(session) == first, "no token is done while they wait");
+    read_missing(m, session, row);
+    status = sf_session_resume(session, logits);
+  }
+  CHECK(status == SF_OK, "eval: %d", status);
+}
+
+static void test_waiting_errors(const test_model *m, size_t row) {
+  sf_session *session;
+  int32_t layer, ids[HIDDEN];
+  float logits[VOCAB];
+  CHECK(sf_session_open(&session, m->model, CONTEXT) == SF_OK, "session");
+  CHECK(sf_session_resume(session, logits) == SF_ERROR_ARGUMENT, "not waiting");
+  CHECK(sf_session_missing(session, &layer, ids) == SF_ERROR_ARGUMENT, "not waiting");
+  CHECK(sf_session_eval(session, tokens, 33, SF_EXACT, NULL, 0) == SF_ERROR_ARGUMENT, "too many at once");
+  CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, logits, 1) == SF_WAITING, "waits");
+  CHECK(sf_session_resume(session, NULL) == SF_ERROR_ARGUMENT, "no place for the logits");
+  CHECK(sf_session_resume(session, logits) == SF_ERROR_NOT_RESIDENT, "nothing was read");
+  CHECK(sf_session_resume(session, logits) == SF_ERROR_ARGUMENT, "the eval is dropped");
+  CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, logits, 1) == SF_WAITING, "waits again");
+  CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
+  CHECK(sf_session_resume(session, logits) == SF_ERROR_ARGUMENT, "dropped");
+  eval_waiting(m, session, 0, 1, SF_EXACT, logits, row);
+  CHECK(memcmp(logits, together, sizeof logits) == 0, "as if nothing had been");
+  sf_session_close(session);
+}
+
+static void test_cached_layers(sf_context *context, test_model *m, int32_t format, int32_t slots) {
+  size_t row = sf_format_row_bytes(format, D);
+  sf_ffn *cached[LAYERS];
+  sf_session *session;
+  int32_t hits, misses, wanted[HIDDEN], step = slots < 10 ? 7 : 32;
+  eval_in_steps(m, SF_EXACT, TOKENS, together);
+  for (int32_t i = 0; i < LAYERS; i++) {
+    CHECK(sf_cache_open(&caches[i], HIDDEN, 3 * row, slots, SF_CACHE_LRU, 1) == SF_OK, "cache");
+    CHECK(sf_ffn_open_cached(&cached[i], context, caches[i], format, D, D, 1, SF_RELU, 0) == SF_OK, "cached");
+    CHECK(sf_model_set_ffn(m->model, i, cached[i]) == SF_OK, "a cached layer");
+  }
+  test_waiting_errors(m, row);
+  CHECK(sf_cache_counts(caches[1], &hits, &misses, NULL) == SF_ERROR_ARGUMENT, "no place for the counts");
+  CHECK(sf_cache_counts(caches[1], &hits, &misses, wanted) == SF_OK, "counts");
+  CHECK(sf_session_open(&session, m->model, CONTEXT) == SF_OK, "session");
+  for (int32_t i = 0; i < TOKENS; i += step) {
+    int32_t n = TOKENS - i < step ? TOKENS - i : step;
+    eval_waiting(m, session, i, n, SF_EXACT, alone + i * VOCAB, row);
+  }
+  CHECK(memcmp(alone, together, sizeof alone) == 0, "%d slots: cached layers differ", slots);
+  CHECK(sf_cache_counts(caches[1], &hits, &misses, wanted) == SF_OK, "counts");
+  CHECK(hits + misses == HIDDEN * ((TOKENS + step - 1) / step), "%d hits, %d misses", hits, misses);
+  for (int32_t i = 0; i < HIDDEN; i++) CHECK(wanted[i] == TOKENS, "neuron %d was wanted %d times", i, wanted[i]);
+  sf_session_close(session);
+  for (int32_t i = 0; i < LAYERS; i++) {
+    CHECK(sf_model_set_ffn(m->model, i, m->ffns[i]) == SF_OK, "the layer in memory");
+    sf_ffn_close(cached[i]);
+    sf_cache_close(caches[i]);
+  }
+}
+
 /* Weights from a file may hold anything: NaN in the embedding is an error, not a crash. */
 static void test_not_finite(test_model *m) {
   sf_session *session;
@@ -213,6 +294,9 @@ int main(int argc, char **argv) {
       test_steps_and_threads(&m, &other);
       test_session(context, &m);
       test_activity(&m);
+      test_cached_layers(context, &m, formats[f], 1);
+      test_cached_layers(context, &m, formats[f], 40);
+      test_cached_layers(context, &m, formats[f], HIDDEN);
       test_errors(context, &m);
       CHECK(sf_model_set_ffn(m.model, 0, other.ffns[0]) == SF_ERROR_ARGUMENT, "a layer of another context");
       test_not_finite(&m);
