@@ -312,6 +312,11 @@ def use_backend(
     name or number without a meaning.
     """
     global _current
+    if name == "npu":
+        raise BackendError(
+            "the core drives no NPU, and none was found by a provider: sparsefire.devices() lists "
+            "what this machine offers; use_backend('auto') runs on the processor"
+        )
     if name not in (*BACKENDS, "auto"):
         raise ArgumentError(f"unknown backend {name!r}; choose one of: auto, {', '.join(BACKENDS)}")
     isa = isa or os.environ.get("SPARSEFIRE_ISA") or None

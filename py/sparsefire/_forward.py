@@ -38,6 +38,8 @@ def chosen_mode(mode: str | None, predictor: object | None, otherwise: str) -> s
         mode = otherwise if predictor is None else "sparse"
     if mode not in MODES:
         raise ArgumentError(f"mode {mode!r}: expected 'dense', 'exact' or 'sparse'")
+    if predictor is not None and not callable(getattr(predictor, "predict", None)):
+        raise ArgumentError(f"predictor: expected an object with predict(x), got {predictor!r}")
     if mode == "sparse" and predictor is None:
         raise ArgumentError("sparse mode needs a predictor: pass one, or set_predictor first")
     return mode
@@ -57,6 +59,8 @@ class ActiveRequest:
         out: npt.NDArray[np.floating] | None,
     ) -> None:
         self.x, single = _arrays.vectors(x, d_in)
+        if not single and not hasattr(active, "__len__"):
+            raise ShapeError(f"active: expected {len(self.x)} id lists, got {active!r}")
         lists: list[Any] = [active] if single else list(active)  # type: ignore[arg-type]
         if len(lists) != len(self.x):
             raise ShapeError(f"active: expected {len(self.x)} id lists, got {len(lists)}")

@@ -53,6 +53,10 @@ class CoreFfn(CoreObject):
             raise ArgumentError(f"down_layout {down_layout!r}: expected 'neuron' or 'output'")
         by_neuron = down_layout == "neuron"
         self.activation = ActivationType(activation)
+        if not 0 <= parameter < float("inf"):
+            raise ArgumentError(
+                f"parameter: the threshold of fatrelu is 0 or more, and finite, got {parameter}"
+            )
         self.parameter = parameter
         self.hidden, self.d_in = up.shape
         self.d_out = down.columns if by_neuron else down.rows
@@ -186,13 +190,17 @@ def _shape(value: Weights) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
-def _packed(value: Weights, kind: WeightFormat, core: Core, turned: bool) -> QuantizedWeights:
-    """A weight argument in format ``kind``, ``turned`` around or as it is."""
+def _packed(
+    value: Weights, kind: WeightFormat, core: Core, turned: bool, name: str
+) -> QuantizedWeights:
+    """Weight argument ``name`` in format ``kind``, ``turned`` around or as it is."""
     if isinstance(value, QuantizedWeights):
         if value.format == kind.name and not turned:
             return value
         value = value.dequantize(core)
     array = np.asarray(value)
+    if not np.isfinite(array).all():
+        raise ArgumentError(f"{name}: NaN or infinity in {array.shape} weights")
     return QuantizedWeights.quantize(array.T if turned else array, kind.name, core)
 
 
@@ -244,8 +252,9 @@ class SparseFfn:
             b1 = _arrays.vector(b1, hidden, "b1")
         if b2 is not None:
             b2 = _arrays.vector(b2, _shape(down)[0], "b2")
-        parts = [_packed(each, kind, core, False) for each in (gate, up) if each is not None]
-        views = bundle(core, [*parts, _packed(down, kind, core, True)])
+        rows = ((gate, "gate"), (up, "w1"))
+        parts = [_packed(each, kind, core, False, name) for each, name in rows if each is not None]
+        views = bundle(core, [*parts, _packed(down, kind, core, True, "w2")])
         self._core_ffn = CoreFfn(
             core,
             None if gate is None else views[0],

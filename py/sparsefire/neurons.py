@@ -166,21 +166,21 @@ class NeuronCache:
     ) -> None:
         if (budget_bytes is None) == (hot_fraction is None):
             raise ArgumentError("give either budget_bytes or hot_fraction, and not both")
-        if budget_bytes is not None and budget_bytes < 1:
-            raise ArgumentError(f"budget_bytes must be 1 or more, got {budget_bytes}")
-        if hot_fraction is not None and not 0 <= hot_fraction <= 1:
-            raise ArgumentError(f"hot_fraction must be between 0 and 1, got {hot_fraction}")
-        if not 0 <= pinned <= 1:
-            raise ArgumentError(f"pinned must be between 0 and 1, got {pinned}")
         if policy not in POLICIES:
             raise ArgumentError(f"policy {policy!r}: expected {', '.join(map(repr, POLICIES))}")
-        if window is not None and (policy != "window" or not 1 <= window <= 1 << 24):
+        if window is not None and policy != "window":
             raise ArgumentError(f"window: a number of requests for policy 'window', got {window}")
+        if budget_bytes is not None:
+            budget_bytes = _arrays.count(budget_bytes, "budget_bytes", 1)
+        if hot_fraction is not None:
+            hot_fraction = _arrays.share(hot_fraction, "hot_fraction")
         self.budget_bytes = budget_bytes
         self.hot_fraction = hot_fraction
         self.policy = policy
-        self.window = window or _DEFAULT_WINDOW
-        self.pinned = pinned
+        self.window = _DEFAULT_WINDOW if window is None else _arrays.count(window, "window", 1)
+        if self.window > 1 << 24:
+            raise ArgumentError(f"window must be at most {1 << 24} requests, got {window}")
+        self.pinned = _arrays.share(pinned, "pinned")
         self._start()
 
     def _start(self) -> None:

@@ -54,6 +54,11 @@ class CorePredictor(CoreObject):
 
     def set_rule(self, sparsity: SparsityConfig, hot: int = 0) -> None:
         """Which neurons the scores choose: the first ``hot`` always, ``sparsity`` in all."""
+        if not isinstance(sparsity, SparsityConfig):
+            raise ArgumentError(
+                f"sparsity: expected a SparsityConfig, such as SparsityConfig.with_top_k(50), got "
+                f"{sparsity!r}"
+            )
         if not 0 <= hot <= self.hidden_dim:
             raise ArgumentError(f"hot: expected 0 … {self.hidden_dim} neurons, got {hot}")
         rule = sparsity.rule(self.hidden_dim)
@@ -232,8 +237,7 @@ class LowRankPredictor(InCorePredictor):
         core: Core | None = None,
     ) -> None:
         for name, value in (("input_dim", input_dim), ("hidden_dim", hidden_dim), ("rank", rank)):
-            if value < 1:
-                raise ArgumentError(f"{name} must be 1 or more, got {value}")
+            _arrays.count(value, name, 1)
         random = np.random.default_rng(seed)
         p = random.standard_normal((rank, input_dim), np.float32) / np.sqrt(np.float32(input_dim))
         q = random.standard_normal((hidden_dim, rank), np.float32) / np.sqrt(np.float32(rank))

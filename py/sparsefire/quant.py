@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -141,6 +142,13 @@ def dequantize_rows(
     return values
 
 
+def _number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{name}: expected a number, got {value!r}") from None
+
+
 @dataclass(frozen=True)
 class QuantizationError:
     """How far quantised weights are from the originals."""
@@ -212,7 +220,7 @@ class QuantizedWeights:
         if values.min() < -128 or values.max() > 255:
             raise ArgumentError("data: the integers do not fit in 8 bits")
         steps = values.astype(np.int32) - int(zero_point)
-        scales = np.full(values.shape[0], scale, np.float32)
+        scales = np.full(values.shape[0], _number(scale, "scale"), np.float32)
         return cls._affine(steps, scales, values.shape[1], format, core)
 
     @classmethod
@@ -239,7 +247,12 @@ class QuantizedWeights:
         if rows < 1 or columns < 1 or group_size < 1:
             raise ShapeError(f"shape {tuple(shape)} and group size {group_size} must be positive")
         groups = -(-count // group_size)
-        data = np.ascontiguousarray(packed, np.uint8).reshape(-1)
+        given = np.asarray(packed)
+        if given.dtype.kind not in "iu":
+            raise ArgumentError(f"packed: expected bytes, got dtype {given.dtype}")
+        if given.size and not (given.min() >= 0 and given.max() <= 255):
+            raise ArgumentError("packed: expected bytes, 0 … 255")
+        data = np.ascontiguousarray(given, np.uint8).reshape(-1)
         if data.size != (count + 1) // 2:
             raise ShapeError(
                 f"packed: {count} weights take {(count + 1) // 2} bytes, got {data.size}"
@@ -334,6 +347,10 @@ class QuantizedWeights:
     def dequantize_row(self, row: int, core: Core | None = None) -> _arrays.FloatArray:
         """Row ``row`` as float32 (columns,); a negative ``row`` counts from the end."""
         rows, columns = self._shape
+        try:
+            row = operator.index(row)
+        except TypeError:
+            raise ArgumentError(f"row: expected a whole number, got {row!r}") from None
         if not -rows <= row < rows:
             raise ArgumentError(f"row {row} is outside the {rows} rows")
         row %= rows

@@ -43,9 +43,9 @@ class SignPredictor(InCorePredictor):
         hot: int = 0,
         core: Core | None = None,
     ) -> None:
+        if not isinstance(alpha, (int, float, np.number)) or not math.isfinite(alpha):
+            raise ArgumentError(f"alpha must be a finite number, got {alpha!r}")
         alpha = float(alpha)
-        if not math.isfinite(alpha):
-            raise ArgumentError(f"alpha must be a finite number, got {alpha}")
         if isinstance(gate, SparseFfn):
             gate = gate.matrices[0] or gate.matrices[1]
         matrix = gate if isinstance(gate, Matrix) else Matrix.from_array(gate, core=core)

@@ -28,13 +28,20 @@ class SparsityRule:
     most: int
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.number)) and not math.isnan(value)
+
+
 @dataclass(frozen=True)
 class SparsityConfig:
     """Which neurons to take from their scores. Make one with `with_top_k`, `with_threshold` or
     `with_target_sparsity`; ``minimum`` and ``maximum`` bound the number of neurons in each.
 
     In every case neurons come out in ascending order, equal scores are taken by lower id first,
-    and a NaN score is never taken, not even to reach ``minimum``.
+    and a NaN score is never taken, not even to reach ``minimum``; infinite scores are numbers like
+    others. When nothing is taken, with a ``top_k`` of 0 or a threshold that no score exceeds, the
+    layer's output is its bias. ``minimum`` and ``maximum`` come last: a ``top_k`` of 0 with a
+    ``minimum`` of 3 takes 3. `ArgumentError` for numbers without a meaning.
     """
 
     top_k: int | None = None
@@ -47,22 +54,20 @@ class SparsityConfig:
         given = [self.top_k, self.threshold, self.target_sparsity]
         if sum(each is not None for each in given) != 1:
             raise ArgumentError("give exactly one of top_k, threshold and target_sparsity")
-        if self.top_k is not None and self.top_k < 0:
-            raise ArgumentError(f"top_k must be 0 or more, got {self.top_k}")
-        if self.threshold is not None and math.isnan(self.threshold):
-            raise ArgumentError("threshold must be a number, got NaN")
-        if self.target_sparsity is not None and not 0 <= self.target_sparsity <= 1:
-            raise ArgumentError(
-                f"target_sparsity must be between 0 and 1, got {self.target_sparsity}"
-            )
-        if self.minimum < 0:
-            raise ArgumentError(f"minimum must be 0 or more, got {self.minimum}")
-        if self.maximum is not None and self.maximum < self.minimum:
+        if self.top_k is not None:
+            _arrays.count(self.top_k, "top_k")
+        if self.threshold is not None and not _is_number(self.threshold):
+            raise ArgumentError(f"threshold must be a number, got {self.threshold!r}")
+        if self.target_sparsity is not None:
+            _arrays.share(self.target_sparsity, "target_sparsity")
+        _arrays.count(self.minimum, "minimum")
+        if self.maximum is not None and _arrays.count(self.maximum, "maximum") < self.minimum:
             raise ArgumentError(f"maximum {self.maximum} is below minimum {self.minimum}")
 
     @classmethod
     def with_top_k(cls, k: int, *, minimum: int = 0, maximum: int | None = None) -> SparsityConfig:
-        """The ``k`` neurons with the largest scores; all of them when there are fewer."""
+        """The ``k`` neurons with the largest scores; all of them when there are fewer, none with
+        k = 0."""
         return cls(top_k=k, minimum=minimum, maximum=maximum)
 
     @classmethod
