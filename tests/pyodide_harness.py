@@ -28,7 +28,8 @@ import threading
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -274,7 +275,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 class _ChromiumRuntime(PyodideRuntime):
     name = "chromium"
 
-    def __init__(self, page: Any, server: _Server, refused: list[str]) -> None:
+    def __init__(self, thread: Executor, page: Any, server: _Server, refused: list[str]) -> None:
+        self._thread = thread
         self._page = page
         self._server = server
         self._refused = refused
@@ -282,7 +284,9 @@ class _ChromiumRuntime(PyodideRuntime):
 
     def _request(self, operation: str, **fields: Any) -> dict[str, Any]:
         message = {"operation": operation, **fields}
-        answer = self._page.evaluate("(message) => ask(message)", message)
+        answer = self._thread.submit(
+            self._page.evaluate, "(message) => ask(message)", message
+        ).result()
         if self._refused:
             raise RuntimeError(f"the page asked the network for {', '.join(self._refused)}")
         return checked(answer)
@@ -300,16 +304,38 @@ def chromium_runtime(
 ) -> Iterator[PyodideRuntime]:
     """Pyodide in a worker of a page. A request that would leave this machine is an error.
 
+    Playwright keeps an event loop running in the thread that uses it, so it gets one to itself:
+    other tests may then run loops of their own, and several browsers may be open.
+
     wheel: what is installed; None: the package without the compiled extension.
     """
-    from playwright.sync_api import sync_playwright
-
     chromium = find_program(*_CHROMIUM)
     home = ensure_pyodide(root)
     wheel = wheel or build_wheel(root, directory)
     server = _Server(home, wheel)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     refused: list[str] = []
+    with ThreadPoolExecutor(1) as thread, ExitStack() as opened:
+        opened.callback(server.server_close)
+        opened.callback(server.shutdown)
+        try:
+            page = thread.submit(_open_page, opened, chromium, server, refused).result()
+            runtime = _ChromiumRuntime(thread, page, server, refused)
+            runtime._request("start", wheel=f"/wheel/{wheel.name}")
+            yield runtime
+        finally:
+            thread.submit(opened.close).result()
+
+
+def _open_page(opened: ExitStack, chromium: str, server: _Server, refused: list[str]) -> Any:
+    """The page in a new browser, which `opened` closes; refused requests are added to `refused`."""
+    from playwright.sync_api import sync_playwright
+
+    playwright = opened.enter_context(sync_playwright())
+    browser = playwright.chromium.launch(executable_path=chromium, args=list(_CHROMIUM_FLAGS))
+    opened.callback(browser.close)
+    context = browser.new_context()
+    context.set_default_timeout(120_000)
 
     def guard(route: Any) -> None:
         if route.request.url.startswith((server.origin, "blob:", "data:")):
@@ -318,20 +344,7 @@ def chromium_runtime(
             refused.append(route.request.url)
             route.abort()
 
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=chromium, args=list(_CHROMIUM_FLAGS)
-            )
-            context = browser.new_context()
-            context.set_default_timeout(120_000)
-            context.route("**/*", guard)
-            page = context.new_page()
-            page.goto(f"{server.origin}/page/page.html")
-            runtime = _ChromiumRuntime(page, server, refused)
-            runtime._request("start", wheel=f"/wheel/{wheel.name}")
-            yield runtime
-            browser.close()
-    finally:
-        server.shutdown()
-        server.server_close()
+    context.route("**/*", guard)
+    page = context.new_page()
+    page.goto(f"{server.origin}/page/page.html")
+    return page

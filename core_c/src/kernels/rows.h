@@ -125,11 +125,12 @@ SF_INLINE void group_halves(const uint8_t *p, size_t step, int32_t n, vf *r) {
   }
 }
 
-/* The scales and, for formats that have them, mins of the first n ≤ 8 sub-blocks of the group at p; 0 above. */
+/* The scales and mins (0 for formats without them) of the first n ≤ 8 sub-blocks of the group at p; 0 above. */
 SF_INLINE void group_scales(sf_format_index format, const uint8_t *p, int32_t n, vf *scale, vf *min) {
   const size_t step = group_bytes(format) / GROUP;
   const vf zero = v_set1(0);
   uint8_t unpacked[2 * GROUP];
+  for (int k = 0; k < GROUP_VECTORS; ++k) min[k] = zero;
   switch (format) {
     case SF_FORMAT_Q4_K:
     case SF_FORMAT_Q5_K:
