@@ -33,6 +33,13 @@ VARIANTS: dict[str, Tiny] = {
     "silu": Tiny(activation=None),
     "silu q8_0": Tiny(activation="silu", format="Q8_0"),
     "gelu": Tiny(activation="gelu_erf"),
+    "cutoffs": Tiny(activation="silu", cutoffs={"product": [0.1, 0.02], "gate": [0.0, 0.03]}),
+    "cutoffs, two downs": Tiny(
+        activation="gelu_tanh", biases=True, both_downs=True, cutoffs={"product": [0.5, 0.05]}
+    ),
+    "cutoffs f16": Tiny(
+        activation="silu", format="F16", both_downs=True, cutoffs={"gate": [0.08, 0.15]}
+    ),
     "relu2": Tiny(activation="relu2", layers=1),
     "biases": Tiny(biases=True, format="F16"),
     "rope factors": Tiny(rope_factors=True),
@@ -167,7 +174,7 @@ def modes(tiny: Tiny) -> list[str]:
     own = "relu" if tiny.powerinfer else ACTIVATION_OF.get(tiny.arch, "silu")
     if (tiny.activation or own) in RELU_LIKE or tiny.bundled:
         found.append("exact")
-    if tiny.rank:
+    if tiny.rank or tiny.cutoffs:
         found.append("sparse")
     return found
 

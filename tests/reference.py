@@ -230,7 +230,10 @@ class Reference:
             values = act(up @ x + bias("up"))
         else:
             ups = up @ x + bias("up")
-            values = act(gate @ x + bias("gate")) * (act(ups) if self.arch == "bamboo" else ups)
+            gates = act(gate @ x + bias("gate"))
+            values = gates * (act(ups) if self.arch == "bamboo" else ups)
+            if sparse:
+                values = self.cut(gates, values, layer)
         p = self.weights.get(f"blk.{layer}.ffn_predictor_p.weight")
         if sparse and p is not None:
             q = self.weights[f"blk.{layer}.ffn_predictor_q.weight"]
@@ -247,6 +250,16 @@ class Reference:
         values = self.norm(values, f"blk.{layer}.ffn_sub_norm")
         result: Array = down @ values + bias("down")
         return self.norm(result, f"blk.{layer}.post_ffw_norm")
+
+    def cut(self, gates: Array, values: Array, layer: int) -> Array:
+        """The neurons' values (hidden), 0 where the gate's activation or they are cut off."""
+        for on, compared in (("gate", gates), ("product", values)):
+            cutoffs = self.fields.get(f"sparsefire.cutoff.{on}")
+            if cutoffs is not None:
+                distance = np.abs(compared) - cutoffs[layer]
+                self.margin = min(self.margin, float(np.abs(distance).min()))
+                values = np.where(distance > 0, values, 0.0)
+        return values
 
     def scales(self) -> tuple[float, float, float]:
         """Factors of the embedding, of what is added to the stream, and of the logits."""

@@ -103,13 +103,13 @@ def test_memory_of_layers_that_are_laid_out_anew(tmp_path: Path) -> None:
     silu = inspect_file(path, activation="silu").memory
     assert relu is not None
     assert silu is not None
-    ffn = 2 * 3 * 96 * 64 * 4
-    assert (relu.made, silu.made) == (ffn, 0)
-    assert relu.weights + ffn == silu.weights
+    down = 2 * 96 * 64 * 4
+    assert (relu.made, silu.made) == (down, 0)
+    assert relu.weights + down == silu.weights
     assert relu.context == 10
     assert silu.context == 48
     assert relu.key_value_cache * 48 == silu.key_value_cache * 10
-    assert relu.native == ffn + relu.key_value_cache
+    assert relu.native == down + relu.key_value_cache
     assert inspect_file(path).sparsity == []
 
 

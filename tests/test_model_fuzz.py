@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import struct
+import subprocess
+import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -13,6 +18,8 @@ from typing import Any
 import pytest
 
 import tiny_model
+from c_builds import BUILDS, build
+from conftest import ROOT, missing
 from model_variants import HEAD_NORMS, POST_NORMS
 from sparsefire._core import Core
 from sparsefire.errors import SparsefireError
@@ -155,3 +162,50 @@ def test_every_section_cut_off(name: str) -> None:
     for end in sorted(ends):
         with pytest.raises(SparsefireError):
             Model.load(data[:end])
+
+
+# -- Under sanitizers ----------------------------------------------------------------------------
+
+
+def sanitized_package(home: Path) -> dict[str, str]:
+    """Puts the package with a sanitized extension into `home`; the environment that it needs."""
+    if not shutil.which("gcc"):
+        missing("gcc is not installed")
+    built = build(next(kind for kind in BUILDS if kind.name == "memory-sanitized"))
+    if isinstance(built, str):
+        pytest.fail(f"the sanitized core does not build:\n{built}", pytrace=False)
+    package = home / "sparsefire"
+    left_out = shutil.ignore_patterns("__pycache__", "_native*", "*.wasm")
+    shutil.copytree(ROOT / "py" / "sparsefire", package, ignore=left_out)
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-g", "-fsanitize=address,undefined"]
+    command += ["-fno-sanitize-recover=all", "-DPy_LIMITED_API=0x030b0000"]
+    command += ["-I", sysconfig.get_path("include"), "-I", str(ROOT / "core_c" / "include")]
+    command += [str(ROOT / "py" / "ext" / "_native.c"), str(built.parent / "libsparsefire_core.a")]
+    command += ["-o", str(package / "_native.abi3.so"), "-lm", "-lpthread"]
+    subprocess.run(command, check=True)
+    ask = ["gcc", "-print-file-name=libasan.so"]
+    library = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
+    return {
+        **os.environ,
+        "PYTHONPATH": str(home),
+        "LD_PRELOAD": library,
+        # Python itself leaks, and asks for more than there is on purpose in some tests.
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+
+
+@pytest.mark.slow
+def test_the_corpus_under_sanitizers(tmp_path: Path) -> None:
+    """All files above once more, with a native core that is built with the address and the
+    undefined-behaviour sanitizer: the first access outside an allocation ends the process."""
+    environment = sanitized_package(tmp_path)
+    where = [sys.executable, "-c", "import sparsefire; print(sparsefire.__file__)"]
+    found = subprocess.run(where, env=environment, check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == str(tmp_path / "sparsefire" / "__init__.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command += ["-k", "(native or section) and not sanitizers", "--timeout", "0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, f"{done.stdout[-6000:]}{done.stderr[-6000:]}"
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout

@@ -41,6 +41,8 @@ class Tiny:
     bundled: bool = False
     rank: int = 0  # of predictors, in a bundled model
     gated: bool = True
+    both_downs: bool = False  # down by neuron beside down by output
+    cutoffs: dict[str, list[float]] = field(default_factory=dict)  # by what they are on
     powerinfer: bool = False  # in PowerInfer's layout, with a predictor of `rank`
     rope_factors: bool = False
     attention_biases: bool = False
@@ -98,9 +100,9 @@ def weights(tiny: Tiny) -> dict[str, npt.NDArray[np.float32]]:
             if tiny.gated:
                 tensors[part + "ffn_gate.weight"] = gate
             tensors[part + "ffn_up.weight"] = up
-            if tiny.powerinfer:
+            if tiny.powerinfer or tiny.both_downs:
                 tensors[part + "ffn_down_t.weight"] = np.ascontiguousarray(down.T)
-            else:
+            if not tiny.powerinfer:
                 tensors[part + "ffn_down.weight"] = down
         if tiny.biases:
             if tiny.gated:
@@ -139,6 +141,9 @@ def metadata(tiny: Tiny) -> dict[str, Any]:
     elif tiny.rank:
         keys["sparsefire.version"] = 1
         keys["sparsefire.hot_counts"] = [3] * tiny.layers
+    for on, values in tiny.cutoffs.items():
+        keys["sparsefire.version"] = 1
+        keys[f"sparsefire.cutoff.{on}"] = values
     renamed = {key.replace("llama.", f"{tiny.arch}.", 1): value for key, value in keys.items()}
     return {**renamed, **tiny.keys}
 

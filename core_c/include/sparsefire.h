@@ -206,8 +206,9 @@ SF_API int32_t sf_predictor_predict(sf_predictor *predictor, const float *x, int
 typedef struct sf_ffn sf_ffn;
 
 enum {
-  SF_DOWN_BY_NEURON = 0, /* down transposed, (hidden, d_out): one row a neuron. Every mode. */
-  SF_DOWN_BY_OUTPUT = 1  /* down as in most files, (d_out, hidden). Dense mode only. */
+  SF_DOWN_BY_NEURON =
+      0,                /* down transposed, (hidden, d_out): one row a neuron. Modes that leave neurons out save them */
+  SF_DOWN_BY_OUTPUT = 1 /* down as in most files, (d_out, hidden), always read whole. */
 };
 
 enum {
@@ -223,6 +224,12 @@ enum {
 SF_API int32_t sf_ffn_open(sf_ffn **out, sf_context *context, const sf_matrix *gate, const sf_matrix *up,
                            const sf_matrix *down, int32_t down_layout, int32_t activation, float parameter);
 SF_API void sf_ffn_close(sf_ffn *ffn);
+/* Gives the layer its down matrix in the other layout too: (d_out, hidden) for a layer opened with one row a neuron,
+ * (hidden, d_out) for one with one row an output. Each pass then takes the one with which it is faster, as the numbers
+ * of neurons tell it; a dense pass the one by output. The two differ by rounding, and so may a vector's result when it
+ * is computed alone and together with others. Borrows `down`; NULL: takes it away. Errors: ARGUMENT, SHAPE, UNSUPPORTED
+ * (a cached layer). */
+SF_API int32_t sf_ffn_set_second_down(sf_ffn *ffn, const sf_matrix *down);
 /* Copies; any may be NULL for none. gate_bias, up_bias: (hidden); down_bias: (d_out).
  * Errors: ARGUMENT (gate_bias on an ungated layer), MEMORY, NOT_FINITE. */
 SF_API int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bias, const float *down_bias);
@@ -244,11 +251,12 @@ enum {
 SF_API int32_t sf_ffn_set_cutoff(sf_ffn *ffn, int32_t kind, float cutoff);
 /* y (n, d_out) from x (n, d_in). Writes for each vector the neurons whose gate was computed (ungated: whose up was)
  * to selected (n) and those whose down was computed to active (n); either may be NULL.
- * Errors: ARGUMENT, UNSUPPORTED (a sparse mode with down by output), NOT_FINITE (x), MEMORY. */
+ * Errors: ARGUMENT, UNSUPPORTED (a cached layer), NOT_FINITE (x), MEMORY. */
 SF_API int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected,
                               int32_t *active);
 /* y (d_out) of one x (d_in) with just the given neurons, ids (count) ascending and unique. Returns how many of them
- * were active (see sf_ffn_forward). Errors: ARGUMENT (an id out of range or order), UNSUPPORTED, NOT_FINITE (x). */
+ * were active (see sf_ffn_forward). Errors: ARGUMENT (an id out of range or order), UNSUPPORTED (no down by neuron),
+ * NOT_FINITE (x). */
 SF_API int32_t sf_ffn_forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y);
 
 /* As sf_ffn_forward_active, but adds to y and leaves the bias out: neurons in several calls, ascending from call to
@@ -384,9 +392,9 @@ SF_API int32_t sf_session_open(sf_session **out, sf_model *model, int32_t contex
 SF_API void sf_session_close(sf_session *session);
 /* Appends `n` tokens and writes logits (logits_count, vocab) of the last `logits_count` of them (0 … n; NULL
  * allowed with 0). On an error the session's position is what it was before. A token's results do not depend on how
- * the tokens are divided into calls. Errors: ARGUMENT (token id, mode), CONTEXT_FULL, UNSUPPORTED (mode), NOT_FINITE.
- * In a model with cached layers, n is at most SF_MOST_AT_ONCE (else ARGUMENT), every mode computes whole neurons, dense
- * mode in the way of exact mode, and SF_WAITING may be returned: then see sf_session_missing. */
+ * the tokens are divided into calls (but see sf_ffn_set_second_down). Errors: ARGUMENT (token id, mode), CONTEXT_FULL,
+ * NOT_FINITE. In a model with cached layers, n is at most SF_MOST_AT_ONCE (else ARGUMENT), every mode computes whole
+ * neurons, dense mode in the way of exact mode, and SF_WAITING may be returned: then see sf_session_missing. */
 enum { SF_MOST_AT_ONCE = 32 };
 SF_API int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, float *logits,
                                int32_t logits_count);

@@ -39,8 +39,8 @@ int32_t sf_ffn_open(sf_ffn **out, sf_context *context, const sf_matrix *gate, co
   if (!ffn) return SF_ERROR_MEMORY;
   ffn->gate = gate;
   ffn->up = up;
-  ffn->down = down;
-  ffn->down_layout = down_layout;
+  *(by_neuron ? &ffn->by_neuron : &ffn->by_output) = down;
+  ffn->first_layout = down_layout;
   *out = ffn;
   return SF_OK;
 }
@@ -76,7 +76,7 @@ int32_t sf_ffn_open_cached(sf_ffn **out, sf_context *context, sf_cache *cache, i
   matrices[2] = down;
   ffn->gate = gated ? &matrices[0] : NULL;
   ffn->up = &matrices[1];
-  ffn->down = &matrices[2];
+  ffn->by_neuron = &matrices[2];
   *out = ffn;
   return SF_OK;
 }
@@ -91,11 +91,22 @@ void sf_ffn_close(sf_ffn *ffn) {
   sf_free(ffn->some_values);
   sf_free(ffn->some_ids);
   sf_free(ffn->uses);
+  sf_free(ffn->outputs);
   sf_free(ffn->gate_bias);
   sf_free(ffn->up_bias);
   sf_free(ffn->down_bias);
   sf_free(ffn->sub_norm);
   sf_free(ffn);
+}
+
+int32_t sf_ffn_set_second_down(sf_ffn *ffn, const sf_matrix *down) {
+  if (!ffn) return SF_ERROR_ARGUMENT;
+  if (ffn->cache) return SF_ERROR_UNSUPPORTED;
+  int32_t by_neuron = ffn->first_layout == SF_DOWN_BY_OUTPUT;
+  if (down && (by_neuron ? down->rows : down->columns) != ffn->hidden) return SF_ERROR_SHAPE;
+  if (down && (by_neuron ? down->columns : down->rows) != ffn->d_out) return SF_ERROR_SHAPE;
+  *(by_neuron ? &ffn->by_neuron : &ffn->by_output) = down;
+  return SF_OK;
 }
 
 int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bias, const float *down_bias) {
@@ -202,7 +213,7 @@ int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, const float *hints
 int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected,
                        int32_t *active) {
   if (!ffn || !x || !y || n < 0 || mode < SF_DENSE || mode > SF_SPARSE) return SF_ERROR_ARGUMENT;
-  if (ffn->cache || (mode != SF_DENSE && ffn->down_layout != SF_DOWN_BY_NEURON)) return SF_ERROR_UNSUPPORTED;
+  if (ffn->cache) return SF_ERROR_UNSUPPORTED;
   sf_context *context = ffn->context;
   for (int32_t j = 0; j < n; j++) {
     if (!context->kernels->all_finite(x + (size_t)j * (size_t)ffn->d_in, ffn->d_in)) return SF_ERROR_NOT_FINITE;
@@ -216,7 +227,7 @@ int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, flo
 /* The given neurons, added to y as it is or, with `start` 1, to the bias. */
 static int32_t forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y, int32_t start) {
   if (!ffn || !x || !y || !sf_ids_valid(ids, count, ffn->hidden)) return SF_ERROR_ARGUMENT;
-  if (ffn->down_layout != SF_DOWN_BY_NEURON || (ffn->sub_norm && !start)) return SF_ERROR_UNSUPPORTED;
+  if (!ffn->by_neuron || (ffn->sub_norm && !start)) return SF_ERROR_UNSUPPORTED;
   sf_context *context = ffn->context;
   if (!context->kernels->all_finite(x, ffn->d_in)) return SF_ERROR_NOT_FINITE;
   int32_t active = 0;

@@ -1,10 +1,9 @@
-/* The steps of a pass that stream whole matrices, and the sum over neurons that every pass ends with. */
+/* The steps of a pass that stream whole matrices. */
 #include <math.h>
 
 #include "internal.h"
 
 enum {
-  COLUMN_GRAIN = 128,
   NEURON_GRAIN = 8, /* rows that the kernels read side by side */
   TILE_BYTES = 256 << 10,
   SMALLEST_TILE = 64
@@ -78,74 +77,7 @@ void sf_ffn_apply_sub_norm(const sf_ffn *ffn, const int32_t *ids, const int32_t 
   }
 }
 
-/* ---- Down, one row a neuron ---- */
-
-typedef struct {
-  const sf_ffn *ffn;
-  const int32_t *ids, *counts; /* NULL: every row */
-  const float *alpha;
-  int32_t n;
-  int32_t tile; /* neurons */
-  float *y;
-} down_job;
-
-/* Neurons first … first+tile-1 of all vectors, whose lists have been used up to done (n); columns begin … end-1. */
-static void down_tile(const down_job *job, int32_t first, int32_t *done, int32_t begin, int32_t end) {
-  const sf_ffn *ffn = job->ffn;
-  int32_t next = ffn->hidden - first > job->tile ? first + job->tile : ffn->hidden;
-  for (int32_t j = 0; j < job->n; j++) {
-    size_t list = (size_t)j * (size_t)ffn->hidden;
-    const int32_t *ids = job->ids ? job->ids + list : NULL;
-    int32_t from = done[j], to = next;
-    if (ids) {
-      for (to = from; to < job->counts[j] && ids[to] < next; to++) {
-      }
-    }
-    if (to == from) continue;
-    sf_rows rows = sf_matrix_rows(ffn->down, ids, from);
-    ffn->context->kernels->axpy_rows[ffn->down->format->index](&rows, to - from, job->alpha + list + from, begin, end,
-                                                               job->y + (size_t)j * (size_t)ffn->d_out);
-    done[j] = to;
-  }
-}
-
-static void down_part(void *argument, int32_t part, int32_t parts) {
-  const down_job *job = argument;
-  int32_t begin = sf_part_begin(job->ffn->d_out, COLUMN_GRAIN, part, parts);
-  int32_t end = sf_part_begin(job->ffn->d_out, COLUMN_GRAIN, part + 1, parts);
-  int32_t done[SF_FFN_BATCH] = {0};
-  if (begin == end) return;
-  for (int32_t first = 0; first < job->ffn->hidden; first += job->tile) down_tile(job, first, done, begin, end);
-}
-
-void sf_ffn_add_down(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, const float *alpha, int32_t n,
-                     float *y) {
-  sf_context *context = ffn->context;
-  if (n == 1) {
-    sf_accumulate(context, ffn->down, ids, ids ? counts[0] : ffn->hidden, alpha, y);
-    return;
-  }
-  int64_t neurons = 0;
-  for (int32_t j = 0; j < n; j++) neurons += ids ? counts[j] : ffn->hidden;
-  if (neurons == 0) return;
-  down_job job = {ffn, ids, counts, alpha, n, sf_ffn_tile(ffn, ffn->down, neurons), y};
-  size_t work = sf_size_product((size_t)neurons, ffn->down->row_bytes);
-  sf_pool_run(context->pool, down_part, &job, sf_parts(context, work));
-}
-
 /* ---- A dense pass ---- */
-
-/* Down with one row an output: y (n, d_out) = up_values (n, hidden) · downᵀ + bias. */
-static int32_t down_by_output(const sf_ffn *ffn, int32_t n, float *y) {
-  sf_context *context = ffn->context;
-  if (!context->kernels->all_finite(ffn->up_values, n * ffn->hidden)) return SF_ERROR_NOT_FINITE;
-  int32_t status = sf_prepare_multiply(context, ffn->down, ffn->up_values, n, y);
-  for (int32_t j = 0; ffn->down_bias && status == SF_OK && j < n; j++) {
-    float *y_j = y + (size_t)j * (size_t)ffn->d_out;
-    context->kernels->add(y_j, ffn->down_bias, ffn->d_out, y_j);
-  }
-  return status;
-}
 
 int32_t sf_ffn_dense(sf_ffn *ffn, const float *x, int32_t n, float *y) {
   sf_inputs inputs;
@@ -154,8 +86,6 @@ int32_t sf_ffn_dense(sf_ffn *ffn, const float *x, int32_t n, float *y) {
   if (status != SF_OK) return status;
   sf_ffn_every_neuron(ffn, &inputs, n);
   sf_ffn_apply_sub_norm(ffn, NULL, NULL, n, ffn->up_values);
-  if (ffn->down_layout == SF_DOWN_BY_OUTPUT) return down_by_output(ffn, n, y);
   sf_ffn_start_output(ffn, n, y);
-  sf_ffn_add_down(ffn, NULL, NULL, ffn->up_values, n, y);
-  return SF_OK;
+  return sf_ffn_add_down(ffn, NULL, NULL, ffn->up_values, n, 0, y);
 }

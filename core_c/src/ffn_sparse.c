@@ -3,7 +3,8 @@
  * A vector's neurons are a list of ids; gate, up and down are computed for what is left in it. Which rows are computed
  * together, whole matrices or lists, one vector or several, is chosen by what it costs, from the numbers of neurons
  * alone. The kernels compute a row's product, and an output's sum, in the same order either way, and what was computed
- * beyond the list is not used, so the choice changes no bit of a result. */
+ * beyond the list is not used, so the choice changes no bit of a result. (Where down is there in two layouts, the sums
+ * of the two differ in their order; see ffn_down.c.) */
 #include <math.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@ typedef struct {
   const sf_inputs *inputs;
   int32_t n;
   const int32_t *ids; /* (n, hidden): the first counts[j] of row j are the neurons of vector j; NULL: all of them */
+  int32_t lists;      /* 1: down by neuron, whatever it costs */
   int32_t counts[SF_FFN_BATCH];
 } pass;
 
@@ -272,14 +274,13 @@ static int32_t add_pass(pass *p, float *y) {
     status = sf_cache_slots(ffn->cache, p->ids, p->counts[0], ffn->rows);
     rows = ffn->rows;
   }
-  if (status == SF_OK) sf_ffn_add_down(ffn, rows, p->counts, alpha, p->n, y);
-  return status;
+  return status == SF_OK ? sf_ffn_add_down(ffn, rows, p->counts, alpha, p->n, p->lists, y) : status;
 }
 
 int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hints, int32_t n, float *y,
                       int32_t *selected, int32_t *active, uint8_t *fired) {
   sf_inputs inputs;
-  pass p = {ffn, &inputs, n, NULL, {0}};
+  pass p = {ffn, &inputs, n, NULL, 0, {0}};
   int32_t status = sf_ffn_reserve(ffn, n), every = 1;
   for (int32_t j = 0; j < n; j++) p.counts[j] = ffn->hidden;
   if (status == SF_OK && mode == SF_SPARSE && ffn->predictor) {
@@ -299,7 +300,7 @@ int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hi
 
 int32_t sf_ffn_add_neurons(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y, uint8_t *fired) {
   sf_inputs inputs;
-  pass p = {ffn, &inputs, 1, ids, {count}};
+  pass p = {ffn, &inputs, 1, ids, 1, {count}};
   int32_t status = sf_ffn_prepare(ffn, x, 1, &inputs);
   if (status == SF_OK) status = add_pass(&p, y);
   if (fired && status == SF_OK) sf_ffn_count_fired(ffn, p.ids, p.counts, 1, fired);

@@ -128,8 +128,9 @@ int32_t sf_cache_slots(const sf_cache *cache, const int32_t *ids, int32_t count,
 
 struct sf_ffn {
   sf_context *context;
-  const sf_matrix *gate, *up, *down;
-  int32_t down_layout, activation;
+  const sf_matrix *gate, *up;
+  const sf_matrix *by_neuron, *by_output; /* down in either layout, or in both */
+  int32_t first_layout, activation;
   float parameter;
   float gate_cutoff, product_cutoff;
   int32_t d_in, d_out, hidden;
@@ -146,8 +147,9 @@ struct sf_ffn {
   int32_t *ids;       /* the neurons of each vector */
   float *some_values; /* what a part of the neurons gives, before it is put in its place */
   int32_t *some_ids;
-  int32_t *uses; /* (2, hidden): see ffn_sparse.c */
-  size_t gate_capacity, up_capacity, ids_capacity, some_capacity, some_ids_capacity, uses_capacity;
+  int32_t *uses;  /* (2, hidden): see ffn_sparse.c */
+  float *outputs; /* (n, d_out): see ffn_down.c */
+  size_t gate_capacity, up_capacity, ids_capacity, some_capacity, some_ids_capacity, uses_capacity, outputs_capacity;
 };
 
 /* sf_ffn_forward without its checks. The predictor is given `hints` (n, d_in), NULL: x. Counts the neurons that fired
@@ -169,9 +171,11 @@ void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n);
  * ids[j * hidden + i] (NULL: of every neuron). Those that are not listed count as zeros. */
 void sf_ffn_apply_sub_norm(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, float *alpha);
 /* y (n, d_out) += of each vector j, Σ_i alpha[j * hidden + i] · down row ids[j * hidden + i], i < counts[j], in that
- * order, the ids ascending; ids NULL: of every row. Not for a cached layer unless n is 1 and the ids are its rows. */
-void sf_ffn_add_down(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, const float *alpha, int32_t n,
-                     float *y);
+ * order, the ids ascending; ids NULL: of every row. Not for a cached layer unless n is 1 and the ids are its rows.
+ * With down by output the sum is the product of the whole matrix with 0 for what is not listed: that is what happens
+ * without down by neuron and, unless `lists` is 1, where it is faster. Errors then: MEMORY, NOT_FINITE. */
+int32_t sf_ffn_add_down(sf_ffn *ffn, const int32_t *ids, const int32_t *counts, const float *alpha, int32_t n,
+                        int32_t lists, float *y);
 /* Neurons of a tile: rows that stay in cache while each vector of a batch uses those it wants, `wanted` ≥ 1 of them in
  * all (counted once for each vector). */
 int32_t sf_ffn_tile(const sf_ffn *ffn, const sf_matrix *matrix, int64_t wanted);

@@ -230,9 +230,7 @@ static int32_t check_eval(const sf_session *session, const int32_t *tokens, int3
   }
   if (n > session->context - session->position) return SF_ERROR_CONTEXT_FULL;
   for (int32_t layer = 0; layer < model->n_layers; layer++) {
-    const sf_ffn *ffn = model->layers[layer].ffn;
-    if (mode != SF_DENSE && ffn->down_layout != SF_DOWN_BY_NEURON) return SF_ERROR_UNSUPPORTED;
-    if (ffn->cache && n > SF_BATCH) return SF_ERROR_ARGUMENT;
+    if (model->layers[layer].ffn->cache && n > SF_BATCH) return SF_ERROR_ARGUMENT;
   }
   for (int32_t kind = 0; kind < SF_TAPS; kind++) {
     if (session->taps[kind] && sf_size_product((size_t)n, tap_width(model, kind)) > session->tap_floats[kind]) {

@@ -53,7 +53,7 @@ def sign_predictor(
 def ffn(
     weights: tuple[QuantizedWeights | None, QuantizedWeights, QuantizedWeights],
     biases: tuple[_arrays.FloatArray | None, ...],
-    extras: tuple[bool, _arrays.FloatArray | None, float],
+    extras: tuple[bool, _arrays.FloatArray | None, float, QuantizedWeights | None],
     options: dict[str, Any],
     cutoffs: dict[str, float],
     predictor: InCorePredictor | None,
@@ -78,10 +78,12 @@ def ffn(
         predictor=predictor,
         **options,
     )
-    both_active, sub_norm, epsilon = extras
+    both_active, sub_norm, epsilon, second_down = extras
     if both_active:
         layer.set_both_active(True)
     layer.set_sub_norm(sub_norm, epsilon)
+    if second_down is not None:
+        layer.set_second_down(Matrix.from_array(second_down, core=core))
     for on, cutoff in cutoffs.items():
         layer.set_cutoff(cutoff, on)
     return layer

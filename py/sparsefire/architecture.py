@@ -17,6 +17,8 @@ from .keys import REPAIR, Keys
 from .rope import Rope, read_rope
 
 SPARSEFIRE_VERSION = 1  # of the sparsefire.* keys that are understood
+# Cutoffs of the layers, by what they are on, see `SparseFfn.set_cutoff`.
+CUTOFF_KEYS = {"gate": "sparsefire.cutoff.gate", "product": "sparsefire.cutoff.product"}
 
 
 class Sizes(NamedTuple):
@@ -125,7 +127,8 @@ class ModelConfig:
     norm_epsilon: float
     activation: ActivationType
     activation_parameter: float  # FATReLU's threshold, else 0
-    hot_counts: tuple[int, ...] | None  # of a calibrated model, one a layer
+    hot_counts: tuple[int, ...] | None  # of a model with predictors, one a layer
+    cutoffs: dict[str, tuple[float, ...]]  # on "gate" and "product", one a layer, where there are
     rope: Rope
     window_rope: Rope  # of layers with a window
     windows: tuple[int, ...]  # tokens that each layer sees, 0 for all
@@ -165,8 +168,9 @@ class ModelConfig:
 
     @property
     def calibrated(self) -> bool:
-        """True when the file holds predictors: what calibration adds, or PowerInfer's."""
-        return self.hot_counts is not None or self.powerinfer
+        """True when the file holds predictors, what calibration adds or PowerInfer's, or
+        cutoffs."""
+        return self.hot_counts is not None or self.powerinfer or bool(self.cutoffs)
 
     @property
     def default_mode(self) -> str:
@@ -216,6 +220,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
     context_length = keys.integer("context_length", 1 << 24)
     rope = read_rope(file, keys, _rope_dims(keys, sizes.head_dim), context_length)
     chosen, parameter = _activation(file, keys, architecture, activation)
+    cutoffs = _cutoffs(file, layers)
     name = file.metadata.get("general.name")
     epsilon = "layer_norm_epsilon" if kind.layer_norm else "layer_norm_rms_epsilon"
     return ModelConfig(
@@ -232,7 +237,8 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         norm_epsilon=keys.number(f"attention.{epsilon}", 1e-12, 0.1),
         activation=chosen,
         activation_parameter=parameter,
-        hot_counts=_hot_counts(file, layers, hidden),
+        hot_counts=_hot_counts(file, layers, hidden, optional=bool(cutoffs)),
+        cutoffs=cutoffs,
         rope=rope,
         window_rope=_window_rope(keys, kind, rope),
         windows=_windows(keys, kind, layers),
@@ -375,7 +381,27 @@ def _activation(
     return activation, parameter
 
 
-def _hot_counts(file: GgufFile, layers: int, hidden: int) -> tuple[int, ...] | None:
+def _cutoffs(file: GgufFile, layers: int) -> dict[str, tuple[float, ...]]:
+    found = {}
+    for on, key in CUTOFF_KEYS.items():
+        values = file.metadata.get(key)
+        if values is None:
+            continue
+        if (
+            not isinstance(values, np.ndarray)
+            or values.dtype.kind != "f"
+            or values.shape != (layers,)
+            or not (np.isfinite(values) & (values >= 0)).all()
+        ):
+            raise ModelFileError(
+                f"{file.name}: key {key!r} must hold {layers} numbers from 0 on; calibrate the "
+                "model again"
+            )
+        found[on] = tuple(values.tolist())
+    return found
+
+
+def _hot_counts(file: GgufFile, layers: int, hidden: int, optional: bool) -> tuple[int, ...] | None:
     version = file.metadata.get("sparsefire.version")
     if version is None:
         return None
@@ -385,6 +411,8 @@ def _hot_counts(file: GgufFile, layers: int, hidden: int) -> tuple[int, ...] | N
             f"version {SPARSEFIRE_VERSION} is read: update sparsefire, or calibrate the model again"
         )
     counts = file.metadata.get("sparsefire.hot_counts")
+    if counts is None and optional:
+        return None
     if (
         not isinstance(counts, np.ndarray)
         or counts.dtype.kind not in "iu"

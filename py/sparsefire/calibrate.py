@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ._core import available_cores
 from .architecture import SPARSEFIRE_VERSION
@@ -19,12 +18,12 @@ from .blas import one_blas_thread
 from .errors import ArgumentError, CalibrationError
 from .gguf import TypedValue, ValueType
 from .gguf_source import ByteArray
-from .gguf_write import TensorData, Writable, gguf_package, write_gguf
+from .gguf_write import TensorData, Writable, check_output, gguf_package, write_gguf
 from .layer_fit import FitOptions, LayerFit, LayerReport, fit_layer
 from .lowrank import Descent
 from .matrix import Matrix
-from .predictor_fit import Split
 from .quant import dequantize_rows, quantize_rows, weight_format
+from .samples import FEWEST_TOKENS, Samples, Windows, record_inputs, text_windows
 
 if TYPE_CHECKING:
     from .ffn import SparseFfn
@@ -35,13 +34,6 @@ DEFAULT_TOKENS = 100_000
 
 Progress = Callable[[str, float], None]
 
-_FEWEST_TOKENS = 1_000
-_FEWEST_WINDOWS = 20
-_SAMPLE_BYTES = 1 << 30  # of FFN inputs kept, all layers together
-_SCORES = 200_000_000  # tokens × neurons that a layer's fit works on at once
-# Of every 20 windows these are held out, and these are tuned on; the others are fitted on.
-_HELD, _TUNE = (3, 10, 17), (6, 13, 19)
-_WINDOW = 512  # tokens, at most
 _PERPLEXITY_WINDOWS = 32
 _MOST_WORKERS = 4  # each needs memory for the scores of its layer
 _RECORDED, _FITTED = 0.15, 0.9  # shares of the work
@@ -68,14 +60,6 @@ class CalibrationReport:
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
         return asdict(self)
-
-
-def _check_output(path: Path) -> None:
-    """Before minutes of work: can the result be written?"""
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ArgumentError(
-            f"{path}: cannot be written; its directory must exist and allow new files"
-        )
 
 
 def calibrate_model(
@@ -106,15 +90,17 @@ def calibrate_model(
     `Model.load`.
     """
     _check_arguments(rank, recall, tokens, format)
-    _check_output(Path(output))
+    check_output(Path(output))
     gguf_package()
     from .model import Model
 
     told = progress or (lambda _stage, _share: None)
     model = Model.load(source, activation=activation)
     try:
-        windows = _windows(model, text, tokens)
-        samples = _record(model, windows, seed, told)
+        windows = text_windows(model, text, tokens)
+        samples = record_inputs(
+            model, windows, seed, lambda share: told("reading the text", _RECORDED * share)
+        )
         formats = [_bundle_format(ffn, format) for ffn in model.ffns]
         options = [FitOptions(recall, rank, each, Descent(seed=seed)) for each in formats]
         fits = _fit_layers(model, samples, options, told)
@@ -147,7 +133,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _fit_layers(
-    model: Model, samples: _Samples, options: list[FitOptions], told: Progress
+    model: Model, samples: Samples, options: list[FitOptions], told: Progress
 ) -> list[LayerFit]:
     """Fits the layers, some at the same time."""
     shares, lock = [0.0] * len(options), threading.Lock()
@@ -176,83 +162,10 @@ def _check_arguments(rank: int | None, recall: float, tokens: int, format: str) 
         raise ArgumentError(f"rank must be 1 or more, got {rank}")
     if not 0.5 <= recall < 1:
         raise ArgumentError(f"recall must be at least 0.5 and below 1, got {recall}")
-    if tokens < _FEWEST_TOKENS:
-        raise ArgumentError(f"tokens must be {_FEWEST_TOKENS} or more, got {tokens}")
+    if tokens < FEWEST_TOKENS:
+        raise ArgumentError(f"tokens must be {FEWEST_TOKENS} or more, got {tokens}")
     if format not in FORMATS:
         raise ArgumentError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
-
-
-# ---- Text and samples --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """Token windows, int32 (windows, length), in the order of the text."""
-
-    all: npt.NDArray[np.int32]
-
-    @property
-    def size(self) -> int:
-        """Tokens in all."""
-        return int(self.all.size)
-
-    @property
-    def kinds(self) -> npt.NDArray[np.intp]:
-        """0 for a window to fit on, 1 to tune on, 2 held out (windows)."""
-        place = np.arange(len(self.all)) % 20
-        return np.where(np.isin(place, _HELD), 2, np.where(np.isin(place, _TUNE), 1, 0))
-
-    @property
-    def held(self) -> npt.NDArray[np.int32]:
-        """The windows held out."""
-        windows: npt.NDArray[np.int32] = self.all[self.kinds == 2]
-        return windows
-
-
-def _windows(model: Model, text: str, tokens: int) -> _Windows:
-    """About ``tokens`` tokens in windows spread evenly over the text."""
-    ids = np.asarray(model.tokenize(text, special=False), np.int32)
-    if len(ids) < _FEWEST_TOKENS:
-        raise CalibrationError(
-            f"the text has {len(ids)} tokens; calibration needs {_FEWEST_TOKENS} or more, and "
-            f"tens of thousands to be good"
-        )
-    length = min(model.context, _WINDOW, min(tokens, len(ids)) // _FEWEST_WINDOWS)
-    there = len(ids) // length
-    count = min(there, -(-tokens // length))
-    chosen = np.linspace(0, there - 1, count).astype(np.intp)
-    return _Windows(ids[: there * length].reshape(there, length)[chosen])
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """FFN inputs (tokens, layers, d) in random order, and what each is for (tokens)."""
-
-    inputs: npt.NDArray[np.float32]
-    kinds: npt.NDArray[np.intp]
-
-    def split(self, layer: int) -> Split:
-        """The inputs of one layer."""
-        inputs = self.inputs[:, layer]
-        return Split(*(np.ascontiguousarray(inputs[self.kinds == kind]) for kind in range(3)))
-
-
-def _record(model: Model, windows: _Windows, seed: int, told: Progress) -> _Samples:
-    """Runs the windows through the model and keeps the FFN inputs of as many random tokens of each
-    as memory allows."""
-    config, (count, length) = model.config, windows.all.shape
-    bytes_per_token = 4 * config.layers * config.d
-    most = min(_SAMPLE_BYTES // bytes_per_token, _SCORES // config.hidden)
-    kept = min(length, max(1, most // count))
-    inputs = np.empty((count, kept, config.layers, config.d), np.float32)
-    random = np.random.default_rng(seed)
-    for index, window in enumerate(windows.all):
-        tokens = np.sort(random.choice(length, kept, replace=False))
-        inputs[index] = model.ffn_inputs(window, mode="dense")[tokens]
-        told("reading the text", _RECORDED * (index + 1) / count)
-    order = random.permutation(count * kept)
-    flat = inputs.reshape(count * kept, config.layers, config.d)
-    return _Samples(flat[order], np.repeat(windows.kinds, kept)[order])
 
 
 # ---- The new file ------------------------------------------------------------------------------
@@ -372,7 +285,7 @@ def _packed_rows(matrix: Matrix, format: str, transpose: bool = False) -> ByteAr
 
 
 def _perplexities(
-    path: Path, activation: str | None, windows: _Windows, told: Progress
+    path: Path, activation: str | None, windows: Windows, told: Progress
 ) -> tuple[float, float]:
     """Perplexity of the new file over the held-out windows, dense and sparse."""
     from .model import Model

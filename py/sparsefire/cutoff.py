@@ -53,7 +53,7 @@ def calibrate_cutoff(
     before, chosen = (ffn.cutoff if on == "gate" else ffn.product_cutoff), None
     try:
         wanted = ffn.forward(fit, mode="dense")
-        low, high = 0.0, _largest(ffn, fit, on)
+        low, high = 0.0, float(neuron_values(ffn, fit, on).max())
         for _ in range(_TRIALS):
             middle = (low + high) / 2
             ffn.set_cutoff(middle, on)
@@ -72,18 +72,24 @@ def calibrate_cutoff(
 
 
 def _error(ffn: SparseFfn, x: _arrays.FloatArray, wanted: npt.NDArray[np.floating]) -> float:
-    """Error of the exact mode, with the cutoff as it is, against the dense outputs."""
+    """Error of the exact mode, with the cutoff as it is, against the dense outputs ``wanted``:
+    ‖difference‖ / ‖wanted‖."""
     difference = ffn.forward(x, mode="exact") - wanted
     return float(np.linalg.norm(difference) / max(float(np.linalg.norm(wanted)), 1e-30))
 
 
-def _largest(ffn: SparseFfn, x: _arrays.FloatArray, on: str) -> float:
-    """The largest |activation|, or product, of any neuron: a cutoff that leaves out everything."""
+def neuron_values(ffn: SparseFfn, x: _arrays.FloatArray, on: str) -> _arrays.FloatArray:
+    """What a cutoff ``on`` is compared with, for inputs x (n, d): |activation(gate)|, or the
+    product with up, float32 (n, hidden)."""
     (gate, up, _), (gate_bias, up_bias, _) = ffn.matrices, ffn.biases
     raised = _products(up, up_bias, x)
     first = raised if gate is None else _products(gate, gate_bias, x)
     values = ffn.activation.apply(first, ffn.parameter, ffn.core)
-    return float(np.abs(values if gate is None or on == "gate" else values * raised).max())
+    if gate is not None and on == "product":
+        if ffn.both_active:
+            raised = ffn.activation.apply(raised, ffn.parameter, ffn.core)
+        values = values * raised
+    return np.abs(values, dtype=np.float32)
 
 
 def _products(

@@ -78,6 +78,7 @@ class CoreFfn(CoreObject):
         )
         super().__init__(core, handle, "sf_ffn_close")
         self.gate, self.up, self.down = gate, up, down
+        self.second_down: Matrix | None = None
         self.down_layout = down_layout
         self.predictor: InCorePredictor | None = None
         self.cutoffs = dict.fromkeys(CUTOFFS, 0.0)
@@ -108,6 +109,13 @@ class CoreFfn(CoreObject):
         arguments = [None if bias is None else self.core.inp(bias) for bias in biases]
         self.core.check("sf_ffn_set_bias", self.handle, *arguments, what="feed-forward biases")
         self.gate_bias, self.up_bias, self.down_bias = biases
+
+    def set_second_down(self, down: Matrix | None) -> None:
+        """See `SparseFfn.set_second_down`."""
+        handle = None if down is None else down.handle
+        what = f"second down matrix {down}"
+        self.core.check("sf_ffn_set_second_down", self.handle, handle, what=what)
+        self.second_down = down
 
     def set_both_active(self, both: bool) -> None:
         """See `SparseFfn.set_both_active`."""
@@ -283,8 +291,8 @@ class SparseFfn:
         predictor: InCorePredictor | None = None,
     ) -> SparseFfn:
         """A layer of matrices that are in core memory already: gate and up (hidden, input), down
-        (hidden, output) with ``down_layout`` "neuron", or (output, hidden) with "output", which
-        allows dense mode alone."""
+        (hidden, output) with ``down_layout`` "neuron", or (output, hidden) with "output", of which
+        every pass reads all."""
         self = cls.__new__(cls)
         self._core_ffn = CoreFfn(
             core,
@@ -388,6 +396,18 @@ class SparseFfn:
         return self._core_ffn.down_layout
 
     @property
+    def second_down(self) -> Matrix | None:
+        """See `set_second_down`."""
+        return self._core_ffn.second_down
+
+    def set_second_down(self, down: Matrix | None) -> None:
+        """Gives the layer its down matrix in the other layout too: (output, hidden) where
+        `down_layout` is "neuron", (hidden, output) where it is "output". Each pass takes the one
+        with which it is faster, going by the numbers of neurons and vectors, and a dense one takes
+        (output, hidden). They differ by rounding. None takes it away again. `ShapeError`."""
+        self._core_ffn.set_second_down(down)
+
+    @property
     def both_active(self) -> bool:
         """See `set_both_active`."""
         return self._core_ffn.both_active
@@ -454,7 +474,7 @@ class SparseFfn:
         other cutoff stays as it is.
 
         Errors: `CalibrationError` (too few samples), `ShapeError`, `ArgumentError`,
-        `NotFiniteError`, `UnsupportedError` (a layer with down by output).
+        `NotFiniteError`.
         """
         from .cutoff import calibrate_cutoff
 
@@ -498,8 +518,6 @@ class SparseFfn:
         return result.finish()
 
     def _mode_without_predictor(self) -> str:
-        if self.down_layout == "output":
-            return "dense"
         zeros = self.activation.is_relu_family or any(self._core_ffn.cutoffs.values())
         return "exact" if zeros else "dense"
 
@@ -564,7 +582,8 @@ class SparseFfn:
             "down_layout": self.down_layout,
             "parameter": self.parameter,
         }
-        extras = (ffn.both_active, ffn.sub_norm, ffn.sub_norm_epsilon)
+        second = ffn.second_down and ffn.second_down.weights()
+        extras = (ffn.both_active, ffn.sub_norm, ffn.sub_norm_epsilon, second)
         state = (weights, self.biases, extras, options, dict(ffn.cutoffs), self.predictor)
         return _pickled.ffn, state
 

@@ -45,6 +45,14 @@ _NUMPY_VALUES = {
 }
 
 
+def check_output(path: Path) -> None:
+    """Before minutes of work: can a file be written there? `ArgumentError` when not."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ArgumentError(
+            f"{path}: cannot be written; its directory must exist and allow new files"
+        )
+
+
 def write_gguf(
     path: str | os.PathLike[str],
     metadata: Mapping[str, Any],

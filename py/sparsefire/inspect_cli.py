@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .architecture import CUTOFF_KEYS
+
 if TYPE_CHECKING:
     from .inspect_model import Inspection
 
@@ -129,7 +131,9 @@ def _tokenizer(found: Inspection) -> str:
 
 
 def _sparsity(found: Inspection) -> str:
-    layers = found.sparsity
+    layers, cutoffs = found.sparsity, _cutoffs(found)
+    if cutoffs:
+        return f"calibrated: {cutoffs}; runs in {found.mode} mode"
     if not layers:
         return f"not calibrated; runs in {found.mode} mode"
     ranks = [each.rank for each in layers if each.rank is not None]
@@ -143,6 +147,17 @@ def _sparsity(found: Inspection) -> str:
         if known:
             text += f"; {100 * sum(known) / len(known):.1f} % of the neurons {name}"
     return f"{text}; runs in {found.mode} mode"
+
+
+def _cutoffs(found: Inspection) -> str:
+    """Which layers leave out what is below a cutoff."""
+    parts = []
+    for on in CUTOFF_KEYS:
+        values = found.calibration.get(f"cutoff.{on}", [])
+        used = sum(each > 0 for each in values)
+        if used:
+            parts.append(f"cutoffs on the {on} in {used} of {found.sizes['layers']} layers")
+    return ", ".join(parts)
 
 
 def _verdict(found: Inspection) -> str:

@@ -15,8 +15,9 @@ from .architecture import ModelConfig, read_config
 from .errors import ModelFileError, SparsefireError
 from .gguf import GgufFile
 from .gguf_source import Source
+from .loader import format_by_neuron
 from .model import DEFAULT_CONTEXT
-from .tensors import check_tensors
+from .tensors import DOWN_BY_NEURON, check_tensors
 from .tokenizer import Tokenizer
 
 _LIST_SHOWN = 6  # entries of a long list
@@ -307,18 +308,18 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _memory(file: GgufFile, config: ModelConfig, context: int | None) -> MemoryReport:
-    """Layers of the ReLU family are laid out neuron by neuron when they are loaded, unless the
-    file stores them so; the key/value cache holds two float32 vectors a layer and token."""
-    made = 0
-    if config.activation.is_relu_family:
-        names = ("ffn_gate.weight", "ffn_up.weight", "ffn_down.weight")
-        for layer in range(config.layers):
-            for name in names:
-                info = file.tensors.get(f"blk.{layer}.{name}")
-                made += info.nbytes if info is not None else 0
+    """Down matrices of the ReLU family are laid out neuron by neuron when they are loaded, unless
+    the file stores them so; the key/value cache holds two float32 vectors a layer and token."""
+    made = replaced = 0
+    for layer in range(config.layers if config.activation.is_relu_family else 0):
+        info = file.tensors.get(f"blk.{layer}.ffn_down.weight")
+        if info is not None and f"blk.{layer}.{DOWN_BY_NEURON}" not in file.tensors:
+            d, hidden = info.shape
+            made += hidden * format_by_neuron(info.format, d).row_bytes(d)
+            replaced += info.nbytes
     tokens = context or min(config.context_length, DEFAULT_CONTEXT)
     return MemoryReport(
-        weights=sum(info.nbytes for info in file.tensors.values()) - made,
+        weights=sum(info.nbytes for info in file.tensors.values()) - replaced,
         made=made,
         key_value_cache=2 * 4 * config.layers * config.kv_width * tokens,
         context=tokens,

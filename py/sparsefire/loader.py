@@ -16,7 +16,7 @@ from .ffn import SparseFfn
 from .gguf import GgufFile
 from .matrix import Matrix, bundle_views
 from .predictor import LowRankPredictor
-from .quant import dequantize_rows, quantize_rows, weight_format
+from .quant import WeightFormat, dequantize_rows, quantize_rows, weight_format
 from .rope import FACTORS_TENSOR
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class CoreModel(CoreObject):
     # -- feed-forward layers ---------------------------------------------------------------------
 
     def _ffn(self, layer: int, prefix: str) -> SparseFfn:
-        layout = "neuron"
+        layout, second = "neuron", None
         if f"{prefix}ffn_bundle.weight" in self.file.tensors:
             *gate, up, down = self._stored_bundle(f"{prefix}ffn_bundle.weight")
         else:
@@ -142,8 +142,11 @@ class CoreModel(CoreObject):
             *gate, up = (read_matrix(self.core, self.file, name) for name in names[:-1])
             if f"{prefix}{roles.DOWN_BY_NEURON}" in self.file.tensors:
                 down = read_matrix(self.core, self.file, f"{prefix}{roles.DOWN_BY_NEURON}")
+                if names[-1] in self.file.tensors:
+                    second = read_matrix(self.core, self.file, names[-1])
             elif self.config.activation.is_relu_family:
-                down = self._transposed(names[-1])
+                rows, kind, shape = rows_by_neuron(self.core, self.file, names[-1])
+                down = Matrix(self.core, self.core.upload(rows), kind, *shape)
             else:
                 down = read_matrix(self.core, self.file, names[-1])
                 layout = "output"
@@ -159,6 +162,10 @@ class CoreModel(CoreObject):
             predictor=self._predictor(layer, hot[layer] if hot else 0),
             **read_biases(self.file, layer),
         )
+        if second is not None:
+            ffn.set_second_down(second)
+        for on, cutoffs in self.config.cutoffs.items():
+            ffn.set_cutoff(cutoffs[layer], on)
         if self.config.kind.both_active:
             ffn.set_both_active(True)
         sub_norm = f"{prefix}ffn_sub_norm.weight"
@@ -191,33 +198,42 @@ class CoreModel(CoreObject):
         hidden, columns = info.shape
         return bundle_views(self.core, memory, hidden, [(info.format, d)] * (columns // d))
 
-    def _transposed(self, name: str) -> Matrix:
-        """The down matrix with one row a neuron. Plain numbers stay what they are; the blocks of
-        other formats lie along the other axis, so they are packed anew: in Q8_0, which is fine
-        enough for all of them, or F16 where its blocks do not divide the rows."""
-        info = self.file.tensors[name]
-        d, hidden = info.shape
-        stored = weight_format(info.format)
-        kind = stored if stored.block == 1 else weight_format("q8_0" if d % 32 == 0 else "f16")
-        packed = self.file.tensor_data(name).reshape(d, -1)
-        rows = np.empty((hidden, kind.row_bytes(d)), np.uint8)
-        step = max(_TILE // d // stored.block, 1) * stored.block
-        for first in range(0, hidden, step):
-            last = min(first + step, hidden)
-            span = slice(*(each // stored.block * stored.block_bytes for each in (first, last)))
-            tile = np.ascontiguousarray(packed[:, span])
-            values = dequantize_rows(tile, stored, last - first, self.core)
-            if not np.isfinite(values).all():
-                raise NotFiniteError(_damaged(self.file, name))
-            rows[first:last] = quantize_rows(values.T, kind, self.core)
-        return Matrix(self.core, self.core.upload(rows), kind, hidden, d)
-
     def why_not_finite(self) -> str:
         """Names the first tensor that holds NaN or infinity, for the message of an error."""
         for name, info in self.file.tensors.items():
             if len(info.shape) == 2 and not np.isfinite(_floats(self.core, self.file, name)).all():
                 return _damaged(self.file, name)
         return f"{self.file.name}: the weights are finite, but too large for 32-bit arithmetic"
+
+
+def format_by_neuron(format: str, d: int) -> WeightFormat:
+    """What a down matrix is packed in when it gets one row of d numbers a neuron. Plain numbers
+    stay what they are; the blocks of other formats lie along the other axis, so they are packed
+    anew: in Q8_0, which is fine enough for all of them, or F16 where its blocks do not divide d."""
+    stored = weight_format(format)
+    return stored if stored.block == 1 else weight_format("q8_0" if d % 32 == 0 else "f16")
+
+
+def rows_by_neuron(
+    core: Core, file: GgufFile, name: str
+) -> tuple[npt.NDArray[np.uint8], WeightFormat, tuple[int, int]]:
+    """A down matrix (d, hidden) with one row a neuron: packed rows, their format (see
+    `format_by_neuron`), and the shape (hidden, d)."""
+    d, hidden = file.tensors[name].shape
+    stored = weight_format(file.tensors[name].format)
+    kind = format_by_neuron(stored.name, d)
+    packed = file.tensor_data(name).reshape(d, -1)
+    rows = np.empty((hidden, kind.row_bytes(d)), np.uint8)
+    step = max(_TILE // d // stored.block, 1) * stored.block
+    for first in range(0, hidden, step):
+        last = min(first + step, hidden)
+        span = slice(*(each // stored.block * stored.block_bytes for each in (first, last)))
+        tile = np.ascontiguousarray(packed[:, span])
+        values = dequantize_rows(tile, stored, last - first, core)
+        if not np.isfinite(values).all():
+            raise NotFiniteError(_damaged(file, name))
+        rows[first:last] = quantize_rows(values.T, kind, core)
+    return rows, kind, (hidden, d)
 
 
 def upload_tensor(core: Core, file: GgufFile, name: str) -> Memory:

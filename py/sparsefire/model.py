@@ -438,13 +438,21 @@ class Model(Completions, Embedding):
                 f"{self._file.name}: sparse mode needs a calibrated model; run `sparsefire "
                 "calibrate` on it first, or use the exact or dense mode"
             )
-        bundled = "blk.0.ffn_bundle.weight" in self._file.tensors
-        if mode != "dense" and not bundled and not self.config.activation.is_relu_family:
+        if mode == "exact" and not self._leaves_out():
             raise UnsupportedError(
                 f"{self._file.name}: {mode} mode skips neurons whose activation is zero, and "
-                f"{self.config.activation} has hardly any; only the dense mode is possible"
+                f"{self.config.activation} has hardly any; only the dense mode makes sense, unless "
+                "layers have cutoffs (see SparseFfn.set_cutoff, and `sparsefire calibrate`)"
             )
         return mode
+
+    def _leaves_out(self) -> bool:
+        """Whether exact mode may leave a neuron out."""
+        if self.config.activation.is_relu_family:
+            return True
+        return any(
+            ffn.cutoff or ffn.product_cutoff or ffn.down_layout == "neuron" for ffn in self.ffns
+        )
 
     def _checked_ids(self, ids: npt.ArrayLike, name: str) -> IntArray:
         """Token ids as int32 (n,)."""

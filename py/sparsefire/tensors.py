@@ -84,7 +84,7 @@ _OPTIONAL = {
 }
 _ALWAYS = {"output_norm.weight", "attn_norm.weight", "ffn_norm.weight", "token_embd.weight"}
 
-DOWN_BY_NEURON = "ffn_down_t.weight"  # of PowerInfer's files: (hidden, d)
+DOWN_BY_NEURON = "ffn_down_t.weight"  # in PowerInfer's files, and beside cutoffs: (hidden, d)
 _FFN_SUB_NORM = "ffn_sub_norm.weight"
 
 _FUSED = {"attn_qkv": "attn_q, attn_k and attn_v", "ffn_gate_up": "ffn_gate and ffn_up"}
@@ -174,7 +174,8 @@ def _ffn_tensors(file: GgufFile, config: ModelConfig, prefix: str) -> dict[str, 
             sizes = FFN_MATRICES[name]
             if name == "ffn_down" and f"{prefix}{DOWN_BY_NEURON}" in file.tensors:
                 shapes[f"{prefix}{DOWN_BY_NEURON}"] = (config.hidden, config.d)
-                continue
+                if f"{prefix}{name}.weight" not in file.tensors:
+                    continue
             shapes[f"{prefix}{name}.weight"] = tuple(getattr(config, size) for size in sizes)
     for name in names:
         if f"{prefix}{name}.bias" in file.tensors:

@@ -253,6 +253,34 @@ static void test_ffn(sf_context *context, sf_context *threaded, int32_t format, 
   sf_free(l.gate_bias), sf_free(l.up_bias), sf_free(l.down_bias);
 }
 
+/* With the same cutoffs, layers with down in one layout or in both leave the same neurons out. a: by output, b: by
+ * neuron. */
+static void test_cutoffs_by_output(sf_ffn *a, sf_ffn *b, sf_matrix *by_neuron, sf_matrix *by_output, const float *x) {
+  enum { HIDDEN = 64, OUT = 29 };
+  float y[2 * OUT], expected[2 * OUT];
+  int32_t active[2], wanted[2], some[3] = {1, 2, 40};
+  CHECK(sf_ffn_forward_active(a, some, 3, x, y) == SF_ERROR_UNSUPPORTED, "a list by output");
+  for (int32_t second = 0; second < 2; second++) {
+    for (float cutoff = 0; cutoff < 4; cutoff += 0.25f) {
+      CHECK(sf_ffn_set_cutoff(a, SF_CUTOFF_PRODUCT, cutoff) == SF_OK, "cutoff by output");
+      CHECK(sf_ffn_set_cutoff(b, SF_CUTOFF_PRODUCT, cutoff) == SF_OK, "cutoff by neuron");
+      for (int32_t n = 1; n < 3; n++) {
+        CHECK(sf_ffn_forward(a, SF_EXACT, x, n, y, NULL, active) == SF_OK, "exact by output");
+        CHECK(sf_ffn_forward(b, SF_EXACT, x, n, expected, NULL, wanted) == SF_OK, "exact by neuron");
+        for (int32_t i = 0; i < n * OUT; i++) CHECK(fabsf(y[i] - expected[i]) < 1e-4f, "output %d", i);
+        for (int32_t j = 0; j < n; j++) CHECK(active[j] == wanted[j], "%d and %d active", active[j], wanted[j]);
+      }
+    }
+    CHECK(sf_ffn_set_second_down(a, by_neuron) == SF_OK, "by neuron too");
+    CHECK(sf_ffn_set_second_down(b, by_output) == SF_OK, "by output too");
+  }
+  CHECK(sf_ffn_set_cutoff(a, SF_CUTOFF_PRODUCT, 0) == SF_OK, "no cutoff");
+  CHECK(sf_ffn_forward_active(a, some, 3, x, y) == 3, "a list, by neuron");
+  CHECK(sf_ffn_set_second_down(a, by_output) == SF_ERROR_SHAPE, "the wrong layout");
+  CHECK(sf_ffn_set_second_down(a, NULL) == SF_OK && sf_ffn_set_second_down(b, NULL) == SF_OK, "none again");
+  CHECK(sf_ffn_set_second_down(NULL, NULL) == SF_ERROR_ARGUMENT, "no layer");
+}
+
 /* Down as files store it: the same numbers as by neuron, up to the order of additions. */
 static void test_down_by_output(sf_context *context) {
   enum { HIDDEN = 64, D = 37, OUT = 29 };
@@ -269,7 +297,7 @@ static void test_down_by_output(sf_context *context) {
   CHECK(sf_ffn_forward(a, SF_DENSE, x, 2, y, NULL, NULL) == SF_OK, "by output");
   CHECK(sf_ffn_forward(b, SF_DENSE, x, 2, expected, NULL, NULL) == SF_OK, "by neuron");
   for (int32_t i = 0; i < 2 * OUT; i++) CHECK(fabsf(y[i] - expected[i]) < 1e-4f, "output %d", i);
-  CHECK(sf_ffn_forward(a, SF_EXACT, x, 2, y, NULL, NULL) == SF_ERROR_UNSUPPORTED, "exact by output");
+  test_cutoffs_by_output(a, b, by_neuron, by_output.matrix, x);
   CHECK(sf_ffn_set_cutoff(b, SF_CUTOFF_PRODUCT, 1e9f) == SF_OK, "cutoff");
   CHECK(sf_ffn_forward(b, SF_EXACT, x, 2, y, NULL, NULL) == SF_OK && y[0] == 0 && y[2 * OUT - 1] == 0, "all left out");
   CHECK(sf_ffn_set_cutoff(b, SF_CUTOFF_GATE, -1) == SF_ERROR_ARGUMENT, "negative cutoff");

@@ -1,0 +1,207 @@
+"""Cutoffs of models without exact zeros: what calibration finds is checked on the file that it
+writes; that models with cutoffs compute what they should is checked with the other variants of
+test_model.py."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+import tiny_model
+from reference import Reference
+from sparsefire import cutoff_calibration as calibration
+from sparsefire.cli import main
+from sparsefire.cutoff_calibration import CutoffCalibration, calibrate_cutoffs
+from sparsefire.errors import ArgumentError, CalibrationError, UnsupportedError
+from sparsefire.model import Model
+from tiny_model import Tiny
+
+TINY = Tiny(activation="silu", hidden=128, format="F16", seed=3)
+TEXT = " ".join("abcd"[i % 4] + "cdab"[i % 3] * (i % 5) for i in range(900))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model.write(tmp_path_factory.mktemp("cutoffs") / "dense.gguf", TINY)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_SPEED_SECONDS", 0.01)
+
+
+@cache
+def forced(source: Path, on: str) -> tuple[Path, CutoffCalibration]:
+    output = source.with_name(f"{on}.gguf")
+    report = calibrate_cutoffs(
+        source, output, TEXT, sparsities=[0.5], on=[on], force=True, tokens=1_000
+    )
+    return output, report
+
+
+@pytest.mark.parametrize("on", ["product", "gate"])
+def test_what_is_written(on: str, source: Path) -> None:
+    output, report = forced(source, on)
+    chosen = report.chosen
+    assert chosen is not None
+    assert (chosen.on, chosen.sparsity, report.output) == (on, 0.5, str(output))
+    assert chosen.left_out == pytest.approx(0.5, abs=0.1)
+    assert 0 < chosen.output_error < 1
+    reader = gguf.GGUFReader(output)
+    stored = reader.get_field(f"sparsefire.cutoff.{on}")
+    assert stored is not None
+    assert stored.contents() == pytest.approx(chosen.cutoffs)
+    names = {each.name for each in reader.tensors}
+    assert {"blk.0.ffn_down.weight", "blk.1.ffn_down_t.weight"} <= names
+    with Model.load(output) as model, Model.load(source) as dense:
+        assert model.config.default_mode == "sparse"
+        held = model.logits(range(40))
+        assert np.array_equal(model.logits(range(40), mode="dense"), dense.logits(range(40)))
+        assert not np.array_equal(held, dense.logits(range(40)))
+        with pytest.raises(UnsupportedError, match="cutoffs"):
+            dense.logits([1], mode="exact")
+
+
+def test_the_perplexities_are_those_of_the_file(source: Path) -> None:
+    """The reported ones against float64 numpy over the held-out windows."""
+    output, report = forced(source, "product")
+    assert report.chosen is not None
+    with Model.load(source) as model:
+        windows = calibration.text_windows(model, TEXT, 1_000).all[1::2]
+    assert report.held_out_tokens == windows.size
+    reference = Reference(output)
+    for sparse, found in ((False, report.perplexity_dense), (True, report.chosen.perplexity)):
+        losses = []
+        for window in windows[:6]:
+            logits = reference.logits(window.tolist(), sparse=sparse)
+            logits -= logits.max(axis=1, keepdims=True)
+            p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            losses += [-p[i, token] for i, token in enumerate(window[1:])]
+        with Model.load(output) as model:
+            mode = "sparse" if sparse else "dense"
+            part = model.perplexity(windows[:6].reshape(-1), windows.shape[1], mode=mode)
+            whole = model.perplexity(windows.reshape(-1), windows.shape[1], mode=mode)
+        assert part.perplexity == pytest.approx(np.exp(np.mean(losses)), rel=1e-3)
+        assert whole.perplexity == pytest.approx(found, rel=1e-3)
+
+
+def test_dense_is_best_where_nothing_is_faster(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = {"dense": 100.0, "exact": 101.0}  # no more than noise
+    monkeypatch.setattr(calibration, "compare_modes", lambda *_: speeds)
+    output = tmp_path / "none.gguf"
+    arguments = {"sparsities": [0.2, 0.4], "perplexity_cost": 10.0, "tokens": 1_000}
+    report = calibrate_cutoffs(source, output, TEXT, **arguments)
+    assert (report.chosen, report.output, output.exists()) == (None, None, False)
+    assert [each.sparsity for each in report.settings] == [0.2, 0.4, 0.2, 0.4]
+    # What costs too much is not taken, however fast it is.
+    speeds["exact"] = 200.0
+    arguments["perplexity_cost"] = 0.0
+    report = calibrate_cutoffs(source, output, TEXT, **arguments, on=["gate"])
+    cheap = [each for each in report.settings if report.cost(each) <= 0]
+    assert (report.chosen is None) == (not cheap)
+
+
+def test_layers_that_are_not_faster_stay_dense(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock says that layer 1 takes longer with its cutoff, and layer 0 less."""
+    now = [0.0]
+
+    def clock() -> float:
+        return now[0]
+
+    def forward(self: object, x: object, *, mode: str, **_: object) -> None:
+        layer = model.ffns.index(self)
+        now[0] += {("dense", 0): 2.0, ("exact", 0): 1.0, ("dense", 1): 1.0}.get((mode, layer), 2.0)
+
+    with Model.load(source) as model:
+        windows = calibration.text_windows(model, TEXT, 1_000)
+        trial = calibration._Trial(model, windows, 0, lambda *_: None)
+        (setting,) = trial.settings(["product"], [0.5])
+        monkeypatch.setattr(calibration.time, "perf_counter", clock)
+        with monkeypatch.context() as patched:
+            patched.setattr(type(model.ffns[0]), "forward", forward)
+            monkeypatch.setattr(calibration, "compare_modes", lambda *_: {"dense": 1, "exact": 2})
+            found = trial.without_slow_layers(setting)
+        assert found is not None
+        assert found.cutoffs == (setting.cutoffs[0], 0.0)
+        assert found.left_out < setting.left_out
+
+
+def test_a_sparsity_is_shared_out_where_it_costs_least() -> None:
+    levels = np.arange(20) * 0.05
+    dear = calibration._Curve(levels, levels, 10 * levels**2)
+    cheap = calibration._Curve(levels, levels, levels**2)
+    shared = calibration._shared_out([dear, cheap, cheap], 0.5)
+    assert shared.mean() == pytest.approx(0.5)
+    assert shared[0] < 0.2
+    assert shared[1] == pytest.approx(shared[2], abs=0.051)
+    assert calibration._shared_out([dear, dear], 0.95) == pytest.approx([0.95, 0.95])
+    assert calibration._at([dear, cheap], np.array([0.125, 0.5])) == pytest.approx((0.125, 0.5))
+
+
+def test_curves_become_convex() -> None:
+    values = np.array([0.0, 4.0, 5.0, 6.0, 20.0])
+    found = calibration._convex(values)
+    assert (np.diff(np.diff(found)) >= -1e-12).all()
+    assert (found[0], found[-1]) == (0, 20)
+    assert np.array_equal(calibration._convex(levels := np.array([0.0, 1.0, 3.0, 6.0])), levels)
+
+
+def test_wrong_arguments(source: Path, tmp_path: Path) -> None:
+    for arguments, message in (
+        ({"sparsities": [0.99]}, "0.95"),
+        ({"sparsities": []}, "above 0"),
+        ({"on": ["up"]}, "'product'"),
+        ({"perplexity_cost": -1.0}, "perplexity_cost"),
+        ({"tokens": 10}, "tokens"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            calibrate_cutoffs(source, None, TEXT, **arguments)
+    with pytest.raises(CalibrationError, match="1000 or more"):
+        calibrate_cutoffs(source, None, "ab")
+    with pytest.raises(ArgumentError, match="cannot be written"):
+        calibrate_cutoffs(source, tmp_path / "no" / "such.gguf", TEXT)
+
+
+def test_on_the_command_line(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    output = tmp_path / "new.gguf"
+    command = ["calibrate", "-m", str(source), "--text", str(text), "--tokens", "1000"]
+    command += ["--on", "product", "--sparsity", "0.3"]
+    assert main([*command, "-o", str(output), "--force", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["chosen"]["sparsity"] == 0.3
+    assert main(["inspect", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "cutoffs on the product in 2 of 2 layers" in shown
+    assert "sparse mode" in shown
+    assert main([*command, "--perplexity-cost", "0"]) == 0
+    assert "tokens held out; " in capsys.readouterr().out
+    assert main([*command, "--method", "predictors"]) == 2
+    assert "-o OUT.gguf" in capsys.readouterr().err
+
+
+def test_bundles_get_cutoffs_too(tmp_path: Path) -> None:
+    """A file whose layers lie neuron by neuron needs no second down."""
+    bundled = tiny_model.write(tmp_path / "b.gguf", replace(TINY, bundled=True))
+    output = tmp_path / "c.gguf"
+    report = calibrate_cutoffs(
+        bundled, output, TEXT, sparsities=[0.4], on=["product"], force=True, tokens=1_000
+    )
+    assert report.chosen is not None
+    with Model.load(output) as model:
+        assert "blk.0.ffn_down_t.weight" not in model.file.tensors
+        assert model.config.default_mode == "sparse"
+        assert np.isfinite(model.logits([1, 2, 3])).all()
