@@ -1,53 +1,71 @@
-/* Selection of active neurons from scores. One pass per 11 bits of the key instead of a sort: linear in the number of
- * neurons, and the ids come out ascending by themselves. */
+/* Selection of active neurons from scores, without a sort: passes that only count, and one that writes the ids, which
+ * come out ascending by themselves. */
 #include <math.h>
 #include <string.h>
 
 #include "internal.h"
 
-enum { DIGIT_BITS = 11, DIGITS = 3, BINS = 1 << DIGIT_BITS };
+/* Floats in their order as unsigned integers, from the least one, -infinity, on. */
+enum { LEAST_KEY = 0x007FFFFF };
+static const uint32_t beyond_keys = 0xFF800001u; /* the key after +infinity's */
 
-/* Orders floats as unsigned integers; NaN becomes 0, below every number. -0 and +0 are equal. */
-static uint32_t order_key(float score) {
-  uint32_t bits;
-  if (isnan(score)) return 0;
-  score += 0.0f;
-  memcpy(&bits, &score, sizeof bits);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+static float score_of(uint32_t key) {
+  uint32_t bits = key & 0x80000000u ? key & 0x7FFFFFFFu : ~key;
+  float score;
+  memcpy(&score, &bits, sizeof score);
+  return score;
 }
 
-/* The key of rank k (1-based, from the top), and in *ties how many scores with just that key belong to the top k. */
-static uint32_t kth_key(const float *scores, int32_t count, int32_t k, int32_t *ties) {
-  static const int shifts[DIGITS] = {21, 10, 0};
-  uint32_t prefix = 0, prefix_mask = 0;
-  int32_t bins[BINS];
-  for (int digit = 0; digit < DIGITS; digit++) {
-    int shift = shifts[digit];
-    memset(bins, 0, sizeof bins);
-    for (int32_t i = 0; i < count; i++) {
-      uint32_t key = order_key(scores[i]);
-      if ((key & prefix_mask) == prefix) bins[key >> shift & (BINS - 1)]++;
-    }
-    int32_t bin = BINS - 1;
-    while (bin > 0 && k > bins[bin]) k -= bins[bin--];
-    prefix |= (uint32_t)bin << shift;
-    prefix_mask |= (uint32_t)(BINS - 1) << shift;
-    /* The middle digit overlaps the last by one bit, which then is part of the prefix already. */
+/* How many scores are `least` or more; NaN is not. Compilers make vectors of this loop. */
+static int32_t count_from(const float *scores, int32_t count, float least) {
+  int32_t found = 0;
+  for (int32_t i = 0; i < count; i++) found += scores[i] >= least;
+  return found;
+}
+
+/* The ids of the scores that are `least` or more. Without a branch: an id is written always, and kept only when
+ * counted; chosen ≤ i < count. */
+static int32_t take_from(const float *scores, int32_t count, float least, int32_t *ids) {
+  int32_t chosen = 0;
+  for (int32_t i = 0; i < count; i++) {
+    ids[chosen] = i;
+    chosen += scores[i] >= least;
   }
-  *ties = k;
-  return prefix;
+  return chosen;
 }
 
+/* The ids of the scores above `least`, and of the first `ties` of those equal to it. */
+static int32_t take_some(const float *scores, int32_t count, float least, int32_t ties, int32_t *ids) {
+  int32_t chosen = 0;
+  for (int32_t i = 0; i < count; i++) {
+    int32_t tie = (scores[i] == least) & (ties > 0);
+    ids[chosen] = i;
+    chosen += (scores[i] > least) | tie;
+    ties -= tie;
+  }
+  return chosen;
+}
+
+/* Halves the range of keys in which the k-th score lies, until just k scores are in its upper part, or it is one key:
+ * some 20 counts for scores that differ, 32 at most. */
 int32_t sf_select_top_k(const float *scores, int32_t count, int32_t k, int32_t *ids) {
   if (!scores || !ids || count < 0) return SF_ERROR_ARGUMENT;
   if (k <= 0 || count == 0) return 0;
-  int32_t ties = 0, chosen = 0;
-  uint32_t least = k >= count ? 0 : kth_key(scores, count, k, &ties);
-  for (int32_t i = 0; i < count; i++) {
-    uint32_t key = order_key(scores[i]);
-    if (key > least || (key != 0 && key == least && ties-- > 0)) ids[chosen++] = i;
+  if (k >= count) return take_from(scores, count, -INFINITY, ids);
+  uint32_t low = LEAST_KEY, high = beyond_keys;
+  int32_t above = 0; /* scores from `high` on, fewer than k */
+  while (high - low > 1) {
+    uint32_t middle = low + (high - low) / 2;
+    int32_t found = count_from(scores, count, score_of(middle));
+    if (found == k) return take_from(scores, count, score_of(middle), ids);
+    if (found > k) {
+      low = middle;
+    } else {
+      high = middle;
+      above = found;
+    }
   }
-  return chosen;
+  return take_some(scores, count, score_of(low), k - above, ids);
 }
 
 int32_t sf_select_threshold(const float *scores, int32_t count, float threshold, int32_t least, int32_t most,

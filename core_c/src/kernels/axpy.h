@@ -50,10 +50,8 @@ SF_INLINE void axpy_sub_block(sf_format_index format, int n_rows, const uint8_t 
   for (int k = 0; k < VECTORS; ++k) sum[k] = v_load(y + k * SF_LANES);
   for (int r = 0; r < n_rows; ++r) {
     const vf a = v_set1(scale[r][s]), m = v_set1(has_min(format) ? min[r][s] : 0);
-    vb levels = load_levels(format, row[r] + at, s);
     vf q[VECTORS];
-    if (centre_of(format)) levels = vb_add(levels, -centre_of(format));
-    vb_floats(levels, q);
+    load_level_floats(format, row[r] + at, s, q);
     for (int k = 0; k < VECTORS; ++k) {
       sum[k] = v_fma(a, q[k], sum[k]);
       if (has_min(format)) sum[k] = v_sub(sum[k], m);
@@ -73,9 +71,7 @@ SF_INLINE void axpy_blocks(sf_format_index format, int n_rows, const uint8_t *co
     axpy_scales(format, n_rows, row, at, rest < GROUP ? rest : GROUP, alpha, scale, min);
     do {
       const int32_t s = b - g * GROUP;
-      for (int r = 0; s % 2 == 0 && r < n_rows; ++r) {
-        v_prefetch(next[r] + at + (size_t)s * (group_bytes(format) / GROUP));
-      }
+      for (int r = 0; has_line(format, s) && r < n_rows; ++r) v_prefetch(next[r] + at + (size_t)s * LINE);
       if (is_paired(format) && s % 2 == 0) {
         axpy_sub_block(format, n_rows, row, at, s & ~1, scale, min, y + (size_t)b * SF_BLOCK);
       } else {

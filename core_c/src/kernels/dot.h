@@ -63,8 +63,8 @@ SF_INLINE void streams_sub_block(sf_format_index format, const uint8_t *const *r
                                  size_t at, int s, const int16_t *x, float (*scale)[GROUP_SIZE], vf *sum) {
   const sf_product product = product_of(format);
   const sub_block v = load_input(product, x + s * SF_BLOCK);
+  for (int r = 0; has_line(format, s) && r < SF_STREAMS; ++r) v_prefetch(next[r] + at + (size_t)s * LINE);
   for (int r = 0; r < SF_STREAMS; ++r) {
-    if (s % 2 == 0) v_prefetch(next[r] + at + (size_t)s * (group_bytes(format) / GROUP));
     const vf dot = dot_sub_block(product, load_row(format, row[r] + at, s), v);
     sum[r] = v_fma(dot, v_set1(scale[r][s]), sum[r]);
   }
@@ -79,7 +79,11 @@ SF_INLINE void streams_blocks(sf_format_index format, const uint8_t *const *row,
     const size_t at = (size_t)(g / GROUP) * group_bytes(format);
     const int16_t *x = input->values + (size_t)g * SF_BLOCK;
     float scale[SF_STREAMS][GROUP_SIZE];
-    streams_scales(format, row, at, n, input->scales + g, input->sums + g, scale, sum);
+    if (n == GROUP / 2) { /* a constant: all there is of the rows of most predictors, of 128 columns */
+      streams_scales(format, row, at, GROUP / 2, input->scales + g, input->sums + g, scale, sum);
+    } else {
+      streams_scales(format, row, at, n, input->scales + g, input->sums + g, scale, sum);
+    }
     if (is_paired(format)) {
       for (int s = 0; s < GROUP; s += 2) {
         streams_sub_block(format, row, next, at, s & ~1, x, scale, sum);

@@ -39,8 +39,9 @@ SF_INLINE vf load_some_weights(sf_format_index format, const uint8_t *p, int32_t
 
 SF_INLINE vf load_some(const float *p, int32_t n) { return n >= SF_LANES ? v_load(p) : v_load_tail(p, n); }
 
-/* Weights in a cache line: from one prefetch to the next. */
-SF_INLINE int32_t weights_in_line(sf_format_index format) { return format == SF_FORMAT_F32 ? 16 : 32; }
+enum { LINE = 64 }; /* bytes of a cache line: from one prefetch to the next */
+
+SF_INLINE int32_t weights_in_line(sf_format_index format) { return format == SF_FORMAT_F32 ? LINE / 4 : LINE / 2; }
 
 /* ---- Blocks ---- */
 
@@ -65,6 +66,9 @@ SF_INLINE size_t group_bytes(sf_format_index format) {
       return Q6_K_BYTES;
   }
 }
+
+/* Of a group, a line is asked for at each of the first sub-blocks: whether at sub-block s there is one left. */
+SF_INLINE int has_line(sf_format_index format, int s) { return (size_t)s * LINE < group_bytes(format); }
 
 /* Whether there are mins. */
 SF_INLINE int has_min(sf_format_index format) {
@@ -110,6 +114,16 @@ SF_INLINE vb load_levels(sf_format_index format, const uint8_t *p, int s) {
       return vb_scale(vb_add(vb_or(low, vb_and(vb_shr(pairs, 2 * in_part), 48)), -32), scales[0], scales[1]);
     }
   }
+}
+
+/* The same as floats, counted from the centre. */
+SF_INLINE void load_level_floats(sf_format_index format, const uint8_t *p, int s, vf *r) {
+  if (format == SF_FORMAT_Q8_0) {
+    vb_load_floats((const int8_t *)(p + (size_t)s * Q8_0_BYTES + 2), r);
+    return;
+  }
+  const vb levels = load_levels(format, p, s);
+  vb_floats(centre_of(format) ? vb_add(levels, -centre_of(format)) : levels, r);
 }
 
 /* The halves at p, p + step, … of n ≤ 8 sub-blocks. */

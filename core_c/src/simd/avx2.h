@@ -185,6 +185,12 @@ SF_INLINE void vb_floats(vb a, vf *r) {
   }
 }
 
+SF_INLINE void vb_load_floats(const int8_t *p, vf *r) {
+  for (int k = 0; k < 4; ++k) {
+    r[k] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * k))));
+  }
+}
+
 SF_INLINE vf vb_dot(vb a, vb b) {
   return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(a.r[0], b.r[0]), _mm256_madd_epi16(a.r[1], b.r[1])));
 }

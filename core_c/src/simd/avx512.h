@@ -139,6 +139,12 @@ SF_INLINE void vb_floats(vb a, vf *r) {
   r[1] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(a, 1)));
 }
 
+SF_INLINE void vb_load_floats(const int8_t *p, vf *r) {
+  for (int k = 0; k < 2; ++k) {
+    r[k] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + 16 * k))));
+  }
+}
+
 SF_INLINE vf vb_dot(vb a, vb b) { return _mm512_cvtepi32_ps(_mm512_madd_epi16(a, b)); }
 
 SF_INLINE void v_store_i16(int16_t *p, vf a) {

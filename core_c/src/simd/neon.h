@@ -174,6 +174,8 @@ SF_INLINE void vb_floats(vb a, vf *r) {
   }
 }
 
+SF_INLINE void vb_load_floats(const int8_t *p, vf *r) { vb_floats(vb_load_i8(p), r); }
+
 /* Two chains of multiply-adds, so that one does not wait for the other. */
 SF_INLINE vf vb_dot(vb a, vb b) {
   vi low = vmull_s16(vget_low_s16(a.r[0]), vget_low_s16(b.r[0]));

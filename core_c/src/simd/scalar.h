@@ -258,6 +258,9 @@ SF_INLINE void vb_floats(vb a, vf *r) {
   for (int k = 0; k < 32; ++k) r[k / 4].f[k % 4] = (float)a.h[k];
 }
 
+/* 32 signed bytes as floats. */
+SF_INLINE void vb_load_floats(const int8_t *p, vf *r) { vb_floats(vb_load_i8(p), r); }
+
 /* Σ a · b over 32 values as lane sums: each lane sums, exactly, the products that its instruction set puts there. */
 SF_INLINE vf vb_dot(vb a, vb b) {
   vf r;

@@ -203,6 +203,14 @@ SF_INLINE void vb_floats(vb a, vf *r) {
   }
 }
 
+SF_INLINE void vb_load_floats(const int8_t *p, vf *r) {
+  for (int k = 0; k < 8; ++k) {
+    int32_t four;
+    memcpy(&four, p + 4 * k, sizeof four);
+    r[k] = _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(four)));
+  }
+}
+
 SF_INLINE vf vb_dot(vb a, vb b) {
   const vi low = _mm_add_epi32(_mm_madd_epi16(a.r[0], b.r[0]), _mm_madd_epi16(a.r[1], b.r[1]));
   const vi high = _mm_add_epi32(_mm_madd_epi16(a.r[2], b.r[2]), _mm_madd_epi16(a.r[3], b.r[3]));

@@ -204,6 +204,8 @@ SF_INLINE void vb_floats(vb a, vf *r) {
   for (int k = 0; k < 4; ++k) wasm128_eight(a.r[k], r + 2 * k);
 }
 
+SF_INLINE void vb_load_floats(const int8_t *p, vf *r) { vb_floats(vb_load_i8(p), r); }
+
 SF_INLINE vf vb_dot(vb a, vb b) {
   const vi low = wasm_i32x4_add(wasm_i32x4_dot_i16x8(a.r[0], b.r[0]), wasm_i32x4_dot_i16x8(a.r[1], b.r[1]));
   const vi high = wasm_i32x4_add(wasm_i32x4_dot_i16x8(a.r[2], b.r[2]), wasm_i32x4_dot_i16x8(a.r[3], b.r[3]));
