@@ -1,43 +1,54 @@
-// The card at the top: what is going on, and with which model.
+// The card at the top: what is going on, and with which model. A transfer may go on beside a running model.
+import { $ } from "./page.js";
 import { size } from "./words.js";
 
-const $ = (id) => document.getElementById(id);
-
 const STAGES = {
-  python: "Python, numpy and the model",
+  python: "Python and numpy",
   package: "Importing sparsefire",
   model: "Putting the weights into the core's memory",
 };
 
 export class Status {
+  constructor() {
+    this.text = "";
+    this.moving = false; // a transfer has the bar
+  }
+
+  /** Something starts of which the first stage is told next. */
   begin(title) {
     $("model-name").textContent = title;
+    $("model-facts").textContent = "Nothing leaves this machine.";
+    this.show("Starting");
+    this.bar(0, 1);
+  }
+
+  show(text) {
+    if (this.moving) return;
     delete $("progress-box").dataset.idle;
-    this.text = "";
-    this.stage("python");
+    $("progress-text").textContent = text;
+  }
+
+  bar(done, total) {
+    if (this.moving) return;
+    $("progress").max = total;
+    $("progress").value = done;
   }
 
   stage(name) {
     this.text = STAGES[name] ?? name;
-    $("progress-text").textContent = this.text;
-    if (name !== "python") $("progress").removeAttribute("value"); // going on, for an unknown time
+    this.show(this.text);
+    if (name !== "python" && !this.moving) $("progress").removeAttribute("value"); // it goes on for an unknown time
   }
 
   bytes(done, total) {
-    const bar = $("progress");
-    bar.max = total;
-    bar.value = done;
+    this.bar(done, total);
     // What is left after the last byte is Python's own start.
-    const what = done < total ? `${this.text}: ${size(done)} of ${size(total)}` : `${size(total)} are here; Python starts`;
-    $("progress-text").textContent = what;
+    this.show(done < total ? `${this.text}: ${size(done)} of ${size(total)}` : `${size(total)} are here; Python starts`);
   }
 
   loading(done, total) {
-    const bar = $("progress");
-    delete $("progress-box").dataset.idle;
-    bar.max = total;
-    bar.value = done;
-    $("progress-text").textContent = `Into memory: ${size(done)} of ${size(total)}`;
+    this.bar(done, total);
+    this.show(`Into memory: ${size(done)} of ${size(total)}`);
   }
 
   model(model) {
@@ -49,12 +60,43 @@ export class Status {
   }
 
   idle() {
+    if (this.moving) return;
     $("progress-box").dataset.idle = "";
+    $("progress").max = 1;
     $("progress").value = 0;
   }
 
   failed() {
     this.idle();
     $("model-name").textContent = "Not running";
+    $("model-facts").textContent = "Nothing leaves this machine.";
+  }
+
+  /* ---- Transfers ---- */
+
+  beginTransfer(title) {
+    this.show(title);
+    this.bar(0, 1);
+    this.title = title;
+    this.moving = true;
+    $("cancel").hidden = false;
+  }
+
+  transfer({ done, total, rate }) {
+    if (!this.moving) return;
+    const bar = $("progress");
+    if (total) Object.assign(bar, { max: total, value: done });
+    else bar.removeAttribute("value");
+    const of = total ? `${size(done)} of ${size(total)}` : size(done);
+    const left = rate && total ? `, ${duration((total - done) / rate)} left` : "";
+    $("progress-text").textContent = `${this.title}: ${of}${rate ? `, ${size(rate)}/s${left}` : ""}`;
+  }
+
+  endTransfer() {
+    this.moving = false;
+    $("cancel").hidden = true;
+    this.idle();
   }
 }
+
+const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`);

@@ -1,4 +1,6 @@
 // What the browser gives to the page, and why not more.
+import { $, state } from "./page.js";
+import { size } from "./words.js";
 
 const RELAXED = new Uint8Array([
   // A module with one function: i32x4.relaxed_trunc_f32x4_s of a zero vector.
@@ -17,17 +19,20 @@ export function abilities() {
   };
 }
 
-/** Fills the list. */
-export function showWhere(list, where, site) {
+/** Fills the list, once the engine has started. */
+export function showWhere() {
+  const { where, site, offline } = state;
+  if (!where) return;
   const has = abilities();
   const rows = [
-    [true, "Python in this tab", `Pyodide ${site.pyodide.version}, in a worker; the page stays free.`],
-    [where.isa === "wasm128", `Vector instructions: ${where.simd}`, relaxedNote(has, where)],
-    [has.isolated, has.isolated ? "Cross-origin isolated" : "Not cross-origin isolated", isolationNote(has)],
+    [true, "Python in this tab", `Pyodide ${site.pyodide.version}, in a worker, so that the page stays free.`],
+    [where.isa !== "scalar", where.simd, relaxedNote(has, where)],
+    [has.isolated, has.isolated ? "Cross-origin isolated" : "Not cross-origin isolated", isolationNote(has, offline)],
     [where.threads > 1, where.threads === 1 ? "One thread" : `${where.threads} threads`, threadNote(has, where)],
     [has.storage, has.storage ? "Models are kept" : "Models are not kept", storageNote(has)],
+    [Boolean(offline?.bytes), offline?.bytes ? "Works without a network" : "Needs its server", offlineNote(offline)],
   ];
-  list.replaceChildren(...rows.map(([good, title, note]) => row(good, title, note)));
+  $("where").replaceChildren(...rows.map(([good, title, note]) => row(good, title, note)));
 }
 
 function row(good, title, note) {
@@ -47,25 +52,35 @@ function row(good, title, note) {
 }
 
 const relaxedNote = (has, where) => {
-  if (where.relaxed) return "With relaxed SIMD: 8-bit products in one instruction.";
+  if (where.isa === "relaxed128") {
+    return "Chosen under “Engine”: faster with 8- and 4-bit weights, which are multiplied in 8 bits; texts may differ from other machines'.";
+  }
   return has.relaxed
-    ? "This browser also has relaxed SIMD; this build of the core does not use it."
-    : "This browser has no relaxed SIMD, which would speed 8- and 4-bit weights up.";
+    ? "Strict, so that the text is the same everywhere. This browser also has relaxed SIMD, faster with 8- and 4-bit weights: see “Engine”."
+    : "This browser has no relaxed SIMD, which would be faster with 8- and 4-bit weights.";
 };
 
-const isolationNote = (has) =>
-  has.isolated
-    ? "The page may share memory between workers, so Stop interrupts at once."
-    : "The server did not send COOP and COEP headers, so workers cannot share memory. Everything works; Stop waits for the present token.";
+const isolationNote = (has, offline) => {
+  if (has.isolated) return "Workers may share memory: threads are possible, and Stop interrupts at once.";
+  const later = offline?.bytes ? " This page adds them itself from the next visit on: reload it." : "";
+  return `The server does not send the COOP and COEP headers, so workers cannot share memory: one thread, and Stop waits for the present token.${later}`;
+};
 
 const threadNote = (has, where) => {
   if (where.threads > 1) return `Of ${has.cores} that the browser reports.`;
-  if (!has.isolated) return "Threads need cross-origin isolation.";
+  if (!has.isolated) return "More need cross-origin isolation.";
   if (has.cores < 2) return "The browser reports one processor core.";
-  return "This build of the core has no threads.";
+  return where.note ? `${where.note}.` : `The browser reports ${has.cores} processor cores: choose more threads under “Engine”. Small models gain nothing.`;
 };
 
 const storageNote = (has) =>
   has.storage
     ? "In the browser's private file system, for this site alone."
-    : "This browser, or this window, has no private file system; a model has to be chosen again at each visit.";
+    : "This browser, or this window, has no private file system: a model has to be chosen again at each visit.";
+
+const offlineNote = (offline) => {
+  if (!offline) return "Its files are being kept, or the browser does not allow it.";
+  if (offline.error) return `Its files could not be kept: ${offline.error}.`;
+  const model = offline.whole ? "" : ", without the model it opens with, which is large";
+  return `The page's own files are kept, ${size(offline.bytes)}${model}.`;
+};

@@ -1,8 +1,10 @@
 // The page's engine: Pyodide and sparsefire in a worker. One message is one order; answers carry its `id`, and
 // events (progress, text, fired neurons) come between. Orders are obeyed one after another, but "stop" at once.
-import { readBlob } from "./blob.js";
+import { obey } from "./orders.js";
+import { ofBlob, ofBytes, ofKept, ofUrl } from "./sources.js";
 
 const SLICE_SECONDS = 0.033; // of generation between two looks at the messages, and two pictures of the neurons
+const WHOLE_BYTES = 32 << 20; // a model of the site up to this size is fetched at once, a larger one in pieces
 
 let pyodide;
 let engine;
@@ -11,6 +13,7 @@ let interrupt = null; // Uint8Array(1) shared with the page, where it is isolate
 let stopped = false;
 let neurons = 0; // layers · hidden of the model
 let watching = true;
+let site; // site.json
 
 const send = (message, transfer = []) => self.postMessage(message, transfer);
 
@@ -58,48 +61,67 @@ async function bytesOf(path) {
 
 const stage = (name) => send({ event: "stage", name });
 
-async function start({ site, threads, withModel, shared }) {
-  const fetched = [site.wheel, site.numpy, ...["pyodide.asm.wasm", "python_stdlib.zip"].map((name) => site.pyodide.path + name)];
-  if (withModel) fetched.push(site.model.path);
+/** Where Python's parts come from, and the model when it comes at once, with their bytes. */
+function expected(whole) {
+  const { pyodide: runtime, bytes, wheel, numpy, model } = site;
   const bare = (path) => path.split("?")[0];
-  countFetches(Object.fromEntries(fetched.map((path) => [bare(path), site.bytes[bare(path)] ?? site.model.bytes])));
+  const paths = [wheel, numpy, ...["pyodide.asm.wasm", "pyodide.asm.js", "python_stdlib.zip"].map((name) => runtime.path + name)];
+  if (whole) paths.push(model.path);
+  return Object.fromEntries(paths.map((path) => [bare(path), bytes[bare(path)]]));
+}
+
+const address = (path) => new URL(path, new URL("./", self.location.href));
+
+/** Starts Python, and makes a core with so many threads; with `first`, the site's model is fetched meanwhile. */
+async function start({ site: described, threads, relaxed, first, shared }) {
+  site = described;
+  const whole = first && site.model.bytes <= WHOLE_BYTES;
+  countFetches(expected(whole));
   stage("python");
-  const base = new URL("./", self.location.href);
-  const wheel = bytesOf(new URL(site.wheel, base));
-  const model = withModel ? bytesOf(new URL(site.model.path, base)) : null;
-  wheel.catch(() => {});
-  model?.catch(() => {});
-  const { loadPyodide } = await import(new URL(`${site.pyodide.path}pyodide.mjs`, base));
-  const quiet = () => {};
+  const [numpy, wheel] = [site.numpy, site.wheel].map((path) => bytesOf(address(path)));
+  const chat = site.chat ? bytesOf(address(site.chat)) : null;
+  early = whole ? bytesOf(address(site.model.path)) : null;
+  for (const each of [numpy, wheel, chat, early]) each?.catch(() => {}); // told when they are awaited
+  const { loadPyodide } = await import(address(`${site.pyodide.path}pyodide.mjs`));
   pyodide = await loadPyodide({
-    indexURL: new URL(site.pyodide.path, base).href,
-    packages: ["numpy"],
-    stdout: quiet,
+    indexURL: address(site.pyodide.path).href,
+    stdout: () => {},
     stderr: (line) => console.debug(line),
   });
   stage("package");
+  // Unpacked by hand, so that of numpy's compiled modules only those that are used are compiled.
+  pyodide.unpackArchive(await numpy, "wheel");
   pyodide.unpackArchive(await wheel, "wheel");
+  if (chat) pyodide.unpackArchive(await chat, "zip", { extractDir: pyodide.FS.cwd() });
   const module = pyodide.pyimport("sparsefire.web_engine");
   jsFile = module.JsFile;
-  engine = module.Engine(threads);
+  engine = await module.open_engine(threads, relaxed);
   if (shared) {
     interrupt = new Uint8Array(shared);
     pyodide.setInterruptBuffer(interrupt);
   }
-  const where = JSON.parse(engine.where());
-  if (!withModel) return { where };
-  stage("model");
-  const about = loadFrom(readBytes(await model), site.model.bytes, site.model.name, 0);
-  return { where, model: about };
+  return { where: JSON.parse(engine.where()) };
 }
 
 /* ---- Models ---- */
 
-const readBytes = (bytes) => (offset, count) => bytes.subarray(offset, offset + count);
+let early = null; // the bytes of the site's model, on their way since the start
 
-/** Runs `use` with a Python file over `readAt`. */
-function withFile(readAt, size, name, use) {
-  const file = jsFile(readAt, size, name);
+/** The source of {kind: "site"}, {kind: "kept", name} or {kind: "file", blob, size}. */
+async function openSource(model) {
+  if (model.kind === "kept") return ofKept(model.name);
+  if (model.kind === "file") return ofBlob(model.blob, model.size);
+  const url = address(site.model.path);
+  const source = site.model.bytes > WHOLE_BYTES ? ofUrl(url, site.model.bytes) : null;
+  if (source) return source;
+  const bytes = early ?? bytesOf(url);
+  early = null;
+  return ofBytes(await bytes);
+}
+
+/** Runs `use` with a Python file over a source. */
+function withFile(source, name, use) {
+  const file = jsFile(source.read, source.size, name);
   try {
     return use(file);
   } finally {
@@ -107,21 +129,50 @@ function withFile(readAt, size, name, use) {
   }
 }
 
-function loadFrom(readAt, size, name, context) {
+/** The source's progress is told while its bytes are read. */
+function counting(source) {
   let told = 0;
-  const counting = (offset, count) => {
+  const read = (offset, count) => {
     const now = performance.now();
     if (now - told > 60) {
       told = now;
-      send({ event: "loading", done: offset, total: size });
+      send({ event: "loading", done: offset, total: source.size });
     }
-    return readAt(offset, count);
+    return source.read(offset, count);
   };
+  return { ...source, read };
+}
+
+async function inspect({ model, name, options }) {
+  const source = await openSource(model);
+  try {
+    return withFile(source, name, (file) => JSON.parse(engine.inspect(file, JSON.stringify(options))));
+  } finally {
+    source.close();
+  }
+}
+
+async function load({ model, name, options }) {
+  stage("model");
+  unload();
+  const source = await openSource(model);
   if (interrupt) interrupt[0] = 0;
-  const about = withFile(counting, size, name, (file) => JSON.parse(engine.load(file, context)));
-  neurons = about.error ? 0 : about.layers * about.hidden;
-  if (!about.error) engine.watch(watching);
-  return about;
+  let about;
+  try {
+    about = withFile(counting(source), name, (file) => JSON.parse(engine.load(file, JSON.stringify(options))));
+  } finally {
+    source.close();
+  }
+  if (about.error) return about;
+  neurons = about.layers * about.hidden;
+  engine.watch(watching);
+  setTimeout(() => engine.warm()); // once the page knows
+  return { about };
+}
+
+function unload() {
+  engine.unload();
+  neurons = 0;
 }
 
 /* ---- Generation ---- */
@@ -136,11 +187,11 @@ const breathe = () =>
     channel.port2.postMessage(0);
   });
 
-async function generate({ prompt, options }) {
+async function generate({ prompt, messages, options }) {
   stopped = false;
   if (interrupt) interrupt[0] = 0;
   const began = performance.now();
-  const started = JSON.parse(engine.start(prompt, JSON.stringify(options)));
+  const started = JSON.parse(engine.start(JSON.stringify({ prompt, messages }), JSON.stringify(options)));
   if (started.error) return started;
   let last = began;
   let first = 0; // when the first token was there
@@ -185,10 +236,8 @@ function sendReport(report) {
 
 const orders = {
   start,
-  inspect: ({ blob, name, context }) =>
-    withFile(readBlob(blob), blob.size, name, (file) => JSON.parse(engine.inspect(file, context))),
-  load: ({ blob, name, context }) => loadFrom(readBlob(blob), blob.size, name, context),
-  loadBytes: ({ bytes, name, context }) => loadFrom(readBytes(bytes), bytes.length, name, context),
+  inspect,
+  load,
   generate,
   watch: ({ on }) => {
     watching = on;
@@ -199,18 +248,14 @@ const orders = {
   memory: () => ({ python: pyodide._module.HEAPU8.length, core: engine.core_bytes() }),
 };
 
-let queue = Promise.resolve();
+// These may come between two slices of a text.
+const BETWEEN = new Set(["inspect", "watch", "tokens", "memory"]);
 
-self.onmessage = ({ data }) => {
-  if (data.order === "stop") {
-    stopped = true;
-    return;
-  }
-  queue = queue.then(async () => {
-    try {
-      send({ id: data.id, ...(await orders[data.order](data)) });
-    } catch (error) {
-      send({ id: data.id, error: String(error?.message ?? error), kind: "JavaScript" });
-    }
-  });
-};
+obey(orders, {
+  queued: (order) => !engine || !BETWEEN.has(order),
+  urgent: {
+    stop: () => {
+      stopped = true;
+    },
+  },
+});

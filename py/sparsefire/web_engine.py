@@ -22,9 +22,24 @@ from .gguf import GgufFile
 from .model import DEFAULT_CONTEXT, Model
 from .session import Activity
 from .tensors import check_tensors
+from .threads import enable_threads
 
 PAGE_CONTEXT = 2048  # tokens, at most, unless the page asks for more
 _WORK_BYTES = 32 << 20  # of a core beside weights and cache, roughly
+_CORE_BYTES = 1 << 32  # that WebAssembly with 32-bit addresses can have
+
+
+async def open_engine(threads: int = 1, relaxed: bool = False) -> Engine:
+    """An engine on a core with so many threads, as far as the page can have them, and with relaxed
+    SIMD or strict."""
+    isa = "relaxed128" if relaxed else None
+    if threads > 1:
+        await enable_threads(threads, isa=isa)
+    if threads == 1 or backend().threads == 1:
+        note = backend().note if threads > 1 else ""
+        use_backend("auto", isa=isa, threads=1)
+        get_core().note = note
+    return Engine()
 
 
 class JsFile:
@@ -87,8 +102,7 @@ class LayerBytes:
 class Engine:
     """One core with at most one model, for a page."""
 
-    def __init__(self, threads: int = 1) -> None:
-        use_backend("auto", threads=threads)
+    def __init__(self) -> None:
         self._model: Model | None = None
         self._bytes: LayerBytes | None = None
         self._activity: Activity | None = None
@@ -104,9 +118,14 @@ class Engine:
                 "isa": chosen.isa,
                 "simd": chosen.simd,
                 "threads": chosen.threads,
+                "note": chosen.note,
                 "version": chosen.version,
             }
         )
+
+    def warm(self) -> None:
+        """Imports what the first text would wait for."""
+        np.random.default_rng()
 
     def core_bytes(self) -> int:
         """Bytes of the core's memory, which grows and never shrinks; 0 where it is Python's own."""
@@ -115,28 +134,31 @@ class Engine:
 
     # -- models ------------------------------------------------------------------------------------
 
-    def inspect(self, source: JsFile, context: int = 0) -> str:
-        """What loading this file would take, as JSON, from its header alone."""
+    def inspect(self, source: JsFile, options: str) -> str:
+        """What loading this file would take, as JSON, from its header alone; `options` as for
+        `load`."""
         try:
             with GgufFile.open(cast("BinaryIO", source)) as file:
                 config = read_config(file, None)
                 check_tensors(file, config)
-                context = _context(config, context)
+                context = _context(config, json.loads(options))
                 return json.dumps({"name": config.name, **_memory_needed(file, config, context)})
         except Exception as error:
             return _failure(error)
 
-    def load(self, source: JsFile, context: int = 0) -> str:
-        """Loads a model in place of the one before, which is closed first; about it, as JSON."""
+    def load(self, source: JsFile, options: str) -> str:
+        """Loads a model in place of the one before, which is closed first; about it, as JSON.
+
+        `options` is JSON: {"context": tokens}, 0 for the page's choice.
+        """
         self.unload()
         try:
             with GgufFile.open(cast("BinaryIO", source)) as file:
                 config = read_config(file, None)
+                context = _context(config, json.loads(options))
                 self._bytes = LayerBytes(file, config)
-                needed = _memory_needed(file, config, _context(config, context))
-            self._model = Model.load(
-                cast("BinaryIO", source), context=_context(config, context), core=None
-            )
+                needed = _memory_needed(file, config, context)
+            self._model = Model.load(cast("BinaryIO", source), context=context)
             self._model.tokenizer  # noqa: B018  made now, so that the first text does not wait
             return json.dumps({**self._about(self._model), **needed})
         except Exception as error:
@@ -167,15 +189,22 @@ class Engine:
             "hot": list(config.hot_counts or ()),
             "default_mode": config.default_mode,
             "modes": {mode: _refusal(model, mode) for mode in MODES},
+            "chat": _chat_refusal(model),
         }
 
     # -- generation --------------------------------------------------------------------------------
 
-    def start(self, prompt: str, options: str) -> str:
-        """Begins a text; `options` is JSON with the arguments of `Model.generate`."""
+    def start(self, given: str, options: str) -> str:
+        """Begins a text. `given` is JSON: {"prompt": text} or {"messages": a conversation};
+        `options` is JSON with the arguments of `Model.generate`."""
         self.end()
         try:
             model = self._loaded()
+            what = json.loads(given)
+            prompt: str | list[int] = what.get("prompt") or ""
+            if what.get("messages"):
+                text = model.apply_chat_template(what["messages"])
+                prompt = model.tokenize(text, add_bos=False)
             self._pieces = model.generate(prompt, **json.loads(options))
             self._seen = (0, 0, 0)
             return json.dumps({"prompt_tokens": model.stats.prompt_tokens})
@@ -265,14 +294,24 @@ class Engine:
         return self._model
 
 
-def _context(config: ModelConfig, wanted: int) -> int:
-    return min(config.context_length, wanted or min(PAGE_CONTEXT, DEFAULT_CONTEXT))
+def _context(config: ModelConfig, options: dict[str, Any]) -> int:
+    wanted = int(options.get("context") or min(PAGE_CONTEXT, DEFAULT_CONTEXT))
+    return max(1, min(config.context_length, wanted))
 
 
 def _refusal(model: Model, mode: str) -> str | None:
     """Why the model cannot run in this mode, or None."""
     try:
         model.generate([0], 0, mode=mode).close()
+    except SparsefireError as error:
+        return str(error).removeprefix(f"{model.file.name}: ")
+    return None
+
+
+def _chat_refusal(model: Model) -> str | None:
+    """Why one cannot converse with the model, or None."""
+    try:
+        model.apply_chat_template([{"role": "user", "content": "Hello"}])
     except SparsefireError as error:
         return str(error).removeprefix(f"{model.file.name}: ")
     return None
@@ -286,6 +325,7 @@ def _memory_needed(file: GgufFile, config: ModelConfig, context: int) -> dict[st
         "weights_bytes": weights,
         "cache_bytes": cache,
         "needed_bytes": weights + cache + _WORK_BYTES,
+        "limit_bytes": _CORE_BYTES,
         "context_tokens": context,
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import io
 import json
 import zipfile
@@ -22,6 +23,7 @@ from .web_fetch import NUMPY_WHEEL, PYODIDE_VERSION, RUNTIME_FILES, Progress, en
 _PACKAGE = Path(__file__).resolve().parent
 _PAGE_SUFFIXES = (".html", ".css", ".js", ".svg", ".webmanifest")
 _WHEEL_SUFFIXES = (".py", ".pyi", ".typed", ".wasm")
+_CHAT_PATH = "wheel/chat.zip"
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -72,15 +74,19 @@ def make_site(
     runtime = f"pyodide-{PYODIDE_VERSION}"
     for name in (*RUNTIME_FILES, NUMPY_WHEEL):
         site[f"{runtime}/{name}"] = SiteFile(home / name)
+    chat = chat_archive()
     wheel = build_wheel()
     wheel_path, model_path = f"wheel/{wheel_name()}", f"models/{model.name}"
     site[wheel_path] = SiteFile(data=wheel)
     site[model_path] = SiteFile(model)
+    if chat:
+        site[_CHAT_PATH] = SiteFile(data=chat)
     described = {
         "version": metadata_version(),
         "pyodide": {"version": PYODIDE_VERSION, "path": f"{runtime}/"},
         "numpy": f"{runtime}/{NUMPY_WHEEL}",
-        "wheel": f"{wheel_path}?v={hashlib.sha256(wheel).hexdigest()[:12]}",
+        "wheel": f"{wheel_path}?v={_stamp_of(wheel)}",
+        "chat": f"{_CHAT_PATH}?v={_stamp_of(chat)}" if chat else None,
         "model": {
             "path": f"{model_path}?v={_stamp(model)}",
             "name": model.stem,
@@ -101,6 +107,10 @@ def export_site(site: dict[str, SiteFile], directory: Path) -> int:
         target.write_bytes(file.read())
         total += file.nbytes
     return total
+
+
+def _stamp_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def _stamp(path: Path) -> str:
@@ -148,6 +158,31 @@ def build_wheel(models: bool = False) -> bytes:
     )
     record = "".join(f"{name},{_digest(data)},{len(data)}\n" for name, data in entries.items())
     entries[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    return _zipped(entries)
+
+
+def chat_archive() -> bytes | None:
+    """What chat templates need in the page, as installed here: Jinja2, and the plain Python of
+    MarkupSafe. None where Jinja2 is not installed."""
+    entries = {}
+    for name in ("jinja2", "markupsafe"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            return None
+        home = Path(spec.origin).parent
+        for path in sorted(home.rglob("*.py")):
+            entries[f"{name}/{path.relative_to(home).as_posix()}"] = path.read_bytes()
+        entries[f"{name}/LICENSE.txt"] = _licence_of(name)
+    return _zipped(entries)
+
+
+def _licence_of(distribution: str) -> bytes:
+    files = metadata.files(distribution) or []
+    texts = [Path(str(file.locate())).read_bytes() for file in files if "LICENSE" in file.name]
+    return b"\n".join(texts)
+
+
+def _zipped(entries: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name, data in entries.items():

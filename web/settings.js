@@ -1,0 +1,42 @@
+// The engine's settings: threads, instructions, context. They hold from the next start of the engine on.
+import { $, remembered, state } from "./page.js";
+import { abilities } from "./where.js";
+
+const MOST_THREADS = 16;
+
+/** What the engine is started with, as far as the browser allows it. */
+export function chosen() {
+  const has = abilities();
+  const threads = has.isolated ? Math.min(Number(remembered.get("threads")) || 1, has.cores) : 1;
+  return {
+    threads,
+    relaxed: has.relaxed && remembered.get("arithmetic") === "relaxed",
+    context: Number(remembered.get("context")) || 0,
+    budget: Number(remembered.get("budget")) || 0,
+  };
+}
+
+/** Shows what is chosen; `restart` applies it. */
+export function wireSettings(restart) {
+  const has = abilities();
+  const most = has.isolated ? Math.min(has.cores, MOST_THREADS) : 1;
+  $("threads").replaceChildren(...Array.from({ length: most }, (_, i) => new Option(String(i + 1), String(i + 1))));
+  $("threads").disabled = most === 1;
+  $("arithmetic").disabled = !has.relaxed;
+  show();
+  $("engine-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    for (const name of ["threads", "arithmetic", "context"]) remembered.set(name, $(name).value);
+    restart();
+  });
+  document.addEventListener("phase", () => {
+    $("apply").disabled = state.phase !== "ready" && state.phase !== "failed";
+  });
+}
+
+function show() {
+  const now = chosen();
+  $("threads").value = String(now.threads);
+  $("arithmetic").value = now.relaxed ? "relaxed" : "strict";
+  $("context").value = now.context ? String(now.context) : "";
+}
