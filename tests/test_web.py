@@ -1,78 +1,20 @@
-"""The browser page, in Chromium, without any network."""
+"""The browser page with its own model, in Chromium, without any network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from conftest import missing, open_test_core
-from sparsefire.errors import BackendError
 from sparsefire.model import Model
-from sparsefire.web_site import SiteFile, make_site
-from web_harness import CACHE, Refuser, Web, chromium, serve
+from sparsefire.web_site import SiteFile
+from web_harness import Refuser, Web, axe_source, serve
 
+pytest_plugins = ("web_fixtures",)
 PROMPT = "The people of"
 MODES = ("sparse", "exact", "dense")
 GREEDY = {"temperature": 0, "repeat_penalty": 1}
-
-
-@pytest.fixture(scope="module")
-def site() -> dict[str, SiteFile]:
-    try:
-        return make_site(cache=CACHE)
-    except BackendError as error:
-        missing(str(error))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[tuple[Any, Refuser]]:
-    try:
-        with chromium() as both:
-            yield both
-    except FileNotFoundError as error:
-        missing(str(error))
-
-
-@pytest.fixture(scope="module")
-def origin(site: dict[str, SiteFile]) -> Iterator[str]:
-    with serve(site) as server:
-        yield server.origin
-
-
-@pytest.fixture
-def visit(browser: tuple[Any, Refuser], origin: str) -> Iterator[Callable[..., Web]]:
-    """Opens pages in a profile of their own; what they asked of the network or complained about
-    fails the test."""
-    context = browser[0].new_context()
-    pages: list[Web] = []
-
-    def open_page(**options: Any) -> Web:
-        pages.append(Web(context.new_page(), options.get("origin", origin)))
-        return pages[-1]
-
-    yield open_page
-    context.close()
-    assert browser[1].refused == []
-    assert [error for page in pages for error in page.errors] == []
-
-
-@pytest.fixture(scope="module")
-def page(browser: tuple[Any, Refuser], origin: str) -> Iterator[Web]:
-    """One page that has started, for the tests that leave it usable."""
-    context = browser[0].new_context()
-    web = Web(context.new_page(), origin).open()
-    yield web
-    context.close()
-    assert web.errors == []
-
-
-@pytest.fixture(scope="module")
-def native() -> Iterator[Model]:
-    """The embedded model on the native core whose results are, bit for bit, those of wasm."""
-    with Model.load(core=open_test_core("native-scalar")) as model:
-        yield model
 
 
 def test_each_mode_makes_the_native_text(page: Web, native: Model) -> None:
@@ -81,3 +23,210 @@ def test_each_mode_makes_the_native_text(page: Web, native: Model) -> None:
         assert page.generate(PROMPT, mode, max_tokens=40, **GREEDY) == expected
     rows = page.page.inner_text("#side").splitlines()
     assert all("–" not in row for row in rows), rows
+
+
+def test_stop_ends_a_text_and_the_page_goes_on(page: Web, native: Model) -> None:
+    page.begin(PROMPT, "dense", max_tokens=400, temperature=1, seed=1)
+    page.page.wait_for_function("document.querySelector('.made')?.textContent.length > 20")
+    page.page.click("#stop")
+    page.wait_for("ready")
+    assert page.page.inner_text("#announce").startswith("Stopped: ")
+    assert len(page.engine("tokens")["ids"]) < 400
+    expected = "".join(native.generate(PROMPT, 12, mode="sparse", temperature=0))
+    assert page.generate(PROMPT, "sparse", max_tokens=12, **GREEDY) == expected
+
+
+def test_compare_runs_every_mode(page: Web) -> None:
+    page.settings(max_tokens=8)
+    page.page.click("#compare")
+    page.page.wait_for_function(
+        "[...document.querySelectorAll('#side tr')].every((row) => row.textContent.includes('ms'))"
+        " && document.documentElement.dataset.state === 'ready'"
+        " && document.querySelector('input[name=mode]:checked').value === 'sparse'"
+    )
+    assert "×" in page.page.inner_text("#side tr[data-mode=sparse]")
+
+
+def test_memory_is_stable_while_a_long_text_is_made(page: Web) -> None:
+    """Bytes after 50 and after 200 tokens of one text."""
+    client = page.page.context.new_cdp_session(page.page)
+
+    def heap() -> int:
+        client.send("HeapProfiler.collectGarbage")
+        return int(client.send("Runtime.getHeapUsage")["usedSize"])
+
+    page.generate(PROMPT, "sparse", max_tokens=60, **GREEDY)  # what is made once is made now
+    script = """async () => {
+        const { state } = await import("/page.js");
+        await new Promise((done) => state.engine.addEventListener("text", ({ detail }) => {
+            if (detail.tokens >= 50) done();
+        }));
+        return state.engine.ask("memory");
+    }"""
+    page.page.evaluate(f"window.at50 = ({script})(); undefined")
+    page.begin(PROMPT, "sparse", max_tokens=200, **GREEDY)
+    at_50, heap_50 = page.page.evaluate("window.at50"), heap()
+    page.wait_for("ready")
+    at_200, heap_200 = page.engine("memory"), heap()
+    assert len(page.engine("tokens")["ids"]) == 200
+    assert at_50["core"] == at_200["core"] > 1 << 20
+    assert at_50["python"] == at_200["python"] > 1 << 20
+    assert heap_200 < heap_50 + (1 << 20)
+
+
+def test_the_map_shows_what_fires_and_can_be_switched_off(page: Web) -> None:
+    def picture() -> str:
+        """The map, once it rests."""
+        return str(
+            page.page.evaluate(
+                """async () => {
+                    const look = () => document.getElementById("map").toDataURL();
+                    for (let before = ""; ; ) {
+                        const now = look();
+                        if (now === before) return now;
+                        before = now;
+                        await new Promise((done) => setTimeout(done, 300));
+                    }
+                }"""
+            )
+        )
+
+    page.generate(PROMPT, "sparse", max_tokens=8, **GREEDY)
+    lit = picture()
+    page.page.uncheck("#watch")
+    page.generate(PROMPT, "dense", max_tokens=30, **GREEDY)
+    assert picture() == lit
+    page.page.check("#watch")
+    page.generate(PROMPT, "dense", max_tokens=30, **GREEDY)
+    assert picture() != lit
+    assert "4 layers of 1792" in page.page.get_attribute("#map", "aria-label")
+
+
+def test_a_keyboard_is_enough(page: Web) -> None:
+    page.page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    page.page.keyboard.press("Tab")
+    assert page.page.evaluate("document.activeElement.className") == "skip"
+    page.page.keyboard.press("Enter")
+    page.page.keyboard.press("Tab")
+    for _ in range(3):
+        if page.page.evaluate("document.activeElement.id") == "prompt":
+            break
+        page.page.keyboard.press("Tab")
+    page.settings(max_tokens=300)
+    page.page.focus("#prompt")
+    page.page.keyboard.press("Control+Enter")
+    page.wait_for("busy")
+    page.page.keyboard.press("Escape")
+    page.wait_for("ready")
+    assert page.page.inner_text("#announce").startswith(("Stopped", "Done"))
+
+
+def test_what_cannot_be_generated_is_explained(page: Web) -> None:
+    page.begin("people " * 600, "sparse", max_tokens=10, **GREEDY)
+    assert "the context holds 512; shorten the prompt" in page.problem()
+    page.page.click("#problem-close")
+    assert page.generate(PROMPT, "sparse", max_tokens=4, **GREEDY)
+    page.page.fill("#top_p", "7")
+    page.page.evaluate("document.getElementById('sampling').open = false")
+    page.page.click("#go")  # the browser itself says what is wrong with the field
+    assert page.page.evaluate("document.getElementById('sampling').open")
+    assert page.page.evaluate("document.activeElement.id") == "top_p"
+    page.page.fill("#top_p", "0.95")
+
+
+@pytest.mark.parametrize("width", [360, 800, 2000])
+def test_it_fits_every_window(page: Web, width: int) -> None:
+    before = page.page.viewport_size
+    page.page.set_viewport_size({"width": width, "height": 800})
+    page.page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    room, wide = page.page.evaluate(
+        "[document.documentElement.clientWidth, document.documentElement.scrollWidth]"
+    )
+    page.page.set_viewport_size(before)
+    assert wide <= room
+
+
+def test_axe_finds_nothing_serious(page: Web) -> None:
+    page.page.evaluate(axe_source())
+    page.page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    for theme in ("light", "dark"):
+        page.page.evaluate("(theme) => document.documentElement.dataset.theme = theme", theme)
+        page.page.evaluate(
+            "import('/page.js').then(({problem}) => problem('a test', {label: 'x'}))"
+        )
+        found = page.page.evaluate("axe.run(document).then(({violations}) => violations)")
+        serious = [
+            (each["id"], [node["html"] for node in each["nodes"]])
+            for each in found
+            if each["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
+    page.page.evaluate("delete document.documentElement.dataset.theme")
+    page.page.click("#problem-close")
+
+
+def test_nothing_jumps_while_it_starts_and_generates(visit: Any) -> None:
+    web = visit()
+    web.page.add_init_script(
+        "window.shift = 0; new PerformanceObserver((list) => {"
+        " for (const { value, hadRecentInput } of list.getEntries())"
+        " if (!hadRecentInput) window.shift += value"
+        " }).observe({type: 'layout-shift', buffered: true})"
+    )
+    web.open()
+    web.generate(PROMPT, "sparse", max_tokens=60)
+    assert web.page.evaluate("window.shift") < 0.05
+
+
+def test_threads_and_relaxed_arithmetic_are_chosen(visit: Any, native: Model) -> None:
+    web = visit().open()
+    web.page.evaluate("document.getElementById('engine').open = true")
+    web.page.select_option("#threads", "2")
+    web.page.click("#apply")
+    web.wait_for("starting")
+    web.wait_for("ready")
+    assert "2 threads" in web.page.inner_text("#where")
+    expected = "".join(native.generate(PROMPT, 20, mode="dense", temperature=0))
+    assert web.generate(PROMPT, "dense", max_tokens=20, **GREEDY) == expected
+    web.page.select_option("#threads", "1")
+    web.page.select_option("#arithmetic", "relaxed")
+    web.page.click("#apply")
+    web.wait_for("starting")
+    web.wait_for("ready")
+    assert "WebAssembly relaxed SIMD" in web.page.inner_text("#where")
+    assert web.generate(PROMPT, "dense", max_tokens=5, **GREEDY)
+
+
+@pytest.fixture(scope="module")
+def plain_origin(site: dict[str, SiteFile]) -> Iterator[str]:
+    """The page on a server that sends no headers of isolation."""
+    with serve(site, isolated=False) as server:
+        yield server.origin
+
+
+def test_it_works_without_isolation(visit: Any, plain_origin: str, native: Model) -> None:
+    web = visit(plain_origin, service_workers="block").open()
+    assert not web.page.evaluate("crossOriginIsolated")
+    told = web.page.inner_text("#where")
+    assert "Not cross-origin isolated" in told
+    assert "One thread" in told
+    assert web.page.is_disabled("#threads")
+    expected = "".join(native.generate(PROMPT, 20, mode="sparse", temperature=0))
+    assert web.generate(PROMPT, "sparse", max_tokens=20, **GREEDY) == expected
+    web.begin(PROMPT, "dense", max_tokens=400, temperature=1)
+    web.page.click("#stop")
+    web.wait_for("ready")
+
+
+def test_a_second_visit_is_isolated_and_needs_no_server(
+    visit: Any, site: dict[str, SiteFile], native: Model, browser: tuple[Any, Refuser]
+) -> None:
+    with serve(site, isolated=False) as server:
+        web = visit(server.origin).open()
+        web.page.wait_for_function(
+            "document.getElementById('where').textContent.includes('Works without a network')"
+        )
+    web.open()
+    assert web.page.evaluate("crossOriginIsolated")
+    expected = "".join(native.generate(PROMPT, 20, mode="sparse", temperature=0))
+    assert web.generate(PROMPT, "sparse", max_tokens=20, **GREEDY) == expected

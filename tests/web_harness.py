@@ -7,22 +7,35 @@ that wrote an error to its console.
 
 from __future__ import annotations
 
+import base64
 import http.server
+import subprocess
+import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from pyodide_harness import _CHROMIUM, _CHROMIUM_FLAGS, find_program
+from pyodide_harness import _CHROMIUM, _CHROMIUM_FLAGS, check_digest, find_program
 from sparsefire.web_server import WebServer
 from sparsefire.web_site import SiteFile
 
-SECONDS = 90  # for a page to start, on a busy machine
+CACHE = Path(__file__).resolve().parent.parent / ".cache"
+
+SECONDS = 150  # for a page to start, on a busy machine
+
+
+_AXE_VERSION = "4.14.1"
+_AXE_SHA256 = "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
+
+# What Chromium asks of its makers by itself, whatever its flags say.
+_OF_THE_BROWSER = (".google.com", ".googleapis.com", ".gvt1.com")
 
 
 class Refuser(http.server.ThreadingHTTPServer):
-    """A proxy that lets nothing through; `refused` lists what was wanted."""
+    """A proxy that lets nothing through; `refused` lists what pages wanted."""
 
     daemon_threads = True
 
@@ -30,12 +43,18 @@ class Refuser(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _RefusingHandler)
         self.refused: list[str] = []
 
+    def refuse(self, command: str, target: str) -> None:
+        """Notes a request for an address, or for host:port."""
+        host = urlsplit(target if "//" in target else f"//{target}").hostname or ""
+        if not host.endswith(_OF_THE_BROWSER):
+            self.refused.append(f"{command} {target}")
+
 
 class _RefusingHandler(http.server.BaseHTTPRequestHandler):
     server: Refuser
 
     def _refuse(self) -> None:
-        self.server.refused.append(f"{self.command} {self.path}")
+        self.server.refuse(self.command, self.path)
         self.send_error(502)
 
     do_GET = do_POST = do_HEAD = do_PUT = do_OPTIONS = do_CONNECT = _refuse  # noqa: N815
@@ -58,14 +77,15 @@ def running(server: http.server.HTTPServer) -> Iterator[Any]:
 
 
 @contextmanager
-def chromium() -> Iterator[tuple[Any, Refuser]]:
+def chromium(*flags: str) -> Iterator[tuple[Any, Refuser]]:
     """Playwright's browser, and the proxy that refuses."""
     from playwright.sync_api import sync_playwright
 
     path = find_program(*_CHROMIUM)
     with running(Refuser()) as refuser, sync_playwright() as playwright:
         proxy = f"--proxy-server=http://127.0.0.1:{refuser.server_port}"
-        browser = playwright.chromium.launch(executable_path=path, args=[*_CHROMIUM_FLAGS, proxy])
+        args = [*_CHROMIUM_FLAGS, proxy, *flags]
+        browser = playwright.chromium.launch(executable_path=path, args=args)
         try:
             yield browser, refuser
         finally:
@@ -73,19 +93,25 @@ def chromium() -> Iterator[tuple[Any, Refuser]]:
 
 
 class Web:
-    """A page of the site, with what a test does to it."""
+    """A page of the site, with what a test does to it. `errors` lists what it complained about;
+    `expected` holds parts of the browser's own complaints that a test provokes."""
 
     def __init__(self, page: Any, origin: str) -> None:
         self.page = page
         self.origin = origin
         self.errors: list[str] = []
+        self.expected: list[str] = []
         page.set_default_timeout(SECONDS * 1000)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("pageerror", lambda error: self._on_error(str(error)))
         page.on("console", self._on_console)
 
     def _on_console(self, message: Any) -> None:
         if message.type in ("error", "warning"):
-            self.errors.append(f"{message.type}: {message.text}")
+            self._on_error(f"{message.type}: {message.text}")
+
+    def _on_error(self, text: str) -> None:
+        if not any(part in text for part in self.expected):
+            self.errors.append(text)
 
     def open(self, path: str = "/") -> Web:
         """Goes to the page and waits until the model is there."""
@@ -94,25 +120,45 @@ class Web:
         return self
 
     def wait_for(self, state: str) -> None:
-        """Until the page is "ready" or "busy"."""
+        """Until the page is "ready", "busy", "loading" or "failed"."""
         self.page.wait_for_selector(f"html[data-state={state}]")
 
     def settings(self, **values: object) -> None:
         """Sets sampling fields by their name."""
-        self.page.evaluate("document.querySelector('.settings').open = true")
+        self.page.evaluate("document.getElementById('sampling').open = true")
         for name, value in values.items():
             self.page.fill(f"#{name}", str(value))
 
     def generate(self, prompt: str, mode: str | None = None, **settings: object) -> str:
         """The text that the page makes."""
+        self.begin(prompt, mode, **settings)
+        self.wait_for("ready")
+        return self.made()
+
+    def begin(self, prompt: str, mode: str | None = None, **settings: object) -> None:
+        """Presses Generate."""
         self.settings(**settings)
         if mode:
             self.page.check(f'input[name="mode"][value="{mode}"]')
         self.page.fill("#prompt", prompt)
-        self.page.click("#go")
-        self.wait_for("ready")
-        made: str = self.page.text_content("#made")
-        return made
+        # Pressed, and seen to begin, in one go: it may have ended before another look.
+        self.page.evaluate(
+            "new Promise((done, fail) => { setTimeout(fail, 20000, new Error('it did not begin'));"
+            " document.addEventListener('phase', done, {once: true});"
+            " document.getElementById('go').click() })"
+        )
+
+    def made(self) -> str:
+        """The text so far, without the prompt."""
+        text: str = self.page.text_content("#output .made")
+        return text
+
+    def engine(self, order: str) -> dict[str, Any]:
+        """Asks the page's engine something."""
+        answer: dict[str, Any] = self.page.evaluate(
+            "(order) => import('/page.js').then(({state}) => state.engine.ask(order))", order
+        )
+        return answer
 
     def problem(self) -> str:
         """The sentence about what went wrong, once there is one."""
@@ -120,10 +166,55 @@ class Web:
         text: str = self.page.inner_text("#problem-text")
         return text
 
+    def wait_for_model(self, name: str) -> None:
+        """Until a model of that name is in use."""
+        self.page.wait_for_function(
+            "(name) => document.documentElement.dataset.state === 'ready' &&"
+            " [...document.querySelectorAll('#models li')].some((row) =>"
+            " row.textContent.includes(name) && row.textContent.includes('In use'))",
+            arg=name,
+        )
+
+    def press_in_row(self, name: str, button: str) -> None:
+        """Presses a button of a model in the list."""
+        row = self.page.locator("#models li", has_text=name)
+        row.get_by_role("button", name=button).click()
+
+    def kept(self) -> list[str]:
+        """The list of models, as lines of text."""
+        rows: list[str] = self.page.locator("#models li").all_inner_texts()
+        return [" ".join(row.split()) for row in rows]
+
+    def drop(self, name: str, data: bytes) -> None:
+        """Drops a file onto the page."""
+        script = """([name, text]) => {
+            const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name));
+            for (const type of ["dragenter", "dragover", "drop"]) {
+                const options = { dataTransfer: transfer, bubbles: true, cancelable: true };
+                document.body.dispatchEvent(new DragEvent(type, options));
+            }
+        }"""
+        self.page.evaluate(script, [name, base64.b64encode(data).decode()])
+
 
 def serve(site: Mapping[str, SiteFile], isolated: bool = True) -> Any:
     """The site on a free port, for a `with`."""
     return running(WebServer(site, 0, isolated))
 
 
-CACHE = Path(__file__).resolve().parent.parent / ".cache"
+def axe_source() -> str:
+    """axe-core, which looks for what keeps people from using a page; fetched from npm at first."""
+    script = CACHE / f"axe-{_AXE_VERSION}.js"
+    if not script.exists():
+        name = f"axe-core-{_AXE_VERSION}.tgz"
+        command = [find_program("npm"), "pack", "--silent", f"axe-core@{_AXE_VERSION}"]
+        subprocess.run(command, cwd=CACHE, check=True, stdout=subprocess.DEVNULL)
+        check_digest(CACHE / name, _AXE_SHA256)
+        with tarfile.open(CACHE / name) as archive:
+            source = archive.extractfile("package/axe.min.js")
+            assert source is not None
+            script.write_bytes(source.read())
+        (CACHE / name).unlink()
+    return script.read_text(encoding="utf-8")

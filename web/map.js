@@ -146,6 +146,7 @@ export class NeuronMap {
       last = now;
       this.draw();
       if (this.move()) return;
+      this.draw(); // where it came to rest
       cancelAnimationFrame(this.frame);
       this.frame = 0;
     };

@@ -54,7 +54,9 @@ export function obey(orders, { urgent = {}, queued = () => false } = {}) {
     try {
       self.postMessage({ id: data.id, ...(await orders[data.order](data)) });
     } catch (error) {
-      self.postMessage({ id: data.id, error: String(error?.message ?? error), kind: error?.kind ?? error?.name });
+      // Of a traceback of Python, what it ends with.
+      const message = String(error?.message ?? error).trim().split("\n").at(-1);
+      self.postMessage({ id: data.id, error: message, kind: error?.kind ?? error?.name });
     }
   };
   self.onmessage = ({ data }) => {

@@ -2,7 +2,7 @@
 import { Engine } from "./engine.js";
 import { adoptFigures, showReport } from "./figures.js";
 import { $, problem, setPhase, state } from "./page.js";
-import { chosen } from "./settings.js";
+import { chosen, forgetChoices, isPlain } from "./settings.js";
 import { Status } from "./status.js";
 import { showWhere } from "./where.js";
 import { size } from "./words.js";
@@ -43,7 +43,9 @@ async function failedStart(source, error) {
   }
   status.failed();
   setPhase("failed");
-  problem(`the page could not start: ${error.message}`, { label: "Try again", run: () => startEngine() });
+  const plain = { label: "Start with one thread and strict arithmetic", run: () => (forgetChoices(), startEngine()) };
+  const again = { label: "Try again", run: () => startEngine() };
+  problem(`the page could not start: ${error.message}`, isPlain() ? again : plain);
 }
 
 /** Puts a model into the core and makes it the page's. */

@@ -16,6 +16,14 @@ export function chosen() {
   };
 }
 
+export const isPlain = () => chosen().threads === 1 && !chosen().relaxed;
+
+/** Back to what every browser has. */
+export function forgetChoices() {
+  for (const name of ["threads", "arithmetic", "context"]) remembered.set(name, "");
+  show();
+}
+
 /** Shows what is chosen; `restart` applies it. */
 export function wireSettings(restart) {
   const has = abilities();

@@ -2,7 +2,7 @@
 import { isTaken, modelDirectory, NOTE, PART } from "./kept.js";
 import { obey } from "./orders.js";
 
-const HEAD_BYTES = 16 << 20; // enough for the header of any model: so much has come before it is looked at
+const LOOKS = [1 << 20, 16 << 20]; // bytes that have come when the header is looked at: of most models, of any
 const PIECE_BYTES = 4 << 20;
 const RETRIES = [500, 1500, 4000]; // milliseconds before a broken download goes on by itself
 
@@ -172,7 +172,7 @@ const download = ({ url, name }) =>
   exclusive(async (signal) => {
     const directory = await modelDirectory();
     const access = await openPart(directory, name);
-    const state = { note: await readNote(directory, name), name, directory, access, headSeen: false };
+    const state = { note: await readNote(directory, name), name, directory, access, looks: 0 };
     if (state.note?.url !== url) begin(state);
     try {
       await fetchAll(url, state, signal);
@@ -288,7 +288,7 @@ async function receive(answer, state, signal) {
     write(access, part.value, at);
     at += part.value.length;
     tell(at);
-    if (!state.headSeen && at >= Math.min(HEAD_BYTES, note.total || Infinity)) await showHead(state);
+    if (at >= LOOKS[state.looks]) await showHead(state);
     signal.throwIfAborted();
   }
   if (note.total && at < note.total) {
@@ -302,14 +302,14 @@ let judged = null;
 
 async function showHead(state) {
   const { access, note, name } = state;
-  state.headSeen = true;
-  const bytes = new Uint8Array(Math.min(HEAD_BYTES, access.getSize()));
+  while (access.getSize() >= LOOKS[state.looks]) state.looks++;
+  const bytes = new Uint8Array(LOOKS[state.looks - 1]);
   access.read(bytes, { at: 0 });
   const verdict = new Promise((resolve) => (judged = resolve));
   self.postMessage({ event: "head", name, blob: new Blob([bytes]), total: note.total || access.getSize() });
-  const { refusal, kind, keep } = await verdict;
+  const { refusal, kind } = await verdict;
   if (!refusal) return;
-  state.useless = !keep;
+  state.useless = true;
   throw failure(refusal, kind);
 }
 

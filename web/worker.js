@@ -105,6 +105,7 @@ async function start({ site: described, threads, relaxed, first, shared }) {
 
 /* ---- Models ---- */
 
+let open = null; // the source of the loaded model, while its neurons are read from it
 let early = null; // the bytes of the site's model, on their way since the start
 
 /** The source of {kind: "site"}, {kind: "kept", name} or {kind: "file", blob, size}. */
@@ -160,8 +161,9 @@ async function load({ model, name, options }) {
   let about;
   try {
     about = withFile(counting(source), name, (file) => JSON.parse(engine.load(file, JSON.stringify(options))));
+    if (about.cached) open = source;
   } finally {
-    source.close();
+    if (!open) source.close();
   }
   if (about.error) return about;
   neurons = about.layers * about.hidden;
@@ -172,6 +174,8 @@ async function load({ model, name, options }) {
 
 function unload() {
   engine.unload();
+  open?.close();
+  open = null;
   neurons = 0;
 }
 

@@ -203,6 +203,8 @@ export function wireWriting() {
     event.preventDefault();
     if (!$("go").disabled && !(chats() && !$("prompt").value.trim())) generate();
   });
+  // A field that is out of its range can only be shown when it is not folded away.
+  $("form").addEventListener("invalid", () => ($("sampling").open = true), true);
   $("prompt").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     if (!chats() && !event.ctrlKey && !event.metaKey) return; // in a text, Enter is a new line

@@ -22,7 +22,7 @@ from .web_fetch import NUMPY_WHEEL, PYODIDE_VERSION, RUNTIME_FILES, Progress, en
 
 _PACKAGE = Path(__file__).resolve().parent
 _PAGE_SUFFIXES = (".html", ".css", ".js", ".svg", ".webmanifest")
-_WHEEL_SUFFIXES = (".py", ".pyi", ".typed", ".wasm")
+_WHEEL_SUFFIXES = (".py", ".pyi", ".typed", ".wasm", ".js")
 _CHAT_PATH = "wheel/chat.zip"
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 

@@ -1,0 +1,326 @@
+"""Models of the user's own in the browser page: dropped, downloaded, kept, too large, damaged."""
+
+from __future__ import annotations
+
+import http.server
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+import tiny_model
+from conftest import open_test_core
+from sparsefire.model import Model
+from sparsefire.web_site import SiteFile
+from web_harness import Web, chromium, running, serve
+
+pytest_plugins = ("web_fixtures",)
+PROMPT = "abc"
+GREEDY = {"temperature": 0, "repeat_penalty": 1}
+# What the browser itself writes to the console about answers that a test has made bad.
+COMPLAINTS = ("Failed to load resource", "CORS policy", "net::ERR")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 0.3 MB."""
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "small.gguf", context=64)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of 6 MB."""
+    path = tmp_path_factory.mktemp("models") / "large.gguf"
+    return tiny_model.write(path, hidden=4096, context=64, bundled=True, rank=4)
+
+
+def greedy(path: Path, mode: str, tokens: int = 20) -> str:
+    """The text that the native core makes."""
+    with Model.load(path, core=open_test_core("native-scalar")) as model:
+        return "".join(model.generate(PROMPT, tokens, mode=mode, temperature=0))
+
+
+# ---- A host of models --------------------------------------------------------------------------
+
+
+class Host(http.server.ThreadingHTTPServer):
+    """Another server than the page's, with `data`. How it behaves follows from the path: "slow",
+    "broken" (the first answer ends in the middle), "ranges" (it can go on there), "closed" (it lets
+    no other site read), "html", or anything else for 404."""
+
+    daemon_threads = True
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _HostHandler)
+        self.data = data
+        self.asked: list[str] = []  # ranges, "" for the whole
+        self.origin = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that leaves is no error."""
+
+
+class _HostHandler(http.server.BaseHTTPRequestHandler):
+    server: Host
+
+    def do_GET(self) -> None:
+        words = self.path.strip("/").removesuffix(".gguf").split("-")
+        if not {"slow", "broken", "closed", "html", "large"} & set(words):
+            self.send_response(404)
+            self.send_header("Access-Control-Allow-Origin", "*")
+            self.end_headers()
+            return
+        given = self.headers.get("Range", "")
+        self.server.asked.append(given)
+        data = b"<!doctype html>" * 100_000 if "html" in words else self.server.data
+        start = int(re.findall(r"\d+", given)[0]) if given and "ranges" in words else 0
+        self.send_response(206 if start else 200)
+        if "closed" not in words:
+            self.send_header("Access-Control-Allow-Origin", "*")
+        self.send_header("Content-Length", str(len(data) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+        self.end_headers()
+        end = len(data) // 2 if "broken" in words and len(self.server.asked) == 1 else len(data)
+        while start < end:
+            piece = data[start : min(end, start + (1 << 16))]
+            self.wfile.write(piece)
+            start += len(piece)
+            if "slow" in words:
+                time.sleep(0.02)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def host(large: Path) -> Iterator[Host]:
+    """A host of the larger model."""
+    with running(Host(large.read_bytes())) as server:
+        yield server
+
+
+def download(web: Web, url: str) -> None:
+    """Enters an address."""
+    web.page.fill("#url", url)
+    web.page.press("#url", "Enter")
+
+
+def forget(web: Web, name: str) -> None:
+    """Deletes a model from the list, after the page's own is in use."""
+    web.press_in_row("sparsefire-sotu", "Load")
+    web.wait_for_model("sparsefire-sotu")
+    delete(web, name)
+
+
+def delete(web: Web, name: str) -> None:
+    """Presses Delete twice."""
+    row = web.page.locator("#models li", has_text=name)
+    row.get_by_role("button", name="Delete").click()
+    row.get_by_role("button", name="delete").click()
+    row.wait_for(state="detached")
+
+
+# ---- Files -------------------------------------------------------------------------------------
+
+
+def test_a_dropped_file_is_run_and_kept(page: Web, small: Path) -> None:
+    page.drop("small.gguf", small.read_bytes())
+    page.wait_for_model("small.gguf")
+    assert page.generate(PROMPT, "exact", max_tokens=20, **GREEDY) == greedy(small, "exact")
+    assert "Sparse" in page.page.inner_text("#side")
+    assert page.page.is_disabled("input[name=mode][value=sparse]")
+    assert any(row.startswith("small.gguf") for row in page.kept())
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[:-1000], "is cut off or damaged"),
+        (lambda data: b"no model at all" * 100, "not a GGUF file"),
+        (lambda data: data[:2000] + b"\xff" * 200 + data[2200:], "damaged.gguf"),
+    ],
+)
+def test_a_damaged_file_is_explained(page: Web, small: Path, damage: Any, said: str) -> None:
+    page.drop("damaged.gguf", damage(small.read_bytes()))
+    assert said in page.problem()
+    page.page.click("#problem-close")
+    page.wait_for("ready")
+    assert page.generate(PROMPT, max_tokens=5, **GREEDY)
+    assert not any("damaged" in row for row in page.kept())
+
+
+def test_weights_that_are_no_numbers_bring_the_model_before_back(page: Web, tmp_path: Path) -> None:
+    broken = {"output_norm.weight": np.full(64, np.nan, np.float32)}
+    path = tiny_model.write(tmp_path / "nan.gguf", tensors=broken)
+    before = page.page.inner_text("#model-name")
+    page.page.set_input_files("#file", path)
+    said = page.problem()
+    assert "output_norm.weight" in said
+    assert "holds NaN" in said
+    page.wait_for("ready")
+    assert page.page.inner_text("#model-name") == before
+    page.page.click("#problem-close")
+    delete(page, "nan.gguf")
+
+
+def huge_model(path: Path, hidden: int) -> Path:
+    """A model of one layer with so many neurons whose weights are zeros: a hole in the file."""
+    tiny = tiny_model.Tiny(layers=1, hidden=hidden, activation="silu")
+    shapes = {
+        name: values.shape for name, values in tiny_model.weights(replace(tiny, hidden=1)).items()
+    }
+    shapes |= {f"blk.0.ffn_{name}.weight": (hidden, tiny.d) for name in ("gate", "up")}
+    shapes["blk.0.ffn_down.weight"] = (tiny.d, hidden)
+    writer = gguf.GGUFWriter(path, tiny.arch)
+    for key, value in {**tiny_model.metadata(tiny), **tiny_model.tokenizer_keys(tiny)}.items():
+        if value is not None:
+            tiny_model._add_key(writer, key, value)
+    nbytes = 0
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), size)
+        nbytes += -(-size // 32) * 32
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + 32 + nbytes)
+    return path
+
+
+def test_a_model_that_is_too_large_is_refused_with_the_numbers(page: Web, tmp_path: Path) -> None:
+    page.page.set_input_files("#file", huge_model(tmp_path / "huge.gguf", 7_000_000))
+    said = page.problem()
+    assert re.search(r"huge\.gguf needs about 5\.\d GB of memory \(weights 5\.\d GB, ", said), said
+    assert "a page can have 4.3 GB" in said
+    page.page.click("#problem-close")
+    assert page.generate(PROMPT, max_tokens=5, **GREEDY)
+
+
+def test_memory_that_the_browser_does_not_give_is_explained(tmp_path: Path, origin: str) -> None:
+    """In a browser whose WebAssembly may have 96 MiB a memory."""
+    with chromium("--js-flags=--wasm-max-mem-pages=1536") as (browser, _):
+        page = browser.new_context().new_page()
+        web = Web(page, origin).open()
+        page.set_input_files("#file", huge_model(tmp_path / "fat.gguf", 150_000))
+        said = web.problem()
+        assert "The browser has no more memory for fat.gguf" in said
+        web.wait_for("ready")
+        page.click("#problem-close")
+        assert web.generate(PROMPT, max_tokens=5, **GREEDY)
+        assert web.errors == []
+
+
+def test_a_machine_that_may_be_too_small_is_told_of_before(visit: Any, tmp_path: Path) -> None:
+    web = visit()
+    web.page.add_init_script("Object.defineProperty(navigator, 'deviceMemory', {value: 0.25})")
+    web.open()
+    web.page.set_input_files("#file", huge_model(tmp_path / "fat.gguf", 330_000))
+    assert "the browser reports 268 MB in this machine" in web.problem()
+    assert web.page.inner_text("#problem-action") == "Load it anyway"
+    web.page.click("#problem-action")
+    web.wait_for_model("fat.gguf")
+
+
+# ---- Kept models -------------------------------------------------------------------------------
+
+
+def test_a_kept_model_runs_again_without_a_server(
+    visit: Any, site: dict[str, SiteFile], large: Path
+) -> None:
+    with serve(site) as server:
+        web = visit(server.origin).open()
+        web.page.set_input_files("#file", large)
+        web.wait_for_model("large.gguf")
+        web.page.wait_for_function(
+            "document.getElementById('where').textContent.includes('Works without a network')"
+        )
+    web.expected += COMPLAINTS
+    web.open()
+    web.press_in_row("large.gguf", "Load")
+    web.wait_for_model("large.gguf")
+    assert web.generate(PROMPT, "sparse", max_tokens=20, **GREEDY) == greedy(large, "sparse")
+    assert "in use" in web.page.inner_text("#storage")
+    forget(web, "large.gguf")
+    assert [row for row in web.kept() if "large" in row] == []
+
+
+def test_two_tabs_use_one_model_and_do_not_fetch_it_twice(
+    visit: Any, host: Host, large: Path
+) -> None:
+    first, second = visit().open(), visit().open()
+    download(first, f"{host.origin}/slow-ranges.gguf")
+    first.page.wait_for_selector("#cancel:not([hidden])")
+    first.page.wait_for_function(
+        "document.getElementById('progress-text').textContent.includes(' of ')"
+    )
+    download(second, f"{host.origin}/slow-ranges.gguf")
+    assert "another tab of this page is fetching slow-ranges.gguf" in second.problem()
+    second.page.click("#problem-close")
+    first.wait_for_model("slow-ranges.gguf")
+    second.press_in_row("slow-ranges.gguf", "Load")
+    second.wait_for_model("slow-ranges.gguf")
+    expected = greedy(large, "exact")
+    for web in (first, second):
+        assert web.generate(PROMPT, "exact", max_tokens=20, **GREEDY) == expected
+
+
+# ---- Downloads ---------------------------------------------------------------------------------
+
+
+def test_a_slow_download_is_cancelled_and_resumed(page: Web, host: Host, large: Path) -> None:
+    download(page, f"{host.origin}/slow-ranges.gguf")
+    page.page.wait_for_function(
+        "/: [1-9].* of 6.* MB/.test(document.getElementById('progress-text').textContent)"
+    )
+    page.page.click("#cancel")
+    page.page.locator("#models li", has_text="have come").wait_for()
+    assert "cancelled" in page.problem()
+    page.page.click("#problem-close")
+    assert page.generate(PROMPT, max_tokens=5, **GREEDY)
+    page.press_in_row("slow-ranges.gguf", "Resume")
+    page.wait_for_model("slow-ranges.gguf")
+    assert host.asked[0] == ""
+    assert re.fullmatch(r"bytes=[1-9]\d*-", host.asked[1])
+    assert page.generate(PROMPT, "sparse", max_tokens=20, **GREEDY) == greedy(large, "sparse")
+    forget(page, "slow-ranges.gguf")
+
+
+@pytest.mark.parametrize("kind", ["broken", "broken-ranges"])
+def test_a_broken_download_goes_on_or_begins_anew(
+    page: Web, host: Host, large: Path, kind: str
+) -> None:
+    page.expected += COMPLAINTS
+    download(page, f"{host.origin}/{kind}.gguf")
+    page.wait_for_model(f"{kind}.gguf")
+    assert len(host.asked) == 2
+    assert page.generate(PROMPT, "dense", max_tokens=20, **GREEDY) == greedy(large, "dense")
+    forget(page, f"{kind}.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("missing", "the server answered 404: there is no such file"),
+        ("closed", "cannot be reached, or does not let other sites read its files (CORS)"),
+        ("html", "not a GGUF file"),
+    ],
+)
+def test_what_cannot_be_downloaded_is_explained(
+    page: Web, host: Host, name: str, said: str
+) -> None:
+    page.expected += COMPLAINTS
+    download(page, f"{host.origin}/{name}.gguf")
+    assert said in page.problem()
+    page.page.click("#problem-close")
+    page.wait_for("ready")
+    assert not any(name in row for row in page.kept())
