@@ -205,7 +205,9 @@ def plain_origin(site: dict[str, SiteFile]) -> Iterator[str]:
 
 
 def test_it_works_without_isolation(visit: Any, plain_origin: str, native: Model) -> None:
-    web = visit(plain_origin, service_workers="block").open()
+    web = visit(plain_origin, service_workers="block")
+    web.expected.append("Service Worker registration blocked by Playwright")
+    web.open()
     assert not web.page.evaluate("crossOriginIsolated")
     told = web.page.inner_text("#where")
     assert "Not cross-origin isolated" in told

@@ -18,7 +18,7 @@ import tiny_model
 from conftest import open_test_core
 from sparsefire.model import Model
 from sparsefire.web_site import SiteFile
-from web_harness import Web, chromium, running, serve
+from web_harness import Refuser, Web, another, running, serve
 
 pytest_plugins = ("web_fixtures",)
 PROMPT = "abc"
@@ -172,13 +172,14 @@ def test_weights_that_are_no_numbers_bring_the_model_before_back(page: Web, tmp_
 
 
 def huge_model(path: Path, hidden: int) -> Path:
-    """A model of one layer with so many neurons whose weights are zeros: a hole in the file."""
-    tiny = tiny_model.Tiny(layers=1, hidden=hidden, activation="silu")
+    """A model of two layers with so many neurons whose weights are zeros: a hole in the file."""
+    tiny = tiny_model.Tiny(hidden=hidden, activation="silu")
     shapes = {
         name: values.shape for name, values in tiny_model.weights(replace(tiny, hidden=1)).items()
     }
-    shapes |= {f"blk.0.ffn_{name}.weight": (hidden, tiny.d) for name in ("gate", "up")}
-    shapes["blk.0.ffn_down.weight"] = (tiny.d, hidden)
+    for layer in range(tiny.layers):
+        shapes |= {f"blk.{layer}.ffn_{name}.weight": (hidden, tiny.d) for name in ("gate", "up")}
+        shapes[f"blk.{layer}.ffn_down.weight"] = (tiny.d, hidden)
     writer = gguf.GGUFWriter(path, tiny.arch)
     for key, value in {**tiny_model.metadata(tiny), **tiny_model.tokenizer_keys(tiny)}.items():
         if value is not None:
@@ -198,7 +199,7 @@ def huge_model(path: Path, hidden: int) -> Path:
 
 
 def test_a_model_that_is_too_large_is_refused_with_the_numbers(page: Web, tmp_path: Path) -> None:
-    page.page.set_input_files("#file", huge_model(tmp_path / "huge.gguf", 7_000_000))
+    page.page.set_input_files("#file", huge_model(tmp_path / "huge.gguf", 3_500_000))
     said = page.problem()
     assert re.search(r"huge\.gguf needs about 5\.\d GB of memory \(weights 5\.\d GB, ", said), said
     assert "a page can have 4.3 GB" in said
@@ -206,12 +207,14 @@ def test_a_model_that_is_too_large_is_refused_with_the_numbers(page: Web, tmp_pa
     assert page.generate(PROMPT, max_tokens=5, **GREEDY)
 
 
-def test_memory_that_the_browser_does_not_give_is_explained(tmp_path: Path, origin: str) -> None:
+def test_memory_that_the_browser_does_not_give_is_explained(
+    browser: tuple[Any, Refuser], tmp_path: Path, origin: str
+) -> None:
     """In a browser whose WebAssembly may have 96 MiB a memory."""
-    with chromium("--js-flags=--wasm-max-mem-pages=1536") as (browser, _):
-        page = browser.new_context().new_page()
+    with another(browser[0], "--js-flags=--wasm-max-mem-pages=1536") as limited:
+        page = limited.new_context().new_page()
         web = Web(page, origin).open()
-        page.set_input_files("#file", huge_model(tmp_path / "fat.gguf", 150_000))
+        page.set_input_files("#file", huge_model(tmp_path / "fat.gguf", 75_000))
         said = web.problem()
         assert "The browser has no more memory for fat.gguf" in said
         web.wait_for("ready")
@@ -224,7 +227,7 @@ def test_a_machine_that_may_be_too_small_is_told_of_before(visit: Any, tmp_path:
     web = visit()
     web.page.add_init_script("Object.defineProperty(navigator, 'deviceMemory', {value: 0.25})")
     web.open()
-    web.page.set_input_files("#file", huge_model(tmp_path / "fat.gguf", 330_000))
+    web.page.set_input_files("#file", huge_model(tmp_path / "fat.gguf", 165_000))
     assert "the browser reports 268 MB in this machine" in web.problem()
     assert web.page.inner_text("#problem-action") == "Load it anyway"
     web.page.click("#problem-action")

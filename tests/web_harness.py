@@ -77,19 +77,30 @@ def running(server: http.server.HTTPServer) -> Iterator[Any]:
 
 
 @contextmanager
-def chromium(*flags: str) -> Iterator[tuple[Any, Refuser]]:
+def chromium() -> Iterator[tuple[Any, Refuser]]:
     """Playwright's browser, and the proxy that refuses."""
     from playwright.sync_api import sync_playwright
 
     path = find_program(*_CHROMIUM)
     with running(Refuser()) as refuser, sync_playwright() as playwright:
         proxy = f"--proxy-server=http://127.0.0.1:{refuser.server_port}"
-        args = [*_CHROMIUM_FLAGS, proxy, *flags]
-        browser = playwright.chromium.launch(executable_path=path, args=args)
+        browser = playwright.chromium.launch(executable_path=path, args=[*_CHROMIUM_FLAGS, proxy])
         try:
             yield browser, refuser
         finally:
             browser.close()
+
+
+@contextmanager
+def another(browser: Any, *flags: str) -> Iterator[Any]:
+    """A second browser, with further flags."""
+    args = [*_CHROMIUM_FLAGS, "--proxy-server=http://127.0.0.1:9", *flags]
+    path = find_program(*_CHROMIUM)
+    second = browser.browser_type.launch(executable_path=path, args=args)
+    try:
+        yield second
+    finally:
+        second.close()
 
 
 class Web:

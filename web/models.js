@@ -2,7 +2,7 @@
 import { canKeep } from "./kept.js";
 import { Orders } from "./orders.js";
 import { $, announce, problem, state } from "./page.js";
-import { siteSource, status, tooLarge, useModel } from "./running.js";
+import { cannotLoad, siteSource, status, tooLarge, useModel } from "./running.js";
 import { chosen } from "./settings.js";
 import { size } from "./words.js";
 
@@ -48,7 +48,7 @@ async function look(source) {
     const { context, budget } = chosen();
     return await state.engine.ask("inspect", { model: source, name: source.name, options: { context, budget } });
   } catch (error) {
-    problem(`${source.name} cannot be loaded: ${error.message}`);
+    problem(cannotLoad(source.name, error));
     return null;
   }
 }

@@ -43,8 +43,11 @@ export function wireProblem() {
   });
 }
 
-/** With a capital at the beginning and a full stop at the end. */
-export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+/** With a capital at the beginning, unless it is a name's, and a full stop at the end. */
+export function sentence(text) {
+  const begun = /^[a-z]+ /.test(text) ? `${text[0].toUpperCase()}${text.slice(1)}` : text;
+  return `${begun}${/[.!?]$/.test(text) ? "" : "."}`;
+}
 
 /** A choice that is kept for the next visit, where storage is allowed. */
 export const remembered = {

@@ -1,7 +1,7 @@
 // The engine's life: it starts, loads a model, loads another, and starts again when it has to.
 import { Engine } from "./engine.js";
 import { adoptFigures, showReport } from "./figures.js";
-import { $, problem, setPhase, state } from "./page.js";
+import { announce, problem, sentence, setPhase, state } from "./page.js";
 import { chosen, forgetChoices, isPlain } from "./settings.js";
 import { Status } from "./status.js";
 import { showWhere } from "./where.js";
@@ -55,9 +55,10 @@ async function load(source) {
   const { about } = await state.engine.ask("load", { model: source, name: source.name, options });
   state.model = about;
   state.source = source;
-  status.model(about);
+  status.model(about, source);
   adoptFigures(about);
   setPhase("ready");
+  announce(`${about.name} is ready.`);
   adoptWriting();
 }
 
@@ -72,9 +73,9 @@ export async function useModel(source, { sure = false } = {}) {
   try {
     await checkRoom(source, sure);
   } catch (error) {
-    status.model(state.model);
+    status.model(state.model, state.source);
     setPhase("ready");
-    problem(error.message, error.action);
+    problem(error.action === undefined ? cannotLoad(source.name, error) : error.message, error.action);
     return false;
   }
   try {
@@ -95,15 +96,18 @@ const stopText = () =>
 /** After a load that failed. The core is made anew, since its memory does not shrink. */
 async function comeBack(before, text) {
   await startEngine(before ?? siteSource());
-  problem(state.phase === "ready" ? `${text} ${state.source.name} is loaded again` : text);
+  problem(state.phase === "ready" ? `${sentence(text)} ${state.source.name} is loaded again` : text);
 }
 
 function explained(error, source) {
   if (error.kind === "CoreMemoryError") {
     return `The browser has no more memory for ${source.name}: ${error.message}. Close other tabs, take a smaller quantisation, or set a shorter context under “Engine”.`;
   }
-  return `${source.name} cannot be loaded: ${error.message}.`;
+  return cannotLoad(source.name, error);
 }
+
+/** The sentence for a file that is no model that can run; the core's messages begin with its name too. */
+export const cannotLoad = (name, error) => `${name} cannot be loaded: ${error.message.replace(`${name}: `, "")}`;
 
 /** Throws, with the numbers, when the model needs more memory than there can be. */
 async function checkRoom(source, sure) {

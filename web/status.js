@@ -51,10 +51,11 @@ export class Status {
     this.show(`Into memory: ${size(done)} of ${size(total)}`);
   }
 
-  model(model) {
+  model(model, source) {
     $("model-name").textContent = model.name;
+    const file = source.kind === "site" ? "" : `${source.name}, `;
     $("model-facts").textContent =
-      `${size(model.bytes)}, ${model.layers} layers of ${model.hidden} neurons, ${model.activation}, ` +
+      `${file}${size(model.bytes)}, ${model.layers} layers of ${model.hidden} neurons, ${model.activation}, ` +
       `context ${model.context} tokens. Nothing leaves this machine.`;
     this.idle();
   }

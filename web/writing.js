@@ -1,6 +1,6 @@
 // Prompt in, text out: continuing a text, or a conversation.
 import { run } from "./figures.js";
-import { $, announce, problem, setPhase, state } from "./page.js";
+import { $, announce, problem, sentence, setPhase, state } from "./page.js";
 import { percent, speed } from "./words.js";
 
 const MODES = ["sparse", "exact", "dense"];
@@ -23,7 +23,7 @@ export function adoptWriting() {
     radio("mode", mode).checked = mode === model.default_mode;
   }
   const refused = MODES.filter((mode) => model.modes[mode]);
-  $("mode-note").textContent = refused.length ? model.modes[refused.at(-1)] : "";
+  $("mode-note").textContent = refused.length ? sentence(model.modes[refused.at(-1)]) : "";
   $("kinds").hidden = Boolean(model.chat);
   radio("kind", model.chat ? "text" : "chat").checked = true;
   adoptKind();
@@ -43,6 +43,7 @@ function adoptKind() {
   $("prompt").value = chat ? "" : "The people of";
   $("prompt").placeholder = chat ? "Ask something" : "";
   $("renew").hidden = !chat;
+  $("compare").hidden = chat;
 }
 
 /* ---- Generation ---- */
@@ -192,7 +193,7 @@ function showButtons() {
   $("go").disabled = busy || state.phase === "failed" || state.phase === "loading";
   $("go").textContent = busy ? "Generating" : wanted ? "Starting soon" : "Generate";
   $("stop").disabled = !busy;
-  $("compare").disabled = state.phase !== "ready" || Boolean(chats());
+  $("compare").disabled = state.phase !== "ready";
   $("renew").disabled = state.phase !== "ready";
   for (const input of document.getElementsByName("kind")) input.disabled = busy;
 }

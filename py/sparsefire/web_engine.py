@@ -154,13 +154,11 @@ class Engine:
         self.unload()
         try:
             with GgufFile.open(cast("BinaryIO", source)) as file:
-                config = read_config(file, None)
-                context = _context(config, json.loads(options))
-                self._bytes = LayerBytes(file, config)
-                needed = _memory_needed(file, config, context)
-            self._model = Model.load(cast("BinaryIO", source), context=context)
-            self._model.tokenizer  # noqa: B018  made now, so that the first text does not wait
-            return json.dumps({**self._about(self._model), **needed})
+                context = _context(read_config(file, None), json.loads(options))
+            self._model = model = Model.load(cast("BinaryIO", source), context=context)
+            self._bytes = LayerBytes(model.file, model.config)
+            model.tokenizer  # noqa: B018  made now, so that the first text does not wait
+            return json.dumps(self._about(model))
         except Exception as error:
             self.unload()
             return _failure(error)

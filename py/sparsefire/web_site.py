@@ -18,12 +18,14 @@ from pathlib import Path
 
 from .errors import BackendError, ModelFileError
 from .model import default_model
+from .web_compile import compile_archives
 from .web_fetch import NUMPY_WHEEL, PYODIDE_VERSION, RUNTIME_FILES, Progress, ensure_pyodide
 
 _PACKAGE = Path(__file__).resolve().parent
 _PAGE_SUFFIXES = (".html", ".css", ".js", ".svg", ".webmanifest")
 _WHEEL_SUFFIXES = (".py", ".pyi", ".typed", ".wasm", ".js")
 _CHAT_PATH = "wheel/chat.zip"
+_STDLIB = "python_stdlib.zip"
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -71,22 +73,15 @@ def make_site(
         for path in sorted(page_directory().iterdir())
         if path.suffix in _PAGE_SUFFIXES
     }
-    runtime = f"pyodide-{PYODIDE_VERSION}"
-    for name in (*RUNTIME_FILES, NUMPY_WHEEL):
-        site[f"{runtime}/{name}"] = SiteFile(home / name)
-    chat = chat_archive()
-    wheel = build_wheel()
-    wheel_path, model_path = f"wheel/{wheel_name()}", f"models/{model.name}"
-    site[wheel_path] = SiteFile(data=wheel)
+    runtime, wheel, chat = _add_python(site, home, progress)
+    model_path = f"models/{model.name}"
     site[model_path] = SiteFile(model)
-    if chat:
-        site[_CHAT_PATH] = SiteFile(data=chat)
     described = {
         "version": metadata_version(),
         "pyodide": {"version": PYODIDE_VERSION, "path": f"{runtime}/"},
         "numpy": f"{runtime}/{NUMPY_WHEEL}",
-        "wheel": f"{wheel_path}?v={_stamp_of(wheel)}",
-        "chat": f"{_CHAT_PATH}?v={_stamp_of(chat)}" if chat else None,
+        "wheel": f"{wheel}?v={_stamp_of(site[wheel].read())}",
+        "chat": f"{chat}?v={_stamp_of(site[chat].read())}" if chat else None,
         "model": {
             "path": f"{model_path}?v={_stamp(model)}",
             "name": model.stem,
@@ -96,6 +91,25 @@ def make_site(
     }
     site["site.json"] = SiteFile(data=json.dumps(described, indent=1).encode())
     return site
+
+
+def _add_python(
+    site: dict[str, SiteFile], home: Path, progress: Progress | None
+) -> tuple[str, str, str]:
+    """Adds Pyodide, numpy, the package and, where it is installed, what chat templates need.
+    Returns the directory of Pyodide, the path of the wheel, and that for chat templates or ""."""
+    wheel, chat = f"wheel/{wheel_name()}", chat_archive()
+    archives = {name: (home / name).read_bytes() for name in (_STDLIB, NUMPY_WHEEL)}
+    archives[wheel] = build_wheel()
+    if chat:
+        archives[_CHAT_PATH] = chat
+    compiled = compile_archives(archives, home, progress)
+    made = {name: SiteFile(compiled.get(name), data) for name, data in archives.items()}
+    runtime = f"pyodide-{PYODIDE_VERSION}{'-compiled' if compiled else ''}"
+    for name in (*RUNTIME_FILES, NUMPY_WHEEL):
+        site[f"{runtime}/{name}"] = made.get(name) or SiteFile(home / name)
+    site |= {name: file for name, file in made.items() if "/" in name}
+    return runtime, wheel, _CHAT_PATH if chat else ""
 
 
 def export_site(site: dict[str, SiteFile], directory: Path) -> int:
