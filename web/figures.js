@@ -16,9 +16,10 @@ export function adoptFigures(model) {
   map.reset(model.layers, model.hidden, model.hot);
   speeds.reset(model.modes);
   $("map-empty").hidden = false;
-  for (const id of ["speed-now", "speed-mean", "share", "bytes"]) $(id).textContent = "–";
+  for (const id of ["speed-now", "speed-mean", "share", "bytes", "hits", "disk"]) $(id).textContent = "–";
   for (const id of ["read-ffn", "read-other"]) $(id).style.width = "0";
   $("read-note").textContent = "Weights read per token, of what the dense mode reads.";
+  for (const each of document.querySelectorAll(".cached")) each.hidden = !model.budget_bytes;
   run.last = null;
   labelMap();
   showLayers([]);
@@ -57,10 +58,13 @@ function showFigures(report, share) {
   $("bytes").textContent = size(read);
   $("read-ffn").style.width = `${(100 * report.ffn_bytes) / dense}%`;
   $("read-other").style.width = `${(100 * report.other_bytes) / dense}%`;
-  const cache = report.cache_hit_rate == null ? "" : ` ${percent(report.cache_hit_rate)} of the neurons wanted were in memory already.`;
   $("read-note").textContent =
     `Weights read per token: ${size(read)} of the dense mode's ${size(dense)}; in the feed-forward layers ` +
-    `${size(report.ffn_bytes)} of ${size(report.dense_ffn_bytes)}.${cache}`;
+    `${size(report.ffn_bytes)} of ${size(report.dense_ffn_bytes)}.`;
+  if (report.cache_wanted) {
+    $("hits").textContent = percent(report.cache_hits / report.cache_wanted);
+    $("disk").textContent = size(report.cache_read_bytes / report.evaluated);
+  }
   if ($("layers-box").open) showLayers(report.active, report.selected);
   else run.layers = [report.active, report.selected];
 }

@@ -123,7 +123,8 @@ async function checkRoom(source, sure) {
 export function tooLarge(name, needs, sure = false) {
   const parts = `weights ${size(needs.weights_bytes)}, a context of ${needs.context_tokens} tokens ${size(needs.cache_bytes)}`;
   const need = `${name} needs about ${size(needs.needed_bytes)} of memory (${parts})`;
-  const out = "take a smaller quantisation of it, or set a shorter context under “Engine”";
+  const fewer = needs.neuron_bytes ? "give its neurons less memory" : "take a smaller quantisation of it";
+  const out = `${fewer}, or set a shorter context under “Engine”`;
   if (needs.needed_bytes > needs.limit_bytes) {
     return { final: true, text: `${need}, and a page can have ${size(needs.limit_bytes)}: ${out}` };
   }

@@ -3,6 +3,7 @@ import { $, remembered, state } from "./page.js";
 import { abilities } from "./where.js";
 
 const MOST_THREADS = 16;
+const NAMES = ["threads", "arithmetic", "context", "budget"];
 
 /** What the engine is started with, as far as the browser allows it. */
 export function chosen() {
@@ -12,7 +13,7 @@ export function chosen() {
     threads,
     relaxed: has.relaxed && remembered.get("arithmetic") === "relaxed",
     context: Number(remembered.get("context")) || 0,
-    budget: Number(remembered.get("budget")) || 0,
+    budget: Math.round(1e6 * Number(remembered.get("budget"))) || 0, // bytes
   };
 }
 
@@ -20,7 +21,7 @@ export const isPlain = () => chosen().threads === 1 && !chosen().relaxed;
 
 /** Back to what every browser has. */
 export function forgetChoices() {
-  for (const name of ["threads", "arithmetic", "context"]) remembered.set(name, "");
+  for (const name of NAMES) remembered.set(name, "");
   show();
 }
 
@@ -34,7 +35,7 @@ export function wireSettings(restart) {
   show();
   $("engine-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    for (const name of ["threads", "arithmetic", "context"]) remembered.set(name, $(name).value);
+    for (const name of NAMES) remembered.set(name, $(name).value);
     restart();
   });
   document.addEventListener("phase", () => {
@@ -46,5 +47,6 @@ function show() {
   const now = chosen();
   $("threads").value = String(now.threads);
   $("arithmetic").value = now.relaxed ? "relaxed" : "strict";
-  $("context").value = now.context ? String(now.context) : "";
+  $("context").value = now.context || "";
+  $("budget").value = now.budget ? now.budget / 1e6 : "";
 }

@@ -53,10 +53,11 @@ export class Status {
 
   model(model, source) {
     $("model-name").textContent = model.name;
+    const kept = model.budget_bytes ? `, ${size(model.budget_bytes)} of ${size(model.neuron_bytes)} of neurons in memory` : "";
     const file = source.kind === "site" ? "" : `${source.name}, `;
     $("model-facts").textContent =
       `${file}${size(model.bytes)}, ${model.layers} layers of ${model.hidden} neurons, ${model.activation}, ` +
-      `context ${model.context} tokens. Nothing leaves this machine.`;
+      `context ${model.context} tokens${kept}. Nothing leaves this machine.`;
     this.idle();
   }
 

@@ -161,7 +161,7 @@ async function load({ model, name, options }) {
   let about;
   try {
     about = withFile(counting(source), name, (file) => JSON.parse(engine.load(file, JSON.stringify(options))));
-    if (about.cached) open = source;
+    if (about.budget_bytes) open = source;
   } finally {
     if (!open) source.close();
   }

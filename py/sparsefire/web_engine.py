@@ -20,6 +20,7 @@ from .architecture import ModelConfig, read_config
 from .errors import CoreMemoryError, SparsefireError
 from .gguf import GgufFile
 from .model import DEFAULT_CONTEXT, Model
+from .neurons import CacheStats
 from .session import Activity
 from .tensors import check_tensors
 from .threads import enable_threads
@@ -108,6 +109,7 @@ class Engine:
         self._activity: Activity | None = None
         self._pieces: Generator[str, None, None] | None = None
         self._seen: tuple[int, Any, Any] = (0, 0, 0)  # tokens, selected, active at the last slice
+        self._cached = CacheStats(0, 0, 0, 0, 0)  # then
 
     def where(self) -> str:
         """The core, as JSON."""
@@ -141,21 +143,26 @@ class Engine:
             with GgufFile.open(cast("BinaryIO", source)) as file:
                 config = read_config(file, None)
                 check_tensors(file, config)
-                context = _context(config, json.loads(options))
-                return json.dumps({"name": config.name, **_memory_needed(file, config, context)})
+                needed = _memory_needed(file, config, json.loads(options))
+                return json.dumps({"name": config.name, **needed})
         except Exception as error:
             return _failure(error)
 
     def load(self, source: JsFile, options: str) -> str:
         """Loads a model in place of the one before, which is closed first; about it, as JSON.
 
-        `options` is JSON: {"context": tokens}, 0 for the page's choice.
+        `options` is JSON: {"context": tokens, "budget": bytes of neurons in memory}, 0 for the
+        page's choice and for all. With a budget, `source` is read from until `unload`.
         """
         self.unload()
         try:
+            chosen = json.loads(options)
             with GgufFile.open(cast("BinaryIO", source)) as file:
-                context = _context(read_config(file, None), json.loads(options))
-            self._model = model = Model.load(cast("BinaryIO", source), context=context)
+                context = _context(read_config(file, None), chosen)
+                budget = _budget(file, chosen)
+            self._model = model = Model.load(
+                cast("BinaryIO", source), context=context, neuron_budget=budget or None
+            )
             self._bytes = LayerBytes(model.file, model.config)
             model.tokenizer  # noqa: B018  made now, so that the first text does not wait
             return json.dumps(self._about(model))
@@ -188,6 +195,8 @@ class Engine:
             "default_mode": config.default_mode,
             "modes": {mode: _refusal(model, mode) for mode in MODES},
             "chat": _chat_refusal(model),
+            "budget_bytes": model.neurons.budget_bytes if model.neurons else 0,
+            "neuron_bytes": _neuron_bytes(model.file),
         }
 
     # -- generation --------------------------------------------------------------------------------
@@ -203,6 +212,8 @@ class Engine:
             if what.get("messages"):
                 text = model.apply_chat_template(what["messages"])
                 prompt = model.tokenize(text, add_bos=False)
+            if model.neurons is not None:
+                self._cached = model.neurons.stats
             self._pieces = model.generate(prompt, **json.loads(options))
             self._seen = (0, 0, 0)
             return json.dumps({"prompt_tokens": model.stats.prompt_tokens})
@@ -256,7 +267,19 @@ class Engine:
             report["dense_ffn_bytes"] = self._bytes.dense
             report["other_bytes"] = self._bytes.other
             self._seen = (session.evaluated, session.selected.copy(), session.active.copy())
+        if model.neurons is not None:
+            report |= self._cache_counts(model.neurons.stats)
         return report
+
+    def _cache_counts(self, stats: CacheStats) -> dict[str, Any]:
+        """Since the last slice: neurons wanted and found in memory, and bytes read for others."""
+        before, self._cached = self._cached, stats
+        hits, misses = stats.hits - before.hits, stats.misses - before.misses
+        return {
+            "cache_hits": hits,
+            "cache_wanted": hits + misses,
+            "cache_read_bytes": stats.bytes_read - before.bytes_read,
+        }
 
     def end(self) -> None:
         """Breaks a text off."""
@@ -315,9 +338,25 @@ def _chat_refusal(model: Model) -> str | None:
     return None
 
 
-def _memory_needed(file: GgufFile, config: ModelConfig, context: int) -> dict[str, int]:
-    """Bytes of core memory, about, that the model takes with a context of so many tokens."""
+def _neuron_bytes(file: GgufFile) -> int:
+    """Bytes of the neurons of a model that stores each by itself, so that it can be read alone; 0
+    of other models."""
+    bundles = [info.nbytes for name, info in file.tensors.items() if ".ffn_bundle." in name]
+    return sum(bundles)
+
+
+def _budget(file: GgufFile, options: dict[str, Any]) -> int:
+    """Bytes of neurons that are kept in memory; 0: all of them."""
+    wanted = int(options.get("budget") or 0)
+    return wanted if 0 < wanted < _neuron_bytes(file) else 0
+
+
+def _memory_needed(file: GgufFile, config: ModelConfig, options: dict[str, Any]) -> dict[str, int]:
+    """Bytes of core memory, about, that the model takes with these options."""
+    context, budget = _context(config, options), _budget(file, options)
     weights = sum(info.nbytes for info in file.tensors.values())
+    if budget:
+        weights += budget - _neuron_bytes(file)
     cache = 2 * 4 * config.layers * config.kv_heads * config.head_dim * context
     return {
         "weights_bytes": weights,
@@ -325,6 +364,7 @@ def _memory_needed(file: GgufFile, config: ModelConfig, context: int) -> dict[st
         "needed_bytes": weights + cache + _WORK_BYTES,
         "limit_bytes": _CORE_BYTES,
         "context_tokens": context,
+        "neuron_bytes": _neuron_bytes(file),
     }
 
 
