@@ -72,6 +72,7 @@ def tiny_models() -> Iterator[tuple[str, object]]:
         if (
             tiny.bundled
             or tiny.powerinfer
+            or tiny.cutoffs
             or arch == "bamboo"
             or name in left_out
             or (arch == "llama" and tiny.rope_dims)

@@ -8,7 +8,7 @@ if [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ]; then python=$root/.v
 # What `import sparsefire` offers (with it goes the module `devices`, which has the name of a function), then the modules
 # of what its functions take and return.
 modules=(sparsefire)
-for module in activation bench bench_cache chat convert errors ffn inspect_model matrix model_neurons neurons quant \
+for module in activation bench bench_cache calibrate chat convert cutoff_calibration errors ffn inspect_model matrix model_neurons neurons quant \
   quantize sampling sparsity stats tokenizer vocabulary; do
   modules+=("sparsefire.$module")
 done

@@ -21,6 +21,7 @@ from sparsefire.errors import (
     UnsupportedError,
 )
 from sparsefire.model import Model
+from tiny_model import Tiny
 
 VECTOR = np.ones(64, np.float32)
 NAN_VECTOR = np.where(np.arange(64) == 5, np.nan, VECTOR).astype(np.float32)
@@ -229,3 +230,20 @@ def _small_model() -> bytes:
 
     with tempfile.TemporaryDirectory() as name:
         return tiny_model.write(Path(name) / "a.gguf", layers=1, bundled=True, rank=8).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["ReluLLaMA-7B", "prosparse-llama-2-7b", "TurboSparse Mistral"])
+def test_a_relu_model_is_never_run_with_silu_silently(name: str, tmp_path: Path) -> None:
+    """By the name in the file, or by the file's own."""
+    keys = {"general.name": name}
+    inside = tiny_model.write(tmp_path / "a.gguf", Tiny(activation=None, keys=keys))
+    outside = tiny_model.write(tmp_path / f"{name}.gguf", Tiny(activation=None))
+    for path in (inside, outside):
+        with pytest.raises(UnsupportedError, match="--activation"):
+            Model.load(path)
+        for chosen in ("relu", "silu"):
+            with Model.load(path, activation=chosen) as model:
+                assert str(model.config.activation) == chosen
+    said = tiny_model.write(tmp_path / "b.gguf", Tiny(activation="silu", keys=keys))
+    with Model.load(said) as model:
+        assert str(model.config.activation) == "silu"

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,6 +19,8 @@ from .keys import REPAIR, Keys
 from .rope import Rope, read_rope
 
 SPARSEFIRE_VERSION = 1  # of the sparsefire.* keys that are understood
+# Models that are known for a ReLU, and are often stored as `llama` without saying so.
+_RELU_NAMES = re.compile(r"relu|reglu|pro-?sparse|turbo-?sparse", re.IGNORECASE)
 # Cutoffs of the layers, by what they are on, see `SparseFfn.set_cutoff`.
 CUTOFF_KEYS = {"gate": "sparsefire.cutoff.gate", "product": "sparsefire.cutoff.product"}
 
@@ -369,6 +373,8 @@ def _activation(
             "with --activation or the argument of Model.load"
         )
     else:
+        if not stored and kind.activation == "silu":
+            _refuse_guess(file, architecture, kind.activation)
         try:
             activation = ActivationType(stored or kind.activation or "")
         except ArgumentError as error:
@@ -399,6 +405,20 @@ def _cutoffs(file: GgufFile, layers: int) -> dict[str, tuple[float, ...]]:
             )
         found[on] = tuple(values.tolist())
     return found
+
+
+def _refuse_guess(file: GgufFile, architecture: str, assumed: str) -> None:
+    """`UnsupportedError` for a model that its name calls one with ReLU, where the file does not say
+    so and the architecture's own activation is another: the text would be nonsense."""
+    known = (file.metadata.get(key) for key in ("general.name", "general.basename"))
+    for name in (*known, PurePath(file.name).name):
+        if isinstance(name, str) and _RELU_NAMES.search(name):
+            raise UnsupportedError(
+                f"{file.name}: the name {name!r} is that of a model with ReLU, but the file does "
+                f"not say which activation its feed-forward layers use, and {architecture!r} ones "
+                f"mostly use {assumed}. Choose one, with --activation or the argument of "
+                "Model.load: relu (fatrelu needs a file that holds its threshold)"
+            )
 
 
 def _hot_counts(file: GgufFile, layers: int, hidden: int, optional: bool) -> tuple[int, ...] | None:
