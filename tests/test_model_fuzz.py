@@ -69,6 +69,11 @@ def try_model(data: bytes, core: Core) -> None:
     assert time.perf_counter() - began < SECONDS
 
 
+def thorough(core: Core) -> bool:
+    """Where loading is fast enough for every damaged file; elsewhere it is some of them."""
+    return core.host == "native" and "SPARSEFIRE_SANITIZED" not in os.environ
+
+
 def header_end(data: bytes) -> int:
     return min(info.offset for info in GgufFile.open(data).tensors.values())
 
@@ -104,7 +109,7 @@ def damaged(name: str, count: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_lying_headers(name: str, host_core: Core) -> None:
-    for data in damaged(name, 150 if host_core.host == "native" else 40):
+    for data in damaged(name, 150 if thorough(host_core) else 40):
         try_model(data, host_core)
 
 
@@ -122,7 +127,7 @@ def test_every_number_of_the_metadata(name: str, host_core: Core) -> None:
     data = seed(name)
     for _key, at, kind in value_places(data):
         odd: tuple[Any, ...] = ODD_FLOATS if kind == "f32" else (0, 1, 0xFFFF_FFFF)
-        for value in odd[: 7 if host_core.host == "native" else 3]:
+        for value in odd[: 7 if thorough(host_core) else 3]:
             changed = bytearray(data)
             struct.pack_into("<f" if kind == "f32" else "<I", changed, at, value)
             try_model(bytes(changed), host_core)
@@ -132,7 +137,7 @@ def test_every_number_of_the_metadata(name: str, host_core: Core) -> None:
 def test_every_size_in_the_table_of_tensors(name: str, host_core: Core) -> None:
     """Dimensions, formats and offsets that overflow, alone and together."""
     data = seed(name)
-    sizes = ODD_SIZES if host_core.host == "native" else ODD_SIZES[3:8]
+    sizes = ODD_SIZES if thorough(host_core) else ODD_SIZES[3:8]
     for tensor in list(GgufFile.open(data).tensors.values())[:: 1 if "8" in name else 2]:
         label = struct.pack("<Q", len(tensor.name)) + tensor.name.encode()
         at = data.index(label) + len(label) + 4  # the first dimension
@@ -187,6 +192,7 @@ def sanitized_package(home: Path) -> dict[str, str]:
     library = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
     return {
         **os.environ,
+        "SPARSEFIRE_SANITIZED": "1",
         "PYTHONPATH": str(home),
         "LD_PRELOAD": library,
         # Python itself leaks, and asks for more than there is on purpose in some tests.
@@ -195,14 +201,28 @@ def sanitized_package(home: Path) -> dict[str, str]:
     }
 
 
+# What the sanitizers must see: a core that is told of 4,096 floats where there are 1,024.
+READ_OUTSIDE = """
+import numpy as np
+from sparsefire._core import get_core
+core, x, y = get_core(), np.ones(1024, np.float32), np.empty(4096, np.float32)
+core.check("sf_softmax", core.context, core.inp(x), 4096, core.out(y), what="reading outside")
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_corpus_under_sanitizers(tmp_path: Path) -> None:
-    """All files above once more, with a native core that is built with the address and the
+    """The files above once more, with a native core that is built with the address and the
     undefined-behaviour sanitizer: the first access outside an allocation ends the process."""
     environment = sanitized_package(tmp_path)
     where = [sys.executable, "-c", "import sparsefire; print(sparsefire.__file__)"]
     found = subprocess.run(where, env=environment, check=True, capture_output=True, text=True)
     assert found.stdout.strip() == str(tmp_path / "sparsefire" / "__init__.py")
+    outside = [sys.executable, "-c", READ_OUTSIDE]
+    caught = subprocess.run(outside, env=environment, capture_output=True, text=True)
+    assert caught.returncode != 0
+    assert "heap-buffer-overflow" in caught.stderr
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     command += ["-k", "(native or section) and not sanitizers", "--timeout", "0"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
