@@ -126,20 +126,28 @@ SF_INLINE void load_level_floats(sf_format_index format, const uint8_t *p, int s
   vb_floats(centre_of(format) ? vb_add(levels, -centre_of(format)) : levels, r);
 }
 
-/* The halves at p, p + step, … of n ≤ 8 sub-blocks. */
+/* The halves at p, p + step, … of n ≤ 8 sub-blocks; above, the last one again, or 0. */
 SF_INLINE void group_halves(const uint8_t *p, size_t step, int32_t n, vf *r) {
-  if (n == GROUP) { /* with a step that the compiler knows */
+  if (n == GROUP) { /* with places that the compiler knows */
     for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_load_halves(p + (size_t)k * SF_LANES * step, step);
     return;
   }
-  uint16_t some[GROUP_SIZE] = {0};
-  for (int32_t s = 0; s < n; ++s) memcpy(&some[s], p + (size_t)s * step, sizeof some[s]);
   for (int k = 0; k < GROUP_VECTORS; ++k) {
-    r[k] = v_load_halves((const uint8_t *)(some + k * SF_LANES), sizeof some[0]);
+    uint16_t some[GROUP];
+    if (k * SF_LANES >= n) {
+      r[k] = v_set1(0);
+      continue;
+    }
+    for (int i = 0; i < GROUP; ++i) { /* no branch for each: whether there are n + 1 is not known */
+      const int32_t s = k * SF_LANES + i < n ? k * SF_LANES + i : n - 1;
+      memcpy(&some[i], p + (size_t)s * step, sizeof some[i]);
+    }
+    r[k] = v_load_halves((const uint8_t *)some, sizeof some[0]);
   }
 }
 
-/* The scales and mins (0 for formats without them) of the first n ≤ 8 sub-blocks of the group at p; 0 above. */
+/* The scales and mins (0 for formats without them) of the first n ≤ 8 sub-blocks of the group at p; above, any of
+ * these, or 0. */
 SF_INLINE void group_scales(sf_format_index format, const uint8_t *p, int32_t n, vf *scale, vf *min) {
   const size_t step = group_bytes(format) / GROUP;
   const vf zero = v_set1(0);

@@ -20,18 +20,22 @@ typedef struct {
 
 SF_INLINE vf v_load(const void *p) { return wasm_v128_load(p); }
 
-SF_INLINE vf v_load_tail(const void *p, int n) {
-  float t[4] = {0, 0, 0, 0};
-  memcpy(t, p, (size_t)n * sizeof t[0]);
-  return wasm_v128_load(t);
+/* Tails are functions of their own, since they are rare, and many. They are not copied with memcpy, a call that costs
+ * more than they do. */
+SF_NOT_INLINE vf v_load_tail(const void *p, int n) {
+  const float *f = p;
+  if (n >= 4) return wasm_v128_load(f);
+  if (n == 3) return wasm_v128_load32_lane(f + 2, wasm_v128_load64_zero(f), 2);
+  return n == 2 ? wasm_v128_load64_zero(f) : n == 1 ? wasm_v128_load32_zero(f) : wasm_f32x4_const_splat(0);
 }
 
 SF_INLINE void v_store(float *p, vf a) { wasm_v128_store(p, a); }
 
-SF_INLINE void v_store_tail(float *p, vf a, int n) {
-  float t[4];
-  wasm_v128_store(t, a);
-  memcpy(p, t, (size_t)n * sizeof t[0]);
+SF_NOT_INLINE void v_store_tail(float *p, vf a, int n) {
+  if (n >= 4) wasm_v128_store(p, a);
+  if (n == 3) wasm_v128_store32_lane(p + 2, a, 2);
+  if (n == 3 || n == 2) wasm_v128_store64_lane(p, a, 0);
+  if (n == 1) wasm_v128_store32_lane(p, a, 0);
 }
 
 SF_INLINE vf v_set1(float x) { return wasm_f32x4_splat(x); }
@@ -80,10 +84,19 @@ SF_INLINE vf wasm128_floats(vi shifted) {
 
 SF_INLINE vf v_load_f16(const void *p) { return wasm128_floats(wasm_i32x4_shl(wasm_i32x4_load16x4(p), 13)); }
 
+/* n ≤ 4 halves, zeros above. */
+SF_NOT_INLINE v128_t wasm128_load16(const void *p, int n) {
+  const uint16_t *h = p;
+  v128_t r = wasm_i32x4_const_splat(0);
+  if (n >= 4) return wasm_v128_load64_zero(h);
+  if (n >= 2) r = wasm_v128_load32_zero(h);
+  if (n == 3) r = wasm_v128_load16_lane(h + 2, r, 2);
+  if (n == 1) r = wasm_v128_load16_lane(h, r, 0);
+  return r;
+}
+
 SF_INLINE vf v_load_f16_tail(const void *p, int n) {
-  int16_t h[4] = {0, 0, 0, 0};
-  memcpy(h, p, (size_t)n * sizeof h[0]);
-  return v_load_f16(h);
+  return wasm128_floats(wasm_i32x4_shl(wasm_i32x4_extend_low_i16x8(wasm128_load16(p, n)), 13));
 }
 
 SF_INLINE float v_half(const void *p) {
@@ -95,9 +108,7 @@ SF_INLINE float v_half(const void *p) {
 SF_INLINE vf v_load_bf16(const void *p) { return wasm_i32x4_shl(wasm_u32x4_load16x4(p), 16); }
 
 SF_INLINE vf v_load_bf16_tail(const void *p, int n) {
-  uint16_t h[4] = {0, 0, 0, 0};
-  memcpy(h, p, (size_t)n * sizeof h[0]);
-  return v_load_bf16(h);
+  return wasm_i32x4_shl(wasm_u32x4_extend_low_u16x8(wasm128_load16(p, n)), 16);
 }
 
 SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) {
