@@ -113,11 +113,13 @@ class Transient:
     """An array that is copied into core memory for one call, and copied back after it when `out` is
     true."""
 
-    __slots__ = ("array", "out")
+    __slots__ = ("data", "nbytes", "out")
 
     def __init__(self, array: NDArray[Any], out: bool) -> None:
-        self.array = array
+        self.nbytes = array.nbytes
         self.out = out
+        # Made here, since arguments are used again; it also keeps the array. Empty ones have none.
+        self.data = array.data.cast("B") if self.nbytes else None
 
 
 Argument: TypeAlias = SupportsIndex | float | NDArray[Any] | Transient | None

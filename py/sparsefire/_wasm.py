@@ -147,7 +147,7 @@ class WasmCore(Core):
         """Runs an export with its arrays in the core memory from `begin` to `end`, or elsewhere
         when they do not fit there. Every call comes through here, hence the order of the tests."""
         numbers: list[int | float] = []
-        written: list[tuple[int, NDArray[Any]]] | None = None
+        written: list[tuple[int, memoryview]] | None = None
         for arg in args:
             kind = type(arg)
             if kind is int:
@@ -157,28 +157,27 @@ class WasmCore(Core):
             elif arg is None:
                 numbers.append(0)
             elif kind is Transient:
-                array: NDArray[Any] = arg.array  # type: ignore[union-attr]
+                data: memoryview | None = arg.data  # type: ignore[union-attr]
                 numbers.append(begin)
-                nbytes = array.nbytes
-                if nbytes:
+                if data is not None:
                     at = begin
-                    begin += (nbytes + _ALIGNMENT - 1) & -_ALIGNMENT
+                    begin += (arg.nbytes + _ALIGNMENT - 1) & -_ALIGNMENT  # type: ignore[union-attr]
                     if begin > end:
                         return self._run_with_room(name, args)
                     if not arg.out:  # type: ignore[union-attr]
-                        self._copy_in(at, array.data.cast("B"))
+                        self._copy_in(at, data)
                     elif written is None:
-                        written = [(at, array)]
+                        written = [(at, data)]
                     else:
-                        written.append((at, array))
+                        written.append((at, data))
             elif kind is WasmMemory:
                 numbers.append(arg.ptr)  # type: ignore[union-attr]
             else:
                 numbers.append(_number(arg))
         result = self._run(name, numbers)
         if written is not None:
-            for at, array in written:
-                self._copy_out(at, array.data.cast("B"))
+            for at, data in written:
+                self._copy_out(at, data)
         return result & 0xFFFFFFFF if name in UNSIGNED_RESULTS else result
 
     def _run_with_room(self, name: str, args: tuple[Argument, ...]) -> int:
@@ -187,7 +186,7 @@ class WasmCore(Core):
         need = 0
         for arg in args:
             if type(arg) is Transient:
-                need += -(-arg.array.nbytes // _ALIGNMENT) * _ALIGNMENT
+                need += -(-arg.nbytes // _ALIGNMENT) * _ALIGNMENT
         if need <= _SCRATCH_KEPT:
             self._grow_scratch(need)
             return self._run_at(self._scratch, self._scratch_end, name, args)

@@ -38,18 +38,22 @@ SF_INLINE v8 v8_load_i16(const int16_t *p) {
   return r;
 }
 
-/* The lower (half 0) or upper halves of 32 bytes. */
+/* The lower (half 0) or upper halves of bytes. Machines shift no bytes, so engines would mask a shift of words by a
+ * constant that they make anew each time; this one is there already. */
+SF_INLINE v128_t wasm128_nibble(v128_t bytes, int half) {
+  return wasm_v128_and(half ? wasm_u16x8_shr(bytes, 4) : bytes, wasm_i8x16_const_splat(15));
+}
+
+/* The same of 32 bytes. */
 SF_INLINE v8 v8_nibble(v8 a, int half) {
-  for (int k = 0; k < 2; ++k) {
-    a.r[k] = half ? wasm_u8x16_shr(a.r[k], 4) : wasm_v128_and(a.r[k], wasm_i8x16_const_splat(15));
-  }
+  for (int k = 0; k < 2; ++k) a.r[k] = wasm128_nibble(a.r[k], half);
   return a;
 }
 
 /* 16 bytes: first the lower halves, then the upper ones. */
 SF_INLINE v8 v8_load_nibbles(const uint8_t *p) {
   const v128_t bytes = wasm_v128_load(p);
-  const v8 r = {{wasm_v128_and(bytes, wasm_i8x16_const_splat(15)), wasm_u8x16_shr(bytes, 4)}};
+  const v8 r = {{wasm128_nibble(bytes, 0), wasm128_nibble(bytes, 1)}};
   return r;
 }
 
