@@ -4,9 +4,10 @@
     python bench/browser.py decode page --json    # some sections, as JSON
 
 Sections: `decode` (tokens a second of SmolLM2, dense, against wllama as npm has it), `sparse` (the
-embedded model, sparse against dense), `page` (what the browser page costs: first token cold and
-warm, bytes, memory, and how long its main thread is ever busy while a text is made). Needs
-Chromium, Playwright and npm; peers and models are kept in .cache/peers.
+embedded model, sparse against dense), `kernels` (matrices and layers under Pyodide, against native
+ones, and what a call costs), `page` (what the browser page costs: first token cold and warm, bytes,
+memory, and how long its main thread is ever busy while a text is made). Needs Chromium, Playwright
+and npm; peers and models are kept in .cache/peers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from playwright.sync_api import sync_playwright
 
+import browser_kernels
 import browser_page
 from browser_site import bench_site, running
 from peer_files import smollm2_as
@@ -107,6 +109,13 @@ def sparse_rows() -> Iterator[Row]:
     )
 
 
+def kernel_rows() -> Iterator[Row]:
+    """See browser_kernels.py."""
+    with bench_page({"embedded": default_model()}) as page:
+        page.evaluate("(a) => window.open(...a)", ["ours", "ours", "/models/embedded.gguf", 1])
+        yield from browser_kernels.rows(page)
+
+
 def take_turns(
     page: Any, engines: dict[str, tuple[str, str | None]], tokens: int = TOKENS
 ) -> dict[str, Times]:
@@ -126,36 +135,38 @@ def take_turns(
     return {name: Times(tuple(seconds[name])) for name in engines}
 
 
+SECTIONS: dict[str, Callable[[], Iterator[Row | browser_page.Visit]]] = {
+    "decode": decode_rows,
+    "sparse": sparse_rows,
+    "kernels": kernel_rows,
+    "page": browser_page.visits,
+}
+
+
 def main() -> int:
     """Runs the sections that the command line names."""
     parser = argparse.ArgumentParser(prog="browser.py", description="sparsefire beside wllama.")
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help="decode, sparse, page")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     arguments = parser.parse_args()
-    sections = arguments.sections or ["decode", "sparse", "page"]
+    unknown = set(arguments.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"unknown section {', '.join(sorted(unknown))}")
     rows: list[Row] = []
     visits: list[browser_page.Visit] = []
-    for section in sections:
-        if section not in ("decode", "sparse", "page"):
-            parser.error(f"unknown section {section}")
-    for section in sections:
+    for section in arguments.sections or SECTIONS:
         print(f"{section} …", file=sys.stderr, flush=True)
-        if section == "page":
-            for visit in browser_page.visits():
-                visits.append(visit)
-                print(f"  {visit}", file=sys.stderr, flush=True)
-            continue
-        for row in decode_rows() if section == "decode" else sparse_rows():
-            rows.append(row)
-            print(f"  {row}", file=sys.stderr, flush=True)
+        for found in SECTIONS[section]():
+            print(f"  {found}", file=sys.stderr, flush=True)
+            if isinstance(found, Row):
+                rows.append(found)
+            else:
+                visits.append(found)
     if arguments.json:
         report = {"rows": [row.as_dict() for row in rows], "visits": [asdict(v) for v in visits]}
         print(json.dumps(report, indent=1))
         return 0
-    if rows:
-        print(table(rows))
-    if visits:
-        print(browser_page.table(visits))
+    print("\n\n".join([table(rows)] * bool(rows) + [browser_page.table(visits)] * bool(visits)))
     return 0
 
 

@@ -2,6 +2,7 @@
 // load(address), which resolves when a text can be made, and generate(prompt, tokens, mode, onText).
 //   window.open(name, kind, address, threads, isa)   starts an engine
 //   window.generate(name, prompt, tokens, mode)      resolves to what the page saw of the text
+//   window.runPython(name, code)                     resolves to the text that Python code of sparsefire's ends with
 import { Wllama, LoggerWithoutDebug } from "/wllama/index.js";
 
 const engines = {};
@@ -73,4 +74,5 @@ window.generate = async (name, prompt, tokens, mode) => {
   });
   return { text, pieces, first_s: (first - began) / 1000, rest_s: (last - first) / 1000 };
 };
+window.runPython = (name, code) => engines[name].ask({ order: "run", code });
 window.ready = true;

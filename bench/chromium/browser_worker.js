@@ -20,10 +20,11 @@ def generate(prompt, tokens, mode, show):
         show(piece)
 `;
 
+let pyodide;
 let python;
 
 async function load({ address, threads, isa }) {
-  const pyodide = await loadPyodide({ indexURL: "/pyodide/", packages: ["numpy"], stdout: () => {} });
+  pyodide = await loadPyodide({ indexURL: "/pyodide/", packages: ["numpy"], stdout: () => {} });
   pyodide.unpackArchive(await (await fetch("/sparsefire.whl")).arrayBuffer(), "wheel");
   pyodide.runPython(PYTHON);
   python = (name) => pyodide.globals.get(name);
@@ -39,9 +40,12 @@ function generate({ prompt, tokens, mode }) {
   return {};
 }
 
+/** The value of the last expression, which is text. */
+const run = ({ code }) => pyodide.runPython(code);
+
 self.onmessage = async ({ data }) => {
   try {
-    self.postMessage({ value: await { load, generate }[data.order](data) });
+    self.postMessage({ value: await { load, generate, run }[data.order](data) });
   } catch (error) {
     self.postMessage({ error: String(error?.message ?? error) });
   }

@@ -1,0 +1,95 @@
+"""The kernels in Chromium, under Pyodide, one thread: beside native ones; sparse beside dense."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from rows import Row
+from sparsefire import _core
+from sparsefire.matrix import Matrix
+from timing import Times
+
+SHAPE = (4096, 4096)
+REPEATS = 25
+
+_SETUP = """
+import json, time
+import numpy as np
+from sparsefire._core import get_core
+from sparsefire.bench import bench_ffn
+from sparsefire.ffn import SparseFfn
+from sparsefire.matrix import Matrix
+
+core = get_core()
+"""
+_MATRIX = """
+values = np.random.default_rng(0).standard_normal({shape}, np.float32)
+x = np.random.default_rng(1).standard_normal({shape}[1], np.float32)
+out = np.empty({shape}[0], np.float32)
+matrix = Matrix.from_array(values, "{format}")
+del values
+
+def seconds():
+    began = time.perf_counter()
+    matrix.multiply(x, out=out)
+    return str(time.perf_counter() - began)
+
+""
+"""
+_SPARSE = """
+report = bench_ffn(2048, 5632, gated=True, format="{format}", rank=128)
+json.dumps([report.efficiency, report.speedup])
+"""
+_CALL = """
+random = np.random.default_rng(0)
+ffn = SparseFfn(random.standard_normal((8, 8)), random.standard_normal((8, 8)), "relu")
+x_in, y_out = core.inp(np.ones(8, np.float32)), core.out(np.empty(8, np.float32))
+handle = ffn.handle
+times = []
+for _ in range(50):
+    began = time.perf_counter()
+    for _ in range(1000):
+        core.call("sf_ffn_forward", handle, 0, x_in, 1, y_out, None, None)
+    times.append((time.perf_counter() - began) / 1000)
+str(1e6 * float(np.median(times)))
+"""
+
+
+def rows(page: Any) -> Iterator[Row]:
+    """On a page that has opened an engine called "ours"."""
+
+    def python(code: str) -> str:
+        result: str = page.evaluate("(a) => window.runPython(...a)", ["ours", code])
+        return result
+
+    python(_SETUP)
+    value = float(python(_CALL))
+    yield Row("browser", "Pyodide: one call of a layer, µs", value, 5.0, at_most=True)
+    for format in ("f32", "q8_0"):
+        efficiency, speedup = json.loads(python(_SPARSE.format(format=format)))
+        what = f"Pyodide 2048×5632 {format}: efficiency ({speedup:.2f}×)"
+        yield Row("browser", what, efficiency, 0.9)
+    native = _core.open_core("native", "sse41", 1)
+    values = np.random.default_rng(0).standard_normal(SHAPE, np.float32)
+    x = np.random.default_rng(1).standard_normal(SHAPE[1], np.float32)
+    out = np.empty(SHAPE[0], np.float32)
+    for format in ("f32", "f16", "q8_0", "q4_0"):
+        python(_MATRIX.format(shape=SHAPE, format=format))
+        matrix = Matrix.from_array(values, format, core=native)
+        seconds: dict[str, list[float]] = {"ours": [], "again": [], "sse41": []}
+        for _ in range(REPEATS + 5):
+            for name in ("ours", "again"):
+                seconds[name].append(float(python("seconds()")))
+            began = time.perf_counter()
+            matrix.multiply(x, out=out)
+            seconds["sse41"].append(time.perf_counter() - began)
+        times = {name: Times(tuple(each[5:])) for name, each in seconds.items()}
+        what = f"Chromium {format} 4096×4096 against native SSE4.1"
+        yield Row.compare(
+            "browser", what, 0.7, times["ours"], times["again"], times["sse41"], "sse41"
+        )
