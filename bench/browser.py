@@ -1,13 +1,13 @@
 """Language models in one Chromium: sparsefire beside wllama, the same file, taking turns.
 
     python bench/browser.py                       # everything, as tables: about ten minutes
-    python bench/browser.py decode page --json    # some sections, as JSON
+    python bench/browser.py q8_0 page --json      # some sections, as JSON
 
-Sections: `decode` (tokens a second of SmolLM2, dense, against wllama as npm has it), `sparse` (the
-embedded model, sparse against dense), `kernels` (matrices and layers under Pyodide, against native
-ones, and what a call costs), `page` (what the browser page costs: first token cold and warm, bytes,
-memory, and how long its main thread is ever busy while a text is made). Needs Chromium, Playwright
-and npm; peers and models are kept in .cache/peers.
+Sections: `q8_0` and `q4_0` (tokens a second of SmolLM2, dense, against wllama as npm has it),
+`sparse` (the embedded model, sparse against dense), `kernels` (matrices and layers under Pyodide,
+against native ones, and what a call costs), `page` (what the browser page costs: first token cold
+and warm, bytes, memory, and how long its main thread is ever busy while a text is made). Needs
+Chromium, Playwright and npm; peers and models are kept in .cache/peers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from timing import Times
 
 PROMPT = "The history of the steam engine begins with"
 TOKENS = 32
-ROUNDS = 7
+ROUNDS = 5
 FLAGS = ("--no-sandbox", "--disable-gpu")
 # Against wllama on the same file: what llama.cpp's sources gave, built with good flags, by threads.
 TARGETS = {("q8_0", 1): 3.3, ("q8_0", 2): 2.4, ("q4_0", 1): 5.0, ("q4_0", 2): 3.7}
@@ -56,39 +57,36 @@ def bench_page(models: dict[str, Path]) -> Iterator[Any]:
         browser.close()
 
 
-def decode_rows() -> Iterator[Row]:
+def decode_rows(format: str) -> Iterator[Row]:
     """SmolLM2, dense, with each number of threads: strict SIMD against wllama, then relaxed
     against strict."""
-    models = {format: smollm2_as(format) for format in ("q8_0", "q4_0")}
-    for format in models:
-        with bench_page(models) as page:
-            engines: dict[str, tuple[str, str | None]] = {}
-            for threads in (1, 2):
-                for kind, isa in (("wllama", None), ("ours", None), ("ours", "relaxed128")):
-                    name = f"{'relaxed' if isa else kind}, {threads}"
-                    arguments = [name, kind, f"/models/{format}.gguf", threads, isa]
-                    got = page.evaluate("(a) => window.open(...a)", arguments)
-                    if got["threads"] != threads:
-                        raise RuntimeError(f"{name} runs {got['threads']} threads, not {threads}")
-                    engines[name] = (name, None if kind == "wllama" else "dense")
-                engines[f"again, {threads}"] = engines[f"ours, {threads}"]
-            times = take_turns(page, engines)
+    with bench_page({format: smollm2_as(format)}) as page:
+        engines: dict[str, tuple[str, str | None]] = {}
         for threads in (1, 2):
-            ours, relaxed = times[f"ours, {threads}"], times[f"relaxed, {threads}"]
-            s = "s" if threads > 1 else ""
-            what = f"SmolLM2 {format}, dense, {threads} thread{s}"
-            yield Row.compare(
-                "browser",
-                f"{what}: {1 / ours.median:.1f} tokens/s",
-                max(3.0, TARGETS[format, threads]),
-                ours,
-                times[f"again, {threads}"],
-                times[f"wllama, {threads}"],
-                "wllama",
-            )
-            value = ours.median / relaxed.median
-            what = f"{what}: relaxed against strict SIMD, {1 / relaxed.median:.1f} tokens/s"
-            yield Row("browser", what, value, 1.0, relaxed, ours, "strict")
+            for kind, isa in (("wllama", None), ("ours", None), ("ours", "relaxed128")):
+                name = f"{'relaxed' if isa else kind}, {threads}"
+                arguments = [name, kind, f"/models/{format}.gguf", threads, isa]
+                got = page.evaluate("(a) => window.open(...a)", arguments)
+                if got["threads"] != threads:
+                    raise RuntimeError(f"{name} runs {got['threads']} threads, not {threads}")
+                engines[name] = (name, None if kind == "wllama" else "dense")
+            engines[f"again, {threads}"] = engines[f"ours, {threads}"]
+        times = take_turns(page, engines)
+    for threads in (1, 2):
+        ours, relaxed = times[f"ours, {threads}"], times[f"relaxed, {threads}"]
+        what = f"SmolLM2 {format}, dense, {threads} thread{'s' if threads > 1 else ''}"
+        yield Row.compare(
+            "browser",
+            f"{what}: {1 / ours.median:.1f} tokens/s",
+            max(3.0, TARGETS[format, threads]),
+            ours,
+            times[f"again, {threads}"],
+            times[f"wllama, {threads}"],
+            "wllama",
+        )
+        value = ours.median / relaxed.median
+        what = f"{what}: relaxed against strict SIMD, {1 / relaxed.median:.1f} tokens/s"
+        yield Row("browser", what, value, 1.0, relaxed, ours, "strict")
 
 
 def sparse_rows() -> Iterator[Row]:
@@ -136,7 +134,8 @@ def take_turns(
 
 
 SECTIONS: dict[str, Callable[[], Iterator[Row | browser_page.Visit]]] = {
-    "decode": decode_rows,
+    "q8_0": partial(decode_rows, "q8_0"),
+    "q4_0": partial(decode_rows, "q4_0"),
     "sparse": sparse_rows,
     "kernels": kernel_rows,
     "page": browser_page.visits,

