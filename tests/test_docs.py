@@ -18,6 +18,7 @@ import pytest
 
 import sparsefire as sf
 from conftest import ROOT, missing
+from sparsefire._core import Core
 
 SCRIPT = ROOT / "scripts" / "build_docs.sh"
 MODULES = [
@@ -64,6 +65,19 @@ def test_every_public_name_is_described() -> None:
     # A dataclass without a docstring gets its signature as one.
     silent += [name for name, value in classes if value.__doc__.startswith(f"{value.__name__}(")]
     assert silent == []
+
+
+def test_the_toolkit_page_runs(
+    host_core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blocks of Python, one after the other, as a reader would type them in."""
+    page = (ROOT / "docs" / "toolkit.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, scope)
+    assert scope["report"].recall_mass > 0.98
+    assert scope["cache"].stats.hits > 0
 
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -626,6 +626,15 @@ def test_in_pyodide(pyodide_node: PyodideRuntime, path: Path) -> None:
     pyodide_node.write("/tmp/layer.gguf", path.read_bytes())
     code = """
 import numpy as np, sparsefire as sf
+same = []
+for policy, size in (("lru", {"budget_bytes": 900}), ("window", {"hot_fraction": 0.1})):
+    small = sf.NeuronCache(policy=policy, pinned=0.3, **size)
+    with sf.CachedFfn.open("/tmp/layer.gguf", small) as ffn:
+        same.append([ffn.forward(np.ones(64)).tolist(), small.stats.resident_bytes])
+        small.record([5, 6])
+        small.save_profile("/tmp/use.json")
+        small.load_profile("/tmp/use.json")
+        assert small.uses[5] == 2 and small.stats.reclassifications == 1
 cache = sf.NeuronCache(hot_fraction=0.4, policy="lfu")
 x = np.linspace(-1, 1, 3 * 64).reshape(3, 64)
 failed = ""
@@ -640,9 +649,11 @@ with sf.CachedFfn.open("/tmp/layer.gguf", cache) as ffn:
         ffn.forward(x)
     except sf.ModelFileError as error:
         failed = str(error)
-[y, sparse, new, again, failed, cache.stats.hits > 0]
+[y, sparse, new, again, failed, cache.stats.hits > 0, same]
 """
-    y, sparse, new, again, failed, hits = pyodide_node.run(code)
+    y, sparse, new, again, failed, hits, same = pyodide_node.run(code)
+    assert same[0][0] == same[1][0]
+    assert [resident for _, resident in same] == [BUNDLE["f32"], 9 * BUNDLE["f32"]]
     assert (new, again, hits) == (18, True, True)
     assert "/tmp/layer.gguf: neuron" in failed
     x = np.linspace(-1, 1, 3 * D).reshape(3, D)

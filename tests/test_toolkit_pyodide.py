@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
+import sparsefire as sf
+from conftest import ROOT
 from pyodide_harness import PyodideRuntime
 
 CODE = """
@@ -98,6 +101,48 @@ found["edges"] = [
         sf.SparsityConfig.with_threshold(-2, maximum=1),
     )
 ]
+
+# Every format and activation; integers; what cannot be.
+wide = random.standard_normal((4, 256)).astype(np.float32)
+found["packed"], found["errors"] = {}, {}
+from sparsefire.quant import FORMATS
+for name in FORMATS:
+    packed = sf.QuantizedWeights.quantize(wide, name)
+    found["packed"][name] = packed.packed.tolist()
+    found["errors"][name] = packed.error(wide).relative
+    assert np.array_equal(packed.dequantize_row(-1), packed.dequantize()[3])
+    assert packed.nbytes == packed.packed.nbytes and packed.shape == (4, 256)
+once = sf.QuantizedWeights.quantize(random.standard_normal((32, 64)), "q8_0")
+assert once.transpose().shape == (64, 32)
+assert 1 < once.transpose().error(once.dequantize().T).relative / 0.005 < 2
+integers = random.integers(-128, 128, (4, 64))
+weights = sf.QuantizedWeights.int8(integers, 0.5, 3)
+assert np.array_equal(weights.dequantize(), (integers - 3) * 0.5) or integers.min() < -125
+for name in sf.ActivationType:
+    parameter = 0.3 if name == "fatrelu" else 0.0
+    layer = sf.SparseFfn(up, down, name, gate=gate, gate_bias=bias, parameter=parameter)
+    found[f"act {name}"] = layer.forward_dense(fresh).tolist()
+    every = layer.forward_sparse(fresh, [range(160)] * len(fresh))
+    assert np.allclose(every, found[f"act {name}"], rtol=1e-4, atol=1e-3)
+found["gate cutoff"] = smooth.calibrate_cutoff(samples, 0.1, on="gate").cutoff
+refused = []
+for bad in (
+    lambda: sf.SparseFfn(up, down.T),
+    lambda: sf.SparseFfn(up, down, format="q9"),
+    lambda: ffn.forward(np.full(64, np.nan)),
+    lambda: ffn.forward_sparse(fresh[0], [160]),
+    lambda: sf.SparsityConfig.with_top_k(-1),
+    lambda: sf.NeuronCache(budget_bytes=0),
+    lambda: sf.LowRankPredictor(64, 160, 32, format="q4_k"),
+    lambda: predictor.calibrate(ffn, samples[:, :3]),
+    lambda: predictor.calibrate(ffn, np.ones((100, 64))),
+    lambda: sf.use_backend("npu"),
+):
+    try:
+        bad()
+    except sf.SparsefireError as error:
+        refused.append([type(error).__name__, str(error)])
+found["refused"] = refused
 listed = sf.devices()
 assert any(host.name == sf.backend().name and host.available for host in listed.hosts)
 assert "none found" in str(listed)
@@ -119,7 +164,12 @@ def test_the_toolkit_in_pyodide(pyodide_node: PyodideRuntime) -> None:
     assert here.keys() == there.keys()
     for name in ("f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "bf16"):
         assert_near(there[name], here[name])
+    for name in sf.ActivationType:
+        assert_near(there[f"act {name}"], here[f"act {name}"])
+    assert len(here["refused"]) == 10
     for name in (
+        "packed",
+        "refused",
         "top",
         "target",
         "int4",
@@ -133,7 +183,18 @@ def test_the_toolkit_in_pyodide(pyodide_node: PyodideRuntime) -> None:
     # Fitting rounds differently there, where numpy has no OpenBLAS.
     assert there["selected_share"] == pytest.approx(here["selected_share"], abs=0.03)
     assert there["cutoff"] == pytest.approx(here["cutoff"], rel=1e-3)
+    assert there["gate cutoff"] == pytest.approx(here["gate cutoff"], rel=1e-3)
+    assert there["errors"] == pytest.approx(here["errors"], rel=1e-6)
     assert there["signs"] == here["signs"]
+
+
+@pytest.mark.pyodide
+def test_the_toolkit_page_in_pyodide(pyodide_node: PyodideRuntime) -> None:
+    """docs/toolkit.md up to its files, which need a package that Pyodide lacks."""
+    page = (ROOT / "docs" / "toolkit.md").read_text(encoding="utf-8").split("## Files")[0]
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    code = code.replace("inputs(2000)", "inputs(400)")  # numpy has no BLAS there
+    assert pyodide_node.run(f"{code}\n[sf.backend().name, report.recall_mass]")[0] == "pyodide"
 
 
 def assert_near(found: list[list[float]], wanted: list[list[float]]) -> None:
