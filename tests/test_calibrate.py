@@ -12,10 +12,13 @@ import gguf
 import numpy as np
 import pytest
 
+from model_variants import variant_path
 from sparsefire import Model, _core
 from sparsefire.calibrate import CalibrationReport, calibrate_model
 from sparsefire.errors import ArgumentError, CalibrationError, SparsefireError
-from sparsefire.lowrank import reduced_rank
+from sparsefire.layer_fit import FitOptions, fit_layer
+from sparsefire.lowrank import Descent, reduced_rank
+from sparsefire.predictor_fit import Split
 from tiny_model import write
 
 TOKENS = 5_000
@@ -167,6 +170,7 @@ def test_inputs_that_vary_in_few_directions() -> None:
         ({"rank": 0}, "rank"),
         ({"tokens": 10}, "tokens"),
         ({"format": "q3_x"}, "q3_x"),
+        ({"predictor_format": "q3_x"}, "q3_x"),
     ],
 )
 def test_bad_arguments(options: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -197,6 +201,34 @@ def test_a_model_that_no_predictor_helps_goes_without(tmp_path: Path) -> None:
         assert gate is not None
         fires = (after.ffn_inputs(ids)[:, 0] @ gate.dequantize().T > 0).mean(axis=0)
         assert fires[:32].mean() > fires[-32:].mean()
+
+
+def test_a_norm_before_down_goes_along(tmp_path: Path) -> None:
+    """Its weights are one a neuron, so they are put in the neurons' new order."""
+    source, path = variant_path("bitnet"), tmp_path / "calibrated.gguf"
+    text = "".join(np.random.default_rng(0).choice(list("abcdefgh ,."), 8_000))
+    calibrate_model(source, path, text, tokens=2_000, rank=16, predictor_format="f16")
+    with Model.load(source) as before, Model.load(path) as after:
+        ids = before.tokenize(text)[:40]
+        wanted, found = before.logits(ids, mode="dense"), after.logits(ids, mode="dense")
+        assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
+
+
+def test_predictors_in_four_bits() -> None:
+    """Of twice the rank in the same bytes: the file says so, and every layer can use them."""
+    with Model.load() as model:
+        ids = model.tokenize("".join(model.generate("The people of", 300, seed=1)))
+        x = model.ffn_inputs(ids)[:, 1]
+        ffn = model.ffns[1]
+        parts = np.array_split(np.random.default_rng(0).permutation(len(x)), 3)
+        split = Split(*(np.ascontiguousarray(x[part]) for part in parts))
+        quick = Descent(epochs=1)
+        costs = {}
+        for rank, kind in ((32, None), (64, "q4_0")):
+            found = fit_layer(1, ffn, split, FitOptions(0.9, rank, "q8_0", kind, quick))
+            assert found.predictor_format == (kind or "q8_0")
+            costs[rank] = found.report.predictor_bytes
+        assert costs[64] < 1.06 * costs[32]
 
 
 def test_too_little_text(tmp_path: Path) -> None:

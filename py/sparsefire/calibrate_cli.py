@@ -58,6 +58,11 @@ def _add_predictor_options(group: Any) -> None:
         help="of the activation mass to keep on held-out tokens; default %(default)s",
     )
     add("--format", choices=_FORMATS, default="keep", help="of the weights; default: as they are")
+    add(
+        "--predictor-format",
+        metavar="NAME",
+        help="of the predictors; default: q8_0. In q4_0 as many bytes hold nearly twice the rank",
+    )
 
 
 def _add_cutoff_options(group: Any) -> None:
@@ -111,6 +116,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             recall=arguments.recall,
             tokens=arguments.tokens or DEFAULT_TOKENS,
             format=arguments.format,
+            predictor_format=arguments.predictor_format,
             activation=arguments.activation,
             seed=arguments.seed,
             progress=lambda stage, share: show(share, stage),

@@ -149,13 +149,14 @@ class FitOptions:
     recall: float = 0.99
     rank: int | None = None
     weights: str = "q8_0"  # format that the layer will be stored in
+    predictor: str | None = None  # and the predictor, None: see `predictor_format`
     descent: Descent = field(default_factory=Descent)
 
 
-def predictor_format(rank: int, d: int) -> str:
-    """Q8_0 where its blocks divide the rows, else F16."""
-    block = weight_format("q8_0").block
-    return "q8_0" if rank % block == 0 and d % block == 0 else "f16"
+def predictor_format(rank: int, d: int, wanted: str | None = None) -> str:
+    """The wanted format, Q8_0 by default, where its blocks divide the rows, else F16."""
+    kind = weight_format(wanted or "q8_0")
+    return kind.name if rank % kind.block == 0 and d % kind.block == 0 else "f16"
 
 
 def fit_layer(
@@ -209,7 +210,7 @@ class _Fitting:
 
         rank = ranks[0] if len(ranks) == 1 else self._best_rank(ranks, count)
         factors = self.fit.refined(rank, each_epoch=count)
-        kind = predictor_format(rank, self.math.d)
+        kind = predictor_format(rank, self.math.d, self.options.predictor)
         factors = factors.rounded(kind, self.math.ffn.core)
         family = self.fit.family(factors)
         thresholds = self.fit.thresholds(factors, family)
@@ -240,7 +241,7 @@ class _Fitting:
         return best
 
     def _costs(self, rank: int) -> Costs:
-        kind = predictor_format(rank, self.math.d)
+        kind = predictor_format(rank, self.math.d, self.options.predictor)
         return Costs.of(self.math.ffn, self.options.weights, kind, rank)
 
     def _hot(self, factors: Factors, thresholds: FloatArray) -> int:
