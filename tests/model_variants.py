@@ -37,6 +37,9 @@ VARIANTS: dict[str, Tiny] = {
     "cutoffs, two downs": Tiny(
         activation="gelu_tanh", biases=True, both_downs=True, cutoffs={"product": [0.5, 0.05]}
     ),
+    "cutoffs, bundled": Tiny(
+        activation="silu", bundled=True, cutoffs={"product": [0.1, 0.02], "gate": [0.0, 0.03]}
+    ),
     "cutoffs f16": Tiny(
         activation="silu", format="F16", both_downs=True, cutoffs={"gate": [0.08, 0.15]}
     ),

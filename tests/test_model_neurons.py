@@ -19,7 +19,13 @@ from sparsefire._core import Core
 from sparsefire.model import default_model
 from sparsefire.model_neurons import ModelNeurons, divide
 
-NAMES = ["calibrated", "calibrated q8_0", "calibrated, ungated", "calibrated silu"]
+NAMES = [
+    "calibrated",
+    "calibrated q8_0",
+    "calibrated, ungated",
+    "calibrated silu",
+    "cutoffs, bundled",
+]
 
 
 def caches_of(model: sf.Model) -> ModelNeurons:

@@ -42,6 +42,7 @@ class LayerShape(NamedTuple):
     parameter: float
     hot: int
     both_active: bool = False
+    cutoffs: tuple[tuple[str, float], ...] = ()  # what they are on, and how large
 
 
 def save_bundles(ffn: SparseFfn, path: str | os.PathLike[str]) -> None:
@@ -109,6 +110,8 @@ def load_bundles(
         )
         if shape.both_active:
             ffn.set_both_active(True)
+        for on, cutoff in shape.cutoffs:
+            ffn.set_cutoff(cutoff, on)
         return ffn
     finally:
         file.close()
@@ -279,7 +282,9 @@ def _layer_shape(file: GgufFile, layer: int, activation: str | ActivationType | 
         hot = config.hot_counts[layer] if config.hot_counts and 0 <= layer < layers else 0
         kind, parameter = config.activation, config.activation_parameter
         both = config.kind.both_active
-        shape = LayerShape(config.hidden, config.d, config.d, kind, parameter, hot, both)
+        layer_cutoffs = config.cutoffs.items() if 0 <= layer < layers else ()
+        cutoffs = tuple((on, each[layer]) for on, each in layer_cutoffs)
+        shape = LayerShape(config.hidden, config.d, config.d, kind, parameter, hot, both, cutoffs)
     else:
         raise UnsupportedError(
             f"{file.name}: the architecture {architecture!r} is not one of "

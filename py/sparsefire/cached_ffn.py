@@ -105,6 +105,8 @@ class CachedFfn:
             cache.detach(self)
             raise
         self._cutoffs = dict.fromkeys(CUTOFFS, 0.0)
+        for on, cutoff in file.shape.cutoffs:
+            self.set_cutoff(cutoff, on)
         self.counts = NeuronCounts.of((), ())
 
     @classmethod

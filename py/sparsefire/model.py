@@ -450,6 +450,8 @@ class Model(Completions, Embedding):
         """Whether exact mode may leave a neuron out."""
         if self.config.activation.is_relu_family:
             return True
+        if self.neurons is not None:
+            return True
         return any(
             ffn.cutoff or ffn.product_cutoff or ffn.down_layout == "neuron" for ffn in self.ffns
         )
