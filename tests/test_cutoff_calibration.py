@@ -5,6 +5,7 @@ test_model.py."""
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,10 +17,14 @@ import pytest
 import tiny_model
 from reference import Reference
 from sparsefire import cutoff_calibration as calibration
+from sparsefire._core import Core
 from sparsefire.cli import main
 from sparsefire.cutoff_calibration import CutoffCalibration, calibrate_cutoffs
-from sparsefire.errors import ArgumentError, CalibrationError, UnsupportedError
+from sparsefire.errors import ArgumentError, CalibrationError, ShapeError, UnsupportedError
+from sparsefire.ffn import SparseFfn
+from sparsefire.matrix import Matrix
 from sparsefire.model import Model
+from sparsefire.quant import QuantizedWeights
 from tiny_model import Tiny
 
 TINY = Tiny(activation="silu", hidden=128, format="F16", seed=3)
@@ -205,3 +210,50 @@ def test_bundles_get_cutoffs_too(tmp_path: Path) -> None:
         assert "blk.0.ffn_down_t.weight" not in model.file.tensors
         assert model.config.default_mode == "sparse"
         assert np.isfinite(model.logits([1, 2, 3])).all()
+
+
+@pytest.mark.parametrize("format", ["f32", "q8_0"])
+@pytest.mark.parametrize("first", ["neuron", "output"])
+def test_a_second_down_changes_rounding_alone(first: str, format: str, host_core: Core) -> None:
+    """With any cutoff, for one vector and several, whichever layout a pass takes; and it is kept by
+    pickling."""
+    random = np.random.default_rng(5)
+    d, hidden = 64, 160
+    gate, up, down = (
+        QuantizedWeights.quantize(random.standard_normal(shape), format)
+        for shape in ((hidden, d), (hidden, d), (d, hidden))
+    )
+    by_output = Matrix.from_array(down)
+    by_neuron = Matrix.from_array(QuantizedWeights.quantize(down.dequantize().T, format))
+    downs = {"neuron": by_neuron, "output": by_output}
+    ffn = SparseFfn.from_matrices(
+        host_core,
+        Matrix.from_array(gate),
+        Matrix.from_array(up),
+        downs[first],
+        activation="silu",
+        down_layout=first,
+    )
+    g, u = gate.dequantize().astype(np.float64), up.dequantize().astype(np.float64)
+    x = random.standard_normal((5, d)).astype(np.float32)
+    pre = x @ g.T
+    values = pre / (1 + np.exp(-pre)) * (x @ u.T)
+    other = downs["output" if first == "neuron" else "neuron"]
+    with pytest.raises(ShapeError):
+        ffn.set_second_down(downs[first])
+    ffn.set_second_down(other)
+    for share in (0.0, 0.3, 0.9, 0.99, 1.0):
+        cutoff = float(np.quantile(np.abs(values), share)) * 1.0001
+        ffn.set_cutoff(cutoff, "product")
+        kept = np.where(np.abs(values) > cutoff, values, 0.0)
+        wanted = kept @ down.dequantize().astype(np.float64).T
+        tolerance = (1e-4 if format == "f32" else 0.02) * float(np.abs(values).max()) * d**0.5
+        for n in (1, 5):
+            found = ffn.forward(x[:n], mode="exact")
+            assert np.abs(found - wanted[:n]).max() < tolerance
+            assert ffn.counts.active.tolist() == (kept[:n] != 0).sum(axis=1).tolist()
+    again = pickle.loads(pickle.dumps(ffn))
+    assert np.array_equal(again.forward(x, mode="exact"), ffn.forward(x, mode="exact"))
+    assert again.second_down is not None
+    ffn.set_second_down(None)
+    assert ffn.second_down is None
