@@ -448,7 +448,8 @@ class Model(Completions, Embedding):
 
     def _leaves_out(self) -> bool:
         """Whether exact mode may leave a neuron out."""
-        if self.config.activation.is_relu_family:
+        assert self._core_model is not None
+        if self.config.activation.is_relu_family or self._core_model.neurons is not None:
             return True
         if self.neurons is not None:
             return True
