@@ -277,6 +277,23 @@ def test_two_tabs_use_one_model_and_do_not_fetch_it_twice(
         assert web.generate(PROMPT, "exact", max_tokens=20, **GREEDY) == expected
 
 
+def test_neurons_that_stay_on_disk_are_read_when_they_are_needed(visit: Any, large: Path) -> None:
+    """6 MB of neurons, of which 2 MB may be in memory; the file is in OPFS, open for reading."""
+    web, other = visit(), visit()
+    web.page.add_init_script("localStorage.setItem('sparsefire-budget', '2')")
+    web.open()
+    web.page.set_input_files("#file", large)
+    web.wait_for_model("large.gguf")
+    assert "2.0 MB of 6.3 MB of neurons in memory" in web.page.inner_text("#model-facts")
+    assert web.generate(PROMPT, "sparse", max_tokens=20, **GREEDY) == greedy(large, "sparse")
+    assert re.fullmatch(r"[\d.]+ %", web.page.inner_text("#hits"))
+    assert re.fullmatch(r"[\d.]+ [kM]B", web.page.inner_text("#disk"))
+    other.open()
+    other.press_in_row("large.gguf", "Delete")
+    other.press_in_row("large.gguf", "delete")
+    assert "large.gguf is in use, here or in another tab" in other.problem()
+
+
 # ---- Downloads ---------------------------------------------------------------------------------
 
 

@@ -1,0 +1,174 @@
+"""What `sparsefire web` serves and exports, without a browser."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sparsefire import web_compile, web_fetch
+from sparsefire.cli import main
+from sparsefire.errors import BackendError
+from sparsefire.web_server import ISOLATION, WebServer
+from sparsefire.web_site import SiteFile, build_wheel, export_site, page_directory
+from web_harness import running
+
+pytest_plugins = ("web_fixtures",)
+
+
+def test_the_page_names_no_other_server_and_no_file_that_is_missing(
+    site: dict[str, SiteFile],
+) -> None:
+    described = json.loads(site["site.json"].read())
+    paths = [described["wheel"], described["numpy"], described["model"]["path"]]
+    paths += [described["chat"]] if described["chat"] else []
+    for path in paths:
+        assert path.split("?")[0] in site
+    for path, size in described["bytes"].items():
+        assert site[path].nbytes == size
+    for name, file in site.items():
+        if name.endswith((".html", ".js", ".css")):
+            text = file.read().decode()
+            known = text.replace('"http://www.w3.org/', "").replace("https://…", "")
+            known = known.replace("begin with https://", "")
+            assert "http://" not in known, name
+            assert "https://" not in known, name
+
+
+def test_the_installed_package_has_the_page() -> None:
+    """Of a source tree the page is beside the package, of an installed one in it."""
+    script = "import sparsefire.web_site as w; print(w.page_directory())"
+    found = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
+    )
+    installed = {path.name for path in Path(found.stdout.strip()).iterdir()}
+    assert installed >= {path.name for path in page_directory().iterdir()}
+    assert {"index.html", "worker.js", "sw.js"} <= installed
+
+
+def test_the_wheel_is_the_package_without_what_only_a_desktop_runs() -> None:
+    with zipfile.ZipFile(io.BytesIO(build_wheel())) as wheel:
+        names = set(wheel.namelist())
+    assert {
+        "sparsefire/web_engine.py",
+        "sparsefire/js/helper.js",
+        "sparsefire/wasm/sparsefire_core.wasm",
+    } <= names
+    assert not any(name.endswith((".so", ".gguf", ".html")) for name in names)
+
+
+def test_compiled_python_takes_the_place_of_sources(site: dict[str, SiteFile]) -> None:
+    wheel = next(file for name, file in site.items() if name.startswith("wheel/sparsefire"))
+    with zipfile.ZipFile(io.BytesIO(wheel.read())) as archive:
+        names = archive.namelist()
+    assert "sparsefire/web_engine.pyc" in names
+    assert not any(name.endswith(".py") for name in names)
+
+
+def test_without_node_the_page_has_the_sources(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(web_compile.shutil, "which", lambda name: None)
+    assert web_compile.compile_archives({"a.zip": b"PK"}, tmp_path / "pyodide") == {}
+
+
+@pytest.fixture
+def small_site() -> dict[str, SiteFile]:
+    return {"index.html": SiteFile(data=b"0123456789"), "a/b.wasm": SiteFile(data=b"wasm")}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "body"),
+    [
+        ("/", {}, 200, b"0123456789"),
+        ("/a/b.wasm?v=1", {}, 200, b"wasm"),
+        ("/", {"Range": "bytes=2-4"}, 206, b"234"),
+        ("/", {"Range": "bytes=7-"}, 206, b"789"),
+        ("/", {"Range": "bytes=10-"}, 416, b""),
+        ("/", {"Range": "lines=1-2"}, 200, b"0123456789"),
+        ("/../pyproject.toml", {}, 404, None),
+        ("/a", {}, 404, None),
+    ],
+)
+def test_the_server_answers(
+    small_site: dict[str, SiteFile],
+    path: str,
+    headers: dict[str, str],
+    status: int,
+    body: bytes | None,
+) -> None:
+    with running(WebServer(small_site)) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        found = answer.read()
+        connection.close()
+    assert answer.status == status
+    if body is not None:
+        assert found == body
+    if status == 200:
+        assert ISOLATION.items() <= dict(answer.getheaders()).items()
+
+
+def test_an_unchanged_file_is_not_sent_again(small_site: dict[str, SiteFile]) -> None:
+    with running(WebServer(small_site)) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        answer.read()
+        connection.request("GET", "/", headers={"If-None-Match": str(answer.getheader("ETag"))})
+        assert connection.getresponse().status == 304
+        connection.close()
+
+
+def test_a_site_is_exported(small_site: dict[str, SiteFile], tmp_path: Path) -> None:
+    assert export_site(small_site, tmp_path / "site") == 14
+    assert (tmp_path / "site" / "a" / "b.wasm").read_bytes() == b"wasm"
+
+
+def test_without_a_network_the_command_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPARSEFIRE_CACHE", str(tmp_path))
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9")
+    monkeypatch.setattr(web_fetch.shutil, "which", lambda name: None)
+    assert main(["web", "--export", str(tmp_path / "site")]) != 0
+    said = capsys.readouterr().err
+    assert "Pyodide 0.27.7 could not be fetched" in said
+    assert "With a connection to npm and PyPI run the command again" in said
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_download_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pyodide.tgz"
+    path.write_bytes(b"something else")
+    with pytest.raises(OSError, match="has the SHA-256"):
+        web_fetch._check_digest(path, web_fetch.PYODIDE_SHA256)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--port", "70000"], "--port must be from 0 to 65535"),
+        (["--model", "missing.gguf"], "missing.gguf: no such file"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["web", *arguments]) != 0
+    assert said in capsys.readouterr().err
+
+
+def test_without_the_module_the_wheel_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sparsefire.web_site._PACKAGE", tmp_path)
+    with pytest.raises(BackendError, match=r"build_wasm\.sh"):
+        build_wheel()
