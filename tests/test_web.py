@@ -103,8 +103,8 @@ def test_the_map_shows_what_fires_and_can_be_switched_off(page: Web) -> None:
 
 
 def test_a_keyboard_is_enough(page: Web) -> None:
-    page.page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
-    page.page.keyboard.press("Tab")
+    page.page.focus("#theme")
+    page.page.keyboard.press("Shift+Tab")
     assert page.page.evaluate("document.activeElement.className") == "skip"
     page.page.keyboard.press("Enter")
     page.page.keyboard.press("Tab")
@@ -154,6 +154,7 @@ def test_axe_finds_nothing_serious(page: Web) -> None:
         page.page.evaluate(
             "import('/page.js').then(({problem}) => problem('a test', {label: 'x'}))"
         )
+        page.page.wait_for_timeout(400)  # colours change within 0.12 s
         found = page.page.evaluate("axe.run(document).then(({violations}) => violations)")
         serious = [
             (each["id"], [node["html"] for node in each["nodes"]])

@@ -23,6 +23,7 @@ async function boot() {
   await startEngine();
   await refresh();
   await keepOffline();
+  await refresh(); // what it takes belongs to the space in use
 }
 
 function wireTheme() {
