@@ -362,7 +362,7 @@ def test_sizes(path: Path, options: dict[str, Any], slots: int) -> None:
         ({"hot_fraction": 0.5, "pinned": 2}, "pinned must be between"),
         ({"hot_fraction": 0.5, "policy": "fifo"}, "'lru', 'lfu', 'window'"),
         ({"hot_fraction": 0.5, "window": 5}, "policy 'window'"),
-        ({"hot_fraction": 0.5, "policy": "window", "window": 0}, "policy 'window'"),
+        ({"hot_fraction": 0.5, "policy": "window", "window": 0}, "window must be 1 or more"),
     ],
 )
 def test_sizes_without_a_meaning(options: dict[str, Any], message: str) -> None:
