@@ -8,7 +8,11 @@ from statistics import NormalDist
 import numpy as np
 
 from sparsefire._core import Core
+from sparsefire.bench import random_layer as bench_layer
 from sparsefire.ffn import SparseFfn
+from sparsefire.layer_fit import predictor_format
+from sparsefire.predictor import LowRankPredictor
+from sparsefire.sparsity import SparsityConfig
 
 
 def random_layer(core: Core, d: int, hidden: int, format: str, active: float) -> SparseFfn:
@@ -22,8 +26,22 @@ def random_layer(core: Core, d: int, hidden: int, format: str, active: float) ->
     return SparseFfn(up, down_t.T, "relu", gate=gate, gate_bias=bias, format=format, core=core)
 
 
-def passes(layer: SparseFfn, n: int, mode: str) -> Callable[[int], object]:
+def predicted_layer(
+    core: Core, d: int, hidden: int, format: str, active: float, rank: int
+) -> tuple[SparseFfn, float]:
+    """A gated layer whose predictor, of random weights too, selects the share ``active`` of its
+    neurons, each of which is then computed in full; and the limit of its speed-up over dense,
+    1 / (active share + predictor bytes / layer bytes)."""
+    layer = bench_layer(core, np.random.default_rng(0), d, hidden, True, format)
+    count = round(active * hidden)
+    rule = SparsityConfig.with_top_k(count)
+    predictor = LowRankPredictor(d, hidden, rank, rule, format=predictor_format(rank, d), core=core)
+    layer.set_predictor(predictor)
+    return layer, 1 / (count / hidden + predictor.nbytes / layer.nbytes)
+
+
+def passes(layer: SparseFfn, n: int, mode: str, seed: int = 2) -> Callable[[int], object]:
     """A function that sends n vectors through the layer, others at each repetition."""
-    inputs = np.random.default_rng(2).standard_normal((32, n, layer.d_in), np.float32)
+    inputs = np.random.default_rng(seed).standard_normal((32, n, layer.d_in), np.float32)
     out = np.empty((n, layer.d_out), np.float32)
     return lambda index: layer.forward(inputs[index % len(inputs)], mode=mode, out=out)

@@ -83,6 +83,11 @@ SF_INLINE int centre_of(sf_format_index format) {
   return format == SF_FORMAT_Q4_0 ? 8 : format == SF_FORMAT_Q5_0 ? 16 : 0;
 }
 
+/* The lower halves of 32 bytes, or the upper ones. */
+SF_INLINE vb half_bytes(const uint8_t *p, int upper) {
+  return upper ? vb_shr(vb_load_u8(p), 4) : vb_and(vb_load_u8(p), 15);
+}
+
 /* The levels of sub-block s of the group at p. Those of Q6_K, which has two scales in 32 columns, come times these. */
 SF_INLINE vb load_levels(sf_format_index format, const uint8_t *p, int s) {
   const size_t block = (size_t)s * (group_bytes(format) / GROUP);
@@ -101,9 +106,9 @@ SF_INLINE vb load_levels(sf_format_index format, const uint8_t *p, int s) {
       memcpy(&fifths, nibbles - 4, sizeof fifths);
       return vb_or(vb_load_nibbles(nibbles), vb_fifths(fifths));
     case SF_FORMAT_Q4_K:
-      return vb_and(vb_shr(vb_load_u8(p + Q4_K_NIBBLES + 32 * (s >> 1)), 4 * (s & 1)), 15);
+      return half_bytes(p + Q4_K_NIBBLES + 32 * (s >> 1), s & 1);
     case SF_FORMAT_Q5_K: {
-      const vb low = vb_and(vb_shr(vb_load_u8(p + Q5_K_NIBBLES + 32 * (s >> 1)), 4 * (s & 1)), 15);
+      const vb low = half_bytes(p + Q5_K_NIBBLES + 32 * (s >> 1), s & 1);
       return vb_or(low, vb_and(vb_shr(vb_scale(vb_load_u8(p + Q5_K_FIFTHS), 16, 16), s), 16));
     }
     default: {
