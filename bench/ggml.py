@@ -6,7 +6,6 @@ Only what is needed to time y = W · x through ggml's own graph, threads and rep
 from __future__ import annotations
 
 import ctypes
-import os
 from ctypes import POINTER, c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
 
@@ -32,9 +31,6 @@ class Ggml:
     """ggml's processor backend with a number of threads."""
 
     def __init__(self, libraries: Path, threads: int) -> None:
-        # Its threads would else go on looking for work, and take from whose turn is next a
-        # processor; being woken costs them a hundredth of what is timed.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         base = ctypes.CDLL(str(next(libraries.glob("libggml-base.so*"))), ctypes.RTLD_GLOBAL)
         cpu = ctypes.CDLL(str(next(libraries.glob("libggml-cpu.so*"))), ctypes.RTLD_GLOBAL)
         pointer = c_void_p

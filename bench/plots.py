@@ -69,7 +69,13 @@ def _local(host: str) -> dict[str, Curve]:
         curves[format] = []
         for share in SHARES:
             report = bench_ffn(
-                *SHAPE, gated=True, format=format, active=share, rank=RANK, core=core
+                *SHAPE,
+                gated=True,
+                format=format,
+                active=share,
+                rank=RANK,
+                repeats=21,
+                core=core,
             )
             curves[format].append((share, report.speedup, report.limit))
             print(f"{host} {format} {share:.0%}: {report.speedup:.2f}×", file=sys.stderr)
@@ -118,7 +124,7 @@ def roofline() -> Path:
             out = np.empty((n, rows), np.float32)
             runs[f"{format} {n}"] = lambda _i, m=matrix, x=x, out=out: m.multiply(x, out=out)
     with threadpool_limits(1, user_api="blas"):
-        times = interleave(runs, 60.0, 60)
+        times = interleave(runs, 40.0, 60)
     peak = 2 * 1024**3 / times["sgemm"].median / 1e9
     bandwidth = big.nbytes / times["read"].median / 1e9
     figure, axis = plt.subplots(figsize=(7.5, 5))
