@@ -120,17 +120,20 @@ SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) {
   return wasm128_floats(wasm_i32x4_shr(upper, 3));
 }
 
-/* 8 integers of 16 bits to floats. Clang 14 would merge widening and conversion and then do them lane by lane: the
- * empty statements, which may do anything to the integers for all that it knows, keep them apart. Clang 19 keeps them
- * so by itself, and fails on such statements. */
-SF_INLINE void wasm128_eight(v128_t wide, vf *r) {
-  vi low = wasm_i32x4_extend_low_i16x8(wide), high = wasm_i32x4_extend_high_i16x8(wide);
+/* The same vector, of which clang 14 does not know that: it would merge widening with what follows, and then do both
+ * lane by lane. The empty statement may do anything to the integers for all that it knows. Clang 19 keeps them apart by
+ * itself, and fails on such statements. */
+SF_INLINE v128_t wasm128_apart(v128_t a) {
 #if __clang_major__ < 15
-  __asm__("" : "+r"(low));
-  __asm__("" : "+r"(high));
+  __asm__("" : "+r"(a));
 #endif
-  r[0] = wasm_f32x4_convert_i32x4(low);
-  r[1] = wasm_f32x4_convert_i32x4(high);
+  return a;
+}
+
+/* 8 integers of 16 bits to floats. */
+SF_INLINE void wasm128_eight(v128_t wide, vf *r) {
+  r[0] = wasm_f32x4_convert_i32x4(wasm128_apart(wasm_i32x4_extend_low_i16x8(wide)));
+  r[1] = wasm_f32x4_convert_i32x4(wasm128_apart(wasm_i32x4_extend_high_i16x8(wide)));
 }
 
 SF_INLINE void v_load_u8(const uint8_t *p, vf *r) { wasm128_eight(wasm_u16x8_load8x8(p), r); }
@@ -152,7 +155,7 @@ SF_INLINE vb vb_load_i8(const int8_t *p) {
 
 SF_INLINE vb vb_load_u8(const uint8_t *p) {
   vb r;
-  for (int k = 0; k < 4; ++k) r.r[k] = wasm_u16x8_load8x8(p + 8 * k);
+  for (int k = 0; k < 4; ++k) r.r[k] = wasm128_apart(wasm_u16x8_load8x8(p + 8 * k));
   return r;
 }
 
@@ -196,7 +199,11 @@ SF_INLINE vb vb_or(vb a, vb b) {
   return a;
 }
 
+/* Clang 14 shifts lane by lane where it has moved the making of the vector of counts to another place. */
 SF_INLINE vb vb_shr(vb a, int n) {
+#if __clang_major__ < 15
+  if (!__builtin_constant_p(n)) __asm__ volatile("" : "+r"(n));
+#endif
   for (int k = 0; k < 4; ++k) a.r[k] = wasm_u16x8_shr(a.r[k], (uint32_t)n);
   return a;
 }
