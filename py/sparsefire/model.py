@@ -451,8 +451,6 @@ class Model(Completions, Embedding):
         assert self._core_model is not None
         if self.config.activation.is_relu_family or self._core_model.neurons is not None:
             return True
-        if self.neurons is not None:
-            return True
         return any(
             ffn.cutoff or ffn.product_cutoff or ffn.down_layout == "neuron" for ffn in self.ffns
         )
