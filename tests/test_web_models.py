@@ -140,6 +140,37 @@ def test_a_dropped_file_is_run_and_kept(page: Web, small: Path) -> None:
     assert any(row.startswith("small.gguf") for row in page.kept())
 
 
+def test_a_model_with_a_chat_template_converses(page: Web, tmp_path: Path) -> None:
+    source = "{% for each in messages %}{{ each.content }} {% endfor %}"
+    path = tiny_model.write(
+        tmp_path / "chat.gguf", context=200, keys={"tokenizer.chat_template": source}
+    )
+    page.page.set_input_files("#file", path)
+    page.wait_for_model("chat.gguf")
+    assert page.page.is_checked("input[name=kind][value=chat]")
+    page.settings(max_tokens=12, **GREEDY)
+    messages: list[dict[str, str]] = []
+    with Model.load(path, core=open_test_core("native-scalar")) as model:
+        for said in ("abc", "dab"):
+            page.page.fill("#prompt", said)
+            page.page.press("#prompt", "Enter")
+            page.page.wait_for_function(
+                "(count) => document.querySelectorAll('.turn').length === count"
+                " && document.documentElement.dataset.state === 'ready'",
+                arg=len(messages) + 2,
+            )
+            messages.append({"role": "user", "content": said})
+            ids = model.tokenize(model.apply_chat_template(messages), add_bos=False)
+            made = "".join(model.generate(ids, 12, mode="exact", temperature=0))
+            messages.append({"role": "assistant", "content": made})
+            assert page.page.text_content(".turn:last-child") == made
+    page.page.click("#renew")
+    assert page.page.locator(".turn").count() == 0
+    page.page.check("input[name=kind][value=text]")
+    assert page.generate(PROMPT, "exact", max_tokens=5, **GREEDY)
+    forget(page, "chat.gguf")
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

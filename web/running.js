@@ -64,8 +64,9 @@ async function load(source) {
 
 /** Loads another model, if there is room. When that fails, the one before is there again; tells whether it is new. */
 export async function useModel(source, { sure = false } = {}) {
-  if (state.phase === "busy") await stopText();
-  if (state.phase !== "ready") return false;
+  if (state.phase === "busy") state.engine.stop();
+  while (!["ready", "failed"].includes(state.phase)) await nextPhase();
+  if (state.phase === "failed") return false;
   problem("");
   const before = state.source;
   setPhase("loading");
@@ -87,11 +88,7 @@ export async function useModel(source, { sure = false } = {}) {
   }
 }
 
-const stopText = () =>
-  new Promise((resolve) => {
-    document.addEventListener("phase", resolve, { once: true });
-    state.engine.stop();
-  });
+const nextPhase = () => new Promise((resolve) => document.addEventListener("phase", resolve, { once: true }));
 
 /** After a load that failed. The core is made anew, since its memory does not shrink. */
 async function comeBack(before, text) {

@@ -191,17 +191,36 @@ const breathe = () =>
     channel.port2.postMessage(0);
   });
 
+/** Runs Python that Stop may interrupt anywhere; null when it did. */
+function interruptible(work) {
+  try {
+    return JSON.parse(work());
+  } catch (error) {
+    if (!String(error?.message ?? error).includes("KeyboardInterrupt")) throw error;
+    return null;
+  }
+}
+
+/** Breaks the text off. */
+function endText() {
+  if (interrupt) interrupt[0] = 0;
+  engine.end();
+  return { done: true, reason: "stopped" };
+}
+
 async function generate({ prompt, messages, options }) {
   stopped = false;
   if (interrupt) interrupt[0] = 0;
   const began = performance.now();
-  const started = JSON.parse(engine.start(JSON.stringify({ prompt, messages }), JSON.stringify(options)));
+  const given = JSON.stringify({ prompt, messages });
+  const started = interruptible(() => engine.start(given, JSON.stringify(options)));
+  if (!started) return endText();
   if (started.error) return started;
   let last = began;
   let first = 0; // when the first token was there
   let tokens = 0;
   for (;;) {
-    const report = JSON.parse(engine.run(SLICE_SECONDS));
+    const report = interruptible(() => engine.run(SLICE_SECONDS)) ?? { text: "", tokens, evaluated: 0, ...endText() };
     if (report.error) return report;
     const now = performance.now();
     if (first === 0) first = now;
@@ -211,10 +230,7 @@ async function generate({ prompt, messages, options }) {
     report.prompt_tokens = started.prompt_tokens;
     tokens = report.tokens;
     last = now;
-    if (stopped && !report.done) {
-      engine.end();
-      Object.assign(report, { done: true, reason: "stopped" });
-    }
+    if (stopped && !report.done) Object.assign(report, endText());
     sendReport(report);
     if (report.done) {
       if (interrupt) interrupt[0] = 0;

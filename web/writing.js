@@ -1,9 +1,11 @@
 // Prompt in, text out: continuing a text, or a conversation.
 import { run } from "./figures.js";
 import { $, announce, problem, sentence, setPhase, state } from "./page.js";
+import { startEngine } from "./running.js";
 import { percent, speed } from "./words.js";
 
 const MODES = ["sparse", "exact", "dense"];
+const BROKEN = new Set(["BackendError", "CoreMemoryError", "MemoryError", "RuntimeError", "RangeError"]); // the core, that is
 const SAMPLING = ["max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"];
 
 let wanted = false; // Generate was pressed before the model was there
@@ -80,7 +82,7 @@ async function generate(overrides = {}) {
     text.keep();
   } catch (error) {
     text.drop();
-    problem(error.message);
+    problem(error.message, BROKEN.has(error.kind) ? { label: "Start the engine again", run: () => startEngine(state.source) } : null);
   }
   text.end();
   if (state.phase === "busy") setPhase("ready");
