@@ -175,7 +175,8 @@ RELU_LIKE = ("relu", "relu2")
 def modes(tiny: Tiny) -> list[str]:
     found = ["dense"]
     own = "relu" if tiny.powerinfer else ACTIVATION_OF.get(tiny.arch, "silu")
-    if (tiny.activation or own) in RELU_LIKE or tiny.bundled:
+    # With cutoffs exact mode computes what sparse mode does, which the reference knows as that.
+    if ((tiny.activation or own) in RELU_LIKE or tiny.bundled) and not tiny.cutoffs:
         found.append("exact")
     if tiny.rank or tiny.cutoffs:
         found.append("sparse")
