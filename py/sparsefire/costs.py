@@ -16,8 +16,8 @@ def set_costs(format: str, scattered: float, batched: float, *, core: Core | Non
     batched: the time of a product of a row with one of several vectors at once, over that with a
       single vector.
 
-    A core starts with values that were measured (see docs/performance.md); ``bench/path_costs.py``
-    measures those of a machine. Errors: `ArgumentError` (not above 0), `FormatError`.
+    A core starts with values that were measured (see docs/performance.md). Errors: `ArgumentError`
+    (not above 0), `FormatError`.
     """
     core = core or get_core()
     code = weight_format(format).code
