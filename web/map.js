@@ -1,8 +1,8 @@
 // The map of the neurons: layers from top to bottom, each a block of dots. A small picture, one pixel a neuron, is
-// drawn scaled up; a mask above it, drawn once, makes dots of the pixels. So a frame costs well under a millisecond.
+// drawn scaled up; a mask above it, drawn once, makes dots of the pixels. So a picture costs little of the page.
 
-const DECAY = 0.82; // of a neuron's light from one picture to the next
-const INTERVAL = 1000 / 30;
+const DECAY = 0.68; // of a neuron's light from one picture to the next
+const INTERVAL = 1000 / 15; // of pictures: without a graphics processor each takes milliseconds
 const LABEL = 26; // pixels at the left for the layer's number
 
 export class NeuronMap {
