@@ -161,6 +161,12 @@ static int32_t score(sf_predictor *predictor, const float *x, int32_t n, int32_t
   return SF_OK;
 }
 
+/* The rule selects every cold neuron, whatever the scores. */
+static int32_t selects_all(const sf_predictor *predictor) {
+  int32_t sure = predictor->rule == SF_RULE_TOP_K ? predictor->most : predictor->least;
+  return sure >= predictor->hidden - predictor->hot;
+}
+
 /* Neurons of one vector, from the scores (hidden - hot) of the cold ones. */
 static int32_t select(const sf_predictor *predictor, const float *scores, int32_t *ids) {
   int32_t hot = predictor->hot, cold = predictor->hidden - hot, chosen;
@@ -176,10 +182,15 @@ static int32_t select(const sf_predictor *predictor, const float *scores, int32_
 
 int32_t sf_predict(sf_predictor *predictor, const float *x, int32_t n, int32_t *ids, int32_t *counts) {
   size_t hidden = (size_t)predictor->hidden;
-  int32_t status = reserve(predictor, n);
-  if (status == SF_OK && predictor->hot < predictor->hidden) {
-    status = score(predictor, x, n, predictor->hot, predictor->scores, hidden);
+  if (selects_all(predictor)) {
+    for (int32_t j = 0; j < n; j++) {
+      counts[j] = predictor->hidden;
+      for (int32_t i = 0; i < predictor->hidden; i++) ids[(size_t)j * hidden + (size_t)i] = i;
+    }
+    return SF_OK;
   }
+  int32_t status = reserve(predictor, n);
+  if (status == SF_OK) status = score(predictor, x, n, predictor->hot, predictor->scores, hidden);
   for (int32_t j = 0; j < n && status == SF_OK; j++) {
     counts[j] = select(predictor, predictor->scores + (size_t)j * hidden, ids + (size_t)j * hidden);
   }
