@@ -6,14 +6,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
+import sparsefire as sf
+from peer_files import smollm2_as
 from rows import Row
 from sparsefire import _core
 from sparsefire.bench import bench_ffn
 from sparsefire.errors import UnsupportedError
 from sparsefire.matrix import Matrix
+from sparsefire.session import Session
 from timing import interleave
 
 SHAPE = (4096, 4096)
+_PROMPT, _TOKENS = 32, 16
 
 
 def rows() -> Iterator[Row]:
@@ -31,6 +35,13 @@ def rows() -> Iterator[Row]:
         report = bench_ffn(2048, 5632, gated=True, format=format, rank=128, core=strict)
         what = f"wasmtime 2048×5632 {format}: efficiency ({report.speedup:.2f}×)"
         yield Row("wasm", what, report.efficiency, 0.9)
+    for format in ("q8_0", "q4_0"):
+        times = _decode_times({"sse41": native, "strict": strict}, format)
+        speed = _TOKENS / times["strict"].median
+        what = f"wasmtime SmolLM2 {format}, dense, against native SSE4.1: {speed:.0f} tokens/s"
+        yield Row.compare(
+            "wasm", what, 0.7, times["strict"], times["again"], times["sse41"], "sse41"
+        )
     try:
         relaxed = _core.open_core("wasmtime", "relaxed128", 1)
     except UnsupportedError:
@@ -49,3 +60,23 @@ def _times(cores: dict[str, _core.Core], values: np.ndarray, format: str) -> dic
     runs = {name: lambda _i, m=matrix: m.multiply(x, out=out) for name, matrix in matrices.items()}
     runs["again"] = runs["strict"]
     return interleave(runs, 4.0)
+
+
+def _decode_times(cores: dict[str, _core.Core], format: str) -> dict:
+    """Of `_TOKENS` tokens, evaluated one by one."""
+    path = smollm2_as(format)
+    runs = {}
+    for name, core in cores.items():
+        model = sf.Model.load(path, context=_PROMPT + _TOKENS, core=core)
+        ids = np.random.default_rng(0).integers(0, model.config.vocab, _PROMPT + _TOKENS).tolist()
+        session = model.new_session(_PROMPT + _TOKENS)
+        session.feed(ids[:_PROMPT], "dense")
+
+        def run(_i: int, session: Session = session, ids: list[int] = ids) -> None:
+            session.rewind(_PROMPT, "dense")
+            for token in ids[_PROMPT:]:
+                session.step(token)
+
+        runs[name] = run
+    runs["again"] = runs["strict"]
+    return interleave(runs, 6.0)
