@@ -124,7 +124,7 @@ def delete(web: Web, name: str) -> None:
     """Presses Delete twice."""
     row = web.page.locator("#models li", has_text=name)
     row.get_by_role("button", name="Delete").click()
-    row.get_by_role("button", name="delete").click()
+    row.get_by_role("button", name="Press again").click()
     row.wait_for(state="detached")
 
 
@@ -321,7 +321,7 @@ def test_neurons_that_stay_on_disk_are_read_when_they_are_needed(visit: Any, lar
     assert re.fullmatch(r"[\d.]+ [kM]B", web.page.inner_text("#disk"))
     other.open()
     other.press_in_row("large.gguf", "Delete")
-    other.press_in_row("large.gguf", "delete")
+    other.press_in_row("large.gguf", "Press again")
     assert "large.gguf is in use, here or in another tab" in other.problem()
 
 

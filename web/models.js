@@ -7,11 +7,13 @@ import { chosen } from "./settings.js";
 import { size } from "./words.js";
 
 const channel = "BroadcastChannel" in self ? new BroadcastChannel("sparsefire-models") : null;
-const SURE_MILLISECONDS = 4000; // in which a second press deletes
+const SURE_MILLISECONDS = 8000; // in which a second press deletes
 
 let store = null; // the worker that keeps models, once it is needed
 let coming = null; // what is being copied or downloaded: {name, done, total}
 let kept = { models: [] };
+let sure = null; // the model whose Delete was pressed once
+let disarming = 0;
 
 function theStore() {
   if (store) return store;
@@ -217,25 +219,35 @@ const loader = (source) => {
   return made;
 };
 
-/** Deletes when it is pressed twice. */
-const deleter = (name, bytes) =>
-  button("Delete", `Delete ${name}`, async (pressed) => {
-    if (!pressed.dataset.sure) {
-      pressed.dataset.sure = "yes";
-      pressed.textContent = `Free ${size(bytes)}?`;
-      pressed.setAttribute("aria-label", `Press again to delete ${name}`);
-      setTimeout(showList, SURE_MILLISECONDS);
-      return;
-    }
-    try {
-      await theStore().ask("remove", { name });
-      announce(`${name} is deleted.`);
-    } catch (error) {
-      problem(error.message);
-    }
-    await refresh();
-    channel?.postMessage("changed");
-  });
+/** Deletes when it is pressed twice; the list may be shown anew in between. */
+function deleter(name, bytes) {
+  const armed = sure === name;
+  const label = armed ? `Press again to delete ${name}` : `Delete ${name}`;
+  return button(armed ? `Free ${size(bytes)}?` : "Delete", label, () => (armed ? remove(name) : arm(name)));
+}
+
+function arm(name) {
+  sure = name;
+  showList();
+  [...$("models").querySelectorAll("button")].find((each) => each.ariaLabel === `Press again to delete ${name}`)?.focus();
+  clearTimeout(disarming);
+  disarming = setTimeout(() => {
+    sure = null;
+    showList();
+  }, SURE_MILLISECONDS);
+}
+
+async function remove(name) {
+  sure = null;
+  try {
+    await theStore().ask("remove", { name });
+    announce(`${name} is deleted.`);
+  } catch (error) {
+    problem(error.message);
+  }
+  await refresh();
+  channel?.postMessage("changed");
+}
 
 /* ---- Controls ---- */
 
