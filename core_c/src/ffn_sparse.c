@@ -19,6 +19,7 @@ typedef struct {
   int32_t n;
   const int32_t *ids; /* (n, hidden): the first counts[j] of row j are the neurons of vector j; NULL: all of them */
   int32_t lists;      /* 1: down by neuron, whatever it costs */
+  float gate_cutoff, product_cutoff;
   int32_t counts[SF_FFN_BATCH];
 } pass;
 
@@ -244,10 +245,10 @@ static int32_t has_zeros(int32_t activation) {
 static int32_t add_pass(pass *p, float *y) {
   sf_ffn *ffn = p->ffn;
   const sf_kernels *kernels = ffn->context->kernels;
-  int32_t by_gate = ffn->gate && (has_zeros(ffn->activation) || ffn->gate_cutoff > 0), status = SF_OK;
+  int32_t by_gate = ffn->gate && (has_zeros(ffn->activation) || p->gate_cutoff > 0), status = SF_OK;
   float *alpha = ffn->gate_values, *up = ffn->up_values;
-  float cutoff = ffn->product_cutoff;
-  if (!ffn->gate && cutoff < ffn->gate_cutoff) cutoff = ffn->gate_cutoff;
+  float cutoff = p->product_cutoff;
+  if (!ffn->gate && cutoff < p->gate_cutoff) cutoff = p->gate_cutoff;
   if (!p->ids && !by_gate) {
     sf_ffn_every_neuron(ffn, p->inputs, p->n);
     alpha = up;
@@ -258,7 +259,7 @@ static int32_t add_pass(pass *p, float *y) {
       float *alpha_j = alpha + list_of(p, j);
       kernels->activate(ffn->activation, ffn->parameter, alpha_j, p->counts[j], alpha_j);
     }
-    if (by_gate) keep(p, ffn->gate_cutoff, alpha);
+    if (by_gate) keep(p, p->gate_cutoff, alpha);
     if (ffn->gate) status = multiply(p, ffn->up, ffn->up_bias, up);
     if (status != SF_OK) return status;
     for (int32_t j = 0; ffn->gate && j < p->n; j++) {
@@ -280,7 +281,7 @@ static int32_t add_pass(pass *p, float *y) {
 int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hints, int32_t n, float *y,
                       int32_t *selected, int32_t *active, uint8_t *fired) {
   sf_inputs inputs;
-  pass p = {ffn, &inputs, n, NULL, 0, {0}};
+  pass p = {ffn, &inputs, n, NULL, 0, ffn->gate_cutoff, ffn->product_cutoff, {0}};
   int32_t status = sf_ffn_reserve(ffn, n), every = 1;
   for (int32_t j = 0; j < n; j++) p.counts[j] = ffn->hidden;
   if (status == SF_OK && mode == SF_SPARSE && ffn->predictor) {
@@ -298,9 +299,11 @@ int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hi
   return status;
 }
 
-int32_t sf_ffn_add_neurons(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y, uint8_t *fired) {
+int32_t sf_ffn_add_neurons(sf_ffn *ffn, int32_t mode, const int32_t *ids, int32_t count, const float *x, float *y,
+                           uint8_t *fired) {
   sf_inputs inputs;
-  pass p = {ffn, &inputs, 1, ids, 1, {count}};
+  pass p = {ffn, &inputs, 1, ids, 1, ffn->gate_cutoff, ffn->product_cutoff, {count}};
+  if (mode == SF_DENSE) p.gate_cutoff = p.product_cutoff = 0;
   int32_t status = sf_ffn_prepare(ffn, x, 1, &inputs);
   if (status == SF_OK) status = add_pass(&p, y);
   if (fired && status == SF_OK) sf_ffn_count_fired(ffn, p.ids, p.counts, 1, fired);

@@ -187,9 +187,10 @@ int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hi
 /* Counts in fired (hidden) the neurons ids (n, hidden), of each vector the first counts[j]; ids NULL: those whose
  * activation, left by a pass with every neuron, is not 0. */
 void sf_ffn_count_fired(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, uint8_t *fired);
-/* Adds to y what the neurons ids (count) make of one x. Returns how many were active, or an error. Counts those in
- * fired (hidden), NULL: does not. */
-int32_t sf_ffn_add_neurons(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y, uint8_t *fired);
+/* Adds to y what the neurons ids (count) make of one x. Dense mode leaves out exact zeros alone, the others what lies
+ * below the cutoffs. Returns how many were active, or an error. Counts those in fired (hidden), NULL: does not. */
+int32_t sf_ffn_add_neurons(sf_ffn *ffn, int32_t mode, const int32_t *ids, int32_t count, const float *x, float *y,
+                           uint8_t *fired);
 
 /* A pass of n ≤ SF_FFN_BATCH vectors through a cached layer, which stops where the host has to read neurons: see
  * ffn_cached.c. A part of what is wanted is resident at a time. */
@@ -207,7 +208,7 @@ void sf_cached_close(sf_cached_pass *pass);
 /* Chooses the neurons, as sf_ffn_run does, and starts y (n, d_out). */
 int32_t sf_cached_begin(sf_cached_pass *pass, sf_ffn *ffn, int32_t mode, const float *hints, int32_t n, float *y);
 /* Goes on, with the same arguments each time: SF_OK at the end, SF_WAITING when pass->missing has to be read first, or
- * an error, NOT_RESIDENT when it was not. Dense mode leaves out exact zeros alone. */
+ * an error, NOT_RESIDENT when it was not. */
 int32_t sf_cached_continue(sf_cached_pass *pass, sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y,
                            uint8_t *fired);
 

@@ -117,9 +117,8 @@ def calibrate_cutoffs(
     divergence of the model's answers; or evenly, as in CATS (Lee et al. 2024), where the text
     prefers that. Cutoffs on the gate save up and down of a neuron, those on the product save down
     alone and change far less. A layer that its cutoff does not make faster on this machine is left
-    as it is. Of the text about ``tokens``
-    tokens are used, half to fit on and half held out. ``force`` writes the setting even where
-    dense is best.
+    as it is. Of the text about ``tokens`` tokens are used, half to fit on and half held out.
+    ``force`` writes the setting even where dense is best.
 
     Errors: `CalibrationError` (too little text), `ArgumentError`, `BackendError` (the gguf package
     is not installed), and those of `Model.load`.

