@@ -11,10 +11,11 @@ SF_INLINE void axpy_plain(sf_format_index format, int n_rows, const uint8_t *con
   const size_t size = weight_bytes(format);
   vf a[SF_STREAMS];
   for (int r = 0; r < n_rows; ++r) a[r] = v_set1(alpha[r]);
+  const int asks = is_asked_for(format, c1 - c0);
   int32_t c = c0;
   for (; c + SF_LANES <= c1; c += SF_LANES) {
     vf sum = v_load(y + c);
-    if (c % weights_in_line(format) == 0) {
+    if (asks && c % weights_in_line(format) == 0) {
       for (int r = 0; r < n_rows; ++r) v_prefetch(next[r] + (size_t)c * size);
     }
     for (int r = 0; r < n_rows; ++r) sum = v_fma(a[r], load_weights(format, row[r] + (size_t)c * size), sum);

@@ -43,6 +43,11 @@ enum { LINE = 64 }; /* bytes of a cache line: from one prefetch to the next */
 
 SF_INLINE int32_t weights_in_line(sf_format_index format) { return format == SF_FORMAT_F32 ? LINE / 4 : LINE / 2; }
 
+/* Whether rows, of which `columns` are read, are asked for ahead (see SF_FOLLOWED). */
+SF_INLINE int is_asked_for(sf_format_index format, int32_t columns) {
+  return !is_plain(format) || (size_t)columns * weight_bytes(format) < (size_t)SF_FOLLOWED;
+}
+
 /* ---- Blocks ---- */
 
 /* Bytes of a group of 8 sub-blocks. */

@@ -14,10 +14,12 @@
 #define SF_ISA_NAME "scalar"
 #define SF_ISA_TABLE sf_kernels_scalar
 
-/* Besides SF_LANES: how many rows of weights a kernel reads side by side (SF_STREAMS), and how many
- * rows and inputs it multiplies with one another at a time (SF_TILE_ROWS, SF_TILE_INPUTS, as registers allow). None of
- * these changes a result. */
-enum { SF_LANES = 4, SF_STREAMS = 4, SF_TILE_ROWS = 1, SF_TILE_INPUTS = 1 };
+/* Besides SF_LANES: how many scattered rows of weights a kernel reads side by side, asking for the next (SF_STREAMS);
+ * how many rows that lie in order, without asking (SF_IN_ORDER, no more than SF_STREAMS; 0: these like the scattered
+ * ones); of how many bytes a scattered row of plain numbers is not asked for either, since the processor's own
+ * prefetcher does better (SF_FOLLOWED); and how many rows and inputs a kernel multiplies with one another at a time
+ * (SF_TILE_ROWS, SF_TILE_INPUTS, as registers allow). None of these changes a result. */
+enum { SF_LANES = 4, SF_STREAMS = 4, SF_IN_ORDER = 0, SF_FOLLOWED = INT32_MAX, SF_TILE_ROWS = 1, SF_TILE_INPUTS = 1 };
 typedef struct {
   float f[4];
 } vf;
