@@ -75,6 +75,13 @@ int32_t sf_prepare_multiply(sf_context *context, const sf_matrix *matrix, const 
 void sf_accumulate(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t count, const float *alpha,
                    float *y);
 
+/* ---- Selection ---- */
+
+/* sf_select_top_k and sf_select_threshold with the kernels of a context. */
+int32_t sf_top_k(const sf_kernels *kernels, const float *scores, int32_t count, int32_t k, int32_t *ids);
+int32_t sf_above_threshold(const sf_kernels *kernels, const float *scores, int32_t count, float threshold,
+                           int32_t least, int32_t most, int32_t *ids);
+
 /* ---- Predictor and feed-forward layer ---- */
 
 enum {

@@ -103,6 +103,8 @@ enum { ISAS = sizeof isas / sizeof isas[0] };
 
 const sf_kernels *sf_isa_kernels(int32_t isa) { return isa >= 0 && isa < ISAS ? isas[isa].kernels : NULL; }
 
+const sf_kernels *sf_isa_portable(void) { return isas[ISAS - 1].kernels; }
+
 int32_t sf_isa_count(void) { return ISAS; }
 
 const char *sf_isa_name(int32_t isa) { return isa >= 0 && isa < ISAS ? isas[isa].kernels->name : NULL; }

@@ -76,4 +76,5 @@ const sf_kernels SF_ISA_TABLE = {
     .softcap = softcap,
     .rope = rope,
     .all_finite = all_finite,
+    .count_above = count_above,
 };

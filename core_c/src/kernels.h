@@ -74,6 +74,8 @@ typedef struct {
    * (2i, 2i + 1) or, with `halves` 1, (i, i + pairs). */
   void (*rope)(float *x, const float *cos_sin, int32_t pairs, int32_t halves);
   int32_t (*all_finite)(const float *x, int32_t count); /* 1 when no NaN or infinity */
+  /* How many of x (count ≤ 2²⁴) are above `limit`, which may be infinite. NaN is not. */
+  int32_t (*count_above)(const float *x, int32_t count, float limit);
 } sf_kernels;
 
 /* Filled tables, one per compiled instruction set (isa.c lists them). */

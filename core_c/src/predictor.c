@@ -169,11 +169,13 @@ static int32_t selects_all(const sf_predictor *predictor) {
 
 /* Neurons of one vector, from the scores (hidden - hot) of the cold ones. */
 static int32_t select(const sf_predictor *predictor, const float *scores, int32_t *ids) {
+  const sf_kernels *kernels = predictor->context->kernels;
   int32_t hot = predictor->hot, cold = predictor->hidden - hot, chosen;
   if (predictor->rule == SF_RULE_TOP_K) {
-    chosen = sf_select_top_k(scores, cold, predictor->most, ids + hot);
+    chosen = sf_top_k(kernels, scores, cold, predictor->most, ids + hot);
   } else {
-    chosen = sf_select_threshold(scores, cold, predictor->threshold, predictor->least, predictor->most, ids + hot);
+    chosen =
+        sf_above_threshold(kernels, scores, cold, predictor->threshold, predictor->least, predictor->most, ids + hot);
   }
   for (int32_t i = 0; i < hot; i++) ids[i] = i;
   for (int32_t i = hot; hot > 0 && i < hot + chosen; i++) ids[i] += hot;

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from .errors import (
     ArgumentError,
     BackendError,
+    SparsefireError,
     UnsupportedError,
     error_of_status,
 )
@@ -206,8 +207,12 @@ class Core(ABC):
         by `what`."""
         result = self.call(name, *args)
         if result < 0:
-            raise error_of_status(result, f"{what or name}: {self.text('sf_status_text', result)}")
+            raise self.error(result, what or name)
         return result
+
+    def error(self, status: int, what: str) -> SparsefireError:
+        """The error that a negative status stands for, its message led by ``what``."""
+        return error_of_status(status, f"{what}: {self.text('sf_status_text', status)}")
 
     def open(self, name: str, *args: Argument, what: str = "") -> int:
         """Calls `name(out, *args)` and returns the handle that it opened. Errors as `check`."""

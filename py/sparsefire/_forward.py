@@ -3,7 +3,7 @@ neurons."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -31,11 +31,12 @@ class _Counting(Protocol):
     counts: NeuronCounts
 
 
-def chosen_mode(mode: str | None, predictor: object | None, otherwise: str) -> str:
-    """The mode that was asked for; for None, sparse with a predictor and ``otherwise`` without.
-    `ArgumentError` when there is no such mode, or sparse is asked for without a predictor."""
+def chosen_mode(mode: str | None, predictor: object | None, otherwise: Callable[[], str]) -> str:
+    """The mode that was asked for; for None, sparse with a predictor and what ``otherwise`` says
+    without. `ArgumentError` when there is no such mode, or sparse is asked for without a
+    predictor."""
     if mode is None:
-        mode = otherwise if predictor is None else "sparse"
+        mode = otherwise() if predictor is None else "sparse"
     if mode not in MODES:
         raise ArgumentError(f"mode {mode!r}: expected 'dense', 'exact' or 'sparse'")
     if predictor is not None and not callable(getattr(predictor, "predict", None)):

@@ -215,7 +215,7 @@ class CachedFfn:
         """As `SparseFfn.forward`. The modes "dense" and "exact" both ask for every neuron, since
         whole neurons are read; of a batch (n, input), each neuron is asked for once."""
         chosen = self._predictor if predictor is None else predictor
-        mode = chosen_mode(mode, chosen, "exact")
+        mode = chosen_mode(mode, chosen, lambda: "exact")
         values, single = _arrays.vectors(x, self.d_in)
         given = values[0] if single else values
         if mode == "sparse":

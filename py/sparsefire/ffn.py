@@ -148,21 +148,22 @@ class CoreFfn(CoreObject):
 
     def forward(self, mode: str, x: _arrays.FloatArray, y: _arrays.FloatArray) -> NeuronCounts:
         """Fills y (n, d_out) from x (n, d_in)."""
-        n = len(x)
-        counts = NeuronCounts(np.zeros(n, np.int32), np.zeros(n, np.int32))
+        n, core = len(x), self.core
+        selected, active = np.empty(n, np.int32), np.empty(n, np.int32)
         if n:
-            self.core.check(
+            status = core.call(
                 "sf_ffn_forward",
                 self.handle,
                 MODES[mode],
-                self.core.inp(x),
+                core.inp(x),
                 n,
-                self.core.out(y),
-                self.core.out(counts.selected),
-                self.core.out(counts.active),
-                what=f"{mode} forward of {n} vectors",
+                core.out(y),
+                core.out(selected),
+                core.out(active),
             )
-        return counts
+            if status < 0:
+                raise core.error(status, f"{mode} forward of {n} vectors")
+        return NeuronCounts(selected, active)
 
     def forward_active(
         self, ids: _arrays.IntArray, x: _arrays.FloatArray, y: _arrays.FloatArray
@@ -499,22 +500,26 @@ class SparseFfn:
 
         Errors: `ShapeError`, `ArgumentError`, `NotFiniteError` (NaN or infinity in ``x``).
         """
-        chosen = self.predictor if predictor is None else predictor
-        mode = chosen_mode(mode, chosen, self._mode_without_predictor())
+        ffn = self._core_ffn
+        attached = ffn.predictor
+        chosen = attached if predictor is None else predictor
+        mode = chosen_mode(mode, chosen, self._mode_without_predictor)
         values, single = _arrays.vectors(x, self.d_in)
         if mode == "sparse" and not isinstance(chosen, InCorePredictor):
             assert chosen is not None
             given = values[0] if single else values
             return self.forward_sparse(given, chosen.predict(given), out=out)
         result = _arrays.Result(len(values), self.d_out, single, out)
-        attached = self.predictor
-        if mode == "sparse":
-            assert isinstance(chosen, InCorePredictor)
-            self.set_predictor(chosen)
+        if mode != "sparse" or chosen is attached:
+            ffn.set_predictor(attached)  # which may have been calibrated anew
+            self.counts = ffn.forward(mode, values, result.buffer)
+            return result.finish()
+        assert isinstance(chosen, InCorePredictor)
+        self.set_predictor(chosen)
         try:
-            self.counts = self._core_ffn.forward(mode, values, result.buffer)
+            self.counts = ffn.forward(mode, values, result.buffer)
         finally:
-            self._core_ffn.set_predictor(attached)
+            ffn.set_predictor(attached)
         return result.finish()
 
     def _mode_without_predictor(self) -> str:

@@ -344,6 +344,23 @@ static void test_quantize_i16(const sf_kernels *kernels) {
   }
 }
 
+/* Ties, infinities, zeros of both signs and NaN among the values, and as limits. */
+static void test_count_above(const sf_kernels *kernels) {
+  static const float limits[] = {-INFINITY, -1, -0.0f, 0.0f, 1, 2.5f, FLT_MAX, INFINITY};
+  float x[MOST];
+  for (int32_t n = 0; n <= MOST; n = next_length(n)) {
+    for (int32_t i = 0; i < n; ++i) x[i] = i % 3 == 0 ? floorf(3 * random_unit()) : 3 * random_unit();
+    for (int32_t i = 0; i < n; i += 7) x[i] = i % 2 ? NAN : i % 4 ? INFINITY : -INFINITY;
+    float *values = guarded(x, n);
+    for (size_t l = 0; l < sizeof limits / sizeof limits[0]; ++l) {
+      int32_t found = kernels->count_above(values, n, limits[l]), wanted = 0;
+      for (int32_t i = 0; i < n; ++i) wanted += x[i] > limits[l];
+      CHECK(found == wanted, "%d of %d above %g, not %d", found, n, (double)limits[l], wanted);
+    }
+    check_free(values, 4);
+  }
+}
+
 int main(void) {
   for (int32_t isa = 0; isa < sf_isa_count(); ++isa) {
     const sf_kernels *kernels = sf_isa_kernels(isa);
@@ -358,6 +375,7 @@ int main(void) {
     test_rope(kernels, 1);
     test_elementwise(kernels);
     test_all_finite(kernels);
+    test_count_above(kernels);
     test_quantize_i16(kernels);
   }
   return check_result();

@@ -87,4 +87,19 @@ static int32_t all_finite(const float *x, int32_t count) {
   return v_sum(sum) == 0.0f;
 }
 
+/* Counted in floats, which are exact up to 2²⁴. */
+static int32_t count_above(const float *x, int32_t count, float limit) {
+  enum { CHAINS = 4 };
+  const vf above = v_set1(limit), one = v_set1(1), zero = v_set1(0);
+  vf sum[CHAINS] = {zero, zero, zero, zero};
+  int32_t i = 0, rest = 0;
+  for (; i + CHAINS * SF_LANES <= count; i += CHAINS * SF_LANES) {
+    for (int k = 0; k < CHAINS; ++k) {
+      sum[k] = v_add(sum[k], v_select(v_less(above, v_load(x + i + k * SF_LANES)), one, zero));
+    }
+  }
+  for (; i < count; ++i) rest += x[i] > limit;
+  return rest + (int32_t)v_sum(v_add(v_add(sum[0], sum[1]), v_add(sum[2], sum[3])));
+}
+
 #endif
