@@ -75,6 +75,21 @@ int32_t sf_prepare_multiply(sf_context *context, const sf_matrix *matrix, const 
 void sf_accumulate(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t count, const float *alpha,
                    float *y);
 
+/* A second layout of a matrix, for products of all its rows, many and short ones: see sf_dot_panels_fn. */
+typedef struct {
+  uint8_t *data; /* NULL where the kernels have none for the format */
+  const sf_format *format;
+  int32_t rows, columns;
+  size_t row_bytes;
+} sf_interleaved;
+
+/* A copy of the matrix's rows; frees what was there before. Errors: MEMORY. */
+int32_t sf_interleave(sf_interleaved *interleaved, const sf_context *context, const sf_matrix *matrix);
+void sf_interleaved_close(sf_interleaved *interleaved);
+/* out[j * out_stride + i - first] = row i · input j for the rows from `first` on. */
+void sf_multiply_interleaved(sf_context *context, const sf_interleaved *matrix, int32_t first, const sf_inputs *inputs,
+                             int32_t n, float *out, size_t out_stride);
+
 /* ---- Selection ---- */
 
 /* sf_select_top_k and sf_select_threshold with the kernels of a context. */
@@ -92,9 +107,10 @@ enum {
 struct sf_predictor {
   sf_context *context;
   int32_t d, hidden;
-  const sf_matrix *p, *q; /* low-rank; NULL for sign bits */
-  uint32_t *signs;        /* sign bits: (hidden, words), bit j of word w is column 32 w + j; NULL for low-rank */
-  uint32_t *x_signs;      /* (words) */
+  const sf_matrix *p, *q;        /* low-rank; NULL for sign bits */
+  sf_interleaved wide_p, wide_q; /* the same rows again, where there are kernels for these */
+  uint32_t *signs;               /* sign bits: (hidden, words), bit j of word w is column 32 w + j; NULL for low-rank */
+  uint32_t *x_signs;             /* (words) */
   int32_t words;
   float alpha;
   float *bias; /* (hidden) or NULL */

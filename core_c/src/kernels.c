@@ -43,6 +43,7 @@
 #include "kernels/activations.h"
 #include "kernels/axpy.h"
 #include "kernels/dot.h"
+#include "kernels/dot_interleaved.h"
 #include "kernels/elementwise.h"
 #include "kernels/layer_norm.h"
 
@@ -61,10 +62,20 @@
 
 SF_EACH_FORMAT(FORMAT_KERNELS)
 
+/* Formats of predictors. */
+#define PANEL_KERNEL(NAME, name)                                                                              \
+  static void dot_panels_##name(const uint8_t *data, int32_t panels, int32_t columns, const sf_inputs *input, \
+                                float *out) {                                                                 \
+    dot_panels(SF_FORMAT_##NAME, data, panels, columns, input, out);                                          \
+  }
+PANEL_KERNEL(Q4_0, q4_0)
+PANEL_KERNEL(Q8_0, q8_0)
+
 const sf_kernels SF_ISA_TABLE = {
     .name = SF_ISA_NAME,
     .dot_rows = {SF_EACH_FORMAT(DOT_ROWS)},
     .axpy_rows = {SF_EACH_FORMAT(AXPY_ROWS)},
+    .dot_panels = {[SF_FORMAT_Q4_0] = dot_panels_q4_0, [SF_FORMAT_Q8_0] = dot_panels_q8_0},
     .input_most = input_most,
     .quantize_i16 = quantize_i16,
     .activate = activate,

@@ -39,6 +39,12 @@ typedef void sf_dot_rows_fn(const sf_rows *rows, int32_t n_rows, const sf_inputs
  * equals columns. y points at column 0. */
 typedef void sf_axpy_rows_fn(const sf_rows *rows, int32_t n_rows, const float *alpha, int32_t c0, int32_t c1, float *y);
 
+/* Rows in panels of SF_PANEL, whose bytes are interleaved by twos: bytes 2u and 2u + 1 of row i of a panel, whose rows
+ * have `bytes` each, at panel · SF_PANEL · bytes + (u · SF_PANEL + i) · 2. */
+enum { SF_PANEL = 16 };
+/* out[i] = dot(row i, input), i < panels · SF_PANEL; the order of additions is another one than that of dot_rows. */
+typedef void sf_dot_panels_fn(const uint8_t *data, int32_t panels, int32_t columns, const sf_inputs *input, float *out);
+
 /* Every format: plain numbers, first F32, then those of two bytes, and blocks. */
 #define SF_EACH_HALF_FORMAT(DO) DO(F16, f16) DO(BF16, bf16)
 #define SF_EACH_BLOCK_FORMAT(DO) \
@@ -55,6 +61,7 @@ typedef struct {
   const char *name;
   sf_dot_rows_fn *dot_rows[SF_FORMATS];
   sf_axpy_rows_fn *axpy_rows[SF_FORMATS];
+  sf_dot_panels_fn *dot_panels[SF_FORMATS]; /* NULL for formats without one */
   /* The largest magnitude of an input's integers that dot_rows of a block format takes: 32767, or less where the
    * products are of 8 bits. */
   int32_t (*input_most)(sf_format_index format);

@@ -35,6 +35,8 @@ int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const sf_matr
   predictor->relu_between = relu_between;
   int32_t status = start(predictor, context, p->columns, q->rows);
   if (status == SF_OK) status = sf_copy_floats(&predictor->bias, bias, q->rows);
+  if (status == SF_OK) status = sf_interleave(&predictor->wide_p, context, p);
+  if (status == SF_OK) status = sf_interleave(&predictor->wide_q, context, q);
   if (status != SF_OK) {
     sf_predictor_close(predictor);
     return status;
@@ -90,6 +92,8 @@ void sf_predictor_close(sf_predictor *predictor) {
   if (!predictor) return;
   sf_free(predictor->signs);
   sf_free(predictor->x_signs);
+  sf_interleaved_close(&predictor->wide_p);
+  sf_interleaved_close(&predictor->wide_q);
   sf_free(predictor->bias);
   sf_free(predictor->z);
   sf_free(predictor->scores);
@@ -108,28 +112,40 @@ int32_t sf_predictor_set_rule(sf_predictor *predictor, int32_t rule, float thres
   return SF_OK;
 }
 
+/* out (n, rows - first), rows `stride` apart: the products of the matrix's rows from `first` on with x (n, columns). */
+static int32_t multiply(sf_context *context, const sf_matrix *matrix, const sf_interleaved *wide, int32_t first,
+                        const float *x, int32_t n, float *out, size_t stride) {
+  sf_inputs inputs;
+  int32_t status = sf_prepare(context, matrix->format, x, n, matrix->columns, &inputs);
+  if (status != SF_OK) return status;
+  if (wide->data) {
+    sf_multiply_interleaved(context, wide, first, &inputs, n, out, stride);
+  } else {
+    sf_matrix rows = *matrix;
+    rows.data += (size_t)first * rows.stride;
+    sf_multiply(context, &rows, NULL, rows.rows - first, &inputs, n, out, stride);
+  }
+  return SF_OK;
+}
+
 /* See score(); n vectors for which there is room. */
 static int32_t low_rank_scores(sf_predictor *predictor, const float *x, int32_t n, int32_t first, float *scores,
                                size_t stride) {
   sf_context *context = predictor->context;
   const sf_kernels *kernels = context->kernels;
-  sf_inputs inputs;
   int32_t rank = predictor->p->rows, count = predictor->hidden - first;
-  int32_t status = sf_prepare_multiply(context, predictor->p, x, n, predictor->z);
+  float *z = predictor->z;
+  int32_t status = multiply(context, predictor->p, &predictor->wide_p, 0, x, n, z, (size_t)rank);
   if (status != SF_OK) return status;
-  if (predictor->relu_between) kernels->activate(SF_RELU, 0, predictor->z, n * rank, predictor->z);
+  if (predictor->relu_between) kernels->activate(SF_RELU, 0, z, n * rank, z);
   /* A sum of finite products may still overflow; the block formats cannot represent that. */
-  if (!kernels->all_finite(predictor->z, n * rank)) return SF_ERROR_NOT_FINITE;
-  status = sf_prepare(context, predictor->q->format, predictor->z, n, rank, &inputs);
-  if (status != SF_OK) return status;
-  sf_matrix cold = *predictor->q;
-  cold.data += (size_t)first * cold.stride;
-  sf_multiply(context, &cold, NULL, count, &inputs, n, scores, stride);
-  for (int32_t j = 0; predictor->bias && j < n; j++) {
+  if (!kernels->all_finite(z, n * rank)) return SF_ERROR_NOT_FINITE;
+  status = multiply(context, predictor->q, &predictor->wide_q, first, z, n, scores, stride);
+  for (int32_t j = 0; status == SF_OK && predictor->bias && j < n; j++) {
     float *scores_j = scores + (size_t)j * stride;
     kernels->add(scores_j, predictor->bias + first, count, scores_j);
   }
-  return SF_OK;
+  return status;
 }
 
 static int32_t count_bits(uint32_t word) {

@@ -15,7 +15,7 @@ from .architecture import ModelConfig, read_config
 from .errors import ModelFileError, SparsefireError
 from .gguf import GgufFile
 from .gguf_source import Source
-from .loader import format_by_neuron
+from .loader import format_by_neuron, predictor_copies
 from .model import DEFAULT_CONTEXT
 from .tensors import DOWN_BY_NEURON, check_tensors
 from .tokenizer import Tokenizer
@@ -309,8 +309,9 @@ def _listed(value: Any) -> list[Any]:
 
 def _memory(file: GgufFile, config: ModelConfig, context: int | None) -> MemoryReport:
     """Down matrices of the ReLU family are laid out neuron by neuron when they are loaded, unless
-    the file stores them so; the key/value cache holds two float32 vectors a layer and token."""
-    made = replaced = 0
+    the file stores them so, and predictors a second time; the key/value cache holds two float32
+    vectors a layer and token."""
+    made, replaced = predictor_copies(file), 0
     for layer in range(config.layers if config.activation.is_relu_family else 0):
         info = file.tensors.get(f"blk.{layer}.ffn_down.weight")
         if info is not None and f"blk.{layer}.{DOWN_BY_NEURON}" not in file.tensors:

@@ -288,6 +288,9 @@ def read_biases(file: GgufFile, layer: int) -> dict[str, FloatArray]:
     }
 
 
+_PREDICTOR_MATRICES = tuple(f".{each}.weight" for each in roles.PREDICTOR_MATRICES)
+
+
 def read_predictor(core: Core, file: GgufFile, layer: int, hot: int) -> LowRankPredictor | None:
     """The predictor of a calibrated layer, None for a layer without one."""
     prefix = f"blk.{layer}.ffn_predictor"
@@ -299,6 +302,16 @@ def read_predictor(core: Core, file: GgufFile, layer: int, hot: int) -> LowRankP
         read_matrix(core, file, f"{prefix}_q.weight"),
         read_vector(file, f"{prefix}.bias"),
         hot=hot,
+    )
+
+
+def predictor_copies(file: GgufFile) -> int:
+    """Bytes of predictors that the core lays out a second time, with rows interleaved: those of
+    Q4_0 and Q8_0 (see sf_predictor_open)."""
+    return sum(
+        info.nbytes
+        for name, info in file.tensors.items()
+        if name.endswith(_PREDICTOR_MATRICES) and info.format in ("q4_0", "q8_0")
     )
 
 

@@ -65,6 +65,9 @@ NUMBERS = {
 }
 NORM_KIND, ROPE_HALVES, ROPE_AMPLITUDE, ROPE_BASE, WINDOW, PREDICTOR_INPUT = 0, 1, 2, 9, 10, 11
 
+# Ours, and PowerInfer's.
+PREDICTOR_MATRICES = ("ffn_predictor_p", "ffn_predictor_q", "fc1", "fc2")
+
 FFN_MATRICES = {
     "ffn_gate": ("hidden", "d"),
     "ffn_up": ("hidden", "d"),

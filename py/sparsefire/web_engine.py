@@ -19,6 +19,7 @@ from ._forward import MODES
 from .architecture import ModelConfig, read_config
 from .errors import CoreMemoryError, SparsefireError
 from .gguf import GgufFile
+from .loader import predictor_copies
 from .model import DEFAULT_CONTEXT, Model
 from .neurons import CacheStats
 from .session import Activity
@@ -354,7 +355,7 @@ def _budget(file: GgufFile, options: dict[str, Any]) -> int:
 def _memory_needed(file: GgufFile, config: ModelConfig, options: dict[str, Any]) -> dict[str, int]:
     """Bytes of core memory, about, that the model takes with these options."""
     context, budget = _context(config, options), _budget(file, options)
-    weights = sum(info.nbytes for info in file.tensors.values())
+    weights = sum(info.nbytes for info in file.tensors.values()) + predictor_copies(file)
     if budget:
         weights += budget - _neuron_bytes(file)
     cache = 2 * 4 * config.layers * config.kv_heads * config.head_dim * context

@@ -1,5 +1,6 @@
 /* The kernels over rows of weights, dot and axpy: every format and instruction set against double-precision loops, and
  * bit by bit against themselves where blocking must not matter. With --time [NAME], times them instead. */
+#include "internal.h"
 #include "rows.h"
 #include "time_kernels.h"
 
@@ -105,6 +106,80 @@ static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns)
   }
   free_readings(&r);
   rows_free(&w);
+  inputs_free(&x);
+}
+
+/* ---- Rows in panels ---- */
+
+/* The rows from `first` on, with every input. */
+static void check_panels(const sf_kernels *kernels, const test_rows *w, const readings *r, const test_inputs *x,
+                         int32_t first) {
+  sf_context context = {.kernels = kernels};
+  const sf_matrix matrix = {w->data, w->stride, sf_format_row_bytes(w->format, w->columns), sf_format_find(w->format),
+                            w->rows, w->columns};
+  const sf_inputs inputs = inputs_view(x, 0);
+  const int32_t count = w->rows - first;
+  float *out = check_alloc((size_t)(x->n * count) * sizeof *out, 4);
+  sf_interleaved interleaved = {NULL, NULL, 0, 0, 0};
+  CHECK(sf_interleave(&interleaved, &context, &matrix) == SF_OK && interleaved.data, "interleave");
+  context.pool = sf_pool_open(1);
+  sf_multiply_interleaved(&context, &interleaved, first, &inputs, x->n, out, (size_t)count);
+  for (int32_t j = 0; j < x->n; ++j) {
+    for (int32_t i = 0; i < count; ++i) {
+      double sum = 0, magnitude = 0;
+      for (int32_t c = 0; c < w->columns; ++c) {
+        const size_t at = (size_t)(first + i) * (size_t)w->columns + (size_t)c;
+        const double value = inputs_value(x, w->format, j, c);
+        sum += r->weights[at] * value;
+        magnitude += r->levels[at] * fabs(value);
+      }
+      const double found = (double)out[j * count + i];
+      CHECK(fabs(found - sum) <= (8 + w->columns / 8.0) * 6e-8 * magnitude,
+            "panels, format %d, %d columns, row %d from %d of %d, input %d: %.9g, not %.9g", w->format, w->columns, i,
+            first, w->rows, j, found, sum);
+    }
+  }
+  sf_interleaved_close(&interleaved);
+  sf_pool_close(context.pool);
+  check_free(out, 4);
+}
+
+static void test_panels(const sf_kernels *kernels, int32_t format, int32_t columns) {
+  static const int32_t counts[] = {1, 15, 16, 17, 53}, firsts[] = {0, 1, 15, 16, 17, 40};
+  const sf_format_index index = sf_format_find(format)->index;
+  if (!kernels->dot_panels[index]) return;
+  for (size_t k = 0; k < sizeof counts / sizeof counts[0]; ++k) {
+    test_rows w = rows_make(format, counts[k], columns, k % 2 ? 6 : 0, (size_t)(columns % 4));
+    test_inputs x = inputs_make(2, columns, 4);
+    readings r = read_rows(&w);
+    for (size_t f = 0; f < sizeof firsts / sizeof firsts[0]; ++f) {
+      if (firsts[f] < counts[k]) check_panels(kernels, &w, &r, &x, firsts[f]);
+    }
+    free_readings(&r);
+    rows_free(&w);
+    inputs_free(&x);
+  }
+}
+
+/* The same bits as the scalar kernels, where dot products give them too. */
+static void test_panel_bits(const sf_kernels *kernels, sf_format_index format, size_t block_bytes) {
+  enum { COLUMNS = 96 };
+  uint8_t panel[SF_PANEL * 34 * COLUMNS / 32];
+  float out[SF_PANEL], reference[SF_PANEL];
+  test_inputs x = inputs_make(1, COLUMNS, 4);
+  const sf_inputs input = inputs_view(&x, 0);
+  for (size_t k = 0; k < sizeof panel; ++k) panel[k] = (uint8_t)(random_bits() >> 24);
+  for (size_t b = 0; b < COLUMNS / 32; ++b) {
+    for (size_t i = 0; i < SF_PANEL; ++i) {
+      const uint16_t half = random_half();
+      memcpy(panel + b * block_bytes * SF_PANEL + 2 * i, &half, sizeof half);
+    }
+  }
+  if (same_bits_as(kernels)) {
+    kernels->dot_panels[format](panel, 1, COLUMNS, &input, out);
+    same_bits_as(kernels)->dot_panels[format](panel, 1, COLUMNS, &input, reference);
+    CHECK(memcmp(out, reference, sizeof out) == 0, "panels, format %d: not the scalar bits", (int)format);
+  }
   inputs_free(&x);
 }
 
@@ -263,10 +338,13 @@ int main(int argc, char **argv) {
         if (!sf_format_row_bytes(all_formats[f], columns)) continue;
         test_dot(kernels, all_formats[f], columns);
         test_axpy(kernels, all_formats[f], columns);
+        if (columns <= 576) test_panels(kernels, all_formats[f], columns);
       }
     }
     test_exact_weights(kernels);
     test_extreme_block(kernels);
+    test_panel_bits(kernels, SF_FORMAT_Q4_0, 18);
+    test_panel_bits(kernels, SF_FORMAT_Q8_0, 34);
   }
   return check_result();
 }

@@ -191,6 +191,23 @@ SF_INLINE void vb_load_floats(const int8_t *p, vf *r) {
   }
 }
 
+SF_INLINE vi v_pair(const int16_t *p) {
+  int32_t both;
+  memcpy(&both, p, sizeof both);
+  return _mm256_set1_epi32(both);
+}
+
+SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
+  const vi levels = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(levels, pair));
+}
+
+SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {
+  const vi both = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_and_si256(both, _mm256_set1_epi16(15)), lower));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_srli_epi16(both, 4), upper));
+}
+
 SF_INLINE vf vb_dot(vb a, vb b) {
   return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(a.r[0], b.r[0]), _mm256_madd_epi16(a.r[1], b.r[1])));
 }

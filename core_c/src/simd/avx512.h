@@ -145,6 +145,23 @@ SF_INLINE void vb_load_floats(const int8_t *p, vf *r) {
   }
 }
 
+SF_INLINE vi v_pair(const int16_t *p) {
+  int32_t both;
+  memcpy(&both, p, sizeof both);
+  return _mm512_set1_epi32(both);
+}
+
+SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
+  const vi levels = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)p));
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(levels, pair));
+}
+
+SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {
+  const vi both = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)p));
+  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_and_si512(both, _mm512_set1_epi16(15)), lower));
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_srli_epi16(both, 4), upper));
+}
+
 SF_INLINE vf vb_dot(vb a, vb b) { return _mm512_cvtepi32_ps(_mm512_madd_epi16(a, b)); }
 
 SF_INLINE void v_store_i16(int16_t *p, vf a) {

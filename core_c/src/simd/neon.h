@@ -177,6 +177,27 @@ SF_INLINE void vb_floats(vb a, vf *r) {
 SF_INLINE void vb_load_floats(const int8_t *p, vf *r) { vb_floats(vb_load_i8(p), r); }
 
 /* Two chains of multiply-adds, so that one does not wait for the other. */
+SF_INLINE vi v_pair(const int16_t *p) {
+  int32_t both;
+  memcpy(&both, p, sizeof both);
+  return vdupq_n_s32(both);
+}
+
+static inline vi neon_dot_pairs(int16x8_t levels, vi pair, vi sum) {
+  const int16x8_t x = vreinterpretq_s16_s32(pair);
+  return vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16(levels), vget_low_s16(x)), vmull_high_s16(levels, x)));
+}
+
+SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
+  return neon_dot_pairs(vmovl_s8(vreinterpret_s8_u8(vld1_u8(p))), pair, sum);
+}
+
+SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {
+  const uint8x8_t both = vld1_u8(p);
+  sum = neon_dot_pairs(vreinterpretq_s16_u16(vmovl_u8(vand_u8(both, vdup_n_u8(15)))), lower, sum);
+  return neon_dot_pairs(vreinterpretq_s16_u16(vmovl_u8(vshr_n_u8(both, 4))), upper, sum);
+}
+
 SF_INLINE vf vb_dot(vb a, vb b) {
   vi low = vmull_s16(vget_low_s16(a.r[0]), vget_low_s16(b.r[0]));
   vi high = vmull_high_s16(a.r[0], b.r[0]);

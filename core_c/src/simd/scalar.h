@@ -255,6 +255,36 @@ SF_INLINE vb vb_scale(vb a, int first, int last) {
   return a;
 }
 
+/* Rows in the lanes. Two 16-bit numbers, for every lane. */
+SF_INLINE vi v_pair(const int16_t *p) {
+  vi r;
+  int32_t both;
+  memcpy(&both, p, sizeof both);
+  SF_EACH_LANE r.i[k] = both;
+  return r;
+}
+
+static inline int32_t scalar_dot_pair(int32_t first, int32_t second, int32_t pair) {
+  int16_t x[2];
+  memcpy(x, &pair, sizeof x);
+  return first * x[0] + second * x[1];
+}
+
+/* sum + the dot product of each lane's two signed bytes with its pair. */
+SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
+  SF_EACH_LANE sum.i[k] += scalar_dot_pair((int8_t)p[2 * k], (int8_t)p[2 * k + 1], pair.i[k]);
+  return sum;
+}
+
+/* The same of the lower halves of two bytes with one pair, and of the upper ones with another. */
+SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {
+  SF_EACH_LANE {
+    sum.i[k] += scalar_dot_pair(p[2 * k] & 15, p[2 * k + 1] & 15, lower.i[k]);
+    sum.i[k] += scalar_dot_pair(p[2 * k] >> 4, p[2 * k + 1] >> 4, upper.i[k]);
+  }
+  return sum;
+}
+
 /* 32 floats, in 32 / SF_LANES vectors. */
 SF_INLINE void vb_floats(vb a, vf *r) {
   for (int k = 0; k < 32; ++k) r[k / 4].f[k % 4] = (float)a.h[k];

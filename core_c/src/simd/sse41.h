@@ -196,6 +196,23 @@ SF_INLINE vb vb_scale(vb a, int first, int last) {
   return a;
 }
 
+SF_INLINE vi v_pair(const int16_t *p) {
+  int32_t both;
+  memcpy(&both, p, sizeof both);
+  return _mm_set1_epi32(both);
+}
+
+SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
+  const vi levels = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p));
+  return _mm_add_epi32(sum, _mm_madd_epi16(levels, pair));
+}
+
+SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {
+  const vi both = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p));
+  sum = _mm_add_epi32(sum, _mm_madd_epi16(_mm_and_si128(both, _mm_set1_epi16(15)), lower));
+  return _mm_add_epi32(sum, _mm_madd_epi16(_mm_srli_epi16(both, 4), upper));
+}
+
 SF_INLINE void vb_floats(vb a, vf *r) {
   for (int k = 0; k < 4; ++k) {
     r[2 * k] = _mm_cvtepi32_ps(_mm_cvtepi16_epi32(a.r[k]));

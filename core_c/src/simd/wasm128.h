@@ -224,6 +224,18 @@ SF_INLINE void vb_floats(vb a, vf *r) {
 
 SF_INLINE void vb_load_floats(const int8_t *p, vf *r) { vb_floats(vb_load_i8(p), r); }
 
+SF_INLINE vi v_pair(const int16_t *p) { return wasm_v128_load32_splat(p); }
+
+SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
+  return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(wasm_i16x8_load8x8(p), pair));
+}
+
+SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {
+  const v128_t both = wasm_u16x8_load8x8(p);
+  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(wasm_v128_and(both, wasm_i16x8_const_splat(15)), lower));
+  return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(wasm_u16x8_shr(both, 4), upper));
+}
+
 SF_INLINE vf vb_dot(vb a, vb b) {
   const vi low = wasm_i32x4_add(wasm_i32x4_dot_i16x8(a.r[0], b.r[0]), wasm_i32x4_dot_i16x8(a.r[1], b.r[1]));
   const vi high = wasm_i32x4_add(wasm_i32x4_dot_i16x8(a.r[2], b.r[2]), wasm_i32x4_dot_i16x8(a.r[3], b.r[3]));
