@@ -18,6 +18,9 @@ enum {
 SF_INLINE void dot_panel_block(sf_format_index format, const uint8_t *p, const int16_t *x, vi *sum) {
   const int units = format == SF_FORMAT_Q8_0 ? SF_BLOCK / 2 : SF_BLOCK / 4;
   for (int v = 0; v < PANEL_VECTORS; ++v) sum[v] = v_round(v_set1(0));
+#if defined(__clang__) /* which would write out all of them, and gain nothing */
+#pragma clang loop unroll(disable)
+#endif
   for (int u = 0; u < units; ++u) {
     const uint8_t *unit = p + (1 + u) * UNITS_BYTES;
     const vi first = v_pair(x + 2 * u), second = v_pair(x + (format == SF_FORMAT_Q8_0 ? 0 : 16) + 2 * u);
