@@ -25,6 +25,26 @@ from sparsefire.web_site import make_site
 
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 _PROMPT = "The people of"
+_VIEW = {"width": 1280, "height": 900}
+_BLOCK_SECONDS = 1.0  # of texts between two changes of what is compared
+_REST = 900  # milliseconds in which the map comes to rest after a text
+_TEXTS = """async (texts) => {
+    const { state } = await import("/page.js");
+    let [tokens, seconds] = [0, 0];
+    const look = ({ detail }) => {
+        if (!detail.done) return;
+        tokens += detail.tokens - 1;
+        seconds += (detail.tokens - 1) / detail.speed;
+    };
+    const changed = () => new Promise((done) => document.addEventListener("phase", done, { once: true }));
+    state.engine.addEventListener("text", look);
+    for (let text = 0; text < texts; text++) {
+        document.getElementById("go").click();
+        while (state.phase !== "ready") await changed();
+    }
+    state.engine.removeEventListener("text", look);
+    return [tokens, seconds];
+}"""
 _LOOK = """
 window.stages = [];
 setInterval(() => {
@@ -70,24 +90,26 @@ def wait(page: Any) -> None:
     page.wait_for_selector("html[data-state=ready]", timeout=300_000)
 
 
-def generate(page: Any, mode: str, tokens: int) -> float:
-    """Tokens per second of a greedy text."""
+def settings(page: Any, tokens: int) -> None:
+    """Greedy texts of so many tokens."""
     page.evaluate("document.getElementById('sampling').open = true")
     for name, value in {"max_tokens": tokens, "temperature": 0, "repeat_penalty": 1}.items():
         page.fill(f"#{name}", str(value))
-    page.check(f"input[name=mode][value={mode}]")
     page.fill("#prompt", _PROMPT)
-    script = """new Promise((done) => import("/page.js").then(({ state }) => {
-        state.engine.addEventListener("text", function look({ detail }) {
-            if (!detail.done) return;
-            state.engine.removeEventListener("text", look);
-            done(detail.speed);
-        });
-        document.getElementById("go").click();
-    }))"""
-    speed = float(page.evaluate(script))
+
+
+def generate(page: Any, mode: str, texts: int = 1) -> tuple[int, float]:
+    """Tokens and seconds of texts one after another, without each one's first token."""
+    page.check(f"input[name=mode][value={mode}]")
+    tokens, seconds = page.evaluate(_TEXTS, texts)
     wait(page)
-    return speed
+    return int(tokens), float(seconds)
+
+
+def modes_of(page: Any) -> list[str]:
+    """What the model can do."""
+    every = ("sparse", "exact", "dense")
+    return [mode for mode in every if not page.is_disabled(f"input[name=mode][value={mode}]")]
 
 
 def start(browser: Any, origin: str, runs: int) -> None:
@@ -113,36 +135,44 @@ def start(browser: Any, origin: str, runs: int) -> None:
 
 
 def show_map(browser: Any, origin: str, runs: int) -> None:
-    """Prints decode speed with the map over that without, by mode."""
-    page = opened(browser.new_context(), origin)
-    for mode in ("sparse", "dense"):
-        if page.is_disabled(f"input[name=mode][value={mode}]"):
-            continue
-        generate(page, mode, 200)
-        speeds: dict[bool, list[float]] = {True: [], False: []}
-        for run in range(2 * runs):
-            shown = run % 4 in (0, 3)
-            page.set_checked("#watch", shown)
-            speeds[shown].append(generate(page, mode, 300))
-        on, off = (statistics.median(speeds[shown]) for shown in (True, False))
-        print(f"{mode}: {on:.0f} tokens/s with the map, {off:.0f} without: {on / off:.3f}")
+    """Prints decode speed with the map over that without, by mode: medians of the ratios of
+    neighbours in time, and how far two without it differ."""
+    page = opened(browser.new_context(viewport=_VIEW), origin)
+    settings(page, 400)
+    for mode in [mode for mode in modes_of(page) if mode != "exact"]:
+        page.set_checked("#watch", True)
+        generate(page, mode)
+        _, seconds = generate(page, mode)
+        texts = max(1, round(_BLOCK_SECONDS / seconds))
+        names = ["with", "without", "again"]
+        speeds: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(runs):
+            for name in names:
+                if page.is_checked("#watch"):
+                    page.wait_for_timeout(_REST)
+                page.set_checked("#watch", name == "with")
+                tokens, seconds = generate(page, mode, texts)
+                speeds[name].append(tokens / seconds)
+            names = names[1:] + names[:1]
+        page.set_checked("#watch", True)
+        rates = {name: statistics.median(speeds[name]) for name in names}
+        print(f"{mode}: {rates['with']:.0f} tokens/s with the map, {rates['without']:.0f} without")
+        for name, what in {"with": "with / without", "again": "without / without"}.items():
+            pairs = zip(speeds[name], speeds["without"], strict=True)
+            first, middle, third = statistics.quantiles([a / b for a, b in pairs], n=4)
+            print(f"    {what}: {middle:.3f} (quartiles {first:.3f} … {third:.3f})")
 
 
 def show_blocked(browser: Any, origin: str, runs: int) -> None:
     """Prints the longest task of the page's main thread while it generates, from 50 ms."""
-    page = opened(browser.new_context(viewport={"width": 1280, "height": 900}), origin)
-    generate(page, "dense", 1)  # opens the settings, which lays the page out anew
+    page = opened(browser.new_context(viewport=_VIEW), origin)
+    settings(page, 300)  # opens the settings, which lays the page out anew
     page.wait_for_timeout(500)
     page.evaluate(_BLOCKED)
     tokens = 0
     for run in range(runs):
-        modes = [
-            mode
-            for mode in ("sparse", "exact", "dense")
-            if not page.is_disabled(f"input[name=mode][value={mode}]")
-        ]
-        generate(page, modes[run % len(modes)], 300)
-        tokens += 300
+        modes = modes_of(page)
+        tokens += generate(page, modes[run % len(modes)])[0] + 1
     blocked = page.evaluate("window.blocked")
     longest = f"the longest {max(blocked):.0f} ms" if blocked else "none of 50 ms or more"
     print(f"{tokens} tokens, {len(blocked)} long tasks, {longest}")

@@ -6,7 +6,7 @@ import { percent, size, speed } from "./words.js";
 
 const INTERVAL = 200; // milliseconds between two changes of the figures
 
-const map = new NeuronMap($("map"), $("map-mask"));
+const map = new NeuronMap($("map"));
 const speeds = new Speeds($("side"));
 let shown = 0; // when
 export const run = { mode: "", write: null, last: null }; // the present text: its mode, and who writes it

@@ -3,7 +3,9 @@
 import { obey } from "./orders.js";
 import { ofBlob, ofBytes, ofKept, ofUrl } from "./sources.js";
 
-const SLICE_SECONDS = 0.033; // of generation between two looks at the messages, and two pictures of the neurons
+// Of generation between two looks at the messages, and two frames of the page: where there is no graphics processor, a
+// frame takes milliseconds of the processor that decodes.
+const SLICE_SECONDS = 0.066;
 const WHOLE_BYTES = 32 << 20; // a model of the site up to this size is fetched at once, a larger one in pieces
 
 let pyodide;

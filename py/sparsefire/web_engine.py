@@ -27,6 +27,7 @@ from .tensors import check_tensors
 from .threads import enable_threads
 
 PAGE_CONTEXT = 2048  # tokens, at most, unless the page asks for more
+_MOST_TOKENS = 255  # of a slice: a neuron that fires is counted so far
 _WORK_BYTES = 32 << 20  # of a core beside weights and cache, roughly
 _CORE_BYTES = 1 << 32  # that WebAssembly with 32-bit addresses can have
 
@@ -234,7 +235,7 @@ class Engine:
         try:
             for piece in pieces:
                 text.append(piece)
-                if first or time.perf_counter() >= until:
+                if first or len(text) >= _MOST_TOKENS or time.perf_counter() >= until:
                     break
             else:
                 done, reason = True, model.stats.finish_reason

@@ -1,0 +1,145 @@
+// A picture of dots: layers from top to bottom, each a block of them. A dot is only painted when its level of light has
+// changed, into pixels that go to the canvas at the size of the screen, so that the browser has nothing to stretch or to
+// blend: without a graphics processor that would take from decoding.
+
+export const LEVELS = 64; // of light, each with its colour
+const LABEL = 16; // CSS pixels at the left for the layer's number
+const PAD = 10; // round the canvas, so that the round corners of its box do not cut it, which would cost
+const COVERS = 4; // how much of a pixel at its border a dot covers, in so many steps
+const UNPAINTED = 255; // as a level
+
+export class Dots {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { alpha: false });
+  }
+
+  /** Places the dots of a model in the canvas; `hot`: how many of each layer's neurons are always computed, and have
+   *  another colour. Sets `group`, the neighbours that share a dot where there are more neurons than pixels, and
+   *  `perLayer`, the dots of a layer. False where there is no room. */
+  layout(layers, hidden, hot) {
+    const scale = Math.min(devicePixelRatio || 1, 2);
+    const { clientWidth, clientHeight } = this.canvas.parentElement;
+    const [width, height] = [clientWidth, clientHeight].map((size) => Math.floor((size - 2 * PAD) * scale));
+    const left = LABEL * scale;
+    if (width <= left || height <= 0) return false;
+    Object.assign(this.canvas, { width, height });
+    Object.assign(this.canvas.style, { left: `${PAD}px`, top: `${PAD}px`, width: `${width / scale}px`, height: `${height / scale}px` });
+    const { columns, rows, lines, pitch, group, cells } = placed(layers, hidden, width - left, height);
+    Object.assign(this, { width, columns, rows, pitch, group, perLayer: cells });
+    // Borders of the dots, in whole pixels.
+    this.xs = Array.from({ length: columns + 1 }, (_, i) => left + Math.round((i * (width - left)) / columns));
+    this.ys = Array.from({ length: lines + 1 }, (_, i) => Math.round((i * height) / lines));
+    const size = Math.min((width - left) / columns, height / lines);
+    this.space = size >= 3 ? Math.max(1, Math.round(0.2 * size)) : 0; // between two dots
+    this.hot = Int32Array.from({ length: layers }, (_, layer) => Math.ceil((hot[layer] ?? 0) / group));
+    this.shown = new Uint8Array(layers * cells).fill(UNPAINTED);
+    this.stencils = new Map();
+    this.ground(layers, left, scale);
+    return true;
+  }
+
+  /** What lies between the dots, the numbers of the layers, and the colours. */
+  ground(layers, left, scale) {
+    const { canvas, context, ys, pitch } = this;
+    const style = getComputedStyle(document.documentElement);
+    const [map, idle, cold, bright, hot] = ["--map", "--idle", "--cold", "--cold-bright", "--hot"].map((name) => rgb(style.getPropertyValue(name)));
+    const ramps = [...ramp(idle, cold, bright), ...ramp(idle, hot, hot)];
+    this.colors = Array.from({ length: COVERS + 1 }, (_, cover) => Uint32Array.from(ramps, (color) => pack(mix(map, color, cover / COVERS))));
+    context.fillStyle = style.getPropertyValue("--map");
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.fillStyle = style.getPropertyValue("--soft");
+    context.font = `${11 * scale}px system-ui, sans-serif`;
+    context.textAlign = "right";
+    context.textBaseline = "middle";
+    const every = Math.ceil((14 * scale * layers) / canvas.height);
+    for (let layer = 0; layer < layers; layer += every) {
+      context.fillText(String(layer + 1), left - 7 * scale, (ys[layer * pitch] + ys[layer * pitch + this.rows]) / 2);
+    }
+    this.picture = context.getImageData(0, 0, canvas.width, canvas.height);
+    this.pixels = new Uint32Array(this.picture.data.buffer);
+  }
+
+  /** Shows so much light, 0 … LEVELS - 1, of each dot. */
+  show(levels) {
+    const { shown } = this;
+    let [top, bottom] = [Infinity, 0];
+    for (let dot = 0; dot < shown.length; dot++) {
+      if (levels[dot] === shown[dot]) continue;
+      shown[dot] = levels[dot];
+      const line = this.paint(dot, levels[dot]);
+      top = Math.min(top, this.ys[line]);
+      bottom = Math.max(bottom, this.ys[line + 1]);
+    }
+    if (bottom) this.context.putImageData(this.picture, 0, 0, 0, top, this.width, bottom - top);
+  }
+
+  /** Paints one dot; its line. */
+  paint(dot, level) {
+    const { xs, ys, pixels, width, colors } = this;
+    const layer = Math.floor(dot / this.perLayer);
+    const cell = dot - layer * this.perLayer;
+    const row = Math.floor(cell / this.columns);
+    const [column, line] = [cell - row * this.columns, layer * this.pitch + row];
+    const [w, h] = [xs[column + 1] - xs[column] - this.space, ys[line + 1] - ys[line] - this.space];
+    const covers = this.stencil(w, h);
+    const color = cell < this.hot[layer] ? LEVELS + level : level;
+    let at = ys[line] * width + xs[column];
+    for (let y = 0, i = 0; y < h; y++, at += width - w) {
+      for (let x = 0; x < w; x++, i++, at++) pixels[at] = colors[covers[i]][color];
+    }
+    return line;
+  }
+
+  /** How much a dot of that size covers of each of its pixels. */
+  stencil(w, h) {
+    const key = w * 65536 + h;
+    let covers = this.stencils.get(key);
+    if (!covers) {
+      const context = new OffscreenCanvas(w, h).getContext("2d");
+      context.roundRect(0, 0, w, h, this.space ? Math.min(w, h) / 2.2 : 0);
+      context.fill();
+      const { data } = context.getImageData(0, 0, w, h);
+      covers = Uint8Array.from({ length: w * h }, (_, i) => Math.round((data[4 * i + 3] / 255) * COVERS));
+      this.stencils.set(key, covers);
+    }
+    return covers;
+  }
+}
+
+/** How the dots of all layers fill a box: `lines` of `columns` dots, of which each layer has `rows`, and begins `pitch`
+ *  lines after the one before it. */
+function placed(layers, hidden, width, height) {
+  const gap = Math.max(2, height / layers / 6);
+  const band = (height - gap * (layers - 1)) / layers;
+  // The largest dot with which a layer fits into its band; below one pixel, several neurons share one.
+  const group = Math.max(1, Math.ceil(hidden / (Math.floor(width) * Math.max(1, Math.floor(band)))));
+  const cells = Math.ceil(hidden / group);
+  let dot = Math.max(1, Math.floor(Math.sqrt((width * band) / cells)));
+  while (dot > 1 && Math.floor(width / dot) * Math.floor(band / dot) < cells) dot--;
+  const rows = Math.ceil(cells / Math.max(1, Math.floor(width / dot)));
+  // Dots may be wider than high or the reverse, so that they fill the box.
+  const columns = Math.ceil(cells / rows);
+  const pitch = rows + Math.min(Math.max(1, Math.round((gap * rows) / band)), Math.ceil(rows / 2));
+  return { columns, rows, pitch, lines: layers * pitch - (pitch - rows), group, cells };
+}
+
+const sizes = (borders) => borders.slice(1).map((border, i) => border - borders[i]);
+
+/** "#rrggbb" → [r, g, b] */
+function rgb(text) {
+  const number = parseInt(text.trim().slice(1), 16);
+  return [number >> 16, (number >> 8) & 255, number & 255];
+}
+
+const pack = ([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+
+const mix = (from, to, share) => from.map((value, i) => Math.round(value + (to[i] - value) * share));
+
+/** The colours of the levels, from rest over `middle` to `bright`. */
+function ramp(rest, middle, bright) {
+  return Array.from({ length: LEVELS }, (_, i) => {
+    const share = i / (LEVELS - 1);
+    return share < 0.6 ? mix(rest, middle, share / 0.6) : mix(middle, bright, (share - 0.6) / 0.4);
+  });
+}
