@@ -117,6 +117,9 @@ def _use_page(page: Any, origin: str) -> float:
     page.wait_for_function("document.querySelector('#output .made')?.textContent")
     first = time.perf_counter() - began
     page.wait_for_selector("html[data-state=ready]")
+    if page.is_visible("#kinds"):  # the model converses too; a message may get a short answer
+        page.check("input[name=kind][value=text]")
+    page.fill("#prompt", PROMPT)
     page.evaluate("document.getElementById('max_tokens').value = 400")
     page.evaluate(_BEGIN)
     page.wait_for_selector("html[data-state=ready]")

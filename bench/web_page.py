@@ -3,6 +3,7 @@
     python bench/web_page.py start     # opening it, with an empty profile and again
     python bench/web_page.py map       # decode speed with the map and without, in turns
     python bench/web_page.py blocked   # the longest that the page could not answer while generating
+    python bench/web_page.py engine    # decode speed with what can be chosen under "Engine"
 
 Needs Playwright (extra "test") and Chromium. The page is served from this machine.
 """
@@ -10,6 +11,7 @@ Needs Playwright (extra "test") and Chromium. The page is served from this machi
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import statistics
 import sys
@@ -36,7 +38,8 @@ _TEXTS = """async (texts) => {
         tokens += detail.tokens - 1;
         seconds += (detail.tokens - 1) / detail.speed;
     };
-    const changed = () => new Promise((done) => document.addEventListener("phase", done, { once: true }));
+    const once = { once: true };
+    const changed = () => new Promise((done) => document.addEventListener("phase", done, once));
     state.engine.addEventListener("text", look);
     for (let text = 0; text < texts; text++) {
         document.getElementById("go").click();
@@ -178,9 +181,41 @@ def show_blocked(browser: Any, origin: str, runs: int) -> None:
     print(f"{tokens} tokens, {len(blocked)} long tasks, {longest}")
 
 
+def show_engine(browser: Any, origin: str, runs: int) -> None:
+    """Prints decode speed by threads and arithmetic, each in a page of its own, taking turns."""
+    pages = {}
+    for threads, arithmetic in itertools.product((1, 2), ("strict", "relaxed")):
+        context = browser.new_context(viewport=_VIEW)
+        context.add_init_script(
+            f"localStorage.setItem('sparsefire-threads', '{threads}');"
+            f"localStorage.setItem('sparsefire-arithmetic', '{arithmetic}')"
+        )
+        page = pages[f"{threads}, {arithmetic}"] = opened(context, origin)
+        if page.is_visible("#kinds"):
+            page.check("input[name=kind][value=text]")
+        settings(page, 400)
+    mode = modes_of(page)[0]
+    _, seconds = generate(page, mode)
+    tokens = 400 if seconds < _BLOCK_SECONDS else round(400 * _BLOCK_SECONDS / seconds)
+    names = list(pages)
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    for run in range(runs + 1):
+        for name in names:
+            pages[name].bring_to_front()
+            pages[name].fill("#max_tokens", str(tokens))
+            made, seconds = generate(pages[name], mode)
+            if run > 0:  # browsers compile the better code while a module runs
+                speeds[name].append(made / seconds)
+        names = names[1:] + names[:1]
+    for name, each in speeds.items():
+        pairs = zip(each, speeds["1, strict"], strict=True)
+        gain = statistics.median(a / b for a, b in pairs)
+        print(f"{mode}, {name}: {statistics.median(each):.0f} tokens/s, {gain:.2f}×")
+
+
 def main() -> int:
     """Runs what the command line names."""
-    kinds = {"start": start, "map": show_map, "blocked": show_blocked}
+    kinds = {"start": start, "map": show_map, "blocked": show_blocked, "engine": show_engine}
     parser = argparse.ArgumentParser(description="What the browser page takes.")
     parser.add_argument("kind", choices=kinds)
     parser.add_argument("-m", "--model", type=Path, help="that the page opens with")

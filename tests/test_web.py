@@ -146,7 +146,10 @@ def test_it_fits_every_window(page: Web, width: int) -> None:
     assert wide <= room
 
 
-def test_axe_finds_nothing_serious(page: Web) -> None:
+@pytest.mark.parametrize("width", [360, 1280])
+def test_axe_finds_nothing_serious(page: Web, width: int) -> None:
+    before = page.page.viewport_size
+    page.page.set_viewport_size({"width": width, "height": 800})
     page.page.evaluate(axe_source())
     page.page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
     for theme in ("light", "dark"):
@@ -164,6 +167,7 @@ def test_axe_finds_nothing_serious(page: Web) -> None:
         assert serious == []
     page.page.evaluate("delete document.documentElement.dataset.theme")
     page.page.click("#problem-close")
+    page.page.set_viewport_size(before)
 
 
 def test_nothing_jumps_while_it_starts_and_generates(visit: Any) -> None:

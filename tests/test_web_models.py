@@ -6,11 +6,9 @@ import http.server
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
@@ -202,35 +200,8 @@ def test_weights_that_are_no_numbers_bring_the_model_before_back(page: Web, tmp_
     delete(page, "nan.gguf")
 
 
-def huge_model(path: Path, hidden: int) -> Path:
-    """A model of two layers with so many neurons whose weights are zeros: a hole in the file."""
-    tiny = tiny_model.Tiny(hidden=hidden, activation="silu")
-    shapes = {
-        name: values.shape for name, values in tiny_model.weights(replace(tiny, hidden=1)).items()
-    }
-    for layer in range(tiny.layers):
-        shapes |= {f"blk.{layer}.ffn_{name}.weight": (hidden, tiny.d) for name in ("gate", "up")}
-        shapes[f"blk.{layer}.ffn_down.weight"] = (tiny.d, hidden)
-    writer = gguf.GGUFWriter(path, tiny.arch)
-    for key, value in {**tiny_model.metadata(tiny), **tiny_model.tokenizer_keys(tiny)}.items():
-        if value is not None:
-            tiny_model._add_key(writer, key, value)
-    nbytes = 0
-    for name, shape in shapes.items():
-        size = 4 * int(np.prod(shape))
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), size)
-        nbytes += -(-size // 32) * 32
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size + 32 + nbytes)
-    return path
-
-
 def test_a_model_that_is_too_large_is_refused_with_the_numbers(page: Web, tmp_path: Path) -> None:
-    page.page.set_input_files("#file", huge_model(tmp_path / "huge.gguf", 3_500_000))
+    page.page.set_input_files("#file", tiny_model.write_hollow(tmp_path / "huge.gguf", 3_500_000))
     said = page.problem()
     assert re.search(r"huge\.gguf needs about 5\.\d GB of memory \(weights 5\.\d GB, ", said), said
     assert "a page can have 4.3 GB" in said
@@ -245,7 +216,7 @@ def test_memory_that_the_browser_does_not_give_is_explained(
     with another(browser[0], "--js-flags=--wasm-max-mem-pages=1536") as limited:
         page = limited.new_context().new_page()
         web = Web(page, origin).open()
-        page.set_input_files("#file", huge_model(tmp_path / "fat.gguf", 75_000))
+        page.set_input_files("#file", tiny_model.write_hollow(tmp_path / "fat.gguf", 75_000))
         said = web.problem()
         assert "The browser has no more memory for fat.gguf" in said
         web.wait_for("ready")
@@ -258,7 +229,7 @@ def test_a_machine_that_may_be_too_small_is_told_of_before(visit: Any, tmp_path:
     web = visit()
     web.page.add_init_script("Object.defineProperty(navigator, 'deviceMemory', {value: 0.25})")
     web.open()
-    web.page.set_input_files("#file", huge_model(tmp_path / "fat.gguf", 165_000))
+    web.page.set_input_files("#file", tiny_model.write_hollow(tmp_path / "fat.gguf", 165_000))
     assert "the browser reports 268 MB in this machine" in web.problem()
     assert web.page.inner_text("#problem-action") == "Load it anyway"
     web.page.click("#problem-action")

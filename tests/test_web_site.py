@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -76,6 +78,20 @@ def test_without_node_the_page_has_the_sources(
 ) -> None:
     monkeypatch.setattr(web_compile.shutil, "which", lambda name: None)
     assert web_compile.compile_archives({"a.zip": b"PK"}, tmp_path / "pyodide") == {}
+
+
+def test_compiled_archives_that_are_not_used_any_more_go(tmp_path: Path) -> None:
+    archives = {"a.zip": b"PK", "b.zip": b"PKPK"}
+    kept = tmp_path / f"compiled-{web_fetch.PYODIDE_VERSION}"
+    kept.mkdir()
+    old = time.time() - 40 * 86400
+    names = [f"{web_compile._key(data)}.zip" for data in archives.values()] + ["older.zip"]
+    for name in names:
+        (kept / name).write_bytes(b"compiled")
+        os.utime(kept / name, (old, old))
+    made = web_compile.compile_archives(archives, tmp_path / "pyodide")
+    assert {path.name for path in made.values()} == set(names[:2])
+    assert {path.name for path in kept.iterdir()} == set(names[:2])
 
 
 @pytest.fixture

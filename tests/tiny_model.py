@@ -202,3 +202,28 @@ def write(path: Path, tiny: Tiny | None = None, **changes: Any) -> Path:
         with path.open("r+b") as file:
             file.write(b"PWRI")
     return path
+
+
+def write_hollow(path: Path, hidden: int) -> Path:
+    """A model of two layers with so many neurons whose weights are zeros: a hole in the file."""
+    tiny = Tiny(hidden=hidden, activation="silu")
+    shapes = {name: values.shape for name, values in weights(replace(tiny, hidden=1)).items()}
+    for layer in range(tiny.layers):
+        shapes |= {f"blk.{layer}.ffn_{name}.weight": (hidden, tiny.d) for name in ("gate", "up")}
+        shapes[f"blk.{layer}.ffn_down.weight"] = (tiny.d, hidden)
+    writer = gguf.GGUFWriter(path, tiny.arch)
+    for key, value in {**metadata(tiny), **tokenizer_keys(tiny)}.items():
+        if value is not None:
+            _add_key(writer, key, value)
+    nbytes = 0
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), size)
+        nbytes += -(-size // 32) * 32
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + 32 + nbytes)
+    return path

@@ -7,6 +7,8 @@ import { startEngine, status } from "./running.js";
 import { wireSettings } from "./settings.js";
 import { wireWriting } from "./writing.js";
 
+const LEISURE = 600; // milliseconds
+
 async function boot() {
   status.begin("Starting");
   try {
@@ -22,8 +24,18 @@ async function boot() {
   $("version").textContent = state.site.version;
   await startEngine();
   await refresh();
+  await leisure();
   await keepOffline();
   await refresh(); // what it takes belongs to the space in use
+}
+
+/** Until no text has been made for a while: what keeps files takes from the processor that decodes. */
+async function leisure() {
+  for (;;) {
+    const changed = new Promise((resolve) => document.addEventListener("phase", () => resolve(false), { once: true }));
+    const late = new Promise((resolve) => setTimeout(resolve, LEISURE, state.phase !== "busy"));
+    if (await Promise.race([changed, late])) return;
+  }
 }
 
 function wireTheme() {

@@ -41,7 +41,8 @@ export class Dots {
 
   /** What lies between the dots, the numbers of the layers, and the colours. */
   ground(layers, left, scale) {
-    const { canvas, context, ys, pitch } = this;
+    const { canvas, ys, pitch } = this;
+    const context = readable(canvas.width, canvas.height);
     const style = getComputedStyle(document.documentElement);
     const [map, idle, cold, bright, hot] = ["--map", "--idle", "--cold", "--cold-bright", "--hot"].map((name) => rgb(style.getPropertyValue(name)));
     const ramps = [...ramp(idle, cold, bright), ...ramp(idle, hot, hot)];
@@ -96,7 +97,7 @@ export class Dots {
     const key = w * 65536 + h;
     let covers = this.stencils.get(key);
     if (!covers) {
-      const context = new OffscreenCanvas(w, h).getContext("2d");
+      const context = readable(w, h);
       context.roundRect(0, 0, w, h, this.space ? Math.min(w, h) / 2.2 : 0);
       context.fill();
       const { data } = context.getImageData(0, 0, w, h);
@@ -124,7 +125,8 @@ function placed(layers, hidden, width, height) {
   return { columns, rows, pitch, lines: layers * pitch - (pitch - rows), group, cells };
 }
 
-const sizes = (borders) => borders.slice(1).map((border, i) => border - borders[i]);
+/** To draw what is read then. */
+const readable = (width, height) => new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
 
 /** "#rrggbb" → [r, g, b] */
 function rgb(text) {

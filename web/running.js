@@ -22,6 +22,7 @@ export async function startEngine(source = siteSource()) {
   const engine = (state.engine = new Engine());
   engine.addEventListener("bytes", ({ detail }) => status.bytes(detail.done, detail.total));
   engine.addEventListener("stage", ({ detail }) => status.stage(detail.name));
+  engine.addEventListener("fetching", ({ detail }) => status.fetching(detail.done, detail.total));
   engine.addEventListener("loading", ({ detail }) => status.loading(detail.done, detail.total));
   engine.addEventListener("text", ({ detail }) => showReport(detail));
   try {
@@ -52,8 +53,10 @@ async function failedStart(source, error) {
 async function load(source) {
   const { context, budget } = chosen();
   const options = { context, budget };
-  const { about } = await state.engine.ask("load", { model: source, name: source.name, options });
+  const { about, where } = await state.engine.ask("load", { model: source, name: source.name, options });
   state.model = about;
+  state.where = where;
+  showWhere();
   state.source = source;
   status.model(about, source);
   adoptFigures(about);

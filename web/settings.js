@@ -8,7 +8,7 @@ const NAMES = ["threads", "arithmetic", "context", "budget"];
 /** What the engine is started with, as far as the browser allows it. */
 export function chosen() {
   const has = abilities();
-  const threads = has.isolated ? Math.min(Number(remembered.get("threads")) || 1, has.cores) : 1;
+  const threads = has.isolated ? Math.min(Number(remembered.get("threads")), has.cores) : 1; // 0: what suits the model
   return {
     threads,
     relaxed: has.relaxed && remembered.get("arithmetic") === "relaxed",
@@ -21,7 +21,7 @@ export const isPlain = () => chosen().threads === 1 && !chosen().relaxed;
 
 /** Back to what every browser has. */
 export function forgetChoices() {
-  for (const name of NAMES) remembered.set(name, "");
+  for (const name of NAMES) remembered.set(name, name === "threads" ? "1" : "");
   show();
 }
 
@@ -29,7 +29,8 @@ export function forgetChoices() {
 export function wireSettings(restart) {
   const has = abilities();
   const most = has.isolated ? Math.min(has.cores, MOST_THREADS) : 1;
-  $("threads").replaceChildren(...Array.from({ length: most }, (_, i) => new Option(String(i + 1), String(i + 1))));
+  const numbers = Array.from({ length: most }, (_, i) => new Option(String(i + 1), String(i + 1)));
+  $("threads").replaceChildren(...(most > 1 ? [new Option("What suits the model", "0")] : []), ...numbers);
   $("threads").disabled = most === 1;
   $("arithmetic").disabled = !has.relaxed;
   show();

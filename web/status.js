@@ -8,6 +8,8 @@ const STAGES = {
   model: "Putting the weights into the core's memory",
 };
 
+const PATIENCE = 4000; // milliseconds without a byte, after which the page says that it waits
+
 export class Status {
   constructor() {
     this.text = "";
@@ -35,6 +37,7 @@ export class Status {
   }
 
   stage(name) {
+    clearTimeout(this.patience);
     this.text = STAGES[name] ?? name;
     this.show(this.text);
     if (name !== "python" && !this.moving) $("progress").removeAttribute("value"); // it goes on for an unknown time
@@ -42,8 +45,16 @@ export class Status {
 
   bytes(done, total) {
     this.bar(done, total);
+    clearTimeout(this.patience);
+    const text = `${this.text}: ${size(done)} of ${size(total)}`;
+    if (done < total) this.patience = setTimeout(() => this.show(`${text}, waiting for the server`), PATIENCE);
     // What is left after the last byte is Python's own start.
-    this.show(done < total ? `${this.text}: ${size(done)} of ${size(total)}` : `${size(total)} are here; Python starts`);
+    this.show(done < total ? text : `${size(total)} are here; Python starts`);
+  }
+
+  fetching(done, total) {
+    this.bar(done, total);
+    this.show(`The model: ${size(done)} of ${size(total)}`);
   }
 
   loading(done, total) {
@@ -69,6 +80,7 @@ export class Status {
   }
 
   failed() {
+    clearTimeout(this.patience);
     this.idle();
     $("model-name").textContent = "Not running";
     $("model-facts").textContent = "Nothing leaves this machine.";

@@ -56,7 +56,7 @@ const relaxedNote = (has, where) => {
     return "Chosen under “Engine”: faster with 8- and 4-bit weights, which are multiplied in 8 bits; texts may differ from other machines'.";
   }
   return has.relaxed
-    ? "Strict, so that the text is the same everywhere. This browser also has relaxed SIMD, faster with 8- and 4-bit weights: see “Engine”."
+    ? "Strict, so that the text is the same everywhere. This browser also has relaxed SIMD, faster with 8- and 4-bit weights of large models, but less exact: see “Engine”."
     : "This browser has no relaxed SIMD, which would be faster with 8- and 4-bit weights.";
 };
 
@@ -67,10 +67,12 @@ const isolationNote = (has, offline) => {
 };
 
 const threadNote = (has, where) => {
-  if (where.threads > 1) return `Of ${has.cores} that the browser reports.`;
+  if (where.threads > 1) return `${where.suited ? "They suit a model of this size" : "Chosen under “Engine”"}, of ${has.cores} that the browser reports.`;
   if (!has.isolated) return "More need cross-origin isolation.";
   if (has.cores < 2) return "The browser reports one processor core.";
-  return where.note ? `${where.note}.` : `The browser reports ${has.cores} processor cores: choose more threads under “Engine”. Small models gain nothing.`;
+  if (where.note) return `${where.note}.`;
+  if (!where.suited) return `Chosen under “Engine”, of ${has.cores} that the browser reports.`;
+  return `Of ${has.cores} that the browser reports: this model is too small to gain from more.`;
 };
 
 const storageNote = (has) =>

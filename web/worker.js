@@ -63,18 +63,20 @@ async function bytesOf(path) {
 
 const stage = (name) => send({ event: "stage", name });
 
-/** Where Python's parts come from, and the model when it comes at once, with their bytes. */
+/** What is fetched, with bytes: Python's parts, but its script, which is imported; and the model, when it comes at once. */
 function expected(whole) {
-  const { pyodide: runtime, bytes, wheel, numpy, model } = site;
+  const { pyodide: runtime, bytes, wheel, numpy, chat, model } = site;
   const bare = (path) => path.split("?")[0];
-  const paths = [wheel, numpy, ...["pyodide.asm.wasm", "pyodide.asm.js", "python_stdlib.zip"].map((name) => runtime.path + name)];
+  const paths = [wheel, numpy, ...["pyodide.asm.wasm", "python_stdlib.zip"].map((name) => runtime.path + name)];
+  if (chat) paths.push(chat);
   if (whole) paths.push(model.path);
   return Object.fromEntries(paths.map((path) => [bare(path), bytes[bare(path)]]));
 }
 
 const address = (path) => new URL(path, new URL("./", self.location.href));
 
-/** Starts Python, and makes a core with so many threads; with `first`, the site's model is fetched meanwhile. */
+/** Starts Python, and makes a core with so many threads, 0 for what suits each model; with `first`, the site's model is
+ *  fetched meanwhile. */
 async function start({ site: described, threads, relaxed, first, shared }) {
   site = described;
   const whole = first && site.model.bytes <= WHOLE_BYTES;
@@ -115,8 +117,10 @@ async function openSource(model) {
   if (model.kind === "kept") return ofKept(model.name);
   if (model.kind === "file") return ofBlob(model.blob, model.size);
   const url = address(site.model.path);
-  const source = site.model.bytes > WHOLE_BYTES ? ofUrl(url, site.model.bytes) : null;
-  if (source) return source;
+  if (site.model.bytes > WHOLE_BYTES) {
+    const total = site.model.bytes;
+    return ofUrl(url, total, seldom((done) => send({ event: "fetching", done, total })));
+  }
   const bytes = early ?? bytesOf(url);
   early = null;
   return ofBytes(await bytes);
@@ -132,15 +136,22 @@ function withFile(source, name, use) {
   }
 }
 
+/** `tell`, but not at every call. */
+function seldom(tell) {
+  let told = 0;
+  return (done) => {
+    const now = performance.now();
+    if (now - told < 60) return;
+    told = now;
+    tell(done);
+  };
+}
+
 /** The source's progress is told while its bytes are read. */
 function counting(source) {
-  let told = 0;
+  const tell = seldom((done) => send({ event: "loading", done, total: source.size }));
   const read = (offset, count) => {
-    const now = performance.now();
-    if (now - told > 60) {
-      told = now;
-      send({ event: "loading", done: offset, total: source.size });
-    }
+    tell(offset);
     return source.read(offset, count);
   };
   return { ...source, read };
@@ -162,6 +173,7 @@ async function load({ model, name, options }) {
   if (interrupt) interrupt[0] = 0;
   let about;
   try {
+    await engine.prepare(source.size);
     about = withFile(counting(source), name, (file) => JSON.parse(engine.load(file, JSON.stringify(options))));
     if (about.budget_bytes) open = source;
   } finally {
@@ -171,7 +183,7 @@ async function load({ model, name, options }) {
   neurons = about.layers * about.hidden;
   engine.watch(watching);
   setTimeout(() => engine.warm()); // once the page knows
-  return { about };
+  return { about, where: JSON.parse(engine.where()) };
 }
 
 function unload() {

@@ -6,6 +6,7 @@ import { percent, speed } from "./words.js";
 
 const MODES = ["sparse", "exact", "dense"];
 const BROKEN = new Set(["BackendError", "CoreMemoryError", "MemoryError", "RuntimeError", "RangeError"]); // the core, that is
+const EXAMPLE = "The people of"; // the prompt that the page comes with
 const SAMPLING = ["max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"];
 
 let wanted = false; // Generate was pressed before the model was there
@@ -42,7 +43,9 @@ function adoptKind() {
   $("output").classList.toggle("chat", chat);
   $("output").dataset.empty = chat ? "The conversation appears here." : "The text appears here.";
   $("prompt-label").textContent = chat ? "Your message" : "Prompt, which the model continues";
-  $("prompt").value = chat ? "" : "The people of";
+  // What the user has written, or wants to have answered, stays.
+  if (chat && $("prompt").value === EXAMPLE && !wanted) $("prompt").value = "";
+  if (!chat && !$("prompt").value.trim()) $("prompt").value = EXAMPLE;
   $("prompt").placeholder = chat ? "Ask something" : "";
   $("renew").hidden = !chat;
   $("compare").hidden = chat;
@@ -204,7 +207,11 @@ export function wireWriting() {
   document.addEventListener("phase", showButtons);
   $("form").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!$("go").disabled && !(chats() && !$("prompt").value.trim())) generate();
+    if ($("go").disabled) return;
+    if (chats() && !$("prompt").value.trim()) {
+      announce("Write a message first.");
+      $("prompt").focus();
+    } else generate();
   });
   // A field that is out of its range can only be shown when it is not folded away.
   $("form").addEventListener("invalid", () => ($("sampling").open = true), true);

@@ -7,17 +7,21 @@ without node the page works all the same.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .web_fetch import PYODIDE_VERSION, Progress
 
 _SCRIPT = Path(__file__).resolve().parent / "js" / "compile_python.mjs"
 _SECONDS = 300
+_KEPT_DAYS = 30  # since a page was last made of an archive
 
 
 def compile_archives(
@@ -25,7 +29,7 @@ def compile_archives(
 ) -> dict[str, Path]:
     """For each archive (zip or wheel) by its name the path of one with compiled Python in place of
     the sources; {} where there is no node that could do it. Results are kept beside ``home``, the
-    directory of Pyodide."""
+    directory of Pyodide; those that no page was made of for a while, as of older versions, go."""
     kept = home.parent / f"compiled-{PYODIDE_VERSION}"
     made = {name: kept / f"{_key(data)}.zip" for name, data in archives.items()}
     wanted = {name: path for name, path in made.items() if not path.exists()}
@@ -39,7 +43,19 @@ def compile_archives(
         with tempfile.TemporaryDirectory(dir=kept) as directory:
             if not _compile(node, home, archives, wanted, Path(directory)):
                 return {}
+    with contextlib.suppress(OSError):  # a cache that cannot be written
+        _prune(made.values(), home.parent)
     return made
+
+
+def _prune(used: Iterable[Path], cache: Path) -> None:
+    """Deletes compiled archives that were not used for long; `used` are used now."""
+    for path in used:
+        os.utime(path)
+    oldest = time.time() - _KEPT_DAYS * 86400
+    for path in cache.glob("compiled-*/*.zip"):
+        if path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
 
 
 def _key(data: bytes) -> str:

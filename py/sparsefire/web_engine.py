@@ -29,20 +29,25 @@ from .threads import enable_threads
 PAGE_CONTEXT = 2048  # tokens, at most, unless the page asks for more
 _MOST_TOKENS = 255  # of a slice: a neuron that fires is counted so far
 _WORK_BYTES = 32 << 20  # of a core beside weights and cache, roughly
+_SHARED_BYTES = 32 << 20  # of a model, from which more than one thread is worth it
+_MOST_THREADS = 8  # unless the page asks for more
 _CORE_BYTES = 1 << 32  # that WebAssembly with 32-bit addresses can have
 
 
-async def open_engine(threads: int = 1, relaxed: bool = False) -> Engine:
-    """An engine on a core with so many threads, as far as the page can have them, and with relaxed
-    SIMD or strict."""
-    isa = "relaxed128" if relaxed else None
-    if threads > 1:
-        await enable_threads(threads, isa=isa)
-    if threads == 1 or backend().threads == 1:
-        note = backend().note if threads > 1 else ""
-        use_backend("auto", isa=isa, threads=1)
-        get_core().note = note
-    return Engine()
+async def open_engine(threads: int = 0, relaxed: bool = False) -> Engine:
+    """An engine with so many threads, as far as the page can have them, and with relaxed SIMD or
+    strict. 0 threads: as many as suit each model."""
+    engine = Engine(threads, relaxed)
+    await engine.prepare(0)
+    return engine
+
+
+def threads_for(nbytes: int, processors: int) -> int:
+    """How many threads suit a model of that size. A small one's products are too short to share;
+    for others, half of the processors, which are often two to a core, leave the page its own."""
+    if nbytes < _SHARED_BYTES or processors < 2:
+        return 1
+    return min(max(2, processors // 2), _MOST_THREADS)
 
 
 class JsFile:
@@ -105,13 +110,27 @@ class LayerBytes:
 class Engine:
     """One core with at most one model, for a page."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1, relaxed: bool = False) -> None:
+        self._threads = threads
+        self._isa = "relaxed128" if relaxed else None
         self._model: Model | None = None
         self._bytes: LayerBytes | None = None
         self._activity: Activity | None = None
         self._pieces: Generator[str, None, None] | None = None
         self._seen: tuple[int, Any, Any] = (0, 0, 0)  # tokens, selected, active at the last slice
         self._cached = CacheStats(0, 0, 0, 0, 0)  # then
+
+    async def prepare(self, nbytes: int) -> None:
+        """Goes to the core that suits a model of that size, which is loaded next; the model before
+        is closed."""
+        self.unload()
+        threads = self._threads or threads_for(nbytes, _processors())
+        if threads > 1:
+            await enable_threads(threads, isa=self._isa)
+        if threads == 1 or backend().threads == 1:
+            note = backend().note if threads > 1 else ""
+            use_backend("auto", isa=self._isa, threads=1)
+            get_core().note = note
 
     def where(self) -> str:
         """The core, as JSON."""
@@ -122,6 +141,7 @@ class Engine:
                 "isa": chosen.isa,
                 "simd": chosen.simd,
                 "threads": chosen.threads,
+                "suited": self._threads == 0,  # to the model, not chosen by the user
                 "note": chosen.note,
                 "version": chosen.version,
             }
@@ -315,6 +335,13 @@ class Engine:
         if self._model is None:
             raise SparsefireError("no model is loaded; choose one in the list of models")
         return self._model
+
+
+def _processors() -> int:
+    """Of the machine, as the browser tells."""
+    from ._host_pyodide import processors
+
+    return processors()
 
 
 def _context(config: ModelConfig, options: dict[str, Any]) -> int:

@@ -95,12 +95,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     ) -> None:
         self.send_response(status)
         kind = _TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+        # Addresses of which another file would have another.
+        versioned = "?v=" in self.path or name.startswith("pyodide-")
         headers = {
             "Content-Type": kind,
             "Content-Length": str(length),
             "Accept-Ranges": "bytes",
             "ETag": tag,
-            "Cache-Control": "no-cache",
+            "Cache-Control": "max-age=31536000, immutable" if versioned else "no-cache",
             "X-Content-Type-Options": "nosniff",
             **(extra or {}),
             **(ISOLATION if self.server.isolated else {}),

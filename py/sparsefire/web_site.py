@@ -105,7 +105,10 @@ def _add_python(
         archives[_CHAT_PATH] = chat
     compiled = compile_archives(archives, home, progress)
     made = {name: SiteFile(compiled.get(name), data) for name, data in archives.items()}
-    runtime = f"pyodide-{PYODIDE_VERSION}{'-compiled' if compiled else ''}"
+    # The directory's name is its version: browsers keep what is in it.
+    runtime = f"pyodide-{PYODIDE_VERSION}"
+    if compiled:
+        runtime += f"-compiled-{compiled[_STDLIB].stem[:8]}"
     for name in (*RUNTIME_FILES, NUMPY_WHEEL):
         site[f"{runtime}/{name}"] = made.get(name) or SiteFile(home / name)
     site |= {name: file for name, file in made.items() if "/" in name}

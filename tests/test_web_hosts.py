@@ -1,0 +1,192 @@
+"""The browser page on other servers: slow ones, plain ones, and with a large model."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny_model
+from conftest import open_test_core
+from sparsefire.cli import main
+from sparsefire.model import Model
+from sparsefire.web_server import WebServer
+from sparsefire.web_site import SiteFile, make_site
+from web_harness import CACHE, SECONDS, running
+
+pytest_plugins = ("web_fixtures",)
+GREEDY = {"temperature": 0, "repeat_penalty": 1}
+
+
+class SlowServer(WebServer):
+    """Sends so many bytes a second, `sent` in all; after `stall` bytes nothing until `go` is
+    set."""
+
+    def __init__(self, site: Mapping[str, SiteFile], rate: float, stall: int) -> None:
+        super().__init__(site)
+        self.sent = 0
+        self.go = threading.Event()
+        lock = threading.Lock()
+        server = self
+
+        class Slow(self.RequestHandlerClass):  # type: ignore[misc, name-defined]
+            def setup(self) -> None:
+                super().setup()
+                write = self.wfile.write
+
+                def slowly(data: bytes) -> int:
+                    for start in range(0, len(data), 1 << 16):
+                        piece = data[start : start + (1 << 16)]
+                        with lock:
+                            if server.sent > stall:
+                                server.go.wait(SECONDS)
+                            server.sent += len(piece)  # before it can arrive
+                            time.sleep(len(piece) / rate)
+                        write(piece)
+                    return len(data)
+
+                self.wfile.write = slowly
+
+        self.RequestHandlerClass = Slow
+
+
+def megabytes(text: str) -> list[float]:
+    """The sizes in "Python and numpy: 840 kB of 20 MB", in MB."""
+    units = {"bytes": 1e-6, "kB": 1e-3, "MB": 1.0}
+    found = re.findall(r"([\d.]+) (bytes|kB|MB)", text)
+    return [float(number) * units[unit] for number, unit in found]
+
+
+def test_on_a_slow_network_the_bar_tells_what_has_come(
+    visit: Any, site: dict[str, SiteFile], native: Model
+) -> None:
+    look = """() => {
+        const bar = document.getElementById("progress");
+        const text = document.getElementById("progress-text").textContent;
+        return [document.documentElement.dataset.state, text, bar.value, bar.max];
+    }"""
+    told: list[tuple[float, float, float]] = []  # MB: shown, in all, sent by the server
+    with running(SlowServer(site, 15e6, 5_000_000)) as server:
+        web = visit(server.origin)
+        web.page.goto(server.origin)
+        state = ""
+        end = time.monotonic() + SECONDS
+        while state != "ready" and time.monotonic() < end:
+            state, text, value, most = web.page.evaluate(look)
+            sent = server.sent / 1e6
+            if text.startswith("Python and numpy: "):
+                done, total = megabytes(text)
+                assert abs(value / most - done / total) < 0.05
+                told.append((done, total, sent))
+            if text.endswith("waiting for the server"):
+                waiting = told[-1]
+                server.go.set()
+            time.sleep(0.05)
+        assert state == "ready"
+        expected = "".join(native.generate("The people of", 12, mode="sparse", temperature=0))
+        assert web.generate("The people of", "sparse", max_tokens=12, **GREEDY) == expected
+        assert server.go.is_set()
+    shown = [done for done, _, _ in told]
+    assert len(set(shown)) > 5
+    assert shown == sorted(shown)
+    assert {total for _, total, _ in told} == {told[0][1]}
+    assert shown[-1] > 0.95 * told[0][1]
+    # Never more than was sent; and when nothing has come for a while, all of it but the page itself.
+    assert all(done < sent + 0.6 for done, _, sent in told), told
+    done, _, sent = waiting
+    assert sent - 2.5 < done, waiting
+
+
+def test_the_page_works_on_a_plain_static_host_under_a_path(
+    visit: Any, native: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARSEFIRE_CACHE", str(CACHE))
+    assert main(["web", "--export", str(tmp_path / "some" / "path")]) == 0
+
+    class Silent(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing."""
+
+    handler = functools.partial(Silent, directory=tmp_path)
+    expected = "".join(native.generate("The people of", 20, mode="sparse", temperature=0))
+    with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
+        web = visit(f"http://127.0.0.1:{server.server_port}")
+        for isolated in (False, True):  # the service worker adds the headers at the second visit
+            web.open("/some/path/")
+            assert web.page.evaluate("crossOriginIsolated") is isolated
+            told = web.page.inner_text("#where")
+            assert ("Not cross-origin isolated" in told) is not isolated
+            assert web.generate("The people of", "sparse", max_tokens=20, **GREEDY) == expected
+            web.page.wait_for_function(
+                "document.getElementById('where').textContent.includes('Works without a network')"
+            )
+
+
+# ---- A large model that the page opens with ----------------------------------------------------
+
+
+class ModelServer(WebServer):
+    """Sends the model whole or, with `ranges`, in pieces, of which the fourth is refused at first
+    and the sixth cut off. `asked` lists the ranges that were asked for."""
+
+    def __init__(self, site: Mapping[str, SiteFile], ranges: bool) -> None:
+        super().__init__(site)
+        self.asked: list[str] = []
+        server = self
+
+        class Handler(self.RequestHandlerClass):  # type: ignore[misc, name-defined]
+            def do_GET(self) -> None:  # noqa: N802
+                if not self.path.startswith("/models/"):
+                    super().do_GET()
+                    return
+                if not ranges:
+                    del self.headers["Range"]
+                server.asked.append(self.headers.get("Range", ""))
+                if ranges and len(server.asked) == 4:
+                    self.send_error(503)
+                    return
+                super().do_GET()
+
+            def _send(self, file: SiteFile, start: int, end: int) -> None:
+                cut = ranges and len(server.asked) == 6 and self.path.startswith("/models/")
+                super()._send(file, start, start + (end - start) // 2 if cut else end)
+                self.close_connection |= cut
+
+        self.RequestHandlerClass = Handler
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_large_model_that_the_page_opens_with(
+    visit: Callable[..., Any], tmp_path: Path, ranges: bool
+) -> None:
+    large = tiny_model.write_hollow(tmp_path / "large.gguf", 30_000)
+    small = tiny_model.write(tmp_path / "small.gguf", context=64)
+    assert large.stat().st_size > 40 << 20
+    with Model.load(large, core=open_test_core("native-scalar")) as model:
+        expected = "".join(model.generate("abc", 5, mode="dense", temperature=0))
+    with running(ModelServer(make_site(large, cache=CACHE), ranges)) as server:
+        web = visit(server.origin)
+        web.expected.append("Failed to load resource")
+        web.open()
+        many = (os.cpu_count() or 1) > 1
+        assert ("They suit a model of this size" in web.page.inner_text("#where")) is many
+        assert web.generate("abc", "dense", max_tokens=5, **GREEDY) == expected
+        if ranges:
+            assert server.asked[3] == server.asked[4]  # the one that was refused
+            ends = [asked.partition("-")[2] for asked in server.asked[5:7]]
+            assert ends[0] == ends[1]  # and the one that was cut off, or what was missing of it
+            assert all(server.asked)
+        else:
+            assert server.asked == [""]
+        web.page.set_input_files("#file", small)
+        web.wait_for_model("small.gguf")
+        assert "One thread" in web.page.inner_text("#where")
+        assert web.generate("abc", "exact", max_tokens=5, **GREEDY)
