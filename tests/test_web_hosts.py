@@ -99,7 +99,7 @@ def test_on_a_slow_network_the_bar_tells_what_has_come(
     assert shown == sorted(shown)
     assert {total for _, total, _ in told} == {told[0][1]}
     assert shown[-1] > 0.95 * told[0][1]
-    # Never more than was sent; and when nothing has come for a while, all of it but the page itself.
+    # Never more than was sent; when nothing has come for a while, all of it but the page itself.
     assert all(done < sent + 0.6 for done, _, sent in told), told
     done, _, sent = waiting
     assert sent - 2.5 < done, waiting
