@@ -133,7 +133,7 @@ SF_INLINE void dot_rows(sf_format_index format, const sf_rows *rows, int32_t n_r
                         int32_t n_inputs, float *out, size_t out_stride) {
   if (n_inputs > 1) {
     dot_batch(format, rows, n_rows, inputs, n_inputs, out, out_stride);
-  } else if (SF_IN_ORDER > 0 && !rows->ids) {
+  } else if (SF_IN_ORDER > 0 && lie_together(format, rows)) {
     dot_one(format, SF_IN_ORDER, 0, rows, n_rows, inputs, out);
   } else {
     dot_one(format, SF_STREAMS, is_asked_for(format, rows->columns), rows, n_rows, inputs, out);

@@ -72,6 +72,15 @@ SF_INLINE size_t group_bytes(sf_format_index format) {
   }
 }
 
+/* Whether the rows are all that lies there, one after the other, which is what a processor's prefetcher follows; those
+ * of a bundle of matrices have the others' between them. */
+SF_INLINE int lie_together(sf_format_index format, const sf_rows *rows) {
+  const size_t columns = (size_t)rows->columns;
+  const size_t bytes =
+      is_plain(format) ? columns * weight_bytes(format) : columns / SF_BLOCK * group_bytes(format) / GROUP;
+  return !rows->ids && rows->stride == bytes;
+}
+
 /* Of a group, a line is asked for at each of the first sub-blocks: whether at sub-block s there is one left. */
 SF_INLINE int has_line(sf_format_index format, int s) { return (size_t)s * LINE < group_bytes(format); }
 
