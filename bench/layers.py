@@ -8,6 +8,7 @@ from statistics import NormalDist
 import numpy as np
 
 from sparsefire._core import Core
+from sparsefire._forward import MODES
 from sparsefire.bench import random_layer as bench_layer
 from sparsefire.ffn import SparseFfn
 from sparsefire.layer_fit import predictor_format
@@ -41,7 +42,13 @@ def predicted_layer(
 
 
 def passes(layer: SparseFfn, n: int, mode: str, seed: int = 2) -> Callable[[int], object]:
-    """A function that sends n vectors through the layer, others at each repetition."""
+    """A function that sends n vectors through the layer, others at each repetition. It calls the
+    core, as a model does, since a small layer takes little longer than Python's part in
+    `SparseFfn.forward`."""
     inputs = np.random.default_rng(seed).standard_normal((32, n, layer.d_in), np.float32)
-    out = np.empty((n, layer.d_out), np.float32)
-    return lambda index: layer.forward(inputs[index % len(inputs)], mode=mode, out=out)
+    core, ffn = layer.core, layer._core_ffn
+    xs, y = [core.inp(x) for x in inputs], core.out(np.empty((n, layer.d_out), np.float32))
+    ffn.set_predictor(layer.predictor)
+    return lambda index: core.check(
+        "sf_ffn_forward", ffn.handle, MODES[mode], xs[index % len(xs)], n, y, None, None
+    )

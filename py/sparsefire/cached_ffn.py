@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from . import _arrays
 from ._core import Core, get_core
+from ._core_ffn import CUTOFFS, check_predictor, set_core_cutoff
 from ._forward import ActiveRequest, NeuronCounts, chosen_mode
 from ._handle import CoreObject
 from .activation import ActivationType
 from .bundles import BundleFile, Source
 from .errors import ModelFileError
-from .ffn import CUTOFFS, check_predictor, set_core_cutoff
 from .loader import read_predictor
 from .neurons import CoreCache, NeuronCache
 from .predictor import CorePredictor, InCorePredictor, Predictor

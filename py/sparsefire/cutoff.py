@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _arrays
+from ._core_ffn import CUTOFFS
 from .errors import ArgumentError, CalibrationError, NotFiniteError, ShapeError
-from .ffn import CUTOFFS, SparseFfn
+from .ffn import SparseFfn
 from .matrix import Matrix
 
 _FEWEST_SAMPLES = 20

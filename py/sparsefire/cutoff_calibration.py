@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ._core_ffn import CUTOFFS
 from .architecture import CUTOFF_KEYS, SPARSEFIRE_VERSION
 from .cutoff import neuron_values
 from .errors import ArgumentError
-from .ffn import CUTOFFS
 from .gguf import TypedValue, ValueType
 from .gguf_write import TensorData, Writable, check_output, gguf_package, write_gguf
 from .loader import rows_by_neuron
