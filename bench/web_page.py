@@ -29,7 +29,7 @@ _FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgrou
 _PROMPT = "The people of"
 _VIEW = {"width": 1280, "height": 900}
 _BLOCK_SECONDS = 1.0  # of texts between two changes of what is compared
-_REST = 900  # milliseconds in which the map comes to rest after a text
+_REST = 1100  # milliseconds in which the map comes to rest after a text
 _TEXTS = """async (texts) => {
     const { state } = await import("/page.js");
     let [tokens, seconds] = [0, 0];
@@ -138,8 +138,9 @@ def start(browser: Any, origin: str, runs: int) -> None:
 
 
 def show_map(browser: Any, origin: str, runs: int) -> None:
-    """Prints decode speed with the map over that without, by mode: medians of the ratios of
-    neighbours in time, and how far two without it differ."""
+    """Prints what the map takes, by mode: decode speed with it over that without, as medians of
+    the ratios of neighbours in time, beside how far two without it differ; and the processor time
+    that the browser spends beside decoding, which is what it could take at most."""
     page = opened(browser.new_context(viewport=_VIEW), origin)
     settings(page, 400)
     for mode in [mode for mode in modes_of(page) if mode != "exact"]:
@@ -149,12 +150,15 @@ def show_map(browser: Any, origin: str, runs: int) -> None:
         texts = max(1, round(_BLOCK_SECONDS / seconds))
         names = ["with", "without", "again"]
         speeds: dict[str, list[float]] = {name: [] for name in names}
+        others: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(runs):
             for name in names:
                 if page.is_checked("#watch"):
                     page.wait_for_timeout(_REST)
                 page.set_checked("#watch", name == "with")
+                before = beside_decoding()
                 tokens, seconds = generate(page, mode, texts)
+                others[name].append((beside_decoding() - before) / seconds)
                 speeds[name].append(tokens / seconds)
             names = names[1:] + names[:1]
         page.set_checked("#watch", True)
@@ -164,6 +168,27 @@ def show_map(browser: Any, origin: str, runs: int) -> None:
             pairs = zip(speeds[name], speeds["without"], strict=True)
             first, middle, third = statistics.quantiles([a / b for a, b in pairs], n=4)
             print(f"    {what}: {middle:.3f} (quartiles {first:.3f} … {third:.3f})")
+        shares = {name: 100 * statistics.median(others[name]) for name in names}
+        print(
+            f"    processor time beside decoding, % of one: {shares['with']:.1f} with, "
+            f"{shares['without']:.1f} without, {shares['again']:.1f} without again"
+        )
+
+
+def beside_decoding() -> float:
+    """Seconds of processor time that the browser's threads have had, but for those of workers, in
+    which Python and the model run. Linux tells."""
+    total = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"chrom" not in (process / "cmdline").read_bytes().split(b"\0")[0]:
+                continue
+            for task in (process / "task").iterdir():
+                if "Worker" not in (task / "comm").read_text():
+                    total += int((task / "schedstat").read_text().split()[0])
+        except (OSError, IndexError, ValueError):
+            continue  # it has ended
+    return total / 1e9
 
 
 def show_blocked(browser: Any, origin: str, runs: int) -> None:

@@ -2,14 +2,15 @@
 // a picture is only drawn when something new has come or light still moves: so it costs little.
 import { Dots, LEVELS } from "./dots.js";
 
-const DECAY = 0.68; // what is left of a neuron's light after one INTERVAL
-const INTERVAL = 1000 / 15; // milliseconds between two pictures while nothing new comes
+const INTERVAL = 100; // milliseconds between two pictures, about
+const DECAY = 0.56; // what is left of a neuron's light after that time
 const NEAR = 0.02; // of light that moves no further
 
 export class NeuronMap {
   constructor(canvas) {
     this.picture = new Dots(canvas);
     this.layers = 0;
+    this.last = 0; // when a picture was drawn
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
     new ResizeObserver(() => this.layout()).observe(canvas.parentElement);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.layout());
@@ -58,7 +59,8 @@ export class NeuronMap {
       if (flash > light[i]) light[i] = flash;
     }
     if (calm) this.each((i) => light[i] + (Math.min(1, counts[i] / tokens) - light[i]) * 0.05);
-    this.wake(0);
+    // In the frame that shows the new text too; when that is too early, in the next one with text, if there is one.
+    this.wake(performance.now() - this.last < 0.8 * INTERVAL ? INTERVAL : 0);
   }
 
   begin() {
@@ -90,7 +92,7 @@ export class NeuronMap {
 
   /* ---- Pictures ---- */
 
-  /** Has a picture drawn after so many milliseconds, in the frame that shows the new text too. */
+  /** Has a picture drawn after so many milliseconds. */
   wake(delay) {
     clearTimeout(this.timer);
     const ask = () => {
@@ -103,7 +105,7 @@ export class NeuronMap {
   step(now) {
     this.frame = 0;
     this.draw();
-    const passed = Math.min(now - (this.last ?? 0), 4 * INTERVAL);
+    const passed = Math.min(now - this.last, 3 * INTERVAL);
     this.last = now;
     if (this.move(DECAY ** (passed / INTERVAL))) this.wake(INTERVAL);
     else this.draw(); // where it came to rest
