@@ -6,6 +6,10 @@
 #ifndef SF_KERNELS_ROWS_H
 #define SF_KERNELS_ROWS_H
 
+#ifndef SF_HALVES_TAIL
+#define SF_HALVES_TAIL 0
+#endif
+
 enum {
   GROUP = 8, /* sub-blocks of a group: 256 columns, a whole block of the K formats */
   GROUP_COLUMNS = GROUP * SF_BLOCK,
@@ -151,6 +155,9 @@ SF_INLINE void group_halves(const uint8_t *p, size_t step, int32_t n, vf *r) {
     for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_load_halves(p + (size_t)k * SF_LANES * step, step);
     return;
   }
+#if SF_HALVES_TAIL /* the instruction set's own way: all in one vector */
+  r[0] = v_load_halves_tail(p, step, n);
+#else
   for (int k = 0; k < GROUP_VECTORS; ++k) {
     uint16_t some[GROUP];
     if (k * SF_LANES >= n) {
@@ -163,6 +170,7 @@ SF_INLINE void group_halves(const uint8_t *p, size_t step, int32_t n, vf *r) {
     }
     r[k] = v_load_halves((const uint8_t *)some, sizeof some[0]);
   }
+#endif
 }
 
 /* The scales and mins (0 for formats without them) of the first n ≤ 8 sub-blocks of the group at p; above, any of

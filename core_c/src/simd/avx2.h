@@ -89,10 +89,30 @@ SF_INLINE vf v_load_bf16_tail(const void *p, int n) {
   return v_load_bf16(h);
 }
 
-SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) {
-  int16_t h[8];
-  for (int k = 0; k < 8; ++k) memcpy(&h[k], p + (size_t)k * step, sizeof h[k]);
-  return _mm256_cvtph_ps(_mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]));
+/* Half k from the 16 bytes in which it is number k already: one instruction each. */
+SF_INLINE __m128i avx2_halves(const uint8_t *p, size_t step, int n) {
+  __m128i r = _mm_loadu_si128((const __m128i *)(const void *)p);
+#define AVX2_HALF(k) \
+  if (n > k) r = _mm_blend_epi16(r, _mm_loadu_si128((const __m128i *)(const void *)(p + k * (step - 2))), 1 << k)
+  AVX2_HALF(1);
+  AVX2_HALF(2);
+  AVX2_HALF(3);
+  AVX2_HALF(4);
+  AVX2_HALF(5);
+  AVX2_HALF(6);
+  AVX2_HALF(7);
+#undef AVX2_HALF
+  return r;
+}
+
+SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) { return _mm256_cvtph_ps(avx2_halves(p, step, 8)); }
+
+/* The first n of them, 0 above; step is 16 or more, so that no byte after the last of n steps is read. */
+#define SF_HALVES_TAIL 1
+SF_INLINE vf v_load_halves_tail(const uint8_t *p, size_t step, int n) {
+  const __m128i places = _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m128i first = _mm_cmpgt_epi16(_mm_set1_epi16((int16_t)n), places);
+  return _mm256_cvtph_ps(_mm_and_si128(avx2_halves(p, step, n), first));
 }
 
 SF_INLINE void v_load_u8(const uint8_t *p, vf *r) {
