@@ -6,8 +6,12 @@
 #ifndef SF_KERNELS_ROWS_H
 #define SF_KERNELS_ROWS_H
 
+/* What an instruction set has its own way for. */
 #ifndef SF_HALVES_TAIL
-#define SF_HALVES_TAIL 0
+#define SF_HALVES_TAIL 0 /* v_load_halves_tail */
+#endif
+#ifndef SF_K_SCALES
+#define SF_K_SCALES 0 /* v_load_k_scales */
 #endif
 
 enum {
@@ -173,23 +177,32 @@ SF_INLINE void group_halves(const uint8_t *p, size_t step, int32_t n, vf *r) {
 #endif
 }
 
+/* Those of a block of Q4_K or Q5_K. */
+SF_INLINE void k_scales(const uint8_t *p, vf *scale, vf *min) {
+#if SF_K_SCALES
+  v_load_k_scales(p, scale, min);
+#else
+  uint8_t unpacked[2 * GROUP];
+  sf_unpack_k_scales(p + K_SCALES, unpacked);
+  v_load_u8(unpacked, scale);
+  v_load_u8(unpacked + GROUP, min);
+  for (int k = 0; k < GROUP_VECTORS; ++k) {
+    scale[k] = v_mul(scale[k], v_set1(v_half(p)));
+    min[k] = v_mul(min[k], v_set1(v_half(p + 2)));
+  }
+#endif
+}
+
 /* The scales and mins (0 for formats without them) of the first n ≤ 8 sub-blocks of the group at p; above, any of
  * these, or 0. */
 SF_INLINE void group_scales(sf_format_index format, const uint8_t *p, int32_t n, vf *scale, vf *min) {
   const size_t step = group_bytes(format) / GROUP;
   const vf zero = v_set1(0);
-  uint8_t unpacked[2 * GROUP];
   for (int k = 0; k < GROUP_VECTORS; ++k) min[k] = zero;
   switch (format) {
     case SF_FORMAT_Q4_K:
     case SF_FORMAT_Q5_K:
-      sf_unpack_k_scales(p + K_SCALES, unpacked);
-      v_load_u8(unpacked, scale);
-      v_load_u8(unpacked + GROUP, min);
-      for (int k = 0; k < GROUP_VECTORS; ++k) {
-        scale[k] = v_mul(scale[k], v_set1(v_half(p)));
-        min[k] = v_mul(min[k], v_set1(v_half(p + 2)));
-      }
+      k_scales(p, scale, min);
       break;
     case SF_FORMAT_Q6_K:
       for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_set1(v_half(p + Q6_K_D));
