@@ -13,6 +13,9 @@
 #ifndef SF_K_SCALES
 #define SF_K_SCALES 0 /* v_load_k_scales */
 #endif
+#ifndef SF_HALF_FLOATS
+#define SF_HALF_FLOATS 0 /* v_load_half_floats */
+#endif
 
 enum {
   GROUP = 8, /* sub-blocks of a group: 256 columns, a whole block of the K formats */
@@ -143,12 +146,36 @@ SF_INLINE vb load_levels(sf_format_index format, const uint8_t *p, int s) {
   }
 }
 
+#if SF_HALF_FLOATS
+/* The levels of a format of nibbles as floats, counted from the centre, which is exact. */
+SF_INLINE void load_nibble_floats(sf_format_index format, const uint8_t *p, int s, vf *r) {
+  enum { HALF = SF_BLOCK / SF_LANES / 2 };
+  const vf centre = v_set1((float)centre_of(format));
+  if (format == SF_FORMAT_Q4_K) {
+    const uint8_t *nibbles = p + Q4_K_NIBBLES + 32 * (s >> 1);
+    v_load_half_floats(nibbles, s & 1, r);
+    v_load_half_floats(nibbles + 16, s & 1, r + HALF);
+  } else {
+    const uint8_t *block = p + (size_t)s * (group_bytes(format) / GROUP);
+    v_load_half_floats(block + (format == SF_FORMAT_Q4_0 ? 2 : 4), 0, r);
+    v_load_half_floats(block + (format == SF_FORMAT_Q4_0 ? 2 : 4), 1, r + HALF);
+  }
+  for (int k = 0; centre_of(format) && k < 2 * HALF; ++k) r[k] = v_sub(r[k], centre);
+}
+#endif
+
 /* The same as floats, counted from the centre. */
 SF_INLINE void load_level_floats(sf_format_index format, const uint8_t *p, int s, vf *r) {
   if (format == SF_FORMAT_Q8_0) {
     vb_load_floats((const int8_t *)(p + (size_t)s * Q8_0_BYTES + 2), r);
     return;
   }
+#if SF_HALF_FLOATS
+  if (format == SF_FORMAT_Q4_0 || format == SF_FORMAT_Q4_1 || format == SF_FORMAT_Q4_K) {
+    load_nibble_floats(format, p, s, r);
+    return;
+  }
+#endif
   const vb levels = load_levels(format, p, s);
   vb_floats(centre_of(format) ? vb_add(levels, -centre_of(format)) : levels, r);
 }
