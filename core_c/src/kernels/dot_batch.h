@@ -6,19 +6,21 @@
 #include "products.h"
 
 enum {
-  BATCH_ROWS = 4,                       /* rows of a group */
-  BATCH_INPUTS = 32,                    /* inputs whose accumulators are kept */
-  CHUNK_GROUPS = 2,                     /* columns of a chunk, in groups of sub-blocks */
-  CHUNK = CHUNK_GROUPS * GROUP_COLUMNS, /* and in numbers */
+  BATCH_ROWS = 4,                               /* rows of a group */
+  BATCH_INPUTS = 32,                            /* inputs whose accumulators are kept */
+  CHUNK_GROUPS = 2,                             /* columns of a chunk, in groups of sub-blocks */
+  CHUNK = CHUNK_GROUPS * GROUP_COLUMNS,         /* and in numbers */
+  BLOCK_CHUNK = SF_BLOCK_GROUPS * GROUP_COLUMNS /* the same of block formats, no more than CHUNK */
 };
 
 /* A chunk of a row. */
 typedef struct {
-  const uint8_t *floats; /* plain formats: F32 itself, or converted in `buffer` */
   union {
     float floats[CHUNK];
-    int16_t levels[CHUNK]; /* block formats */
+    int16_t levels[CHUNK];        /* block formats */
+    vf vectors[CHUNK / SF_LANES]; /* so that none lies across cache lines */
   } buffer;
+  const uint8_t *floats; /* plain formats: F32 itself, or converted in `buffer` */
   float scales[CHUNK_GROUPS][GROUP_SIZE], offsets[CHUNK_GROUPS][GROUP_SIZE];
 } batch_chunk;
 
@@ -49,7 +51,7 @@ SF_INLINE void load_blocks(sf_format_index format, const uint8_t *p, int32_t n, 
   }
 }
 
-/* Columns c … c + n - 1 of a row, c a multiple of CHUNK. */
+/* Columns c … c + n - 1 of a row, c a multiple of a group. */
 SF_NOT_INLINE void batch_load(sf_format_index format, const uint8_t *row, int32_t c, int32_t n, batch_chunk *chunk) {
   const size_t first_group = (size_t)(c / GROUP_COLUMNS);
 #define LOAD_PLAIN(NAME, name)                                                                \
@@ -137,7 +139,7 @@ SF_INLINE void tile_blocks(sf_product product, int n_rows, int n_inputs, const b
   for (int r = 0; r < n_rows; ++r) {
     for (int j = 0; j < n_inputs; ++j) acc[r][j] = sums[j][r0 + r];
   }
-  for (int32_t g = 0; g * GROUP_COLUMNS < n; ++g) {
+  for (int32_t g = 0; g < SF_BLOCK_GROUPS && g * GROUP_COLUMNS < n; ++g) { /* of one group compilers make no loop */
     const int32_t rest = n / SF_BLOCK - g * GROUP;
     tile_group(product, n_rows, n_inputs, chunk + r0, g, rest < GROUP ? rest : GROUP, some, columns, acc);
   }
@@ -176,21 +178,21 @@ SF_INLINE void batch_tiles(sf_product product, int n_inputs, const batch_chunk *
 /* A chunk of four rows, columns c … c + n - 1, with n_inputs ≤ BATCH_INPUTS inputs. */
 SF_INLINE void batch_columns(sf_product product, const batch_chunk *chunk, const sf_inputs *inputs, int32_t n_inputs,
                              int32_t c, int32_t n, int32_t columns, batch_sums sums) {
+  const int tile = product == PRODUCT_FLOATS ? SF_TILE_INPUTS : SF_BLOCK_INPUTS;
   int32_t j = 0;
-  for (; j + SF_TILE_INPUTS <= n_inputs; j += SF_TILE_INPUTS) {
-    batch_tiles(product, SF_TILE_INPUTS, chunk, inputs, j, c, n, columns, sums);
-  }
+  for (; j + tile <= n_inputs; j += tile) batch_tiles(product, tile, chunk, inputs, j, c, n, columns, sums);
   for (; j < n_inputs; ++j) batch_tiles(product, 1, chunk, inputs, j, c, n, columns, sums);
 }
 
 static void batch_group(sf_format_index format, const uint8_t *const *row, const sf_inputs *inputs, int32_t n_inputs,
                         int32_t columns, batch_sums sums) {
   batch_chunk chunk[BATCH_ROWS];
+  const int32_t most = is_plain(format) ? CHUNK : BLOCK_CHUNK;
   for (int32_t j = 0; j < n_inputs; ++j) {
     for (int r = 0; r < BATCH_ROWS; ++r) sums[j][r] = v_set1(0);
   }
-  for (int32_t c = 0; c < columns; c += CHUNK) {
-    const int32_t n = columns - c < CHUNK ? columns - c : CHUNK;
+  for (int32_t c = 0; c < columns; c += most) {
+    const int32_t n = columns - c < most ? columns - c : most;
     for (int r = 0; r < BATCH_ROWS; ++r) batch_load(format, row[r], c, n, &chunk[r]);
     switch (product_of(format)) {
       case PRODUCT_FLOATS:

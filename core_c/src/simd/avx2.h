@@ -8,7 +8,16 @@
 #define SF_ISA_NAME "avx2"
 #define SF_ISA_TABLE sf_kernels_avx2
 
-enum { SF_LANES = 8, SF_STREAMS = 8, SF_IN_ORDER = 4, SF_FOLLOWED = 4096, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 3 };
+enum {
+  SF_LANES = 8,
+  SF_STREAMS = 8,
+  SF_IN_ORDER = 4,
+  SF_FOLLOWED = 4096,
+  SF_TILE_ROWS = 4,
+  SF_TILE_INPUTS = 3,
+  SF_BLOCK_INPUTS = 1,
+  SF_BLOCK_GROUPS = 1
+};
 typedef __m256 vf;
 typedef __m256i vi;
 typedef __m256 vm;

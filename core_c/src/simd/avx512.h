@@ -8,7 +8,16 @@
 #define SF_ISA_NAME "avx512"
 #define SF_ISA_TABLE sf_kernels_avx512
 
-enum { SF_LANES = 16, SF_STREAMS = 8, SF_IN_ORDER = 0, SF_FOLLOWED = INT32_MAX, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 4 };
+enum {
+  SF_LANES = 16,
+  SF_STREAMS = 8,
+  SF_IN_ORDER = 0,
+  SF_FOLLOWED = INT32_MAX,
+  SF_TILE_ROWS = 4,
+  SF_TILE_INPUTS = 4,
+  SF_BLOCK_INPUTS = 4,
+  SF_BLOCK_GROUPS = 2
+};
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __mmask16 vm;

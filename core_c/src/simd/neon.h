@@ -8,7 +8,16 @@
 #define SF_ISA_NAME "neon"
 #define SF_ISA_TABLE sf_kernels_neon
 
-enum { SF_LANES = 4, SF_STREAMS = 8, SF_IN_ORDER = 0, SF_FOLLOWED = INT32_MAX, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 4 };
+enum {
+  SF_LANES = 4,
+  SF_STREAMS = 8,
+  SF_IN_ORDER = 0,
+  SF_FOLLOWED = INT32_MAX,
+  SF_TILE_ROWS = 4,
+  SF_TILE_INPUTS = 4,
+  SF_BLOCK_INPUTS = 4,
+  SF_BLOCK_GROUPS = 2
+};
 typedef float32x4_t vf;
 typedef int32x4_t vi;
 typedef uint32x4_t vm;

@@ -18,8 +18,19 @@
  * how many rows that lie in order, without asking (SF_IN_ORDER, no more than SF_STREAMS; 0: these like the scattered
  * ones); of how many bytes a scattered row of plain numbers is not asked for either, since the processor's own
  * prefetcher does better (SF_FOLLOWED); and how many rows and inputs a kernel multiplies with one another at a time
- * (SF_TILE_ROWS, SF_TILE_INPUTS, as registers allow). None of these changes a result. */
-enum { SF_LANES = 4, SF_STREAMS = 4, SF_IN_ORDER = 0, SF_FOLLOWED = INT32_MAX, SF_TILE_ROWS = 1, SF_TILE_INPUTS = 1 };
+ * (SF_TILE_ROWS, SF_TILE_INPUTS, as registers allow), of block formats how many inputs, and how many groups of 256
+ * columns before it goes to the next ones (SF_BLOCK_INPUTS, SF_BLOCK_GROUPS, 2 at most). None of these changes a
+ * result. */
+enum {
+  SF_LANES = 4,
+  SF_STREAMS = 4,
+  SF_IN_ORDER = 0,
+  SF_FOLLOWED = INT32_MAX,
+  SF_TILE_ROWS = 1,
+  SF_TILE_INPUTS = 1,
+  SF_BLOCK_INPUTS = 1,
+  SF_BLOCK_GROUPS = 2
+};
 typedef struct {
   float f[4];
 } vf;

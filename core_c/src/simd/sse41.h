@@ -10,7 +10,16 @@
 #define SF_ISA_NAME "sse41"
 #define SF_ISA_TABLE sf_kernels_sse41
 
-enum { SF_LANES = 4, SF_STREAMS = 8, SF_IN_ORDER = 4, SF_FOLLOWED = 4096, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 3 };
+enum {
+  SF_LANES = 4,
+  SF_STREAMS = 8,
+  SF_IN_ORDER = 4,
+  SF_FOLLOWED = 4096,
+  SF_TILE_ROWS = 4,
+  SF_TILE_INPUTS = 3,
+  SF_BLOCK_INPUTS = 3,
+  SF_BLOCK_GROUPS = 2
+};
 typedef __m128 vf;
 typedef __m128i vi;
 typedef __m128 vm;

@@ -10,7 +10,16 @@
 #define SF_ISA_NAME "wasm128"
 #define SF_ISA_TABLE sf_kernels_wasm128
 
-enum { SF_LANES = 4, SF_STREAMS = 8, SF_IN_ORDER = 0, SF_FOLLOWED = INT32_MAX, SF_TILE_ROWS = 4, SF_TILE_INPUTS = 2 };
+enum {
+  SF_LANES = 4,
+  SF_STREAMS = 8,
+  SF_IN_ORDER = 0,
+  SF_FOLLOWED = INT32_MAX,
+  SF_TILE_ROWS = 4,
+  SF_TILE_INPUTS = 2,
+  SF_BLOCK_INPUTS = 2,
+  SF_BLOCK_GROUPS = 2
+};
 typedef v128_t vf;
 typedef v128_t vi;
 typedef v128_t vm;
