@@ -194,6 +194,8 @@ def beside_decoding() -> float:
 def show_blocked(browser: Any, origin: str, runs: int) -> None:
     """Prints the longest task of the page's main thread while it generates, from 50 ms."""
     page = opened(browser.new_context(viewport=_VIEW), origin)
+    if page.is_visible("#kinds"):
+        page.check("input[name=kind][value=text]")
     settings(page, 300)  # opens the settings, which lays the page out anew
     page.wait_for_timeout(500)
     page.evaluate(_BLOCKED)
