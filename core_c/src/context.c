@@ -11,9 +11,10 @@
 #include "isa.h"
 
 enum {
-  ALIGNMENT = 64,           /* a cache line, and the widest vector */
-  PARTS_PER_THREAD = 4,     /* small parts, so that a thread held up by the system delays the others little */
-  BYTES_PER_PART = 16 << 10 /* below this, handing a part to another thread costs more than doing it */
+  ALIGNMENT = 64,            /* a cache line, and the widest vector */
+  PARTS_PER_THREAD = 4,      /* small parts, so that a thread held up by the system delays the others little */
+  BYTES_PER_PART = 64 << 10, /* of these; threads contend for smaller ones */
+  LEAST_BYTES = 16 << 10     /* below this, handing a part to another thread costs more than doing it */
 };
 
 /* Until a host sets others for a format: measured for F32, F16 and Q8_0, which hardly differ. */
@@ -172,10 +173,11 @@ int32_t sf_context_threads(const sf_context *context) {
 
 int32_t sf_parts(const sf_context *context, size_t bytes) {
   int32_t threads = sf_pool_threads(context->pool);
-  size_t useful = bytes / BYTES_PER_PART;
-  size_t most = (size_t)threads * PARTS_PER_THREAD;
-  if (threads == 1 || useful < 2) return 1;
-  return (int32_t)(useful < most ? useful : most);
+  size_t least = bytes / LEAST_BYTES, parts = bytes / BYTES_PER_PART, most = (size_t)threads * PARTS_PER_THREAD;
+  if (threads == 1 || least < 2) return 1;
+  if (least > (size_t)threads) least = (size_t)threads;
+  parts = parts < least ? least : parts;
+  return (int32_t)(parts < most ? parts : most);
 }
 
 int32_t sf_part_begin(int32_t count, int32_t grain, int32_t part, int32_t parts) {
