@@ -181,7 +181,7 @@ enum {
 
 /* Low-rank predictor: scores (hidden) = Q · f(P · x) + bias, with P (rank, d), Q (hidden, rank), f the identity, or
  * ReLU when `relu_between` is 1. Borrows P and Q, of which it keeps copies with interleaved rows where they are in Q4_0
- * or Q8_0: rows as short as Q's are multiplied two to six times as fast so. Copies `bias` (hidden), NULL for zeros.
+ * or Q8_0: short rows such as Q's are multiplied faster so. Copies `bias` (hidden), NULL for zeros.
  * Starts with rule THRESHOLD, threshold 0, no hot prefix. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE (bias). */
 SF_API int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const sf_matrix *p, const sf_matrix *q,
                                  const float *bias, int32_t relu_between);

@@ -48,21 +48,26 @@ static void run_dot(const sf_kernels *kernels, const test_rows *w, const int32_t
   kernels->dot_rows[sf_format_find(w->format)->index](&rows, n_rows, &inputs, n_inputs, out[0], MOST_ROWS + 1);
 }
 
+/* One product, of a row with input j. */
+static void check_dot_value(const char *what, const test_rows *w, const readings *r, int32_t row, const test_inputs *x,
+                            int32_t j, double found) {
+  double sum = 0, magnitude = 0;
+  for (int32_t c = 0; c < w->columns; ++c) {
+    const size_t at = (size_t)row * (size_t)w->columns + (size_t)c;
+    const double value = inputs_value(x, w->format, j, c);
+    sum += r->weights[at] * value;
+    magnitude += r->levels[at] * fabs(value);
+  }
+  CHECK(fabs(found - sum) <= (8 + w->columns / 8.0) * 6e-8 * magnitude,
+        "%s, format %d, %d columns, row %d of %d, input %d: %.9g, not %.9g", what, w->format, w->columns, row, w->rows,
+        j, found, sum);
+}
+
 static void check_dot_values(const test_rows *w, const readings *r, const int32_t *ids, int32_t n_rows,
                              const test_inputs *x, int32_t n_inputs, dot_results out) {
   for (int32_t j = 0; j < n_inputs; ++j) {
     for (int32_t i = 0; i < n_rows; ++i) {
-      const size_t row = (size_t)(ids ? ids[i] : i) * (size_t)w->columns;
-      double sum = 0, magnitude = 0;
-      for (int32_t c = 0; c < w->columns; ++c) {
-        const double value = inputs_value(x, w->format, j, c);
-        sum += r->weights[row + (size_t)c] * value;
-        magnitude += r->levels[row + (size_t)c] * fabs(value);
-      }
-      const double bound = (8 + w->columns / 8.0) * 6e-8 * magnitude;
-      CHECK(fabs((double)out[j][i] - sum) <= bound,
-            "dot, format %d, %d columns, row %d of %d, input %d of %d: %.9g, not %.9g", w->format, w->columns, i,
-            n_rows, j, n_inputs, (double)out[j][i], sum);
+      check_dot_value("dot", w, r, ids ? ids[i] : i, x, j, (double)out[j][i]);
     }
     for (int32_t i = n_rows; i <= MOST_ROWS; ++i) CHECK(out[j][i] == 12345.0f, "dot wrote beyond its rows");
   }
@@ -126,17 +131,7 @@ static void check_panels(const sf_kernels *kernels, const test_rows *w, const re
   sf_multiply_interleaved(&context, &interleaved, first, &inputs, x->n, out, (size_t)count);
   for (int32_t j = 0; j < x->n; ++j) {
     for (int32_t i = 0; i < count; ++i) {
-      double sum = 0, magnitude = 0;
-      for (int32_t c = 0; c < w->columns; ++c) {
-        const size_t at = (size_t)(first + i) * (size_t)w->columns + (size_t)c;
-        const double value = inputs_value(x, w->format, j, c);
-        sum += r->weights[at] * value;
-        magnitude += r->levels[at] * fabs(value);
-      }
-      const double found = (double)out[j * count + i];
-      CHECK(fabs(found - sum) <= (8 + w->columns / 8.0) * 6e-8 * magnitude,
-            "panels, format %d, %d columns, row %d from %d of %d, input %d: %.9g, not %.9g", w->format, w->columns, i,
-            first, w->rows, j, found, sum);
+      check_dot_value("panels", w, r, first + i, x, j, (double)out[j * count + i]);
     }
   }
   sf_interleaved_close(&interleaved);

@@ -14,16 +14,23 @@ enum {
   VECTOR_BYTES = SF_LANES * UNIT
 };
 
+/* Two numbers of an input, for every lane. */
+SF_INLINE vi load_pair(const int16_t *x) {
+  int32_t both;
+  memcpy(&both, x, sizeof both);
+  return v_set1_int(both);
+}
+
 /* sum[v] = the products of a block's 32 levels with the input's, whose scale comes before them. */
 SF_INLINE void dot_panel_block(sf_format_index format, const uint8_t *p, const int16_t *x, vi *sum) {
   const int units = format == SF_FORMAT_Q8_0 ? SF_BLOCK / 2 : SF_BLOCK / 4;
-  for (int v = 0; v < PANEL_VECTORS; ++v) sum[v] = v_round(v_set1(0));
+  for (int v = 0; v < PANEL_VECTORS; ++v) sum[v] = v_set1_int(0);
 #if defined(__clang__) /* which would write out all of them, and gain nothing */
 #pragma clang loop unroll(disable)
 #endif
   for (int u = 0; u < units; ++u) {
     const uint8_t *unit = p + (1 + u) * UNITS_BYTES;
-    const vi first = v_pair(x + 2 * u), second = v_pair(x + (format == SF_FORMAT_Q8_0 ? 0 : 16) + 2 * u);
+    const vi first = load_pair(x + 2 * u), second = load_pair(x + (format == SF_FORMAT_Q8_0 ? 0 : 16) + 2 * u);
     for (int v = 0; v < PANEL_VECTORS; ++v) {
       const uint8_t *levels = unit + v * VECTOR_BYTES;
       sum[v] =

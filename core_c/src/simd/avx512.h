@@ -154,11 +154,7 @@ SF_INLINE void vb_load_floats(const int8_t *p, vf *r) {
   }
 }
 
-SF_INLINE vi v_pair(const int16_t *p) {
-  int32_t both;
-  memcpy(&both, p, sizeof both);
-  return _mm512_set1_epi32(both);
-}
+SF_INLINE vi v_set1_int(int32_t x) { return _mm512_set1_epi32(x); }
 
 SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
   const vi levels = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)p));

@@ -186,11 +186,7 @@ SF_INLINE void vb_floats(vb a, vf *r) {
 SF_INLINE void vb_load_floats(const int8_t *p, vf *r) { vb_floats(vb_load_i8(p), r); }
 
 /* Two chains of multiply-adds, so that one does not wait for the other. */
-SF_INLINE vi v_pair(const int16_t *p) {
-  int32_t both;
-  memcpy(&both, p, sizeof both);
-  return vdupq_n_s32(both);
-}
+SF_INLINE vi v_set1_int(int32_t x) { return vdupq_n_s32(x); }
 
 static inline vi neon_dot_pairs(int16x8_t levels, vi pair, vi sum) {
   const int16x8_t x = vreinterpretq_s16_s32(pair);

@@ -266,12 +266,9 @@ SF_INLINE vb vb_scale(vb a, int first, int last) {
   return a;
 }
 
-/* Rows in the lanes. Two 16-bit numbers, for every lane. */
-SF_INLINE vi v_pair(const int16_t *p) {
+SF_INLINE vi v_set1_int(int32_t x) {
   vi r;
-  int32_t both;
-  memcpy(&both, p, sizeof both);
-  SF_EACH_LANE r.i[k] = both;
+  SF_EACH_LANE r.i[k] = x;
   return r;
 }
 
@@ -281,7 +278,7 @@ static inline int32_t scalar_dot_pair(int32_t first, int32_t second, int32_t pai
   return first * x[0] + second * x[1];
 }
 
-/* sum + the dot product of each lane's two signed bytes with its pair. */
+/* Rows in the lanes: sum + the dot product of each lane's two signed bytes with its pair of 16-bit numbers. */
 SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
   SF_EACH_LANE sum.i[k] += scalar_dot_pair((int8_t)p[2 * k], (int8_t)p[2 * k + 1], pair.i[k]);
   return sum;

@@ -205,11 +205,7 @@ SF_INLINE vb vb_scale(vb a, int first, int last) {
   return a;
 }
 
-SF_INLINE vi v_pair(const int16_t *p) {
-  int32_t both;
-  memcpy(&both, p, sizeof both);
-  return _mm_set1_epi32(both);
-}
+SF_INLINE vi v_set1_int(int32_t x) { return _mm_set1_epi32(x); }
 
 SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
   const vi levels = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p));

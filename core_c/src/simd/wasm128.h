@@ -233,7 +233,7 @@ SF_INLINE void vb_floats(vb a, vf *r) {
 
 SF_INLINE void vb_load_floats(const int8_t *p, vf *r) { vb_floats(vb_load_i8(p), r); }
 
-SF_INLINE vi v_pair(const int16_t *p) { return wasm_v128_load32_splat(p); }
+SF_INLINE vi v_set1_int(int32_t x) { return wasm_i32x4_splat(x); }
 
 SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
   return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(wasm_i16x8_load8x8(p), pair));
