@@ -164,11 +164,11 @@ SF_API int32_t sf_softmax(sf_context *context, const float *x, int32_t count, fl
 
 /* The k largest scores; of equal ones the lower id first. k ≥ count selects all but NaN; k ≤ 0 none.
  * Errors: ARGUMENT. */
-SF_API int32_t sf_select_top_k(const float *scores, int32_t count, int32_t k, int32_t *ids);
+SF_API int32_t sf_select_top_k(sf_context *context, const float *scores, int32_t count, int32_t k, int32_t *ids);
 /* Every score > threshold, then, if these are fewer than `least` or more than `most`, the top `least` or `most`.
  * Errors: ARGUMENT (least > most, NaN threshold). */
-SF_API int32_t sf_select_threshold(const float *scores, int32_t count, float threshold, int32_t least, int32_t most,
-                                   int32_t *ids);
+SF_API int32_t sf_select_threshold(sf_context *context, const float *scores, int32_t count, float threshold,
+                                   int32_t least, int32_t most, int32_t *ids);
 
 /* ---- Predictor: which neurons will be active --------------------------------------------------------------- */
 

@@ -130,8 +130,7 @@ int32_t sf_context_open(sf_context **out, int32_t isa, int32_t threads) {
   if (!out || isa < -1 || isa >= sf_isa_count() || threads < 1) return SF_ERROR_ARGUMENT;
   *out = NULL;
   if (isa >= 0 && !sf_isa_supported(isa)) return SF_ERROR_UNSUPPORTED;
-  for (isa = isa < 0 ? 0 : isa; !sf_isa_supported(isa); isa++) {
-  }
+  if (isa < 0) isa = sf_isa_best();
   sf_context *context = sf_array(1, sizeof(sf_context));
   if (!context) return SF_ERROR_MEMORY;
   context->isa = isa;

@@ -127,6 +127,7 @@ struct sf_predictor {
 int32_t sf_predict(sf_predictor *predictor, const float *x, int32_t n, int32_t *ids, int32_t *counts);
 
 struct sf_cache {
+  const sf_kernels *kernels; /* a cache has no context */
   int32_t hidden, slots, policy, pinned_count;
   size_t bundle_bytes;
   float decay;        /* of a use's weight, per request */

@@ -103,7 +103,11 @@ enum { ISAS = sizeof isas / sizeof isas[0] };
 
 const sf_kernels *sf_isa_kernels(int32_t isa) { return isa >= 0 && isa < ISAS ? isas[isa].kernels : NULL; }
 
-const sf_kernels *sf_isa_portable(void) { return isas[ISAS - 1].kernels; }
+int32_t sf_isa_best(void) {
+  int32_t isa = 0;
+  while (!isas[isa].supported()) isa++; /* the last one always is */
+  return isa;
+}
 
 int32_t sf_isa_count(void) { return ISAS; }
 

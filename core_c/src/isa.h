@@ -7,7 +7,7 @@
 /* Kernels of instruction set `isa` (see sf_isa_count), or NULL when there is no such one. Whether this machine can
  * run them is sf_isa_supported's to say. */
 const sf_kernels *sf_isa_kernels(int32_t isa);
-/* Those that every machine can run. */
-const sf_kernels *sf_isa_portable(void);
+/* The best instruction set that this machine can run. */
+int32_t sf_isa_best(void);
 
 #endif

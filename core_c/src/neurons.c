@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "internal.h"
+#include "isa.h"
 
 int32_t sf_cache_open(sf_cache **out, int32_t hidden, size_t bundle_bytes, int32_t slots, int32_t policy,
                       int32_t window) {
@@ -12,6 +13,7 @@ int32_t sf_cache_open(sf_cache **out, int32_t hidden, size_t bundle_bytes, int32
   if (policy < SF_CACHE_LRU || policy > SF_CACHE_WINDOW) return SF_ERROR_ARGUMENT;
   sf_cache *cache = sf_array(1, sizeof(sf_cache));
   if (!cache) return SF_ERROR_MEMORY;
+  cache->kernels = sf_isa_kernels(sf_isa_best());
   cache->hidden = hidden;
   cache->slots = slots;
   cache->bundle_bytes = bundle_bytes;
@@ -100,7 +102,7 @@ static void evict(sf_cache *cache, int32_t count) {
     if (free_to_go && cache->policy != SF_CACHE_LRU) score = -present_uses(cache, neuron);
     cache->scores[slot] = score;
   }
-  int32_t chosen = sf_select_top_k(cache->scores, cache->slots, count, cache->chosen);
+  int32_t chosen = sf_top_k(cache->kernels, cache->scores, cache->slots, count, cache->chosen);
   for (int32_t i = 0; i < chosen; i++) empty_slot(cache, cache->chosen[i]);
 }
 

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "internal.h"
-#include "isa.h"
 
 /* Floats in their order as unsigned integers, from the least one, -infinity, to the largest, infinity. */
 enum { LEAST_KEY = 0x007FFFFF };
@@ -80,13 +79,13 @@ int32_t sf_above_threshold(const sf_kernels *kernels, const float *scores, int32
   return chosen;
 }
 
-int32_t sf_select_top_k(const float *scores, int32_t count, int32_t k, int32_t *ids) {
-  if (!scores || !ids || count < 0) return SF_ERROR_ARGUMENT;
-  return sf_top_k(sf_isa_portable(), scores, count, k, ids);
+int32_t sf_select_top_k(sf_context *context, const float *scores, int32_t count, int32_t k, int32_t *ids) {
+  if (!context || !scores || !ids || count < 0) return SF_ERROR_ARGUMENT;
+  return sf_top_k(context->kernels, scores, count, k, ids);
 }
 
-int32_t sf_select_threshold(const float *scores, int32_t count, float threshold, int32_t least, int32_t most,
-                            int32_t *ids) {
-  if (!scores || !ids || count < 0 || isnan(threshold) || least > most) return SF_ERROR_ARGUMENT;
-  return sf_above_threshold(sf_isa_portable(), scores, count, threshold, least, most, ids);
+int32_t sf_select_threshold(sf_context *context, const float *scores, int32_t count, float threshold, int32_t least,
+                            int32_t most, int32_t *ids) {
+  if (!context || !scores || !ids || count < 0 || isnan(threshold) || least > most) return SF_ERROR_ARGUMENT;
+  return sf_above_threshold(context->kernels, scores, count, threshold, least, most, ids);
 }

@@ -183,8 +183,8 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_activate, 6, (h, i, f, p, i, w))                   \
   RESULT(int32_t, sf_rms_norm, 7, (h, p, p, i, i, f, w))                \
   RESULT(int32_t, sf_softmax, 4, (h, p, i, w))                          \
-  RESULT(int32_t, sf_select_top_k, 4, (p, i, i, w))                     \
-  RESULT(int32_t, sf_select_threshold, 6, (p, i, f, i, i, w))           \
+  RESULT(int32_t, sf_select_top_k, 5, (h, p, i, i, w))                  \
+  RESULT(int32_t, sf_select_threshold, 7, (h, p, i, f, i, i, w))        \
   RESULT(int32_t, sf_predictor_open, 6, (w, h, h, h, p, i))             \
   RESULT(int32_t, sf_predictor_open_sign, 4, (w, h, h, f))              \
   RESULT(int32_t, sf_predictor_signs, 3, (h, w, s))                     \

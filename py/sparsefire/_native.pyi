@@ -77,9 +77,15 @@ def sf_rms_norm(
 ) -> int: ...
 def sf_softmax(context: _Handle, x: _Pointer, count: SupportsIndex, y: _Pointer, /) -> int: ...
 def sf_select_top_k(
-    scores: _Pointer, count: SupportsIndex, k: SupportsIndex, ids: _Pointer, /
+    context: _Handle,
+    scores: _Pointer,
+    count: SupportsIndex,
+    k: SupportsIndex,
+    ids: _Pointer,
+    /,
 ) -> int: ...
 def sf_select_threshold(
+    context: _Handle,
     scores: _Pointer,
     count: SupportsIndex,
     threshold: float,

@@ -119,11 +119,18 @@ class SparsityConfig:
         what = f"selecting from {count} scores"
         if rule.kind == RULE_TOP_K:
             found = core.check(
-                "sf_select_top_k", core.inp(scores), count, rule.most, core.out(ids), what=what
+                "sf_select_top_k",
+                core.context,
+                core.inp(scores),
+                count,
+                rule.most,
+                core.out(ids),
+                what=what,
             )
         else:
             found = core.check(
                 "sf_select_threshold",
+                core.context,
                 core.inp(scores),
                 count,
                 float(rule.threshold),

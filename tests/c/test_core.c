@@ -57,10 +57,11 @@ static int32_t reference_top_k(const float *scores, int32_t count, int32_t k, in
   return chosen;
 }
 
-static void test_select(void) {
+static void test_select(sf_context *context) {
   enum { MOST = 300 };
   float scores[MOST];
   int32_t ids[MOST], expected[MOST];
+  const uint32_t before = random_state; /* the tests that follow see the same numbers with it and without */
   for (int32_t round = 0; round < 200; round++) {
     int32_t count = 1 + round % MOST, k = (int32_t)((random_unit() + 1) * (float)count * 0.6f);
     for (int32_t i = 0; i < count; i++) {
@@ -69,23 +70,25 @@ static void test_select(void) {
       if (round % 7 == 0 && i % 5 == 0) scores[i] = i % 2 ? INFINITY : -INFINITY;
       if (round % 3 == 0 && i % 4 == 0) scores[i] = i % 8 ? 0.0f : -0.0f;
     }
-    int32_t n = sf_select_top_k(scores, count, k, ids);
+    int32_t n = sf_select_top_k(context, scores, count, k, ids);
     CHECK(n == reference_top_k(scores, count, k, expected), "top %d of %d: %d", k, count, n);
     CHECK(memcmp(ids, expected, (size_t)n * sizeof(int32_t)) == 0, "top %d of %d: ids", k, count);
-    n = sf_select_threshold(scores, count, 0.25f, 0, count, ids);
+    n = sf_select_threshold(context, scores, count, 0.25f, 0, count, ids);
     int32_t above = 0;
     for (int32_t i = 0; i < count; i++) {
       if (scores[i] > 0.25f) CHECK(ids[above++] == i, "threshold: id %d", i);
     }
     CHECK(n == above, "threshold: %d of %d", n, above);
-    n = sf_select_threshold(scores, count, INFINITY, k < count ? k : count, count, ids);
+    n = sf_select_threshold(context, scores, count, INFINITY, k < count ? k : count, count, ids);
     CHECK(n == reference_top_k(scores, count, k, expected), "least %d: %d", k, n);
-    n = sf_select_threshold(scores, count, -FLT_MAX, 0, k, ids);
+    n = sf_select_threshold(context, scores, count, -FLT_MAX, 0, k, ids);
     CHECK(n <= k, "most");
   }
-  CHECK(sf_select_top_k(scores, 10, 0, ids) == 0 && sf_select_top_k(scores, 0, 5, ids) == 0, "nothing to select");
-  CHECK(sf_select_threshold(scores, 10, NAN, 0, 1, ids) == SF_ERROR_ARGUMENT, "NaN threshold");
-  CHECK(sf_select_threshold(scores, 10, 0, 2, 1, ids) == SF_ERROR_ARGUMENT, "least above most");
+  CHECK(sf_select_top_k(context, scores, 10, 0, ids) == 0 && sf_select_top_k(context, scores, 0, 5, ids) == 0,
+        "nothing to select");
+  CHECK(sf_select_threshold(context, scores, 10, NAN, 0, 1, ids) == SF_ERROR_ARGUMENT, "NaN threshold");
+  CHECK(sf_select_threshold(context, scores, 10, 0, 2, 1, ids) == SF_ERROR_ARGUMENT, "least above most");
+  random_state = before;
 }
 
 /* ---- Predictor ---- */
@@ -312,12 +315,12 @@ static void test_down_by_output(sf_context *context) {
 
 int main(int argc, char **argv) {
   (void)argc, (void)argv;
-  test_select();
   for (int32_t isa = 0; isa < sf_isa_count(); isa++) {
     if (!sf_isa_supported(isa)) continue;
     check_section(sf_isa_name(isa));
     sf_context *context, *threaded;
     CHECK(sf_context_open(&context, isa, 1) == SF_OK && sf_context_open(&threaded, isa, 3) == SF_OK, "context");
+    test_select(context);
     const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0, SF_Q4_0, SF_Q4_1, SF_Q5_0, SF_Q5_1, SF_BF16};
     for (int32_t f = 0; f < 8; f++) {
       test_predictor(context, formats[f]);

@@ -157,13 +157,13 @@ static void check_sign(reader *r, sf_context *context) {
   sf_matrix_close(gate);
 }
 
-static void check_selection(reader *r) {
+static void check_selection(reader *r, sf_context *context) {
   const int32_t rule = read_int(r), least = read_int(r), most = read_int(r), hidden = read_int(r);
   const float threshold = read_float(r), *scores = floats(r, hidden);
   int32_t count, *found = check_alloc((size_t)hidden * sizeof *found, 0);
   const int32_t *wanted = ids(r, &count);
-  int32_t chosen = rule == SF_RULE_TOP_K ? sf_select_top_k(scores, hidden, most, found)
-                                         : sf_select_threshold(scores, hidden, threshold, least, most, found);
+  int32_t chosen = rule == SF_RULE_TOP_K ? sf_select_top_k(context, scores, hidden, most, found)
+                                         : sf_select_threshold(context, scores, hidden, threshold, least, most, found);
   check_ids(found, chosen, wanted, count, "selection");
   check_free(found, 0);
 }
@@ -199,7 +199,7 @@ int main(int argc, char **argv) {
       if (kind == LAYER) check_layer(&r, context);
       if (kind == LOW_RANK) check_low_rank(&r, context);
       if (kind == SIGN) check_sign(&r, context);
-      if (kind == SELECTION) check_selection(&r);
+      if (kind == SELECTION) check_selection(&r, context);
       CHECK(kind >= LAYER && kind <= SELECTION, "kind %d", kind);
       end_record(&r);
     }
