@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from peer_files import HOME
-from sparsefire.gguf_write import TensorData, write_gguf
+from sparsefire.gguf.writer import TensorData, write_gguf
 
 # The sizes of Llama 3.2 1B, with a vocabulary of 32,000.
 LAYERS, D, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 16, 2048, 8192, 32, 8, 64, 32000

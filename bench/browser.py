@@ -32,7 +32,7 @@ from browser_site import bench_site, running
 from peer_files import smollm2_as
 from rows import Row, table
 from sections import parse_arguments
-from sparsefire.model import default_model
+from sparsefire.lm.model import default_model
 from timing import Times
 
 PROMPT = "The history of the steam engine begins with"

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from rows import Row
-from sparsefire import _core
-from sparsefire.matrix import Matrix
+from sparsefire.core import core as _core
+from sparsefire.weights.matrix import Matrix
 from timing import Times
 
 SHAPE = (4096, 4096)
@@ -20,10 +20,10 @@ REPEATS = 25
 _SETUP = """
 import json, time
 import numpy as np
-from sparsefire._core import get_core
-from sparsefire.bench import bench_ffn
-from sparsefire.ffn import SparseFfn
-from sparsefire.matrix import Matrix
+from sparsefire.core.core import get_core
+from sparsefire.bench.ffn import bench_ffn
+from sparsefire.ffn.layer import SparseFfn
+from sparsefire.weights.matrix import Matrix
 
 core = get_core()
 """

@@ -14,8 +14,8 @@ from playwright.sync_api import sync_playwright
 
 from browser_site import CountingServer, bench_site, running
 from peer_files import smollm2_as
-from sparsefire.model import default_model
-from sparsefire.web_site import make_site
+from sparsefire.lm.model import default_model
+from sparsefire.page.site import make_site
 
 PROMPT = "The history of the steam engine begins with"
 TOKENS = 64

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peer_files import HOME
-from sparsefire.web_fetch import NUMPY_WHEEL, RUNTIME_FILES, ensure_pyodide
-from sparsefire.web_server import WebServer
-from sparsefire.web_site import SiteFile, build_wheel
+from sparsefire.page.fetch import NUMPY_WHEEL, RUNTIME_FILES, ensure_pyodide
+from sparsefire.page.server import WebServer
+from sparsefire.page.site import SiteFile, build_wheel
 
 WLLAMA = "@wllama/wllama@3.8.1"
 _PAGES = Path(__file__).resolve().parent / "chromium"

@@ -18,9 +18,9 @@ from typing import Any
 
 from peer_files import HOME, ROOT, address, smollm2
 from sparsefire import backend
-from sparsefire.calibrate_cli import cutoff_table
-from sparsefire.cutoff_calibration import calibrate_cutoffs
-from sparsefire.quantize import quantize_model
+from sparsefire.calibrate.cutoffs import calibrate_cutoffs
+from sparsefire.cli.calibrate import cutoff_table
+from sparsefire.files.quantize import quantize_model
 
 RESULTS = HOME / "cutoffs.json"
 IMAGE = ROOT / "docs" / "images" / "perplexity-against-sparsity.png"

@@ -7,13 +7,13 @@ from statistics import NormalDist
 
 import numpy as np
 
-from sparsefire._core import Core
-from sparsefire._forward import MODES
-from sparsefire.bench import random_layer as bench_layer
-from sparsefire.ffn import SparseFfn
-from sparsefire.layer_fit import predictor_format
-from sparsefire.predictor import LowRankPredictor
-from sparsefire.sparsity import SparsityConfig
+from sparsefire.bench.ffn import random_layer as bench_layer
+from sparsefire.core.core import Core
+from sparsefire.ffn.forward import MODES
+from sparsefire.ffn.layer import SparseFfn
+from sparsefire.ffn.predictor import LowRankPredictor
+from sparsefire.ffn.sparsity import SparsityConfig
+from sparsefire.fit.layers import predictor_format
 
 
 def random_layer(core: Core, d: int, hidden: int, format: str, active: float) -> SparseFfn:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from rows import Row
-from sparsefire import _core
+from sparsefire.core import core as _core
 from sparsefire.errors import BackendError
-from sparsefire.ffn import SparseFfn
+from sparsefire.ffn.layer import SparseFfn
 from timing import interleave, ratio
 
 _CALLS = 200

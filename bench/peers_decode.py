@@ -10,7 +10,7 @@ import sparsefire as sf
 from llama_decode import LlamaModel
 from peer_files import smollm2_as
 from rows import Row
-from sparsefire import _core
+from sparsefire.core import core as _core
 from timing import Times, interleave
 
 FORMATS = ("q8_0", "q4_0", "q4_1", "f16")

@@ -10,9 +10,9 @@ from threadpoolctl import threadpool_limits
 from ggml import Ggml, Product
 from peer_files import llama_libraries
 from rows import Row
-from sparsefire import _core
-from sparsefire.matrix import Matrix
-from sparsefire.quant import QuantizedWeights, weight_format
+from sparsefire.core import core as _core
+from sparsefire.weights.matrix import Matrix
+from sparsefire.weights.quantized import QuantizedWeights, weight_format
 from timing import interleave
 
 ROWS, COLUMNS = 11008, 4096

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from layers import passes, random_layer
 from rows import Row
-from sparsefire import _core
+from sparsefire.core import core as _core
 from timing import interleave, ratio
 
 ACTIVE = 0.1

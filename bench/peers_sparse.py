@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from layers import passes, predicted_layer
 from rows import Row
-from sparsefire import _core
+from sparsefire.core import core as _core
 from timing import interleave, ratio
 
 ACTIVE, RANK = 0.1, 128

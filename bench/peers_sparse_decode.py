@@ -11,7 +11,7 @@ import sparsefire as sf
 from big_model import big_model, big_sparse_model
 from llama_decode import LlamaModel
 from rows import Row
-from sparsefire import _core
+from sparsefire.core import core as _core
 from timing import interleave
 
 TOKENS, START = 32, 32

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from rows import Row
-from sparsefire import _core
-from sparsefire.matrix import Matrix
+from sparsefire.core import core as _core
+from sparsefire.weights.matrix import Matrix
 from timing import Times, interleave, ratio
 
 _CALLS = 20

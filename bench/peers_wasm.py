@@ -9,11 +9,11 @@ import numpy as np
 import sparsefire as sf
 from peer_files import smollm2_as
 from rows import Row
-from sparsefire import _core
-from sparsefire.bench import bench_ffn
+from sparsefire.bench.ffn import bench_ffn
+from sparsefire.core import core as _core
 from sparsefire.errors import UnsupportedError
-from sparsefire.matrix import Matrix
-from sparsefire.session import Session
+from sparsefire.lm.session import Session
+from sparsefire.weights.matrix import Matrix
 from timing import interleave
 
 SHAPE = (4096, 4096)

@@ -19,10 +19,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from peer_files import ROOT
-from sparsefire import _core
-from sparsefire.bench import bench_ffn
-from sparsefire.matrix import Matrix
-from sparsefire.quant import weight_format
+from sparsefire.bench.ffn import bench_ffn
+from sparsefire.core import core as _core
+from sparsefire.weights.matrix import Matrix
+from sparsefire.weights.quantized import weight_format
 from timing import interleave
 
 mpl.use("Agg")
@@ -91,7 +91,7 @@ def _pyodide() -> dict[str, Curve]:
 
     code = f"""
 import json
-from sparsefire.bench import bench_ffn
+from sparsefire.bench.ffn import bench_ffn
 curves = {{}}
 for format in {SPEED_FORMATS!r}:
     curves[format] = []

@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 import sparsefire as sf
-from sparsefire.layer_fit import LayerMath
-from sparsefire.lowrank import Factors
-from sparsefire.predictor_fit import PredictorFit, Split, Tables
-from sparsefire.quant import weight_format
+from sparsefire.fit.layers import LayerMath
+from sparsefire.fit.lowrank import Factors
+from sparsefire.fit.predictor_fit import PredictorFit, Split, Tables
+from sparsefire.weights.quantized import weight_format
 
 Array = npt.NDArray[np.float32]
 

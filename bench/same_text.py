@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from peer_files import smollm2_as
-from sparsefire._core import Core, open_core
-from sparsefire.model import Model, default_model
+from sparsefire.core.core import Core, open_core
+from sparsefire.lm.model import Model, default_model
 
 TOKENS = 64
 PROMPTS = (

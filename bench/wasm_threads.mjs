@@ -12,7 +12,7 @@ const core = new WebAssembly.Instance(module, { env }).exports;
 core._initialize();
 
 const STACK_BYTES = 1 << 18;
-const helper = new Worker(fs.readFileSync(new URL("js/helper.js", home), "utf8"), { eval: true });
+const helper = new Worker(fs.readFileSync(new URL("core/helper.js", home), "utf8"), { eval: true });
 helper.unref();
 helper.postMessage({ module, memory, seat: 0, stack: core.sf_alloc(STACK_BYTES) + STACK_BYTES });
 while (core.sf_pool_helpers() < 1) await new Promise((resolve) => setTimeout(resolve, 5));

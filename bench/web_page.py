@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sparsefire.web_server import WebServer
-from sparsefire.web_site import make_site
+from sparsefire.page.server import WebServer
+from sparsefire.page.site import make_site
 
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 _PROMPT = "The people of"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 import sparsefire as sf
-from sparsefire.bench import bench_ffn
+from sparsefire.bench.ffn import bench_ffn
 
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02)
 RANK = 64

@@ -30,7 +30,7 @@ from pyodide_harness import (
     find_program,
     node_runtime,
 )
-from sparsefire import _core
+from sparsefire.core import core as _core
 from sparsefire.errors import BackendError, UnsupportedError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def missing(reason: str) -> NoReturn:
 
 @cache
 def _public_wasmtime() -> _core.Core:
-    from sparsefire._host_wasmtime import WasmtimeCore
+    from sparsefire.core.wasmtime import WasmtimeCore
 
     core = WasmtimeCore("wasm128", fast=False)
     core._open_context("wasm128", 1)

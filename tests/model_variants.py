@@ -14,7 +14,7 @@ import numpy as np
 
 import tiny_model
 from reference import ACTIVATION_OF, Reference
-from sparsefire.model import Model
+from sparsefire.lm.model import Model
 from tiny_model import Tiny
 
 VARIANTS: dict[str, Tiny] = {

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from sparsefire import web_fetch
+from sparsefire.page import fetch as web_fetch
 
 VERSION = web_fetch.PYODIDE_VERSION
 NEWER_VERSION = "314.0.7"  # Python 3.14; no registry has numpy for it

@@ -15,7 +15,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from sparsefire.quant import QuantizedWeights
+from sparsefire.weights.quantized import QuantizedWeights
 
 Array = npt.NDArray[np.float64]
 

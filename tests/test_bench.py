@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from sparsefire import _core
-from sparsefire.bench import bench_ffn
-from sparsefire.bench_cache import EXPONENT, bench_cache, power_law
+from sparsefire.bench.cache import EXPONENT, bench_cache, power_law
+from sparsefire.bench.ffn import bench_ffn
+from sparsefire.core import core as _core
 from sparsefire.errors import ArgumentError, FormatError
-from sparsefire.quant import FORMATS
+from sparsefire.weights.quantized import FORMATS
 
 Core = _core.Core
 

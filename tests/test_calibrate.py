@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from model_variants import variant_path
-from sparsefire import Model, _core
-from sparsefire.calibrate import CalibrationReport, calibrate_model
+from sparsefire import Model
+from sparsefire.calibrate.predictors import CalibrationReport, calibrate_model
+from sparsefire.core import core as _core
 from sparsefire.errors import ArgumentError, CalibrationError, SparsefireError
-from sparsefire.layer_fit import FitOptions, fit_layer
-from sparsefire.lowrank import Descent, reduced_rank
-from sparsefire.predictor_fit import Split
+from sparsefire.fit.layers import FitOptions, fit_layer
+from sparsefire.fit.lowrank import Descent, reduced_rank
+from sparsefire.fit.predictor_fit import Split
 from tiny_model import write
 
 TOKENS = 5_000
@@ -43,7 +44,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
         assert source
     text = "\n\n".join(texts)
     stages: list[tuple[str, float]] = []
-    from sparsefire.model import default_model
+    from sparsefire.lm.model import default_model
 
     report = calibrate_model(
         default_model(),

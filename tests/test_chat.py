@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import tiny_model
-from sparsefire.model import Model
+from sparsefire.lm.model import Model
 
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}<|end|>{% endfor %}"

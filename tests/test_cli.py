@@ -16,8 +16,8 @@ import pytest
 
 import tiny_model
 from conftest import missing
-from sparsefire.cli_common import Progress
-from sparsefire.model import Model
+from sparsefire.cli.common import Progress
+from sparsefire.lm.model import Model
 
 
 def run(*arguments: object, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:

@@ -16,11 +16,11 @@ import pytest
 import tiny_model
 from model_variants import IDS, greedy, variant_path
 from pyodide_harness import PyodideRuntime
-from sparsefire.completion_types import Completion
 from sparsefire.errors import ArgumentError, ContextFullError, UnsupportedError
-from sparsefire.generation import Cancel, GenerateOptions
-from sparsefire.model import Model
-from sparsefire.sampling import SamplerConfig, SamplerOptions
+from sparsefire.lm.completion_types import Completion
+from sparsefire.lm.generation import Cancel, GenerateOptions
+from sparsefire.lm.model import Model
+from sparsefire.lm.sampling import SamplerConfig, SamplerOptions
 from tiny_model import END
 
 DRAWN: dict[str, Any] = {"temperature": 1.5, "seed": 8, "top_k": 0, "min_p": 0, "top_p": 1.0}

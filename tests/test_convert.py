@@ -21,13 +21,13 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 import hf_checkpoint
 from hf_checkpoint import END, Hf
 from sparsefire.cli import main
-from sparsefire.convert import convert_checkpoint
-from sparsefire.convert_tokenizer import tokenizer_metadata
 from sparsefire.errors import ArgumentError, ModelFileError, NotFiniteError, UnsupportedError
-from sparsefire.gguf import GgufFile
-from sparsefire.model import Model
-from sparsefire.safetensors_file import Checkpoint
-from sparsefire.tokenizer import Tokenizer
+from sparsefire.files.convert.checkpoint import convert_checkpoint
+from sparsefire.files.convert.safetensors import Checkpoint
+from sparsefire.files.convert.tokenizer import tokenizer_metadata
+from sparsefire.gguf.reader import GgufFile
+from sparsefire.lm.model import Model
+from sparsefire.text.tokenizer import Tokenizer
 
 TOKENS = [5, 300, 17, 17, 2, 99, 250, 8, 1, 0, 41]
 LLAMA3_ROPE = {

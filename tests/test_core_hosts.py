@@ -15,9 +15,11 @@ import pytest
 
 import sparsefire as sf
 from conftest import ROOT, missing, open_test_core
-from sparsefire import _core, _wasm, errors
-from sparsefire._core import Core
-from sparsefire.devices import NpuInfo, open_npu, register_npu
+from sparsefire import errors
+from sparsefire.core import core as _core
+from sparsefire.core import wasm as _wasm
+from sparsefire.core.core import Core
+from sparsefire.core.devices import NpuInfo, open_npu, register_npu
 
 RELU = 1
 
@@ -328,7 +330,7 @@ def test_a_missing_raw_call_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     open_test_core("wasmtime-wasm128")
     from wasmtime import _bindings
 
-    from sparsefire._host_wasmtime import WasmtimeCore
+    from sparsefire.core.wasmtime import WasmtimeCore
 
     monkeypatch.delattr(_bindings, "wasmtime_val_raw_t")
     assert not WasmtimeCore().fast
@@ -512,7 +514,7 @@ class FakeProvider:
 def test_npu_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     from sparsefire import devices
 
-    monkeypatch.setattr(sys.modules["sparsefire.devices"], "_providers", {})
+    monkeypatch.setattr(sys.modules["sparsefire.core.devices"], "_providers", {})
     assert callable(devices)
     with pytest.raises(errors.BackendError, match="no NPU provider named 'any'"):
         open_npu("any")

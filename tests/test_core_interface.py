@@ -13,7 +13,8 @@ import pytest
 
 import sparsefire
 from conftest import ROOT, missing
-from sparsefire import _wasm, errors
+from sparsefire import errors
+from sparsefire.core import wasm as _wasm
 
 HEADER = ROOT / "core_c" / "include" / "sparsefire.h"
 STUB = ROOT / "py" / "sparsefire" / "_native.pyi"

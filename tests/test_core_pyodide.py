@@ -25,7 +25,7 @@ b = sf.backend()
 def test_arrays_go_in_and_come_out(pyodide: PyodideRuntime) -> None:
     code = """
 import numpy as np
-from sparsefire._core import get_core
+from sparsefire.core.core import get_core
 core = get_core()
 x = np.arange(-3, 4, dtype=np.float32)
 y = np.empty_like(x)
@@ -38,7 +38,7 @@ y.tolist()
 def test_views_are_made_again_after_memory_has_grown(pyodide: PyodideRuntime) -> None:
     code = """
 import numpy as np
-from sparsefire._core import get_core
+from sparsefire.core.core import get_core
 core = get_core()
 x = np.arange(1000, dtype=np.float32)
 small = core.upload(x)
@@ -61,7 +61,7 @@ for block in blocks:
 def test_memory_beyond_two_gigabytes_has_positive_addresses(pyodide_node: PyodideRuntime) -> None:
     code = """
 import numpy as np
-from sparsefire._host_pyodide import PyodideCore
+from sparsefire.core.pyodide import PyodideCore
 core = PyodideCore()
 core._open_context(None, 1)
 blocks = [core.memory(256 << 20) for _ in range(9)]
@@ -78,7 +78,7 @@ core.check("sf_activate", core.context, 0, 0.0, high, 100, core.out(y))
 def test_errors_of_the_core_are_typed(pyodide: PyodideRuntime) -> None:
     code = """
 import numpy as np, sparsefire as sf
-from sparsefire._core import get_core
+from sparsefire.core.core import get_core
 core = get_core()
 found = []
 for x in (np.array([1, np.nan], np.float32),):

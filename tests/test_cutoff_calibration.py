@@ -16,15 +16,15 @@ import pytest
 
 import tiny_model
 from reference import Reference
-from sparsefire import cutoff_calibration as calibration
-from sparsefire._core import Core
+from sparsefire.calibrate import cutoffs as calibration
+from sparsefire.calibrate.cutoffs import CutoffCalibration, calibrate_cutoffs
 from sparsefire.cli import main
-from sparsefire.cutoff_calibration import CutoffCalibration, calibrate_cutoffs
+from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, CalibrationError, ShapeError, UnsupportedError
-from sparsefire.ffn import SparseFfn
-from sparsefire.matrix import Matrix
-from sparsefire.model import Model
-from sparsefire.quant import QuantizedWeights
+from sparsefire.ffn.layer import SparseFfn
+from sparsefire.lm.model import Model
+from sparsefire.weights.matrix import Matrix
+from sparsefire.weights.quantized import QuantizedWeights
 from tiny_model import Tiny
 
 TINY = Tiny(activation="silu", hidden=128, format="F16", seed=3)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from conftest import ROOT, missing
-from sparsefire.quant import FORMATS
+from sparsefire.weights.quantized import FORMATS
 
 
 def run(name: str, *arguments: str) -> str:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sparsefire as sf
-from sparsefire import _core
+from sparsefire.core import core as _core
 from sparsefire.errors import (
     ArgumentError,
     FormatError,
@@ -23,9 +23,9 @@ from sparsefire.errors import (
     ShapeError,
     UnsupportedError,
 )
-from sparsefire.ffn import SparseFfn
-from sparsefire.matrix import Matrix
-from sparsefire.quant import FORMATS
+from sparsefire.ffn.layer import SparseFfn
+from sparsefire.weights.matrix import Matrix
+from sparsefire.weights.quantized import FORMATS
 
 Core = _core.Core
 Doubles = npt.NDArray[np.float64]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import sparsefire as sf
-from sparsefire import _core
+from sparsefire.core import core as _core
 from sparsefire.errors import ArgumentError, CalibrationError, NotFiniteError, ShapeError
-from sparsefire.model import default_model
+from sparsefire.lm.model import default_model
 
 Core = _core.Core
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pytest
 
 import sparsefire as sf
-from sparsefire import _core
-from sparsefire.costs import set_costs
+from sparsefire.core import core as _core
 from sparsefire.errors import ArgumentError, FormatError
-from sparsefire.predictor import LowRankPredictor
-from sparsefire.quant import FORMATS
+from sparsefire.ffn.predictor import LowRankPredictor
+from sparsefire.weights.costs import set_costs
+from sparsefire.weights.quantized import FORMATS
 
 # Every list as it is; nearly everything at once; what several vectors want together; in between.
 COSTS = ((1e-6, 1e6), (1e6, 1e-6), (1.0, 0.2), (1.2, 0.6))

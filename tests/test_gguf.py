@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsefire import gguf as sf_gguf
 from sparsefire.errors import (
     ArgumentError,
     ModelFileError,
     SparsefireError,
     UnsupportedError,
 )
-from sparsefire.gguf import GgufFile, TypedValue, ValueType
-from sparsefire.gguf_write import TensorData, write_gguf
-from sparsefire.quant import QuantizedWeights
+from sparsefire.gguf import reader as sf_gguf
+from sparsefire.gguf.reader import GgufFile, TypedValue, ValueType
+from sparsefire.gguf.writer import TensorData, write_gguf
+from sparsefire.weights.quantized import QuantizedWeights
 
 U8, U32, STRING, ARRAY = 0, 4, 8, 9
 

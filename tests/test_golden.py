@@ -12,7 +12,7 @@ import pytest
 
 from conftest import ROOT
 from pyodide_harness import PyodideRuntime
-from sparsefire import _core
+from sparsefire.core import core as _core
 
 GOLDEN = ROOT / "tests" / "golden"
 sys.path.insert(0, str(GOLDEN))

@@ -12,8 +12,8 @@ import pytest
 import tiny_model
 from sparsefire.cli import main
 from sparsefire.errors import ArgumentError, ModelFileError, UnsupportedError
-from sparsefire.inspect_model import inspect_file
-from sparsefire.model import Model
+from sparsefire.files.inspect import inspect_file
+from sparsefire.lm.model import Model
 
 
 @pytest.fixture(scope="module")

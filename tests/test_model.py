@@ -16,17 +16,17 @@ import tiny_model
 from conftest import missing
 from model_variants import IDS, PLAIN, VARIANTS, greedy, modes, reference_logits, variant_path
 from reference import Reference, relative_error
-from sparsefire import gguf as gguf_module
-from sparsefire import model as model_module
-from sparsefire import session as session_module
-from sparsefire._core import Core, open_core
+from sparsefire.core.core import Core, open_core
 from sparsefire.errors import (
     ArgumentError,
     ContextFullError,
     ModelFileError,
 )
-from sparsefire.model import Model
-from sparsefire.quant import dequantize_rows
+from sparsefire.gguf import reader as gguf_module
+from sparsefire.lm import model as model_module
+from sparsefire.lm import session as session_module
+from sparsefire.lm.model import Model
+from sparsefire.weights.quantized import dequantize_rows
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 import tiny_model
 from model_variants import IDS, variant_path
-from sparsefire._core import Core
+from sparsefire.core.core import Core
 from sparsefire.errors import (
     ModelFileError,
     NotFiniteError,
     SparsefireError,
     UnsupportedError,
 )
-from sparsefire.model import Model
+from sparsefire.lm.model import Model
 from tiny_model import Tiny
 
 VECTOR = np.ones(64, np.float32)

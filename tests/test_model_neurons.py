@@ -15,9 +15,9 @@ import pytest
 import sparsefire as sf
 from model_variants import IDS, VARIANTS, greedy, modes, variant_path
 from pyodide_harness import PyodideRuntime
-from sparsefire._core import Core
-from sparsefire.model import default_model
-from sparsefire.model_neurons import ModelNeurons, divide
+from sparsefire.core.core import Core
+from sparsefire.lm.model import default_model
+from sparsefire.lm.neurons import ModelNeurons, divide
 
 NAMES = [
     "calibrated",

@@ -18,8 +18,8 @@ from sparsefire.errors import (
     ContextFullError,
     UnsupportedError,
 )
-from sparsefire.generation import StopFilter
-from sparsefire.model import Model
+from sparsefire.lm.generation import StopFilter
+from sparsefire.lm.model import Model
 from tiny_model import END
 
 

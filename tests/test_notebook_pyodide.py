@@ -12,7 +12,7 @@ import pytest
 
 from conftest import ROOT, missing
 from pyodide_harness import build_wheel, chromium_runtime
-from sparsefire.model import Model
+from sparsefire.lm.model import Model
 
 pytestmark = pytest.mark.pyodide
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import sparsefire as sf
-from sparsefire import _core
-from sparsefire.matrix import Matrix
-from sparsefire.quant import FORMATS
+from sparsefire.core import core as _core
+from sparsefire.weights.matrix import Matrix
+from sparsefire.weights.quantized import FORMATS
 
 Core = _core.Core
 

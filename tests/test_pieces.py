@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsefire.errors import ArgumentError, ModelFileError, UnsupportedError
-from sparsefire.sentencepiece_model import SentencePieceModel
-from sparsefire.tokenizer import Tokenizer
+from sparsefire.files.convert.sentencepiece import SentencePieceModel
+from sparsefire.text.tokenizer import Tokenizer
 
 SAMPLES = [
     "",

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsefire as sf
-from sparsefire import _core, thresholds
+from sparsefire.core import core as _core
 from sparsefire.errors import (
     ArgumentError,
     CalibrationError,
@@ -21,9 +21,10 @@ from sparsefire.errors import (
     NotFiniteError,
     ShapeError,
 )
-from sparsefire.lowrank import Descent, Factors, operating_point, reduced_rank, refine
-from sparsefire.mass import MassTable
-from sparsefire.model import default_model
+from sparsefire.fit import thresholds
+from sparsefire.fit.lowrank import Descent, Factors, operating_point, reduced_rank, refine
+from sparsefire.fit.mass import MassTable
+from sparsefire.lm.model import default_model
 
 Core = _core.Core
 Doubles = npt.NDArray[np.float64]
@@ -226,7 +227,7 @@ def test_saved_and_loaded(problem: Problem, tmp_path: Path, host_core: Core) -> 
 
 def test_predictions_agree_on_every_host(problem: Problem, core: Core) -> None:
     """The scores of one calibrated predictor, within rounding, wherever it runs."""
-    from sparsefire.matrix import Matrix
+    from sparsefire.weights.matrix import Matrix
 
     predictor = sf.LowRankPredictor(D, HIDDEN, 16, core=_core.open_core("native"))
     predictor.calibrate(problem.ffn, problem.samples)

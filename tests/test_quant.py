@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsefire as sf
-from sparsefire import _core
+from sparsefire.core import core as _core
 from sparsefire.errors import ArgumentError, FormatError, ShapeError
-from sparsefire.matrix import Matrix
-from sparsefire.quant import FORMATS, weight_format
+from sparsefire.weights.matrix import Matrix
+from sparsefire.weights.quantized import FORMATS, weight_format
 
 Core = _core.Core
 

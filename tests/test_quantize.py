@@ -13,10 +13,10 @@ import pytest
 import tiny_model
 from sparsefire.cli import main
 from sparsefire.errors import ArgumentError, FormatError, ModelFileError, NotFiniteError
-from sparsefire.ffn import SparseFfn
-from sparsefire.model import Model
-from sparsefire.quant import FORMATS
-from sparsefire.quantize import QuantizeReport, quantize_model
+from sparsefire.ffn.layer import SparseFfn
+from sparsefire.files.quantize import QuantizeReport, quantize_model
+from sparsefire.lm.model import Model
+from sparsefire.weights.quantized import FORMATS
 
 Q = gguf.GGMLQuantizationType
 

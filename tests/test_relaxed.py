@@ -11,9 +11,10 @@ import pytest
 import sparsefire as sf
 from conftest import ROOT, missing
 from pyodide_harness import PyodideRuntime, build_modules
-from sparsefire import _core, _wasm
-from sparsefire._core import Core
-from sparsefire.matrix import Matrix
+from sparsefire.core import core as _core
+from sparsefire.core import wasm as _wasm
+from sparsefire.core.core import Core
+from sparsefire.weights.matrix import Matrix
 
 Array = np.ndarray[Any, Any]
 
@@ -151,7 +152,7 @@ def test_in_pyodide_with_threads_where_the_engine_has_it(
 ) -> None:
     code = """
 import numpy as np, sparsefire as sf
-from sparsefire.matrix import Matrix
+from sparsefire.weights.matrix import Matrix
 generator = np.random.default_rng(14)
 weights = generator.standard_normal((600, 512), dtype=np.float32)
 x = generator.standard_normal(512, dtype=np.float32)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sparsefire.errors import ArgumentError, NotFiniteError
-from sparsefire.sampling import Sampler, SamplerConfig, score
+from sparsefire.lm.sampling import Sampler, SamplerConfig, score
 
 PLAIN: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 

@@ -23,8 +23,8 @@ import pytest
 
 import tiny_model
 from conftest import missing
-from sparsefire.generation import Cancel
-from sparsefire.model import Model
+from sparsefire.lm.generation import Cancel
+from sparsefire.lm.model import Model
 from tiny_model import END
 
 try:
@@ -35,9 +35,9 @@ try:
 except ImportError as error:
     missing(f"{error.name} is not installed; pip install '.[test]'")
 
-from sparsefire.server import Server, is_local
-from sparsefire.server_queue import ModelQueue, QueueFullError, ShuttingDownError, TimeLimitError
-from sparsefire.server_requests import Limits, Requests
+from sparsefire.serve.app import Server, is_local
+from sparsefire.serve.queue import ModelQueue, QueueFullError, ShuttingDownError, TimeLimitError
+from sparsefire.serve.requests import Limits, Requests
 
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}<|end|>{% endfor %}"

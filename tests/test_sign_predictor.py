@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsefire as sf
-from sparsefire._core import Core
-from sparsefire.matrix import Matrix
-from sparsefire.predictor import Predictor
+from sparsefire.core.core import Core
+from sparsefire.ffn.predictor import Predictor
+from sparsefire.weights.matrix import Matrix
 
 SIZES = [(1, 1), (7, 31), (33, 32), (64, 65), (130, 200)]  # hidden, input
 
@@ -156,7 +156,7 @@ def test_errors() -> None:
 
 
 def test_predictor_and_layer_must_share_a_core() -> None:
-    from sparsefire import _core
+    from sparsefire.core import core as _core
 
     gate, x = weights(8, 8)
     here = sf.SparseFfn(gate, np.ones((3, 8)), core=_core.open_core("native", "scalar", 1))

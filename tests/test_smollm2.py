@@ -15,8 +15,8 @@ import pytest
 
 from conftest import ROOT, missing, open_test_core
 from pyodide_harness import PyodideRuntime
-from sparsefire.inspect_model import inspect_file
-from sparsefire.model import Model
+from sparsefire.files.inspect import inspect_file
+from sparsefire.lm.model import Model
 
 pytestmark = pytest.mark.slow
 

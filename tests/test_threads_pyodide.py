@@ -36,7 +36,7 @@ def test_results_are_those_of_one_thread(pyodide: PyodideRuntime, threads: int) 
     code = f"""
 import asyncio
 import numpy as np, sparsefire as sf
-from sparsefire import _core
+from sparsefire.core import core as _core
 found = []
 for threads in (1, {threads}):
     b = await sf.enable_threads(threads)
@@ -77,7 +77,7 @@ sf.use_backend("auto", threads=1)
 def test_shared_memory_grows(pyodide: PyodideRuntime) -> None:
     code = """
 import numpy as np, sparsefire as sf
-from sparsefire._core import get_core
+from sparsefire.core.core import get_core
 await sf.enable_threads(2)
 core = get_core()
 before = core._memory.buffer.byteLength
@@ -96,7 +96,7 @@ sf.use_backend("auto", threads=1)
 def test_default_and_wrong_numbers(pyodide: PyodideRuntime) -> None:
     code = """
 import sparsefire as sf
-from sparsefire._host_pyodide import processors
+from sparsefire.core.pyodide import processors
 b = await sf.enable_threads()
 wrong = []
 for number in (0, -1, "many", 5000):
@@ -126,7 +126,7 @@ def test_without_threads_the_reason_is_there(
     code = f"""
 import pathlib
 import sparsefire as sf
-from sparsefire import _host_pyodide
+from sparsefire.core import pyodide as _host_pyodide
 kept = dict(vars(_host_pyodide))
 sf.use_backend("auto", threads=1)
 {replacement}

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from pyodide_harness import PyodideRuntime
-from sparsefire.bpe import ByteLevelBpe
 from sparsefire.errors import ArgumentError, ModelFileError, UnsupportedError
-from sparsefire.pretokenizer import pretokenizer
-from sparsefire.tokenizer import Tokenizer
-from sparsefire.vocabulary import Vocabulary
+from sparsefire.text.byte_bpe import ByteLevelBpe
+from sparsefire.text.pretokenizer import pretokenizer
+from sparsefire.text.tokenizer import Tokenizer
+from sparsefire.text.vocabulary import Vocabulary
 
 END = "<|endoftext|>"
 USER = "<tool>"
@@ -367,7 +367,7 @@ def test_bad_metadata(change: dict[str, Any], error: type[Exception], message: s
 
 PYODIDE = """
 import json
-from sparsefire.tokenizer import Tokenizer
+from sparsefire.text.tokenizer import Tokenizer
 import numpy as np
 metadata, texts = json.loads(DATA)
 metadata["tokenizer.ggml.token_type"] = np.array(metadata["tokenizer.ggml.token_type"], np.int32)

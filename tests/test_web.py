@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sparsefire.model import Model
-from sparsefire.web_site import SiteFile
+from sparsefire.lm.model import Model
+from sparsefire.page.site import SiteFile
 from web_harness import Refuser, Web, axe_source, serve
 
 pytest_plugins = ("web_fixtures",)

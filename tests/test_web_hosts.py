@@ -17,9 +17,9 @@ import pytest
 import tiny_model
 from conftest import open_test_core
 from sparsefire.cli import main
-from sparsefire.model import Model
-from sparsefire.web_server import WebServer
-from sparsefire.web_site import SiteFile, make_site
+from sparsefire.lm.model import Model
+from sparsefire.page.server import WebServer
+from sparsefire.page.site import SiteFile, make_site
 from web_harness import CACHE, SECONDS, running
 
 pytest_plugins = ("web_fixtures",)

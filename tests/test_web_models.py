@@ -14,8 +14,8 @@ import pytest
 
 import tiny_model
 from conftest import open_test_core
-from sparsefire.model import Model
-from sparsefire.web_site import SiteFile
+from sparsefire.lm.model import Model
+from sparsefire.page.site import SiteFile
 from web_harness import Refuser, Web, another, running, serve
 
 pytest_plugins = ("web_fixtures",)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from sparsefire import web_compile, web_fetch
 from sparsefire.cli import main
 from sparsefire.errors import BackendError
-from sparsefire.web_server import ISOLATION, WebServer
-from sparsefire.web_site import SiteFile, build_wheel, export_site, page_directory
+from sparsefire.page import compile as web_compile
+from sparsefire.page import fetch as web_fetch
+from sparsefire.page.server import ISOLATION, WebServer
+from sparsefire.page.site import SiteFile, build_wheel, export_site, page_directory
 from web_harness import running
 
 pytest_plugins = ("web_fixtures",)
@@ -45,7 +46,7 @@ def test_the_page_names_no_other_server_and_no_file_that_is_missing(
 
 def test_the_installed_package_has_the_page() -> None:
     """Of a source tree the page is beside the package, of an installed one in it."""
-    script = "import sparsefire.web_site as w; print(w.page_directory())"
+    script = "import sparsefire.page.site as w; print(w.page_directory())"
     found = subprocess.run(
         [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
     )
@@ -58,8 +59,8 @@ def test_the_wheel_is_the_package_without_what_only_a_desktop_runs() -> None:
     with zipfile.ZipFile(io.BytesIO(build_wheel())) as wheel:
         names = set(wheel.namelist())
     assert {
-        "sparsefire/web_engine.py",
-        "sparsefire/js/helper.js",
+        "sparsefire/page/engine.py",
+        "sparsefire/core/helper.js",
         "sparsefire/wasm/sparsefire_core.wasm",
     } <= names
     assert not any(name.endswith((".so", ".gguf", ".html")) for name in names)
@@ -69,7 +70,7 @@ def test_compiled_python_takes_the_place_of_sources(site: dict[str, SiteFile]) -
     wheel = next(file for name, file in site.items() if name.startswith("wheel/sparsefire"))
     with zipfile.ZipFile(io.BytesIO(wheel.read())) as archive:
         names = archive.namelist()
-    assert "sparsefire/web_engine.pyc" in names
+    assert "sparsefire/page/engine.pyc" in names
     assert not any(name.endswith(".py") for name in names)
 
 
@@ -185,6 +186,6 @@ def test_wrong_arguments_are_named(
 def test_without_the_module_the_wheel_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sparsefire.web_site._PACKAGE", tmp_path)
+    monkeypatch.setattr("sparsefire.page.site._PACKAGE", tmp_path)
     with pytest.raises(BackendError, match=r"build_wasm\.sh"):
         build_wheel()

@@ -13,8 +13,8 @@ import pytest
 
 from conftest import missing, open_test_core
 from sparsefire.errors import BackendError
-from sparsefire.model import Model
-from sparsefire.web_site import SiteFile, make_site
+from sparsefire.lm.model import Model
+from sparsefire.page.site import SiteFile, make_site
 from web_harness import CACHE, Refuser, Web, chromium, serve
 
 

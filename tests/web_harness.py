@@ -19,9 +19,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pyodide_harness import _CHROMIUM, _CHROMIUM_FLAGS, find_program
-from sparsefire.web_fetch import check_digest
-from sparsefire.web_server import WebServer
-from sparsefire.web_site import SiteFile
+from sparsefire.page.fetch import check_digest
+from sparsefire.page.server import WebServer
+from sparsefire.page.site import SiteFile
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
 

@@ -97,7 +97,7 @@ async function start({ site: described, threads, relaxed, first, shared }) {
   pyodide.unpackArchive(await numpy, "wheel");
   pyodide.unpackArchive(await wheel, "wheel");
   if (chat) pyodide.unpackArchive(await chat, "zip", { extractDir: pyodide.FS.cwd() });
-  const module = pyodide.pyimport("sparsefire.web_engine");
+  const module = pyodide.pyimport("sparsefire.page.engine");
   jsFile = module.JsFile;
   engine = await module.open_engine(threads, relaxed);
   if (shared) {

@@ -3,7 +3,7 @@ import { loadPyodide } from "/pyodide/pyodide.mjs";
 
 const PYTHON = `
 import sparsefire as sf
-from sparsefire.web_engine import JsFile
+from sparsefire.page.engine import JsFile
 
 async def load(read_at, size, name, threads, isa):
     global model

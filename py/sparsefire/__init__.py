@@ -23,8 +23,8 @@ if importlib.util.find_spec("numpy") is None:
         name="numpy",
     )
 
-from ._core import Backend, backend, use_backend
-from .devices import Devices, devices
+from .core.core import Backend, backend, use_backend
+from .core.devices import Devices, devices
 from .errors import (
     ArgumentError,
     BackendError,
@@ -43,22 +43,22 @@ from .errors import (
 if TYPE_CHECKING:
     __version__: str
 
-    from .activation import ActivationType
-    from .cached_ffn import CachedFfn
-    from .calibrate import CalibrationReport, calibrate_model
-    from .chat import ChatTemplate
-    from .cutoff import CutoffReport
-    from .ffn import SparseFfn
-    from .generation import Cancel
-    from .model import Model
-    from .neurons import NeuronCache
-    from .predictor import LowRankPredictor, Predictor
-    from .predictor_calibration import PredictorReport
-    from .quant import QuantizedWeights
-    from .sampling import SamplerConfig
-    from .sign_predictor import SignPredictor
-    from .sparsity import SparsityConfig
-    from .threads import enable_threads
+    from .calibrate.predictors import CalibrationReport, calibrate_model
+    from .core.threads import enable_threads
+    from .ffn.cache import NeuronCache
+    from .ffn.cached import CachedFfn
+    from .ffn.cutoff import CutoffReport
+    from .ffn.layer import SparseFfn
+    from .ffn.predictor import LowRankPredictor, Predictor
+    from .ffn.sign_predictor import SignPredictor
+    from .ffn.sparsity import SparsityConfig
+    from .fit.predictor import PredictorReport
+    from .lm.chat import ChatTemplate
+    from .lm.generation import Cancel
+    from .lm.model import Model
+    from .lm.sampling import SamplerConfig
+    from .weights.activation import ActivationType
+    from .weights.quantized import QuantizedWeights
 
 __all__ = [
     "ActivationType",
@@ -101,24 +101,24 @@ __all__ = [
 
 # Public names whose modules are imported on first use, so that `import sparsefire` stays quick.
 _LAZY = {
-    "ActivationType": "activation",
-    "CachedFfn": "cached_ffn",
-    "CalibrationReport": "calibrate",
-    "Cancel": "generation",
-    "ChatTemplate": "chat",
-    "CutoffReport": "cutoff",
-    "LowRankPredictor": "predictor",
-    "Model": "model",
-    "NeuronCache": "neurons",
-    "Predictor": "predictor",
-    "PredictorReport": "predictor_calibration",
-    "QuantizedWeights": "quant",
-    "SamplerConfig": "sampling",
-    "SignPredictor": "sign_predictor",
-    "SparseFfn": "ffn",
-    "SparsityConfig": "sparsity",
-    "calibrate_model": "calibrate",
-    "enable_threads": "threads",
+    "ActivationType": "weights.activation",
+    "CachedFfn": "ffn.cached",
+    "CalibrationReport": "calibrate.predictors",
+    "Cancel": "lm.generation",
+    "ChatTemplate": "lm.chat",
+    "CutoffReport": "ffn.cutoff",
+    "LowRankPredictor": "ffn.predictor",
+    "Model": "lm.model",
+    "NeuronCache": "ffn.cache",
+    "Predictor": "ffn.predictor",
+    "PredictorReport": "fit.predictor",
+    "QuantizedWeights": "weights.quantized",
+    "SamplerConfig": "lm.sampling",
+    "SignPredictor": "ffn.sign_predictor",
+    "SparseFfn": "ffn.layer",
+    "SparsityConfig": "ffn.sparsity",
+    "calibrate_model": "calibrate.predictors",
+    "enable_threads": "core.threads",
 }
 
 

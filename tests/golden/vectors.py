@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 import sparsefire as sf
-from sparsefire._core import get_core
-from sparsefire.matrix import Matrix
-from sparsefire.quant import weight_format
-from sparsefire.sparsity import RULE_TOP_K
+from sparsefire.core.core import get_core
+from sparsefire.ffn.sparsity import RULE_TOP_K
+from sparsefire.weights.matrix import Matrix
+from sparsefire.weights.quantized import weight_format
 
 LAYER, LOW_RANK, SIGN, SELECTION = 1, 2, 3, 4
 ACTIVATIONS = list(sf.ActivationType)

@@ -1,0 +1,447 @@
+"""What a model file says of its model, by architecture: `ARCHITECTURES` is the table, and
+`read_config` reads the sizes. The tensors are in `tensors`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from ..errors import ArgumentError, ModelFileError, UnsupportedError
+from ..gguf.reader import GgufFile
+from ..weights.activation import ActivationType
+from .keys import REPAIR, Keys
+from .rope import Rope, read_rope
+
+SPARSEFIRE_VERSION = 1  # of the sparsefire.* keys that are understood
+# Models that are known for a ReLU, and are often stored as `llama` without saying so.
+_RELU_NAMES = re.compile(r"relu|reglu|pro-?sparse|turbo-?sparse", re.IGNORECASE)
+# Cutoffs of the layers, by what they are on, see `SparseFfn.set_cutoff`.
+CUTOFF_KEYS = {"gate": "sparsefire.cutoff.gate", "product": "sparsefire.cutoff.product"}
+
+
+class Sizes(NamedTuple):
+    """What default numbers of an architecture are made of."""
+
+    layers: int
+    d: int
+    heads: int
+    head_dim: int
+
+
+Number: TypeAlias = Callable[[Sizes], float]
+
+
+class Architecture(NamedTuple):
+    """What differs between architectures. The numbers are those of files that do not name them."""
+
+    activation: str | None  # when neither user nor file names one; None: `ambiguous` says why not
+    gated: bool = True
+    layer_norm: bool = False  # mean and variance, with a bias; else RMS
+    rope_halves: bool = False  # pairs are (i, i + dims/2) of a head; else (2i, 2i+1)
+    vectors: tuple[str, ...] = ()  # that it has beside the plain norms, see `tensors`
+    embedding_scale: Number = lambda _: 1.0
+    residual_scale: Number = lambda _: 1.0
+    logit_divisor: Number | None = None  # None: a file must not name one
+    attention_scale: Number = lambda sizes: sizes.head_dim**-0.5
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
+    window: int = 0  # tokens that layers with a window see
+    full_every: int = 0  # every so many layers one has no window; 0: all have it
+    both_active: bool = False  # up goes through the activation as the gate does
+    window_rope_base: float | None = None  # of layers with a window; None: that of the others
+    ambiguous: str = ""
+
+
+_HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
+_POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
+_NORM_BIASES = ("attn_norm.bias", "ffn_norm.bias")
+
+_LLAMA = Architecture("silu")
+_GEMMA = Architecture("gelu_tanh", rope_halves=True, embedding_scale=lambda sizes: sizes.d**0.5)
+_GEMMA2 = _GEMMA._replace(
+    vectors=_POST_NORMS,
+    # The 27B models scale by the width of a head as it would be without a size of its own.
+    attention_scale=lambda s: (s.d / s.heads if s.layers == 46 else s.head_dim) ** -0.5,
+    attention_cap=50.0,
+    logit_cap=30.0,
+    window=4096,
+    full_every=2,
+)
+_GEMMA3 = _GEMMA._replace(
+    vectors=(*_HEAD_NORMS, *_POST_NORMS),
+    attention_scale=lambda s: (s.d / s.heads if s.layers == 62 else s.head_dim) ** -0.5,
+    full_every=6,
+    window_rope_base=10000.0,
+)
+_MINICPM = _LLAMA._replace(
+    embedding_scale=lambda _: 12.0,
+    residual_scale=lambda sizes: 1.4 / math.sqrt(sizes.layers),
+    logit_divisor=lambda sizes: sizes.d / 256,
+)
+_GRANITE = _LLAMA._replace(logit_divisor=lambda _: 1.0)
+_NEMOTRON = Architecture(
+    "relu2", gated=False, layer_norm=True, rope_halves=True, vectors=_NORM_BIASES
+)
+_BITNET = Architecture(
+    None,
+    rope_halves=True,
+    vectors=("attn_sub_norm.weight", "ffn_sub_norm.weight"),
+    ambiguous="Microsoft's BitNet b1.58 2B4T uses relu2, those of 1bitLLM silu",
+)
+
+ARCHITECTURES = {
+    "llama": _LLAMA,
+    "mistral3": _LLAMA,
+    "bamboo": Architecture("relu", both_active=True),
+    "qwen2": _LLAMA._replace(rope_halves=True),
+    "qwen3": _LLAMA._replace(rope_halves=True, vectors=_HEAD_NORMS),
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA2,
+    "gemma3": _GEMMA3,
+    "minicpm": _MINICPM,
+    "granite": _GRANITE,
+    "arcee": Architecture("relu2", gated=False),
+    "nemotron": _NEMOTRON,
+    "bitnet": _BITNET,
+    "bitnet-b1.58": _BITNET._replace(activation="relu2"),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and numbers of a model. `d` is the width of the residual stream, `hidden` the neurons
+    of a layer, `context_length` the tokens that the model was trained to see at once."""
+
+    architecture: str
+    name: str
+    layers: int
+    d: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context_length: int
+    norm_epsilon: float
+    activation: ActivationType
+    activation_parameter: float  # FATReLU's threshold, else 0
+    hot_counts: tuple[int, ...] | None  # of a model with predictors, one a layer
+    cutoffs: dict[str, tuple[float, ...]]  # on "gate" and "product", one a layer, where there are
+    rope: Rope
+    window_rope: Rope  # of layers with a window
+    windows: tuple[int, ...]  # tokens that each layer sees, 0 for all
+    embedding_scale: float
+    residual_scale: float
+    logit_scale: float
+    logit_cap: float  # 0 for none
+    attention_scale: float
+    attention_cap: float  # 0 for none
+    powerinfer: bool  # predictors are PowerInfer's
+    powerinfer_threshold: float
+
+    @property
+    def kind(self) -> Architecture:
+        """The row of `ARCHITECTURES`."""
+        return ARCHITECTURES[self.architecture]
+
+    @property
+    def rope_dims(self) -> int:
+        """Elements of a head that are rotated."""
+        return self.rope.dims
+
+    @property
+    def rope_pairs(self) -> int:
+        """Pairs of a head that are rotated."""
+        return self.rope.dims // 2
+
+    @property
+    def q_width(self) -> int:
+        """Width of all query heads together."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Width of all key (or value) heads together."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def calibrated(self) -> bool:
+        """True when the file holds predictors, what calibration adds or PowerInfer's, or
+        cutoffs."""
+        return self.hot_counts is not None or self.powerinfer or bool(self.cutoffs)
+
+    @property
+    def default_mode(self) -> str:
+        """ "sparse" for a calibrated model, else "exact" where the activation has exact zeros, else
+        "dense"."""
+        if self.calibrated:
+            return "sparse"
+        return "exact" if self.activation.is_relu_family else "dense"
+
+
+# Keys that change the mathematics in ways the core does not compute, and their neutral values.
+_NEUTRAL = {
+    "expert_count": 0,
+    "attention.max_alibi_bias": 0.0,
+    "attention.clamp_kqv": 0.0,
+    "attention.shared_kv_layers": 0,
+    "use_parallel_residual": False,
+    "attention.causal": True,
+}
+
+
+def _refuse_unknown(keys: Keys) -> None:
+    """`UnsupportedError` for a key that asks for what the core does not compute."""
+    for name, neutral in _NEUTRAL.items():
+        if keys.value(name, neutral) != neutral:
+            raise keys.unsupported(name)
+
+
+def read_config(file: GgufFile, activation: str | ActivationType | None = None) -> ModelConfig:
+    """The sizes in a model file, checked for plausibility.
+
+    activation: overrides what the file and the architecture say.
+
+    Errors: `ModelFileError` naming the key, `UnsupportedError` (architecture, or a variant of it
+    that the core does not compute), `ArgumentError` (unknown activation).
+    """
+    architecture = _architecture(file)
+    kind = ARCHITECTURES[architecture]
+    keys = Keys(file, architecture)
+    _refuse_unknown(keys)
+    layers = keys.integer("block_count", 4096)
+    d = keys.integer("embedding_length", 1 << 17)
+    heads = keys.integer("attention.head_count", 4096)
+    kv_heads = keys.integer("attention.head_count_kv", heads, heads)
+    hidden = keys.integer("feed_forward_length", 1 << 22)
+    sizes = Sizes(layers, d, heads, _head_dim(keys, d, heads, kv_heads))
+    context_length = keys.integer("context_length", 1 << 24)
+    rope = read_rope(file, keys, _rope_dims(keys, sizes.head_dim), context_length)
+    chosen, parameter = _activation(file, keys, architecture, activation)
+    cutoffs = _cutoffs(file, layers)
+    name = file.metadata.get("general.name")
+    epsilon = "layer_norm_epsilon" if kind.layer_norm else "layer_norm_rms_epsilon"
+    return ModelConfig(
+        architecture=architecture,
+        name=name if isinstance(name, str) else architecture,
+        layers=layers,
+        d=d,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=sizes.head_dim,
+        vocab=_vocabulary(file),
+        context_length=_usable_context(keys, context_length),
+        norm_epsilon=keys.number(f"attention.{epsilon}", 1e-12, 0.1),
+        activation=chosen,
+        activation_parameter=parameter,
+        hot_counts=_hot_counts(file, layers, hidden, optional=bool(cutoffs)),
+        cutoffs=cutoffs,
+        rope=rope,
+        window_rope=_window_rope(keys, kind, rope),
+        windows=_windows(keys, kind, layers),
+        embedding_scale=_scale(keys, "embedding_scale", kind.embedding_scale(sizes)),
+        residual_scale=_scale(keys, "residual_scale", kind.residual_scale(sizes)),
+        logit_scale=_logit_scale(keys, kind, sizes),
+        logit_cap=keys.number("final_logit_softcapping", 0.0, 1e6, kind.logit_cap),
+        attention_scale=_scale(keys, "attention.scale", kind.attention_scale(sizes)),
+        attention_cap=keys.number("attn_logit_softcapping", 0.0, 1e6, kind.attention_cap),
+        powerinfer=_has_powerinfer(file),
+        powerinfer_threshold=Keys(file, "powerinfer").number("sparse_threshold", -1e6, 1e6, 0.0),
+    )
+
+
+def _has_powerinfer(file: GgufFile) -> bool:
+    """Whether the file has PowerInfer's predictors (Song et al. 2023)."""
+    return "blk.0.fc1.weight" in file.tensors
+
+
+def _architecture(file: GgufFile) -> str:
+    architecture = file.metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise ModelFileError(f"{file.name}: key 'general.architecture' is missing; {REPAIR}")
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedError(
+            f"{file.name}: the architecture {architecture!r} is not supported; supported: "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    return architecture
+
+
+def _head_dim(keys: Keys, d: int, heads: int, kv_heads: int) -> int:
+    if heads % kv_heads:
+        raise keys.fail(
+            "attention.head_count_kv", f"is {kv_heads}, which does not divide the {heads} heads"
+        )
+    default = d // heads if d % heads == 0 else None
+    head_dim = keys.integer("attention.key_length", 1 << 14, default)
+    for name in ("value_length", "key_length_swa", "value_length_swa"):
+        if keys.integer(f"attention.{name}", 1 << 14, head_dim) != head_dim:
+            raise keys.fail(f"attention.{name}", f"is not the key length, {head_dim}")
+    return head_dim
+
+
+def _rope_dims(keys: Keys, head_dim: int) -> int:
+    dims = keys.integer("rope.dimension_count", head_dim, head_dim)
+    if dims % 2:
+        raise keys.fail("rope.dimension_count", f"is {dims}; expected an even number")
+    if keys.integer("rope.dimension_count_swa", head_dim, dims) != dims:
+        raise keys.unsupported("rope.dimension_count_swa")
+    return dims
+
+
+def _window_rope(keys: Keys, kind: Architecture, rope: Rope) -> Rope:
+    """Layers with a window may turn at a base of their own, and are not stretched then."""
+    base = kind.window_rope_base
+    if base is None and keys.value("rope.freq_base_swa") is None:
+        return rope
+    return rope.with_base(keys.number("rope.freq_base_swa", 1.0, 1e12, base))
+
+
+def _windows(keys: Keys, kind: Architecture, layers: int) -> tuple[int, ...]:
+    window = keys.integer("attention.sliding_window", 1 << 24, kind.window, least=0)
+    name = "attention.sliding_window_pattern"
+    pattern = keys.value(name)
+    if window == 0:
+        return (0,) * layers
+    if isinstance(pattern, np.ndarray):
+        if len(pattern) < layers:
+            raise keys.fail(name, f"has {len(pattern)} entries for {layers} layers")
+        return tuple(window if windowed else 0 for windowed in pattern[:layers])
+    every = keys.integer(name, 4096, kind.full_every, least=0)
+    return tuple(0 if every and layer % every == every - 1 else window for layer in range(layers))
+
+
+def _usable_context(keys: Keys, context_length: int) -> int:
+    """Some models scale queries beyond the tokens that they were first trained for, which is not
+    computed: they are used up to there."""
+    if not keys.value("attention.temperature_scale", 0):
+        return context_length
+    name = "rope.scaling.original_context_length"
+    return min(context_length, keys.integer(name, 1 << 24, context_length))
+
+
+def _scale(keys: Keys, name: str, default: float) -> float:
+    """A factor; 0 stands for the default, as it does for other readers of these keys."""
+    return keys.number(name, -1e6, 1e6, default) or default
+
+
+def _logit_scale(keys: Keys, kind: Architecture, sizes: Sizes) -> float:
+    if kind.logit_divisor is None:
+        if keys.value("logit_scale", 1.0) not in (0.0, 1.0):
+            raise keys.unsupported("logit_scale")
+        return 1.0
+    return 1 / keys.number("logit_scale", 1e-6, 1e6, kind.logit_divisor(sizes))
+
+
+def _vocabulary(file: GgufFile) -> int:
+    """Rows of the embedding, which may be more than the tokens that have names."""
+    shape = file.tensor("token_embd.weight").shape
+    if len(shape) != 2 or shape[0] > 1 << 22:
+        raise ModelFileError(
+            f"{file.name}: tensor 'token_embd.weight' has shape {shape}; expected (vocabulary, d)"
+        )
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list) and len(tokens) > shape[0]:
+        raise ModelFileError(
+            f"{file.name}: key 'tokenizer.ggml.tokens' names {len(tokens)} tokens, but "
+            f"'token_embd.weight' has {shape[0]} rows; {REPAIR}"
+        )
+    return shape[0]
+
+
+def _activation(
+    file: GgufFile, keys: Keys, architecture: str, chosen: str | ActivationType | None
+) -> tuple[ActivationType, float]:
+    """The user's choice, else what the file says, else the architecture's own."""
+    kind = ARCHITECTURES[architecture]
+    stored = keys.text("hidden_activation") or keys.text("hidden_act")
+    if not stored and _has_powerinfer(file):
+        stored = "relu"  # PowerInfer computes no other
+    if chosen is not None:
+        activation = ActivationType(chosen)
+    elif not stored and kind.activation is None:
+        raise UnsupportedError(
+            f"{file.name}: the file does not say which activation its feed-forward layers use, and "
+            f"models of the architecture {architecture!r} differ: {kind.ambiguous}. Choose one, "
+            "with --activation or the argument of Model.load"
+        )
+    else:
+        if not stored and kind.activation == "silu":
+            _refuse_guess(file, architecture, kind.activation)
+        try:
+            activation = ActivationType(stored or kind.activation or "")
+        except ArgumentError as error:
+            raise UnsupportedError(
+                f"{file.name}: key '{architecture}.hidden_activation': {error}"
+            ) from None
+    parameter = 0.0
+    if activation is ActivationType.FATRELU:
+        parameter = keys.number("hidden_activation_threshold", 0.0, 1e6)
+    return activation, parameter
+
+
+def _cutoffs(file: GgufFile, layers: int) -> dict[str, tuple[float, ...]]:
+    found = {}
+    for on, key in CUTOFF_KEYS.items():
+        values = file.metadata.get(key)
+        if values is None:
+            continue
+        if (
+            not isinstance(values, np.ndarray)
+            or values.dtype.kind != "f"
+            or values.shape != (layers,)
+            or not (np.isfinite(values) & (values >= 0)).all()
+        ):
+            raise ModelFileError(
+                f"{file.name}: key {key!r} must hold {layers} numbers from 0 on; calibrate the "
+                "model again"
+            )
+        found[on] = tuple(values.tolist())
+    return found
+
+
+def _refuse_guess(file: GgufFile, architecture: str, assumed: str) -> None:
+    """`UnsupportedError` for a model that its name calls one with ReLU, where the file does not say
+    so and the architecture's own activation is another: the text would be nonsense."""
+    known = (file.metadata.get(key) for key in ("general.name", "general.basename"))
+    for name in (*known, PurePath(file.name).name):
+        if isinstance(name, str) and _RELU_NAMES.search(name):
+            raise UnsupportedError(
+                f"{file.name}: the name {name!r} is that of a model with ReLU, but the file does "
+                f"not say which activation its feed-forward layers use, and {architecture!r} ones "
+                f"mostly use {assumed}. Choose one, with --activation or the argument of "
+                "Model.load: relu (fatrelu needs a file that holds its threshold)"
+            )
+
+
+def _hot_counts(file: GgufFile, layers: int, hidden: int, optional: bool) -> tuple[int, ...] | None:
+    version = file.metadata.get("sparsefire.version")
+    if version is None:
+        return None
+    if version != SPARSEFIRE_VERSION:
+        raise UnsupportedError(
+            f"{file.name}: calibrated for version {version} of the sparsefire keys, of which "
+            f"version {SPARSEFIRE_VERSION} is read: update sparsefire, or calibrate the model again"
+        )
+    counts = file.metadata.get("sparsefire.hot_counts")
+    if counts is None and optional:
+        return None
+    if (
+        not isinstance(counts, np.ndarray)
+        or counts.dtype.kind not in "iu"
+        or counts.shape != (layers,)
+        or counts.min() < 0
+        or counts.max() > hidden
+    ):
+        raise ModelFileError(
+            f"{file.name}: key 'sparsefire.hot_counts' must hold {layers} counts from 0 to "
+            f"{hidden}; calibrate the model again"
+        )
+    return tuple(counts.tolist())

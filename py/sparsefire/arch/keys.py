@@ -1,0 +1,73 @@
+"""Checked reading of the keys of a model file."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelFileError, UnsupportedError
+from ..gguf.reader import GgufFile
+
+REPAIR = "the file is damaged, or was not converted for this architecture"
+
+
+class Keys:
+    """Reads `<architecture>.*` keys, and says of each that is wrong what was expected."""
+
+    def __init__(self, file: GgufFile, architecture: str) -> None:
+        self._file = file
+        self._prefix = architecture
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """What the key holds, or the default."""
+        return self._file.metadata.get(f"{self._prefix}.{name}", default)
+
+    def _required(self, name: str, default: Any) -> Any:
+        value = self.value(name, default)
+        if value is None:
+            raise ModelFileError(
+                f"{self._file.name}: key '{self._prefix}.{name}' is missing; {REPAIR}"
+            )
+        return value
+
+    def fail(self, name: str, problem: str) -> ModelFileError:
+        """The error for a key without a plausible value."""
+        return ModelFileError(f"{self._file.name}: key '{self._prefix}.{name}' {problem}")
+
+    def unsupported(self, name: str) -> UnsupportedError:
+        """The error for a key that asks for what the core does not compute."""
+        value = self.value(name)
+        return UnsupportedError(
+            f"{self._file.name}: key '{self._prefix}.{name}' is {value!r}, which is not supported"
+        )
+
+    def integer(self, name: str, most: int, default: int | None = None, least: int = 1) -> int:
+        """An integer from `least` to `most`. An array of equal ones, one a layer, counts as one."""
+        value = self._required(name, default)
+        if isinstance(value, np.ndarray) and value.size:
+            if not (value == value[0]).all():
+                raise UnsupportedError(
+                    f"{self._file.name}: key '{self._prefix}.{name}' differs between layers, "
+                    "which is not supported"
+                )
+            value = value[0].item()
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise self.fail(name, f"is {value!r}; expected a whole number from {least} to {most}")
+        return value
+
+    def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
+        """A finite number from `low` to `high`."""
+        value = self._required(name, default)
+        number = float(value) if isinstance(value, (int, float)) else math.nan
+        if not low <= number <= high:
+            raise self.fail(name, f"is {value!r}; expected a number from {low} to {high}")
+        return number
+
+    def text(self, name: str) -> str | None:
+        """A text, or None when the key is missing."""
+        value = self.value(name)
+        if value is not None and not isinstance(value, str):
+            raise self.fail(name, f"is {value!r}; expected a text")
+        return value

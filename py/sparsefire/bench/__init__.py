@@ -1,0 +1,1 @@
+"""What `sparsefire bench` measures."""

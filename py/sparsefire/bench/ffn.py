@@ -1,0 +1,224 @@
+"""Measuring feed-forward layers: dense, predicted, and what the machine would allow."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .._arrays import FloatArray
+from ..core.core import Core, get_core
+from ..errors import ArgumentError
+from ..ffn.layer import SparseFfn
+from ..ffn.predictor import LowRankPredictor
+from ..ffn.sparsity import SparsityConfig
+from ..fit.layers import predictor_format
+from ..weights.matrix import bundle_views
+from ..weights.quantized import quantize_rows, weight_format
+
+Progress = Callable[[int, int], None]
+
+_SECONDS = 5.0  # that the repetitions take about, when their number is not given
+_FEWEST, _MOST = 7, 201
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class FfnBench:
+    """A layer's times, medians over ``repeats`` in milliseconds, for one vector at a time.
+
+    ``sparse_ms`` includes the predictor, which alone takes ``predictor_ms``. ``limit`` is the
+    greatest speed-up that reading less can give, 1 / (active share + predictor bytes / layer
+    bytes), and ``efficiency`` how much of it is reached. ``max_rel_err`` is the largest error of
+    the sparse output, over its largest element, against float64 with the same neurons.
+    """
+
+    shape: str
+    gated: bool
+    format: str
+    rank: int
+    dense_ms: float
+    predictor_ms: float
+    sparse_ms: float
+    speedup: float
+    limit: float
+    efficiency: float
+    active_share: float
+    bytes_dense: int
+    bytes_sparse: int
+    max_rel_err: float
+    backend: str
+    isa: str
+    threads: int
+    repeats: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return asdict(self)
+
+
+def bench_ffn(
+    d: int,
+    hidden: int,
+    *,
+    gated: bool = False,
+    format: str = "q8_0",
+    active: float = 0.1,
+    rank: int = 128,
+    repeats: int | None = None,
+    seed: int = 0,
+    core: Core | None = None,
+    progress: Progress | None = None,
+) -> FfnBench:
+    """Times a layer of ``d`` inputs and outputs and ``hidden`` neurons with random weights.
+
+    Each repetition takes a new input, for which the predictor chooses another ``active`` share of
+    the neurons; dense, predictor and sparse take turns, and who begins changes. Every chosen
+    neuron is computed in full: gate biases keep all gates positive. ``repeats``: by default as
+    many as take about 5 seconds. ``progress`` is called with the repetitions done and in all.
+
+    Errors: `ArgumentError`, `FormatError` (sizes not a multiple of the format's block).
+    """
+    count = round(active * hidden)
+    if d < 1 or hidden < 1 or rank < 1:
+        raise ArgumentError(f"shape and rank must be 1 or more, got {d}x{hidden}, rank {rank}")
+    if not 0 < active <= 1 or count < 1:
+        raise ArgumentError(f"active: {active} of {hidden} neurons is none, or more than all")
+    if repeats is not None and repeats < 1:
+        raise ArgumentError(f"repeats must be 1 or more, got {repeats}")
+    core = core or get_core()
+    random = np.random.default_rng(seed)
+    bench = _Layer(core, random, d, hidden, gated, format, rank, count)
+    times = bench.measure(random, repeats, progress or (lambda _done, _total: None))
+    dense, predictor, sparse = (1000 * statistics.median(each) for each in times)
+    active_share = count / hidden
+    predictor_bytes, layer_bytes = bench.predictor.nbytes, bench.ffn.nbytes
+    limit = 1 / (active_share + predictor_bytes / layer_bytes)
+    return FfnBench(
+        shape=f"{d}x{hidden}",
+        gated=gated,
+        format=bench.ffn.format,
+        rank=rank,
+        dense_ms=dense,
+        predictor_ms=predictor,
+        sparse_ms=sparse,
+        speedup=dense / sparse,
+        limit=limit,
+        efficiency=dense / sparse / limit,
+        active_share=active_share,
+        bytes_dense=layer_bytes,
+        bytes_sparse=predictor_bytes + count * layer_bytes // hidden,
+        max_rel_err=bench.error(random),
+        backend=core.host,
+        isa=core.isa,
+        threads=core.threads,
+        repeats=len(times[0]),
+    )
+
+
+def random_layer(
+    core: Core, random: np.random.Generator, d: int, hidden: int, gated: bool, format: str
+) -> SparseFfn:
+    """A ReLU layer of ``d`` inputs and outputs with random weights. Biases of 8 keep all gates
+    (ungated: ups) positive, so that a neuron is active when it is chosen."""
+    kind, parts = weight_format(format), 2 + gated
+    row = kind.row_bytes(d)
+    bundle = np.empty((hidden, parts * row), np.uint8)
+    for begin in range(0, hidden, _ROWS_AT_ONCE):
+        piece = bundle[begin : begin + _ROWS_AT_ONCE]
+        values = random.standard_normal((len(piece), parts * d), np.float32)
+        values *= np.float32(d**-0.5)
+        piece[:] = quantize_rows(values, kind, core)
+    memory = core.upload(bundle)
+    views = bundle_views(core, memory, hidden, [(kind, d)] * parts)
+    shift = np.full(hidden, 8.0, np.float32)
+    return SparseFfn.from_matrices(
+        core,
+        views[0] if gated else None,
+        views[-2],
+        views[-1],
+        activation="relu",
+        gate_bias=shift if gated else None,
+        up_bias=None if gated else shift,
+    )
+
+
+class _Layer:
+    """The layer and its predictor."""
+
+    def __init__(
+        self,
+        core: Core,
+        random: np.random.Generator,
+        d: int,
+        hidden: int,
+        gated: bool,
+        format: str,
+        rank: int,
+        count: int,
+    ) -> None:
+        self.d = d
+        self.ffn = random_layer(core, random, d, hidden, gated, format)
+        self.predictor = LowRankPredictor(
+            d,
+            hidden,
+            rank,
+            SparsityConfig.with_top_k(count),
+            format=predictor_format(rank, d),
+            core=core,
+        )
+        self.ffn.set_predictor(self.predictor)
+
+    def _input(self, random: np.random.Generator) -> FloatArray:
+        return random.standard_normal(self.d, np.float32)
+
+    def measure(
+        self, random: np.random.Generator, repeats: int | None, progress: Progress
+    ) -> tuple[list[float], list[float], list[float]]:
+        """Seconds of the dense pass, of the predictor and of the sparse pass in each
+        repetition."""
+        out = np.empty(self.ffn.d_out, np.float32)
+        runs: tuple[Callable[[FloatArray], object], ...] = (
+            lambda x: self.ffn.forward(x, mode="dense", out=out),
+            lambda x: self.predictor.predict(x),
+            lambda x: self.ffn.forward(x, mode="sparse", out=out),
+        )
+        times: tuple[list[float], list[float], list[float]] = ([], [], [])
+        warm = self._input(random)
+        started = time.perf_counter()
+        for run in runs:
+            run(warm)
+        if repeats is None:
+            spent = time.perf_counter() - started
+            repeats = int(min(max(_SECONDS / spent, _FEWEST), _MOST))
+        order = [0, 1, 2]
+        for index in range(repeats):
+            x = self._input(random)
+            for place in order:
+                began = time.perf_counter()
+                runs[place](x)
+                times[place].append(time.perf_counter() - began)
+            order = order[1:] + order[:1]
+            progress(index + 1, repeats)
+        return times
+
+    def error(self, random: np.random.Generator) -> float:
+        """Largest error of a sparse pass against float64."""
+        x = self._input(random)
+        ids = self.predictor.predict(x)
+        assert isinstance(ids, np.ndarray)
+        y = self.ffn.forward(x, mode="sparse")
+        gate, up, down = self.ffn.matrices
+        gate_bias, up_bias, _ = self.ffn.biases
+        values = up.dequantize()[ids].astype(np.float64) @ x
+        if up_bias is not None:
+            values = np.maximum(values + up_bias[ids], 0)
+        if gate is not None and gate_bias is not None:
+            gates = gate.dequantize()[ids].astype(np.float64) @ x + gate_bias[ids]
+            values *= np.maximum(gates, 0)
+        wanted = values @ down.dequantize()[ids].astype(np.float64)
+        return float(np.abs(y - wanted).max() / np.abs(wanted).max())

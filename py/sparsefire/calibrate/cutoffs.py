@@ -1,0 +1,422 @@
+"""Calibrating a model whose activation has no exact zeros (SwiGLU, GeGLU): cutoffs below which
+neurons are left out, what they cost in perplexity, and whether they are worth it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arch.config import CUTOFF_KEYS, SPARSEFIRE_VERSION
+from ..errors import ArgumentError
+from ..ffn.core_layer import CUTOFFS
+from ..ffn.cutoff import neuron_values
+from ..gguf.reader import TypedValue, ValueType
+from ..gguf.writer import TensorData, Writable, check_output, gguf_package, write_gguf
+from ..lm.compare import compare_modes
+from ..lm.loader import rows_by_neuron
+from ..weights.matrix import Matrix
+from .samples import FEWEST_TOKENS, Windows, record_inputs, text_windows
+
+if TYPE_CHECKING:
+    from ..lm.model import Model
+
+DEFAULT_TOKENS = 8_192
+SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+
+Progress = Callable[[str, float], None]
+FloatArray = npt.NDArray[np.float32]
+
+_STEP = 0.05  # of a layer's sparsity
+_LEVELS = 19  # 0.05 … 0.95
+_PROBED = 12  # the level at which a layer's errors are weighed
+_PROBE_TOKENS = 128  # for that
+_FIT_TOKENS, _TRIED_TOKENS = 1_024, 256  # for a layer's cutoffs, and for the errors of each
+_JUDGED_WINDOWS = 2  # on which ways to share a sparsity are compared
+_PROMPT_TOKENS, _SPEED_TOKENS, _SPEED_SECONDS = 32, 192, 6.0
+_TIMED_TOKENS = 24  # for which single layers are timed
+_LEAST_GAIN = 1.03  # less is noise
+_RECORDED = 0.1  # share of the work
+
+
+@dataclass(frozen=True)
+class CutoffSetting:
+    """Cutoffs ``on`` "product" or "gate", one a layer, and what they do to held-out text.
+
+    ``sparsity`` is the share of the neurons, over all layers, that they were chosen to leave out,
+    ``left_out`` the share that they do leave out. ``output_error`` is ‖difference‖ / ‖output‖ of
+    the layers' outputs, as root mean square over tokens and layers. The two speeds are of decoding,
+    tokens one by one, measured in turns.
+    """
+
+    on: str
+    sparsity: float
+    left_out: float
+    output_error: float
+    perplexity: float
+    tokens_per_s: float
+    dense_tokens_per_s: float
+    cutoffs: tuple[float, ...]
+
+    @property
+    def speedup(self) -> float:
+        """Speed over that of dense decoding."""
+        return self.tokens_per_s / self.dense_tokens_per_s
+
+
+@dataclass(frozen=True)
+class CutoffCalibration:
+    """What calibration found. ``chosen`` was written to ``output``; both are None where dense is
+    best. Perplexities are over ``held_out_tokens`` that nothing was fitted on."""
+
+    source: str
+    output: str | None
+    tokens: int
+    held_out_tokens: int
+    perplexity_dense: float
+    perplexity_cost: float
+    settings: tuple[CutoffSetting, ...]
+    chosen: CutoffSetting | None
+
+    def cost(self, setting: CutoffSetting) -> float:
+        """By which share the setting's perplexity is above the dense one."""
+        return setting.perplexity / self.perplexity_dense - 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return asdict(self)
+
+
+def calibrate_cutoffs(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None,
+    text: str,
+    *,
+    sparsities: Sequence[float] = SPARSITIES,
+    on: Sequence[str] = ("product", "gate"),
+    perplexity_cost: float = 0.01,
+    force: bool = False,
+    tokens: int = DEFAULT_TOKENS,
+    activation: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> CutoffCalibration:
+    """Finds cutoffs on |activation(gate) · up| ("product") and on |activation(gate)| ("gate") that
+    leave out given shares of the neurons, measures what each does to perplexity and to speed on
+    this machine, and writes the model with the fastest that costs at most ``perplexity_cost``
+    (0.01: 1 %) to ``output``, if that is faster than dense.
+
+    The layers share a sparsity greedily, as in TEAL (Liu et al. 2024): step by step, the one leaves
+    out more whose output's error then costs least, where what an error costs is measured as the
+    divergence of the model's answers; or evenly, as in CATS (Lee et al. 2024), where the text
+    prefers that. Cutoffs on the gate save up and down of a neuron, those on the product save down
+    alone and change far less. A layer that its cutoff does not make faster on this machine is left
+    as it is. Of the text about ``tokens`` tokens are used, half to fit on and half held out.
+    ``force`` writes the setting even where dense is best.
+
+    Errors: `CalibrationError` (too little text), `ArgumentError`, `BackendError` (the gguf package
+    is not installed), and those of `Model.load`.
+    """
+    _check_arguments(sparsities, on, perplexity_cost, tokens)
+    if output is not None:
+        check_output(Path(output))
+        gguf_package()
+    from ..lm.model import Model
+
+    told = progress or (lambda _stage, _share: None)
+    with Model.load(source, activation=activation) as model:
+        windows = text_windows(model, text, tokens)
+        trial = _Trial(model, windows, seed, told)
+        settings = trial.settings(on, sorted(sparsities))
+        best = _best(settings, trial.perplexity_dense, perplexity_cost, force)
+        chosen = best
+        if best is not None and not force:
+            # Measured once more: the best of many may have been lucky.
+            chosen = trial.without_slow_layers(best)
+            chosen = chosen if chosen is not None and chosen.speedup >= _LEAST_GAIN else None
+        if chosen is not None and output is not None:
+            told("writing", 0.99)
+            metadata = _metadata(model, chosen, trial)
+            write_gguf(output, metadata, _tensors(model, chosen))
+    return CutoffCalibration(
+        source=str(source),
+        output=None if output is None or chosen is None else str(output),
+        tokens=windows.size,
+        held_out_tokens=trial.held.size,
+        perplexity_dense=trial.perplexity_dense,
+        perplexity_cost=perplexity_cost,
+        settings=tuple(settings),
+        chosen=chosen,
+    )
+
+
+def _check_arguments(
+    sparsities: Sequence[float], on: Sequence[str], perplexity_cost: float, tokens: int
+) -> None:
+    if not sparsities or not all(0 < each <= _STEP * _LEVELS for each in sparsities):
+        raise ArgumentError(f"sparsities must be above 0 and at most 0.95, got {list(sparsities)}")
+    if not on or any(each not in CUTOFFS for each in on):
+        raise ArgumentError(f"on {list(on)}: expected 'product', 'gate' or both")
+    if not 0 <= perplexity_cost <= 10:
+        raise ArgumentError(f"perplexity_cost must be a share of 0 … 10, got {perplexity_cost}")
+    if tokens < FEWEST_TOKENS:
+        raise ArgumentError(f"tokens must be {FEWEST_TOKENS} or more, got {tokens}")
+
+
+def _best(
+    settings: Sequence[CutoffSetting], dense: float, most_cost: float, force: bool
+) -> CutoffSetting | None:
+    """The fastest setting that costs no more than wanted and is faster than dense. With ``force``
+    there is always one, if need be the one that costs least."""
+    cheap = [each for each in settings if each.perplexity <= dense * (1 + most_cost)]
+    best = max(cheap, key=lambda each: each.speedup, default=None)
+    if force:
+        return best or min(settings, key=lambda each: each.perplexity)
+    return best if best is not None and best.speedup >= _LEAST_GAIN else None
+
+
+# ---- Curves of the layers, and their budget ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Of one layer the cutoffs that leave out 0, 0.05, … 0.95 of its neurons; the squared error of
+    its output, over that of the output, as mean over tokens; and what that costs the model."""
+
+    cutoffs: npt.NDArray[np.float64]
+    errors: npt.NDArray[np.float64]
+    costs: npt.NDArray[np.float64]
+
+
+def _curve(
+    model: Model, layer: int, x: FloatArray, on: str, divergence: Callable[[], float]
+) -> _Curve:
+    """The curve of a layer for inputs x (n, d). ``divergence`` tells how far the model's answers
+    are from the dense ones: with this layer's cutoff alone, that is what an error of its costs."""
+    ffn = model.ffns[layer]
+    levels = np.arange(_LEVELS + 1) * _STEP
+    cutoffs = np.quantile(neuron_values(ffn, x, on), levels).astype(np.float64)
+    cutoffs[0] = 0.0
+    x = x[:_TRIED_TOKENS]
+    dense = ffn.forward(x, mode="dense")
+    sizes = np.maximum((dense**2).sum(axis=1), 1e-30)
+    errors = np.zeros(len(levels))
+    for level in range(1, len(levels)):
+        ffn.set_cutoff(float(cutoffs[level]), on)
+        difference = ffn.forward(x, mode="exact") - dense
+        errors[level] = ((difference**2).sum(axis=1) / sizes).mean()
+    ffn.set_cutoff(float(cutoffs[_PROBED]), on)
+    worth = divergence() / max(float(errors[_PROBED]), 1e-30)
+    ffn.set_cutoff(0.0, on)
+    return _Curve(cutoffs, errors, worth * _convex(errors))
+
+
+def _convex(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The curve with its steps averaged until none is smaller than the one before, so that a greedy
+    search does not run down a layer whose later steps look cheap."""
+    runs: list[tuple[float, int]] = []
+    for step in np.diff(values):
+        mean, count = float(step), 1
+        while runs and runs[-1][0] > mean:
+            before, length = runs.pop()
+            mean = (before * length + mean * count) / (length + count)
+            count += length
+        runs.append((mean, count))
+    steps = np.concatenate([np.full(count, mean) for mean, count in runs])
+    return np.concatenate(([0.0], np.cumsum(steps))).astype(np.float64)
+
+
+def _shared_out(curves: Sequence[_Curve], sparsity: float) -> npt.NDArray[np.float64]:
+    """Sparsities of the layers (layers), the one wanted as their mean: again and again the layer
+    for which it costs least leaves more out."""
+    levels = np.zeros(len(curves), np.intp)
+    growth = np.array([curve.costs[1] for curve in curves])
+    for _ in range(round(sparsity / _STEP * len(curves))):
+        layer = int(np.argmin(growth))
+        levels[layer] += 1
+        level, costs = levels[layer], curves[layer].costs
+        growth[layer] = costs[level + 1] - costs[level] if level < _LEVELS else np.inf
+    return levels.astype(np.float64) * _STEP
+
+
+def _at(curves: Sequence[_Curve], sparsities: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """The cutoffs at these sparsities (layers)."""
+    grid = np.arange(_LEVELS + 1) * _STEP
+    pairs = zip(curves, sparsities, strict=True)
+    return tuple(float(np.interp(sparsity, grid, curve.cutoffs)) for curve, sparsity in pairs)
+
+
+class _Trial:
+    """Tries settings on a model."""
+
+    def __init__(self, model: Model, windows: Windows, seed: int, told: Progress) -> None:
+        self.model, self.windows, self.told = model, windows, told
+        self.fit, self.held = windows.all[::2], windows.all[1::2]
+        samples = record_inputs(
+            model,
+            Windows(self.fit),
+            seed,
+            lambda share: told("reading the text", _RECORDED * share),
+            _FIT_TOKENS,
+        )
+        self.inputs = samples.inputs
+        self._add_second_downs()
+        self._dense_log_p = self._log_p("dense")
+        self.perplexity_dense = self._perplexity(self.held, "dense")
+
+    def _log_p(self, mode: str) -> npt.NDArray[np.float64]:
+        """Log probabilities of the model's answers to some tokens of the text (n, vocab)."""
+        tokens = self.fit.reshape(-1)[: min(_PROBE_TOKENS, self.model.context)]
+        logits = self.model.logits(tokens, mode=mode).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return logits
+
+    def _divergence(self) -> float:
+        """Kullback-Leibler divergence of the answers from the dense ones, in nats."""
+        dense = self._dense_log_p
+        return float((np.exp(dense) * (dense - self._log_p("exact"))).sum(axis=1).mean())
+
+    def _add_second_downs(self) -> None:
+        """Down by neuron beside down by output, as the new file has it."""
+        for layer, ffn in enumerate(self.model.ffns):
+            if ffn.down_layout == "output" and ffn.second_down is None:
+                name = f"blk.{layer}.ffn_down.weight"
+                rows, kind, shape = rows_by_neuron(self.model.core, self.model.file, name)
+                memory = self.model.core.upload(rows)
+                ffn.set_second_down(Matrix(self.model.core, memory, kind, *shape))
+
+    def settings(self, on: Sequence[str], sparsities: Sequence[float]) -> list[CutoffSetting]:
+        """All settings, measured."""
+        layers = len(self.model.ffns)
+        found: list[CutoffSetting] = []
+        for kind in on:
+            begin = _RECORDED + (0.98 - _RECORDED) * on.index(kind) / len(on)
+            part = (0.98 - _RECORDED) / len(on)
+            curves = []
+            for layer in range(layers):
+                self.told("trying cutoffs", begin + 0.5 * part * layer / layers)
+                x = self._inputs_of(layer)
+                curves.append(_curve(self.model, layer, x, kind, self._divergence))
+            for place, sparsity in enumerate(sparsities):
+                share = begin + part * (0.5 + 0.5 * place / len(sparsities))
+                self.told("measuring perplexity and speed", share)
+                shared = self._best_shared(curves, kind, sparsity)
+                found.append(self._measured(kind, sparsity, curves, shared))
+        return found
+
+    def _best_shared(
+        self, curves: Sequence[_Curve], on: str, sparsity: float
+    ) -> npt.NDArray[np.float64]:
+        """The layers' sparsities, shared out greedily or evenly: what the text that cutoffs are
+        fitted on prefers."""
+        ways = (_shared_out(curves, sparsity), np.full(len(curves), sparsity))
+        costs = []
+        for way in ways:
+            self._set(on, _at(curves, way))
+            costs.append(self._perplexity(self.fit[:_JUDGED_WINDOWS], "exact"))
+        return ways[int(np.argmin(costs))]
+
+    def _inputs_of(self, layer: int) -> FloatArray:
+        return np.ascontiguousarray(self.inputs[:, layer])
+
+    def _set(self, on: str, cutoffs: Sequence[float]) -> None:
+        for ffn, cutoff in zip(self.model.ffns, cutoffs, strict=True):
+            for each in CUTOFFS:
+                ffn.set_cutoff(cutoff if each == on else 0.0, each)
+
+    def _perplexity(self, windows: npt.NDArray[np.int32], mode: str) -> float:
+        result = self.model.perplexity(windows.reshape(-1), windows.shape[1], mode=mode)
+        return result.perplexity
+
+    def _measured(
+        self,
+        on: str,
+        sparsity: float,
+        curves: Sequence[_Curve],
+        shared: npt.NDArray[np.float64],
+    ) -> CutoffSetting:
+        """A setting with its error, perplexity and speed."""
+        grid = np.arange(_LEVELS + 1) * _STEP
+        errors = [np.interp(each, grid, c.errors) for each, c in zip(shared, curves, strict=True)]
+        return self._with_cutoffs(on, sparsity, float(np.mean(errors) ** 0.5), _at(curves, shared))
+
+    def _with_cutoffs(
+        self, on: str, sparsity: float, error: float, cutoffs: tuple[float, ...]
+    ) -> CutoffSetting:
+        model = self.model
+        self._set(on, cutoffs)
+        perplexity = self._perplexity(self.held, "exact")
+        active = model.stats.active_share
+        ids = self.held.reshape(-1)[: _PROMPT_TOKENS + _SPEED_TOKENS].tolist()
+        prompt, rest = ids[:_PROMPT_TOKENS], ids[_PROMPT_TOKENS:]
+        speeds = compare_modes(model, prompt, rest, ("dense", "exact"), _SPEED_SECONDS)
+        return CutoffSetting(
+            on,
+            sparsity,
+            1 - active.mean,
+            error,
+            perplexity,
+            speeds["exact"],
+            speeds["dense"],
+            cutoffs,
+        )
+
+    def without_slow_layers(self, setting: CutoffSetting) -> CutoffSetting | None:
+        """The setting without the cutoffs of layers that are no faster with them, measured anew;
+        None when no layer is faster. Layers are timed in turn, so that each finds its weights
+        where decoding finds them."""
+        self._set(setting.on, setting.cutoffs)
+        spent = np.zeros((2, len(setting.cutoffs), _TIMED_TOKENS))
+        for token in range(_TIMED_TOKENS):
+            for place in (0, 1) if token % 2 else (1, 0):
+                for layer, ffn in enumerate(self.model.ffns):
+                    x = self.inputs[token, layer]
+                    began = time.perf_counter()
+                    ffn.forward(x, mode=("dense", "exact")[place])
+                    spent[place, layer, token] = time.perf_counter() - began
+        dense, sparse = np.median(spent, axis=2)
+        cutoffs = np.where(sparse < dense, setting.cutoffs, 0.0).tolist()
+        if not any(cutoffs):
+            return None
+        error = setting.output_error
+        return self._with_cutoffs(setting.on, setting.sparsity, error, tuple(cutoffs))
+
+
+# ---- The new file --------------------------------------------------------------------------------
+
+
+def _metadata(model: Model, setting: CutoffSetting, trial: _Trial) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        key: value
+        for key, value in model.file.typed_metadata().items()
+        if not key.startswith(("sparsefire.", "split."))
+    }
+    metadata[f"{model.config.architecture}.hidden_activation"] = str(model.config.activation)
+    metadata["sparsefire.version"] = TypedValue(SPARSEFIRE_VERSION, ValueType("u32"))
+    metadata[CUTOFF_KEYS[setting.on]] = np.array(setting.cutoffs, np.float32)
+    metadata["sparsefire.calibration.tokens"] = TypedValue(trial.windows.size, ValueType("u32"))
+    metadata["sparsefire.calibration.left_out"] = setting.left_out
+    metadata["sparsefire.calibration.perplexity_cost"] = (
+        setting.perplexity / trial.perplexity_dense - 1
+    )
+    return metadata
+
+
+def _tensors(model: Model, setting: CutoffSetting) -> dict[str, Writable]:
+    """The file's tensors as they are, and of layers with a cutoff down by neuron too."""
+    tensors: dict[str, Writable] = {}
+    for name, info in model.file.tensors.items():
+        tensors[name] = TensorData(info.format, info.shape, model.file.tensor_data(name))
+    for layer, (ffn, cutoff) in enumerate(zip(model.ffns, setting.cutoffs, strict=True)):
+        second = ffn.second_down
+        if cutoff > 0 and second is not None and ffn.down_layout == "output":
+            name = f"blk.{layer}.ffn_down_t.weight"
+            tensors[name] = TensorData(second.format, second.shape, second.packed)
+    return tensors

@@ -1,0 +1,312 @@
+"""Calibrating a model: what it needs to run sparsely, learnt from a text and stored in its file."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..arch.config import SPARSEFIRE_VERSION
+from ..core.core import available_cores
+from ..errors import ArgumentError, CalibrationError
+from ..fit.blas import one_blas_thread
+from ..fit.layers import FitOptions, LayerFit, LayerReport, fit_layer
+from ..fit.lowrank import Descent
+from ..gguf.reader import TypedValue, ValueType
+from ..gguf.source import ByteArray
+from ..gguf.writer import TensorData, Writable, check_output, gguf_package, write_gguf
+from ..weights.matrix import Matrix
+from ..weights.quantized import dequantize_rows, quantize_rows, weight_format
+from .samples import FEWEST_TOKENS, Samples, Windows, record_inputs, text_windows
+
+if TYPE_CHECKING:
+    from ..ffn.layer import SparseFfn
+    from ..lm.model import Model
+
+FORMATS = ("keep", "f32", "f16", "q8_0")
+DEFAULT_TOKENS = 100_000
+
+Progress = Callable[[str, float], None]
+
+_PERPLEXITY_WINDOWS = 32
+_MOST_WORKERS = 4  # each needs memory for the scores of its layer
+_RECORDED, _FITTED = 0.15, 0.9  # shares of the work
+_FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What calibration found. ``perplexity_*`` are over the held-out windows, in the new file."""
+
+    source: str
+    output: str
+    format: str
+    recall: float
+    tokens: int
+    held_out_tokens: int
+    active_share: float
+    selected_share: float
+    cost: float
+    perplexity_dense: float
+    perplexity_sparse: float
+    layers: tuple[LayerReport, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return asdict(self)
+
+
+def calibrate_model(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    text: str,
+    *,
+    rank: int | None = None,
+    recall: float = 0.99,
+    tokens: int = DEFAULT_TOKENS,
+    format: str = "keep",
+    predictor_format: str | None = None,
+    activation: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> CalibrationReport:
+    """Runs ``text`` through the model in ``source``, fits a predictor for each layer, and writes
+    the model with them to ``output``, which may be the same file.
+
+    The text, of which about ``tokens`` tokens from all over it are used, is divided into windows:
+    predictors are fitted on 14 of 20, tuned on 3, and the thresholds are set so that on the other
+    3, never fitted on, ``recall`` of the activation mass is kept, at the least cost. ``rank`` is
+    that of the predictors; by default each layer gets the one with which the least is read.
+    ``format`` is what weights are stored in: as they are ("keep"), "f32", "f16" or "q8_0", and
+    ``predictor_format`` the predictors, by default Q8_0: in "q4_0" the same bytes hold nearly twice
+    the rank, which selects fewer neurons.
+    ``progress`` is called with what is being done and the share of all work that is done.
+
+    Errors: `CalibrationError` (too little text, a model that gains nothing), `ArgumentError`,
+    `UnsupportedError`, `BackendError` (the gguf package is not installed), and those of
+    `Model.load`.
+    """
+    _check_arguments(rank, recall, tokens, format)
+    if predictor_format is not None:
+        weight_format(predictor_format)
+    check_output(Path(output))
+    gguf_package()
+    from ..lm.model import Model
+
+    told = progress or (lambda _stage, _share: None)
+    model = Model.load(source, activation=activation)
+    try:
+        windows = text_windows(model, text, tokens)
+        samples = record_inputs(
+            model, windows, seed, lambda share: told("reading the text", _RECORDED * share)
+        )
+        formats = [_bundle_format(ffn, format) for ffn in model.ffns]
+        descent = Descent(seed=seed)
+        options = [FitOptions(recall, rank, each, predictor_format, descent) for each in formats]
+        fits = _fit_layers(model, samples, options, told)
+        _check_gain(model, fits)
+        told("writing", _FITTED)
+        metadata = _metadata(model, fits, format, recall, windows.size)
+        write_gguf(output, metadata, _tensors(model, fits, formats, format))
+    finally:
+        model.close()
+    dense, sparse = _perplexities(Path(output), activation, windows, told)
+    reports = tuple(fit.report for fit in fits)
+    return CalibrationReport(
+        source=str(source),
+        output=str(output),
+        format=formats[0],
+        recall=recall,
+        tokens=windows.size,
+        held_out_tokens=int(windows.held.size),
+        active_share=_mean(report.active_share for report in reports),
+        selected_share=_mean(report.selected_share for report in reports),
+        cost=_mean(report.cost for report in reports),
+        perplexity_dense=dense,
+        perplexity_sparse=sparse,
+        layers=reports,
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _fit_layers(
+    model: Model, samples: Samples, options: list[FitOptions], told: Progress
+) -> list[LayerFit]:
+    """Fits the layers, some at the same time."""
+    shares, lock = [0.0] * len(options), threading.Lock()
+
+    def fit(layer: int) -> LayerFit:
+        def progress(share: float) -> None:
+            with lock:
+                shares[layer] = share
+                told("fitting predictors", _RECORDED + (_FITTED - _RECORDED) * _mean(shares))
+
+        split = samples.split(layer)
+        result = fit_layer(layer, model.ffns[layer], split, options[layer], progress)
+        progress(1.0)
+        return result
+
+    with one_blas_thread() as alone:
+        workers = min(len(options), available_cores(), _MOST_WORKERS) if alone else 1
+        if workers == 1:
+            return [fit(layer) for layer in range(len(options))]
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(fit, range(len(options))))
+
+
+def _check_arguments(rank: int | None, recall: float, tokens: int, format: str) -> None:
+    if rank is not None and rank < 1:
+        raise ArgumentError(f"rank must be 1 or more, got {rank}")
+    if not 0.5 <= recall < 1:
+        raise ArgumentError(f"recall must be at least 0.5 and below 1, got {recall}")
+    if tokens < FEWEST_TOKENS:
+        raise ArgumentError(f"tokens must be {FEWEST_TOKENS} or more, got {tokens}")
+    if format not in FORMATS:
+        raise ArgumentError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
+
+
+# ---- The new file ------------------------------------------------------------------------------
+
+
+def _bundle_format(ffn: SparseFfn, format: str) -> str:
+    """What a layer's bundle is stored in: one format for all of it."""
+    if format != "keep":
+        wanted = weight_format(format)
+    else:
+        kinds = [weight_format(each.format) for each in ffn.matrices if each is not None]
+        wanted = max(kinds, key=lambda kind: kind.block_bytes / kind.block)
+    return wanted.name if ffn.d_in % wanted.block == 0 else "f16"
+
+
+def _check_gain(model: Model, fits: list[LayerFit]) -> None:
+    if all(fit.report.fallback for fit in fits) and not model.config.activation.is_relu_family:
+        raise CalibrationError(
+            f"no layer of {model.file.name} reads less with a predictor: with "
+            f"{model.config.activation} nearly every neuron matters at this recall. Stay with the "
+            f"dense mode, or accept a lower --recall"
+        )
+
+
+def _metadata(
+    model: Model, fits: list[LayerFit], format: str, recall: float, tokens: int
+) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        key: value
+        for key, value in model.file.typed_metadata().items()
+        if not key.startswith("sparsefire.")
+    }
+    if format != "keep":
+        metadata["general.file_type"] = TypedValue(_FILE_TYPES[format], ValueType("u32"))
+        metadata["general.quantization_version"] = TypedValue(2, ValueType("u32"))
+    reports = [fit.report for fit in fits]
+    metadata[f"{model.config.architecture}.hidden_activation"] = str(model.config.activation)
+    metadata["sparsefire.version"] = TypedValue(SPARSEFIRE_VERSION, ValueType("u32"))
+    metadata["sparsefire.hot_counts"] = np.array([each.hot for each in reports], np.int32)
+    metadata["sparsefire.calibration.recall"] = float(recall)
+    metadata["sparsefire.calibration.tokens"] = TypedValue(tokens, ValueType("u32"))
+    for name in ("active_share", "selected_share"):
+        shares = np.array([getattr(each, name) for each in reports], np.float32)
+        metadata[f"sparsefire.calibration.{name}"] = shares
+    return metadata
+
+
+def _tensors(
+    model: Model, fits: list[LayerFit], formats: list[str], format: str
+) -> dict[str, Writable]:
+    """The new file's tensors in the order of the old one, each layer's feed-forward ones where the
+    first of them stood."""
+    tensors: dict[str, Writable] = {}
+    for name in model.file.tensors:
+        prefix, found, rest = name.rpartition(".ffn_")
+        if not found or rest.startswith("norm"):
+            tensors[name] = _copied(model, name, format)
+        elif f"{prefix}.ffn_bundle.weight" not in tensors:
+            layer = int(prefix.removeprefix("blk."))
+            tensors |= _ffn_tensors(prefix, model.ffns[layer], fits[layer], formats[layer])
+    return tensors
+
+
+def _copied(model: Model, name: str, format: str) -> TensorData:
+    """A tensor as it is, or a matrix in the wanted format where its rows can be packed so."""
+    info, core = model.file.tensors[name], model.core
+    rows_fit = len(info.shape) == 2 and format != "keep"
+    if not rows_fit or info.format == format or info.shape[1] % weight_format(format).block:
+        return TensorData(info.format, info.shape, model.file.tensor_data(name))
+
+    def converted() -> ByteArray:
+        packed = model.file.tensor_data(name).reshape(info.shape[0], -1)
+        values = dequantize_rows(packed, info.format, info.shape[1], core)
+        return quantize_rows(values, format, core)
+
+    return TensorData(format, info.shape, converted)
+
+
+def _ffn_tensors(prefix: str, ffn: SparseFfn, fit: LayerFit, format: str) -> dict[str, Writable]:
+    """Bundle, biases and predictor of a layer, its neurons in their new order."""
+    parts = [each for each in ffn.matrices if each is not None]
+    shape = (ffn.hidden, len(parts) * ffn.d_in)
+    by_neuron = ffn.down_layout == "neuron"
+
+    def bundle() -> ByteArray:
+        rows = [_packed_rows(each, format) for each in parts[:-1]]
+        rows.append(_packed_rows(parts[-1], format, transpose=not by_neuron))
+        return np.concatenate(rows, axis=1)[fit.order]
+
+    tensors: dict[str, Writable] = {
+        f"{prefix}.ffn_bundle.weight": TensorData(format, shape, bundle)
+    }
+    gate_bias, up_bias, down_bias = ffn.biases
+    for name, bias, order in (
+        ("gate", gate_bias, fit.order),
+        ("up", up_bias, fit.order),
+        ("down", down_bias, slice(None)),
+    ):
+        if bias is not None:
+            tensors[f"{prefix}.ffn_{name}.bias"] = bias[order]
+    if ffn.sub_norm is not None:
+        tensors[f"{prefix}.ffn_sub_norm.weight"] = ffn.sub_norm[fit.order]
+    if fit.factors is not None:
+        for name, factor in (("p", fit.factors.p), ("q", fit.factors.q)):
+            packed = quantize_rows(factor, fit.predictor_format, ffn.core)
+            tensors[f"{prefix}.ffn_predictor_{name}.weight"] = TensorData(
+                fit.predictor_format, factor.shape, packed
+            )
+        tensors[f"{prefix}.ffn_predictor.bias"] = fit.factors.bias
+    return tensors
+
+
+def _packed_rows(matrix: Matrix, format: str, transpose: bool = False) -> ByteArray:
+    """Packed rows, uint8 (rows, row bytes): the bytes as they are when the format is theirs."""
+    if matrix.format == format and not transpose:
+        return matrix.packed()
+    values = matrix.dequantize()
+    return quantize_rows(values.T if transpose else values, format, matrix.core)
+
+
+def _perplexities(
+    path: Path, activation: str | None, windows: Windows, told: Progress
+) -> tuple[float, float]:
+    """Perplexity of the new file over the held-out windows, dense and sparse."""
+    from ..lm.model import Model
+
+    held = windows.held[:_PERPLEXITY_WINDOWS]
+    results = []
+    with Model.load(path, activation=activation) as model:
+        for index, mode in enumerate(("dense", "sparse")):
+            begin = _FITTED + (1 - _FITTED) * index / 2
+
+            def done(tokens: int, total: int, _: float, begin: float = begin) -> None:
+                told("measuring perplexity", begin + (1 - _FITTED) / 2 * tokens / total)
+
+            result = model.perplexity(held.reshape(-1), held.shape[1], mode=mode, progress=done)
+            results.append(result.perplexity)
+    return results[0], results[1]

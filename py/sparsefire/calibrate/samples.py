@@ -1,0 +1,102 @@
+"""What calibration learns from: windows of a text, and the inputs of each feed-forward layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CalibrationError
+from ..fit.predictor_fit import Split
+
+if TYPE_CHECKING:
+    from ..lm.model import Model
+
+FEWEST_TOKENS = 1_000
+
+_FEWEST_WINDOWS = 20
+_SAMPLE_BYTES = 1 << 30  # of FFN inputs kept, all layers together
+_SCORES = 200_000_000  # tokens × neurons that a layer's fit works on at once
+# Of every 20 windows these are held out, and these are tuned on; the others are fitted on.
+_HELD, _TUNE = (3, 10, 17), (6, 13, 19)
+_WINDOW = 512  # tokens, at most
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Token windows, int32 (windows, length), in the order of the text."""
+
+    all: npt.NDArray[np.int32]
+
+    @property
+    def size(self) -> int:
+        """Tokens in all."""
+        return int(self.all.size)
+
+    @property
+    def kinds(self) -> npt.NDArray[np.intp]:
+        """0 for a window to fit on, 1 to tune on, 2 held out (windows)."""
+        place = np.arange(len(self.all)) % 20
+        return np.where(np.isin(place, _HELD), 2, np.where(np.isin(place, _TUNE), 1, 0))
+
+    @property
+    def held(self) -> npt.NDArray[np.int32]:
+        """The windows held out."""
+        windows: npt.NDArray[np.int32] = self.all[self.kinds == 2]
+        return windows
+
+
+def text_windows(model: Model, text: str, tokens: int) -> Windows:
+    """About ``tokens`` tokens in windows spread evenly over the text."""
+    ids = np.asarray(model.tokenize(text, special=False), np.int32)
+    if len(ids) < FEWEST_TOKENS:
+        raise CalibrationError(
+            f"the text has {len(ids)} tokens; calibration needs {FEWEST_TOKENS} or more, and "
+            f"tens of thousands to be good"
+        )
+    length = min(model.context, _WINDOW, min(tokens, len(ids)) // _FEWEST_WINDOWS)
+    there = len(ids) // length
+    count = min(there, -(-tokens // length))
+    chosen = np.linspace(0, there - 1, count).astype(np.intp)
+    return Windows(ids[: there * length].reshape(there, length)[chosen])
+
+
+@dataclass(frozen=True)
+class Samples:
+    """FFN inputs (tokens, layers, d) in random order, and what each is for (tokens)."""
+
+    inputs: npt.NDArray[np.float32]
+    kinds: npt.NDArray[np.intp]
+
+    def split(self, layer: int) -> Split:
+        """The inputs of one layer."""
+        inputs = self.inputs[:, layer]
+        return Split(*(np.ascontiguousarray(inputs[self.kinds == kind]) for kind in range(3)))
+
+
+def record_inputs(
+    model: Model,
+    windows: Windows,
+    seed: int,
+    told: Callable[[float], object],
+    most: int | None = None,
+) -> Samples:
+    """Runs the windows through the model and keeps the FFN inputs of as many random tokens of each
+    as memory allows, about `most` in all. `told` is called with the share that is done."""
+    config, (count, length) = model.config, windows.all.shape
+    bytes_per_token = 4 * config.layers * config.d
+    room = min(_SAMPLE_BYTES // bytes_per_token, _SCORES // config.hidden)
+    most = room if most is None else min(room, most)
+    kept = min(length, max(1, most // count))
+    inputs = np.empty((count, kept, config.layers, config.d), np.float32)
+    random = np.random.default_rng(seed)
+    for index, window in enumerate(windows.all):
+        tokens = np.sort(random.choice(length, kept, replace=False))
+        inputs[index] = model.ffn_inputs(window, mode="dense")[tokens]
+        told((index + 1) / count)
+    order = random.permutation(count * kept)
+    flat = inputs.reshape(count * kept, config.layers, config.d)
+    return Samples(flat[order], np.repeat(windows.kinds, kept)[order])

@@ -1,0 +1,198 @@
+"""The subcommand `sparsefire bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from .common import Parser, Progress, add_host_options, choose_host
+
+if TYPE_CHECKING:
+    from ..bench.cache import CacheBench
+    from ..bench.ffn import FfnBench
+
+
+def add_bench_parser(commands: Any) -> None:
+    """Adds `bench` to the subcommands."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure speed on this machine",
+        description="Measures speed on this machine.",
+    )
+    kinds = parser.add_subparsers(metavar="WHAT", required=True, parser_class=Parser)
+    ffn = kinds.add_parser(
+        "ffn",
+        help="one feed-forward layer, dense against sparse",
+        description="Times one feed-forward layer with random weights, a vector at a time, each "
+        "time with another input and so with other neurons: dense, the predictor alone, and "
+        "sparse with the predictor. Medians of repetitions that take turns.",
+    )
+    ffn.set_defaults(run=_bench_ffn)
+    _add_layer_options(ffn, (4096, 11008), "default: as many as take about 5 seconds")
+    ffn.add_argument("--gated", action="store_true", help="with a gate matrix, as in Llama")
+    ffn.add_argument(
+        "--rank", type=int, default=128, metavar="R", help="of the predictor; default %(default)s"
+    )
+    cache = kinds.add_parser(
+        "cache",
+        help="one feed-forward layer in a file, behind neuron caches",
+        description="Times one gated feed-forward layer with random weights, in memory and behind "
+        "neuron caches of each policy, which read from a file what they do not hold. Some neurons "
+        "fire far oftener than others. Medians of repetitions that take turns.",
+    )
+    cache.set_defaults(run=_bench_cache)
+    _add_layer_options(cache, (2048, 5504), "measured, after as many to warm up; default 200")
+    add = cache.add_argument
+    add(
+        "--budget",
+        type=float,
+        default=0.4,
+        metavar="SHARE",
+        help="of the layer's bytes that a cache holds; default %(default)s",
+    )
+    add(
+        "--pinned",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="of the cache that is for the most used neurons; default %(default)s",
+    )
+    add(
+        "--exponent",
+        type=float,
+        metavar="S",
+        help="the neuron of rank r fires in proportion to r^-S; default 1.2, with which a "
+        "quarter of the neurons makes nearly four fifths of the activations",
+    )
+
+
+def _add_layer_options(
+    parser: argparse.ArgumentParser, shape: tuple[int, int], repeats: str
+) -> None:
+    """What the benchmarks of layers share."""
+    add = parser.add_argument
+    add(
+        "--shape",
+        type=_shape,
+        default=shape,
+        metavar="DxH",
+        help=f"inputs and neurons; default {shape[0]}x{shape[1]}",
+    )
+    add("--format", default="q8_0", metavar="NAME", help="of the weights; default %(default)s")
+    add(
+        "--active",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="of the neurons; default %(default)s",
+    )
+    add("--repeats", type=int, metavar="N", help=repeats)
+    add("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add("--json", action="store_true", help="print JSON instead")
+    add_host_options(parser)
+
+
+def _shape(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
+    if match is None or "0" in match.groups():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected INPUTSxNEURONS, as in 4096x11008")
+    return int(match[1]), int(match[2])
+
+
+def _bench_ffn(arguments: argparse.Namespace) -> int:
+    from ..bench.ffn import bench_ffn
+
+    choose_host(arguments)
+    with Progress() as show:
+        show(0.0, "making the layer")
+        result = bench_ffn(
+            *arguments.shape,
+            gated=arguments.gated,
+            format=arguments.format,
+            active=arguments.active,
+            rank=arguments.rank,
+            repeats=arguments.repeats,
+            seed=arguments.seed,
+            progress=lambda done, total: show(done / total, f"{done} of {total} repetitions"),
+        )
+    print(json.dumps(result.as_dict()) if arguments.json else _ffn_table(result))
+    return 0
+
+
+def _bench_cache(arguments: argparse.Namespace) -> int:
+    from ..bench.cache import EXPONENT, bench_cache
+
+    choose_host(arguments)
+    with Progress() as show:
+        show(0.0, "making the layer")
+        results = bench_cache(
+            *arguments.shape,
+            format=arguments.format,
+            active=arguments.active,
+            budget=arguments.budget,
+            pinned=arguments.pinned,
+            exponent=EXPONENT if arguments.exponent is None else arguments.exponent,
+            repeats=200 if arguments.repeats is None else arguments.repeats,
+            seed=arguments.seed,
+            progress=lambda done, total: show(done / total, f"{done} of {total} repetitions"),
+        )
+    found = [result.as_dict() for result in results]
+    print(json.dumps(found) if arguments.json else _cache_table(results))
+    return 0
+
+
+def _where(result: FfnBench | CacheBench) -> str:
+    threads = f"{result.threads} thread{'s' * (result.threads != 1)}"
+    return f"{result.backend}, {result.isa}, {threads}; medians of {result.repeats}"
+
+
+def _ffn_table(result: FfnBench) -> str:
+    """The result as text."""
+    gate = "gated, " if result.gated else ""
+    title = (
+        f"{result.shape}, {gate}{result.format}, predictor of rank {result.rank}; {_where(result)}"
+    )
+    summary = (
+        f"{result.speedup:.2f}× faster with {100 * result.active_share:.3g} % of the neurons; "
+        f"the limit is {result.limit:.2f}×, of which {100 * result.efficiency:.0f} % is reached"
+    )
+    lines = (
+        title,
+        "",
+        "            ms      bytes read        GB/s",
+        f"dense       {_row(result.dense_ms, result.bytes_dense)}",
+        f"sparse      {_row(result.sparse_ms, result.bytes_sparse)}",
+        f"predictor   {result.predictor_ms:<8.3g}(part of sparse)",
+        "",
+        summary,
+        f"largest error against float64: {result.max_rel_err:.1e}",
+    )
+    return "\n".join(lines)
+
+
+def _row(milliseconds: float, nbytes: int) -> str:
+    return f"{milliseconds:<8.3g}{nbytes:<18,}{nbytes / milliseconds / 1e6:.1f}"
+
+
+def _cache_table(results: list[CacheBench]) -> str:
+    """The results as text."""
+    first = results[0]
+    gate = "gated, " if first.gated else ""
+    held = f"{first.budget_bytes:,} of {first.layer_bytes:,} bytes"
+    share = f"{first.active_share:.1%} of the neurons active"
+    lines = [
+        f"{first.shape}, {gate}{first.format}, {share}; {_where(first)}",
+        f"caches hold {held}, {first.pinned:.0%} of it pinned",
+        "",
+        f"{'':12}{'ms':>8}{'hits':>9}{'misses':>9}{'bytes read':>13}   same bits",
+        f"{'in memory':12}{first.memory_ms:8.3g}",
+    ]
+    for each in results:
+        lines.append(
+            f"{each.policy:12}{each.cached_ms:8.3g}{each.hit_rate:9.1%}{each.misses:9.1f}"
+            f"{each.bytes_read:13,.0f}   {'yes' if each.identical else 'NO'}"
+        )
+    lines += ["", "Misses and bytes are those of one vector, on average."]
+    return "\n".join(lines)

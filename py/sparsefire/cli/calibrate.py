@@ -1,0 +1,229 @@
+"""The subcommand `sparsefire calibrate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError
+from .common import Progress, add_host_options, choose_host, read_text
+
+if TYPE_CHECKING:
+    from ..calibrate.cutoffs import CutoffCalibration
+    from ..calibrate.predictors import CalibrationReport
+
+_FORMATS = ("keep", "f32", "f16", "q8_0")
+
+
+def add_calibrate_parser(commands: Any) -> None:
+    """Adds `calibrate` to the subcommands."""
+    parser = commands.add_parser(
+        "calibrate",
+        help="prepare a model to run sparsely",
+        description="Runs a text through a model and writes the model with what it needs to run "
+        "sparsely: a predictor for each layer, where the activation has exact zeros (ReLU …), "
+        "else cutoffs below which neurons are left out, if that is faster than dense at the "
+        "wanted cost. Everything that is printed was measured on a part of the text that nothing "
+        "was fitted on.",
+    )
+    parser.set_defaults(run=_calibrate)
+    add = parser.add_argument
+    add("-m", "--model", required=True, metavar="IN.gguf", help="the model")
+    add("-o", "--output", metavar="OUT.gguf", help="the new file; cutoffs: may be left out")
+    add("--text", required=True, metavar="FILE", help="UTF-8 text; '-' reads standard input")
+    add(
+        "--method",
+        choices=("auto", "predictors", "cutoffs"),
+        default="auto",
+        help="default: predictors for the ReLU family, else cutoffs",
+    )
+    add("--tokens", type=int, metavar="N", help="to use; default 100000, for cutoffs 8192")
+    add("--activation", metavar="NAME", help="where the file does not say the right one")
+    add("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add("--json", action="store_true", help="print one JSON object instead")
+    _add_predictor_options(parser.add_argument_group("predictors"))
+    _add_cutoff_options(parser.add_argument_group("cutoffs"))
+    add_host_options(parser)
+
+
+def _add_predictor_options(group: Any) -> None:
+    add = group.add_argument
+    add("--rank", type=int, metavar="R", help="of the predictors; default: the cheapest")
+    add(
+        "--recall",
+        type=float,
+        default=0.99,
+        metavar="SHARE",
+        help="of the activation mass to keep on held-out tokens; default %(default)s",
+    )
+    add("--format", choices=_FORMATS, default="keep", help="of the weights; default: as they are")
+    add(
+        "--predictor-format",
+        metavar="NAME",
+        help="of the predictors; default: q8_0. In q4_0 as many bytes hold nearly twice the rank",
+    )
+
+
+def _add_cutoff_options(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--perplexity-cost",
+        type=float,
+        default=1.0,
+        metavar="PERCENT",
+        help="by which perplexity may rise; default %(default)s",
+    )
+    add(
+        "--sparsity",
+        type=_shares,
+        metavar="SHARE[,SHARE…]",
+        help="shares of the neurons to leave out, of which the best is taken; default "
+        "0.1,0.2 … 0.7",
+    )
+    add(
+        "--on",
+        choices=("both", "product", "gate"),
+        default="both",
+        help="what is cut off: |activation(gate) · up|, which saves down, or |activation(gate)|, "
+        "which saves up and down; default: both are tried",
+    )
+    add("--force", action="store_true", help="write the best setting even where dense is better")
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(each) for each in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers such as 0.3,0.5") from None
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    text = read_text(arguments.text)
+    choose_host(arguments)
+    if _method(arguments) == "cutoffs":
+        return _calibrate_cutoffs(arguments, text)
+    if arguments.output is None:
+        raise ArgumentError("the option -o OUT.gguf is missing")
+    from ..calibrate.predictors import DEFAULT_TOKENS, calibrate_model
+
+    with Progress() as show:
+        report = calibrate_model(
+            arguments.model,
+            arguments.output,
+            text,
+            rank=arguments.rank,
+            recall=arguments.recall,
+            tokens=DEFAULT_TOKENS if arguments.tokens is None else arguments.tokens,
+            format=arguments.format,
+            predictor_format=arguments.predictor_format,
+            activation=arguments.activation,
+            seed=arguments.seed,
+            progress=lambda stage, share: show(share, stage),
+        )
+    print(json.dumps(report.as_dict()) if arguments.json else _table(report))
+    return 0
+
+
+def _method(arguments: argparse.Namespace) -> str:
+    """The method asked for, or the one that suits the model's activation."""
+    if arguments.method != "auto":
+        return str(arguments.method)
+    from ..arch.config import read_config
+    from ..gguf.reader import GgufFile
+
+    with GgufFile.open(arguments.model) as file:
+        config = read_config(file, arguments.activation)
+    return "predictors" if config.activation.is_relu_family else "cutoffs"
+
+
+def _calibrate_cutoffs(arguments: argparse.Namespace, text: str) -> int:
+    from ..calibrate.cutoffs import DEFAULT_TOKENS, SPARSITIES, calibrate_cutoffs
+
+    with Progress() as show:
+        report = calibrate_cutoffs(
+            arguments.model,
+            arguments.output,
+            text,
+            sparsities=arguments.sparsity or SPARSITIES,
+            on=("product", "gate") if arguments.on == "both" else (arguments.on,),
+            perplexity_cost=arguments.perplexity_cost / 100,
+            force=arguments.force,
+            tokens=DEFAULT_TOKENS if arguments.tokens is None else arguments.tokens,
+            activation=arguments.activation,
+            seed=arguments.seed,
+            progress=lambda stage, share: show(share, stage),
+        )
+    print(json.dumps(report.as_dict()) if arguments.json else cutoff_table(report))
+    return 0
+
+
+def cutoff_table(report: CutoffCalibration) -> str:
+    """The report as text."""
+    dense = sorted(each.dense_tokens_per_s for each in report.settings)
+    lines = [
+        "cutoff on  left out  output error  perplexity             tokens/s, over dense",
+        (
+            f"dense         0.0 %             0  {report.perplexity_dense:10.3f}"
+            f"            {dense[len(dense) // 2]:9.1f}"
+        ),
+    ]
+    for each in report.settings:
+        lines.append(
+            f"{each.on:9}  {100 * each.left_out:6.1f} %  {each.output_error:12.3f}  "
+            f"{each.perplexity:10.3f} ({100 * report.cost(each):+7.2f} %)"
+            f"{each.tokens_per_s:9.1f}    {each.speedup:5.2f}×"
+        )
+    wanted = f"{100 * report.perplexity_cost:g} %"
+    chosen = report.chosen
+    if chosen is None:
+        verdict = (
+            f"dense is best: nothing that costs at most {wanted} of perplexity is faster on this "
+            "machine. Nothing was written"
+        )
+    else:
+        verdict = (
+            f"best: a cutoff on the {chosen.on} in "
+            f"{sum(each > 0 for each in chosen.cutoffs)} of {len(chosen.cutoffs)} layers, "
+            f"{100 * chosen.left_out:.1f} % left out, perplexity {100 * report.cost(chosen):+.2f} "
+            f"%, {chosen.speedup:.2f}× the speed of dense"
+        )
+        verdict += f"; wrote {report.output}" if report.output else ""
+    return "\n".join([*lines, "", f"{report.held_out_tokens:,} tokens held out; {verdict}"])
+
+
+_HEADER = (
+    "layer  rank  hot  active  selected  ratio  recall: neurons    mass  output  precision"
+    "  predictor  cost  (exact)"
+)
+
+
+def _table(report: CalibrationReport) -> str:
+    """The report as text."""
+    lines = [_HEADER]
+    for each in report.layers:
+        ratio = each.selected_share / each.active_share if each.active_share else 0.0
+        lines.append(
+            f"{each.layer:5}  {each.rank or '-':>4}  {each.hot:3}  {_percent(each.active_share)}"
+            f"  {_percent(each.selected_share):>8}  {ratio:5.2f}"
+            f"  {_percent(each.recall_neurons):>15}  {_percent(each.recall_mass)}"
+            f"  {_percent(each.recall_output)}  {_percent(each.precision):>9}"
+            f"  {_percent(each.predictor_share):>9}  {each.cost:4.2f}  ({each.exact_cost:.2f})"
+            + ("  exact: a predictor would not save anything" if each.fallback else "")
+        )
+    lost = 100 * (report.perplexity_sparse / report.perplexity_dense - 1)
+    perplexity = (
+        f"{report.held_out_tokens:,} of {report.tokens:,} tokens held out: perplexity "
+        f"{report.perplexity_dense:.3f} dense, {report.perplexity_sparse:.3f} sparse "
+        f"({lost:+.2f} %)"
+    )
+    bytes_read = (
+        f"reads {100 * report.cost:.1f} % of the feed-forward weights for a token; wrote "
+        f"{report.output} ({report.format})"
+    )
+    lines += ["", perplexity, bytes_read]
+    return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:5.2f}%"

@@ -1,0 +1,174 @@
+"""The subcommand `sparsefire chat`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import ArgumentError, ContextFullError, UnsupportedError
+from .common import (
+    add_mode_options,
+    add_model_options,
+    add_sampling_options,
+    load_model,
+    sampling_options,
+)
+from .serve import read_template
+
+_HELP = """\
+/reset         forget the conversation
+/system TEXT   forget it and begin anew with this instruction; without TEXT with none
+/stats         what the last answer cost
+/quit          end (or Ctrl-D)
+A line that ends with \\ goes on in the next one. Ctrl-C ends an answer."""
+
+
+def add_chat_parser(commands: Any) -> None:
+    """Adds `chat` to the subcommands."""
+    parser = commands.add_parser(
+        "chat",
+        help="talk with a model",
+        description="Talks with a model. Commands while it runs:\n\n" + _HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_chat)
+    add = parser.add_argument
+    add("--system", metavar="TEXT", help="an instruction that the conversation begins with")
+    add("--template", metavar="NAME", help="'chatml' or a Jinja2 file, instead of the model's own")
+    add("-n", "--max-tokens", type=int, metavar="N", help="of an answer; default: no limit")
+    add("--context", type=int, metavar="N", help="tokens of the conversation, at most")
+    add_model_options(parser)
+    add_mode_options(parser)
+    add_sampling_options(parser)
+
+
+class Chat:
+    """A conversation. What was said before stays in the model's cache, so that a turn costs only
+    what is new."""
+
+    def __init__(self, model: Any, arguments: argparse.Namespace, template: str | None) -> None:
+        self._model = model
+        self._template = template
+        self._max_tokens = arguments.max_tokens
+        self._options = {"mode": arguments.mode, **sampling_options(arguments)}
+        self.messages: list[dict[str, str]] = []
+        self.begin(arguments.system)
+
+    def begin(self, system: str | None) -> None:
+        """Forgets what was said."""
+        self.messages = [{"role": "system", "content": system}] if system else []
+
+    def check(self) -> None:
+        """Raises the error of a model that has no chat template, and says what to do."""
+        message = [*self.messages, {"role": "user", "content": ""}]
+        try:
+            self._model.apply_chat_template(message, chat_template=self._template)
+        except UnsupportedError as error:
+            raise UnsupportedError(
+                f"{error}: sparsefire chat --template chatml. A model that was not trained to chat "
+                "continues texts: sparsefire generate"
+            ) from None
+
+    def answer(self, text: str, cancel: Any) -> Iterator[str]:
+        """The answer, as it comes. What was said of it, even when it is cancelled, becomes part of
+        the conversation; after an error nothing does."""
+        self.messages.append({"role": "user", "content": text})
+        said: list[str] = []
+        try:
+            prompt = self._model.apply_chat_template(self.messages, chat_template=self._template)
+            ids = self._model.tokenize(prompt, add_bos=False)
+            for piece in self._model.generate(
+                ids, self._max_tokens, cancel=cancel, **self._options
+            ):
+                said.append(piece)
+                yield piece
+        except ContextFullError:
+            raise ContextFullError(
+                f"the conversation no longer fits in {self._model.context} tokens; /reset begins "
+                "anew, and --context may allow more"
+            ) from None
+        finally:
+            if said:
+                self.messages.append({"role": "assistant", "content": "".join(said)})
+            else:
+                self.messages.pop()
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    if arguments.max_tokens is not None and arguments.max_tokens < 1:
+        raise ArgumentError(f"max_tokens must be 1 or more, not {arguments.max_tokens}")
+    template = read_template(arguments.template)
+    with load_model(arguments, arguments.context) as model:
+        chat = Chat(model, arguments, template)
+        chat.check()
+        if sys.stdin.isatty():
+            with contextlib.suppress(ImportError):
+                import readline  # noqa: F401  input() then has history and editing
+            print(f"{model.config.name}; /help lists the commands")
+        while True:
+            line = _read_message()
+            if line is None or not _obey(chat, model, line):
+                return 0
+
+
+def _read_message() -> str | None:
+    """What the user says, None at the end."""
+    prompt = "> "
+    lines: list[str] = []
+    try:
+        while True:
+            line = input(prompt if sys.stdin.isatty() else "")
+            if not line.endswith("\\"):
+                return "\n".join([*lines, line])
+            lines.append(line[:-1])
+            prompt = ". "
+    except EOFError:
+        return "\n".join(lines) if lines else None
+    except KeyboardInterrupt:
+        print()
+        return ""  # drops the line, as shells do
+
+
+def _obey(chat: Chat, model: Any, line: str) -> bool:
+    """Does what a line says; false to end."""
+    command, _, rest = line.strip().partition(" ")
+    if command in ("/quit", "/exit"):
+        return False
+    if command == "/reset":
+        system = [each["content"] for each in chat.messages if each["role"] == "system"]
+        chat.begin(system[0] if system else None)
+    elif command == "/system":
+        chat.begin(rest.strip() or None)
+    elif command == "/stats":
+        stats = model.stats
+        print(
+            f"[{stats.prompt_tokens} tokens of conversation; {stats.n_tokens} of answer at "
+            f"{stats.tokens_per_s:.0f} tokens/s {stats.mode}; {stats.neurons()}; {stats.where()}]"
+        )
+    elif command.startswith("/") and "\n" not in line:
+        print(_HELP if command == "/help" else f"unknown command {command}\n{_HELP}")
+    elif command:
+        _answer(chat, model, line)
+    return True
+
+
+def _answer(chat: Chat, model: Any, text: str) -> None:
+    """Prints the answer; Ctrl-C ends it."""
+    from ..lm.generation import Cancel
+
+    cancel = Cancel()
+    previous = signal.signal(signal.SIGINT, lambda *_: cancel.cancel())
+    try:
+        for piece in chat.answer(text, cancel):
+            print(piece, end="", flush=True)
+        print("" if model.stats.finish_reason != "cancelled" else " …", flush=True)
+        if model.stats.finish_reason == "context":
+            print("[the context is full; /reset begins anew]")
+    except ContextFullError as error:
+        print(f"[{error}]")
+    finally:
+        signal.signal(signal.SIGINT, previous)

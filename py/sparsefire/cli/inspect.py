@@ -1,0 +1,178 @@
+"""The subcommand `sparsefire inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..arch.config import CUTOFF_KEYS
+
+if TYPE_CHECKING:
+    from ..files.inspect import Inspection
+
+# Keys of calibration that are summed up in one line.
+_SUMMED_UP = ("version", "hot_counts", "calibration.active_share", "calibration.selected_share")
+
+
+def add_inspect_parser(commands: Any) -> None:
+    """Adds `inspect` to the subcommands."""
+    parser = commands.add_parser(
+        "inspect",
+        help="what is in a model file, and whether it can run",
+        description="Shows a GGUF file's sizes, weight formats, activation and how it was found, "
+        "tokeniser, what calibration added, the memory that it needs, and whether it can run: "
+        "also for files that cannot, and for damaged ones, of which it says where. The exit status "
+        "is 1 for a damaged file.",
+    )
+    parser.set_defaults(run=_inspect)
+    add = parser.add_argument
+    add("file", metavar="FILE", help="GGUF model; '-' is the one in the package")
+    add("--tensors", action="store_true", help="list every tensor")
+    add("--metadata", action="store_true", help="list every key")
+    add("--context", type=int, metavar="N", help="tokens that memory is reckoned for")
+    add("--activation", metavar="NAME", help="where the file does not say the right one")
+    add("--json", action="store_true", help="print one JSON object instead, with everything")
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from ..files.inspect import inspect_file
+    from ..lm.model import default_model
+
+    source = default_model() if arguments.file == "-" else arguments.file
+    found = inspect_file(source, activation=arguments.activation, context=arguments.context)
+    if arguments.json:
+        print(json.dumps(found.as_dict(), ensure_ascii=False))
+    else:
+        print("\n".join(_lines(found, arguments.tensors, arguments.metadata)))
+    return 1 if found.damage else 0
+
+
+def _lines(found: Inspection, tensors: bool, metadata: bool) -> Iterable[str]:
+    yield f"{found.file}: {_bytes(found.nbytes)}, GGUF version {found.version}"
+    for label, text in _facts(found):
+        yield f"  {label:<13}{text}"
+    yield f"  {'runs':<13}{_verdict(found)}"
+    if metadata:
+        yield ""
+        width = max(map(len, found.metadata), default=0)
+        yield from (f"{key:<{width}}  {_one_line(each)}" for key, each in found.metadata.items())
+    if tensors:
+        yield ""
+        width = max((len(each.name) for each in found.tensors), default=0)
+        for each in found.tensors:
+            shape = " × ".join(map(str, each.shape))
+            size = f"{each.nbytes:>14,} bytes"
+            yield f"{each.name:<{width}}  {each.format:<8}  {shape:>16}  {size}"
+
+
+def _facts(found: Inspection) -> Iterable[tuple[str, str]]:
+    if found.name:
+        yield "name", found.name
+    if found.architecture:
+        yield "architecture", found.architecture
+    if found.sizes:
+        yield "sizes", _sizes(found.sizes)
+    yield "tensors", f"{len(found.tensors)}, {found.parameters:,} weights"
+    total = sum(found.bytes_by_format.values()) or 1
+    ordered = sorted(found.bytes_by_format.items(), key=lambda each: -each[1])
+    formats = ", ".join(f"{kind.upper()} {100 * size / total:.1f} %" for kind, size in ordered)
+    yield "formats", formats or "none"
+    if found.activation:
+        yield "activation", _activation(found)
+    if found.tokenizer:
+        yield "tokeniser", _tokenizer(found)
+    if found.sizes:
+        yield "sparsity", _sparsity(found)
+    for key, value in found.calibration.items():
+        if key not in _SUMMED_UP:
+            yield "", f"{key}: {_one_line(value)}"
+    if found.memory:
+        memory = found.memory
+        yield (
+            "memory",
+            (
+                f"natively {_bytes(memory.native)} beside the mapped file "
+                f"({_bytes(memory.made)} laid out at loading, {_bytes(memory.key_value_cache)} for "
+                f"{memory.context} tokens); in WebAssembly {_bytes(memory.wasm)}"
+            ),
+        )
+
+
+def _sizes(sizes: dict[str, Any]) -> str:
+    return (
+        f"{sizes['layers']} layers, d {sizes['d']}, {sizes['hidden']} neurons a layer, "
+        f"{sizes['heads']} heads ({sizes['kv_heads']} for keys and values) of {sizes['head_dim']}, "
+        f"vocabulary {sizes['vocab']}, context {sizes['context_length']}"
+    )
+
+
+def _activation(found: Inspection) -> str:
+    activation = found.activation
+    assert activation is not None
+    threshold = f" above {activation.parameter:g}" if activation.parameter else ""
+    by = {
+        "chosen": "chosen by --activation",
+        "the architecture": "the file does not say: the architecture's own",
+    }.get(activation.resolved_by, f"key '{activation.resolved_by}'")
+    return f"{activation.name}{threshold} ({by})"
+
+
+def _tokenizer(found: Inspection) -> str:
+    tokenizer = found.tokenizer
+    assert tokenizer is not None
+    if tokenizer.problem is not None:
+        return f"{tokenizer.kind}, {tokenizer.tokens} tokens: {tokenizer.problem}"
+    begins = f"texts begin with {tokenizer.bos}" if tokenizer.add_bos else "no token begins a text"
+    templates = ", ".join(tokenizer.chat_templates)
+    chat = f"chat template ({templates})" if templates else "no chat template"
+    return f"{tokenizer.kind}, {tokenizer.tokens} tokens, {begins}, {chat}"
+
+
+def _sparsity(found: Inspection) -> str:
+    layers, cutoffs = found.sparsity, _cutoffs(found)
+    if cutoffs:
+        return f"calibrated: {cutoffs}; runs in {found.mode} mode"
+    if not layers:
+        return f"not calibrated; runs in {found.mode} mode"
+    ranks = [each.rank for each in layers if each.rank is not None]
+    text = f"calibrated: predictors in {len(ranks)} of {found.sizes['layers']} layers"
+    if ranks:
+        span = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
+        text += f", rank {span}, {_bytes(sum(each.predictor_bytes for each in layers))}"
+    for name in ("active", "selected"):
+        shares = [getattr(each, f"{name}_share") for each in layers]
+        known = [share for share in shares if share is not None]
+        if known:
+            text += f"; {100 * sum(known) / len(known):.1f} % of the neurons {name}"
+    return f"{text}; runs in {found.mode} mode"
+
+
+def _cutoffs(found: Inspection) -> str:
+    """Which layers leave out what is below a cutoff."""
+    parts = []
+    for on in CUTOFF_KEYS:
+        values = found.calibration.get(f"cutoff.{on}", [])
+        used = sum(each > 0 for each in values)
+        if used:
+            parts.append(f"cutoffs on the {on} in {used} of {found.sizes['layers']} layers")
+    return ", ".join(parts)
+
+
+def _verdict(found: Inspection) -> str:
+    if found.damage is not None:
+        return f"no, the file is damaged: {found.damage}"
+    return "yes" if found.problem is None else f"no: {found.problem}"
+
+
+def _one_line(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,71 @@
+"""The subcommand `sparsefire quantize`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from .common import Progress, add_host_options, choose_host
+
+if TYPE_CHECKING:
+    from ..files.quantize import QuantizeReport
+
+_SHOWN = 12  # tensors that did not get the wanted format
+
+
+def add_quantize_parser(commands: Any) -> None:
+    """Adds `quantize` to the subcommands."""
+    parser = commands.add_parser(
+        "quantize",
+        help="write a model in another weight format",
+        description="Writes a model with its matrices in another weight format, tensor by tensor, "
+        "so that a large model needs little memory. Norms, biases and predictors stay as they are. "
+        "A matrix whose columns do not divide into the format's blocks gets another one, and is "
+        "named.",
+    )
+    parser.set_defaults(run=_quantize)
+    add = parser.add_argument
+    add("input", metavar="IN.gguf", help="the model")
+    add("output", metavar="OUT.gguf", help="the new file")
+    add("format", metavar="FORMAT", help="q8_0, q4_0, q4_1, q4_k, q5_k, q6_k, f16, bf16, f32 …")
+    add("--output-format", metavar="FORMAT", help="of the matrix that makes the logits")
+    add("--embedding-format", metavar="FORMAT", help="of the token embedding")
+    add("--force", action="store_true", help="replace OUT.gguf where it exists")
+    add("--json", action="store_true", help="print one JSON object instead")
+    add_host_options(parser)
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    from ..files.quantize import quantize_model
+
+    choose_host(arguments)
+    with Progress() as show:
+        report = quantize_model(
+            arguments.input,
+            arguments.output,
+            arguments.format,
+            output_format=arguments.output_format,
+            embedding_format=arguments.embedding_format,
+            force=arguments.force,
+            progress=lambda what, share: show(share, what),
+        )
+    print(json.dumps(report.as_dict()) if arguments.json else _told(report))
+    return 0
+
+
+def _told(report: QuantizeReport) -> str:
+    lines = [
+        (
+            f"{report.output}: {report.bytes_after:,} bytes, {report.bits_per_weight:.2f} bits a "
+            f"weight; before {report.bytes_before:,} bytes"
+        )
+    ]
+    notes: dict[tuple[str, str], list[str]] = {}
+    for each in report.tensors:
+        if each.note and each.after.lower() != report.format and len(each.shape) > 1:
+            notes.setdefault((each.after, each.note), []).append(each.name)
+    for (kind, note), names in notes.items():
+        shown = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+        lines.append(f"{len(names)} in {kind.upper()} ({note}): {shown}")
+    return "\n".join(lines)

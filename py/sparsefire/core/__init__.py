@@ -1,0 +1,1 @@
+"""The C core and its hosts: native, wasmtime, Pyodide."""

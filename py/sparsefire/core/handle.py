@@ -1,0 +1,29 @@
+"""Ownership of a handle of the core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .core import Core
+
+
+class CoreObject:
+    """Owns one handle of the core and gives it back once: on `close`, or after the object was
+    collected. A subclass keeps references to all that its handle borrows."""
+
+    core: Core
+    handle: int
+
+    def __init__(self, core: Core, handle: int, close_function: str) -> None:
+        self.core = core
+        self.handle = handle
+        self._finalizer = core.own(self, close_function, handle)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{type(self).__name__}: what is in the core's memory cannot be pickled")
+
+    def close(self) -> None:
+        """Gives the handle back. The object cannot be used afterwards; closing twice is
+        allowed."""
+        self._finalizer()
+        self.handle = 0

@@ -1,0 +1,63 @@
+"""More threads for the core where they cannot start by themselves: in Pyodide."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..errors import BackendError
+from . import core as _core
+from .core import Backend, backend, use_backend
+
+__all__ = ["enable_threads"]
+
+_MOST_BY_DEFAULT = 8  # beyond, helpers mostly wait for memory
+
+
+async def enable_threads(
+    threads: int | None = None, *, isa: str | None = None, helper_url: str | None = None
+) -> Backend:
+    """Gives the core several threads and makes it the current one; returns what was got.
+
+        await sparsefire.enable_threads()
+
+    In Pyodide, workers start only while Python waits for JavaScript's event loop, hence the
+    coroutine. Await it once, before models and layers are made: those made earlier stay on the
+    core that they have. It needs a cross-origin isolated page, or node. Where threads cannot be
+    had, the core stays as it is, and `backend().note` says why. On other hosts this is
+    `use_backend(threads=threads, isa=isa)`.
+
+    threads: 1 or more, the calling one included; default SPARSEFIRE_THREADS, else as many as the
+      machine runs at a time, at most 8.
+    isa: as in `use_backend`.
+    helper_url: where the page serves the package's core/helper.js, for pages whose content security
+      policy forbids workers from blob: addresses.
+
+    Raises `ArgumentError` for a number without a meaning, `UnsupportedError` for an instruction
+    set.
+    """
+    platform: str = sys.platform
+    if platform != "emscripten":
+        return use_backend(isa=isa, threads=threads)
+    from .pyodide import PyodideCore, processors, threads_missing
+
+    wanted = _core.threads_wanted(threads) or min(processors(), _MOST_BY_DEFAULT)
+    isa = isa or os.environ.get("SPARSEFIRE_ISA") or None
+    if wanted == 1:
+        return use_backend("pyodide", isa=isa, threads=1)
+    key = ("pyodide", isa, wanted)
+    if key not in _core._cores:
+        reason = threads_missing()
+        if not reason:
+            core = PyodideCore(isa, threads=wanted)
+            try:
+                await core.start_helpers(wanted - 1, helper_url)
+                core._open_context(isa, wanted)
+                _core._cores[key] = core
+            except BackendError as error:
+                reason = f"one thread, since {error}"
+        if reason:
+            _core.get_core().note = reason
+            return backend()
+    _core._cores["pyodide", isa, None] = _core._cores[key]
+    return use_backend("pyodide", isa=isa, threads=wanted)

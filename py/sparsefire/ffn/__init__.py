@@ -1,0 +1,1 @@
+"""Feed-forward layers: sparse, dense, cached; predictors and sparsity."""

@@ -1,0 +1,324 @@
+"""Feed-forward layers in files: the neurons of one layer, read one by one."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arch.config import ARCHITECTURES, read_config
+from ..arch.tensors import FFN_BIASES, check_format
+from ..core.core import Core
+from ..errors import ArgumentError, ModelFileError, UnsupportedError
+from ..gguf.reader import GgufFile
+from ..gguf.writer import TensorData, Writable, write_gguf
+from ..lm.loader import read_biases, read_predictor, upload_tensor
+from ..weights.activation import ActivationType
+from ..weights.matrix import Matrix, bundle_views
+from ..weights.quantized import ByteArray, WeightFormat, weight_format
+from .layer import SparseFfn
+
+Source: TypeAlias = str | os.PathLike[str] | BinaryIO
+
+LAYER_ARCHITECTURE = "sparsefire-ffn"  # of a file that holds one layer and no model
+
+_MOST = 1 << 24  # neurons or elements of a vector; the core's own limit
+_MOST_AT_ONCE = 512  # buffers of one system call; systems allow 1,024
+
+
+class LayerShape(NamedTuple):
+    """What a bundle file says of its layer. `hot`: so many neurons at the front are known to be
+    the most used."""
+
+    hidden: int
+    d_in: int
+    d_out: int
+    activation: ActivationType
+    parameter: float
+    hot: int
+    both_active: bool = False
+    cutoffs: tuple[tuple[str, float], ...] = ()  # what they are on, and how large
+
+
+def save_bundles(ffn: SparseFfn, path: str | os.PathLike[str]) -> None:
+    """See `SparseFfn.save_bundles`."""
+    matrices = [each for each in ffn.matrices if each is not None]
+    if ffn.down_layout != "neuron":
+        raise UnsupportedError(
+            "the layer's down matrix has one row an output, so no neuron is in one place: make "
+            "the layer with SparseFfn(w1, w2, …), which transposes w2"
+        )
+    if ffn.sub_norm is not None or ffn.both_active:
+        raise UnsupportedError(
+            "a layer with a norm before its down matrix, or with both gate and up activated, "
+            "cannot be saved alone"
+        )
+    if ffn.format == "mixed":
+        formats = ", ".join(each.format for each in matrices)
+        raise UnsupportedError(f"a bundle has one weight format, but the layer has {formats}")
+    metadata = {
+        "general.architecture": LAYER_ARCHITECTURE,
+        f"{LAYER_ARCHITECTURE}.input_length": ffn.d_in,
+        f"{LAYER_ARCHITECTURE}.output_length": ffn.d_out,
+        f"{LAYER_ARCHITECTURE}.hidden_activation": str(ffn.activation),
+        f"{LAYER_ARCHITECTURE}.hidden_activation_threshold": float(ffn.parameter),
+    }
+    columns = sum(each.columns for each in matrices)
+    tensors: dict[str, Writable] = {
+        "blk.0.ffn_bundle.weight": TensorData(
+            ffn.format, (ffn.hidden, columns), lambda: _joined(matrices)
+        )
+    }
+    for name, bias in zip(FFN_BIASES, ffn.biases, strict=True):
+        if bias is not None:
+            tensors[f"blk.0.{name}.bias"] = bias
+    write_gguf(path, metadata, tensors)
+
+
+def _joined(matrices: list[Matrix]) -> ByteArray:
+    """The packed rows of each matrix side by side, uint8 (hidden, bundle bytes)."""
+    return np.concatenate([each.packed() for each in matrices], axis=1)
+
+
+def load_bundles(
+    source: Source, layer: int, activation: str | ActivationType | None, core: Core
+) -> SparseFfn:
+    """See `SparseFfn.load`."""
+    file = BundleFile(source, layer, activation)
+    try:
+        shape = file.shape
+        memory = upload_tensor(core, file.header, file.tensor)
+        columns = [shape.d_in] * (1 + file.gated) + [shape.d_out]
+        parts = [(file.format, each) for each in columns]
+        views = bundle_views(core, memory, shape.hidden, parts)
+        ffn = SparseFfn.from_matrices(
+            core,
+            views[0] if file.gated else None,
+            views[-2],
+            views[-1],
+            activation=shape.activation,
+            parameter=shape.parameter,
+            gate_bias=file.biases.get("gate_bias"),
+            up_bias=file.biases.get("up_bias"),
+            down_bias=file.biases.get("down_bias"),
+            predictor=read_predictor(core, file.header, layer, shape.hot),
+        )
+        if shape.both_active:
+            ffn.set_both_active(True)
+        for on, cutoff in shape.cutoffs:
+            ffn.set_cutoff(cutoff, on)
+        return ffn
+    finally:
+        file.close()
+
+
+class BundleFile:
+    """The neurons of layer ``layer`` of a calibrated model, or of the one layer that
+    `SparseFfn.save_bundles` wrote. Only the header is read at first, then neurons by `read`.
+
+    ``source``: a path, or a seekable binary file, which stays the caller's to close. Of a file
+    that has no ``readinto`` neighbours are read in one go. ``header``: of the same file, when it
+    has been read already.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        layer: int = 0,
+        activation: str | ActivationType | None = None,
+        header: GgufFile | None = None,
+    ) -> None:
+        self._file = _opened(source)
+        self._own = isinstance(source, (str, os.PathLike))
+        # Closed with this object, or when it is collected, unless it is the caller's.
+        close = self._file.close if self._own else _nothing
+        self._finalizer = weakref.finalize(self, close)
+        try:
+            # From the stream, not mapped: a file that is cut off while it is mapped ends the
+            # process.
+            self.header = GgufFile.open(self._file) if header is None else header
+            self._read_layer(layer, activation)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_layer(self, layer: int, activation: str | ActivationType | None) -> None:
+        self.name = self.header.name
+        self.layer = layer
+        self.shape = _layer_shape(self.header, layer, activation)
+        self.tensor = f"blk.{layer}.ffn_bundle.weight"
+        info = self.header.tensor(self.tensor)
+        check_format(self.header, info)
+        if info.part:
+            raise UnsupportedError(
+                f"{self.name}: single neurons are read from a model in one file only; join its "
+                "parts, for example with `llama-gguf-split --merge`"
+            )
+        if f"blk.{layer}.ffn_sub_norm.weight" in self.header.tensors:
+            raise UnsupportedError(
+                f"{self.name}: layer {layer} has a norm before its down matrix, which needs all "
+                "of its neurons at once: load the model whole"
+            )
+        self.format: WeightFormat = weight_format(info.format)
+        self.gated = self._gated(info.shape)
+        self.offset = info.offset
+        self.bundle_bytes = info.nbytes // info.shape[0]
+        self.biases = read_biases(self.header, layer)
+
+    def _gated(self, stored: tuple[int, ...]) -> bool:
+        hidden, d_in, d_out = self.shape[:3]
+        parts = {(hidden, count * d_in + d_out): count == 2 for count in (1, 2)}
+        if stored not in parts:
+            raise ModelFileError(
+                f"{self.name}: tensor {self.tensor!r} has the shape {stored}; {d_in} inputs and "
+                f"{d_out} outputs make {' or '.join(map(str, parts))}"
+            )
+        return parts[stored]
+
+    def read(self, neurons: npt.NDArray[np.int32], out: list[memoryview]) -> Iterator[int]:
+        """Fills ``out``, buffers of `bundle_bytes` bytes, with the bundles of ``neurons``,
+        ascending; after each run of neighbours it yields how many those were. `ModelFileError`
+        with file, offset and neuron when one cannot be read."""
+        apart = np.diff(neurons, prepend=-2) != 1
+        apart[::_MOST_AT_ONCE] = True
+        starts = np.flatnonzero(apart).tolist()
+        ids, nbytes = neurons.tolist(), self.bundle_bytes
+        vectored = self._own and hasattr(os, "preadv") and not self._file.closed
+        descriptor = self._file.fileno() if vectored else -1
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            whole = 0
+            if vectored:
+                try:
+                    offset = self.offset + ids[start] * nbytes
+                    whole = os.preadv(descriptor, out[start:end], offset) // nbytes
+                except OSError:
+                    whole = 0  # reading one by one tells which neuron it is
+            elif not hasattr(self._file, "readinto"):
+                whole = self._read_run(ids[start], out[start:end])
+            for index in range(start + whole, end):
+                self._read_one(ids[index], out[index])
+            yield end - start
+
+    def _read_run(self, neuron: int, out: list[memoryview]) -> int:
+        """Fills ``out`` with neighbours, ``neuron`` the first; how many whole ones there were."""
+        nbytes = self.bundle_bytes
+        try:
+            self._file.seek(self.offset + neuron * nbytes)
+            data = self._file.read(len(out) * nbytes)
+        except (OSError, ValueError):
+            return 0
+        whole = len(data) // nbytes
+        for index in range(whole):
+            _fill(out[index], data[index * nbytes : (index + 1) * nbytes])
+        return int(whole)
+
+    def _read_one(self, neuron: int, out: memoryview) -> None:
+        done = 0
+        reason = "the file ends too early; was it cut off since it was opened?"
+        try:
+            self._file.seek(self.offset + neuron * self.bundle_bytes)
+            while done < len(out):
+                if hasattr(self._file, "readinto"):
+                    count = self._file.readinto(out[done:])
+                else:
+                    data = self._file.read(len(out) - done)
+                    count = len(data)
+                    _fill(out[done : done + count], data)
+                if not count:
+                    break
+                done += count
+        except (OSError, ValueError) as error:  # ValueError: a closed file
+            raise self._failed(neuron, str(error)) from error
+        if done < len(out):
+            raise self._failed(neuron, reason)
+
+    def _failed(self, neuron: int, reason: str) -> ModelFileError:
+        return ModelFileError(
+            f"{self.name}: neuron {neuron} of {self.tensor!r} ({self.bundle_bytes} bytes at byte "
+            f"{self.offset + neuron * self.bundle_bytes}) cannot be read: {reason}"
+        )
+
+    def close(self) -> None:
+        """Closes the file, unless it is the caller's."""
+        self._finalizer()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _fill(target: memoryview, data: bytes) -> None:
+    np.frombuffer(target, np.uint8)[:] = np.frombuffer(data, np.uint8)
+
+
+def _opened(source: Source) -> Any:
+    """The file object that bundles are read from."""
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            return Path(source).open("rb", buffering=0)
+        except OSError as error:
+            raise ModelFileError(f"{source}: {error.strerror or error}") from error
+    if not hasattr(source, "read") or not hasattr(source, "seek"):
+        raise ArgumentError(
+            "weights that are read on demand are in a path or a seekable binary file, not in "
+            f"{type(source).__name__}"
+        )
+    return source
+
+
+def _layer_shape(file: GgufFile, layer: int, activation: str | ActivationType | None) -> LayerShape:
+    """The sizes of a layer of a model or of a file of one layer."""
+    architecture = file.metadata.get("general.architecture")
+    if architecture == LAYER_ARCHITECTURE:
+        layers, shape = 1, _single_shape(file, activation)
+    elif architecture in ARCHITECTURES:
+        config = read_config(file, activation)
+        layers = config.layers
+        hot = config.hot_counts[layer] if config.hot_counts and 0 <= layer < layers else 0
+        kind, parameter = config.activation, config.activation_parameter
+        both = config.kind.both_active
+        layer_cutoffs = config.cutoffs.items() if 0 <= layer < layers else ()
+        cutoffs = tuple((on, each[layer]) for on, each in layer_cutoffs)
+        shape = LayerShape(config.hidden, config.d, config.d, kind, parameter, hot, both, cutoffs)
+    else:
+        raise UnsupportedError(
+            f"{file.name}: the architecture {architecture!r} is not one of "
+            f"{', '.join((*ARCHITECTURES, LAYER_ARCHITECTURE))}"
+        )
+    if not 0 <= layer < layers:
+        raise ArgumentError(f"layer {layer}: {file.name} has the layers 0 … {layers - 1}")
+    if f"blk.{layer}.ffn_bundle.weight" not in file.tensors:
+        raise ModelFileError(
+            f"{file.name}: layer {layer} is not stored neuron by neuron; "
+            f"`sparsefire calibrate` makes such a model"
+        )
+    return shape
+
+
+def _single_shape(file: GgufFile, activation: str | ActivationType | None) -> LayerShape:
+    def value(name: str, kinds: type | tuple[type, ...]) -> Any:
+        found = file.metadata.get(f"{LAYER_ARCHITECTURE}.{name}")
+        if not isinstance(found, kinds) or isinstance(found, bool):
+            raise ModelFileError(
+                f"{file.name}: key '{LAYER_ARCHITECTURE}.{name}' is missing or has another type"
+            )
+        return found
+
+    sizes = [value("input_length", int), value("output_length", int)]
+    stored = file.tensor("blk.0.ffn_bundle.weight").shape
+    if len(stored) != 2 or not all(1 <= size <= _MOST for size in (*sizes, stored[0])):
+        raise ModelFileError(
+            f"{file.name}: {sizes[0]} inputs, {sizes[1]} outputs and bundles of shape {stored} "
+            f"are no feed-forward layer"
+        )
+    try:
+        kind = ActivationType(activation or value("hidden_activation", str))
+    except ArgumentError as error:
+        raise UnsupportedError(f"{file.name}: {error}") from None
+    parameter = float(value("hidden_activation_threshold", float))
+    return LayerShape(stored[0], sizes[0], sizes[1], kind, parameter, 0)

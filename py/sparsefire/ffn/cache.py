@@ -1,0 +1,436 @@
+"""A cache of neurons: hot ones stay in the core, cold ones are read when they are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _arrays
+from ..core.core import Core
+from ..core.handle import CoreObject
+from ..errors import ArgumentError, ModelFileError, ShapeError
+from .bundles import BundleFile
+
+POLICIES = {"lru": 0, "lfu": 1, "window": 2}
+
+_DEFAULT_WINDOW = 128
+_READ_AT_ONCE = 8 << 20  # bytes, which a host without access to the core's memory holds twice
+_PROFILE = "sparsefire neuron profile"
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What a `NeuronCache` has done since it was attached."""
+
+    hits: int  # neurons that were asked for and resident
+    misses: int  # neurons that were asked for and had to be read
+    bytes_read: int  # from the file, for misses and for the hot set
+    resident_bytes: int  # weights in the core now
+    reclassifications: int  # how often the hot set was chosen anew
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits among the neurons that were asked for; 0 before there were any."""
+        asked = self.hits + self.misses
+        return self.hits / asked if asked else 0.0
+
+    def __add__(self, other: CacheStats) -> CacheStats:
+        """What two caches have done together."""
+        return CacheStats(
+            self.hits + other.hits,
+            self.misses + other.misses,
+            self.bytes_read + other.bytes_read,
+            self.resident_bytes + other.resident_bytes,
+            self.reclassifications + other.reclassifications,
+        )
+
+
+class CoreCache(CoreObject):
+    """A neuron cache in the core, and the file that it is filled from."""
+
+    def __init__(self, core: Core, file: BundleFile, slots: int, policy: str, window: int) -> None:
+        handle = core.open(
+            "sf_cache_open",
+            file.shape.hidden,
+            file.bundle_bytes,
+            slots,
+            POLICIES[policy],
+            window,
+            what=f"neuron cache of {slots} × {file.bundle_bytes} bytes",
+        )
+        super().__init__(core, handle, "sf_cache_close")
+        self.file = file
+        self.slots = slots
+        self.bytes_read = 0
+        self._counts = np.zeros(2, np.int32)
+        self._wanted = np.zeros(file.shape.hidden, np.int32)
+
+    @property
+    def resident(self) -> int:
+        """Number of neurons in the core."""
+        return self.core.check("sf_cache_resident", self.handle, what="neuron cache")
+
+    def counts(self) -> tuple[int, int, _arrays.IntArray]:
+        """Hits and misses since the last call, and for how many tokens of a model each neuron was
+        wanted, int32 (hidden,), used again by the next call."""
+        hits, misses = (self.core.out(self._counts[each : each + 1]) for each in (0, 1))
+        wanted = self.core.out(self._wanted)
+        self.core.check("sf_cache_counts", self.handle, hits, misses, wanted, what="neuron cache")
+        return int(self._counts[0]), int(self._counts[1]), self._wanted
+
+    def pin(self, ids: _arrays.IntArray) -> None:
+        """Pins these neurons, ascending ids, and no others."""
+        self.core.check(
+            "sf_cache_pin", self.handle, self.core.inp(ids), len(ids), what="pinning neurons"
+        )
+
+    def request(self, ids: _arrays.IntArray) -> tuple[int, _arrays.IntArray]:
+        """How many of ``ids``, from the first on, fit in at once, and those of them that must be
+        read."""
+        missing, count = np.empty(len(ids), np.int32), np.zeros(1, np.int32)
+        granted = self.core.check(
+            "sf_cache_request",
+            self.handle,
+            self.core.inp(ids),
+            len(ids),
+            self.core.out(missing),
+            self.core.out(count),
+            what=f"asking for {len(ids)} neurons",
+        )
+        return granted, missing[: int(count[0])]
+
+    def load(self, missing: _arrays.IntArray) -> None:
+        """Reads the neurons that `request` found missing. After an error those that were read
+        before it are resident, and the others are not."""
+        core, nbytes = self.core, self.file.bundle_bytes
+        step = max(1, _READ_AT_ONCE // nbytes)
+        for begin in range(0, len(missing), step):
+            ids, done = missing[begin : begin + step], 0
+            places = np.empty(len(ids), core.pointer_dtype)
+            given = core.inp(ids), len(ids), core.out(places)
+            core.check("sf_cache_bundles", self.handle, *given, what="neuron cache")
+            try:
+                with core.writing(places.tolist(), nbytes) as buffers:
+                    for count in self.file.read(ids, buffers):
+                        done += count
+            finally:
+                if done:
+                    self.bytes_read += done * nbytes
+                    read = core.inp(ids[:done]), done
+                    core.check("sf_cache_loaded", self.handle, *read, what="neuron cache")
+
+    def close(self) -> None:
+        super().close()
+        self.file.close()
+
+
+class NeuronCache:
+    """Memory of a fixed size for the neurons of one layer whose weights are in a file; see
+    `CachedFfn`.
+
+    Give the size as ``budget_bytes``, of which as many whole neurons are kept as fit, or as
+    ``hot_fraction`` of the layer's neurons (0 … 1, at least one neuron). The core never holds
+    more weights than that; beside them it keeps index arrays of about 29 bytes a neuron of the
+    layer and 13 a neuron in the cache.
+
+    ``pinned`` is the share of the memory for the hot set, the most used neurons, which never give
+    way. They are known from the order of a calibrated model's neurons, from a profile
+    (`load_profile`), or from what was observed (`reclassify`). The rest of the memory goes round
+    by ``policy``: what gives way is the least recently used ("lru"), the least often used ("lfu"),
+    or the least often used of late ("window": a use weighs (1 - 1/window)^age after ``age``
+    requests; ``window`` is 128 by default).
+
+    A cache serves one layer at a time; several threads may use it. One that is pickled or copied
+    takes along its settings and its profile, which becomes that of the next layer that it serves
+    if that has as many neurons.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget_bytes: int | None = None,
+        hot_fraction: float | None = None,
+        policy: str = "lru",
+        window: int | None = None,
+        pinned: float = 0.5,
+    ) -> None:
+        if (budget_bytes is None) == (hot_fraction is None):
+            raise ArgumentError("give either budget_bytes or hot_fraction, and not both")
+        if policy not in POLICIES:
+            raise ArgumentError(f"policy {policy!r}: expected {', '.join(map(repr, POLICIES))}")
+        if window is not None and policy != "window":
+            raise ArgumentError(f"window: a number of requests for policy 'window', got {window}")
+        if budget_bytes is not None:
+            budget_bytes = _arrays.count(budget_bytes, "budget_bytes", 1)
+        if hot_fraction is not None:
+            hot_fraction = _arrays.share(hot_fraction, "hot_fraction")
+        self.budget_bytes = budget_bytes
+        self.hot_fraction = hot_fraction
+        self.policy = policy
+        self.window = _DEFAULT_WINDOW if window is None else _arrays.count(window, "window", 1)
+        if self.window > 1 << 24:
+            raise ArgumentError(f"window must be at most {1 << 24} requests, got {window}")
+        self.pinned = _arrays.share(pinned, "pinned")
+        self._start()
+
+    def _start(self) -> None:
+        self.lock = threading.RLock()
+        self._core_cache: CoreCache | None = None
+        self._owner: weakref.ref[object] | None = None
+        self._profile: npt.NDArray[np.int64] | None = None  # for the next layer of its size
+        self._reset(0)
+
+    def _reset(self, hidden: int) -> None:
+        self._uses = np.zeros(hidden, np.int64)
+        self._hot = np.empty(0, np.int32)
+        self._hits = self._misses = self._reclassifications = 0
+
+    # -- the layer that is served ------------------------------------------------------------------
+
+    def attach(self, core: Core, file: BundleFile, owner: object) -> CoreCache:
+        """Makes the memory for the neurons of ``file`` and reads those known to be hot, until
+        `detach` or until the layer ``owner`` is collected. For `CachedFfn`."""
+        with self.lock:
+            if self._owner is not None and self._owner() is not None:
+                raise ArgumentError(
+                    "the cache serves another layer already: give each layer a cache of its own, "
+                    "or close the other one"
+                )
+            cache = CoreCache(core, file, self._slots_for(file), self.policy, self.window)
+            self._reset(file.shape.hidden)
+            if self._profile is not None and len(self._profile) == len(self._uses):
+                self._uses = self._profile.copy()
+            self._profile = None
+            self._core_cache, self._owner = cache, weakref.ref(owner)
+            try:
+                self._pin_most_used()
+            except BaseException:
+                self.detach(owner)
+                raise
+            return cache
+
+    def detach(self, owner: object) -> None:
+        """Gives the memory back, if it serves ``owner``."""
+        with self.lock:
+            if self._core_cache is not None and self._owner and self._owner() is owner:
+                self._collect()
+                self._core_cache.close()
+                self._core_cache = self._owner = None
+
+    def _slots_for(self, file: BundleFile) -> int:
+        hidden, each = file.shape.hidden, file.bundle_bytes
+        if self.budget_bytes is None:
+            assert self.hot_fraction is not None
+            return max(1, int(self.hot_fraction * hidden + 1e-9))
+        if self.budget_bytes < each:
+            raise ArgumentError(
+                f"budget_bytes: {self.budget_bytes:,} bytes hold no neuron of {file.name}; one "
+                f"takes {each:,} bytes, and all {hidden} take {hidden * each:,}"
+            )
+        return min(hidden, self.budget_bytes // each)
+
+    def _attached(self) -> CoreCache:
+        if self._core_cache is None:
+            raise ArgumentError("the cache serves no layer yet: CachedFfn.open(path, cache)")
+        return self._core_cache
+
+    # -- what it holds and has done ----------------------------------------------------------------
+
+    def _collect(self) -> None:
+        """Takes over what the core has counted."""
+        if self._core_cache is not None:
+            hits, misses, wanted = self._core_cache.counts()
+            self._hits += hits
+            self._misses += misses
+            self._uses += wanted
+
+    @property
+    def slots(self) -> int:
+        """Neurons that fit in; 0 before the cache serves a layer."""
+        return 0 if self._core_cache is None else self._core_cache.slots
+
+    @property
+    def hot(self) -> _arrays.IntArray:
+        """The pinned neurons, ascending int32 ids."""
+        return self._hot.copy()
+
+    @property
+    def uses(self) -> npt.NDArray[np.int64]:
+        """How often each neuron was used or recorded, int64 (hidden,)."""
+        with self.lock:
+            self._collect()
+            return self._uses.copy()
+
+    @property
+    def stats(self) -> CacheStats:
+        """Hits, misses, bytes and reclassifications so far."""
+        with self.lock:
+            self._collect()
+            cache = self._core_cache
+            return CacheStats(
+                hits=self._hits,
+                misses=self._misses,
+                bytes_read=0 if cache is None else cache.bytes_read,
+                resident_bytes=0 if cache is None else cache.resident * cache.file.bundle_bytes,
+                reclassifications=self._reclassifications,
+            )
+
+    def resident(self, ids: _arrays.IntArray) -> Iterator[_arrays.IntArray]:
+        """Cuts ``ids``, ascending, into parts that fit in, each of them resident while it is its
+        turn. To be used under `lock`."""
+        cache = self._attached()
+        while len(ids):
+            granted, missing = cache.request(ids)
+            cache.load(missing)
+            yield ids[:granted]
+            ids = ids[granted:]
+
+    def load(self, missing: _arrays.IntArray) -> None:
+        """Reads neurons that were asked for in the core."""
+        with self.lock:
+            self._attached().load(missing)
+
+    def count(self, lists: Sequence[_arrays.IntArray]) -> None:
+        """`record` for lists that were checked. To be used under `lock`."""
+        for ids in lists:
+            self._uses[ids] += 1
+
+    # -- the hot set -------------------------------------------------------------------------------
+
+    def record(self, ids: npt.ArrayLike | Sequence[npt.ArrayLike]) -> None:
+        """Counts a use of each neuron of ``ids`` (any order, or a mask), or of each such list of a
+        list of them, as `CachedFfn.forward` does by itself. For `reclassify` alone: the policy
+        goes by requests."""
+        nested = isinstance(ids, (list, tuple)) and any(np.ndim(each) for each in ids)
+        lists: list[Any] = list(ids) if nested else [ids]  # type: ignore[arg-type]
+        with self.lock:
+            self._attached()
+            self.count([_arrays.active_ids(each, len(self._uses), "ids") for each in lists])
+
+    def reclassify(self) -> int:
+        """Makes the most used neurons the hot set, reads those that are not resident, and returns
+        how many are new in it. A failing read is a `ModelFileError`; the neurons are read later
+        then, when they are needed."""
+        with self.lock:
+            before = self._hot
+            self._attached()
+            self._reclassifications += 1
+            self._pin_most_used()
+            return len(np.setdiff1d(self._hot, before))
+
+    def _pin_most_used(self) -> None:
+        """Pins the most used neurons, of equally used ones the lower id; a neuron that was never
+        used only when the file says that it is hot."""
+        cache = self._attached()
+        self._collect()
+        hidden = len(self._uses)
+        most = int(self.pinned * cache.slots)
+        if cache.slots < hidden:
+            most = min(most, cache.slots - 1)  # one slot for all the others
+        known = (self._uses > 0) | (np.arange(hidden) < cache.file.shape.hot)
+        order = np.argsort(-self._uses, kind="stable")
+        hot = np.sort(order[known[order]][:most]).astype(np.int32)
+        cache.pin(hot)
+        self._hot = hot
+        if len(hot):
+            _, missing = cache.request(hot)
+            cache.counts()  # this was no use
+            cache.load(missing)
+
+    def save_profile(self, path: str | os.PathLike[str]) -> None:
+        """Writes how often each neuron was used, as JSON, in one step."""
+        self._attached()
+        write_json(Path(path), self.profile())
+
+    def profile(self) -> dict[str, Any]:
+        """What `save_profile` writes."""
+        uses = self.uses.tolist()
+        return {"kind": _PROFILE, "version": 1, "neurons": len(uses), "uses": uses}
+
+    def load_profile(self, path: str | os.PathLike[str]) -> None:
+        """Takes the uses that `save_profile` wrote in place of those counted so far, and makes the
+        most used neurons the hot set. The profile may be of a cache of another size or policy.
+
+        Errors: `ModelFileError` (missing, damaged), `ShapeError` (of a layer of another size).
+        """
+        self.set_profile(read_json(Path(path)), str(path))
+
+    def set_profile(self, found: object, name: str) -> None:
+        """As `load_profile`, of what `profile` gave and ``name`` names in messages."""
+        uses = _uses_of(found, name)
+        with self.lock:
+            self._attached()
+            if len(uses) != len(self._uses):
+                raise ShapeError(
+                    f"{name}: a profile of {len(uses)} neurons; the layer has {len(self._uses)}"
+                )
+            self._collect()
+            self._uses = uses
+            self._reclassifications += 1
+            self._pin_most_used()
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("budget_bytes", "hot_fraction", "policy", "window", "pinned")
+        return {name: getattr(self, name) for name in names} | {"profile": self.uses}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        profile = state.pop("profile")
+        self.__dict__.update(state)
+        self._start()
+        self._profile = profile
+
+    def __repr__(self) -> str:
+        if self.budget_bytes is not None:
+            size = f"{self.budget_bytes:,} bytes"
+        else:
+            size = f"hot_fraction {self.hot_fraction:g}"
+        window = f" {self.window}" if self.policy == "window" else ""
+        held = f", {self.slots} of {len(self._uses)} neurons" if self.slots else ""
+        return f"NeuronCache({size}, {self.policy}{window}{held})"
+
+
+def write_json(target: Path, value: object) -> None:
+    """Writes a JSON file in one step."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(value) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+
+
+def read_json(path: Path) -> object:
+    """What is in a JSON file of profiles."""
+    try:
+        found: object = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ModelFileError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelFileError(f"{path}: not a neuron profile: {error}") from None
+    return found
+
+
+def _uses_of(found: object, name: str) -> npt.NDArray[np.int64]:
+    """The uses in a profile, int64 (neurons,)."""
+    if not isinstance(found, dict) or found.get("kind") != _PROFILE or found.get("version") != 1:
+        raise ModelFileError(f"{name}: not a neuron profile of version 1")
+    uses = found.get("uses")
+    if not isinstance(uses, list) or len(uses) != found.get("neurons"):
+        raise ModelFileError(f"{name}: the profile is damaged: it needs one count a neuron")
+    if not all(type(use) is int and 0 <= use < 1 << 62 for use in uses):
+        raise ModelFileError(f"{name}: the profile is damaged: uses must be counts")
+    return np.array(uses, np.int64)

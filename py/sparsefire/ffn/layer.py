@@ -1,0 +1,444 @@
+"""Feed-forward layers that compute only the neurons that matter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _arrays
+from ..core.core import Core, get_core
+from ..errors import ArgumentError, ShapeError
+from ..weights.activation import ActivationType
+from ..weights.matrix import Matrix, bundle_views
+from ..weights.quantized import QuantizedWeights, WeightFormat, weight_format
+from .core_layer import CoreFfn, check_predictor
+from .forward import ActiveRequest, NeuronCounts, chosen_mode
+from .predictor import InCorePredictor, Predictor
+
+if TYPE_CHECKING:
+    from .cutoff import CutoffReport
+
+Weights = npt.ArrayLike | QuantizedWeights
+
+
+def bundle(core: Core, parts: Sequence[QuantizedWeights]) -> list[Matrix]:
+    """Puts the rows of equally many-rowed ``parts`` side by side, row i of each in one run of
+    bytes, and returns the strided views."""
+    memory = core.upload(np.concatenate([part.packed for part in parts], axis=1))
+    columns = [(part.format, part.shape[1]) for part in parts]
+    return bundle_views(core, memory, parts[0].shape[0], columns)
+
+
+def _weights(value: Weights, name: str, meaning: str) -> Weights:
+    """A checked weight argument: a float32 (rows, columns) array, or `QuantizedWeights`."""
+    return value if isinstance(value, QuantizedWeights) else _arrays.matrix(value, name, meaning)
+
+
+def _shape(value: Weights) -> tuple[int, int]:
+    rows, columns = value.shape if isinstance(value, QuantizedWeights) else np.shape(value)
+    return int(rows), int(columns)
+
+
+def _packed(
+    value: Weights, kind: WeightFormat, core: Core, turned: bool, name: str
+) -> QuantizedWeights:
+    """Weight argument ``name`` in format ``kind``, ``turned`` around or as it is."""
+    if isinstance(value, QuantizedWeights):
+        if value.format == kind.name and not turned:
+            return value
+        value = value.dequantize(core)
+    array = np.asarray(value)
+    if not np.isfinite(array).all():
+        raise ArgumentError(f"{name}: NaN or infinity in {array.shape} weights")
+    return QuantizedWeights.quantize(array.T if turned else array, kind.name, core)
+
+
+class SparseFfn:
+    """A feed-forward layer, y = w2 · act(w1 · x + b1) + b2, or with a ``gate``
+    y = w2 · (act(gate · x + gate_bias) ∘ (w1 · x + b1)) + b2.
+
+    Shapes: w1 (hidden, input), w2 (output, hidden), gate (hidden, input), b1 and gate_bias
+    (hidden,), b2 (output,); arrays of any real dtype and strides, or `QuantizedWeights`.
+    ``format`` is the weight format, one of `sparsefire.weights.quantized.FORMATS`; by default that
+    of ``w1`` when it is quantised, else f32. All three are stored neuron by neuron, so ``w2`` is
+    transposed (a quantised one is requantised, see `QuantizedWeights.transpose`).
+    ``parameter`` is the threshold of the activation "fatrelu".
+
+    Errors: `ShapeError` naming the argument, `FormatError`, `ArgumentError`.
+    """
+
+    def __init__(
+        self,
+        w1: Weights,
+        w2: Weights,
+        activation: str | ActivationType = "relu",
+        *,
+        gate: Weights | None = None,
+        b1: npt.ArrayLike | None = None,
+        b2: npt.ArrayLike | None = None,
+        gate_bias: npt.ArrayLike | None = None,
+        format: str | None = None,
+        parameter: float = 0.0,
+        predictor: InCorePredictor | None = None,
+        core: Core | None = None,
+    ) -> None:
+        core = core or get_core()
+        if format is None:
+            format = w1.format if isinstance(w1, QuantizedWeights) else "f32"
+        kind = weight_format(format)
+        up = _weights(w1, "w1", "(hidden, input)")
+        down = _weights(w2, "w2", "(output, hidden)")
+        hidden, d_in = _shape(up)
+        if _shape(down)[1] != hidden:
+            raise ShapeError(
+                f"w2: expected shape (output, {hidden}) for w1 {_shape(up)}, got {_shape(down)}"
+            )
+        if gate is not None:
+            gate = _weights(gate, "gate", "(hidden, input)")
+            if _shape(gate) != (hidden, d_in):
+                raise ShapeError(f"gate: expected shape {(hidden, d_in)}, got {_shape(gate)}")
+        if b1 is not None:
+            b1 = _arrays.vector(b1, hidden, "b1")
+        if b2 is not None:
+            b2 = _arrays.vector(b2, _shape(down)[0], "b2")
+        rows = ((gate, "gate"), (up, "w1"))
+        parts = [_packed(each, kind, core, False, name) for each, name in rows if each is not None]
+        views = bundle(core, [*parts, _packed(down, kind, core, True, "w2")])
+        self._core_ffn = CoreFfn(
+            core,
+            None if gate is None else views[0],
+            views[-2],
+            views[-1],
+            activation=activation,
+            down_layout="neuron",
+            parameter=parameter,
+        )
+        self._finish(gate_bias, b1, b2, predictor)
+
+    @classmethod
+    def from_matrices(
+        cls,
+        core: Core,
+        gate: Matrix | None,
+        up: Matrix,
+        down: Matrix,
+        *,
+        activation: str | ActivationType,
+        down_layout: str = "neuron",
+        parameter: float = 0.0,
+        gate_bias: npt.ArrayLike | None = None,
+        up_bias: npt.ArrayLike | None = None,
+        down_bias: npt.ArrayLike | None = None,
+        predictor: InCorePredictor | None = None,
+    ) -> SparseFfn:
+        """A layer of matrices that are in core memory already: gate and up (hidden, input), down
+        (hidden, output) with ``down_layout`` "neuron", or (output, hidden) with "output", of which
+        every pass reads all."""
+        self = cls.__new__(cls)
+        self._core_ffn = CoreFfn(
+            core,
+            gate,
+            up,
+            down,
+            activation=activation,
+            down_layout=down_layout,
+            parameter=parameter,
+        )
+        self._finish(gate_bias, up_bias, down_bias, predictor)
+        return self
+
+    def _finish(
+        self,
+        gate_bias: npt.ArrayLike | None,
+        up_bias: npt.ArrayLike | None,
+        down_bias: npt.ArrayLike | None,
+        predictor: InCorePredictor | None,
+    ) -> None:
+        if any(bias is not None for bias in (gate_bias, up_bias, down_bias)):
+            self._core_ffn.set_bias(gate_bias, up_bias, down_bias)
+        self.set_predictor(predictor)
+        self.counts = NeuronCounts.of((), ())
+
+    @property
+    def handle(self) -> int:
+        """The layer's handle in the core."""
+        return self._core_ffn.handle
+
+    @property
+    def core(self) -> Core:
+        """The core that holds the layer."""
+        return self._core_ffn.core
+
+    @property
+    def hidden(self) -> int:
+        """Neurons."""
+        return self._core_ffn.hidden
+
+    @property
+    def d_in(self) -> int:
+        """Elements of an input vector."""
+        return self._core_ffn.d_in
+
+    @property
+    def d_out(self) -> int:
+        """Elements of an output vector."""
+        return self._core_ffn.d_out
+
+    @property
+    def activation(self) -> ActivationType:
+        """The activation function."""
+        return self._core_ffn.activation
+
+    @property
+    def format(self) -> str:
+        """Weight format; "mixed" when the matrices differ."""
+        ffn = self._core_ffn
+        formats = {each.format for each in (ffn.gate, ffn.up, ffn.down) if each is not None}
+        return formats.pop() if len(formats) == 1 else "mixed"
+
+    @property
+    def gated(self) -> bool:
+        """True when the layer has a gate matrix."""
+        return self._core_ffn.gate is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight matrices."""
+        ffn = self._core_ffn
+        return sum(each.nbytes for each in (ffn.gate, ffn.up, ffn.down) if each is not None)
+
+    @property
+    def predictor(self) -> InCorePredictor | None:
+        """The attached predictor."""
+        return self._core_ffn.predictor
+
+    @property
+    def matrices(self) -> tuple[Matrix | None, Matrix, Matrix]:
+        """The gate (or None), up and down matrices, down with one row a neuron unless the layer
+        was made otherwise."""
+        return self._core_ffn.gate, self._core_ffn.up, self._core_ffn.down
+
+    @property
+    def biases(
+        self,
+    ) -> tuple[_arrays.FloatArray | None, _arrays.FloatArray | None, _arrays.FloatArray | None]:
+        """The biases of gate and up (hidden,) and of down (output,), None where there is none."""
+        ffn = self._core_ffn
+        return ffn.gate_bias, ffn.up_bias, ffn.down_bias
+
+    @property
+    def parameter(self) -> float:
+        """The threshold of the activation "fatrelu", else 0."""
+        return self._core_ffn.parameter
+
+    @property
+    def down_layout(self) -> str:
+        """ "neuron" when down has one row a neuron, "output" when it has one row an output."""
+        return self._core_ffn.down_layout
+
+    @property
+    def second_down(self) -> Matrix | None:
+        """See `set_second_down`."""
+        return self._core_ffn.second_down
+
+    def set_second_down(self, down: Matrix | None) -> None:
+        """Gives the layer its down matrix in the other layout too: (output, hidden) where
+        `down_layout` is "neuron", (hidden, output) where it is "output". Each pass takes the one
+        with which it is faster, going by the numbers of neurons and vectors, and a dense one takes
+        (output, hidden). They differ by rounding. None takes it away again. `ShapeError`."""
+        self._core_ffn.set_second_down(down)
+
+    @property
+    def both_active(self) -> bool:
+        """See `set_both_active`."""
+        return self._core_ffn.both_active
+
+    def set_both_active(self, both: bool) -> None:
+        """With True, w1's products go through the activation as the gate's do: act(gate · x) ∘
+        act(w1 · x), as in dReLU (Song et al. 2024). `ArgumentError` for a layer without a gate."""
+        self._core_ffn.set_both_active(both)
+
+    @property
+    def sub_norm(self) -> _arrays.FloatArray | None:
+        """The weights of `set_sub_norm`, or None."""
+        return self._core_ffn.sub_norm
+
+    def set_sub_norm(self, weight: npt.ArrayLike | None, epsilon: float = 1e-5) -> None:
+        """From now on what the neurons give, act(gate · x) ∘ (w1 · x), goes through an RMS norm
+        with these weights (hidden,) before w2, as in BitNet b1.58 (Ma et al. 2025); None: not.
+        In sparse mode the neurons that are left out count as zeros. `ShapeError`,
+        `ArgumentError`, `NotFiniteError`."""
+        values = None if weight is None else _arrays.vector(weight, self.hidden, "weight")
+        self._core_ffn.set_sub_norm(values, float(epsilon))
+
+    def set_predictor(self, predictor: InCorePredictor | None) -> None:
+        """Attaches a predictor for sparse mode; None takes it away. `ShapeError` when its input
+        or hidden size is not the layer's."""
+        if predictor is not None:
+            check_predictor(predictor, self.core, self.d_in, self.hidden)
+        self._core_ffn.set_predictor(predictor)
+
+    @property
+    def cutoff(self) -> float:
+        """Outside dense mode, neurons with |activation(gate)| ≤ cutoff are left out: neither up
+        nor down is computed. 0, the default, leaves out exact zeros alone. Of an ungated layer it
+        is |activation(w1)|, for `product_cutoff` too."""
+        return self._core_ffn.cutoffs["gate"]
+
+    @property
+    def product_cutoff(self) -> float:
+        """Outside dense mode, neurons with |activation(gate) · up| ≤ product_cutoff are left out of
+        down. 0, the default, leaves out none."""
+        return self._core_ffn.cutoffs["product"]
+
+    def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
+        """Sets `cutoff`, or with ``on`` "product" `product_cutoff`; `ArgumentError` when it is
+        negative or not finite."""
+        self._core_ffn.set_cutoff(float(cutoff), on)
+
+    def calibrate_cutoff(
+        self,
+        samples: npt.ArrayLike,
+        max_error: float = 0.05,
+        *,
+        on: str = "product",
+        seed: int = 0,
+    ) -> CutoffReport:
+        """Sets the largest cutoff with which the output's error in exact mode is at most
+        ``max_error`` of the dense output, ‖difference‖ / ‖output‖ over 4 in 5 of the samples
+        (n, input), chosen at random; the report is of the others.
+
+        Layers whose activation has no exact zeros become sparse so. ``on`` "product" sets
+        `product_cutoff` and leaves out what contributes least, but computes gate and up of all
+        neurons, so that at most a third of the weights is not read; "gate" sets `cutoff`, which
+        saves up too, and leaves out fewer neurons for the same error (CATS; Lee et al. 2024). The
+        other cutoff stays as it is.
+
+        Errors: `CalibrationError` (too few samples), `ShapeError`, `ArgumentError`,
+        `NotFiniteError`.
+        """
+        from .cutoff import calibrate_cutoff
+
+        return calibrate_cutoff(self, samples, max_error, on, seed)
+
+    def forward(
+        self,
+        x: npt.ArrayLike,
+        predictor: Predictor | None = None,
+        *,
+        mode: str | None = None,
+        out: npt.NDArray[np.floating] | None = None,
+    ) -> npt.NDArray[np.floating]:
+        """The layer's output (output,) for x (input,), or (n, output) for (n, input), float32 or
+        written to ``out``.
+
+        ``mode`` "dense" computes every neuron, "exact" skips those whose activation is zero, and
+        "sparse" computes those that ``predictor`` (or else the attached one) chooses. By
+        default: sparse when there is a predictor, else exact for the ReLU family and with a
+        cutoff, else dense. A predictor of any class with a ``predict`` method will do; those of
+        this package run inside the core. `counts` tells afterwards how many neurons were computed.
+
+        Errors: `ShapeError`, `ArgumentError`, `NotFiniteError` (NaN or infinity in ``x``).
+        """
+        ffn = self._core_ffn
+        attached = ffn.predictor
+        chosen = attached if predictor is None else predictor
+        mode = chosen_mode(mode, chosen, self._mode_without_predictor)
+        values, single = _arrays.vectors(x, self.d_in)
+        if mode == "sparse" and not isinstance(chosen, InCorePredictor):
+            assert chosen is not None
+            given = values[0] if single else values
+            return self.forward_sparse(given, chosen.predict(given), out=out)
+        result = _arrays.Result(len(values), self.d_out, single, out)
+        if mode != "sparse" or chosen is attached:
+            ffn.set_predictor(attached)  # which may have been calibrated anew
+            self.counts = ffn.forward(mode, values, result.buffer)
+            return result.finish()
+        assert isinstance(chosen, InCorePredictor)
+        self.set_predictor(chosen)
+        try:
+            self.counts = ffn.forward(mode, values, result.buffer)
+        finally:
+            ffn.set_predictor(attached)
+        return result.finish()
+
+    def _mode_without_predictor(self) -> str:
+        zeros = self.activation.is_relu_family or any(self._core_ffn.cutoffs.values())
+        return "exact" if zeros else "dense"
+
+    def forward_dense(
+        self, x: npt.ArrayLike, *, out: npt.NDArray[np.floating] | None = None
+    ) -> npt.NDArray[np.floating]:
+        """`forward` with every neuron."""
+        return self.forward(x, mode="dense", out=out)
+
+    def forward_sparse(
+        self,
+        x: npt.ArrayLike,
+        active: npt.ArrayLike | Sequence[npt.ArrayLike],
+        *,
+        out: npt.NDArray[np.floating] | None = None,
+    ) -> npt.NDArray[np.floating]:
+        """The output with just the neurons ``active``: ids in any order, or a boolean mask
+        (hidden,); for x (n, input) a list of n of them. With no neuron at all the output is
+        ``b2``, or zeros.
+
+        Errors: `ShapeError`, `ArgumentError` (an id out of range), `NotFiniteError`.
+        """
+        request = ActiveRequest(x, active, self.d_in, self.hidden, self.d_out, out)
+        rows = zip(request.x, request.ids, request.result.buffer, strict=True)
+        used = [self._core_ffn.forward_active(ids, vector, y) for vector, ids, y in rows]
+        return request.finish(self, used)
+
+    def save_bundles(self, path: str | os.PathLike[str]) -> None:
+        """Writes weights and biases to a GGUF file, neuron by neuron, from which `CachedFfn` reads
+        single neurons. A predictor is not part of it.
+
+        Errors: `UnsupportedError` (mixed formats, or down by output), `BackendError` (the gguf
+        package is not installed), OSError.
+        """
+        from .bundles import save_bundles
+
+        save_bundles(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str] | BinaryIO,
+        *,
+        layer: int = 0,
+        activation: str | ActivationType | None = None,
+        core: Core | None = None,
+    ) -> SparseFfn:
+        """Reads into memory what `save_bundles` wrote, or layer ``layer`` of a model that
+        `sparsefire calibrate` wrote, with its predictor. Arguments and errors as
+        `CachedFfn.open`."""
+        from .bundles import load_bundles
+
+        return load_bundles(source, layer, activation, core or get_core())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from . import pickled as _pickled
+
+        ffn = self._core_ffn
+        weights = [each and each.weights() for each in (ffn.gate, ffn.up, ffn.down)]
+        options = {
+            "activation": str(self.activation),
+            "down_layout": self.down_layout,
+            "parameter": self.parameter,
+        }
+        second = ffn.second_down and ffn.second_down.weights()
+        extras = (ffn.both_active, ffn.sub_norm, ffn.sub_norm_epsilon, second)
+        state = (weights, self.biases, extras, options, dict(ffn.cutoffs), self.predictor)
+        return _pickled.ffn, state
+
+    def __repr__(self) -> str:
+        gate = ", gated" if self.gated else ""
+        return (
+            f"SparseFfn({self.d_in}→{self.hidden}→{self.d_out}{gate}, {self.activation}, "
+            f"{self.format}, {self.nbytes:,} bytes)"
+        )

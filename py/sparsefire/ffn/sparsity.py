@@ -1,0 +1,142 @@
+"""How many, and which, neurons are taken as active: top-k, a threshold, or a target share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _arrays
+from ..core.core import Core, get_core
+from ..errors import ArgumentError, ShapeError
+
+RULE_THRESHOLD = 0
+RULE_TOP_K = 1
+
+
+@dataclass(frozen=True)
+class SparsityRule:
+    """A `SparsityConfig` for a layer of known size, as the core takes it: ``kind`` is
+    RULE_THRESHOLD (score > threshold, then between ``least`` and ``most``) or RULE_TOP_K (the
+    ``most`` best)."""
+
+    kind: int
+    threshold: float
+    least: int
+    most: int
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.number)) and not math.isnan(value)
+
+
+@dataclass(frozen=True)
+class SparsityConfig:
+    """Which neurons to take from their scores. Make one with `with_top_k`, `with_threshold` or
+    `with_target_sparsity`; ``minimum`` and ``maximum`` bound the number of neurons in each.
+
+    In every case neurons come out in ascending order, equal scores are taken by lower id first,
+    and a NaN score is never taken, not even to reach ``minimum``; infinite scores are numbers like
+    others. When nothing is taken, with a ``top_k`` of 0 or a threshold that no score exceeds, the
+    layer's output is its bias. ``minimum`` and ``maximum`` come last: a ``top_k`` of 0 with a
+    ``minimum`` of 3 takes 3. `ArgumentError` for numbers without a meaning.
+    """
+
+    top_k: int | None = None
+    threshold: float | None = None
+    target_sparsity: float | None = None
+    minimum: int = 0
+    maximum: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [self.top_k, self.threshold, self.target_sparsity]
+        if sum(each is not None for each in given) != 1:
+            raise ArgumentError("give exactly one of top_k, threshold and target_sparsity")
+        if self.top_k is not None:
+            _arrays.count(self.top_k, "top_k")
+        if self.threshold is not None and not _is_number(self.threshold):
+            raise ArgumentError(f"threshold must be a number, got {self.threshold!r}")
+        if self.target_sparsity is not None:
+            _arrays.share(self.target_sparsity, "target_sparsity")
+        _arrays.count(self.minimum, "minimum")
+        if self.maximum is not None and _arrays.count(self.maximum, "maximum") < self.minimum:
+            raise ArgumentError(f"maximum {self.maximum} is below minimum {self.minimum}")
+
+    @classmethod
+    def with_top_k(cls, k: int, *, minimum: int = 0, maximum: int | None = None) -> SparsityConfig:
+        """The ``k`` neurons with the largest scores; all of them when there are fewer, none with
+        k = 0."""
+        return cls(top_k=k, minimum=minimum, maximum=maximum)
+
+    @classmethod
+    def with_threshold(
+        cls, threshold: float, *, minimum: int = 0, maximum: int | None = None
+    ) -> SparsityConfig:
+        """Every neuron whose score is greater than ``threshold``; if these are fewer than
+        ``minimum`` or more than ``maximum``, the ``minimum`` or ``maximum`` best."""
+        return cls(threshold=threshold, minimum=minimum, maximum=maximum)
+
+    @classmethod
+    def with_target_sparsity(
+        cls, sparsity: float, *, minimum: int = 0, maximum: int | None = None
+    ) -> SparsityConfig:
+        """The share ``1 - sparsity`` of the neurons with the largest scores, rounded to whole
+        neurons: 0.95 leaves one in twenty."""
+        return cls(target_sparsity=sparsity, minimum=minimum, maximum=maximum)
+
+    def rule(self, hidden: int) -> SparsityRule:
+        """The rule for a layer of ``hidden`` neurons. ``minimum`` greater than ``hidden`` means
+        all of them."""
+        least = min(self.minimum, hidden)
+        most = hidden if self.maximum is None else min(self.maximum, hidden)
+        if self.threshold is not None:
+            return SparsityRule(RULE_THRESHOLD, self.threshold, least, most)
+        if self.top_k is not None:
+            count = self.top_k
+        else:
+            assert self.target_sparsity is not None
+            count = round((1.0 - self.target_sparsity) * hidden)
+        return SparsityRule(RULE_TOP_K, 0.0, 0, max(least, min(count, most)))
+
+    def select(
+        self, scores: npt.ArrayLike, core: Core | None = None
+    ) -> _arrays.IntArray | list[_arrays.IntArray]:
+        """The taken neurons, ascending int32 ids, for scores (hidden,); a list of such arrays
+        for (n, hidden)."""
+        values = _arrays.real_array(scores, "scores")
+        if values.ndim not in (1, 2) or values.shape[-1] == 0:
+            raise ShapeError(f"scores: expected (hidden,) or (n, hidden), got {values.shape}")
+        if values.ndim == 2:
+            return [self._select_one(each, core or get_core()) for each in values]
+        return self._select_one(values, core or get_core())
+
+    def _select_one(self, scores: _arrays.FloatArray, core: Core) -> _arrays.IntArray:
+        count = len(scores)
+        rule = self.rule(count)
+        ids = np.empty(count, np.int32)
+        what = f"selecting from {count} scores"
+        if rule.kind == RULE_TOP_K:
+            found = core.check(
+                "sf_select_top_k",
+                core.context,
+                core.inp(scores),
+                count,
+                rule.most,
+                core.out(ids),
+                what=what,
+            )
+        else:
+            found = core.check(
+                "sf_select_threshold",
+                core.context,
+                core.inp(scores),
+                count,
+                float(rule.threshold),
+                rule.least,
+                rule.most,
+                core.out(ids),
+                what=what,
+            )
+        return ids[:found].copy()

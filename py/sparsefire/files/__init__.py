@@ -1,0 +1,1 @@
+"""Model files as a whole: inspect, quantise, convert."""

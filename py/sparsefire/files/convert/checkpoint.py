@@ -1,0 +1,244 @@
+"""From a Hugging Face checkpoint (safetensors) to a GGUF file."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ...core.core import Core, get_core
+from ...errors import ArgumentError, ModelFileError, NotFiniteError, UnsupportedError
+from ...gguf.reader import TypedValue, ValueType, packed_bytes
+from ...gguf.writer import TensorData, Writable, gguf_package, write_gguf
+from ...text.tokenizer import Tokenizer
+from ...weights.quantized import FORMATS, ByteArray, quantize_rows, weight_format
+from ..quantize import FILE_TYPES
+from .config import Config
+from .safetensors import Checkpoint, StoredTensor, read_json
+from .tokenizer import tokenizer_metadata
+
+FloatArray = npt.NDArray[np.float32]
+Progress: TypeAlias = Callable[[str, float], object]
+
+_PIECE_WEIGHTS = 4 << 20  # so many are quantised at a time
+_IGNORED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # made from the config
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What `convert_checkpoint` wrote."""
+
+    output: str
+    architecture: str
+    activation: str
+    tokenizer: str
+    format: str  # of most matrices
+    tensors: int
+    weights: int
+    nbytes: int
+
+
+def convert_checkpoint(
+    directory: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    format: str = "keep",
+    name: str | None = None,
+    pre: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    core: Core | None = None,
+) -> ConvertReport:
+    """Writes the GGUF file of a checkpoint in Hugging Face's layout: a directory with config.json,
+    safetensors files and the tokeniser's files.
+
+    Supported are models of the types llama, mistral, qwen2 and qwen3, also with other activations
+    (relu, relu2, fatrelu …), which are noted in the file.
+
+    format: of the matrices; "keep" keeps F32, F16 and BF16 as they are. Vectors become F32.
+    name: of the model; by default the directory's.
+    pre: GGUF's name of the rule by which a byte-level BPE vocabulary cuts text into words, where
+      it is not recognised.
+    force: replace `output` where it exists.
+
+    Errors: `ModelFileError` (a file is missing or does not fit), `UnsupportedError` (another kind
+    of model, tokeniser or tensor), `ArgumentError`, `NotFiniteError`, `BackendError` (the gguf
+    package is not installed), OSError.
+    """
+    folder, target = Path(directory), Path(output)
+    if target.exists() and not force:
+        raise ArgumentError(f"{target}: the file exists; --force (force=True) replaces it")
+    if format != "keep":
+        format = weight_format(format).name
+    values = read_json(folder / "config.json")
+    if not values:
+        raise ModelFileError(f"{folder}: no config.json; give the directory of a checkpoint")
+    config = Config(values, folder / "config.json")
+    metadata = config.metadata(name or folder.resolve().name)
+    metadata |= tokenizer_metadata(folder, config.vocab, pre)
+    tokenizer = Tokenizer.from_metadata(metadata, str(folder))
+    job = _Conversion(config, Checkpoint(folder), folder, format, core or get_core())
+    tensors = job.tensors(progress or (lambda what, share: None))
+    kinds = [each.format for each in tensors.values() if len(each.shape) > 1]
+    most = max(set(kinds), key=kinds.count)
+    if most in FILE_TYPES:
+        metadata["general.file_type"] = TypedValue(FILE_TYPES[most], ValueType("u32"))
+    writable: dict[str, Writable] = {**tensors}
+    write_gguf(target, metadata, writable)
+    return ConvertReport(
+        str(target),
+        config.family.architecture,
+        metadata[f"{config.family.architecture}.hidden_activation"],
+        tokenizer.kind,
+        most,
+        len(tensors),
+        sum(math.prod(each.shape) for each in tensors.values()),
+        target.stat().st_size,
+    )
+
+
+class _Conversion:
+    """The tensors of one checkpoint."""
+
+    def __init__(
+        self, config: Config, checkpoint: Checkpoint, folder: Path, format: str, core: Core
+    ) -> None:
+        self._config = config
+        self._checkpoint = checkpoint
+        self._folder = folder
+        self._format = format
+        self._core = core
+        gguf = gguf_package()
+        names = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+        architecture = names[config.family.architecture]
+        self._names = gguf.get_tensor_name_map(architecture, config.layers)
+
+    def tensors(self, told: Progress) -> dict[str, TensorData]:
+        """All tensors by their names in the new file, made when their turn comes."""
+        found: dict[str, StoredTensor] = {}
+        for name, stored in self._checkpoint.tensors.items():
+            if name.endswith(_IGNORED):
+                continue
+            new = self._names.get_name(name, try_suffixes=(".weight", ".bias"))
+            if new is None or new in found:
+                raise UnsupportedError(
+                    f"{self._folder}: tensor {name!r} is not one of "
+                    f"{self._config.family.architecture!r}, and results without it would be wrong"
+                )
+            found[new] = stored
+        if self._config.tied:
+            found.pop("output.weight", None)
+        self._check_shapes(found)
+        total = sum(math.prod(each.shape) for each in found.values()) or 1
+        tensors: dict[str, TensorData] = {}
+        factors = self._config.rope_factors()
+        if factors is not None:
+            packed = factors.view(np.uint8)
+            tensors["rope_freqs.weight"] = TensorData("f32", factors.shape, packed)
+        done = 0
+        for new in sorted(found, key=_place):
+            stored = found[new]
+            kind = self._kind(stored)
+            packed_bytes(kind, stored.shape)
+            make = self._maker(new, stored, kind, told, done / total)
+            tensors[new] = TensorData(kind, stored.shape, make)
+            done += math.prod(stored.shape)
+        return tensors
+
+    def _check_shapes(self, found: dict[str, StoredTensor]) -> None:
+        config = self._config
+        q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        d, hidden = config.d, config.hidden
+        shapes: dict[str, tuple[int, ...]] = {
+            "token_embd.weight": (config.vocab, d),
+            "output_norm.weight": (d,),
+        }
+        for layer in range(config.layers):
+            parts: tuple[tuple[str, tuple[int, ...]], ...] = (
+                ("attn_norm", (d,)),
+                ("ffn_norm", (d,)),
+                ("attn_q", (q, d)),
+                ("attn_k", (kv, d)),
+                ("attn_v", (kv, d)),
+                ("attn_output", (d, q)),
+                ("ffn_gate", (hidden, d)),
+                ("ffn_up", (hidden, d)),
+                ("ffn_down", (d, hidden)),
+            )
+            shapes |= {f"blk.{layer}.{name}.weight": shape for name, shape in parts}
+        for name, shape in shapes.items():
+            if name not in found:
+                raise ModelFileError(f"{self._folder}: the tensor for {name!r} is missing")
+            if found[name].shape != shape:
+                raise ModelFileError(
+                    f"{self._folder}: tensor {found[name].name!r} has shape {found[name].shape}, "
+                    f"but config.json asks for {shape}"
+                )
+
+    def _kind(self, stored: StoredTensor) -> str:
+        """The format that a tensor gets."""
+        if len(stored.shape) < 2:
+            return "f32"
+        if self._format == "keep":
+            return stored.format if stored.format in FORMATS else "f16"
+        fits = stored.shape[-1] % FORMATS[self._format].block == 0
+        return self._format if fits else "f16"
+
+    def _maker(
+        self, new: str, stored: StoredTensor, kind: str, told: Progress, share: float
+    ) -> Callable[[], ByteArray]:
+        def make() -> ByteArray:
+            told(stored.name, share)
+            heads = self._moved_heads(new)
+            if kind == stored.format and stored.dtype != "F64" and not heads:
+                return stored.data
+            values = stored.floats()
+            if heads:
+                values = _neighbours(values, heads)
+            return self._packed(stored, values, kind)
+
+        return make
+
+    def _moved_heads(self, new: str) -> int:
+        """Heads of a tensor whose rows move, else 0."""
+        if not self._config.family.pairs or not new.startswith("blk."):
+            return 0
+        name = new.split(".")[2]
+        return {"attn_q": self._config.heads, "attn_k": self._config.kv_heads}.get(name, 0)
+
+    def _packed(self, stored: StoredTensor, values: FloatArray, kind: str) -> ByteArray:
+        most = 65504.0 if kind == "f16" else math.inf
+        if not (np.abs(values) <= min(most, float(np.finfo(np.float32).max))).all():
+            raise NotFiniteError(
+                f"{self._folder}: tensor {stored.name!r} holds NaN, infinity, or weights too large "
+                f"for {kind.upper()}"
+            )
+        if kind == "f32":
+            return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8)
+        rows = values.reshape(-1, stored.shape[-1])
+        step = max(1, _PIECE_WEIGHTS // stored.shape[-1])
+        return np.concatenate(
+            [
+                quantize_rows(rows[start : start + step], kind, self._core)
+                for start in range(0, len(rows), step)
+            ]
+        )
+
+
+def _neighbours(values: FloatArray, heads: int) -> FloatArray:
+    """Rows of q or k, (heads · head_dim, …), so that the two of a rotary pair, which lie half a
+    head apart in the checkpoint, become neighbours."""
+    halves = values.reshape(heads, 2, -1, *values.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
+
+
+def _place(name: str) -> tuple[int, str]:
+    """The model's own tensors first, then layer by layer."""
+    parts = name.split(".")
+    return (int(parts[1]), name) if parts[0] == "blk" else (-1, name)

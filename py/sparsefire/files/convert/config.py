@@ -1,0 +1,206 @@
+"""The keys of a GGUF file for the `config.json` of a Hugging Face checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...errors import ArgumentError, ModelFileError, UnsupportedError
+from ...gguf.reader import TypedValue, ValueType
+from ...weights.activation import ActivationType
+
+
+class Family(NamedTuple):
+    """What a `model_type` becomes."""
+
+    architecture: str  # GGUF's name
+    pairs: bool  # rotary pairs are neighbours there, halves in the checkpoint: rows of q and k move
+
+
+FAMILIES = {
+    "llama": Family("llama", pairs=True),
+    "mistral": Family("llama", pairs=True),
+    "qwen2": Family("qwen2", pairs=False),
+    "qwen3": Family("qwen3", pairs=False),
+}
+
+
+class Config:
+    """Checked reading of a config."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+        self._values = values
+        self._path = path
+        kind = values.get("model_type")
+        if kind not in FAMILIES:
+            raise UnsupportedError(
+                f"{path}: models of the type {kind!r} are not converted; supported: "
+                f"{', '.join(FAMILIES)}"
+            )
+        self.family = FAMILIES[kind]
+        self.layers = self.integer("num_hidden_layers")
+        self.d = self.integer("hidden_size")
+        self.hidden = self.integer("intermediate_size")
+        self.heads = self.integer("num_attention_heads")
+        self.kv_heads = self.integer("num_key_value_heads", self.heads)
+        if self.heads % self.kv_heads:
+            raise self.fail("num_key_value_heads", "does not divide the heads")
+        own = self.d // self.heads if self.d % self.heads == 0 else None
+        self.head_dim = self.integer("head_dim", own)
+        self.vocab = self.integer("vocab_size")
+        self.tied = bool(values.get("tie_word_embeddings", False))
+
+    def fail(self, name: str, problem: str) -> ModelFileError:
+        """The error for a wrong value."""
+        return ModelFileError(f"{self._path}: {name!r} {problem}")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A value; null counts as missing."""
+        value = self._values.get(name)
+        return default if value is None else value
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """A whole number of 1 or more."""
+        value = self.get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.fail(name, f"is {value!r}; expected a whole number of 1 or more")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """A finite number."""
+        return self._finite(name, self.get(name, default))
+
+    def _finite(self, name: str, value: Any) -> float:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
+            raise self.fail(name, f"is {value!r}; expected a number")
+        return float(value)
+
+    @property
+    def rope(self) -> Mapping[str, Any]:
+        """What is said of the rotation, in the old place or the new."""
+        rope = {**self._mapping("rope_scaling"), **self._mapping("rope_parameters")}
+        return {**rope, "rope_type": rope.get("rope_type", rope.get("type", "default"))}
+
+    def _mapping(self, name: str) -> Mapping[str, Any]:
+        value = self.get(name, {})
+        if not isinstance(value, Mapping):
+            raise self.fail(name, "is not a JSON object")
+        return value
+
+    def rope_number(self, name: str, default: float | None = None) -> float:
+        """A number of `rope`."""
+        value = self.rope.get(name, default)
+        return self._finite(f"rope_scaling.{name}", value)
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """All keys but the tokeniser's. `name` is the model's."""
+        prefix = self.family.architecture
+        keys: dict[str, Any] = {
+            "block_count": self.layers,
+            "context_length": self.integer("max_position_embeddings", 2048),
+            "embedding_length": self.d,
+            "feed_forward_length": self.hidden,
+            "attention.head_count": self.heads,
+            "attention.head_count_kv": self.kv_heads,
+            "attention.key_length": self.head_dim,
+            "attention.value_length": self.head_dim,
+            "attention.layer_norm_rms_epsilon": self.number("rms_norm_eps", 1e-6),
+            "vocab_size": self.vocab,
+            "rope.dimension_count": self.head_dim,
+            **self._rope_keys(),
+            **self._activation_keys(),
+        }
+        window = self._window(keys["context_length"])
+        if window:
+            keys["attention.sliding_window"] = window
+        return {
+            "general.architecture": prefix,
+            "general.name": name,
+            "general.quantization_version": TypedValue(2, ValueType("u32")),
+            **{f"{prefix}.{key}": value for key, value in keys.items()},
+        }
+
+    def _window(self, context: int) -> int:
+        """Tokens that attention sees, 0 for all."""
+        window = self.get("sliding_window", 0)
+        if not self.get("use_sliding_window", True) or not window:
+            return 0
+        if not isinstance(window, int) or window < 1:
+            raise self.fail("sliding_window", f"is {window!r}; expected a whole number")
+        kinds = self.get("layer_types", [])
+        if isinstance(kinds, list) and len(set(kinds)) > 1:
+            raise UnsupportedError(
+                f"{self._path}: layers with and without a window ('layer_types') are not supported"
+            )
+        return 0 if window >= context or set(kinds) == {"full_attention"} else window
+
+    def _rope_keys(self) -> dict[str, Any]:
+        rope = self.rope
+        partial = self.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
+        if partial != 1.0:
+            raise UnsupportedError(f"{self._path}: 'partial_rotary_factor' is not supported")
+        theta = rope.get("rope_theta", self.get("rope_theta", 10000.0))
+        keys: dict[str, Any] = {"rope.freq_base": self._finite("rope_theta", theta)}
+        kind = rope["rope_type"]
+        if kind in ("default", "llama3"):  # llama3's factors are a tensor
+            return keys
+        if kind not in ("linear", "yarn"):
+            raise UnsupportedError(
+                f"{self._path}: rotary scaling of the type {kind!r} is not supported; supported: "
+                "default, linear, yarn, llama3"
+            )
+        keys["rope.scaling.type"] = kind
+        keys["rope.scaling.factor"] = self.rope_number("factor")
+        if kind == "yarn":
+            original = rope.get("original_max_position_embeddings")
+            if not isinstance(original, int) or original < 1:
+                raise self.fail("rope_scaling.original_max_position_embeddings", "is missing")
+            keys["rope.scaling.original_context_length"] = original
+            for name, key in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
+                if name in rope:
+                    keys[f"rope.scaling.{key}"] = self.rope_number(name)
+        return keys
+
+    def rope_factors(self) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+        """Llama 3's factors, float32 (head_dim / 2), by which angles are divided; else None.
+
+        Slow rotations are slowed down by `factor`, fast ones stay, between them it is blended by
+        how often they turn within the context that the model was first trained on.
+        """
+        if self.rope["rope_type"] != "llama3":
+            return None
+        theta = self._finite("rope_theta", self.rope.get("rope_theta", self.get("rope_theta", 1e4)))
+        factor = self.rope_number("factor")
+        low, high = (
+            self.rope_number("low_freq_factor", 1.0),
+            self.rope_number("high_freq_factor", 4.0),
+        )
+        original = self.rope_number("original_max_position_embeddings")
+        if high <= low:
+            raise self.fail("rope_scaling.high_freq_factor", "is not above 'low_freq_factor'")
+        angles = theta ** (-np.arange(0, self.head_dim, 2) / self.head_dim)
+        turns = original * angles / (2 * math.pi)
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        return (1 / (kept + (1 - kept) / factor)).astype(np.float32)
+
+    def _activation_keys(self) -> dict[str, Any]:
+        name = self.get("hidden_act", self.get("hidden_activation", "silu"))
+        try:
+            kind = ActivationType(name)
+        except ArgumentError as error:
+            raise UnsupportedError(f"{self._path}: 'hidden_act': {error}") from None
+        keys: dict[str, Any] = {"hidden_activation": str(kind)}
+        if kind is ActivationType.FATRELU:
+            threshold = self.get("hidden_act_param", self.get("hidden_act_threshold"))
+            if threshold is None:
+                raise self.fail("hidden_act_param", "is missing: the threshold of fatrelu")
+            keys["hidden_activation_threshold"] = self._finite("hidden_act_param", threshold)
+        return keys

@@ -1,0 +1,327 @@
+"""What is in a model file, and whether and how it can run: `sparsefire inspect`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..arch.config import ModelConfig, read_config
+from ..arch.tensors import DOWN_BY_NEURON, check_tensors
+from ..errors import ModelFileError, SparsefireError
+from ..gguf.reader import GgufFile
+from ..gguf.source import Source
+from ..lm.loader import format_by_neuron, predictor_copies
+from ..lm.model import DEFAULT_CONTEXT
+from ..text.tokenizer import Tokenizer
+from ..weights.activation import ActivationType
+
+_LIST_SHOWN = 6  # entries of a long list
+_TEXT_SHOWN = 200  # characters of a long text
+_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """A tensor: `shape` is (rows, columns), `bits` those of a weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    nbytes: int
+    bits: float
+
+
+@dataclass(frozen=True)
+class ActivationReport:
+    """The activation of the feed-forward layers, and what said so: "chosen" (the argument), a
+    key's name, or "the architecture"."""
+
+    name: str
+    parameter: float
+    resolved_by: str
+
+
+@dataclass(frozen=True)
+class TokenizerReport:
+    """`problem` says why the tokeniser cannot be used, or is None."""
+
+    kind: str
+    tokens: int
+    bos: int | None
+    eos: int | None
+    add_bos: bool
+    chat_templates: tuple[str, ...]
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class LayerSparsity:
+    """What calibration added to a layer; shares are of tokens that it held out."""
+
+    layer: int
+    rank: int | None  # None: no predictor, the layer runs in exact mode
+    hot: int
+    predictor_bytes: int
+    bundle_bytes: int
+    active_share: float | None
+    selected_share: float | None
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Bytes that running needs. `weights` are used where they lie in the mapped file on the native
+    host; `made` is what loading lays out anew; on WebAssembly hosts all of it is copied."""
+
+    weights: int
+    made: int
+    key_value_cache: int
+    context: int
+
+    @property
+    def native(self) -> int:
+        """Beside the mapped file."""
+        return self.made + self.key_value_cache
+
+    @property
+    def wasm(self) -> int:
+        """In WebAssembly memory."""
+        return self.weights + self.made + self.key_value_cache
+
+
+@dataclass
+class Inspection:
+    """Everything about a file that can be known without running it. `calibration` holds the keys
+    `sparsefire.*`. `problem` says why it cannot run, or is None; `damage` where its header is
+    broken, in which case the rest is what could be read before that place."""
+
+    file: str
+    nbytes: int
+    version: int | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    tensors: list[TensorReport] = field(default_factory=list)
+    bytes_by_format: dict[str, int] = field(default_factory=dict)
+    architecture: str | None = None
+    name: str | None = None
+    sizes: dict[str, Any] = field(default_factory=dict)
+    parameters: int = 0
+    activation: ActivationReport | None = None
+    tokenizer: TokenizerReport | None = None
+    sparsity: list[LayerSparsity] = field(default_factory=list)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    memory: MemoryReport | None = None
+    mode: str | None = None
+    problem: str | None = None
+    damage: str | None = None
+
+    @property
+    def runs(self) -> bool:
+        """True when `Model.load` would take the file."""
+        return self.problem is None and self.damage is None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        report = {**asdict(self), "runs": self.runs}
+        if self.memory is not None:
+            report["memory"] |= {"native": self.memory.native, "wasm": self.memory.wasm}
+        return report
+
+
+class _PartlyRead(GgufFile):
+    """A file of which what was read stays, when its header turns out to be broken."""
+
+    def __init__(self, source: Source) -> None:
+        self.damage: str | None = None
+        try:
+            super().__init__(source)
+        except ModelFileError as error:
+            if not hasattr(self, "tensors"):  # it could not be opened at all
+                raise
+            self.damage = str(error)
+
+
+def inspect_file(
+    source: Source,
+    *,
+    activation: str | ActivationType | None = None,
+    context: int | None = None,
+) -> Inspection:
+    """Describes a model file, also one that cannot run or is damaged.
+
+    activation: as for `Model.load`. context: tokens that memory is reckoned for, by default what
+    `Model.load` would take.
+
+    Errors: `ModelFileError` (missing, or no GGUF file at all), `UnsupportedError` (a version that
+    cannot be read), `ArgumentError` (unknown activation).
+    """
+    if activation is not None:
+        activation = ActivationType(activation)
+    with contextlib.closing(_PartlyRead(source)) as file:
+        if file.damage is not None and not hasattr(file, "version"):
+            raise ModelFileError(file.damage)
+        report = Inspection(file.name, file.nbytes, getattr(file, "version", None))
+        report.damage = file.damage
+        _describe(file, report)
+        if file.damage is None:
+            _resolve(file, report, activation, context)
+    return report
+
+
+def _describe(file: GgufFile, report: Inspection) -> None:
+    """What stands in the header."""
+    report.metadata = {key: _shown(value) for key, value in file.metadata.items()}
+    for info in file.tensors.values():
+        weights = int(np.prod(info.shape, dtype=np.int64))
+        bits = 8 * info.nbytes / weights
+        kind = info.format.lower()
+        report.tensors.append(TensorReport(info.name, info.shape, kind, info.nbytes, bits))
+        report.bytes_by_format[kind] = report.bytes_by_format.get(kind, 0) + info.nbytes
+        report.parameters += weights
+    report.architecture = _text(file.metadata, "general.architecture")
+    report.name = _text(file.metadata, "general.name")
+    report.tokenizer = _tokenizer(file)
+    report.sparsity = _sparsity(file)
+    for key, value in file.metadata.items():
+        if key.startswith("sparsefire."):
+            whole = value.tolist() if isinstance(value, np.ndarray) else value
+            report.calibration[key.removeprefix("sparsefire.")] = whole
+
+
+def _resolve(
+    file: GgufFile,
+    report: Inspection,
+    activation: str | ActivationType | None,
+    context: int | None,
+) -> None:
+    """What running it would mean, or why it cannot."""
+    try:
+        config = read_config(file, activation)
+        report.sizes = _sizes(config)
+        report.activation = _activation(file, config, activation is not None)
+        report.mode = config.default_mode
+        report.memory = _memory(file, config, context)
+        check_tensors(file, config)
+    except SparsefireError as error:
+        report.problem = str(error).removeprefix(f"{file.name}: ")
+    if report.problem is None and report.tokenizer is not None:
+        report.problem = report.tokenizer.problem
+
+
+def _text(metadata: Mapping[str, Any], key: str) -> str | None:
+    value = metadata.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _shown(value: Any) -> Any:
+    """A metadata value as JSON can hold it, a long one cut short."""
+    if isinstance(value, (list, np.ndarray)):
+        entries = [
+            each.item() if isinstance(each, np.generic) else each for each in value[:_LIST_SHOWN]
+        ]
+        shown = [_shown(each) for each in entries]
+        return shown if len(value) <= _LIST_SHOWN else {"length": len(value), "first": shown}
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return value if len(value) <= _TEXT_SHOWN else f"{value[:_TEXT_SHOWN]}…"
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value
+
+
+def _sizes(config: ModelConfig) -> dict[str, Any]:
+    names = ("layers", "d", "hidden", "heads", "kv_heads", "head_dim", "vocab", "context_length")
+    return {name: getattr(config, name) for name in names}
+
+
+def _activation(file: GgufFile, config: ModelConfig, chosen: bool) -> ActivationReport:
+    """How the activation was found, in the order in which `read_config` looks."""
+    by = "the architecture"
+    for name in ("hidden_act", "hidden_activation"):
+        key = f"{config.architecture}.{name}"
+        if file.metadata.get(key):
+            by = key
+    return ActivationReport(
+        str(config.activation), config.activation_parameter, "chosen" if chosen else by
+    )
+
+
+def _tokenizer(file: GgufFile) -> TokenizerReport | None:
+    metadata = file.metadata
+    kind = _text(metadata, "tokenizer.ggml.model")
+    if kind is None:
+        return None
+    names = metadata.get("tokenizer.chat_templates", [])
+    templates = ["default"] if "tokenizer.chat_template" in metadata else []
+    templates += [str(each) for each in names] if isinstance(names, list) else []
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    count = len(tokens) if isinstance(tokens, list) else 0
+    try:
+        made = Tokenizer.from_metadata(metadata, file.name)
+    except SparsefireError as error:
+        problem = str(error).removeprefix(f"{file.name}: ")
+        return TokenizerReport(kind, count, None, None, False, tuple(templates), problem)
+    return TokenizerReport(
+        made.kind, count, made.bos, made.eos, made.add_bos, tuple(templates), None
+    )
+
+
+def _sparsity(file: GgufFile) -> list[LayerSparsity]:
+    """Bundles and predictors, by layer."""
+    parts: dict[int, dict[str, int]] = {}
+    for name, info in file.tensors.items():
+        found = _LAYER.fullmatch(name)
+        if found is None or not found[2].startswith(("ffn_predictor", "ffn_bundle")):
+            continue
+        layer = parts.setdefault(int(found[1]), {"rank": 0, "predictor": 0, "bundle": 0})
+        layer["bundle" if found[2].startswith("ffn_bundle") else "predictor"] += info.nbytes
+        if found[2] == "ffn_predictor_p.weight":
+            layer["rank"] = info.shape[0]
+    lists = {
+        name: _listed(file.metadata.get(f"sparsefire.{name}"))
+        for name in ("hot_counts", "calibration.active_share", "calibration.selected_share")
+    }
+
+    def entry(name: str, layer: int) -> Any:
+        values = lists[name]
+        return values[layer] if layer < len(values) else None
+
+    return [
+        LayerSparsity(
+            layer,
+            part["rank"] or None,
+            entry("hot_counts", layer) or 0,
+            part["predictor"],
+            part["bundle"],
+            entry("calibration.active_share", layer),
+            entry("calibration.selected_share", layer),
+        )
+        for layer, part in sorted(parts.items())
+    ]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value.tolist() if isinstance(value, np.ndarray) else []
+
+
+def _memory(file: GgufFile, config: ModelConfig, context: int | None) -> MemoryReport:
+    """Down matrices of the ReLU family are laid out neuron by neuron when they are loaded, unless
+    the file stores them so, and predictors a second time; the key/value cache holds two float32
+    vectors a layer and token."""
+    made, replaced = predictor_copies(file), 0
+    for layer in range(config.layers if config.activation.is_relu_family else 0):
+        info = file.tensors.get(f"blk.{layer}.ffn_down.weight")
+        if info is not None and f"blk.{layer}.{DOWN_BY_NEURON}" not in file.tensors:
+            d, hidden = info.shape
+            made += hidden * format_by_neuron(info.format, d).row_bytes(d)
+            replaced += info.nbytes
+    tokens = context or min(config.context_length, DEFAULT_CONTEXT)
+    return MemoryReport(
+        weights=sum(info.nbytes for info in file.tensors.values()) - replaced,
+        made=made,
+        key_value_cache=2 * 4 * config.layers * config.kv_width * tokens,
+        context=tokens,
+    )

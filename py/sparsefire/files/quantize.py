@@ -1,0 +1,303 @@
+"""Writing a model in another weight format, tensor by tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..core.core import Core, get_core
+from ..errors import ArgumentError, ModelFileError, NotFiniteError
+from ..ffn.bundles import LAYER_ARCHITECTURE
+from ..gguf.reader import GgufFile, TensorInfo, TypedValue, ValueType, packed_bytes
+from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
+from ..weights.quantized import (
+    FORMATS,
+    ByteArray,
+    WeightFormat,
+    dequantize_rows,
+    quantize_rows,
+    weight_format,
+)
+
+Progress: TypeAlias = Callable[[str, float], object]
+
+_PIECE_WEIGHTS = 4 << 20  # so many are unpacked at a time
+_HALF_MOST = 65504.0
+
+# What a tensor gets when its columns do not divide into a format's blocks: the first that does,
+# of about as many bits.
+_INSTEAD = {
+    "q4_k": ("q5_0", "q8_0", "f16"),
+    "q5_k": ("q5_1", "q8_0", "f16"),
+    "q6_k": ("q8_0", "f16"),
+}
+_ELSE = ("f16",)
+
+# Below so many bits a weight, the matrix that makes the logits gets more: it is read for every
+# token, and its errors are not averaged by a further layer.
+_FINE_BITS = 6.0
+_OUTPUT_FORMATS = ("q6_k", "q8_0", "f16")
+
+# GGUF's numbers of what most of a file is stored in (`general.file_type`).
+FILE_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q8_0": 7,
+    "q5_0": 8,
+    "q5_1": 9,
+    "q4_k": 15,
+    "q5_k": 17,
+    "q6_k": 18,
+    "bf16": 32,
+}
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """What became of a tensor. `note` says why its format is not the wanted one, or is ""."""
+
+    name: str
+    shape: tuple[int, ...]
+    before: str
+    after: str
+    bytes_before: int
+    bytes_after: int
+    note: str
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """What `quantize_model` wrote."""
+
+    output: str
+    format: str
+    bytes_before: int
+    bytes_after: int
+    tensors: tuple[QuantizedTensor, ...]
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Of all tensors."""
+        weights = sum(int(np.prod(each.shape, dtype=np.int64)) for each in self.tensors)
+        return 8 * sum(each.bytes_after for each in self.tensors) / weights
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "bits_per_weight": self.bits_per_weight}
+
+
+def quantize_model(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    format: str,
+    *,
+    output_format: str | None = None,
+    embedding_format: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    core: Core | None = None,
+) -> QuantizeReport:
+    """Writes a model file with its matrices in another weight format, rounded by the core as GGUF
+    does.
+
+    Norms, biases and other vectors, and the predictors of a calibrated model, stay as they are.
+    A matrix whose columns do not divide into the format's blocks gets the next format that fits;
+    the report names it. Formats of fewer than 6 bits leave the matrix that makes the logits in
+    Q6_K or Q8_0.
+
+    output_format: of "output.weight", or of the embedding where it serves for both.
+    embedding_format: of "token_embd.weight".
+    force: replace `output` where it exists. The file is written beside it and moved there when it
+      is complete. It may not be `source` itself.
+    progress: called with what is being done and the share that is done, 0 … 1.
+
+    Errors: `ArgumentError` (the output exists or is the input), `FormatError` (unknown format),
+    `ModelFileError`, `NotFiniteError` (a weight is not finite, or too large for F16),
+    `UnsupportedError`, `BackendError` (the gguf package is not installed), OSError.
+    """
+    wanted = weight_format(format)
+    core = core or get_core()
+    target = Path(output)
+    _check_target(Path(source), target, force)
+    gguf_package()  # fails early where it is missing
+    told = progress or (lambda what, share: None)
+    with GgufFile.open(source) as file:
+        chooser = _Chooser(file, wanted, output_format, embedding_format)
+        tensors: dict[str, Writable] = {}
+        reports = []
+        total = sum(info.nbytes for info in file.tensors.values())
+        done = 0
+        for name, info in file.tensors.items():
+            kind, note = chooser.choose(info)
+            told_now = _Told(told, name, done / total)
+            data = TensorData(kind, info.shape, _maker(file, info, kind, core, told_now))
+            tensors[name] = data
+            after = packed_bytes(kind, info.shape)
+            reports.append(
+                QuantizedTensor(name, info.shape, info.format, kind, info.nbytes, after, note)
+            )
+            done += info.nbytes
+        write_gguf(target, _metadata(file, wanted), tensors)
+        before = file.nbytes
+    return QuantizeReport(str(target), wanted.name, before, target.stat().st_size, tuple(reports))
+
+
+def _check_target(source: Path, target: Path, force: bool) -> None:
+    if target.exists():
+        if source.exists() and target.samefile(source):
+            raise ArgumentError(f"{target}: the output is the input; give the output another name")
+        if not force:
+            raise ArgumentError(f"{target}: the file exists; --force (force=True) replaces it")
+        if target.is_dir():
+            raise ArgumentError(f"{target}: a directory; give the name of a file")
+
+
+@dataclass
+class _Told:
+    """Tells that a tensor has its turn."""
+
+    told: Progress
+    name: str
+    share: float
+
+    def __call__(self) -> None:
+        self.told(self.name, self.share)
+
+
+class _Chooser:
+    """The format that each tensor gets."""
+
+    def __init__(
+        self,
+        file: GgufFile,
+        wanted: WeightFormat,
+        output_format: str | None,
+        embedding_format: str | None,
+    ) -> None:
+        self._file = file
+        self._wanted = wanted
+        tied = "output.weight" not in file.tensors
+        bits = 8 * wanted.block_bytes / wanted.block
+        chosen: dict[str, tuple[str, ...]] = {}
+        logits = "token_embd.weight" if tied else "output.weight"
+        if bits < _FINE_BITS:
+            chosen[logits] = tuple(each for each in _OUTPUT_FORMATS if each in FORMATS)
+        if embedding_format is not None:
+            chosen["token_embd.weight"] = (weight_format(embedding_format).name,)
+        if output_format is not None:
+            chosen[logits] = (weight_format(output_format).name,)
+        self._chosen = chosen
+
+    def choose(self, info: TensorInfo) -> tuple[str, str]:
+        """Name of the format, and a note."""
+        if len(info.shape) < 2 or info.shape[0] == 1:
+            return info.format, "a vector"
+        if ".ffn_predictor" in info.name:
+            return info.format, "a predictor"
+        if info.name == "rope_freqs.weight":
+            return info.format, "a vector"
+        columns = self._columns(info)
+        formats = self._chosen.get(info.name, (self._wanted.name,))
+        fallbacks = [*formats, *_INSTEAD.get(formats[0], _ELSE)]
+        for kind in fallbacks:
+            if kind in FORMATS and columns % FORMATS[kind].block == 0:
+                return kind, self._note(kind, formats, columns)
+        return info.format, f"{columns} columns fit no block"  # not reached: f16 has no blocks
+
+    def _columns(self, info: TensorInfo) -> int:
+        """What blocks must divide: all columns, or those of each part of a bundle."""
+        if not info.name.endswith(".ffn_bundle.weight"):
+            return info.shape[-1]
+        metadata = self._file.metadata
+        architecture = metadata.get("general.architecture")
+        if architecture == LAYER_ARCHITECTURE:
+            widths = [metadata.get(f"{architecture}.{name}_length") for name in ("input", "output")]
+        else:
+            widths = [metadata.get(f"{architecture}.embedding_length")]
+        parts = [width for width in widths if isinstance(width, int) and width > 0]
+        if not parts or len(parts) != len(widths):
+            raise ModelFileError(
+                f"{self._file.name}: tensor {info.name!r} is a bundle, but the key that gives the "
+                "width of its parts is missing"
+            )
+        return int(np.gcd.reduce([*parts, info.shape[-1]]))
+
+    def _note(self, kind: str, formats: Sequence[str], columns: int) -> str:
+        if kind == self._wanted.name:
+            return ""
+        if kind not in formats:
+            block = FORMATS[formats[0]].block
+            return f"{columns} columns do not divide into {formats[0].upper()}'s blocks of {block}"
+        return "makes the logits" if self._chosen else ""
+
+
+def _maker(
+    file: GgufFile, info: TensorInfo, kind: str, core: Core, told: Callable[[], None]
+) -> Callable[[], ByteArray]:
+    """A function that makes the packed bytes when their turn comes."""
+
+    def make() -> ByteArray:
+        told()
+        data = file.tensor_data(info.name)
+        if info.format.lower() == kind.lower():
+            return data
+        try:
+            return _converted(data, info, kind, core)
+        except (ArgumentError, NotFiniteError):
+            raise NotFiniteError(
+                f"{file.name}: tensor {info.name!r} holds NaN, infinity, or weights too large for "
+                f"{kind.upper()}; the model is damaged, or needs F32 or BF16"
+            ) from None
+
+    return make
+
+
+def _converted(data: ByteArray, info: TensorInfo, kind: str, core: Core) -> ByteArray:
+    columns = info.shape[-1]
+    rows = data.reshape(-1, data.size // (data_rows := _rows(info)))
+    packed = np.empty((data_rows, weight_format(kind).row_bytes(columns)), np.uint8)
+    step = max(1, _PIECE_WEIGHTS // columns)
+    for start in range(0, data_rows, step):
+        piece = np.ascontiguousarray(rows[start : start + step])
+        values = unpacked_rows(piece, info.format, columns, core)
+        if kind == "f16" and (np.abs(values) > _HALF_MOST).any():
+            raise NotFiniteError
+        packed[start : start + step] = quantize_rows(values, kind, core)
+    return packed
+
+
+def _rows(info: TensorInfo) -> int:
+    return int(np.prod(info.shape[:-1], dtype=np.int64))
+
+
+def unpacked_rows(packed: ByteArray, format: str, columns: int, core: Core) -> Any:
+    """Weights as float32 (rows, columns), also of formats that the core does not know, by the
+    gguf package."""
+    if format.lower() in FORMATS:
+        return dequantize_rows(packed, format, columns, core)
+    gguf = gguf_package()
+    kind = gguf.GGMLQuantizationType[format.upper()]
+    try:
+        values = gguf.quants.dequantize(packed, kind)
+    except NotImplementedError:
+        raise ModelFileError(f"weights in {format.upper()} cannot be unpacked") from None
+    return np.asarray(values, np.float32).reshape(len(packed), columns)
+
+
+def _metadata(file: GgufFile, wanted: WeightFormat) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        key: value
+        for key, value in file.typed_metadata().items()
+        if not key.startswith("split.")  # the new file is in one part
+    }
+    if wanted.name in FILE_TYPES:
+        metadata["general.file_type"] = TypedValue(FILE_TYPES[wanted.name], ValueType("u32"))
+    metadata["general.quantization_version"] = TypedValue(2, ValueType("u32"))
+    return metadata

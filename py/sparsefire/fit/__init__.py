@@ -1,0 +1,1 @@
+"""Fitting predictors and thresholds to the samples of one layer."""

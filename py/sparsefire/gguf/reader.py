@@ -1,0 +1,552 @@
+"""Reading GGUF model files: the header, and each tensor's bytes on demand.
+
+The format is described in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Versions 2
+and 3 are read, little-endian. Nothing in a file is believed: every count, length and offset is
+checked against the file's size before it is used. `write_gguf` in `gguf_write` is the other way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ArgumentError, ModelFileError, UnsupportedError
+from .source import ByteArray, Bytes, Source, Stream, open_source
+
+_MAX_KEYS = 1 << 16
+_MAX_TENSORS = 1 << 18
+_MAX_STRINGS = 1 << 24  # in one array
+_MAX_NAME_BYTES = (1 << 16) - 1
+_MAX_DIMENSIONS = 4
+_MAX_ALIGNMENT = 1 << 20
+_DEFAULT_ALIGNMENT = 32
+_WINDOW_BYTES = 1 << 20  # of the header, read at a time
+_PIECE_BYTES = 8 << 20  # of a tensor
+
+_LENGTH = struct.Struct("<Q")
+_MAGICS = (b"GGUF", b"PWRI")  # the second of PowerInfer, whose files are the same otherwise
+
+_DAMAGED = "the file is cut off or damaged; download or copy it again"
+
+
+class TensorFormat(NamedTuple):
+    """How weights are packed: `block_bytes` for every `block` weights of a row."""
+
+    name: str
+    block: int
+    block_bytes: int
+
+
+TENSOR_FORMATS: dict[int, TensorFormat] = {
+    0: TensorFormat("f32", 1, 4),
+    1: TensorFormat("f16", 1, 2),
+    2: TensorFormat("q4_0", 32, 18),
+    3: TensorFormat("q4_1", 32, 20),
+    6: TensorFormat("q5_0", 32, 22),
+    7: TensorFormat("q5_1", 32, 24),
+    8: TensorFormat("q8_0", 32, 34),
+    9: TensorFormat("q8_1", 32, 36),
+    10: TensorFormat("q2_k", 256, 84),
+    11: TensorFormat("q3_k", 256, 110),
+    12: TensorFormat("q4_k", 256, 144),
+    13: TensorFormat("q5_k", 256, 176),
+    14: TensorFormat("q6_k", 256, 210),
+    15: TensorFormat("q8_k", 256, 292),
+    16: TensorFormat("iq2_xxs", 256, 66),
+    17: TensorFormat("iq2_xs", 256, 74),
+    18: TensorFormat("iq3_xxs", 256, 98),
+    19: TensorFormat("iq1_s", 256, 50),
+    20: TensorFormat("iq4_nl", 32, 18),
+    21: TensorFormat("iq3_s", 256, 110),
+    22: TensorFormat("iq2_s", 256, 82),
+    23: TensorFormat("iq4_xs", 256, 136),
+    24: TensorFormat("i8", 1, 1),
+    25: TensorFormat("i16", 1, 2),
+    26: TensorFormat("i32", 1, 4),
+    27: TensorFormat("i64", 1, 8),
+    28: TensorFormat("f64", 1, 8),
+    29: TensorFormat("iq1_m", 256, 56),
+    30: TensorFormat("bf16", 1, 2),
+    34: TensorFormat("tq1_0", 256, 54),
+    35: TensorFormat("tq2_0", 256, 66),
+    39: TensorFormat("mxfp4", 32, 17),
+    40: TensorFormat("nvfp4", 64, 36),
+    41: TensorFormat("q1_0", 128, 18),
+}
+
+# Metadata value types: number in the file → (name, struct code). Strings and arrays have no code.
+VALUE_TYPES: dict[int, tuple[str, str]] = {
+    0: ("u8", "B"),
+    1: ("i8", "b"),
+    2: ("u16", "H"),
+    3: ("i16", "h"),
+    4: ("u32", "I"),
+    5: ("i32", "i"),
+    6: ("f32", "f"),
+    7: ("bool", "B"),
+    8: ("string", ""),
+    9: ("array", ""),
+    10: ("u64", "Q"),
+    11: ("i64", "q"),
+    12: ("f64", "d"),
+}
+_STRING, _ARRAY = 8, 9
+
+
+class ValueType(NamedTuple):
+    """Type of a metadata value: "u8" … "f64", "bool", "string", or "array" of `element`."""
+
+    name: str
+    element: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor of the file. `shape` is numpy's order, so a matrix's is (rows, columns); `offset`
+    counts from the start of the file, or of file `part` (from 0) of a model in several files."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    offset: int
+    nbytes: int
+    part: int = 0
+
+
+class _Cursor:
+    """Reads the header from front to back; `where` says in messages what is being read."""
+
+    def __init__(self, source: Bytes | Stream, name: str) -> None:
+        self._source = source
+        self._name = name
+        self._window = b""
+        self._start = 0  # where in the file the window begins
+        self._at = 0  # index in the window
+        self.where = "header"
+
+    @property
+    def position(self) -> int:
+        """Offset in the file of the next byte."""
+        return self._start + self._at
+
+    @property
+    def left(self) -> int:
+        """Bytes from here to the end of the file."""
+        return self._source.size - self.position
+
+    def fail(self, problem: str) -> NoReturn:
+        """Raises the `ModelFileError` that names the file, the place and the problem."""
+        raise ModelFileError(f"{self._name}: {self.where} (at byte {self.position}): {problem}")
+
+    def _need(self, nbytes: int) -> None:
+        """Makes the window hold the next `nbytes` bytes."""
+        if self._at + nbytes <= len(self._window):
+            return
+        if nbytes > self.left:
+            self.fail(f"{nbytes} bytes are wanted but {self.left} are left; {_DAMAGED}")
+        self._start, self._at = self.position, 0
+        wanted = min(max(nbytes, _WINDOW_BYTES), self._source.size - self._start)
+        self._window = self._source.read(self._start, wanted).tobytes()
+
+    def number(self, code: str) -> Any:
+        """The next number; `code` as in `struct`."""
+        size = struct.calcsize(f"<{code}")
+        self._need(size)
+        (value,) = struct.unpack_from(f"<{code}", self._window, self._at)
+        self._at += size
+        return value
+
+    def name(self) -> str:
+        """A key or a tensor's name."""
+        length = self.number("Q")
+        if length > _MAX_NAME_BYTES:
+            self.fail(f"a name of {length} bytes; names have at most {_MAX_NAME_BYTES}")
+        raw = self._take(length)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            self.fail(f"a name that is not UTF-8; {_DAMAGED}")
+
+    def _take(self, nbytes: int) -> bytes:
+        self._need(nbytes)
+        raw = self._window[self._at : self._at + nbytes]
+        self._at += nbytes
+        return raw
+
+    def strings(self, count: int) -> list[str]:
+        """The next `count` strings. Bytes that are not UTF-8 become lone surrogates, so that
+        encoding with "surrogateescape" gives them back."""
+        if count > _MAX_STRINGS or 8 * count > self.left:
+            self.fail(f"a count of {count} strings in the {self.left} bytes left; {_DAMAGED}")
+        strings: list[str] = []
+        while len(strings) < count:
+            self._strings_in_window(count - len(strings), strings)
+            if len(strings) < count:  # the next one is not wholly in the window
+                self._need(8)
+                (length,) = _LENGTH.unpack_from(self._window, self._at)
+                if 8 + length > self.left:
+                    self._take(8)
+                    self._need(length)  # which fails
+                self._need(8 + length)
+        return strings
+
+    def _strings_in_window(self, count: int, strings: list[str]) -> None:
+        """Appends up to `count` strings. A vocabulary has hundreds of thousands of them, so this
+        loop has few steps."""
+        window, at = self._window, self._at
+        size = len(window)
+        length_at, append = _LENGTH.unpack_from, strings.append
+        for _ in range(count):
+            begin = at + 8
+            if begin > size:
+                break
+            end = begin + length_at(window, at)[0]
+            if end > size:
+                break
+            append(window[begin:end].decode("utf-8", "surrogateescape"))
+            at = end
+        self._at = at
+
+    def numbers(self, count: int, code: str) -> npt.NDArray[Any]:
+        """The next `count` numbers as a new array."""
+        dtype = np.dtype(f"<{np.dtype(code).str[1:]}") if code else np.dtype(np.uint8)
+        if count * dtype.itemsize > self.left:
+            self.fail(f"an array of {count} numbers in the {self.left} bytes left; {_DAMAGED}")
+        nbytes = count * dtype.itemsize
+        self._need(nbytes)
+        array = np.frombuffer(self._window[self._at : self._at + nbytes], dtype).copy()
+        self._at += nbytes
+        return array
+
+    def value(self) -> tuple[ValueType, Any]:
+        """The next metadata value, led by its type."""
+        code = self.number("I")
+        if code == _ARRAY:
+            return self._array()
+        name, format_code = self._value_type(code)
+        if code == _STRING:
+            return ValueType(name), self.strings(1)[0]
+        number = self.number(format_code)
+        return ValueType(name), bool(number) if name == "bool" else number
+
+    def _value_type(self, code: int) -> tuple[str, str]:
+        if code not in VALUE_TYPES:
+            self.fail(f"value type {code}, which GGUF does not define; {_DAMAGED}")
+        return VALUE_TYPES[code]
+
+    def _array(self) -> tuple[ValueType, Any]:
+        code = self.number("I")
+        element, format_code = self._value_type(code)
+        count = self.number("Q")
+        kind = ValueType("array", element)
+        if code == _ARRAY:
+            self.fail("an array of arrays, which is not supported")
+        if code == _STRING:
+            return kind, self.strings(count)
+        array = self.numbers(count, format_code)
+        return kind, array != 0 if element == "bool" else array
+
+    def tensor(self) -> tuple[TensorInfo, int]:
+        """The next tensor's description, its offset counted from the start of the tensor data,
+        and the same offset's position in the file (for messages)."""
+        self.where = "tensor table"
+        name = self.name()
+        self.where = f"tensor {name!r}"
+        count = self.number("I")
+        if not 1 <= count <= _MAX_DIMENSIONS:
+            self.fail(f"{count} dimensions; 1 to {_MAX_DIMENSIONS} are possible. {_DAMAGED}")
+        shape = tuple(self.number("Q") for _ in range(count))[::-1]
+        code = self.number("I")
+        at = self.position
+        offset = self.number("Q")
+        if code not in TENSOR_FORMATS:
+            self.fail(
+                f"weight format number {code} is unknown; the file is damaged, or newer than "
+                "this version of sparsefire"
+            )
+        packing = TENSOR_FORMATS[code]
+        if 0 in shape:
+            self.fail(f"shape {shape} has a zero; {_DAMAGED}")
+        if shape[-1] % packing.block:
+            self.fail(
+                f"rows of {shape[-1]} weights do not divide into {packing.name.upper()}'s "
+                f"blocks of {packing.block}; {_DAMAGED}"
+            )
+        weights = 1
+        for size in shape:
+            weights *= size
+        nbytes = weights // packing.block * packing.block_bytes
+        return TensorInfo(name, shape, packing.name, offset, nbytes), at
+
+
+class GgufFile:
+    """An open GGUF file, or a model that is split over several.
+
+    `name` is how messages call it, `version` 2 or 3, `metadata` maps keys to values (numbers,
+    bools, strings, lists of strings, numpy arrays of numbers), `metadata_types` to their
+    `ValueType`, and `tensors` names to `TensorInfo`. All are in the file's order. A file opened
+    by its path is mapped, not read.
+    """
+
+    def __init__(self, source: Source, *, mapped: bool = True, part: int = 0) -> None:
+        self.name, first = open_source(source, mapped)
+        self._source = first
+        self._sources = [first]
+        self.metadata: dict[str, Any] = {}
+        self.metadata_types: dict[str, ValueType] = {}
+        self.tensors: dict[str, TensorInfo] = {}
+        try:
+            cursor = _Cursor(first, self.name)
+            tensors, keys = self._read_counts(cursor)
+            self._read_metadata(cursor, keys)
+            self.alignment = self._checked_alignment()
+            self._read_tensors(cursor, tensors, part)
+            if part == 0:
+                self._open_parts(source, mapped)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open(cls, source: Source, *, mapped: bool = True) -> GgufFile:
+        """Opens a path, a buffer of bytes or a seekable binary file, and reads the header. The
+        path of the first part of a model that is split over several files opens them all.
+
+        mapped: whether a path is mapped into memory; else its bytes are read when asked for.
+
+        Errors: `ModelFileError` (missing, cut off or damaged; the message names the place),
+        `UnsupportedError` (big-endian, version 1), `ArgumentError`.
+        """
+        return cls(source, mapped=mapped)
+
+    def _open_parts(self, source: Source, mapped: bool) -> None:
+        """Opens the other files of a split model, which hold nothing but tensors."""
+        number, count = (self._split_key(name, 0) for name in ("no", "count"))
+        if count <= 1:
+            return
+        if not isinstance(source, (str, os.PathLike)):
+            raise UnsupportedError(
+                f"{self.name}: the model is split over {count} files, which can only be opened by "
+                "their path; or join them, for example with `llama-gguf-split --merge`"
+            )
+        path = Path(source)
+        names = _part_names(path, count)
+        if number != 0 or path.name != names[0]:
+            raise ModelFileError(
+                f"{self.name}: part {number + 1} of a model in {count} files; open the first, "
+                f"which is called {names[0]}"
+            )
+        for index in range(1, count):
+            self._add_part(path.with_name(names[index]), index, count, mapped)
+        wanted = self._split_key("tensors.count", len(self.tensors))
+        if len(self.tensors) != wanted:
+            raise ModelFileError(
+                f"{self.name}: its {count} files hold {len(self.tensors)} tensors, not {wanted}; "
+                "they are not all of one model"
+            )
+        for key in [key for key in self.metadata if key.startswith("split.")]:
+            del self.metadata[key], self.metadata_types[key]
+
+    def _add_part(self, path: Path, index: int, count: int, mapped: bool) -> None:
+        part = GgufFile(path, mapped=mapped, part=index)
+        self._sources += part._sources
+        if part._split_key("no", 0) != index or part._split_key("count", 0) != count:
+            raise ModelFileError(f"{path}: not part {index + 1} of a model in {count} files")
+        twice = self.tensors.keys() & part.tensors.keys()
+        if twice:
+            raise ModelFileError(f"{path}: tensor {min(twice)!r} is in another part already")
+        self.tensors |= part.tensors
+
+    def _split_key(self, name: str, default: int) -> int:
+        value = self.metadata.get(f"split.{name}", default)
+        if not isinstance(value, int) or not 0 <= value <= _MAX_TENSORS:
+            raise ModelFileError(f"{self.name}: key 'split.{name}' is {value!r}; {_DAMAGED}")
+        return value
+
+    def _read_counts(self, cursor: _Cursor) -> tuple[int, int]:
+        """Checks magic and version; returns the counts of tensors and of metadata keys."""
+        self._check_magic()
+        cursor.number("I")
+        self.version: int = cursor.number("I")
+        if self.version and not self.version & 0xFFFF:
+            raise UnsupportedError(
+                f"{self.name}: the file is big-endian; convert it to little-endian, for example "
+                "with `gguf-convert-endian FILE little` from the gguf package"
+            )
+        if self.version not in (2, 3):
+            raise UnsupportedError(
+                f"{self.name}: GGUF version {self.version} is not supported; versions 2 and 3 are"
+            )
+        tensors, keys = cursor.number("Q"), cursor.number("Q")
+        # A key takes at least 13 bytes (length, type, one byte), a tensor 32.
+        for what, count, most, least_bytes in (
+            ("tensors", tensors, _MAX_TENSORS, 32),
+            ("metadata keys", keys, _MAX_KEYS, 13),
+        ):
+            if count > most or count * least_bytes > cursor.left:
+                cursor.fail(f"a count of {count} {what} in {cursor.left} bytes; {_DAMAGED}")
+        return tensors, keys
+
+    def _check_magic(self) -> None:
+        start = bytes(self._source.read(0, min(self._source.size, 24)))
+        if start[:4] in _MAGICS:
+            return
+        if not start:
+            raise ModelFileError(f"{self.name}: the file is empty; download or copy it again")
+        if start.startswith(b"version https://git-lfs"):
+            raise ModelFileError(
+                f"{self.name}: a Git LFS pointer, not the model itself; run `git lfs pull`"
+            )
+        if b"GGUF".startswith(start):
+            raise ModelFileError(f"{self.name}: {len(start)} bytes long; {_DAMAGED}")
+        raise ModelFileError(
+            f"{self.name}: not a GGUF file: it starts with {start[:4]!r}, not with b'GGUF'"
+        )
+
+    def _read_metadata(self, cursor: _Cursor, count: int) -> None:
+        for index in range(count):
+            cursor.where = f"metadata key {index + 1} of {count}"
+            key = cursor.name()
+            cursor.where = f"key {key!r}"
+            if key in self.metadata:
+                cursor.fail(f"the key occurs twice; {_DAMAGED}")
+            self.metadata_types[key], self.metadata[key] = cursor.value()
+
+    def _checked_alignment(self) -> int:
+        alignment = self.metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+        whole = isinstance(alignment, int) and not isinstance(alignment, bool)
+        if not whole or not 1 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
+            raise ModelFileError(
+                f"{self.name}: key 'general.alignment': {alignment!r} is not a power of two "
+                f"up to {_MAX_ALIGNMENT}; {_DAMAGED}"
+            )
+        return int(alignment)
+
+    def _read_tensors(self, cursor: _Cursor, count: int, part: int) -> None:
+        described = []
+        for _ in range(count):
+            info, at = cursor.tensor()
+            if info.offset % self.alignment:
+                cursor.fail(
+                    f"offset {info.offset} is not a multiple of {self.alignment}; {_DAMAGED}"
+                )
+            if info.name in self.tensors:
+                cursor.fail(f"the name occurs twice; {_DAMAGED}")
+            self.tensors[info.name] = info
+            described.append((info, at))
+        start = -(-cursor.position // self.alignment) * self.alignment
+        for info, at in described:
+            offset = start + info.offset
+            if offset + info.nbytes > self._source.size:
+                raise ModelFileError(
+                    f"{self.name}: tensor {info.name!r} (offset at byte {at}): its {info.nbytes} "
+                    f"bytes at byte {offset} go past the end of the file, which has "
+                    f"{self._source.size} bytes; {_DAMAGED}"
+                )
+            self.tensors[info.name] = TensorInfo(
+                info.name, info.shape, info.format, offset, info.nbytes, part
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file, or of all the files of a split model."""
+        return sum(source.size for source in self._sources)
+
+    @property
+    def mapped(self) -> bool:
+        """True when tensor data is a view of memory; else it is read when asked for."""
+        return self._source.mapped
+
+    def tensor(self, name: str) -> TensorInfo:
+        """The description of a tensor; `ModelFileError` when the file has none of that name."""
+        if name not in self.tensors:
+            raise ModelFileError(f"{self.name}: tensor {name!r} is missing")
+        return self.tensors[name]
+
+    def tensor_data(self, name: str) -> ByteArray:
+        """The packed bytes of a tensor, uint8 (nbytes,), read-only: a view of the mapped file or
+        of the given buffer, or, for a file object, a copy read now."""
+        info = self.tensor(name)
+        data = self._sources[info.part].read(info.offset, info.nbytes)
+        data.flags.writeable = False
+        return data
+
+    def tensor_pieces(self, name: str) -> Iterator[tuple[int, ByteArray]]:
+        """The same in pieces of a few megabytes, each with its offset in the tensor."""
+        info = self.tensor(name)
+        for start in range(0, info.nbytes, _PIECE_BYTES):
+            nbytes = min(_PIECE_BYTES, info.nbytes - start)
+            yield start, self._sources[info.part].read(info.offset + start, nbytes)
+
+    def close(self) -> None:
+        """Closes the file. Tensor data that was handed out stays valid."""
+        for source in self._sources:
+            source.close()
+
+    def __enter__(self) -> GgufFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def typed_metadata(self) -> dict[str, TypedValue]:
+        """The metadata with its types, as `write_gguf` takes it."""
+        return {
+            key: TypedValue(value, self.metadata_types[key]) for key, value in self.metadata.items()
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"GgufFile({self.name!r}, {len(self.metadata)} keys, {len(self.tensors)} tensors, "
+            f"{self.nbytes:,} bytes)"
+        )
+
+
+def _part_names(path: Path, count: int) -> list[str]:
+    """What the files of a model in `count` files are called, of which `path` is one."""
+    stem = re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
+    return [f"{stem}-{index + 1:05}-of-{count:05}{path.suffix}" for index in range(count)]
+
+
+class TypedValue(NamedTuple):
+    """A metadata value with the type that it has, or is to have, in a file."""
+
+    value: Any
+    type: ValueType
+
+
+def packed_bytes(name: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor of this shape in the format of that name."""
+    packing = _format_named(name)
+    weights = 1
+    for size in shape:
+        weights *= size
+    if not shape or shape[-1] % packing.block:
+        raise ArgumentError(f"shape {shape} cannot be packed in {packing.name}")
+    return weights // packing.block * packing.block_bytes
+
+
+def format_code(name: str) -> int:
+    """GGUF's number of a tensor format, by name."""
+    wanted = _format_named(name)
+    return next(code for code, each in TENSOR_FORMATS.items() if each is wanted)
+
+
+def _format_named(name: str) -> TensorFormat:
+    for each in TENSOR_FORMATS.values():
+        if each.name.lower() == name.lower():
+            return each
+    raise ArgumentError(f"unknown tensor format {name!r}")
+
+
+def value_type_codes() -> Mapping[str, int]:
+    """GGUF's number of each metadata value type, by name."""
+    return {name: code for code, (name, _) in VALUE_TYPES.items()}

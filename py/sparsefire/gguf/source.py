@@ -1,0 +1,99 @@
+"""Where the bytes of a model file come from: memory, a mapped file, or a file that is read."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ArgumentError, ModelFileError
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+ByteArray: TypeAlias = npt.NDArray[np.uint8]
+
+
+class Bytes:
+    """A file whose bytes are in memory, or mapped into it."""
+
+    mapped = True
+
+    def __init__(self, data: ByteArray) -> None:
+        self._data = data
+        self.size = data.nbytes
+
+    def read(self, offset: int, nbytes: int) -> ByteArray:
+        """A view of `nbytes` bytes from `offset`, which are inside the file."""
+        return self._data[offset : offset + nbytes]
+
+    def close(self) -> None:
+        """Lets go of the bytes; views of them stay valid."""
+        self._data = np.empty(0, np.uint8)
+
+
+class Stream:
+    """A seekable binary file object, of which only what is asked for is read."""
+
+    mapped = False
+
+    def __init__(self, stream: BinaryIO, name: str, owned: bool = False) -> None:
+        self._stream = stream
+        self._name = name
+        self._owned = owned
+        self.size = stream.seek(0, os.SEEK_END)
+
+    def read(self, offset: int, nbytes: int) -> ByteArray:
+        """A copy of `nbytes` bytes from `offset`."""
+        self._stream.seek(offset)
+        parts, left = [], nbytes
+        while left > 0:
+            part = self._stream.read(left)
+            if not part:
+                raise ModelFileError(
+                    f"{self._name}: {left} of the {nbytes} bytes at byte {offset} cannot be read; "
+                    "the file has become shorter since it was opened"
+                )
+            parts.append(part)
+            left -= len(part)
+        return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
+
+    def close(self) -> None:
+        """Closes the stream, unless it is the caller's."""
+        if self._owned:
+            self._stream.close()
+
+
+def open_source(source: Source, mapped: bool) -> tuple[str, Bytes | Stream]:
+    """A name for messages, and the bytes."""
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        try:
+            return str(path), _open_path(path, mapped)
+        except OSError as error:
+            raise ModelFileError(f"{path}: {error.strerror or error}") from None
+    if isinstance(source, (bytes, bytearray, memoryview, np.ndarray)):
+        try:
+            view = memoryview(source).cast("B")
+        except TypeError:
+            raise ArgumentError("a model in memory must be contiguous bytes") from None
+        return "the model in memory", Bytes(np.frombuffer(view, np.uint8))
+    if hasattr(source, "read") and hasattr(source, "seek"):
+        name = str(getattr(source, "name", "the model's stream"))
+        return name, Stream(source, name)
+    raise ArgumentError(
+        f"a model is given as a path, bytes or a binary file, not as {type(source).__name__}"
+    )
+
+
+def _open_path(path: Path, mapped: bool) -> Bytes | Stream:
+    if sys.platform == "emscripten" or not mapped:  # there, mapping a file copies it
+        return Stream(path.open("rb"), str(path), owned=True)
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return Bytes(np.empty(0, np.uint8))
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return Bytes(np.frombuffer(mapping, np.uint8))

@@ -1,0 +1,304 @@
+"""The loop that makes text, one token at a time."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeVar, cast
+
+from ..errors import ArgumentError
+from ..text.tokenizer import Tokenizer
+from .sampling import FloatArray, Sampler, SamplerConfig, SamplerOptions, TokenScore, score
+from .session import Session
+from .stats import Share, Stats
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Cancel:
+    """Ends runs early: give it to a run as `cancel`, and call `cancel()` from any thread, or from a
+    signal handler. The run stops before its next token, or within a prompt after at most 64 of
+    its tokens, and its `finish_reason` is the `reason`. With `seconds`, all runs that have it end
+    once that time has passed since it was made, for the reason "time"."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._reason = ""
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Ends the runs. The first reason stays."""
+        self._reason = self._reason or reason
+
+    @property
+    def reason(self) -> str:
+        """Why runs end; empty while they may go on."""
+        if not self._reason and self._end is not None and time.monotonic() >= self._end:
+            self._reason = "time"
+        return self._reason
+
+
+class GenerateOptions(SamplerOptions, total=False):
+    """Keyword arguments of everything that generates text; see `Model.generate`."""
+
+    mode: str | None
+    stop: str | Sequence[str]
+    cancel: Cancel | None
+    context_shift: bool
+    keep: int
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """When a run ends, how it draws, and what it tells of its tokens. `max_tokens` None means as
+    many as the context holds; `logprobs`, when given, how many of the likeliest tokens each
+    token's score names."""
+
+    sampler: SamplerConfig
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    cancel: Cancel | None = None
+    context_shift: bool = False
+    keep: int = 0
+
+    @classmethod
+    def of(
+        cls, max_tokens: int | None, logprobs: int | None, options: GenerateOptions
+    ) -> GenerationConfig:
+        """From keyword arguments, of which `mode` is left out."""
+        rest: dict[str, Any] = {**options}
+        rest.pop("mode", None)
+        stop = rest.pop("stop", None)
+        own = {name: rest.pop(name) for name in ("cancel", "context_shift", "keep") if name in rest}
+        sampler = {name: rest.pop(name) for name in SamplerOptions.__annotations__ if name in rest}
+        if rest:
+            raise TypeError(f"unexpected keyword argument {next(iter(rest))!r}")
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        return cls(SamplerConfig(**sampler), max_tokens, stops, logprobs, **own)
+
+    def __post_init__(self) -> None:
+        for name, count in (("max_tokens", self.max_tokens), ("logprobs", self.logprobs)):
+            if count is not None and count < 0:
+                raise ArgumentError(f"{name} must be 0 or more, not {count}")
+        if self.keep < 0:
+            raise ArgumentError(f"keep must be 0 or more, not {self.keep}")
+        if "" in self.stop:
+            raise ArgumentError("stop: an empty text would stop at once")
+        if self.context_shift and self.max_tokens is None:
+            raise ArgumentError("max_tokens: with context_shift a text has no end; say how long")
+
+
+def shows_options(function: _Function) -> _Function:
+    """Names the fields of `GenerateOptions` in the signature that help() shows, in place of
+    `**options`."""
+    defaults: dict[str, Any] = {"mode": None, "stop": ()}
+    for field in (*fields(SamplerConfig), *fields(GenerationConfig)):
+        defaults.setdefault(field.name, {} if field.default is MISSING else field.default)
+    signature = inspect.signature(function)
+    parameters = [
+        each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD
+    ]
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name])
+        for name in GenerateOptions.__annotations__
+    ]
+    cast(Any, function).__signature__ = signature.replace(parameters=parameters)
+    return function
+
+
+class StopFilter:
+    """Holds text back while it may be the beginning of a stop text."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, text: str) -> str:
+        """What of the text so far may be shown. `stopped` tells that a stop text came; it and what
+        follows are dropped."""
+        if not self._stops:
+            return text
+        text = self._held + text
+        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        shown, self._held = text[: len(text) - keep], text[len(text) - keep :]
+        return shown
+
+    def finish(self) -> str:
+        """What was held back."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text, whole characters only, and with `logprobs` the scores of the tokens that begin in
+    it, each with the place in the run's text where it begins, in characters."""
+
+    text: str
+    scores: tuple[tuple[int, TokenScore], ...] = ()
+
+
+class _CancelledError(Exception):
+    """The run's `Cancel` has a reason."""
+
+
+class Generation:
+    """One run: an iterator of pieces that fills `stats` as it goes. `close` breaks it off."""
+
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: Tokenizer,
+        stats: Stats,
+        config: GenerationConfig,
+        prompt: Sequence[int],
+    ) -> None:
+        self.stats = stats
+        self._session = session
+        self._tokenizer = tokenizer
+        self._config = config
+        self._sampler = Sampler(config.sampler)
+        self._filter = StopFilter(config.stop)
+        self._steps = 0  # evaluations of one token after the prompt, and their seconds
+        self._step_seconds = 0.0
+        self._decoded = self._shown = 0  # characters of text
+        self._scores: list[tuple[int, TokenScore]] = []  # of tokens that are not shown yet
+        self._pieces = self._run(list(prompt))
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Ends the run where it is. To be called by the thread that iterates; others use a
+        `Cancel`."""
+        self._pieces.close()
+
+    def texts(self) -> Generator[str, None, None]:
+        """The text alone, piece by piece."""
+        try:
+            for piece in self._pieces:
+                if piece.text:
+                    yield piece.text
+        finally:
+            self.close()
+
+    def _run(self, prompt: list[int]) -> Generator[Piece, None, None]:
+        decoder = self._tokenizer.streaming_decoder()
+        try:
+            try:
+                for token, logits in self._tokens(prompt):
+                    if self._config.logprobs is not None:
+                        scored = score(logits, token, self._config.logprobs)
+                        self._scores.append((self._decoded, scored))
+                    text = decoder.feed(token)
+                    self._decoded += len(text)
+                    yield from self._piece(self._filter.feed(text))
+                    if self._filter.stopped:
+                        self.stats.finish_reason = "stop"
+                        return
+            except _CancelledError as error:
+                self.stats.finish_reason = str(error)
+            rest = self._filter.feed(decoder.finish()) + self._filter.finish()
+            yield from self._piece(rest, last=True)
+        finally:
+            self._update_stats()
+
+    def _piece(self, text: str, last: bool = False) -> Iterator[Piece]:
+        """The piece that shows this text, if there is something to show."""
+        self._shown += len(text)
+        count = 0
+        while count < len(self._scores) and (last or self._scores[count][0] < self._shown):
+            count += 1
+        scores = tuple(self._scores[:count])
+        del self._scores[:count]
+        if text or scores:
+            yield Piece(text, scores)
+
+    def _tokens(self, prompt: list[int]) -> Iterator[tuple[int, FloatArray]]:
+        """Yields new tokens, each with the logits that it was drawn from, until there is a reason
+        to end."""
+        stats, session, config = self.stats, self._session, self._config
+        tokens, window = list(prompt), list(prompt)  # all of the text, and what is in the context
+        if config.max_tokens == 0:
+            stats.finish_reason = "length"
+            return
+        session.owner = self
+        session.reset_counts()
+        started = time.perf_counter()
+        logits = session.feed(window, stats.mode, self._check)
+        stats.prompt_tokens_per_s = session.evaluated / (time.perf_counter() - started)
+        while True:
+            started = time.perf_counter()
+            token = self._sampler.sample(logits, tokens)
+            self._step_seconds += time.perf_counter() - started
+            if token in self._tokenizer.end_ids:
+                stats.finish_reason = "end"
+                return
+            for each in (tokens, window, stats.token_ids):
+                each.append(token)
+            yield token, logits
+            if len(stats.token_ids) == config.max_tokens:
+                stats.finish_reason = "length"
+                return
+            if len(window) > session.context:
+                if not config.context_shift:
+                    stats.finish_reason = "context"
+                    return
+                window = self._shifted(window)
+            self._check()
+            started = time.perf_counter()
+            logits = self._next_logits(window)
+            self._step_seconds += time.perf_counter() - started
+            self._steps += 1
+
+    def _next_logits(self, window: list[int]) -> FloatArray:
+        """Evaluates the last token of the window, and those before it that are not in the cache."""
+        session = self._session
+        # Another run may have used the session between two pieces of this one.
+        mine = session.owner is self and len(session.tokens) == len(window) - 1
+        session.owner = self
+        if mine:
+            return session.step(window[-1])
+        return session.feed(window, self.stats.mode, self._check)
+
+    def _shifted(self, window: list[int]) -> list[int]:
+        """The window without the older half of what follows the kept start."""
+        keep = self._config.keep
+        if window[0] == self._tokenizer.bos:
+            keep = max(keep, 1)
+        dropped = (len(window) - keep) // 2
+        self.stats.context_shifts += 1
+        return window[:keep] + window[keep + dropped :]
+
+    def _check(self) -> None:
+        cancel = self._config.cancel
+        if cancel is not None and (reason := cancel.reason):
+            raise _CancelledError(reason)
+
+    def _update_stats(self) -> None:
+        stats, session = self.stats, self._session
+        if self._step_seconds > 0:
+            stats.tokens_per_s = self._steps / self._step_seconds
+        if session.owner is self and session.evaluated:
+            hidden = session.hidden
+            stats.evaluated_tokens = session.evaluated
+            stats.active_share = Share.of(session.active, session.evaluated, hidden)
+            stats.selected_share = Share.of(session.selected, session.evaluated, hidden)

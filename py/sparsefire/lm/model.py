@@ -1,0 +1,538 @@
+"""Language models: load a GGUF file, generate text, look at logits, measure perplexity."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arch.config import ModelConfig, read_config
+from ..arch.tensors import check_tensors
+from ..core.core import Core, get_core
+from ..errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
+from ..ffn.cache import NeuronCache
+from ..ffn.forward import MODES
+from ..ffn.layer import SparseFfn
+from ..gguf.reader import GgufFile
+from ..gguf.source import Source
+from ..text.tokenizer import Tokenizer
+from ..weights.activation import ActivationType
+from .chat import ChatTemplate
+from .completion import Completions
+from .embedding import Embedding
+from .generation import GenerateOptions, Generation, GenerationConfig, shows_options
+from .loader import CoreModel
+from .neurons import ModelNeurons
+from .sampling import TokenScore, score
+from .session import BATCH, Session
+from .stats import Share, Stats
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+DEFAULT_CONTEXT = 4096  # tokens, at most, unless more are asked for: the cache takes memory
+
+_EMBEDDED = Path(__file__).parent.parent / "models"
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a model predicts a text. `perplexity` is exp of `loss`, the mean negative log
+    probability in nats of the `n_scored` tokens."""
+
+    perplexity: float
+    loss: float
+    n_scored: int
+    active_share: Share
+    selected_share: Share
+    tokens_per_s: float
+
+
+class Model(Completions, Embedding):
+    """A language model in the core. `Model.load` makes one.
+
+    A model is for one thread at a time. It stays on the core that was current when it was loaded.
+    """
+
+    def __init__(
+        self, file: GgufFile, config: ModelConfig, core_model: CoreModel, context: int
+    ) -> None:
+        self.config = config
+        self.context = context
+        self.stats = self._new_stats(core_model.core, config.default_mode, config.name)
+        self._file = file
+        self._core_model: CoreModel | None = core_model
+        self._session = Session(core_model, context)
+
+    @classmethod
+    def load(
+        cls,
+        source: Source | None = None,
+        *,
+        activation: str | ActivationType | None = None,
+        context: int | None = None,
+        neuron_budget: int | NeuronCache | None = None,
+        core: Core | None = None,
+    ) -> Model:
+        """Loads a model from a GGUF file: a path, the file's bytes, or a seekable binary file.
+
+        source: by default the model in the file that the environment variable SPARSEFIRE_MODEL
+          names, else the one that comes with the package.
+        activation: of the feed-forward layers, where the file does not say the right one.
+        context: how many tokens a text may have, prompt included; at most (and by default, up to
+          4096) what the model was trained for.
+        neuron_budget: how many bytes of the feed-forward layers' weights are in the core at most,
+          where the model is one that `sparsefire calibrate` wrote; the others stay in the file and
+          are read when a token needs them. Results are the same, bit for bit, in exact and sparse
+          mode. A `NeuronCache` instead of a number gives its other settings too, and with
+          ``hot_fraction`` the same share of each layer. `neurons` tells what was read.
+        core: by default the current one, see `use_backend`.
+
+        Errors: `ModelFileError` (missing, damaged or incomplete; the message names the tensor or
+        key), `UnsupportedError` (architecture, weight format or tokeniser), `NotFiniteError`,
+        `CoreMemoryError`, `ArgumentError`.
+        """
+        source = default_model() if source is None else source
+        core = core or get_core()
+        file, neurons = GgufFile.open(source), None
+        try:
+            config = read_config(file, activation)
+            check_tensors(file, config)
+            context = _checked_context(context, config)
+            if neuron_budget is not None:
+                if isinstance(source, (bytes, bytearray, memoryview)):
+                    raise ArgumentError(
+                        "neuron_budget: the model is in memory already; give a path or a file"
+                    )
+                neurons = ModelNeurons(core, source, file, config, neuron_budget)
+            return cls(file, config, CoreModel(core, file, config, neurons), context)
+        except BaseException:
+            if neurons is not None:
+                neurons.close()
+            file.close()
+            raise
+
+    # -- text and tokens -------------------------------------------------------------------------
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokeniser of the file, made on first use."""
+        return Tokenizer.from_metadata(self._file.metadata, self._file.name)
+
+    def tokenize(
+        self, text: str, *, add_bos: bool | None = None, special: bool = True
+    ) -> list[int]:
+        """Token ids of a text; see `Tokenizer.encode`."""
+        return self.tokenizer.encode(text, add_bos=add_bos, special=special)
+
+    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of token ids; see `Tokenizer.decode`."""
+        return self.tokenizer.decode(ids, special=special)
+
+    @functools.cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The chat template of the file; `UnsupportedError` when it has none."""
+        return ChatTemplate.from_metadata(self._file.metadata, self._file.name)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        *,
+        chat_template: str | None = None,
+        **variables: Any,
+    ) -> str:
+        """The text of a conversation, as the model's own chat template writes it; see
+        `ChatTemplate.render`. It holds the token that begins texts where the model wants it, so
+        tokenise it with `add_bos=False`.
+
+        chat_template: Jinja2 source to use instead of the file's, or "chatml".
+        """
+        if chat_template is None:
+            template = self.chat_template
+        else:
+            template = ChatTemplate.from_metadata(
+                self._file.metadata, self._file.name, template=chat_template
+            )
+        return template.render(messages, add_generation_prompt, **variables)
+
+    # -- generation ------------------------------------------------------------------------------
+
+    @shows_options
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 64,
+        **options: Unpack[GenerateOptions],
+    ) -> Generator[str, None, None]:
+        """Continues a prompt and yields the new text piece by piece, whole characters only.
+
+        prompt: text, in which names of control tokens are understood, or token ids. An empty one
+          begins a text anew, if the model can.
+        max_tokens: of new text; None: as many as the context holds. Generation also ends where the
+          model ends the text, before a text in `stop`, and when the context is full;
+          `stats.finish_reason` says which.
+        mode: "dense", "exact" or "sparse"; by default `config.default_mode`.
+        stop: a text or several that end the generation and are not part of it.
+        temperature, top_k, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty,
+          logit_bias, seed: see `SamplerConfig`; a temperature of 0 always takes the likeliest
+          token.
+        cancel: a `Cancel`, with which another thread can end the run, or a time limit. The thread
+          that iterates closes the generator instead.
+        context_shift: goes on when the context is full: the older half of the text is dropped, but
+          for its first `keep` tokens (and the one that begins texts), and what is left is
+          evaluated again in its new place. That costs about as much as one more prompt token for
+          each new token, in bursts of half a context, and the model forgets what was dropped.
+
+        What the model has seen last is kept, so a prompt that begins alike is read faster. After
+        the run, or where it was broken off, `stats` tells about it.
+
+        Errors: `ContextFullError` (the prompt does not fit), `ArgumentError`, `UnsupportedError`
+        (mode), `NotFiniteError`. Those of the arguments are raised at once.
+        """
+        return self.start(prompt, max_tokens, **options).texts()
+
+    @shows_options
+    def start(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 64,
+        *,
+        logprobs: int | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation:
+        """As `generate`, but yields a `Piece` at a time and keeps statistics of its own. With
+        `logprobs`, pieces carry the scores of their tokens, and of so many of the likeliest."""
+        self._check_open()
+        config = GenerationConfig.of(max_tokens, logprobs, options)
+        mode = self._checked_mode(options.get("mode"))
+        self._checked_ids(list(config.sampler.logit_bias), "logit_bias")
+        if config.context_shift and config.keep > self.context - 2:
+            raise ArgumentError(
+                f"keep: {config.keep} tokens leave no room in a context of {self.context}"
+            )
+        ids = self.prompt_ids(prompt)
+        self.stats = self._new_stats(self.core, mode, self.config.name)
+        self.stats.prompt_token_ids = list(ids)
+        return Generation(self._session, self.tokenizer, self.stats, config, ids)
+
+    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The token ids that `generate` begins with. Errors as `generate`."""
+        if isinstance(prompt, str):
+            ids = self.tokenize(prompt)
+        else:
+            ids = self._checked_ids(prompt, "prompt").tolist()
+        if not ids and self.tokenizer.bos is not None:
+            ids = [self.tokenizer.bos]
+        if not ids:
+            raise ArgumentError("the prompt is empty, and the model has no token to begin with")
+        if len(ids) > self.context:
+            raise ContextFullError(
+                f"the prompt has {len(ids)} tokens but the context holds {self.context}; shorten "
+                f"the prompt{self._larger_context()}"
+            )
+        return ids
+
+    def _larger_context(self) -> str:
+        most = self.config.context_length
+        if self.context >= most:
+            return ""
+        return f", or load the model with a larger context (at most {most})"
+
+    # -- logits and perplexity -------------------------------------------------------------------
+
+    def logits(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
+        """The logits after each token, float32 (n, vocab), for token ids (n,).
+
+        Errors: `ContextFullError`, `ArgumentError` (an id outside the vocabulary, the mode),
+        `NotFiniteError`.
+        """
+        self._check_open()
+        ids = self._checked_ids(token_ids, "token_ids")
+        mode = self._checked_mode(mode)
+        if len(ids) > self.context:
+            raise ContextFullError(
+                f"{len(ids)} tokens do not fit in the context of {self.context}; evaluate fewer"
+                f"{self._larger_context()}"
+            )
+        logits = np.empty((len(ids), self.config.vocab), np.float32)
+        session = self._own_session(mode)
+        started = time.perf_counter()
+        for start in range(0, len(ids), BATCH):
+            batch = slice(start, start + BATCH)
+            session.evaluate(ids[batch], logits[batch])
+        self.stats = self._new_stats(self.core, mode, self.config.name)
+        self.stats.prompt_token_ids = ids.tolist()
+        _finish(self.stats, session, time.perf_counter() - started, self.config.hidden)
+        return logits
+
+    def perplexity(
+        self,
+        text: str | npt.ArrayLike,
+        context: int | None = None,
+        *,
+        mode: str | None = None,
+        progress: Callable[[int, int, float], object] | None = None,
+    ) -> Perplexity:
+        """How well the model predicts a text (or token ids): consecutive windows of `context`
+        tokens that do not overlap (by default `self.context`), each evaluated alone, in which
+        every token but the first is scored. A shorter window at the end counts too.
+
+        In a text, names of control tokens are plain text. `progress` is called after each window
+        with the tokens done, the tokens in all, and the perplexity so far.
+
+        Errors: `ArgumentError` (fewer than 2 tokens), otherwise as `logits`.
+        """
+        self._check_open()
+        ids = (
+            np.array(self.tokenize(text, special=False), np.int32)
+            if isinstance(text, str)
+            else self._checked_ids(text, "text")
+        )
+        if len(ids) < 2:
+            raise ArgumentError(f"perplexity needs 2 tokens or more, the text has {len(ids)}")
+        context = self.context if context is None else context
+        if not 2 <= context <= self.context:
+            raise ArgumentError(
+                f"context: {context} is outside 2 … {self.context}{self._larger_context()}"
+            )
+        mode = self._checked_mode(mode)
+        session = self._own_session(mode)
+        loss, scored, seconds = 0.0, 0, 0.0
+        for start in range(0, len(ids), context):
+            window = ids[start : start + context]
+            if len(window) < 2:
+                break
+            began = time.perf_counter()
+            session.rewind(0, mode)
+            loss += self._window_loss(session, window)
+            seconds += time.perf_counter() - began
+            scored += len(window) - 1
+            if progress is not None:
+                progress(start + len(window), len(ids), float(np.exp(loss / scored)))
+        self.stats = self._new_stats(self.core, mode, self.config.name)
+        _finish(self.stats, session, seconds, self.config.hidden)
+        return Perplexity(
+            float(np.exp(loss / scored)),
+            loss / scored,
+            scored,
+            self.stats.active_share,
+            self.stats.selected_share,
+            self.stats.prompt_tokens_per_s,
+        )
+
+    def token_scores(
+        self, token_ids: npt.ArrayLike, top: int = 0, *, mode: str | None = None
+    ) -> Iterator[TokenScore]:
+        """The score of each token but the first, given those before it, with the `top` likeliest
+        tokens in its place. Errors as `logits`."""
+        self._check_open()
+        ids = self._checked_ids(token_ids, "token_ids")
+        session = self._own_session(self._checked_mode(mode))
+        logits = np.empty((min(BATCH, len(ids)), self.config.vocab), np.float32)
+        for start in range(0, len(ids) - 1, BATCH):
+            batch = ids[start : min(start + BATCH, len(ids) - 1)]
+            session.evaluate(batch, logits[: len(batch)])
+            for row, target in zip(logits, ids[start + 1 : start + 1 + len(batch)], strict=False):
+                yield score(row, int(target), top)
+
+    def _window_loss(self, session: Session, window: IntArray) -> float:
+        """Sum over the window's tokens but the first of -log p, in nats."""
+        total = 0.0
+        logits = np.empty((min(BATCH, len(window)), self.config.vocab), np.float32)
+        for start in range(0, len(window) - 1, BATCH):
+            batch = window[start : min(start + BATCH, len(window) - 1)]
+            rows = logits[: len(batch)]
+            session.evaluate(batch, rows)
+            targets = window[start + 1 : start + 1 + len(batch)]
+            greatest = rows.max(axis=1)
+            sums = np.exp(rows - greatest[:, None]).sum(axis=1, dtype=np.float64)
+            wanted = rows[np.arange(len(batch)), targets].astype(np.float64)
+            total += float((np.log(sums) + greatest - wanted).sum())
+        return total
+
+    # -- what is inside --------------------------------------------------------------------------
+
+    @property
+    def core(self) -> Core:
+        """The core that holds the model."""
+        return self._session.core
+
+    @property
+    def file(self) -> GgufFile:
+        """The model's file."""
+        return self._file
+
+    @property
+    def ffns(self) -> list[SparseFfn]:
+        """The feed-forward layers. `ArgumentError` for a model with a neuron budget, whose
+        layers are in `neurons`."""
+        self._check_open()
+        assert self._core_model is not None
+        if self._core_model.neurons is not None:
+            raise ArgumentError(
+                "ffns: the layers of a model with a neuron budget are in model.neurons.layers"
+            )
+        return self._core_model.ffns
+
+    @property
+    def neurons(self) -> ModelNeurons | None:
+        """The layers and caches of a model that was loaded with a ``neuron_budget``, else None."""
+        self._check_open()
+        assert self._core_model is not None
+        return self._core_model.neurons
+
+    def ffn_inputs(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
+        """What goes into each feed-forward layer for token ids (n,), n at most the context:
+        float32 (n, layers, d). Errors as `logits`."""
+        self._check_open()
+        ids = self._checked_ids(token_ids, "token_ids")
+        mode = self._checked_mode(mode)
+        if not 1 <= len(ids) <= self.context:
+            raise ContextFullError(f"expected 1 … {self.context} tokens, got {len(ids)}")
+        return self._own_session(mode).ffn_inputs(ids)
+
+    def hidden_states(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
+        """The state after each of token ids (n,), n at most the context: the residual stream after
+        the final norm, of which logits are made, float32 (n, d). Errors as `logits`."""
+        self._check_open()
+        ids = self._checked_ids(token_ids, "token_ids")
+        mode = self._checked_mode(mode)
+        if len(ids) > self.context:
+            raise ContextFullError(f"expected at most {self.context} tokens, got {len(ids)}")
+        return self._own_session(mode).hidden_states(ids)
+
+    @property
+    def session(self) -> Session:
+        """The sequence of tokens that `generate` and the others use."""
+        self._check_open()
+        return self._session
+
+    def new_session(self, context: int) -> Session:
+        """Another sequence of up to `context` tokens beside the model's own."""
+        self._check_open()
+        assert self._core_model is not None
+        return Session(self._core_model, context)
+
+    def _own_session(self, mode: str) -> Session:
+        """The model's session, empty and with its counts at zero."""
+        session = self._session
+        session.rewind(0, mode)
+        session.owner = None
+        session.reset_counts()
+        return session
+
+    def _checked_mode(self, mode: str | None) -> str:
+        mode = self.config.default_mode if mode is None else mode
+        if mode not in MODES:
+            raise ArgumentError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+        if mode == "sparse" and not self.config.calibrated:
+            raise UnsupportedError(
+                f"{self._file.name}: sparse mode needs a calibrated model; run `sparsefire "
+                "calibrate` on it first, or use the exact or dense mode"
+            )
+        if mode == "exact" and not self._leaves_out():
+            raise UnsupportedError(
+                f"{self._file.name}: {mode} mode skips neurons whose activation is zero, and "
+                f"{self.config.activation} has hardly any; only the dense mode makes sense, unless "
+                "layers have cutoffs (see SparseFfn.set_cutoff, and `sparsefire calibrate`)"
+            )
+        return mode
+
+    def _leaves_out(self) -> bool:
+        """Whether exact mode may leave a neuron out."""
+        assert self._core_model is not None
+        if self.config.activation.is_relu_family or self._core_model.neurons is not None:
+            return True
+        return any(
+            ffn.cutoff or ffn.product_cutoff or ffn.down_layout == "neuron" for ffn in self.ffns
+        )
+
+    def _checked_ids(self, ids: npt.ArrayLike, name: str) -> IntArray:
+        """Token ids as int32 (n,)."""
+        array = np.asarray(ids)
+        if array.size == 0:
+            return np.empty(0, np.int32)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise ArgumentError(
+                f"{name}: expected token ids as a list of integers, got {array.dtype} {array.shape}"
+            )
+        wrong = array[(array < 0) | (array >= self.config.vocab)]
+        if wrong.size:
+            raise ArgumentError(
+                f"{name}: token id {wrong[0]} is outside the vocabulary, 0 … "
+                f"{self.config.vocab - 1}"
+            )
+        return np.ascontiguousarray(array, np.int32)
+
+    def _check_open(self) -> None:
+        if self._core_model is None:
+            raise ArgumentError("the model was closed")
+
+    @staticmethod
+    def _new_stats(core: Core, mode: str, name: str) -> Stats:
+        return Stats(model=name, mode=mode, backend=core.host, isa=core.isa, threads=core.threads)
+
+    def close(self) -> None:
+        """Gives the memory back. Closing twice is allowed."""
+        self._session.close()
+        if self._core_model is not None:
+            self._core_model.close()
+            if self._core_model.neurons is not None:
+                self._core_model.neurons.close()
+        self._core_model = None
+        self._file.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"<Model {config.name}: {config.architecture}, {config.layers} layers, d {config.d}, "
+            f"{config.hidden} neurons a layer, {config.activation}, {self._file.nbytes:,} bytes, "
+            f"{self.core!r}>"
+        )
+
+
+def default_model() -> Path:
+    """The file that SPARSEFIRE_MODEL names, else the model in the package."""
+    chosen = os.environ.get("SPARSEFIRE_MODEL")
+    if chosen:
+        return Path(chosen)
+    embedded = sorted(_EMBEDDED.glob("*.gguf"))
+    if not embedded:
+        raise ModelFileError(
+            f"no model comes with this installation ({_EMBEDDED} holds no .gguf file); give the "
+            "path of one, or reinstall the package"
+        )
+    return embedded[0]
+
+
+def _checked_context(context: int | None, config: ModelConfig) -> int:
+    if context is None:
+        return min(config.context_length, DEFAULT_CONTEXT)
+    if not 1 <= context <= config.context_length:
+        raise ArgumentError(
+            f"context: {context} is outside 1 … {config.context_length}, the tokens that the "
+            "model was trained for"
+        )
+    return context
+
+
+def _finish(stats: Stats, session: Session, seconds: float, hidden: int) -> None:
+    """Fills in what evaluating all tokens at once has counted."""
+    stats.evaluated_tokens = session.evaluated
+    stats.prompt_tokens_per_s = session.evaluated / seconds if seconds > 0 else 0.0
+    stats.active_share = Share.of(session.active, session.evaluated, hidden)
+    stats.selected_share = Share.of(session.selected, session.evaluated, hidden)

@@ -1,0 +1,163 @@
+"""Models whose feed-forward neurons stay in their file, but for those in a neuron cache."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arch.config import ModelConfig
+from ..core.core import Core
+from ..errors import ArgumentError, ModelFileError, ShapeError
+from ..ffn.bundles import BundleFile, Source
+from ..ffn.cache import CacheStats, NeuronCache, read_json, write_json
+from ..ffn.cached import CachedFfn
+from ..gguf.reader import GgufFile
+
+MOST_AT_ONCE = 32  # tokens that the core evaluates at once, SF_MOST_AT_ONCE
+
+_PROFILES = "sparsefire neuron profiles"
+_SHARES = "sparsefire.calibration.selected_share"
+
+
+class ModelNeurons:
+    """The feed-forward layers of a model that was loaded with a ``neuron_budget``: `layers`, each
+    with a `NeuronCache` of its own (`CachedFfn.cache`), and what they do together.
+
+    The budget is divided among the layers by the share of their neurons that calibration found to
+    be selected, so that all have room for as many tokens.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        source: Source,
+        file: GgufFile,
+        config: ModelConfig,
+        budget: int | NeuronCache,
+    ) -> None:
+        like = budget if isinstance(budget, NeuronCache) else NeuronCache(budget_bytes=budget)
+        files: list[BundleFile] = []
+        self.layers: list[CachedFfn] = []
+        try:
+            for layer in range(config.layers):
+                files.append(BundleFile(source, layer, config.activation, header=file))
+            caches = _caches(like, file, files)
+            for each, cache in zip(files, caches, strict=True):
+                self.layers.append(CachedFfn(each, cache, core=core))
+        except BaseException:
+            self.close()
+            for each in files:
+                each.close()
+            raise
+
+    @property
+    def caches(self) -> list[NeuronCache]:
+        """The cache of each layer."""
+        return [layer.cache for layer in self.layers]
+
+    @property
+    def stats(self) -> CacheStats:
+        """What the caches have done since the model was loaded."""
+        total = CacheStats(0, 0, 0, 0, 0)
+        for cache in self.caches:
+            total += cache.stats
+        return total
+
+    @property
+    def budget_bytes(self) -> int:
+        """Bytes of weights that the caches hold at most."""
+        return sum(each.cache.slots * (each.nbytes // each.hidden) for each in self.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the layers' weights in the file."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def reclassify(self) -> int:
+        """`NeuronCache.reclassify` of every layer; how many neurons are new in the hot sets."""
+        return sum(cache.reclassify() for cache in self.caches)
+
+    def save_profile(self, path: str | os.PathLike[str]) -> None:
+        """Writes how often each neuron was used, as JSON, in one step."""
+        layers = [cache.profile() for cache in self.caches]
+        write_json(Path(path), {"kind": _PROFILES, "version": 1, "layers": layers})
+
+    def load_profile(self, path: str | os.PathLike[str]) -> None:
+        """Takes the uses that `save_profile` wrote in place of those counted so far, and makes the
+        most used neurons of each layer its hot set. The budget may be another one.
+
+        Errors: `ModelFileError` (missing, damaged), `ShapeError` (of a model of other sizes).
+        """
+        found = read_json(Path(path))
+        if not isinstance(found, dict) or found.get("kind") != _PROFILES:
+            raise ModelFileError(f"{path}: no neuron profiles of a model")
+        layers = found.get("layers")
+        if not isinstance(layers, list) or len(layers) != len(self.layers):
+            raise ShapeError(f"{path}: not the profiles of a model of {len(self.layers)} layers")
+        for index, (cache, each) in enumerate(zip(self.caches, layers, strict=True)):
+            cache.set_profile(each, f"{path}, layer {index}")
+
+    def read(self, layer: int, missing: npt.NDArray[np.int32]) -> None:
+        """Reads neurons that the core is waiting for. For `Session`."""
+        self.layers[layer].cache.load(missing)
+
+    def close(self) -> None:
+        """Gives the memory back and closes the files. Closing twice is allowed."""
+        for layer in self.layers:
+            layer.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"<ModelNeurons: {len(self.layers)} layers, {self.budget_bytes:,} of {self.nbytes:,} "
+            f"bytes, {self.layers[0].cache.policy}, hit rate {self.stats.hit_rate:.1%}>"
+        )
+
+
+def _caches(like: NeuronCache, file: GgufFile, files: list[BundleFile]) -> list[NeuronCache]:
+    """A cache for each layer with the settings of ``like``, whose bytes they divide."""
+    caches = [copy.copy(like) for _ in files]
+    if like.budget_bytes is not None:
+        each = [bundles.bundle_bytes for bundles in files]
+        hidden = [bundles.shape.hidden for bundles in files]
+        if like.budget_bytes < sum(each):
+            raise ArgumentError(
+                f"neuron_budget: {like.budget_bytes:,} bytes are too few for {file.name}: one "
+                f"neuron of each of its {len(files)} layers takes {sum(each):,} bytes, and all "
+                f"take {sum(a * b for a, b in zip(each, hidden, strict=True)):,}"
+            )
+        found = file.metadata.get(_SHARES)
+        known = isinstance(found, np.ndarray) and found.shape == (len(files),)
+        shares = np.asarray(found, np.float64) if known else np.ones(len(files))
+        slots = divide(like.budget_bytes, each, hidden, shares)
+        for cache, count, size in zip(caches, slots, each, strict=True):
+            cache.budget_bytes = count * size
+    return caches
+
+
+def divide(
+    budget: int,
+    nbytes: Sequence[int],
+    hidden: Sequence[int],
+    shares: npt.NDArray[np.float64],
+) -> list[int]:
+    """How many neurons of each layer fit into ``budget`` bytes, at least one and in proportion to
+    ``shares`` of their neurons; what a layer does not need goes to the others."""
+    sizes, most = np.array(nbytes, np.float64), np.array(hidden, np.float64)
+    weights = np.maximum(np.nan_to_num(shares, nan=0.0), 1e-3) * most
+
+    def slots(level: float) -> npt.NDArray[np.float64]:
+        return np.clip(np.floor(level * weights), 1, most)
+
+    low, high = 0.0, float((most / weights).max()) + 1
+    for _ in range(60):
+        middle = (low + high) / 2
+        if float((slots(middle) * sizes).sum()) <= budget:
+            low = middle
+        else:
+            high = middle
+    return [int(each) for each in slots(low)]

@@ -1,0 +1,188 @@
+"""Choosing the next token from logits."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ArgumentError, NotFiniteError
+
+FloatArray = npt.NDArray[np.float32]
+
+REPEAT_WINDOW = 64  # how many of the last tokens the repeat penalty looks at
+_GROUP = 32
+
+
+class SamplerOptions(TypedDict, total=False):
+    """The fields of `SamplerConfig` as keyword arguments."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[int, float]
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How the next token is drawn. The steps are taken in this order:
+
+    - `logit_bias`: token id → what is added to its logit; -inf forbids the token;
+    - `repeat_penalty`: logits of the last 64 tokens are divided by it when positive, else
+      multiplied (Keskar et al. 2019); 1 changes nothing;
+    - `frequency_penalty` × how often this run has drawn the token, and `presence_penalty` once for
+      every token that it has drawn, are subtracted from the logits; 0 changes nothing;
+    - `top_k`: only the k likeliest tokens stay; 0 keeps all;
+    - `min_p`: tokens less likely than this share of the likeliest one's probability go; 0 keeps
+      all;
+    - `top_p`: of those, only the likeliest that together have this share of their probability
+      stay; 1 keeps all;
+    - `temperature`: logits are divided by it, and one token is drawn. 0 takes the likeliest
+      token, of equal ones the lowest id; then only the bias and the penalties matter.
+
+    The same `seed` and the same logits give the same tokens; None seeds from the system.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, valid, wanted in (
+            ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p < 1, "0 or more and below 1"),
+            ("repeat_penalty", 0 < self.repeat_penalty < math.inf, "above 0"),
+            ("frequency_penalty", math.isfinite(self.frequency_penalty), "finite"),
+            ("presence_penalty", math.isfinite(self.presence_penalty), "finite"),
+            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
+        ):
+            if not valid:
+                raise ArgumentError(f"{name} must be {wanted}, not {getattr(self, name)}")
+        for token, bias in self.logit_bias.items():
+            if not bias < math.inf:
+                raise ArgumentError(f"logit_bias must be finite or -inf, not {bias} (of {token})")
+
+
+class Sampler:
+    """Draws tokens as its `SamplerConfig` says; one a generation, since it keeps the random
+    state."""
+
+    def __init__(self, config: SamplerConfig) -> None:
+        self.config = config
+        self._random = np.random.default_rng(config.seed)
+        self._drawn: Counter[int] = Counter()
+
+    def sample(self, logits: FloatArray, last: Sequence[int] = ()) -> int:
+        """The next token's id for logits (vocab,). `last` holds the tokens so far, the prompt's
+        too, the latest last. The logits are not changed. `NotFiniteError` when they hold NaN."""
+        token = self._draw(self._adjusted(logits, last))
+        self._drawn[token] += 1
+        return token
+
+    def _adjusted(self, logits: FloatArray, last: Sequence[int]) -> FloatArray:
+        """The logits with bias and penalties: a copy, where there are any."""
+        config = self.config
+        penalised = config.repeat_penalty != 1.0 and len(last) > 0
+        counted = (config.frequency_penalty or config.presence_penalty) and self._drawn
+        if not (config.logit_bias or penalised or counted):
+            return logits
+        logits = logits.copy()
+        for token, bias in config.logit_bias.items():
+            logits[token] += bias
+        if penalised:
+            ids = np.unique(np.asarray(last[-REPEAT_WINDOW:], np.intp))
+            values, penalty = logits[ids], config.repeat_penalty
+            logits[ids] = np.where(values > 0, values / penalty, values * penalty)
+        if counted:
+            ids = np.fromiter(self._drawn.keys(), np.intp, len(self._drawn))
+            counts = np.fromiter(self._drawn.values(), np.float32, len(self._drawn))
+            logits[ids] -= counts * config.frequency_penalty + config.presence_penalty
+        return logits
+
+    def _draw(self, logits: FloatArray) -> int:
+        config = self.config
+        best = int(logits.argmax())  # NaN counts as the greatest
+        if not np.isfinite(logits[best]):
+            raise NotFiniteError(f"the logit of token {best} is {logits[best]}")
+        if config.temperature == 0.0:
+            return best
+        greatest = float(logits[best])
+        ids = self._candidates(logits, greatest)
+        scaled = (logits[ids].astype(np.float64) - greatest) / config.temperature
+        cumulative = np.exp(scaled).cumsum()
+        drawn = self._random.random() * cumulative[-1]
+        return int(ids[min(int(cumulative.searchsorted(drawn, "right")), len(ids) - 1)])
+
+    def _candidates(self, logits: FloatArray, best: float) -> npt.NDArray[np.intp]:
+        """The ids that may be drawn. `best` is the greatest logit."""
+        config = self.config
+        least = -np.inf
+        if config.min_p > 0.0:
+            least = best + math.log(config.min_p)
+        if 0 < config.top_k < len(logits):
+            least = max(least, _bound_of_top(logits, config.top_k))
+        ids = np.flatnonzero(logits >= least)
+        surplus = 0 < config.top_k < len(ids)
+        if not surplus and config.top_p == 1.0:
+            return ids
+        ids = ids[np.argsort(-logits[ids], kind="stable")]
+        if surplus:
+            ids = ids[: config.top_k]
+        if config.top_p < 1.0:
+            cumulative = np.exp(logits[ids].astype(np.float64) - best).cumsum()
+            # The token that crosses top_p is the last that stays.
+            ids = ids[: int(cumulative.searchsorted(config.top_p * cumulative[-1])) + 1]
+        return ids
+
+
+def _bound_of_top(logits: FloatArray, k: int) -> float:
+    """A value that at least k logits reach and, where the vocabulary is large, few more do: the
+    k-th largest of the maxima of disjoint groups, which is cheaper than that of all logits."""
+    groups = len(logits) // _GROUP
+    if groups >= 2 * k:
+        logits = logits[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0)
+    place = len(logits) - k
+    return float(np.partition(logits, place)[place])
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """What the model thought of a token where it stands: its natural log probability before bias,
+    penalties and temperature, and the likeliest tokens there, as (id, log probability)."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def score(logits: FloatArray, token: int, top: int) -> TokenScore:
+    """The score of a token for logits (vocab,), with the `top` likeliest tokens, the likeliest
+    first and of equal ones the lowest id first."""
+    greatest = logits.max()
+    total = np.exp(logits - greatest).sum(dtype=np.float64)
+    offset = float(greatest) + math.log(total)
+    top = min(top, len(logits))
+    ids: npt.NDArray[np.intp] = np.empty(0, np.intp)
+    if top:
+        ids = np.flatnonzero(logits >= _bound_of_top(logits, top))
+        ids = ids[np.argsort(-logits[ids], kind="stable")][:top]
+    likeliest = tuple((int(each), float(logits[each]) - offset) for each in ids)
+    return TokenScore(token, float(logits[token]) - offset, likeliest)

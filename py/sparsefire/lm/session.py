@@ -1,0 +1,263 @@
+"""One sequence of tokens in a model: the key/value cache, and what it has counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.core import Argument
+from ..core.handle import CoreObject
+from ..errors import ContextFullError, NotFiniteError
+from ..ffn.forward import MODES
+from .loader import CoreModel
+from .neurons import MOST_AT_ONCE
+
+FloatArray = npt.NDArray[np.float32]
+
+BATCH = 64  # tokens of a call: enough to read weights once for many, short enough to interrupt
+
+_FFN_INPUTS, _HIDDEN = 0, 1  # what the core can record of each token
+_MOST_COUNTED = (1 << 31) - 1  # neurons that the core can count
+_WAITING = 1  # the core's status SF_WAITING
+
+
+class Session(CoreObject):
+    """Evaluates tokens one after the other, keeping those before them in the cache.
+
+    `tokens` are those in the cache, computed in mode `mode`; `owner` is whoever evaluated last.
+    `evaluated` counts tokens since `reset_counts`, `selected` and `active` their neurons.
+    """
+
+    def __init__(self, model: CoreModel, context: int) -> None:
+        config = model.config
+        core = model.core
+        handle = core.open(
+            "sf_session_open",
+            model.handle,
+            context,
+            what=f"{model.file.name}: a session of {context} tokens",
+        )
+        super().__init__(core, handle, "sf_session_close")
+        self._model = model
+        self.context = context
+        self.hidden = config.hidden
+        self.tokens: list[int] = []
+        self.mode = ""
+        self.owner: object = None
+        self._watched: Activity | None = None
+        self._one_token = np.zeros(1, np.int32)
+        self._one_logits = np.empty((1, config.vocab), np.float32)
+        self._last_logits: FloatArray = self._one_logits[0]
+        self._counts = np.zeros((2, config.layers), np.int32)
+        self._logits_out = core.out(self._one_logits)
+        self._token_in = core.inp(self._one_token)
+        self._counts_out = (core.out(self._counts[0]), core.out(self._counts[1]))
+        self._uncollected = 0  # tokens whose neurons the core alone has counted
+        self._missing = np.empty(config.hidden, np.int32)
+        self._missing_of = np.zeros(1, np.int32)
+        self.reset_counts()
+
+    def reset_counts(self) -> None:
+        """Begins counting anew."""
+        layers = self._model.config.layers
+        self.evaluated = 0
+        self._collect_counts()
+        self._totals = np.zeros((2, layers), np.int64)
+
+    @property
+    def selected(self) -> npt.NDArray[np.int64]:
+        """Neurons whose gate was computed, summed over tokens, int64 (layers,)."""
+        self._collect_counts()
+        selected: npt.NDArray[np.int64] = self._totals[0]
+        return selected
+
+    @property
+    def active(self) -> npt.NDArray[np.int64]:
+        """Neurons whose up and down were computed, summed over tokens, int64 (layers,)."""
+        self._collect_counts()
+        active: npt.NDArray[np.int64] = self._totals[1]
+        return active
+
+    def _collect_counts(self) -> None:
+        """Takes over what the core has counted."""
+        if self._uncollected:
+            self.core.check("sf_session_counts", self.handle, *self._counts_out, what="counts")
+            self._totals += self._counts
+            self._uncollected = 0
+
+    def close(self) -> None:
+        """Gives the memory back; what was counted stays. Closing twice is allowed."""
+        if self.handle:
+            self._collect_counts()
+        super().close()
+
+    def rewind(self, length: int, mode: str) -> None:
+        """Forgets all but the first `length` tokens, and everything when those were computed in
+        another mode."""
+        if mode != self.mode:
+            length = 0
+        # An interrupted call may have left the core a step ahead of this object.
+        position = self.core.check("sf_session_position", self.handle)
+        length = min(length, len(self.tokens), position)
+        if length < position:
+            self.core.check("sf_session_truncate", self.handle, length, what="rewinding")
+        del self.tokens[length:]
+        self.mode = mode
+
+    def feed(
+        self, tokens: Sequence[int], mode: str, check: Callable[[], object] | None = None
+    ) -> FloatArray:
+        """Makes the cache hold exactly `tokens`, keeping the start that it holds already, and
+        returns the logits (vocab,) after the last one. The array is used again by the next call.
+        `check` is called before each `BATCH` of tokens, and may raise to end it there.
+        """
+        known = 0
+        if mode == self.mode:
+            for old, new in zip(self.tokens, tokens, strict=False):
+                if old != new:
+                    break
+                known += 1
+        # The last token is always evaluated, for its logits.
+        self.rewind(min(known, len(tokens) - 1), mode)
+        rest = np.asarray(tokens[len(self.tokens) :], np.int32)
+        for start in range(0, len(rest), BATCH):
+            if check is not None:
+                check()
+            is_last = start + BATCH >= len(rest)
+            self.evaluate(rest[start : start + BATCH], self._one_logits if is_last else None)
+        return self._last_logits
+
+    def step(self, token: int) -> FloatArray:
+        """Evaluates one more token in the mode of those before it; logits (vocab,) as `feed`."""
+        self._one_token[0] = token
+        self._call(self._token_in, 1, self._logits_out, 1)
+        self.tokens.append(token)
+        return self._last_logits
+
+    def evaluate(self, tokens: npt.NDArray[np.int32], logits: FloatArray | None = None) -> None:
+        """Evaluates more tokens, int32 (n,) with n ≥ 1, in the mode of those before them. `logits`
+        (k, vocab), when given, is filled with those of the last k ≤ n tokens."""
+        most = len(tokens) if self._model.neurons is None else MOST_AT_ONCE
+        first = len(tokens) - (0 if logits is None else len(logits))  # with logits
+        for start in range(0, len(tokens), most):
+            batch = tokens[start : start + most]
+            count = max(0, start + len(batch) - max(first, start))
+            rows = None
+            if logits is not None and count:
+                rows = self.core.out(logits[max(start - first, 0) :][:count])
+            self._call(self.core.inp(batch), len(batch), rows, count)
+            self.tokens += batch.tolist()
+
+    def _call(self, tokens: Argument, n: int, logits: Argument, logits_count: int) -> None:
+        room = self.context - len(self.tokens)
+        if n > room:
+            raise ContextFullError(
+                f"the context holds {self.context} tokens, of which {room} are free, not {n}"
+            )
+        if (self._uncollected + n) * self.hidden > _MOST_COUNTED:
+            self._collect_counts()
+        try:
+            status = self.core.check(
+                "sf_session_eval",
+                self.handle,
+                tokens,
+                n,
+                MODES[self.mode],
+                logits,
+                logits_count,
+                what="evaluating tokens",
+            )
+            while status == _WAITING:
+                self._read_missing()
+                resumed = self.handle, logits
+                status = self.core.check("sf_session_resume", *resumed, what="evaluating tokens")
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}; {self._model.why_not_finite()}") from None
+        self.evaluated += n
+        self._uncollected += n
+
+    def _read_missing(self) -> None:
+        """Reads the neurons that the core has stopped for."""
+        assert self._model.neurons is not None
+        where = self.core.out(self._missing_of), self.core.out(self._missing)
+        count = self.core.check("sf_session_missing", self.handle, *where, what="missing neurons")
+        self._model.neurons.read(int(self._missing_of[0]), self._missing[:count])
+
+    def ffn_inputs(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
+        """Evaluates more tokens and returns what went into each layer's feed-forward part, float32
+        (n, layers, d)."""
+        config = self._model.config
+        return self._record(_FFN_INPUTS, tokens, (config.layers, config.d))
+
+    def hidden_states(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
+        """Evaluates more tokens and returns the state after each, of which logits would be made:
+        the residual stream after the final norm, float32 (n, d)."""
+        return self._record(_HIDDEN, tokens, (self._model.config.d,))
+
+    def _record(
+        self, kind: int, tokens: npt.NDArray[np.int32], shape: tuple[int, ...]
+    ) -> FloatArray:
+        """Evaluates more tokens and returns what the core records of each, float32 (n, *shape)."""
+        recorded = np.empty((len(tokens), *shape), np.float32)
+        if not len(tokens):
+            return recorded
+        most = BATCH if self._model.neurons is None else MOST_AT_ONCE
+        step = min(most, len(tokens))
+        memory = self.core.memory(recorded[:step].nbytes)
+        floats = recorded[:step].size
+        self.core.check("sf_session_tap", self.handle, kind, memory, floats, what="recording")
+        try:
+            for start in range(0, len(tokens), step):
+                batch = tokens[start : start + step]
+                self.evaluate(np.ascontiguousarray(batch, np.int32))
+                memory.read(recorded[start : start + len(batch)])
+        finally:
+            self.core.check("sf_session_tap", self.handle, kind, None, 0, what="recording")
+            memory.close()
+        return recorded
+
+    def watch(self) -> Activity:
+        """Has the core count, from now on, which neurons fire."""
+        self._watched = Activity(self)  # kept: the core writes to its memory
+        return self._watched
+
+
+class Activity:
+    """Which neurons of a session fired since they were last read. Counting ends with `close()`.
+
+    A neuron fires when its activation is not 0 (in sparse and exact mode, beyond the layer's
+    cutoff), whatever mode computes it.
+    """
+
+    def __init__(self, session: Session) -> None:
+        config = session._model.config
+        self._session = session
+        self._counts = np.zeros((config.layers, config.hidden), np.uint8)
+        self._zeros = np.zeros_like(self._counts)
+        self._memory = session.core.memory(self._zeros.nbytes)
+        self._memory.write(self._zeros)
+        session.core.check(
+            "sf_session_activity",
+            session.handle,
+            self._memory,
+            self._counts.nbytes,
+            what="watching the neurons",
+        )
+
+    def take(self) -> npt.NDArray[np.uint8]:
+        """Tokens for which each neuron fired since the last call, at most 255: uint8
+        (layers, hidden), used again by the next call."""
+        self._memory.read(self._counts)
+        self._memory.write(self._zeros)
+        return self._counts
+
+    def close(self) -> None:
+        """Ends the counting. Closing twice is allowed."""
+        if self._session._watched is self:
+            self._session._watched = None
+            self._session.core.check(
+                "sf_session_activity", self._session.handle, None, 0, what="watching the neurons"
+            )
+            self._memory.close()

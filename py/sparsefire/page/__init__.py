@@ -1,0 +1,1 @@
+"""The browser page: building, serving, and its engine in the browser."""

@@ -1,0 +1,221 @@
+"""The files of the browser page: what `sparsefire web` serves, and what it exports.
+
+A site is a flat table from paths to files. `site.json` in it tells the page where Pyodide, the
+package's wheel and the model are, with their sizes, so that progress can be told in bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from ..errors import BackendError, ModelFileError
+from ..lm.model import default_model
+from .compile import compile_archives
+from .fetch import NUMPY_WHEEL, PYODIDE_VERSION, RUNTIME_FILES, Progress, ensure_pyodide
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_PAGE_SUFFIXES = (".html", ".css", ".js", ".svg", ".webmanifest")
+_WHEEL_SUFFIXES = (".py", ".pyi", ".typed", ".wasm", ".js")
+_CHAT_PATH = "wheel/chat.zip"
+_STDLIB = "python_stdlib.zip"
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class SiteFile:
+    """One file: on disk, or made now."""
+
+    path: Path | None = None
+    data: bytes = b""
+
+    @property
+    def nbytes(self) -> int:
+        """Its length."""
+        return len(self.data) if self.path is None else self.path.stat().st_size
+
+    def read(self) -> bytes:
+        """Its bytes."""
+        return self.data if self.path is None else self.path.read_bytes()
+
+
+def page_directory() -> Path:
+    """Where the page's own files are: in the package or, in a source tree, beside it."""
+    for directory in (_PACKAGE / "web", _PACKAGE.parent.parent / "web"):
+        if (directory / "index.html").is_file():
+            return directory
+    raise BackendError(
+        "the page's files are not in this installation; install sparsefire with `pip install .`, "
+        "which puts them into the package"
+    )
+
+
+def make_site(
+    model: Path | None = None, cache: Path | None = None, progress: Progress | None = None
+) -> dict[str, SiteFile]:
+    """Every file of the page by its path in the site; `model` is the one that it opens with.
+
+    Pyodide is fetched when it is not in `cache`. Errors: `BackendError`, `ModelFileError`.
+    """
+    model = model or default_model()
+    if not model.is_file():
+        raise ModelFileError(f"{model}: no such file")
+    home = ensure_pyodide(cache, progress)
+    site = {
+        path.name: SiteFile(path)
+        for path in sorted(page_directory().iterdir())
+        if path.suffix in _PAGE_SUFFIXES
+    }
+    runtime, wheel, chat = _add_python(site, home, progress)
+    model_path = f"models/{model.name}"
+    site[model_path] = SiteFile(model)
+    described = {
+        "version": metadata_version(),
+        "pyodide": {"version": PYODIDE_VERSION, "path": f"{runtime}/"},
+        "numpy": f"{runtime}/{NUMPY_WHEEL}",
+        "wheel": f"{wheel}?v={_stamp_of(site[wheel].read())}",
+        "chat": f"{chat}?v={_stamp_of(site[chat].read())}" if chat else None,
+        "model": {
+            "path": f"{model_path}?v={_stamp(model)}",
+            "name": model.stem,
+            "bytes": model.stat().st_size,
+        },
+        "bytes": {path: file.nbytes for path, file in site.items()},
+    }
+    site["site.json"] = SiteFile(data=json.dumps(described, indent=1).encode())
+    return site
+
+
+def _add_python(
+    site: dict[str, SiteFile], home: Path, progress: Progress | None
+) -> tuple[str, str, str]:
+    """Adds Pyodide, numpy, the package and, where it is installed, what chat templates need.
+    Returns the directory of Pyodide, the path of the wheel, and that for chat templates or ""."""
+    wheel, chat = f"wheel/{wheel_name()}", chat_archive()
+    archives = {name: (home / name).read_bytes() for name in (_STDLIB, NUMPY_WHEEL)}
+    archives[wheel] = build_wheel()
+    if chat:
+        archives[_CHAT_PATH] = chat
+    compiled = compile_archives(archives, home, progress)
+    made = {name: SiteFile(compiled.get(name), data) for name, data in archives.items()}
+    # The directory's name is its version: browsers keep what is in it.
+    runtime = f"pyodide-{PYODIDE_VERSION}"
+    if compiled:
+        runtime += f"-compiled-{compiled[_STDLIB].stem[:8]}"
+    for name in (*RUNTIME_FILES, NUMPY_WHEEL):
+        site[f"{runtime}/{name}"] = made.get(name) or SiteFile(home / name)
+    site |= {name: file for name, file in made.items() if "/" in name}
+    return runtime, wheel, _CHAT_PATH if chat else ""
+
+
+def export_site(site: dict[str, SiteFile], directory: Path) -> int:
+    """Writes a site to a directory for any static host; returns its bytes."""
+    total = 0
+    for name, file in site.items():
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read())
+        total += file.nbytes
+    return total
+
+
+def _stamp_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+# ---- the wheel -----------------------------------------------------------------------------------
+
+
+def metadata_version() -> str:
+    """The version of the package."""
+    import sparsefire
+
+    return sparsefire.__version__
+
+
+def wheel_name() -> str:
+    """File name of the wheel that `build_wheel` makes."""
+    return f"sparsefire-{metadata_version()}-py3-none-any.whl"
+
+
+def build_wheel(models: bool = False) -> bytes:
+    """The package without its compiled extension as a wheel that Pyodide installs, `models`: with
+    the model that comes with it.
+
+    It is made of the very files that are running, so the page never has another version. Raises
+    `BackendError` when the WebAssembly module is missing.
+    """
+    if not (_PACKAGE / "wasm" / "sparsefire_core.wasm").exists():
+        raise BackendError(
+            "the WebAssembly module is not built; run ./build_wasm.sh in the project's directory, "
+            "then `pip install .`"
+        )
+    suffixes = (*_WHEEL_SUFFIXES, *((".gguf",) if models else ()))
+    entries = {
+        f"sparsefire/{path.relative_to(_PACKAGE).as_posix()}": path.read_bytes()
+        for path in sorted(_PACKAGE.rglob("*"))
+        if path.suffix in suffixes and path.relative_to(_PACKAGE).parts[0] != "web"
+    }
+    info = f"sparsefire-{metadata_version()}.dist-info"
+    entries[f"{info}/METADATA"] = _metadata_text().encode()
+    entries[f"{info}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: sparsefire\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    record = "".join(f"{name},{_digest(data)},{len(data)}\n" for name, data in entries.items())
+    entries[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    return _zipped(entries)
+
+
+def chat_archive() -> bytes | None:
+    """What chat templates need in the page, as installed here: Jinja2, and the plain Python of
+    MarkupSafe. None where Jinja2 is not installed."""
+    entries = {}
+    for name in ("jinja2", "markupsafe"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            return None
+        home = Path(spec.origin).parent
+        for path in sorted(home.rglob("*.py")):
+            entries[f"{name}/{path.relative_to(home).as_posix()}"] = path.read_bytes()
+        entries[f"{name}/LICENSE.txt"] = _licence_of(name)
+    return _zipped(entries)
+
+
+def _licence_of(distribution: str) -> bytes:
+    files = metadata.files(distribution) or []
+    texts = [Path(str(file.locate())).read_bytes() for file in files if "LICENSE" in file.name]
+    return b"\n".join(texts)
+
+
+def _zipped(entries: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name, data in entries.items():
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data, zipfile.ZIP_DEFLATED)
+    return out.getvalue()
+
+
+def _metadata_text() -> str:
+    try:
+        text = metadata.distribution("sparsefire").read_text("METADATA")
+    except metadata.PackageNotFoundError:
+        text = None
+    lines = ("Metadata-Version: 2.1", "Name: sparsefire", f"Version: {metadata_version()}")
+    return text or "\n".join((*lines, "Requires-Dist: numpy>=1.26", ""))
+
+
+def _digest(data: bytes) -> str:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+    return f"sha256={digest}"

@@ -1,0 +1,117 @@
+"""What SentencePiece vocabularies do to a text before it is cut into tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelFileError
+from .vocabulary import flag
+
+_BLANK = "▁"
+_KEY = "tokenizer.ggml.precompiled_charsmap"
+
+
+class Normalizer:
+    """Replaces characters by those that the vocabulary was trained on, then handles blanks.
+
+    add_blank: puts a blank before a text that is not empty. trim: takes blanks off both ends and
+    makes one of several. charsmap: replacements, or None.
+    """
+
+    def __init__(self, add_blank: bool, trim: bool, charsmap: CharsMap | None = None) -> None:
+        self.add_blank = add_blank
+        self._trim = trim
+        self._charsmap = charsmap
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], *, trim: bool) -> Normalizer:
+        """As the file says; `trim` where it is silent."""
+        stored = metadata.get(_KEY)
+        charsmap = None
+        if stored is not None:
+            if getattr(getattr(stored, "dtype", None), "itemsize", 0) != 1:
+                raise ModelFileError(f"key '{_KEY}' is not a list of bytes")
+            charsmap = CharsMap(stored.tobytes())
+        return cls(
+            flag(metadata, "add_space_prefix", True),
+            flag(metadata, "remove_extra_whitespaces", trim),
+            charsmap,
+        )
+
+    def normalize(self, text: str, starts: bool) -> str:
+        """The text as its tokens spell it, with "▁" for blanks. `starts`: a blank may be put
+        before it."""
+        if self._charsmap is not None:
+            text = self._charsmap.replace(text)
+        if self._trim:
+            # A "▁" in the text itself is a blank only at the end: so does the reference.
+            text = re.sub(" +", " ", text).lstrip(" ").rstrip(f" {_BLANK}")
+        if text and starts and self.add_blank:
+            text = f" {text}"
+        return text.replace(" ", _BLANK)
+
+
+class CharsMap:
+    """SentencePiece's table of replacements: a double-array trie (Aoe 1989) from UTF-8 to the
+    places of NUL-terminated strings behind it. The longest entry wins.
+
+    `ModelFileError` when the table is not of that form.
+    """
+
+    def __init__(self, blob: bytes) -> None:
+        size = int.from_bytes(blob[:4], "little")
+        if len(blob) < 4 or size % 4 or size > len(blob) - 4:
+            raise ModelFileError(f"key '{_KEY}' is damaged: {len(blob)} bytes, a trie of {size}")
+        self._units: list[int] = np.frombuffer(blob, "<u4", size // 4, 4).tolist()
+        self._texts = blob[4 + size :]
+        self._known: dict[int, str] = {}
+
+    def replace(self, text: str) -> str:
+        """The text with every entry replaced."""
+        raw = text.encode("utf-8")
+        parts: list[str] = []
+        at = kept = 0
+        while at < len(raw):
+            length, found = self._longest(raw, at)
+            if found is not None:
+                parts += (raw[kept:at].decode("utf-8"), found)
+                at = kept = at + length
+            else:
+                first = raw[at]
+                at += 1 if first < 0x80 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4
+        return "".join(parts) + raw[kept:].decode("utf-8")
+
+    def _longest(self, raw: bytes, start: int) -> tuple[int, str | None]:
+        """Length in bytes and replacement of the longest entry at a place."""
+        units = self._units
+        count = len(units)
+        length, found = 0, -1
+        place = _offset(units[0]) if count else 0
+        for at in range(start, len(raw)):
+            byte = raw[at]
+            place ^= byte
+            if place >= count:
+                break
+            unit = units[place]
+            if unit & 0x800000FF != byte:  # the label of a unit; bit 31 marks values
+                break
+            place ^= _offset(unit)
+            if unit >> 8 & 1 and place < count:  # an entry ends here, and the unit holds its value
+                length, found = at + 1 - start, units[place] & 0x7FFFFFFF
+        return length, None if found < 0 else self._text(found)
+
+    def _text(self, place: int) -> str:
+        if place not in self._known:
+            end = self._texts.find(b"\0", place)
+            if end < 0:
+                raise ModelFileError(f"key '{_KEY}' is damaged: a replacement lies outside")
+            self._known[place] = self._texts[place:end].decode("utf-8", "replace")
+        return self._known[place]
+
+
+def _offset(unit: int) -> int:
+    return (unit >> 10) << ((unit & 0x200) >> 6)

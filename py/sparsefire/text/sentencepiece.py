@@ -1,0 +1,213 @@
+"""SentencePiece vocabularies: text is not cut into words first, and a blank is a letter, "▁".
+
+`tokenizer.ggml.model` = "llama" merges neighbours, the pair whose token has the highest score
+first; "t5" takes the tokens whose scores have the highest sum (Kudo 2018). Characters without a
+token are spelt in bytes where the vocabulary has tokens for bytes. Results are those of the
+SentencePiece library (Kudo and Richardson 2018).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+from ..errors import ArgumentError, ModelFileError
+from .byte_bpe import CACHE_LETTERS, CACHE_WORDS, merged
+from .normalizer import Normalizer
+from .vocabulary import TokenType, Vocabulary
+
+_BLANK = "▁"
+_UNKNOWN = -1  # stands for a character that has no token, until runs of them are joined
+_UNKNOWN_PENALTY = 10.0
+_SPLIT = 536870913.0  # 2^29 + 1
+_BYTE_NAME = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+
+class Pieces(ABC):
+    """What both ways of cutting have in common."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, scores: Sequence[float], normalizer: Normalizer
+    ) -> None:
+        if len(scores) != vocabulary.size:
+            raise ModelFileError(
+                f"'tokenizer.ggml.scores' has {len(scores)} entries for {vocabulary.size} tokens"
+            )
+        if not all(map(math.isfinite, scores)):
+            raise ModelFileError("'tokenizer.ggml.scores' holds NaN or infinity")
+        self._vocabulary = vocabulary
+        self._scores = scores
+        self._normalizer = normalizer
+        # Of several tokens of one name the first counts.
+        self._ids: dict[str, int] = {}
+        kinds = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
+        for token in vocabulary.of_type(*kinds):
+            self._ids.setdefault(vocabulary.tokens[token], token)
+        self._byte_of_id = self._find_bytes()
+        self._id_of_byte = {byte: token for token, byte in self._byte_of_id.items()}
+        self._word = self._word_pattern()
+        self._cache: dict[str, list[int]] = {}
+
+    def _find_bytes(self) -> dict[int, int]:
+        found = {}
+        for token in self._vocabulary.of_type(TokenType.BYTE):
+            name = _BYTE_NAME.fullmatch(self._vocabulary.tokens[token])
+            if name is None:
+                raise ModelFileError(
+                    f"'tokenizer.ggml.tokens': token {token}, {self._vocabulary.tokens[token]!r}, "
+                    "is marked as a byte; expected a name such as <0x0A>"
+                )
+            found[token] = int(name[1], 16)
+        return found
+
+    def _word_pattern(self) -> re.Pattern[str] | None:
+        """Cuts before blanks that follow a letter, where no token goes across such a place. Then
+        words can be remembered, and the result is the same."""
+        across = re.compile(f"[^{_BLANK}]{_BLANK}")
+        if any(_BLANK in name[1:] and across.search(name) for name in self._ids):
+            return None
+        return re.compile(f"{_BLANK}*[^{_BLANK}]+|{_BLANK}+")
+
+    def encode(self, text: str, ids: list[int], starts: bool) -> None:
+        """Appends the tokens of a text without special tokens. `starts`: it begins a text, or
+        follows a special token, so that a blank is put before it."""
+        text = self._normalizer.normalize(text, starts)
+        words: Iterable[str] = (text,) if self._word is None else self._word.findall(text)
+        cache = self._cache
+        unknown_before = False
+        for word in words:
+            if not word:
+                continue
+            known = cache.get(word)
+            if known is None:
+                known = self._encode_word(word)
+                if len(word) <= CACHE_LETTERS:
+                    if len(cache) >= CACHE_WORDS:
+                        cache.clear()
+                    cache[word] = known
+            if _UNKNOWN in known or unknown_before:
+                unknown_before = self._add_with_unknown(known, ids, unknown_before)
+            else:
+                ids += known
+
+    def _add_with_unknown(self, found: list[int], ids: list[int], unknown_before: bool) -> bool:
+        """Appends tokens with one unknown token for each run of unknown characters; returns
+        whether they end in one."""
+        for token in found:
+            if token != _UNKNOWN:
+                ids.append(token)
+            elif not unknown_before:
+                if self._vocabulary.unknown is None:
+                    raise ArgumentError(
+                        "the vocabulary lacks a character of the text, and has no unknown token"
+                    )
+                ids.append(self._vocabulary.unknown)
+            unknown_before = token == _UNKNOWN
+        return unknown_before
+
+    @abstractmethod
+    def _encode_word(self, word: str) -> list[int]:
+        """Tokens of a normalised word, `_UNKNOWN` for a character without any."""
+
+    def _spelt(self, text: str) -> list[int]:
+        """The tokens of the bytes of a character without a token of its own."""
+        spelt = [self._id_of_byte.get(byte, _UNKNOWN) for byte in text.encode("utf-8")]
+        return [_UNKNOWN] if _UNKNOWN in spelt else spelt
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for."""
+        byte = self._byte_of_id.get(token)
+        if byte is not None:
+            return bytes([byte])
+        text = self._vocabulary.tokens[token]
+        if self._vocabulary.types[token] in (TokenType.NORMAL, TokenType.UNUSED):
+            text = text.replace(_BLANK, " ")
+        return text.encode("utf-8", "surrogateescape")
+
+    def strip_start(self, raw: bytes) -> bytes:
+        """The bytes of a whole text without the blank that was put before it."""
+        return raw.removeprefix(b" ") if self._normalizer.add_blank else raw
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+
+class PieceBpe(Pieces):
+    """Merges neighbours, the pair whose token has the highest score first."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, scores: Sequence[float], normalizer: Normalizer
+    ) -> None:
+        super().__init__(vocabulary, scores, normalizer)
+        self._ranks = {name: -scores[token] for name, token in self._ids.items()}
+
+    def _encode_word(self, word: str) -> list[int]:
+        found: list[int] = []
+        for symbol in merged(list(word), self._ranks, ""):
+            token = self._ids.get(symbol)
+            found += self._spelt(symbol) if token is None else [token]
+        return found
+
+
+class Unigram(Pieces):
+    """Takes the tokens whose scores have the highest sum."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, scores: Sequence[float], normalizer: Normalizer
+    ) -> None:
+        super().__init__(vocabulary, scores, normalizer)
+        # Single precision makes a sum depend on what is before it: a text is cut as a whole.
+        self._word = None
+        normal = [scores[token] for token in vocabulary.of_type(TokenType.NORMAL)]
+        self._unknown_score = min(normal, default=0.0) - _UNKNOWN_PENALTY
+        # By first character: lengths of names, and whether there is a name of that character.
+        self._lengths: dict[str, list[int]] = {}
+        for name, token in self._ids.items():
+            if name and vocabulary.types[token] != TokenType.UNUSED:
+                lengths = self._lengths.setdefault(name[0], [])
+                if len(name) not in lengths:
+                    lengths.append(len(name))
+        for lengths in self._lengths.values():
+            lengths.sort()
+
+    def _encode_word(self, word: str) -> list[int]:
+        size = len(word)
+        best = [-math.inf] * (size + 1)  # sum of scores up to here
+        begins = [0] * (size + 1)  # of the last token up to here
+        tokens = [_UNKNOWN] * (size + 1)
+        best[0] = 0.0
+        ids, scores, types = self._ids, self._scores, self._vocabulary.types
+        for start in range(size):
+            here = best[start]
+            single = False
+            for length in self._lengths.get(word[start], ()):
+                end = start + length
+                if end > size:
+                    break
+                token = ids.get(word[start:end])
+                if token is None or types[token] == TokenType.UNUSED:
+                    continue
+                single = single or length == 1
+                # Rounded to single precision as the reference's sum is, by splitting off the upper
+                # 24 bits (Dekker 1971), so that ties are broken alike.
+                wide = (here + scores[token]) * _SPLIT
+                total = wide - (wide - (here + scores[token]))
+                if total > best[end]:
+                    best[end], begins[end], tokens[end] = total, start, token
+            if not single:
+                wide = (here + self._unknown_score) * _SPLIT
+                total = wide - (wide - (here + self._unknown_score))
+                if total > best[start + 1]:
+                    best[start + 1], begins[start + 1], tokens[start + 1] = total, start, _UNKNOWN
+        return self._traced(word, begins, tokens)
+
+    def _traced(self, word: str, begins: list[int], tokens: list[int]) -> list[int]:
+        backwards: list[int] = []
+        end = len(word)
+        while end:
+            start, token = begins[end], tokens[end]
+            backwards += self._spelt(word[start:end])[::-1] if token == _UNKNOWN else [token]
+            end = start
+        return backwards[::-1]

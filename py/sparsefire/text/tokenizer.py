@@ -1,0 +1,217 @@
+"""Turns text into token ids and back, by the vocabulary in a GGUF file."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from ..errors import ArgumentError, ModelFileError, UnsupportedError
+from .byte_bpe import ByteLevelBpe
+from .normalizer import Normalizer
+from .pretokenizer import pretokenizer
+from .sentencepiece import PieceBpe, Unigram
+from .vocabulary import TokenType, Vocabulary, numbers, strings
+
+
+class Segmenter(Protocol):
+    """A way to cut text into tokens."""
+
+    def encode(self, text: str, ids: list[int], starts: bool) -> None:
+        """Appends the tokens of a text without special tokens; `starts`: nothing but special
+        tokens is before it."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for."""
+
+    def strip_start(self, raw: bytes) -> bytes:
+        """The bytes of a whole text without what `encode` puts before it."""
+
+
+class Tokenizer:
+    """Turns text into token ids and back. `from_metadata` makes one from a model file.
+
+    `size` is the number of tokens; `bos` and `eos` are ids or None; `end_ids` holds every id
+    that ends a generation; `add_bos` and `add_eos` say whether a text gets them.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, segmenter: Segmenter, kind: str = "") -> None:
+        self.vocabulary = vocabulary
+        self.kind = kind
+        self._segmenter = segmenter
+        self._bytes: dict[int, bytes] = {}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], name: str = "the model") -> Tokenizer:
+        """The tokeniser of a GGUF file's metadata; `name` is what messages call the file.
+
+        Errors: `ModelFileError` (a key is missing or does not fit), `UnsupportedError` (another
+        kind of tokeniser, or a splitting rule that is not known).
+        """
+        kind = metadata.get("tokenizer.ggml.model")
+        if kind is None:
+            raise ModelFileError(f"{name}: key 'tokenizer.ggml.model' is missing: no vocabulary")
+        if kind not in _KINDS:
+            raise UnsupportedError(
+                f"{name}: the tokeniser {kind!r} is not supported; supported: {_SUPPORTED}"
+            )
+        try:
+            return _KINDS[kind](metadata)
+        except (ModelFileError, UnsupportedError) as error:
+            raise type(error)(f"{name}: {error}") from None
+
+    @property
+    def size(self) -> int:
+        """The number of tokens."""
+        return self.vocabulary.size
+
+    @property
+    def bos(self) -> int | None:
+        """The id that begins a text, or None."""
+        return self.vocabulary.bos
+
+    @property
+    def eos(self) -> int | None:
+        """The id that ends a text, or None."""
+        return self.vocabulary.eos
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Every id that ends a generation."""
+        return self.vocabulary.end_ids
+
+    @property
+    def add_bos(self) -> bool:
+        """True when a text begins with `bos`, unless `encode` is told otherwise."""
+        return self.vocabulary.add_bos
+
+    @property
+    def add_eos(self) -> bool:
+        """True when a text ends with `eos`, unless `encode` is told otherwise."""
+        return self.vocabulary.add_eos
+
+    # -- text to ids -----------------------------------------------------------------------------
+
+    def encode(
+        self,
+        text: str,
+        *,
+        add_bos: bool | None = None,
+        add_eos: bool | None = None,
+        special: bool = True,
+    ) -> list[int]:
+        """Token ids of a text.
+
+        With `special`, names of control tokens in the text (as in "<|endoftext|>") become those
+        tokens; otherwise they are ordinary text. `add_bos` and `add_eos` put the tokens that
+        begin and end a text around it; by default as the file says. A lone surrogate is read as
+        U+FFFD. `ArgumentError` when the vocabulary lacks a byte or character.
+        """
+        if not isinstance(text, str):
+            raise ArgumentError(f"expected text as str, got {type(text).__name__}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        ids: list[int] = []
+        if self.add_bos if add_bos is None else add_bos:
+            ids.append(self._wanted(self.bos, "add_bos", "begins"))
+        splitter = self.vocabulary.splitter(special)
+        parts = [text] if splitter is None else splitter.split(text)
+        for index, part in enumerate(parts):
+            if index % 2:
+                ids.append(self.vocabulary.ids[part])
+            elif part:
+                self._segmenter.encode(part, ids, True)
+        if self.add_eos if add_eos is None else add_eos:
+            ids.append(self._wanted(self.eos, "add_eos", "ends"))
+        return ids
+
+    @staticmethod
+    def _wanted(token: int | None, argument: str, what: str) -> int:
+        if token is None:
+            raise ArgumentError(f"{argument}: the vocabulary has no token that {what} a text")
+        return token
+
+    # -- ids to text -----------------------------------------------------------------------------
+
+    def token_bytes(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes that a token stands for; none for a control token unless `special`, and none
+        for an id between the vocabulary's size and the model's."""
+        if not special or token >= self.size:
+            hidden = (TokenType.CONTROL, TokenType.UNKNOWN)
+            if token >= self.size or self.vocabulary.types[token] in hidden:
+                return b""
+        raw = self._bytes.get(token)
+        if raw is None:
+            raw = self._bytes[token] = self._segmenter.token_bytes(token)
+        return raw
+
+    def decode(self, ids: Iterable[int], *, special: bool = False, continues: bool = False) -> str:
+        """The text of token ids. Control tokens are left out unless `special`; bytes that are not
+        UTF-8 become U+FFFD.
+
+        continues: the ids continue a text. Otherwise the blank that some vocabularies put before
+        a text is taken off again.
+
+        Errors: `ArgumentError` for a negative id.
+        """
+        pieces = []
+        for token in ids:
+            if token < 0:
+                raise ArgumentError(f"token id {token} is negative")
+            pieces.append(self.token_bytes(int(token), special=special))
+        raw = b"".join(pieces)
+        return (raw if continues else self._segmenter.strip_start(raw)).decode("utf-8", "replace")
+
+    def streaming_decoder(self, *, special: bool = False) -> StreamingDecoder:
+        """A decoder that takes one token at a time, of ids that continue a text."""
+        return StreamingDecoder(self, special=special)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.kind}, {self.size} tokens, {self._segmenter!r})"
+
+
+class StreamingDecoder:
+    """Turns tokens into text as they come, and never gives out half a character."""
+
+    def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._special = special
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token: int) -> str:
+        """The text that is complete with this token; it may be empty."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token, special=self._special))
+
+    def finish(self) -> str:
+        """What is left: U+FFFD when the last character was not completed, else nothing."""
+        return self._decoder.decode(b"", True)
+
+
+# -- kinds of vocabularies -------------------------------------------------------------------------
+
+
+def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
+    pre = metadata.get("tokenizer.ggml.pre", "")
+    vocabulary = Vocabulary.from_metadata(metadata, add_bos=pretokenizer(pre).add_bos)
+    segmenter = ByteLevelBpe(vocabulary, strings(metadata, "merges"), pre)
+    return Tokenizer(vocabulary, segmenter, "byte-level BPE")
+
+
+def _piece_bpe(metadata: Mapping[str, Any]) -> Tokenizer:
+    vocabulary = Vocabulary.from_metadata(metadata, add_bos=True, bos=1, eos=2, unknown=0)
+    normalizer = Normalizer.from_metadata(metadata, trim=False)
+    segmenter = PieceBpe(vocabulary, numbers(metadata, "scores"), normalizer)
+    return Tokenizer(vocabulary, segmenter, "SentencePiece BPE")
+
+
+def _unigram(metadata: Mapping[str, Any]) -> Tokenizer:
+    vocabulary = Vocabulary.from_metadata(metadata, add_eos=True, eos=1, unknown=2)
+    normalizer = Normalizer.from_metadata(metadata, trim=True)
+    segmenter = Unigram(vocabulary, numbers(metadata, "scores"), normalizer)
+    return Tokenizer(vocabulary, segmenter, "SentencePiece unigram")
+
+
+_KINDS = {"gpt2": _byte_level, "llama": _piece_bpe, "t5": _unigram}
+_SUPPORTED = "'gpt2' (byte-level BPE), 'llama' (SentencePiece BPE), 't5' (SentencePiece unigram)"

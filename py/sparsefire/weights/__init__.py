@@ -1,0 +1,1 @@
+"""Weight formats, quantised weights, matrices in the core, activations."""

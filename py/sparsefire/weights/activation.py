@@ -1,0 +1,91 @@
+"""Activation functions by name, and their numbers in the core."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.core import Core, get_core
+from ..errors import ArgumentError
+
+
+class ActivationType(StrEnum):
+    """An activation function; each member is also its name.
+
+    ``ActivationType("gelu")`` understands the names that frameworks use as well:
+    ``gelu`` is the erf form, ``gelu_pytorch_tanh`` the tanh form, ``swish`` is SiLU and
+    ``relu_squared`` is ReLU². An unknown name is an `ArgumentError`.
+    """
+
+    IDENTITY = "identity"
+    RELU = "relu"
+    RELU2 = "relu2"
+    SILU = "silu"
+    GELU_TANH = "gelu_tanh"
+    GELU_ERF = "gelu_erf"
+    FATRELU = "fatrelu"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ActivationType:
+        if isinstance(value, str):
+            name = value.strip().lower().replace("-", "_")
+            name = _ALIASES.get(name, name)
+            for member in cls:
+                if member.value == name:
+                    return member
+        known = ", ".join(member.value for member in cls)
+        raise ArgumentError(f"unknown activation {value!r}; known ones: {known}")
+
+    @property
+    def code(self) -> int:
+        """The activation's number in the C core."""
+        return _CODES[self]
+
+    @property
+    def is_relu_family(self) -> bool:
+        """True when the activation is exactly zero over a half-line, so that exact sparse
+        inference exists (ReLU, ReLU² and FATReLU)."""
+        return self in (ActivationType.RELU, ActivationType.RELU2, ActivationType.FATRELU)
+
+    def apply(
+        self, x: npt.ArrayLike, parameter: float = 0.0, core: Core | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The activation of every element of ``x`` (any shape), as float32 of that shape.
+
+        ``parameter`` is FATReLU's threshold, otherwise ignored. NaN or infinity in ``x`` is a
+        `NotFiniteError`.
+        """
+        core = core or get_core()
+        values = np.ascontiguousarray(x, dtype=np.float32)
+        result = np.empty_like(values)
+        if values.size:
+            core.check(
+                "sf_activate",
+                core.context,
+                self.code,
+                float(parameter),
+                core.inp(values.reshape(-1)),
+                values.size,
+                core.out(result.reshape(-1)),
+                what=f"activation {self.value}",
+            )
+        return result
+
+
+_CODES = {member: code for code, member in enumerate(ActivationType)}
+
+_ALIASES = {
+    "linear": "identity",
+    "none": "identity",
+    "relu_squared": "relu2",
+    "squared_relu": "relu2",
+    "relu^2": "relu2",
+    "swish": "silu",
+    "gelu": "gelu_erf",
+    "gelu_exact": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}

@@ -1,0 +1,154 @@
+"""A weight matrix in the core's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _arrays
+from ..core.core import Core, Memory, get_core
+from ..core.handle import CoreObject
+from .quantized import QuantizedWeights, WeightFormat, dequantize_rows, weight_format
+
+_READ_BYTES = 8 << 20
+
+
+class Matrix(CoreObject):
+    """A view of (rows, columns) weights in core memory, kept as they are packed.
+
+    Row i starts ``offset + i * row_stride`` bytes into ``memory``; a ``row_stride`` of 0 means
+    packed rows. The view keeps ``memory`` alive. Errors: `FormatError`, `ShapeError` (the rows
+    do not fit in the memory).
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        memory: Memory,
+        format: str | WeightFormat,
+        rows: int,
+        columns: int,
+        offset: int = 0,
+        row_stride: int = 0,
+    ) -> None:
+        kind = weight_format(format)
+        self._row_bytes = kind.row_bytes(columns)
+        handle = core.open(
+            "sf_matrix_open",
+            memory.ptr + offset,
+            max(0, memory.nbytes - offset),
+            kind.code,
+            rows,
+            columns,
+            row_stride,
+            what=f"matrix ({rows}, {columns}) {kind.name} in {memory.nbytes} bytes",
+        )
+        super().__init__(core, handle, "sf_matrix_close")
+        self._memory = memory
+        self._format = kind
+        self._offset = offset
+        self._row_stride = row_stride or self._row_bytes
+        self.rows = rows
+        self.columns = columns
+
+    @classmethod
+    def from_array(
+        cls,
+        array: npt.ArrayLike | QuantizedWeights,
+        format: str = "f32",
+        core: Core | None = None,
+    ) -> Matrix:
+        """Quantises ``array`` (rows, columns) to ``format`` and puts it into core memory.
+        `QuantizedWeights` are taken as they are packed."""
+        core = core or get_core()
+        if not isinstance(array, QuantizedWeights):
+            array = QuantizedWeights.quantize(array, format, core)
+        memory = core.upload(array.packed)
+        return cls(core, memory, array.format, *array.shape)
+
+    @property
+    def format(self) -> str:
+        """Name of the weight format."""
+        return self._format.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return (self.rows, self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, without what lies between strided rows."""
+        return self.rows * self._row_bytes
+
+    def multiply(
+        self, x: npt.ArrayLike, out: npt.NDArray[np.floating] | None = None
+    ) -> npt.NDArray[np.floating]:
+        """x · matrixᵀ: (rows,) for x (columns,), (n, rows) for x (n, columns); float32, or
+        written to ``out``. NaN or infinity in ``x`` is a `NotFiniteError`."""
+        values, single = _arrays.vectors(x, self.columns)
+        result = _arrays.Result(len(values), self.rows, single, out)
+        if len(values):
+            self.core.check(
+                "sf_matrix_multiply",
+                self.core.context,
+                self.handle,
+                self.core.inp(values),
+                len(values),
+                self.core.out(result.buffer),
+                what=f"multiplying by {self!r}",
+            )
+        return result.finish()
+
+    def packed(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint8]:
+        """A copy of the packed rows ``start`` … ``stop`` - 1, uint8 (rows, row bytes)."""
+        stop = self.rows if stop is None else stop
+        rows = np.empty((stop - start, self._row_bytes), np.uint8)
+        step = max(1, _READ_BYTES // self._row_stride)
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            # The final row may end before a whole stride does.
+            span = (last - first - 1) * self._row_stride + self._row_bytes
+            run = np.empty(span, np.uint8)
+            self._memory.read(run, self._offset + first * self._row_stride)
+            shape, strides = (last - first, self._row_bytes), (self._row_stride, 1)
+            rows[first - start : last - start] = np.lib.stride_tricks.as_strided(
+                run, shape, strides
+            )
+        return rows
+
+    def weights(self) -> QuantizedWeights:
+        """A copy of the weights, packed as they are."""
+        return QuantizedWeights(self.packed(), self._format, self.shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from ..ffn import pickled as _pickled
+
+        return _pickled.matrix, (self.weights(),)
+
+    def dequantize(self) -> _arrays.FloatArray:
+        """The weights as float32 (rows, columns)."""
+        return dequantize_rows(self.packed(), self._format, self.columns, self.core)
+
+    def __repr__(self) -> str:
+        return f"Matrix({self.rows}×{self.columns} {self.format}, {self.nbytes:,} bytes)"
+
+
+def bundle_views(
+    core: Core,
+    memory: Memory,
+    rows: int,
+    parts: Sequence[tuple[str | WeightFormat, int]],
+) -> list[Matrix]:
+    """The matrices of a bundle, in which row i of each lies beside row i of the next: one of
+    ``rows`` rows for each format and number of columns. Errors as `Matrix`."""
+    widths = [weight_format(kind).row_bytes(columns) for kind, columns in parts]
+    offsets = accumulate(widths, initial=0)
+    return [
+        Matrix(core, memory, kind, rows, columns, offset, sum(widths))
+        for (kind, columns), offset in zip(parts, offsets, strict=False)
+    ]
