@@ -11,7 +11,7 @@ from sparsefire.bench.ffn import random_layer as bench_layer
 from sparsefire.core.core import Core
 from sparsefire.ffn.forward import MODES
 from sparsefire.ffn.layer import SparseFfn
-from sparsefire.ffn.predictor import LowRankPredictor
+from sparsefire.ffn.low_rank import LowRankPredictor
 from sparsefire.ffn.sparsity import SparsityConfig
 from sparsefire.fit.layers import predictor_format
 

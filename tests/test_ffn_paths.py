@@ -13,7 +13,7 @@ import pytest
 import sparsefire as sf
 from sparsefire.core import core as _core
 from sparsefire.errors import ArgumentError, FormatError
-from sparsefire.ffn.predictor import LowRankPredictor
+from sparsefire.ffn.low_rank import LowRankPredictor
 from sparsefire.weights.costs import set_costs
 from sparsefire.weights.quantized import FORMATS
 

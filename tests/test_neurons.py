@@ -468,7 +468,7 @@ def bundle_of(ffn: sf.SparseFfn, neuron: int) -> bytes:
 
 
 def test_neurons_lie_in_the_file_as_the_format_says(path: Path) -> None:
-    file = sf.gguf.GgufFile.open(path)
+    file = sf.gguf.reader.GgufFile.open(path)
     rows = file.tensor_data("blk.0.ffn_bundle.weight").view(np.float32).reshape(HIDDEN, -1)
     gate, up, down = (each.dequantize() for each in layer().matrices if each is not None)
     np.testing.assert_array_equal(rows, np.concatenate([gate, up, down], axis=1))

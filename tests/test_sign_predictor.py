@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 import sparsefire as sf
 from sparsefire.core.core import Core
+from sparsefire.errors import ModelFileError
 from sparsefire.ffn.predictor import Predictor
 from sparsefire.weights.matrix import Matrix
 
@@ -171,3 +174,30 @@ def test_it_tells_what_it_is() -> None:
     assert (predictor.input_dim, predictor.hidden_dim, predictor.alpha) == (33, 50, 1.25)
     assert predictor.nbytes == 50 * 2 * 4
     assert repr(predictor) == "SignPredictor(33→50, alpha 1.25, 400 bytes)"
+
+
+@pytest.mark.parametrize("columns", [1, 31, 32, 70])
+def test_saved_and_loaded(columns: int, tmp_path: Path, host_core: Core) -> None:
+    random = np.random.default_rng(columns)
+    gate, x = random.standard_normal((40, columns)), random.standard_normal((5, columns))
+    sparsity = sf.SparsityConfig.with_top_k(7)
+    predictor = sf.SignPredictor(gate, 1.25, sparsity=sparsity, hot=3)
+    path = tmp_path / "predictor.gguf"
+    predictor.save(path)
+    loaded = sf.SignPredictor.load(path)
+    assert (loaded.alpha, loaded.hot, loaded.sparsity) == (1.25, 3, sparsity)
+    assert np.array_equal(loaded.scores(x), predictor.scores(x))
+    with pytest.raises(ModelFileError, match=r"kind 'signs'.*SignPredictor\.load"):
+        sf.LowRankPredictor.load(path)
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path, host_core: Core) -> None:
+    path = tmp_path / "predictor.gguf"
+    sf.SignPredictor(np.ones((4, 40))).save(path)
+    data = path.read_bytes()
+    key = b"sparsefire-predictor.input_length"
+    at = data.index(key) + len(key) + 4
+    for columns in (0, 96, 2**31 - 1):
+        path.write_bytes(data[:at] + columns.to_bytes(4, "little") + data[at + 4 :])
+        with pytest.raises(ModelFileError, match="predictor_signs"):
+            sf.SignPredictor.load(path)

@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from .ffn.cached import CachedFfn
     from .ffn.cutoff import CutoffReport
     from .ffn.layer import SparseFfn
-    from .ffn.predictor import LowRankPredictor, Predictor
+    from .ffn.low_rank import LowRankPredictor
+    from .ffn.predictor import Predictor
     from .ffn.sign_predictor import SignPredictor
     from .ffn.sparsity import SparsityConfig
     from .fit.predictor import PredictorReport
@@ -107,7 +108,7 @@ _LAZY = {
     "Cancel": "lm.generation",
     "ChatTemplate": "lm.chat",
     "CutoffReport": "ffn.cutoff",
-    "LowRankPredictor": "ffn.predictor",
+    "LowRankPredictor": "ffn.low_rank",
     "Model": "lm.model",
     "NeuronCache": "ffn.cache",
     "Predictor": "ffn.predictor",

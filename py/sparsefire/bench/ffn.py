@@ -14,7 +14,7 @@ from .._arrays import FloatArray
 from ..core.core import Core, get_core
 from ..errors import ArgumentError
 from ..ffn.layer import SparseFfn
-from ..ffn.predictor import LowRankPredictor
+from ..ffn.low_rank import LowRankPredictor
 from ..ffn.sparsity import SparsityConfig
 from ..fit.layers import predictor_format
 from ..weights.matrix import bundle_views

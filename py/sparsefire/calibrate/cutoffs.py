@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arch.config import CUTOFF_KEYS, SPARSEFIRE_VERSION
+from ..arch.read import rows_by_neuron
 from ..errors import ArgumentError
 from ..ffn.core_layer import CUTOFFS
 from ..ffn.cutoff import neuron_values
 from ..gguf.reader import TypedValue, ValueType
 from ..gguf.writer import TensorData, Writable, check_output, gguf_package, write_gguf
 from ..lm.compare import compare_modes
-from ..lm.loader import rows_by_neuron
 from ..weights.matrix import Matrix
 from .samples import FEWEST_TOKENS, Windows, record_inputs, text_windows
 

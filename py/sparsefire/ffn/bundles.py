@@ -1,10 +1,10 @@
-"""Feed-forward layers in files: the neurons of one layer, read one by one."""
+"""Feed-forward layers in files, neuron by neuron."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
@@ -12,16 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arch.config import ARCHITECTURES, read_config
+from ..arch.read import read_biases
 from ..arch.tensors import FFN_BIASES, check_format
-from ..core.core import Core
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile
 from ..gguf.writer import TensorData, Writable, write_gguf
-from ..lm.loader import read_biases, read_predictor, upload_tensor
 from ..weights.activation import ActivationType
-from ..weights.matrix import Matrix, bundle_views
+from ..weights.matrix import Matrix
 from ..weights.quantized import ByteArray, WeightFormat, weight_format
-from .layer import SparseFfn
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
@@ -45,36 +43,31 @@ class LayerShape(NamedTuple):
     cutoffs: tuple[tuple[str, float], ...] = ()  # what they are on, and how large
 
 
-def save_bundles(ffn: SparseFfn, path: str | os.PathLike[str]) -> None:
-    """See `SparseFfn.save_bundles`."""
-    matrices = [each for each in ffn.matrices if each is not None]
-    if ffn.down_layout != "neuron":
-        raise UnsupportedError(
-            "the layer's down matrix has one row an output, so no neuron is in one place: make "
-            "the layer with SparseFfn(w1, w2, …), which transposes w2"
-        )
-    if ffn.sub_norm is not None or ffn.both_active:
-        raise UnsupportedError(
-            "a layer with a norm before its down matrix, or with both gate and up activated, "
-            "cannot be saved alone"
-        )
-    if ffn.format == "mixed":
-        formats = ", ".join(each.format for each in matrices)
-        raise UnsupportedError(f"a bundle has one weight format, but the layer has {formats}")
+def write_bundles(
+    path: str | os.PathLike[str],
+    matrices: list[Matrix],
+    biases: Sequence[npt.NDArray[np.float32] | None],
+    activation: ActivationType,
+    parameter: float,
+) -> None:
+    """Writes a file of one layer: ``matrices`` are the gate, if there is one, up and down, with a
+    row a neuron and all of one format; ``biases`` of gate, up and down. Errors: `BackendError`
+    (the gguf package is not installed), OSError."""
+    up, down = matrices[-2:]
     metadata = {
         "general.architecture": LAYER_ARCHITECTURE,
-        f"{LAYER_ARCHITECTURE}.input_length": ffn.d_in,
-        f"{LAYER_ARCHITECTURE}.output_length": ffn.d_out,
-        f"{LAYER_ARCHITECTURE}.hidden_activation": str(ffn.activation),
-        f"{LAYER_ARCHITECTURE}.hidden_activation_threshold": float(ffn.parameter),
+        f"{LAYER_ARCHITECTURE}.input_length": up.columns,
+        f"{LAYER_ARCHITECTURE}.output_length": down.columns,
+        f"{LAYER_ARCHITECTURE}.hidden_activation": str(activation),
+        f"{LAYER_ARCHITECTURE}.hidden_activation_threshold": float(parameter),
     }
     columns = sum(each.columns for each in matrices)
     tensors: dict[str, Writable] = {
         "blk.0.ffn_bundle.weight": TensorData(
-            ffn.format, (ffn.hidden, columns), lambda: _joined(matrices)
+            up.format, (up.rows, columns), lambda: _joined(matrices)
         )
     }
-    for name, bias in zip(FFN_BIASES, ffn.biases, strict=True):
+    for name, bias in zip(FFN_BIASES, biases, strict=True):
         if bias is not None:
             tensors[f"blk.0.{name}.bias"] = bias
     write_gguf(path, metadata, tensors)
@@ -83,38 +76,6 @@ def save_bundles(ffn: SparseFfn, path: str | os.PathLike[str]) -> None:
 def _joined(matrices: list[Matrix]) -> ByteArray:
     """The packed rows of each matrix side by side, uint8 (hidden, bundle bytes)."""
     return np.concatenate([each.packed() for each in matrices], axis=1)
-
-
-def load_bundles(
-    source: Source, layer: int, activation: str | ActivationType | None, core: Core
-) -> SparseFfn:
-    """See `SparseFfn.load`."""
-    file = BundleFile(source, layer, activation)
-    try:
-        shape = file.shape
-        memory = upload_tensor(core, file.header, file.tensor)
-        columns = [shape.d_in] * (1 + file.gated) + [shape.d_out]
-        parts = [(file.format, each) for each in columns]
-        views = bundle_views(core, memory, shape.hidden, parts)
-        ffn = SparseFfn.from_matrices(
-            core,
-            views[0] if file.gated else None,
-            views[-2],
-            views[-1],
-            activation=shape.activation,
-            parameter=shape.parameter,
-            gate_bias=file.biases.get("gate_bias"),
-            up_bias=file.biases.get("up_bias"),
-            down_bias=file.biases.get("down_bias"),
-            predictor=read_predictor(core, file.header, layer, shape.hot),
-        )
-        if shape.both_active:
-            ffn.set_both_active(True)
-        for on, cutoff in shape.cutoffs:
-            ffn.set_cutoff(cutoff, on)
-        return ffn
-    finally:
-        file.close()
 
 
 class BundleFile:

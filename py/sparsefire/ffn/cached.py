@@ -12,11 +12,11 @@ from .. import _arrays
 from ..core.core import Core, get_core
 from ..core.handle import CoreObject
 from ..errors import ModelFileError
-from ..lm.loader import read_predictor
 from ..weights.activation import ActivationType
 from .bundles import BundleFile, Source
 from .cache import CoreCache, NeuronCache
 from .core_layer import CUTOFFS, check_predictor, set_core_cutoff
+from .files import read_predictor
 from .forward import ActiveRequest, NeuronCounts, chosen_mode
 from .predictor import CorePredictor, InCorePredictor, Predictor
 
@@ -98,8 +98,7 @@ class CachedFfn:
         try:
             self._core_ffn = CoreCachedFfn(self.core, core_cache)
             if predictor is None:
-                hot = file.shape.hot
-                predictor = read_predictor(self.core, file.header, file.layer, hot)
+                predictor = read_predictor(self.core, file.header, file.layer, file.shape.hot)
             self.set_predictor(predictor)
         except BaseException:
             cache.detach(self)

@@ -1,66 +1,52 @@
-"""Predictors in files of their own."""
+"""Predictors in model files: a calibrated model's, and PowerInfer's."""
 
 from __future__ import annotations
 
-import os
-from typing import Any
+import numpy as np
 
+from ..arch.read import read_matrix, read_vector
+from ..arch.tensors import PREDICTOR_MATRICES
 from ..core.core import Core
-from ..errors import ModelFileError
 from ..gguf.reader import GgufFile
-from ..gguf.writer import TensorData, Writable, write_gguf
-from ..lm.loader import read_matrix, read_vector
-from .predictor import LowRankPredictor
-from .sparsity import SparsityConfig
+from .low_rank import LowRankPredictor
 
-ARCHITECTURE = "sparsefire-predictor"
-
-_P, _Q, _BIAS = "predictor_p.weight", "predictor_q.weight", "predictor.bias"
-_RULES = ("top_k", "threshold", "target_sparsity", "minimum", "maximum")
+_ENDINGS = tuple(f".{each}.weight" for each in PREDICTOR_MATRICES)
 
 
-def save_predictor(predictor: LowRankPredictor, path: str | os.PathLike[str]) -> None:
-    """See `LowRankPredictor.save`."""
-    p, q, bias = predictor.matrices
-    metadata: dict[str, Any] = {
-        "general.architecture": ARCHITECTURE,
-        f"{ARCHITECTURE}.relu_between": predictor.relu_between,
-        f"{ARCHITECTURE}.hot": predictor.hot,
-    }
-    for name in _RULES:
-        value = getattr(predictor.sparsity, name)
-        if value is not None:
-            metadata[f"{ARCHITECTURE}.{name}"] = value
-    tensors: dict[str, Writable] = {
-        _P: TensorData(p.format, p.shape, p.packed()),
-        _Q: TensorData(q.format, q.shape, q.packed()),
-        _BIAS: bias,
-    }
-    write_gguf(path, metadata, tensors)
+def read_predictor(
+    core: Core, file: GgufFile, layer: int, hot: int, powerinfer_threshold: float = 0.0
+) -> LowRankPredictor | None:
+    """The predictor of a layer of a model, None for a layer without one. ``hot``: neurons at the
+    front that a calibrated model always computes; ``powerinfer_threshold``: that of PowerInfer's
+    predictors, which select fc2 · ReLU(fc1 · x) ≥ threshold."""
+    prefix = f"blk.{layer}"
+    if f"{prefix}.ffn_predictor_p.weight" in file.tensors:
+        return LowRankPredictor.from_matrices(
+            core,
+            read_matrix(core, file, f"{prefix}.ffn_predictor_p.weight"),
+            read_matrix(core, file, f"{prefix}.ffn_predictor_q.weight"),
+            read_vector(file, f"{prefix}.ffn_predictor.bias"),
+            hot=hot,
+        )
+    if f"{prefix}.fc1.weight" in file.tensors:
+        threshold = np.float32(powerinfer_threshold)
+        return LowRankPredictor.from_matrices(
+            core,
+            read_matrix(core, file, f"{prefix}.fc1.weight"),
+            read_matrix(core, file, f"{prefix}.fc2.weight"),
+            None,
+            # Ours selects above its threshold, theirs from it on.
+            threshold=float(np.nextafter(threshold, np.float32(-np.inf))),
+            relu_between=True,
+        )
+    return None
 
 
-def load_predictor(path: str | os.PathLike[str], core: Core) -> LowRankPredictor:
-    """See `LowRankPredictor.load`."""
-    # Read, not mapped, so that the file may be written anew while the predictor is used.
-    with GgufFile.open(path, mapped=False) as file:
-        if file.metadata.get("general.architecture") != ARCHITECTURE:
-            raise ModelFileError(
-                f"{file.name}: holds no predictor; LowRankPredictor.save makes one"
-            )
-        keys = {
-            key.removeprefix(f"{ARCHITECTURE}."): value
-            for key, value in file.metadata.items()
-            if key.startswith(f"{ARCHITECTURE}.")
-        }
-        try:
-            return LowRankPredictor.from_matrices(
-                core,
-                read_matrix(core, file, _P),
-                read_matrix(core, file, _Q),
-                read_vector(file, _BIAS),
-                hot=int(keys.get("hot", 0)),
-                relu_between=bool(keys.get("relu_between", False)),
-                sparsity=SparsityConfig(**{each: keys[each] for each in _RULES if each in keys}),
-            )
-        except (TypeError, ValueError) as error:
-            raise ModelFileError(f"{file.name}: the predictor is damaged: {error}") from error
+def predictor_copies(file: GgufFile) -> int:
+    """Bytes of predictors that the core lays out a second time, in panels: those of Q4_0 and Q8_0
+    (see sf_predictor_open)."""
+    return sum(
+        info.nbytes
+        for name, info in file.tensors.items()
+        if name.endswith(_ENDINGS) and info.format in ("q4_0", "q8_0")
+    )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
+from ..arch.read import upload_tensor
 from ..core.core import Core, get_core
-from ..errors import ArgumentError, ShapeError
+from ..errors import ArgumentError, ShapeError, UnsupportedError
 from ..weights.activation import ActivationType
 from ..weights.matrix import Matrix, bundle_views
 from ..weights.quantized import QuantizedWeights, WeightFormat, weight_format
+from .bundles import BundleFile, Source, write_bundles
 from .core_layer import CoreFfn, check_predictor
+from .files import read_predictor
 from .forward import ActiveRequest, NeuronCounts, chosen_mode
 from .predictor import InCorePredictor, Predictor
 
@@ -401,14 +404,26 @@ class SparseFfn:
         Errors: `UnsupportedError` (mixed formats, or down by output), `BackendError` (the gguf
         package is not installed), OSError.
         """
-        from .bundles import save_bundles
-
-        save_bundles(self, path)
+        matrices = [each for each in self.matrices if each is not None]
+        if self.down_layout != "neuron":
+            raise UnsupportedError(
+                "the layer's down matrix has one row an output, so no neuron is in one place: make "
+                "the layer with SparseFfn(w1, w2, …), which transposes w2"
+            )
+        if self.sub_norm is not None or self.both_active:
+            raise UnsupportedError(
+                "a layer with a norm before its down matrix, or with both gate and up activated, "
+                "cannot be saved alone"
+            )
+        if self.format == "mixed":
+            formats = ", ".join(each.format for each in matrices)
+            raise UnsupportedError(f"a bundle has one weight format, but the layer has {formats}")
+        write_bundles(path, matrices, self.biases, self.activation, self.parameter)
 
     @classmethod
     def load(
         cls,
-        source: str | os.PathLike[str] | BinaryIO,
+        source: Source,
         *,
         layer: int = 0,
         activation: str | ActivationType | None = None,
@@ -417,13 +432,35 @@ class SparseFfn:
         """Reads into memory what `save_bundles` wrote, or layer ``layer`` of a model that
         `sparsefire calibrate` wrote, with its predictor. Arguments and errors as
         `CachedFfn.open`."""
-        from .bundles import load_bundles
-
-        return load_bundles(source, layer, activation, core or get_core())
+        core = core or get_core()
+        file = BundleFile(source, layer, activation)
+        try:
+            shape = file.shape
+            memory = upload_tensor(core, file.header, file.tensor)
+            columns = [shape.d_in] * (1 + file.gated) + [shape.d_out]
+            parts = [(file.format, each) for each in columns]
+            views = bundle_views(core, memory, shape.hidden, parts)
+            ffn = cls.from_matrices(
+                core,
+                views[0] if file.gated else None,
+                views[-2],
+                views[-1],
+                activation=shape.activation,
+                parameter=shape.parameter,
+                predictor=read_predictor(core, file.header, layer, shape.hot),
+                gate_bias=file.biases.get("gate_bias"),
+                up_bias=file.biases.get("up_bias"),
+                down_bias=file.biases.get("down_bias"),
+            )
+            if shape.both_active:
+                ffn.set_both_active(True)
+            for on, cutoff in shape.cutoffs:
+                ffn.set_cutoff(cutoff, on)
+            return ffn
+        finally:
+            file.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from . import pickled as _pickled
-
         ffn = self._core_ffn
         weights = [each and each.weights() for each in (ffn.gate, ffn.up, ffn.down)]
         options = {
@@ -434,7 +471,7 @@ class SparseFfn:
         second = ffn.second_down and ffn.second_down.weights()
         extras = (ffn.both_active, ffn.sub_norm, ffn.sub_norm_epsilon, second)
         state = (weights, self.biases, extras, options, dict(ffn.cutoffs), self.predictor)
-        return _pickled.ffn, state
+        return _unpickled, state
 
     def __repr__(self) -> str:
         gate = ", gated" if self.gated else ""
@@ -442,3 +479,42 @@ class SparseFfn:
             f"SparseFfn({self.d_in}→{self.hidden}→{self.d_out}{gate}, {self.activation}, "
             f"{self.format}, {self.nbytes:,} bytes)"
         )
+
+
+def _unpickled(
+    weights: tuple[QuantizedWeights | None, QuantizedWeights, QuantizedWeights],
+    biases: tuple[_arrays.FloatArray | None, ...],
+    extras: tuple[bool, _arrays.FloatArray | None, float, QuantizedWeights | None],
+    options: dict[str, Any],
+    cutoffs: dict[str, float],
+    predictor: InCorePredictor | None,
+) -> SparseFfn:
+    """A pickled layer, in the current core; ``options`` as of `SparseFfn.from_matrices`."""
+    core = get_core()
+    gate, up, down = weights
+    if options["down_layout"] == "neuron":
+        parts = [each for each in weights if each is not None]
+        views = bundle(core, parts)
+        matrices = (views[0] if gate else None, views[-2], views[-1])
+    else:
+        first = Matrix.from_array(gate, core=core) if gate else None
+        matrices = (first, Matrix.from_array(up, core=core), Matrix.from_array(down, core=core))
+    gate_bias, up_bias, down_bias = biases
+    layer = SparseFfn.from_matrices(
+        core,
+        *matrices,
+        gate_bias=gate_bias,
+        up_bias=up_bias,
+        down_bias=down_bias,
+        predictor=predictor,
+        **options,
+    )
+    both_active, sub_norm, epsilon, second_down = extras
+    if both_active:
+        layer.set_both_active(True)
+    layer.set_sub_norm(sub_norm, epsilon)
+    if second_down is not None:
+        layer.set_second_down(Matrix.from_array(second_down, core=core))
+    for on, cutoff in cutoffs.items():
+        layer.set_cutoff(cutoff, on)
+    return layer

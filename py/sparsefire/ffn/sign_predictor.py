@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ..core.core import Core
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ModelFileError
+from ..gguf.reader import GgufFile
+from ..gguf.writer import TensorData, Writable
 from ..weights.matrix import Matrix
 from ..weights.quantized import QuantizedWeights
 from .layer import SparseFfn
 from .predictor import CorePredictor, InCorePredictor
 from .sparsity import SparsityConfig
 
+_SIGNS = "predictor_signs"
 
-class SignPredictor(InCorePredictor):
+
+class SignPredictor(InCorePredictor, kind="signs"):
     """Predicts active neurons from the signs of the weights and of the input alone (SparseInfer;
     Shin et al. 2024): a neuron whose products gate_ij · x_j are mostly positive will fire.
 
@@ -69,17 +73,52 @@ class SignPredictor(InCorePredictor):
         """The weight of a product ≥ 0 beside one < 0."""
         return self._alpha
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        from . import pickled as _pickled
-
+    def _signs(self) -> npt.NDArray[np.uint32]:
+        """The signs (hidden, words), bit j of a row that of its column j: 1 for a negative one."""
         words = -(-self.input_dim // 32)
         signs = np.empty((self.hidden_dim, words), np.uint32)
         written = self.core.out(signs), signs.nbytes
         self.core.check("sf_predictor_signs", self.handle, *written, what="the packed signs")
-        return _pickled.sign_predictor, (signs, self.input_dim, self.alpha, self.sparsity, self.hot)
+        return signs
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Writable]]:
+        keys = {"alpha": self.alpha, "input_length": self.input_dim}
+        signs = self._signs()
+        return keys, {_SIGNS: TensorData("i32", signs.shape, signs.view(np.uint8))}
+
+    @classmethod
+    def _restored(
+        cls, core: Core, file: GgufFile, keys: dict[str, Any], options: dict[str, Any]
+    ) -> Self:
+        info, columns = file.tensor(_SIGNS), int(keys["input_length"])
+        words = -(-columns // 32)
+        if info.format != "i32" or info.shape[1:] != (words,) or columns < 1:
+            raise ModelFileError(
+                f"{file.name}: tensor {_SIGNS!r} is {info.format} {info.shape}; the signs of "
+                f"{columns} inputs are i32 (neurons, {words})"
+            )
+        signs = file.tensor_data(_SIGNS).view(np.uint32).reshape(info.shape)
+        return cls(_gate(signs, columns), float(keys["alpha"]), core=core, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        signs = self._signs()
+        return _unpickled, (signs, self.input_dim, self.alpha, self.sparsity, self.hot)
 
     def __repr__(self) -> str:
         return (
             f"SignPredictor({self.input_dim}→{self.hidden_dim}, alpha {self.alpha:g}, "
             f"{self.nbytes:,} bytes)"
         )
+
+
+def _gate(signs: npt.NDArray[np.uint32], columns: int) -> npt.NDArray[np.int8]:
+    """A matrix (hidden, columns) of 1 and -1 that has these signs."""
+    bits = np.unpackbits(signs.astype("<u4").view(np.uint8), axis=1, bitorder="little")
+    return 1 - 2 * bits[:, :columns].astype(np.int8)
+
+
+def _unpickled(
+    signs: npt.NDArray[np.uint32], columns: int, alpha: float, sparsity: SparsityConfig, hot: int
+) -> SignPredictor:
+    """A pickled predictor, in the current core."""
+    return SignPredictor(_gate(signs, columns), alpha, sparsity=sparsity, hot=hot)

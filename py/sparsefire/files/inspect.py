@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..arch.config import ModelConfig, read_config
+from ..arch.read import format_by_neuron
 from ..arch.tensors import DOWN_BY_NEURON, check_tensors
 from ..errors import ModelFileError, SparsefireError
+from ..ffn.files import predictor_copies
 from ..gguf.reader import GgufFile
 from ..gguf.source import Source
-from ..lm.loader import format_by_neuron, predictor_copies
 from ..lm.model import DEFAULT_CONTEXT
 from ..text.tokenizer import Tokenizer
 from ..weights.activation import ActivationType

@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from .. import _arrays
 from ..errors import CalibrationError
+from ..ffn.factors import Factors
 from ..ffn.layer import SparseFfn
 from ..weights.quantized import weight_format
 from . import thresholds as cuts
-from .lowrank import Descent, Factors
+from .lowrank import Descent
 from .mass import MassTable
 from .predictor_fit import PredictorFit, Split, Tables
 

@@ -11,16 +11,17 @@ import numpy.typing as npt
 
 from .. import _arrays
 from ..errors import ArgumentError, CalibrationError, NotFiniteError, ShapeError
+from ..ffn.factors import Factors
 from ..ffn.layer import SparseFfn
 from ..ffn.sparsity import RULE_TOP_K, SparsityConfig
 from .blas import one_blas_thread
 from .layers import LayerMath
-from .lowrank import Descent, Factors, ridge_weights
+from .lowrank import Descent, ridge_weights
 from .mass import MassTable
 from .predictor_fit import PredictorFit, Quality, Split, Tables
 
 if TYPE_CHECKING:
-    from ..ffn.predictor import LowRankPredictor
+    from ..ffn.low_rank import LowRankPredictor
 
 FloatArray = _arrays.FloatArray
 

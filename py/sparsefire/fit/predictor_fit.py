@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
+from ..ffn.factors import Factors
 from . import thresholds as cuts
-from .lowrank import Descent, Factors, operating_point, reduced_rank, refine
+from .lowrank import Descent, operating_point, reduced_rank, refine
 from .mass import MassTable
 
 FloatArray = _arrays.FloatArray

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
-from .lowrank import Factors
+from ..ffn.factors import Factors
 from .mass import IndexArray, MassTable
 
 FloatArray = _arrays.FloatArray

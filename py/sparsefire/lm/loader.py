@@ -5,26 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from .._arrays import FloatArray
 from ..arch import tensors as roles
 from ..arch.config import ModelConfig
+from ..arch.read import (
+    damaged,
+    read_biases,
+    read_floats,
+    read_matrix,
+    read_vector,
+    rows_by_neuron,
+    upload_tensor,
+)
 from ..arch.rope import FACTORS_TENSOR
-from ..core.core import Core, Memory
+from ..core.core import Core
 from ..core.handle import CoreObject
-from ..errors import ModelFileError, NotFiniteError
+from ..errors import NotFiniteError
+from ..ffn.files import read_predictor
 from ..ffn.layer import SparseFfn
-from ..ffn.predictor import LowRankPredictor
 from ..gguf.reader import GgufFile
 from ..weights.matrix import Matrix, bundle_views
-from ..weights.quantized import WeightFormat, dequantize_rows, quantize_rows, weight_format
 
 if TYPE_CHECKING:
     from .neurons import ModelNeurons
-
-FloatArray = npt.NDArray[np.float32]
-
-_TILE = 1 << 20  # weights that are transposed at a time, so that they stay in cache
 
 
 class CoreModel(CoreObject):
@@ -159,7 +163,13 @@ class CoreModel(CoreObject):
             activation=self.config.activation,
             down_layout=layout,
             parameter=self.config.activation_parameter,
-            predictor=self._predictor(layer, hot[layer] if hot else 0),
+            predictor=read_predictor(
+                self.core,
+                self.file,
+                layer,
+                hot[layer] if hot else 0,
+                self.config.powerinfer_threshold,
+            ),
             **read_biases(self.file, layer),
         )
         if second is not None:
@@ -173,23 +183,6 @@ class CoreModel(CoreObject):
             ffn.set_sub_norm(read_vector(self.file, sub_norm), self.config.norm_epsilon)
         return ffn
 
-    def _predictor(self, layer: int, hot: int) -> LowRankPredictor | None:
-        """The layer's predictor, ours or PowerInfer's: fc2 · ReLU(fc1 · x) ≥ threshold."""
-        names = [f"blk.{layer}.{name}.weight" for name in ("fc1", "fc2")]
-        if names[0] not in self.file.tensors:
-            return read_predictor(self.core, self.file, layer, hot)
-        threshold = np.float32(self.config.powerinfer_threshold)
-        p, q = (read_matrix(self.core, self.file, name) for name in names)
-        return LowRankPredictor.from_matrices(
-            self.core,
-            p,
-            q,
-            None,
-            # Ours selects above the threshold, theirs from it on.
-            threshold=float(np.nextafter(threshold, np.float32(-np.inf))),
-            relu_between=True,
-        )
-
     def _stored_bundle(self, name: str) -> list[Matrix]:
         """The gate (if there is one), up and transposed down of a bundle: one neuron's rows side
         by side."""
@@ -201,126 +194,9 @@ class CoreModel(CoreObject):
     def why_not_finite(self) -> str:
         """Names the first tensor that holds NaN or infinity, for the message of an error."""
         for name, info in self.file.tensors.items():
-            if len(info.shape) == 2 and not np.isfinite(_floats(self.core, self.file, name)).all():
-                return _damaged(self.file, name)
+            if (
+                len(info.shape) == 2
+                and not np.isfinite(read_floats(self.core, self.file, name)).all()
+            ):
+                return damaged(self.file, name)
         return f"{self.file.name}: the weights are finite, but too large for 32-bit arithmetic"
-
-
-def format_by_neuron(format: str, d: int) -> WeightFormat:
-    """What a down matrix is packed in when it gets one row of d numbers a neuron. Plain numbers
-    stay what they are; the blocks of other formats lie along the other axis, so they are packed
-    anew: in Q8_0, which is fine enough for all of them, or F16 where its blocks do not divide d."""
-    stored = weight_format(format)
-    return stored if stored.block == 1 else weight_format("q8_0" if d % 32 == 0 else "f16")
-
-
-def rows_by_neuron(
-    core: Core, file: GgufFile, name: str
-) -> tuple[npt.NDArray[np.uint8], WeightFormat, tuple[int, int]]:
-    """A down matrix (d, hidden) with one row a neuron: packed rows, their format (see
-    `format_by_neuron`), and the shape (hidden, d)."""
-    d, hidden = file.tensors[name].shape
-    stored = weight_format(file.tensors[name].format)
-    kind = format_by_neuron(stored.name, d)
-    packed = file.tensor_data(name).reshape(d, -1)
-    rows = np.empty((hidden, kind.row_bytes(d)), np.uint8)
-    step = max(_TILE // d // stored.block, 1) * stored.block
-    for first in range(0, hidden, step):
-        last = min(first + step, hidden)
-        span = slice(*(each // stored.block * stored.block_bytes for each in (first, last)))
-        tile = np.ascontiguousarray(packed[:, span])
-        values = dequantize_rows(tile, stored, last - first, core)
-        if not np.isfinite(values).all():
-            raise NotFiniteError(_damaged(file, name))
-        rows[first:last] = quantize_rows(values.T, kind, core)
-    return rows, kind, (hidden, d)
-
-
-def upload_tensor(core: Core, file: GgufFile, name: str) -> Memory:
-    """Core memory with the bytes of a tensor. The native core uses a mapped file as it is; from a
-    file that is read, and into a core with memory of its own, the bytes go piece by piece."""
-    if file.mapped:
-        return core.upload(file.tensor_data(name))
-    memory = core.memory(file.tensor(name).nbytes)
-    for offset, piece in file.tensor_pieces(name):
-        memory.write(piece, offset)
-    return memory
-
-
-def read_matrix(core: Core, file: GgufFile, name: str) -> Matrix:
-    """A matrix of the file as it is stored. `ModelFileError` when it is missing or no matrix,
-    `UnsupportedError` when the core does not compute on its format."""
-    info = file.tensor(name)
-    if len(info.shape) != 2 or max(info.shape) >= 1 << 31:
-        raise ModelFileError(
-            f"{file.name}: tensor {name!r} has shape {info.shape}; a matrix was expected"
-        )
-    roles.check_format(file, info)
-    return Matrix(core, upload_tensor(core, file, name), info.format, *info.shape)
-
-
-def read_vector(file: GgufFile, name: str) -> FloatArray:
-    """A vector of plain numbers as float32; `ModelFileError` when it is missing or no vector,
-    `UnsupportedError` for another format, `NotFiniteError` when it holds NaN or infinity."""
-    info = file.tensor(name)
-    if len(info.shape) != 1:
-        raise ModelFileError(
-            f"{file.name}: tensor {name!r} has shape {info.shape}; a vector was expected"
-        )
-    roles.check_format(file, info)
-    data = file.tensor_data(name)
-    if info.format == "bf16":  # the upper half of a float32
-        values = (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    else:
-        stored = np.float32 if info.format == "f32" else np.float16
-        values = data.view(stored).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise NotFiniteError(_damaged(file, name))
-    return values
-
-
-def read_biases(file: GgufFile, layer: int) -> dict[str, FloatArray]:
-    """Those of "gate_bias", "up_bias" and "down_bias" that a feed-forward layer has."""
-    return {
-        f"{name.removeprefix('ffn_')}_bias": read_vector(file, f"blk.{layer}.{name}.bias")
-        for name in roles.FFN_BIASES
-        if f"blk.{layer}.{name}.bias" in file.tensors
-    }
-
-
-_PREDICTOR_MATRICES = tuple(f".{each}.weight" for each in roles.PREDICTOR_MATRICES)
-
-
-def read_predictor(core: Core, file: GgufFile, layer: int, hot: int) -> LowRankPredictor | None:
-    """The predictor of a calibrated layer, None for a layer without one."""
-    prefix = f"blk.{layer}.ffn_predictor"
-    if f"{prefix}_p.weight" not in file.tensors:
-        return None
-    return LowRankPredictor.from_matrices(
-        core,
-        read_matrix(core, file, f"{prefix}_p.weight"),
-        read_matrix(core, file, f"{prefix}_q.weight"),
-        read_vector(file, f"{prefix}.bias"),
-        hot=hot,
-    )
-
-
-def predictor_copies(file: GgufFile) -> int:
-    """Bytes of predictors that the core lays out a second time, with rows interleaved: those of
-    Q4_0 and Q8_0 (see sf_predictor_open)."""
-    return sum(
-        info.nbytes
-        for name, info in file.tensors.items()
-        if name.endswith(_PREDICTOR_MATRICES) and info.format in ("q4_0", "q8_0")
-    )
-
-
-def _floats(core: Core, file: GgufFile, name: str) -> FloatArray:
-    """A matrix of the file as float32 (rows, columns)."""
-    info = file.tensors[name]
-    packed = file.tensor_data(name).reshape(info.shape[0], -1)
-    return dequantize_rows(packed, info.format, info.shape[1], core)
-
-
-def _damaged(file: GgufFile, name: str) -> str:
-    return f"{file.name}: tensor {name!r} holds NaN or infinity; the model is damaged"

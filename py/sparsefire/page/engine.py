@@ -20,9 +20,9 @@ from ..core.core import backend, get_core, use_backend
 from ..core.threads import enable_threads
 from ..errors import CoreMemoryError, SparsefireError
 from ..ffn.cache import CacheStats
+from ..ffn.files import predictor_copies
 from ..ffn.forward import MODES
 from ..gguf.reader import GgufFile
-from ..lm.loader import predictor_copies
 from ..lm.model import DEFAULT_CONTEXT, Model
 from ..lm.session import Activity
 

@@ -126,9 +126,7 @@ class Matrix(CoreObject):
         return QuantizedWeights(self.packed(), self._format, self.shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from ..ffn import pickled as _pickled
-
-        return _pickled.matrix, (self.weights(),)
+        return Matrix.from_array, (self.weights(),)  # in the core that is current then
 
     def dequantize(self) -> _arrays.FloatArray:
         """The weights as float32 (rows, columns)."""
