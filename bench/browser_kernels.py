@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rows import Row
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
 from sparsefire.weights.matrix import Matrix
 from timing import Times
 
@@ -20,7 +20,7 @@ REPEATS = 25
 _SETUP = """
 import json, time
 import numpy as np
-from sparsefire.core.core import get_core
+from sparsefire.core.hosts import get_core
 from sparsefire.bench.ffn import bench_ffn
 from sparsefire.ffn.layer import SparseFfn
 from sparsefire.weights.matrix import Matrix
@@ -76,7 +76,7 @@ def rows(page: Any) -> Iterator[Row]:
         efficiency, speedup = json.loads(python(_SPARSE.format(format=format)))
         what = f"Pyodide 2048×5632 {format}: efficiency ({speedup:.2f}×)"
         yield Row("browser", what, efficiency, 0.9)
-    native = _core.open_core("native", "sse41", 1)
+    native = hosts.open_core("native", "sse41", 1)
     values = np.random.default_rng(0).standard_normal(SHAPE, np.float32)
     x = np.random.default_rng(1).standard_normal(SHAPE[1], np.float32)
     out = np.empty(SHAPE[0], np.float32)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from rows import Row
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
+from sparsefire.core.core import Core
 from sparsefire.errors import BackendError
 from sparsefire.ffn.layer import SparseFfn
 from timing import interleave, ratio
@@ -19,7 +20,7 @@ def rows() -> Iterator[Row]:
     """Microseconds of one call into the core, with its input and output."""
     for host, target in (("native", 1.0), ("wasmtime", 6.0)):
         try:
-            core = _core.open_core(host, threads=1)
+            core = hosts.open_core(host, threads=1)
         except BackendError:
             continue
         random = np.random.default_rng(0)
@@ -30,7 +31,7 @@ def rows() -> Iterator[Row]:
 
         def call(
             n: int,
-            core: _core.Core = core,
+            core: Core = core,
             handle: int = ffn.handle,
             x: object = x_in,
             y: object = y_out,

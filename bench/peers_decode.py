@@ -10,7 +10,7 @@ import sparsefire as sf
 from llama_decode import LlamaModel
 from peer_files import smollm2_as
 from rows import Row
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
 from timing import Times, interleave
 
 FORMATS = ("q8_0", "q4_0", "q4_1", "f16")
@@ -21,7 +21,7 @@ PROMPT = 128
 def rows() -> Iterator[Row]:
     """Each format on 1 and 2 threads: decoding, then prompts."""
     for threads in (1, 2):
-        core = _core.open_core("native", threads=threads)
+        core = hosts.open_core("native", threads=threads)
         for format in FORMATS:
             path = smollm2_as(format)
             model = sf.Model.load(path, context=1024, core=core)

@@ -10,7 +10,8 @@ from threadpoolctl import threadpool_limits
 from ggml import Ggml, Product
 from peer_files import llama_libraries
 from rows import Row
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
+from sparsefire.core.core import Core
 from sparsefire.weights.matrix import Matrix
 from sparsefire.weights.quantized import QuantizedWeights, weight_format
 from timing import interleave
@@ -25,7 +26,7 @@ def rows() -> Iterator[Row]:
     random = np.random.default_rng(0)
     values = random.standard_normal((ROWS, COLUMNS), np.float32)
     for threads in (1, 2):
-        core = _core.open_core("native", threads=threads)
+        core = hosts.open_core("native", threads=threads)
         ggml = Ggml(llama_libraries(), threads)
         for format in FORMATS:
             weights = QuantizedWeights.quantize(values, format, core)
@@ -33,7 +34,7 @@ def rows() -> Iterator[Row]:
 
 
 def _row(
-    core: _core.Core,
+    core: Core,
     ggml: Ggml,
     weights: QuantizedWeights,
     values: np.ndarray,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from layers import passes, random_layer
 from rows import Row
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
 from timing import interleave, ratio
 
 ACTIVE = 0.1
@@ -15,7 +15,7 @@ ACTIVE = 0.1
 def rows() -> Iterator[Row]:
     """Two formats, 1 and 2 threads."""
     for threads in (1, 2):
-        core = _core.open_core("native", threads=threads)
+        core = hosts.open_core("native", threads=threads)
         for format in ("f32", "q8_0"):
             layer = random_layer(core, 4096, 11008, format, ACTIVE)
             runs = {mode: passes(layer, 1, mode) for mode in ("exact", "dense")}

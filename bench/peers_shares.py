@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from layers import passes, predicted_layer, random_layer
 from rows import Row
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
 from timing import interleave
 
 SHAPE, RANK = (2048, 5632), 128
@@ -16,7 +16,7 @@ BATCHES = (1, 4, 16)
 
 def rows() -> Iterator[Row]:
     """Exact mode and the predicted one, one thread, a layer larger than the caches."""
-    core = _core.open_core("native", threads=1)
+    core = hosts.open_core("native", threads=1)
     for format in ("f32", "q8_0"):
         for share in SHARES:
             layers = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from layers import passes, predicted_layer
 from rows import Row
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
 from timing import interleave, ratio
 
 ACTIVE, RANK = 0.1, 128
@@ -22,7 +22,7 @@ TARGETS = {
 def rows() -> Iterator[Row]:
     """Each shape and format, 1 and 2 threads, 10 % active, rank 128, natively."""
     for threads in (1, 2):
-        core = _core.open_core("native", threads=threads)
+        core = hosts.open_core("native", threads=threads)
         for (d, hidden), formats in TARGETS.items():
             for format, target in formats.items():
                 layer, limit = predicted_layer(core, d, hidden, format, ACTIVE, RANK)

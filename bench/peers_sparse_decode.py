@@ -11,7 +11,7 @@ import sparsefire as sf
 from big_model import big_model, big_sparse_model
 from llama_decode import LlamaModel
 from rows import Row
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
 from timing import interleave
 
 TOKENS, START = 32, 32
@@ -20,11 +20,11 @@ PROMPT = "The people of the United States"
 
 def rows() -> Iterator[Row]:
     """The embedded model, then the large one, on 1 and 2 threads."""
-    core = _core.open_core("native", threads=1)
+    core = hosts.open_core("native", threads=1)
     model = sf.Model.load(core=core)
     yield from _compare(model, "embedded model, 1 thread", _own_text(model), None)
     for threads in (1, 2):
-        core = _core.open_core("native", threads=threads)
+        core = hosts.open_core("native", threads=threads)
         model = sf.Model.load(big_sparse_model(), context=1024, core=core)
         name = f"1B random weights, {threads} thread{'s' if threads > 1 else ''}"
         # Its answers mean nothing, whatever it is asked.

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from rows import Row
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
+from sparsefire.core.core import Core
 from sparsefire.weights.matrix import Matrix
 from timing import Times, interleave, ratio
 
@@ -17,7 +18,7 @@ _CALLS = 20
 def rows() -> Iterator[Row]:
     """Two threads against one: many vectors (arithmetic), one vector (memory), and a product so
     small that handing it out dominates."""
-    cores = [_core.open_core("native", threads=threads) for threads in (1, 2)]
+    cores = [hosts.open_core("native", threads=threads) for threads in (1, 2)]
     random = np.random.default_rng(0)
     for what, shape, n, target in (
         ("64 vectors, 2048×2048 f32 (arithmetic)", (2048, 2048), 64, 1.6),
@@ -46,7 +47,7 @@ def rows() -> Iterator[Row]:
     )
 
 
-def _calls(cores: list[_core.Core], values: np.ndarray) -> dict[str, Times]:
+def _calls(cores: list[Core], values: np.ndarray) -> dict[str, Times]:
     """The core's own call, without what Python's `Matrix.multiply` adds."""
     x = np.random.default_rng(1).standard_normal(values.shape[1], np.float32)
     out = np.empty(len(values), np.float32)
@@ -67,7 +68,7 @@ def _calls(cores: list[_core.Core], values: np.ndarray) -> dict[str, Times]:
     return {name: Times(tuple(t / _CALLS for t in times.seconds)) for name, times in each.items()}
 
 
-def _multiply(cores: list[_core.Core], values: np.ndarray, n: int) -> dict[str, Times]:
+def _multiply(cores: list[Core], values: np.ndarray, n: int) -> dict[str, Times]:
     x = np.random.default_rng(1).standard_normal((n, values.shape[1]), np.float32)
     out = np.empty((n, len(values)), np.float32)
     matrices = [Matrix.from_array(values, core=core) for core in cores]

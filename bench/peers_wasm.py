@@ -10,7 +10,8 @@ import sparsefire as sf
 from peer_files import smollm2_as
 from rows import Row
 from sparsefire.bench.ffn import bench_ffn
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
+from sparsefire.core.core import Core
 from sparsefire.errors import UnsupportedError
 from sparsefire.lm.session import Session
 from sparsefire.weights.matrix import Matrix
@@ -22,8 +23,8 @@ _PROMPT, _TOKENS = 32, 16
 
 def rows() -> Iterator[Row]:
     """Strict SIMD, one thread; then relaxed SIMD against strict, where there is such a module."""
-    native = _core.open_core("native", "sse41", 1)
-    strict = _core.open_core("wasmtime", "wasm128", 1)
+    native = hosts.open_core("native", "sse41", 1)
+    strict = hosts.open_core("wasmtime", "wasm128", 1)
     values = np.random.default_rng(0).standard_normal(SHAPE, np.float32)
     for format in ("f32", "f16", "q8_0", "q4_0"):
         times = _times({"sse41": native, "strict": strict}, values, format)
@@ -43,7 +44,7 @@ def rows() -> Iterator[Row]:
             "wasm", what, 0.7, times["strict"], times["again"], times["sse41"], "sse41"
         )
     try:
-        relaxed = _core.open_core("wasmtime", "relaxed128", 1)
+        relaxed = hosts.open_core("wasmtime", "relaxed128", 1)
     except UnsupportedError:
         return
     for format in ("q8_0", "q4_0", "q4_k"):
@@ -53,7 +54,7 @@ def rows() -> Iterator[Row]:
         yield Row("wasm", what, value, 1.5, times["relaxed"], times["strict"], "strict")
 
 
-def _times(cores: dict[str, _core.Core], values: np.ndarray, format: str) -> dict:
+def _times(cores: dict[str, Core], values: np.ndarray, format: str) -> dict:
     x = np.random.default_rng(1).standard_normal(SHAPE[1], np.float32)
     out = np.empty(SHAPE[0], np.float32)
     matrices = {name: Matrix.from_array(values, format, core=core) for name, core in cores.items()}
@@ -62,7 +63,7 @@ def _times(cores: dict[str, _core.Core], values: np.ndarray, format: str) -> dic
     return interleave(runs, 4.0)
 
 
-def _decode_times(cores: dict[str, _core.Core], format: str) -> dict:
+def _decode_times(cores: dict[str, Core], format: str) -> dict:
     """Of `_TOKENS` tokens, evaluated one by one."""
     path = smollm2_as(format)
     runs = {}

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from peer_files import ROOT
 from sparsefire.bench.ffn import bench_ffn
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
 from sparsefire.weights.matrix import Matrix
 from sparsefire.weights.quantized import weight_format
 from timing import interleave
@@ -63,7 +63,7 @@ def speed() -> Path:
 
 
 def _local(host: str) -> dict[str, Curve]:
-    core = _core.open_core(host, threads=1)
+    core = hosts.open_core(host, threads=1)
     curves: dict[str, Curve] = {}
     for format in SPEED_FORMATS:
         curves[format] = []
@@ -108,7 +108,7 @@ json.dumps(curves)
 
 def roofline() -> Path:
     """Products with 1 to 64 vectors, against what memory and arithmetic allow on one thread."""
-    core = _core.open_core("native", threads=1)
+    core = hosts.open_core("native", threads=1)
     random = np.random.default_rng(0)
     values = random.standard_normal(ROOFLINE_SHAPE, np.float32)
     rows, columns = ROOFLINE_SHAPE

@@ -14,7 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from peer_files import smollm2_as
-from sparsefire.core.core import Core, open_core
+from sparsefire.core.core import Core
+from sparsefire.core.hosts import open_core
 from sparsefire.lm.model import Model, default_model
 
 TOKENS = 64

@@ -30,7 +30,8 @@ from pyodide_harness import (
     find_program,
     node_runtime,
 )
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
+from sparsefire.core.core import Core
 from sparsefire.errors import BackendError, UnsupportedError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,21 +60,21 @@ def missing(reason: str) -> NoReturn:
 
 
 @cache
-def _public_wasmtime() -> _core.Core:
+def _public_wasmtime() -> Core:
     from sparsefire.core.wasmtime import WasmtimeCore
 
     core = WasmtimeCore("wasm128", fast=False)
-    core._open_context("wasm128", 1)
+    core.open_context("wasm128", 1)
     return core
 
 
-def open_test_core(name: str, threads: int | None = None) -> _core.Core:
+def open_test_core(name: str, threads: int | None = None) -> Core:
     """The core that CORES calls `name`. An instruction set that this processor lacks skips."""
     host, isa = name.split("-")
     try:
         if isa == "public":
             return _public_wasmtime()
-        return _core.open_core(host, isa, threads)
+        return hosts.open_core(host, isa, threads)
     except UnsupportedError as error:
         pytest.skip(str(error))  # no run on this machine could have it
     except BackendError as error:
@@ -81,22 +82,22 @@ def open_test_core(name: str, threads: int | None = None) -> _core.Core:
 
 
 @pytest.fixture(params=CORES)
-def core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> _core.Core:
+def core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Core:
     """The current core: every host with every instruction set in turn."""
     opened = open_test_core(request.param)
-    monkeypatch.setattr(_core, "_current", opened)
+    monkeypatch.setattr(hosts, "_current", opened)
     return opened
 
 
 @pytest.fixture
-def host_core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> _core.Core:
+def host_core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Core:
     """The current core: every host in turn, with its best instruction set."""
     host = getattr(request, "param", "native")
     try:
-        opened = _core.open_core(host)
+        opened = hosts.open_core(host)
     except BackendError as error:
         missing(str(error))
-    monkeypatch.setattr(_core, "_current", opened)
+    monkeypatch.setattr(hosts, "_current", opened)
     return opened
 
 

@@ -11,11 +11,9 @@ import pytest
 
 from sparsefire.bench.cache import EXPONENT, bench_cache, power_law
 from sparsefire.bench.ffn import bench_ffn
-from sparsefire.core import core as _core
+from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, FormatError
 from sparsefire.weights.quantized import FORMATS
-
-Core = _core.Core
 
 KEYS = {
     *("dense_ms", "predictor_ms", "sparse_ms", "speedup", "limit", "efficiency", "active_share"),

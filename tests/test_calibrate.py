@@ -15,7 +15,8 @@ import pytest
 from model_variants import variant_path
 from sparsefire import Model
 from sparsefire.calibrate.predictors import CalibrationReport, calibrate_model
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
+from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, CalibrationError, SparsefireError
 from sparsefire.fit.layers import FitOptions, fit_layer
 from sparsefire.fit.lowrank import Descent, reduced_rank
@@ -131,10 +132,10 @@ def test_the_file_is_an_ordinary_gguf(calibrated: Calibrated) -> None:
 
 
 def test_the_new_file_runs_alike_on_every_host(calibrated: Calibrated, host_core: object) -> None:
-    assert isinstance(host_core, _core.Core)
+    assert isinstance(host_core, Core)
     with Model.load(calibrated.path, core=host_core) as model:
         text = "".join(model.generate("The people of", 24, mode="sparse", temperature=0))
-    with Model.load(calibrated.path, core=_core.open_core("native", "scalar")) as model:
+    with Model.load(calibrated.path, core=hosts.open_core("native", "scalar")) as model:
         assert "".join(model.generate("The people of", 24, mode="sparse", temperature=0)) == text
 
 

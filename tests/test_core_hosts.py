@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,9 @@ import pytest
 import sparsefire as sf
 from conftest import ROOT, missing, open_test_core
 from sparsefire import errors
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
 from sparsefire.core import wasm as _wasm
 from sparsefire.core.core import Core
-from sparsefire.core.devices import NpuInfo, open_npu, register_npu
 
 RELU = 1
 
@@ -352,9 +352,9 @@ def test_a_trap_is_an_error_and_the_next_call_works(name: str) -> None:
 
 @pytest.fixture
 def restored() -> Any:
-    current = _core._current
+    current = hosts._current
     yield
-    _core._current = current
+    hosts._current = current
 
 
 @pytest.mark.usefixtures("restored")
@@ -364,14 +364,14 @@ def test_use_backend_chooses(core: Core) -> None:
     assert sf.backend() == chosen
     assert str(chosen) == f"{core.host}, {core.isa}, 1 thread"
     assert "bits" in chosen.simd or core.isa == "scalar"
-    assert _core.get_core() is _core.get_core()
+    assert hosts.get_core() is hosts.get_core()
 
 
 @pytest.mark.usefixtures("restored")
 def test_threads_are_what_was_asked_for() -> None:
     open_test_core("native-scalar")
     assert sf.use_backend("native", threads=3).threads == 3
-    assert sf.use_backend("native").threads == _core.available_cores()
+    assert sf.use_backend("native").threads == hosts.available_cores()
 
 
 @pytest.mark.parametrize(
@@ -388,10 +388,10 @@ def test_a_wrong_choice_changes_nothing(
     call: Callable[[], object], error: type[Exception], message: str
 ) -> None:
     open_test_core("native-scalar")
-    before = _core.get_core()
+    before = hosts.get_core()
     with pytest.raises(error, match=message):
         call()
-    assert _core.get_core() is before
+    assert hosts.get_core() is before
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -495,40 +495,23 @@ def test_devices_lists_what_is_here(core: Core) -> None:
     assert hosts[core.host].threads >= 1
     assert not hosts["pyodide"].available
     assert "browser" in hosts["pyodide"].reason
-    assert [npu.names for npu in found.npus] == [()]
+    assert "the core uses no NPU" in str(found)
     assert "none found" in str(found)
 
 
-class FakeProvider:
-    def __init__(self, name: str, names: tuple[str, ...]) -> None:
-        self.name = name
-        self.names = names
-
-    def find(self) -> NpuInfo:
-        return NpuInfo(self.name, self.names, "" if self.names else "no driver")
-
-    def open(self, device: str) -> object:
-        return f"opened {device}"
-
-
-def test_npu_providers(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsefire import devices
-
-    monkeypatch.setattr(sys.modules["sparsefire.core.devices"], "_providers", {})
-    assert callable(devices)
-    with pytest.raises(errors.BackendError, match="no NPU provider named 'any'"):
-        open_npu("any")
-    register_npu(FakeProvider("bare", ()))
-    register_npu(FakeProvider("full", ("npu0", "npu1")))
-    with pytest.raises(errors.ArgumentError, match="already registered"):
-        register_npu(FakeProvider("bare", ()))
-    with pytest.raises(errors.BackendError, match="found no device: no driver"):
-        open_npu("bare")
-    with pytest.raises(errors.BackendError, match="has no device 'npu7'"):
-        open_npu("full", "npu7")
-    assert open_npu("full") == "opened npu0"
-    assert open_npu("full", "npu1") == "opened npu1"
-    assert [npu.provider for npu in sf.devices().npus] == ["bare", "full"]
+def test_the_npus_that_linux_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsefire.core.devices._ACCELERATORS", tmp_path / "accel")
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert sf.devices().npus == ()
+    assert "npu       none found; the core uses no NPU" in str(sf.devices())
+    device = tmp_path / "accel" / "accel0" / "device"
+    device.mkdir(parents=True)
+    (device / "driver").symlink_to(tmp_path / "drivers" / "intel_vpu")
+    assert sf.devices().npus == ("accel0 (intel_vpu)",)
+    assert "npu       accel0 (intel_vpu); the core uses no NPU" in str(sf.devices())
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert sf.devices().npus is None
+    assert "not looked for on this system" in str(sf.devices())
 
 
 # -- the build -----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ b = sf.backend()
 def test_arrays_go_in_and_come_out(pyodide: PyodideRuntime) -> None:
     code = """
 import numpy as np
-from sparsefire.core.core import get_core
+from sparsefire.core.hosts import get_core
 core = get_core()
 x = np.arange(-3, 4, dtype=np.float32)
 y = np.empty_like(x)
@@ -38,7 +38,7 @@ y.tolist()
 def test_views_are_made_again_after_memory_has_grown(pyodide: PyodideRuntime) -> None:
     code = """
 import numpy as np
-from sparsefire.core.core import get_core
+from sparsefire.core.hosts import get_core
 core = get_core()
 x = np.arange(1000, dtype=np.float32)
 small = core.upload(x)
@@ -63,7 +63,7 @@ def test_memory_beyond_two_gigabytes_has_positive_addresses(pyodide_node: Pyodid
 import numpy as np
 from sparsefire.core.pyodide import PyodideCore
 core = PyodideCore()
-core._open_context(None, 1)
+core.open_context(None, 1)
 blocks = [core.memory(256 << 20) for _ in range(9)]
 high = core.upload(np.arange(100, dtype=np.float32))
 out = np.empty(100, np.float32)
@@ -78,7 +78,7 @@ core.check("sf_activate", core.context, 0, 0.0, high, 100, core.out(y))
 def test_errors_of_the_core_are_typed(pyodide: PyodideRuntime) -> None:
     code = """
 import numpy as np, sparsefire as sf
-from sparsefire.core.core import get_core
+from sparsefire.core.hosts import get_core
 core = get_core()
 found = []
 for x in (np.array([1, np.nan], np.float32),):

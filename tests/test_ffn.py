@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sparsefire as sf
-from sparsefire.core import core as _core
+from sparsefire.core.core import Core
 from sparsefire.errors import (
     ArgumentError,
     FormatError,
@@ -27,7 +27,6 @@ from sparsefire.ffn.layer import SparseFfn
 from sparsefire.weights.matrix import Matrix
 from sparsefire.weights.quantized import FORMATS
 
-Core = _core.Core
 Doubles = npt.NDArray[np.float64]
 
 # Of the largest output; weights as stored.

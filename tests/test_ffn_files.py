@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 import sparsefire as sf
-from sparsefire.core import core as _core
+from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, CalibrationError, NotFiniteError, ShapeError
 from sparsefire.lm.model import default_model
-
-Core = _core.Core
 
 
 @pytest.mark.parametrize("gated", [True, False])

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 
 import sparsefire as sf
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
+from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, FormatError
 from sparsefire.ffn.low_rank import LowRankPredictor
 from sparsefire.weights.costs import set_costs
@@ -25,7 +26,7 @@ Floats = npt.NDArray[np.floating]
 
 
 @pytest.fixture
-def costs(core: _core.Core) -> Iterator[_core.Core]:
+def costs(core: Core) -> Iterator[Core]:
     yield core
     for format in FORMATS:
         set_costs(format, *DEFAULT)
@@ -70,7 +71,7 @@ def assert_same(found: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("format", ["f32", "f16", "q8_0"])
-def test_every_way_gives_the_same_bits(format: str, gated: bool, costs: _core.Core) -> None:
+def test_every_way_gives_the_same_bits(format: str, gated: bool, costs: Core) -> None:
     random = np.random.default_rng(1)
     for activation, cutoffs in (("relu", (0, 0)), ("silu", (0.2, 0.1)), ("silu", (0, 0.3))):
         ffn, predictor = make(format, gated, activation)
@@ -95,8 +96,8 @@ def test_every_way_gives_the_same_bits(format: str, gated: bool, costs: _core.Co
 def test_threads_change_nothing(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for threads in (1, 2, 3):
-        core = _core.open_core("native", None, threads)
-        monkeypatch.setattr(_core, "_current", core)
+        core = hosts.open_core("native", None, threads)
+        monkeypatch.setattr(hosts, "_current", core)
         ffn, predictor = make(format, True, "relu", 256, 900)
         ffn.set_predictor(predictor)
         x = np.random.default_rng(2).standard_normal((33, 256))
@@ -116,7 +117,7 @@ def test_threads_change_nothing(format: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("format", ["f32", "q8_0"])
-def test_exact_is_dense(format: str, gated: bool, costs: _core.Core) -> None:
+def test_exact_is_dense(format: str, gated: bool, costs: Core) -> None:
     """Neurons that are left out would have added exact zeros, in the same order."""
     for activation in ("relu", "relu2", "silu", "identity"):
         ffn, _ = make(format, gated, activation)
@@ -129,7 +130,7 @@ def test_exact_is_dense(format: str, gated: bool, costs: _core.Core) -> None:
 
 
 @pytest.mark.parametrize("gated", [True, False])
-def test_cutoffs_by_their_definition(gated: bool, core: _core.Core) -> None:
+def test_cutoffs_by_their_definition(gated: bool, core: Core) -> None:
     ffn, _ = make("f32", gated, "silu")
     (gate, up, down), (gate_bias, up_bias, down_bias) = ffn.matrices, ffn.biases
     assert up_bias is not None
@@ -155,7 +156,7 @@ def test_cutoffs_by_their_definition(gated: bool, core: _core.Core) -> None:
         assert np.allclose(ffn.forward_sparse(x[0], ids), some, atol=1e-4)
 
 
-def test_bad_costs(host_core: _core.Core) -> None:
+def test_bad_costs(host_core: Core) -> None:
     for bad in ((0.0, 1.0), (1.0, -1.0), (np.nan, 1.0), (1.0, np.inf)):
         with pytest.raises(ArgumentError, match="costs"):
             set_costs("f32", *bad)

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import ROOT
 from pyodide_harness import PyodideRuntime
-from sparsefire.core import core as _core
+from sparsefire.core.core import Core
 
 GOLDEN = ROOT / "tests" / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -20,8 +20,6 @@ sys.path.insert(0, str(GOLDEN))
 import make_greedy  # noqa: E402
 import make_vectors  # noqa: E402
 import vectors  # noqa: E402
-
-Core = _core.Core
 
 DATA = (GOLDEN / "vectors.bin").read_bytes()
 GREEDY = json.loads((GOLDEN / "greedy.json").read_text(encoding="utf-8"))

@@ -16,7 +16,8 @@ import tiny_model
 from conftest import missing
 from model_variants import IDS, PLAIN, VARIANTS, greedy, modes, reference_logits, variant_path
 from reference import Reference, relative_error
-from sparsefire.core.core import Core, open_core
+from sparsefire.core.core import Core
+from sparsefire.core.hosts import open_core
 from sparsefire.errors import (
     ArgumentError,
     ContextFullError,

@@ -204,7 +204,7 @@ def sanitized_package(home: Path) -> dict[str, str]:
 # What the sanitizers must see: a core that is told of 4,096 floats where there are 1,024.
 READ_OUTSIDE = """
 import numpy as np
-from sparsefire.core.core import get_core
+from sparsefire.core.hosts import get_core
 core, x, y = get_core(), np.ones(1024, np.float32), np.empty(4096, np.float32)
 core.check("sf_softmax", core.context, core.inp(x), 4096, core.out(y), what="reading outside")
 """

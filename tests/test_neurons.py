@@ -501,7 +501,7 @@ def test_files_that_are_no_layer(tmp_path: Path, path: Path) -> None:
 
 
 def test_layers_that_cannot_be_saved(tmp_path: Path) -> None:
-    from sparsefire.core.core import get_core
+    from sparsefire.core.hosts import get_core
 
     up, gate = Matrix.from_array(np.ones((4, 3))), Matrix.from_array(np.ones((4, 3)), "f16")
     down = Matrix.from_array(np.ones((4, 2)))

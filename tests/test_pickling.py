@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 import sparsefire as sf
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
+from sparsefire.core.core import Core
 from sparsefire.weights.matrix import Matrix
 from sparsefire.weights.quantized import FORMATS
-
-Core = _core.Core
 
 D, HIDDEN = 256, 96
 
@@ -130,12 +129,12 @@ def test_from_one_host_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
 
     cores = [open_test_core(name) for name in ("native-scalar", "wasmtime-wasm128")]
     results = []
-    monkeypatch.setattr(_core, "_current", cores[0])
+    monkeypatch.setattr(hosts, "_current", cores[0])
     ffn = layer("q8_0")
     ffn.set_predictor(sf.SignPredictor(ffn))
     pickled = pickle.dumps(ffn)
     for core in cores:
-        monkeypatch.setattr(_core, "_current", core)
+        monkeypatch.setattr(hosts, "_current", core)
         found = pickle.loads(pickled)
         assert found.core is found.predictor.core is core
         results.append(found.forward(X))

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsefire as sf
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
+from sparsefire.core.core import Core
 from sparsefire.errors import (
     ArgumentError,
     CalibrationError,
@@ -26,7 +27,6 @@ from sparsefire.fit.lowrank import Descent, Factors, operating_point, reduced_ra
 from sparsefire.fit.mass import MassTable
 from sparsefire.lm.model import default_model
 
-Core = _core.Core
 Doubles = npt.NDArray[np.float64]
 
 D, HIDDEN = 64, 160
@@ -229,7 +229,7 @@ def test_predictions_agree_on_every_host(problem: Problem, core: Core) -> None:
     """The scores of one calibrated predictor, within rounding, wherever it runs."""
     from sparsefire.weights.matrix import Matrix
 
-    predictor = sf.LowRankPredictor(D, HIDDEN, 16, core=_core.open_core("native"))
+    predictor = sf.LowRankPredictor(D, HIDDEN, 16, core=hosts.open_core("native"))
     predictor.calibrate(problem.ffn, problem.samples)
     p, q, bias = predictor.matrices
     here = sf.LowRankPredictor.from_matrices(

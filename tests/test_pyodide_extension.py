@@ -58,7 +58,7 @@ b = sf.backend()
 def test_arrays_are_not_copied(runtime: PyodideRuntime) -> None:
     code = """
 import numpy as np
-from sparsefire.core.core import get_core
+from sparsefire.core.hosts import get_core
 core = get_core()
 x = np.arange(8, dtype=np.float32)
 shared = core.upload(x)
@@ -73,7 +73,7 @@ core.check("sf_activate", core.context, 1, 0.0, shared, x.size, core.out(y))
 def test_results_are_those_of_the_separate_module(runtime: PyodideRuntime) -> None:
     code = """
 import numpy as np, sparsefire as sf
-from sparsefire.core import core as _core
+
 generator = np.random.default_rng(5)
 up, gate = generator.standard_normal((2, 333, 96), dtype=np.float32)
 down = generator.standard_normal((80, 333), dtype=np.float32)
@@ -105,7 +105,7 @@ text = "".join(model.generate("The people of", max_tokens=24, temperature=0))
 def test_errors_and_numbers_that_do_not_fit(runtime: PyodideRuntime) -> None:
     code = """
 import numpy as np, sparsefire as sf
-from sparsefire.core.core import get_core
+from sparsefire.core.hosts import get_core
 core = get_core()
 found = []
 x = np.array([1, np.nan], np.float32)

@@ -11,12 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsefire as sf
-from sparsefire.core import core as _core
+from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, FormatError, ShapeError
 from sparsefire.weights.matrix import Matrix
 from sparsefire.weights.quantized import FORMATS, weight_format
-
-Core = _core.Core
 
 
 def test_formats_are_numbered_as_in_gguf() -> None:

@@ -11,7 +11,7 @@ import pytest
 import sparsefire as sf
 from conftest import ROOT, missing
 from pyodide_harness import PyodideRuntime, build_modules
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
 from sparsefire.core import wasm as _wasm
 from sparsefire.core.core import Core
 from sparsefire.weights.matrix import Matrix
@@ -36,7 +36,7 @@ def relaxed() -> Core:
     build_modules(ROOT)
     if not (ROOT / "py/sparsefire/wasm/sparsefire_core_relaxed.wasm").exists():
         missing("clang-19 and wasm-ld-19 are not installed; ./scripts/test.sh installs them")
-    return _core.open_core("wasmtime", "relaxed128", 1)
+    return hosts.open_core("wasmtime", "relaxed128", 1)
 
 
 def rounded(x: Array, most: int | None) -> Array:
@@ -121,13 +121,13 @@ def test_a_layer_may_mix_formats(relaxed: Core, formats: tuple[str, str]) -> Non
     down = random_rows(256, 320, 10)
     x = random_rows(3, 256, 11)
     there = sf.SparseFfn(up, down, "silu", gate=gate, core=relaxed).forward_dense(x)
-    here = sf.SparseFfn(up, down, "silu", gate=gate, core=_core.open_core("native"))
+    here = sf.SparseFfn(up, down, "silu", gate=gate, core=hosts.open_core("native"))
     exact = here.forward_dense(x)
     assert np.linalg.norm(there - exact) <= 0.03 * np.linalg.norm(exact)
 
 
 def test_strict_simd_is_the_default() -> None:
-    assert _core.open_core("wasmtime").isa == "wasm128"
+    assert hosts.open_core("wasmtime").isa == "wasm128"
 
 
 def test_devices_tells_of_it(relaxed: Core) -> None:

@@ -159,11 +159,11 @@ def test_errors() -> None:
 
 
 def test_predictor_and_layer_must_share_a_core() -> None:
-    from sparsefire.core import core as _core
+    from sparsefire.core import hosts
 
     gate, x = weights(8, 8)
-    here = sf.SparseFfn(gate, np.ones((3, 8)), core=_core.open_core("native", "scalar", 1))
-    there = sf.SignPredictor(gate, core=_core.open_core("native", None, 1))
+    here = sf.SparseFfn(gate, np.ones((3, 8)), core=hosts.open_core("native", "scalar", 1))
+    there = sf.SignPredictor(gate, core=hosts.open_core("native", None, 1))
     with pytest.raises(sf.ArgumentError, match="one backend"):
         here.forward(x, there)
 

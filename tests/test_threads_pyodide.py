@@ -36,7 +36,7 @@ def test_results_are_those_of_one_thread(pyodide: PyodideRuntime, threads: int) 
     code = f"""
 import asyncio
 import numpy as np, sparsefire as sf
-from sparsefire.core import core as _core
+from sparsefire.core import hosts
 found = []
 for threads in (1, {threads}):
     b = await sf.enable_threads(threads)
@@ -50,7 +50,7 @@ for threads in (1, {threads}):
         for _ in range(20):
             found.append((threads, ffn.forward(x).tobytes(), ffn.forward_dense(x).tobytes()))
 half = len(found) // 2
-core = _core.get_core()
+core = hosts.get_core()
 await asyncio.sleep(0.1)
 assert core.failures == [], core.failures
 sf.use_backend("auto", threads=1)
@@ -77,7 +77,7 @@ sf.use_backend("auto", threads=1)
 def test_shared_memory_grows(pyodide: PyodideRuntime) -> None:
     code = """
 import numpy as np, sparsefire as sf
-from sparsefire.core.core import get_core
+from sparsefire.core.hosts import get_core
 await sf.enable_threads(2)
 core = get_core()
 before = core._memory.buffer.byteLength

@@ -23,8 +23,8 @@ if importlib.util.find_spec("numpy") is None:
         name="numpy",
     )
 
-from .core.core import Backend, backend, use_backend
 from .core.devices import Devices, devices
+from .core.hosts import Backend, backend, use_backend
 from .errors import (
     ArgumentError,
     BackendError,

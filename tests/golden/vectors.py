@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 import sparsefire as sf
-from sparsefire.core.core import get_core
+from sparsefire.core.hosts import get_core
 from sparsefire.ffn.sparsity import RULE_TOP_K
 from sparsefire.weights.matrix import Matrix
 from sparsefire.weights.quantized import weight_format

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray, IntArray
-from ..core.core import Core, get_core
+from ..core.core import Core
+from ..core.hosts import get_core
 from ..errors import ArgumentError
 from ..ffn.cache import POLICIES, NeuronCache
 from ..ffn.cached import CachedFfn

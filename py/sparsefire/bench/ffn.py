@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from .._arrays import FloatArray
-from ..core.core import Core, get_core
+from ..core.core import Core
+from ..core.hosts import get_core
 from ..errors import ArgumentError
 from ..ffn.layer import SparseFfn
 from ..ffn.low_rank import LowRankPredictor

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arch.config import SPARSEFIRE_VERSION
-from ..core.core import available_cores
+from ..core.hosts import available_cores
 from ..errors import ArgumentError, CalibrationError
 from ..fit.blas import one_blas_thread
 from ..fit.layers import FitOptions, LayerFit, LayerReport, fit_layer

@@ -101,7 +101,7 @@ def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def choose_host(arguments: argparse.Namespace) -> None:
     """Has the host that the options name, for what is loaded from now on."""
-    from ..core.core import use_backend
+    from ..core.hosts import use_backend
 
     name = arguments.backend or os.environ.get("SPARSEFIRE_BACKEND") or "auto"
     use_backend(name, isa=arguments.isa, threads=arguments.threads)

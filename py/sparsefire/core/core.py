@@ -1,20 +1,17 @@
-"""The C core as the rest of the package sees it, and the only place that chooses where it runs.
+"""The C core as the rest of the package sees it.
 
 A `Core` is one loaded copy of the C core with one open context. Its methods are the same on every
-host; a pointer is an int in the host's address space. The hosts are `_host_native`,
-`_host_wasmtime` and `_host_pyodide`.
+host; a pointer is an int in the host's address space. `native`, `wasmtime` and `pyodide` are the
+hosts, and `hosts` chooses among them.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Self, SupportsIndex, TypeAlias
 
 import numpy as np
@@ -22,34 +19,10 @@ from numpy.typing import NDArray
 
 from ..errors import (
     ArgumentError,
-    BackendError,
     SparsefireError,
     UnsupportedError,
     error_of_status,
 )
-
-__all__ = [
-    "Argument",
-    "Backend",
-    "Core",
-    "Memory",
-    "Transient",
-    "backend",
-    "get_core",
-    "use_backend",
-]
-
-BACKENDS = ("native", "wasmtime", "pyodide")
-
-_SIMD = {
-    "avx512": "AVX-512, 512 bits",
-    "avx2": "AVX2 and FMA, 256 bits",
-    "sse41": "SSE4.1, 128 bits",
-    "neon": "NEON, 128 bits",
-    "relaxed128": "WebAssembly relaxed SIMD, 128 bits",
-    "wasm128": "WebAssembly SIMD, 128 bits",
-    "scalar": "none",
-}
 
 
 def count_of(number: int, noun: str) -> str:
@@ -137,7 +110,7 @@ class Core(ABC):
     note: str = ""  # why there are not more threads, or not the fastest instructions
 
     def __init__(self, isa: str | None = None) -> None:
-        """isa: the instruction set that `_open_context` will be asked for, None for the best."""
+        """isa: the instruction set that `open_context` will be asked for, None for the best."""
         self._lock = threading.RLock()
         # Handles of collected objects, closed before the next call: a finaliser may run in the
         # middle of another call or in another thread, so it only notes what is to be closed.
@@ -235,7 +208,7 @@ class Core(ABC):
             name, handle = self._released.popleft()
             self._invoke(name, (handle,))
 
-    def _open_context(self, isa: str | None, threads: int) -> None:
+    def open_context(self, isa: str | None, threads: int) -> None:
         """Opens the context with the named instruction set (None: the best one)."""
         index = -1 if isa is None else self._isa_index(isa)
         self.context = self.open(
@@ -269,135 +242,3 @@ class Core(ABC):
 
     def __repr__(self) -> str:
         return f"<Core {self.host}, {self.isa}, {count_of(self.threads, 'thread')}>"
-
-
-@dataclass(frozen=True)
-class Backend:
-    """Where the core runs: `name` ("native", "wasmtime" or "pyodide"), `isa` (the instruction set's
-    short name), `threads`, `simd` (the vector unit in words), the core's `version`, and a `note`
-    when this is less than the machine might give: why there is one thread only, say."""
-
-    name: str
-    isa: str
-    threads: int
-    simd: str
-    version: str
-    note: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name}, {self.isa}, {count_of(self.threads, 'thread')}"
-
-
-_cores: dict[tuple[str, str | None, int | None], Core] = {}
-_current: Core | None = None
-_opening = threading.Lock()
-
-
-def get_core() -> Core:
-    """The core that new objects are made in: the last `use_backend`, else what the environment
-    says."""
-    if _current is None:
-        use_backend(os.environ.get("SPARSEFIRE_BACKEND") or "auto")
-        assert _current is not None
-    return _current
-
-
-def use_backend(
-    name: str = "auto", *, isa: str | None = None, threads: int | None = None
-) -> Backend:
-    """Chooses where the core runs, for every object made from now on, and returns what was chosen.
-
-    name: "native" (the compiled extension), "wasmtime" (the WebAssembly module in wasmtime),
-      "pyodide" (the same in a browser or node), or "auto": the fastest one that is there.
-    isa: instruction set by name ("avx512", "avx2", "sse41", "neon", "relaxed128", "wasm128",
-      "scalar"); default the environment variable SPARSEFIRE_ISA, else the best one of this machine.
-    threads: 1 or more; default SPARSEFIRE_THREADS, else every core that this process may use.
-      wasmtime uses 1; Pyodide 1, or what `enable_threads` has started.
-
-    Objects made earlier stay where they are. Raises `BackendError` when the host is missing (with
-    the command that repairs it), `UnsupportedError` for an instruction set, `ArgumentError` for a
-    name or number without a meaning.
-    """
-    global _current
-    if name == "npu":
-        raise BackendError(
-            "the core drives no NPU, and none was found by a provider: sparsefire.devices() lists "
-            "what this machine offers; use_backend('auto') runs on the processor"
-        )
-    if name not in (*BACKENDS, "auto"):
-        raise ArgumentError(f"unknown backend {name!r}; choose one of: auto, {', '.join(BACKENDS)}")
-    isa = isa or os.environ.get("SPARSEFIRE_ISA") or None
-    threads = threads_wanted(threads)
-    _current = _any_core(isa, threads) if name == "auto" else open_core(name, isa, threads)
-    return backend()
-
-
-def backend() -> Backend:
-    """Where the core runs now."""
-    core = get_core()
-    version = core.text("sf_version") or ""
-    simd = _SIMD.get(core.isa, core.isa)
-    return Backend(core.host, core.isa, core.threads, simd, version, core.note)
-
-
-def open_core(name: str, isa: str | None = None, threads: int | None = None) -> Core:
-    """The one core of that host, instruction set and number of threads, made when first asked for.
-
-    It does not become the current one. Errors as `use_backend`.
-    """
-    with _opening:
-        core = _cores.get((name, isa, threads))
-        if core is None:
-            core = _host_class(name)(isa)
-            core._open_context(isa, threads or (available_cores() if name == "native" else 1))
-            _cores[name, isa, threads] = core
-        return core
-
-
-def threads_wanted(threads: int | None) -> int | None:
-    source = "threads"
-    value: Any = threads
-    if value is None:
-        source = "SPARSEFIRE_THREADS"
-        value = os.environ.get(source) or None
-    if value is None:
-        return None
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = 0
-    if not 1 <= number <= 1024:
-        raise ArgumentError(f"{source} must be a whole number from 1 to 1024, not {value!r}")
-    return number
-
-
-def available_cores() -> int:
-    """How many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _host_class(name: str) -> type[Any]:
-    if name == "native":
-        from .native import NativeCore
-
-        return NativeCore
-    if name == "wasmtime":
-        from .wasmtime import WasmtimeCore
-
-        return WasmtimeCore
-    from .pyodide import PyodideCore
-
-    return PyodideCore
-
-
-def _any_core(isa: str | None, threads: int | None) -> Core:
-    """A core on the first host that is there; one that refuses (an unknown ISA, say) is there."""
-    missing: list[str] = []
-    for name in ("native", "pyodide") if sys.platform == "emscripten" else ("native", "wasmtime"):
-        try:
-            return open_core(name, isa, threads)
-        except BackendError as error:
-            missing.append(f"{name}: {error}")
-    raise BackendError("no host for the core is installed. " + "; ".join(missing))

@@ -6,8 +6,16 @@ import os
 import sys
 
 from ..errors import BackendError
-from . import core as _core
-from .core import Backend, backend, use_backend
+from .hosts import (
+    Backend,
+    add_core,
+    backend,
+    get_core,
+    has_core,
+    open_core,
+    threads_wanted,
+    use_backend,
+)
 
 __all__ = ["enable_threads"]
 
@@ -41,23 +49,22 @@ async def enable_threads(
         return use_backend(isa=isa, threads=threads)
     from .pyodide import PyodideCore, processors, threads_missing
 
-    wanted = _core.threads_wanted(threads) or min(processors(), _MOST_BY_DEFAULT)
+    wanted = threads_wanted(threads) or min(processors(), _MOST_BY_DEFAULT)
     isa = isa or os.environ.get("SPARSEFIRE_ISA") or None
     if wanted == 1:
         return use_backend("pyodide", isa=isa, threads=1)
-    key = ("pyodide", isa, wanted)
-    if key not in _core._cores:
+    if not has_core("pyodide", isa, wanted):
         reason = threads_missing()
         if not reason:
             core = PyodideCore(isa, threads=wanted)
             try:
                 await core.start_helpers(wanted - 1, helper_url)
-                core._open_context(isa, wanted)
-                _core._cores[key] = core
+                core.open_context(isa, wanted)
+                add_core(core, isa, wanted)
             except BackendError as error:
                 reason = f"one thread, since {error}"
         if reason:
-            _core.get_core().note = reason
+            get_core().note = reason
             return backend()
-    _core._cores["pyodide", isa, None] = _core._cores[key]
+    add_core(open_core("pyodide", isa, wanted), isa, None)
     return use_backend("pyodide", isa=isa, threads=wanted)

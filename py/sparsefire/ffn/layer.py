@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from .. import _arrays
 from ..arch.read import upload_tensor
-from ..core.core import Core, get_core
+from ..core.core import Core
+from ..core.hosts import get_core
 from ..errors import ArgumentError, ShapeError, UnsupportedError
 from ..weights.activation import ActivationType
 from ..weights.matrix import Matrix, bundle_views

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from .. import _arrays
 from .._arrays import FloatArray
 from ..arch.read import read_matrix, read_vector
-from ..core.core import Core, get_core
+from ..core.core import Core
+from ..core.hosts import get_core
 from ..errors import ShapeError
 from ..gguf.reader import GgufFile
 from ..gguf.writer import TensorData, Writable

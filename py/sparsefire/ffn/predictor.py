@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
-from ..core.core import Core, get_core
+from ..core.core import Core
 from ..core.handle import CoreObject
+from ..core.hosts import get_core
 from ..errors import ArgumentError, ModelFileError
 from ..gguf.reader import GgufFile
 from ..gguf.writer import Writable, write_gguf

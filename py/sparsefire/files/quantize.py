@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..core.core import Core, get_core
+from ..core.core import Core
+from ..core.hosts import get_core
 from ..errors import ArgumentError, ModelFileError, NotFiniteError
 from ..ffn.bundles import LAYER_ARCHITECTURE
 from ..gguf.reader import GgufFile, TensorInfo, TypedValue, ValueType, packed_bytes

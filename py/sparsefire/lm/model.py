@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from ..arch.config import ModelConfig, read_config
 from ..arch.tensors import check_tensors
-from ..core.core import Core, get_core
+from ..core.core import Core
+from ..core.hosts import get_core
 from ..errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
 from ..ffn.cache import NeuronCache
 from ..ffn.forward import MODES

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..arch.config import ModelConfig, read_config
 from ..arch.tensors import check_tensors
-from ..core.core import backend, get_core, use_backend
+from ..core.hosts import backend, get_core, use_backend
 from ..core.threads import enable_threads
 from ..errors import CoreMemoryError, SparsefireError
 from ..ffn.cache import CacheStats

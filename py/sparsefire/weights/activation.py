@@ -7,7 +7,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from ..core.core import Core, get_core
+from ..core.core import Core
+from ..core.hosts import get_core
 from ..errors import ArgumentError
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..core.core import Core, get_core
+from ..core.core import Core
+from ..core.hosts import get_core
 from .quantized import weight_format
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
-from ..core.core import Core, Memory, get_core
+from ..core.core import Core, Memory
 from ..core.handle import CoreObject
+from ..core.hosts import get_core
 from .quantized import QuantizedWeights, WeightFormat, dequantize_rows, weight_format
 
 _READ_BYTES = 8 << 20

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
-from ..core.core import Core, get_core
+from ..core.core import Core
+from ..core.hosts import get_core
 from ..errors import ArgumentError, FormatError, ShapeError
 
 ByteArray = npt.NDArray[np.uint8]

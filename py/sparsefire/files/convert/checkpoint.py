@@ -12,7 +12,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ...core.core import Core, get_core
+from ...core.core import Core
+from ...core.hosts import get_core
 from ...errors import ArgumentError, ModelFileError, NotFiniteError, UnsupportedError
 from ...gguf.reader import TypedValue, ValueType, packed_bytes
 from ...gguf.writer import TensorData, Writable, gguf_package, write_gguf
