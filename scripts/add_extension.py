@@ -3,7 +3,7 @@
 python add_extension.py WHEEL EXTENSION TAG DIRECTORY
 
 Writes a wheel with the tag TAG (python-abi-platform) into DIRECTORY: WHEEL's files, and EXTENSION
-inside the package. The format: PyPA's "Binary distribution format" specification.
+as the package's module core._native. The format: PyPA's "Binary distribution format" specification.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def add_extension(wheel: Path, extension: Path, tag: str, directory: Path) -> Pa
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
         files = {entry: archive.read(entry) for entry in archive.namelist() if entry[-1] != "/"}
-    files[f"{name}/{extension.name}"] = extension.read_bytes()
+    files[f"{name}/core/{extension.name}"] = extension.read_bytes()
     files[f"{info}/WHEEL"] = retagged(files[f"{info}/WHEEL"], tag)
     del files[f"{info}/RECORD"]
     record = [record_line(entry, data) for entry, data in files.items()]

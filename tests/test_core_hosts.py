@@ -449,10 +449,10 @@ except sf.BackendError as error:
     ("names", "backend", "wanted"),
     [
         (["wasmtime"], "wasmtime", "BackendError: .*pip install wasmtime"),
-        (["sparsefire._native"], "native", "BackendError: .*pip install ."),
-        (["sparsefire._native"], "auto", "wasmtime"),
+        (["sparsefire.core._native"], "native", "BackendError: .*pip install ."),
+        (["sparsefire.core._native"], "auto", "wasmtime"),
         (
-            ["sparsefire._native", "wasmtime"],
+            ["sparsefire.core._native", "wasmtime"],
             "auto",
             "BackendError: no host for the core .*native: .*pip install .*wasmtime: .*pip install",
         ),
@@ -478,7 +478,7 @@ before = set(sys.modules)
 import sparsefire
 found = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(*sorted(found - sys.stdlib_module_names - {"sparsefire", "numpy"}))
-print("sparsefire._native" in sys.modules)
+print("sparsefire.core._native" in sys.modules)
 """
     done = python(code)
     assert done.stdout.split() == ["False"], done

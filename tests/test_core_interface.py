@@ -17,7 +17,7 @@ from sparsefire import errors
 from sparsefire.core import wasm as _wasm
 
 HEADER = ROOT / "core_c" / "include" / "sparsefire.h"
-STUB = ROOT / "py" / "sparsefire" / "_native.pyi"
+STUB = ROOT / "py" / "sparsefire" / "core" / "_native.pyi"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def header() -> dict[str, Function]:
 
 def native() -> Any:
     try:
-        from sparsefire import _native
+        from sparsefire.core import _native
     except ImportError as error:
         missing(str(error))
     return _native

@@ -186,7 +186,7 @@ def sanitized_package(home: Path) -> dict[str, str]:
     command += ["-fno-sanitize-recover=all", "-DPy_LIMITED_API=0x030b0000"]
     command += ["-I", sysconfig.get_path("include"), "-I", str(ROOT / "core_c" / "include")]
     command += [str(ROOT / "py" / "ext" / "_native.c"), str(built.parent / "libsparsefire_core.a")]
-    command += ["-o", str(package / "_native.abi3.so"), "-lm", "-lpthread"]
+    command += ["-o", str(package / "core" / "_native.abi3.so"), "-lm", "-lpthread"]
     subprocess.run(command, check=True)
     ask = ["gcc", "-print-file-name=libasan.so"]
     library = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()

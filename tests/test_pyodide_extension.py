@@ -137,8 +137,8 @@ def test_without_numpy_the_import_says_so(newer_runtime: PyodideRuntime) -> None
 def test_the_extension_runs_in_python_3_14(newer_runtime: PyodideRuntime) -> None:
     code = """
 import array, glob, importlib.util
-(path,) = glob.glob("/lib/python3.14/site-packages/sparsefire/_native*.so")
-spec = importlib.util.spec_from_file_location("sparsefire._native", path)
+(path,) = glob.glob("/lib/python3.14/site-packages/sparsefire/core/_native*.so")
+spec = importlib.util.spec_from_file_location("sparsefire.core._native", path)
 native = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(native)
 handle = array.array("L", [0])

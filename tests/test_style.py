@@ -19,6 +19,7 @@ LINTERS = {
     "ruff check": ("ruff", "check", "."),
     "ruff format": ("ruff", "format", "--check", "."),
     "mypy": ("mypy",),
+    "import-linter": ("lint-imports", "--no-cache"),
     "clang-format": ("clang-format", "--dry-run", "-Werror", *C_FILES),
 }
 

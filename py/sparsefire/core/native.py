@@ -16,7 +16,7 @@ from ..errors import ArgumentError, BackendError, CoreMemoryError
 from .core import Argument, Core, Memory
 
 try:
-    from .. import _native
+    from . import _native
 except ImportError as error:
     raise BackendError(
         f"the native extension is not built for this Python ({error}); run `pip install .` in the "
