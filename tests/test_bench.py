@@ -34,9 +34,9 @@ def test_the_numbers_belong_together(format: str, gated: bool, host_core: Core) 
         active=0.25,
         rank=32,
         repeats=6,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda what, share: seen.append((what, share)),
     )
-    assert seen == [(i + 1, 6) for i in range(6)]
+    assert seen == [(f"{i} of 6 repetitions", i / 6) for i in range(1, 7)]
     assert set(result.as_dict()) >= KEYS
     weights = (2 + gated) * d * 192
     assert result.bytes_dense == weights * kind.block_bytes / kind.block
@@ -96,9 +96,9 @@ def test_caches_hold_their_share_and_change_no_bit(host_core: Core) -> None:
         300,
         budget=0.4,
         repeats=30,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda what, share: seen.append((what, share)),
     )
-    assert seen == [(i + 1, 60) for i in range(60)]
+    assert seen == [(f"{i} of 60 repetitions", i / 60) for i in range(1, 61)]
     assert [each.policy for each in results] == ["lru", "lfu", "window"]
     best = power_law(300, 0.1, EXPONENT)[:120].sum() / 30
     for each in results:

@@ -225,8 +225,8 @@ def test_progress(with_tqdm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         screen = Screen(terminal)
         monkeypatch.setattr(sys, "stderr", screen)
         with Progress() as show:
-            show(0.25, "first part")
-            show(0.26, "too soon to be shown")
+            show("first part", 0.25)
+            show("too soon to be shown", 0.26)
         shown = screen.getvalue()
         assert ("first part" in shown and " 25 %" in shown) == terminal
         assert "too soon" not in shown

@@ -7,13 +7,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import UnsupportedError
 from ..gguf.reader import GgufFile
 from .keys import Keys
-
-FloatArray = npt.NDArray[np.float32]
 
 FACTORS_TENSOR = "rope_freqs.weight"
 

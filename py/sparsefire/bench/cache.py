@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray, IntArray
+from .._progress import Progress
 from ..core.core import Core
 from ..core.hosts import get_core
 from ..errors import ArgumentError
@@ -21,8 +22,6 @@ from ..ffn.cache import POLICIES, NeuronCache
 from ..ffn.cached import CachedFfn
 from ..ffn.layer import SparseFfn
 from .ffn import random_layer
-
-Progress = Callable[[int, int], None]
 
 # With this exponent and a tenth of the neurons active, the most used quarter makes nearly four
 # fifths of the activations, as was found in OPT-30B (PowerInfer; Song et al. 2024).
@@ -114,18 +113,22 @@ def bench_cache(
     ffn = random_layer(core, random, d, hidden, gated, format)
     often = random.permutation(power_law(hidden, active, exponent))
     caches = [NeuronCache(hot_fraction=budget, policy=each, pinned=pinned) for each in policies]
-    report = progress or (lambda _done, _total: None)
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(f"{done} of {2 * repeats} repetitions", done / (2 * repeats))
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layer.gguf"
         ffn.save_bundles(path)
         layers = [CachedFfn.open(path, cache, core=core) for cache in caches]
         try:
             race = _Race(ffn, layers, random, often)
-            race.run(repeats, lambda done: report(done, 2 * repeats))
+            race.run(repeats, report)
             for cache in caches:
                 cache.reclassify()
             race.forget()
-            race.run(repeats, lambda done: report(repeats + done, 2 * repeats))
+            race.run(repeats, lambda done: report(repeats + done))
             return [race.result(index, exponent) for index in range(len(layers))]
         finally:
             for layer in layers:

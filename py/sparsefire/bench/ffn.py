@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import FloatArray
+from .._progress import Progress
 from ..core.core import Core
 from ..core.hosts import get_core
 from ..errors import ArgumentError
@@ -20,8 +21,6 @@ from ..ffn.sparsity import SparsityConfig
 from ..fit.layers import predictor_format
 from ..weights.matrix import bundle_views
 from ..weights.quantized import quantize_rows, weight_format
-
-Progress = Callable[[int, int], None]
 
 _SECONDS = 5.0  # that the repetitions take about, when their number is not given
 _FEWEST, _MOST = 7, 201
@@ -80,7 +79,7 @@ def bench_ffn(
     Each repetition takes a new input, for which the predictor chooses another ``active`` share of
     the neurons; dense, predictor and sparse take turns, and who begins changes. Every chosen
     neuron is computed in full: gate biases keep all gates positive. ``repeats``: by default as
-    many as take about 5 seconds. ``progress`` is called with the repetitions done and in all.
+    many as take about 5 seconds. ``progress`` is called after each repetition.
 
     Errors: `ArgumentError`, `FormatError` (sizes not a multiple of the format's block).
     """
@@ -94,7 +93,7 @@ def bench_ffn(
     core = core or get_core()
     random = np.random.default_rng(seed)
     bench = _Layer(core, random, d, hidden, gated, format, rank, count)
-    times = bench.measure(random, repeats, progress or (lambda _done, _total: None))
+    times = bench.measure(random, repeats, progress or (lambda _what, _share: None))
     dense, predictor, sparse = (1000 * statistics.median(each) for each in times)
     active_share = count / hidden
     predictor_bytes, layer_bytes = bench.predictor.nbytes, bench.ffn.nbytes
@@ -204,7 +203,7 @@ class _Layer:
                 runs[place](x)
                 times[place].append(time.perf_counter() - began)
             order = order[1:] + order[:1]
-            progress(index + 1, repeats)
+            progress(f"{index + 1} of {repeats} repetitions", (index + 1) / repeats)
         return times
 
     def error(self, random: np.random.Generator) -> float:

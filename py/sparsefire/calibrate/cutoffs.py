@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .._arrays import FloatArray
+from .._progress import Progress
 from ..arch.config import CUTOFF_KEYS, SPARSEFIRE_VERSION
 from ..arch.read import rows_by_neuron
 from ..errors import ArgumentError
@@ -21,17 +23,13 @@ from ..ffn.cutoff import neuron_values
 from ..gguf.reader import TypedValue, ValueType
 from ..gguf.writer import TensorData, Writable, check_output, gguf_package, write_gguf
 from ..lm.compare import compare_modes
+from ..lm.model import Model
 from ..weights.matrix import Matrix
 from .samples import FEWEST_TOKENS, Windows, record_inputs, text_windows
-
-if TYPE_CHECKING:
-    from ..lm.model import Model
 
 DEFAULT_TOKENS = 8_192
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
-Progress = Callable[[str, float], None]
-FloatArray = npt.NDArray[np.float32]
 
 _STEP = 0.05  # of a layer's sparsity
 _LEVELS = 19  # 0.05 … 0.95
@@ -127,8 +125,6 @@ def calibrate_cutoffs(
     if output is not None:
         check_output(Path(output))
         gguf_package()
-    from ..lm.model import Model
-
     told = progress or (lambda _stage, _share: None)
     with Model.load(source, activation=activation) as model:
         windows = text_windows(model, text, tokens)

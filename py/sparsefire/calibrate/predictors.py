@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._progress import Progress
 from ..arch.config import SPARSEFIRE_VERSION
 from ..core.hosts import available_cores
 from ..errors import ArgumentError, CalibrationError
@@ -21,18 +22,17 @@ from ..fit.lowrank import Descent
 from ..gguf.reader import TypedValue, ValueType
 from ..gguf.source import ByteArray
 from ..gguf.writer import TensorData, Writable, check_output, gguf_package, write_gguf
+from ..lm.model import Model
 from ..weights.matrix import Matrix
 from ..weights.quantized import dequantize_rows, quantize_rows, weight_format
 from .samples import FEWEST_TOKENS, Samples, Windows, record_inputs, text_windows
 
 if TYPE_CHECKING:
     from ..ffn.layer import SparseFfn
-    from ..lm.model import Model
 
 FORMATS = ("keep", "f32", "f16", "q8_0")
 DEFAULT_TOKENS = 100_000
 
-Progress = Callable[[str, float], None]
 
 _PERPLEXITY_WINDOWS = 32
 _MOST_WORKERS = 4  # each needs memory for the scores of its layer
@@ -97,8 +97,6 @@ def calibrate_model(
         weight_format(predictor_format)
     check_output(Path(output))
     gguf_package()
-    from ..lm.model import Model
-
     told = progress or (lambda _stage, _share: None)
     model = Model.load(source, activation=activation)
     try:
@@ -296,7 +294,6 @@ def _perplexities(
     path: Path, activation: str | None, windows: Windows, told: Progress
 ) -> tuple[float, float]:
     """Perplexity of the new file over the held-out windows, dense and sparse."""
-    from ..lm.model import Model
 
     held = windows.held[:_PERPLEXITY_WINDOWS]
     results = []

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import CalibrationError
 from ..fit.predictor_fit import Split
-
-if TYPE_CHECKING:
-    from ..lm.model import Model
+from ..lm.model import Model
 
 FEWEST_TOKENS = 1_000
 

@@ -106,7 +106,7 @@ def _bench_ffn(arguments: argparse.Namespace) -> int:
 
     choose_host(arguments)
     with Progress() as show:
-        show(0.0, "making the layer")
+        show("making the layer", 0.0)
         result = bench_ffn(
             *arguments.shape,
             gated=arguments.gated,
@@ -115,7 +115,7 @@ def _bench_ffn(arguments: argparse.Namespace) -> int:
             rank=arguments.rank,
             repeats=arguments.repeats,
             seed=arguments.seed,
-            progress=lambda done, total: show(done / total, f"{done} of {total} repetitions"),
+            progress=show,
         )
     print(json.dumps(result.as_dict()) if arguments.json else _ffn_table(result))
     return 0
@@ -126,7 +126,7 @@ def _bench_cache(arguments: argparse.Namespace) -> int:
 
     choose_host(arguments)
     with Progress() as show:
-        show(0.0, "making the layer")
+        show("making the layer", 0.0)
         results = bench_cache(
             *arguments.shape,
             format=arguments.format,
@@ -136,7 +136,7 @@ def _bench_cache(arguments: argparse.Namespace) -> int:
             exponent=EXPONENT if arguments.exponent is None else arguments.exponent,
             repeats=200 if arguments.repeats is None else arguments.repeats,
             seed=arguments.seed,
-            progress=lambda done, total: show(done / total, f"{done} of {total} repetitions"),
+            progress=show,
         )
     found = [result.as_dict() for result in results]
     print(json.dumps(found) if arguments.json else _cache_table(results))

@@ -119,7 +119,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             predictor_format=arguments.predictor_format,
             activation=arguments.activation,
             seed=arguments.seed,
-            progress=lambda stage, share: show(share, stage),
+            progress=show,
         )
     print(json.dumps(report.as_dict()) if arguments.json else _table(report))
     return 0
@@ -152,7 +152,7 @@ def _calibrate_cutoffs(arguments: argparse.Namespace, text: str) -> int:
             tokens=DEFAULT_TOKENS if arguments.tokens is None else arguments.tokens,
             activation=arguments.activation,
             seed=arguments.seed,
-            progress=lambda stage, share: show(share, stage),
+            progress=show,
         )
     print(json.dumps(report.as_dict()) if arguments.json else cutoff_table(report))
     return 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -134,10 +136,25 @@ def read_text(path: str) -> str:
         raise ArgumentError(f"{path}: not UTF-8 text (at byte {error.start})") from None
 
 
+def cache_report(model: Any) -> dict[str, Any]:
+    """What the neuron caches did, for JSON; nothing for a model that is in memory."""
+    neurons = model.neurons
+    if neurons is None:
+        return {}
+    stats = neurons.stats
+    found = {"budget_bytes": neurons.budget_bytes, "layer_bytes": neurons.nbytes}
+    return {"neuron_cache": {**found, **asdict(stats), "hit_rate": stats.hit_rate}}
+
+
+def print_json(report: dict[str, Any]) -> None:
+    """One JSON object on a line of standard output."""
+    print(json.dumps(report, ensure_ascii=False))
+
+
 class Progress:
-    """How far a long command is, on standard error if that is a terminal: a bar where tqdm is
-    installed, else a line every two seconds. Call it with the share that is done, 0 … 1, and
-    what is being done. A context manager that clears the bar."""
+    """The progress of a long command, on standard error if that is a terminal: a bar where tqdm is
+    installed, else a line every two seconds. A `sparsefire._progress.Progress`, and a context
+    manager that clears the bar."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -156,7 +173,7 @@ class Progress:
                 bar_format="{percentage:3.0f} % |{bar:30}| {desc} ({remaining} left)",
             )
 
-    def __call__(self, share: float, what: str) -> None:
+    def __call__(self, what: str, share: float) -> None:
         now = time.monotonic()
         if not self._on or now - self._shown < (0.1 if self._bar is not None else 2.0):
             return

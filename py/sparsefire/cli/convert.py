@@ -48,7 +48,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             name=arguments.name,
             pre=arguments.pre,
             force=arguments.force,
-            progress=lambda what, share: show(share, what),
+            progress=show,
         )
     if arguments.json:
         print(json.dumps(asdict(report)))

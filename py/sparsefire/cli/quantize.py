@@ -48,7 +48,7 @@ def _quantize(arguments: argparse.Namespace) -> int:
             output_format=arguments.output_format,
             embedding_format=arguments.embedding_format,
             force=arguments.force,
-            progress=lambda what, share: show(share, what),
+            progress=show,
         )
     print(json.dumps(report.as_dict()) if arguments.json else _told(report))
     return 0

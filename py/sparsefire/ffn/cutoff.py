@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,9 @@ from .. import _arrays
 from ..errors import ArgumentError, CalibrationError, NotFiniteError, ShapeError
 from ..weights.matrix import Matrix
 from .core_layer import CUTOFFS
-from .layer import SparseFfn
+
+if TYPE_CHECKING:
+    from .layer import SparseFfn
 
 _FEWEST_SAMPLES = 20
 _MOST_SAMPLES = 500  # that a cutoff is tried on

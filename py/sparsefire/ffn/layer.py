@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,10 @@ from ..weights.matrix import Matrix, bundle_views
 from ..weights.quantized import QuantizedWeights, WeightFormat, weight_format
 from .bundles import BundleFile, Source, write_bundles
 from .core_layer import CoreFfn, check_predictor
+from .cutoff import CutoffReport, calibrate_cutoff
 from .files import read_predictor
 from .forward import ActiveRequest, NeuronCounts, chosen_mode
 from .predictor import InCorePredictor, Predictor
-
-if TYPE_CHECKING:
-    from .cutoff import CutoffReport
 
 Weights = npt.ArrayLike | QuantizedWeights
 
@@ -325,8 +323,6 @@ class SparseFfn:
         Errors: `CalibrationError` (too few samples), `ShapeError`, `ArgumentError`,
         `NotFiniteError`.
         """
-        from .cutoff import calibrate_cutoff
-
         return calibrate_cutoff(self, samples, max_error, on, seed)
 
     def forward(

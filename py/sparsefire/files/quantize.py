@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
+from .._progress import Progress
 from ..core.core import Core
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ModelFileError, NotFiniteError
@@ -24,8 +25,6 @@ from ..weights.quantized import (
     quantize_rows,
     weight_format,
 )
-
-Progress: TypeAlias = Callable[[str, float], object]
 
 _PIECE_WEIGHTS = 4 << 20  # so many are unpacked at a time
 _HALF_MOST = 65504.0

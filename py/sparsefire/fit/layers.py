@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from .. import _arrays
+from .._arrays import FloatArray
 from ..errors import CalibrationError
 from ..ffn.factors import Factors
 from ..ffn.layer import SparseFfn
@@ -18,7 +18,6 @@ from .lowrank import Descent
 from .mass import MassTable
 from .predictor_fit import PredictorFit, Split, Tables
 
-FloatArray = _arrays.FloatArray
 Progress = Callable[[float], None]
 
 _TOKENS_AT_ONCE = 2048

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from .. import _arrays
+from .._arrays import FloatArray
 from ..errors import CalibrationError
 from ..ffn.factors import Factors
 from .mass import IndexArray, MassTable
 
-FloatArray = _arrays.FloatArray
 DoubleArray = npt.NDArray[np.float64]
 
 

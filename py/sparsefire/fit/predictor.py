@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
+from .._arrays import FloatArray
 from ..errors import ArgumentError, CalibrationError, NotFiniteError, ShapeError
 from ..ffn.factors import Factors
 from ..ffn.layer import SparseFfn
@@ -23,7 +24,6 @@ from .predictor_fit import PredictorFit, Quality, Split, Tables
 if TYPE_CHECKING:
     from ..ffn.low_rank import LowRankPredictor
 
-FloatArray = _arrays.FloatArray
 
 _FEWEST_SAMPLES = 50
 _SAMPLES_AT_ONCE = 2048

@@ -9,13 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .. import _arrays
+from .._arrays import FloatArray
 from ..ffn.factors import Factors
 from . import thresholds as cuts
 from .lowrank import Descent, operating_point, reduced_rank, refine
 from .mass import MassTable
-
-FloatArray = _arrays.FloatArray
 
 # Thresholds are set for a tenth less than the allowed loss: other text is never quite the same.
 _MARGIN = 0.9

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .. import _arrays
+from .._arrays import FloatArray
 from ..ffn.factors import Factors
 from .mass import IndexArray, MassTable
 
-FloatArray = _arrays.FloatArray
 _NEURONS_AT_ONCE = 64
 _PIECE = 16 << 20  # scores at a time
 

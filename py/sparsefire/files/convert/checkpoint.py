@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from ..._arrays import FloatArray
+from ..._progress import Progress
 from ...core.core import Core
 from ...core.hosts import get_core
 from ...errors import ArgumentError, ModelFileError, NotFiniteError, UnsupportedError
@@ -23,9 +23,6 @@ from ..quantize import FILE_TYPES
 from .config import Config
 from .safetensors import Checkpoint, StoredTensor, read_json
 from .tokenizer import tokenizer_metadata
-
-FloatArray = npt.NDArray[np.float32]
-Progress: TypeAlias = Callable[[str, float], object]
 
 _PIECE_WEIGHTS = 4 << 20  # so many are quantised at a time
 _IGNORED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # made from the config

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..._arrays import FloatArray
 from ...errors import ModelFileError, UnsupportedError
-
-FloatArray = npt.NDArray[np.float32]
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"

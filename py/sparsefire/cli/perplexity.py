@@ -1,0 +1,68 @@
+"""`sparsefire perplexity`: how well a model predicts a text."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .common import (
+    Progress,
+    add_mode_options,
+    add_model_options,
+    cache_report,
+    load_model,
+    print_json,
+    read_text,
+)
+
+
+def add_perplexity_parser(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "perplexity",
+        help="how well a model predicts a text",
+        description="Perplexity over consecutive windows of the text that do not overlap; every "
+        "token of a window but the first is scored.",
+    )
+    parser.set_defaults(run=_perplexity)
+    add = parser.add_argument
+    add("--text", required=True, metavar="FILE", help="UTF-8 text; '-' reads standard input")
+    add("--context", type=int, metavar="N", help="tokens of a window; default: the model's context")
+    add("--json", action="store_true", help="print one JSON object instead")
+    add_model_options(parser)
+    add_mode_options(parser)
+
+
+def _perplexity(arguments: argparse.Namespace) -> int:
+    text = read_text(arguments.text)
+    model = load_model(arguments, arguments.context)
+    with Progress() as show:
+        result = model.perplexity(
+            text,
+            mode=arguments.mode,
+            progress=lambda done, total, perplexity: show(
+                f"{done:,} of {total:,} tokens, perplexity {perplexity:.3f}", done / total
+            ),
+        )
+    stats = model.stats
+    if arguments.json:
+        numbers = stats.as_dict()
+        names = ("active_share", "selected_share", "mode", "model", "backend", "isa", "threads")
+        print_json(
+            {
+                "perplexity": result.perplexity,
+                "loss": result.loss,
+                "n_scored": result.n_scored,
+                "context": model.context,
+                "tokens_per_s": result.tokens_per_s,
+                **{name: numbers[name] for name in names},
+                **cache_report(model),
+            }
+        )
+    else:
+        print(
+            f"perplexity {result.perplexity:.4f} over {result.n_scored} tokens\n"
+            f"[{result.tokens_per_s:.0f} tokens/s {stats.mode}; {stats.neurons()}; "
+            f"{stats.where()}]"
+        )
+    return 0
