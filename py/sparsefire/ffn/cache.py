@@ -7,7 +7,6 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
+from .._files import write_json
 from ..core.core import Core
 from ..core.handle import CoreObject
 from ..errors import ArgumentError, ModelFileError, ShapeError
@@ -363,7 +363,7 @@ class NeuronCache:
 
         Errors: `ModelFileError` (missing, damaged), `ShapeError` (of a layer of another size).
         """
-        self.set_profile(read_json(Path(path)), str(path))
+        self.set_profile(read_profile_file(Path(path)), str(path))
 
     def set_profile(self, found: object, name: str) -> None:
         """As `load_profile`, of what `profile` gave and ``name`` names in messages."""
@@ -399,21 +399,7 @@ class NeuronCache:
         return f"NeuronCache({size}, {self.policy}{window}{held})"
 
 
-def write_json(target: Path, value: object) -> None:
-    """Writes a JSON file in one step."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(value) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
-
-
-def read_json(path: Path) -> object:
+def read_profile_file(path: Path) -> object:
     """What is in a JSON file of profiles."""
     try:
         found: object = json.loads(path.read_text("utf-8"))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._files import replaced
 from ..errors import ArgumentError, BackendError
 from ..weights.quantized import QuantizedWeights
 from .reader import TypedValue, ValueType, format_code, packed_bytes, value_type_codes
@@ -71,31 +72,28 @@ def write_gguf(
     gguf = gguf_package()
     target = Path(path)
     prepared = {name: _prepare(name, tensor) for name, tensor in tensors.items()}
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    writer = gguf.GGUFWriter(part, _architecture(metadata))
-    try:
-        _add_metadata(writer, gguf, metadata)
-        for name, tensor in prepared.items():
-            writer.add_tensor_info(
-                name,
-                tensor.shape,
-                np.dtype(np.float32),
-                packed_bytes(tensor.format, tensor.shape),
-                raw_dtype=gguf.GGMLQuantizationType(format_code(tensor.format)),
-            )
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for name, tensor in prepared.items():
-            writer.write_tensor_data(_packed(name, tensor))
-        for file in writer.fout or ():
-            file.flush()
-            os.fsync(file.fileno())
-        writer.close()
-        part.replace(target)
-    finally:
-        writer.close()
-        part.unlink(missing_ok=True)
+    with replaced(target) as part:
+        writer = gguf.GGUFWriter(part, _architecture(metadata))
+        try:
+            _add_metadata(writer, gguf, metadata)
+            for name, tensor in prepared.items():
+                writer.add_tensor_info(
+                    name,
+                    tensor.shape,
+                    np.dtype(np.float32),
+                    packed_bytes(tensor.format, tensor.shape),
+                    raw_dtype=gguf.GGMLQuantizationType(format_code(tensor.format)),
+                )
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for name, tensor in prepared.items():
+                writer.write_tensor_data(_packed(name, tensor))
+            for file in writer.fout or ():
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            writer.close()
 
 
 def gguf_package() -> Any:

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .._files import write_json
 from ..arch.config import ModelConfig
 from ..core.core import Core
 from ..errors import ArgumentError, ModelFileError, ShapeError
 from ..ffn.bundles import BundleFile, Source
-from ..ffn.cache import CacheStats, NeuronCache, read_json, write_json
+from ..ffn.cache import CacheStats, NeuronCache, read_profile_file
 from ..ffn.cached import CachedFfn
 from ..gguf.reader import GgufFile
 
@@ -93,7 +94,7 @@ class ModelNeurons:
 
         Errors: `ModelFileError` (missing, damaged), `ShapeError` (of a model of other sizes).
         """
-        found = read_json(Path(path))
+        found = read_profile_file(Path(path))
         if not isinstance(found, dict) or found.get("kind") != _PROFILES:
             raise ModelFileError(f"{path}: no neuron profiles of a model")
         layers = found.get("layers")

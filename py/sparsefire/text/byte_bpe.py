@@ -2,7 +2,7 @@
 
 Byte-level vocabularies (`tokenizer.ggml.model` = "gpt2") cut text into words by their own rule
 (`pretokenizer`), write a word's UTF-8 bytes as 256 printable characters, and have a list of merges
-(Sennrich et al. 2016; Radford et al. 2019). SentencePiece's (`pieces`) share the merging.
+(Sennrich et al. 2016; Radford et al. 2019). SentencePiece's (`sentencepiece`) share the merging.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from collections.abc import Mapping, Sequence
 from ..errors import ArgumentError, ModelFileError
 from .pretokenizer import pretokenizer
 from .vocabulary import TokenType, Vocabulary
-
-CACHE_WORDS = 1 << 16
-CACHE_LETTERS = 64  # longer words are hardly ever seen again
+from .word_cache import WordCache
 
 
 def _byte_letters() -> list[str]:
@@ -42,7 +40,7 @@ class ByteLevelBpe:
         self._ids = vocabulary.ids
         self._rule = pretokenizer(pre)
         self._ranks = self._checked_ranks(merges)
-        self._cache: dict[str, list[int]] = {}
+        self._cache = WordCache()
 
     def _checked_ranks(self, merges: Sequence[str]) -> dict[str, int]:
         """Merge ("left right") → rank; of two that are alike the first counts."""
@@ -68,11 +66,7 @@ class ByteLevelBpe:
         for word in self._rule.split(text):
             known = cache.get(word)
             if known is None:
-                known = self._encode_word(word)
-                if len(word) <= CACHE_LETTERS:
-                    if len(cache) >= CACHE_WORDS:
-                        cache.clear()
-                    cache[word] = known
+                known = cache.remember(word, self._encode_word(word))
             ids += known
 
     def _encode_word(self, word: str) -> list[int]:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelFileError
-from .vocabulary import flag
+from .vocabulary import BLANK, flag
 
-_BLANK = "▁"
 _KEY = "tokenizer.ggml.precompiled_charsmap"
 
 
@@ -49,10 +48,10 @@ class Normalizer:
             text = self._charsmap.replace(text)
         if self._trim:
             # A "▁" in the text itself is a blank only at the end: so does the reference.
-            text = re.sub(" +", " ", text).lstrip(" ").rstrip(f" {_BLANK}")
+            text = re.sub(" +", " ", text).lstrip(" ").rstrip(f" {BLANK}")
         if text and starts and self.add_blank:
             text = f" {text}"
-        return text.replace(" ", _BLANK)
+        return text.replace(" ", BLANK)
 
 
 class CharsMap:

@@ -18,37 +18,21 @@ from ..errors import UnsupportedError
 # White space by Unicode's property; Python's \s has U+001C … U+001F as well.
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
-_CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d"
-
-# {L}, {N}, {P}, {M} and {S} stand for the insides of character classes, {upper} and {lower} for
-# letters and marks that may begin and end a word.
-_GPT2 = _CONTRACTIONS + r"| ?[{L}]+| ?[{N}]+| ?[^{S}{L}{N}]+|[{S}]+(?![^{S}])|[{S}]+"
-_END = r"|[{S}]*[\r\n]+|[{S}]+(?![^{S}])|[{S}]+"
-_GPT4 = (
-    f"(?i:{_CONTRACTIONS})" + r"|[^\r\n{L}{N}]?[{L}]+|[{N}]{{1,%d}}| ?[^{S}{L}{N}]+[\r\n]*" + _END
+# Patterns as tokenizer.json has them, which `_translated` turns into Python's.
+_CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
+GPT2 = _CONTRACTIONS + r"| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_END = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT4 = (
+    rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
+    + _END
 )
-_TEKKEN = (
-    r"[^\r\n{L}{N}]?[{upper}]*[{lower}]+|[^\r\n{L}{N}]?[{upper}]+[{lower}]*|[{N}]"
-    r"| ?[^{S}{L}{N}]+[\r\n/]*" + _END
+TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _END
 )
-_EACH_DIGIT = r"[{N}]"
-_DEEPSEEK_CODER = (
-    r"[\r\n]",
-    r"[{S}]?[{L}]+",
-    r"[{S}]?[{P}]+",
-    r"[一-龥ࠀ-一가-\ud7ff]+",
-    _EACH_DIGIT,
-)
-
-# Unicode's categories in each class.
-_PARTS = {
-    "L": ("Lu", "Ll", "Lt", "Lm", "Lo"),
-    "N": ("Nd", "Nl", "No"),
-    "M": ("Mn", "Mc", "Me"),
-    "P": ("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"),
-    "upper": ("Lu", "Lt", "Lm", "Lo", "Mn", "Mc", "Me"),
-    "lower": ("Ll", "Lm", "Lo", "Mn", "Mc", "Me"),
-}
+DIGIT = r"\p{N}"
+DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", DIGIT)
 
 
 @dataclass(frozen=True)
@@ -61,14 +45,14 @@ class _Rule:
 
 
 _RULES = {
-    "gpt-2": _Rule((_GPT2,)),
-    "llama-bpe": _Rule((_GPT4 % 3,), add_bos=True, whole_words_first=True),
-    "dbrx": _Rule((_GPT4 % 3,)),
-    "qwen2": _Rule((_GPT4 % 1,), composed=True),
-    "deepseek-r1-qwen": _Rule((_GPT4 % 1,)),
-    "smollm": _Rule((_EACH_DIGIT, _GPT2)),
-    "tekken": _Rule((_TEKKEN,), add_bos=True, whole_words_first=True),
-    "deepseek-coder": _Rule(_DEEPSEEK_CODER, total=False),
+    "gpt-2": _Rule((GPT2,)),
+    "llama-bpe": _Rule((GPT4 % "{1,3}",), add_bos=True, whole_words_first=True),
+    "dbrx": _Rule((GPT4 % "{1,3}",)),
+    "qwen2": _Rule((GPT4 % "",), composed=True),
+    "deepseek-r1-qwen": _Rule((GPT4 % "",)),
+    "smollm": _Rule((DIGIT, GPT2)),
+    "tekken": _Rule((TEKKEN,), add_bos=True, whole_words_first=True),
+    "deepseek-coder": _Rule(DEEPSEEK_CODER, total=False),
 }
 _ALIASES = {
     **dict.fromkeys(("gpt2", "phi-2", "mpt", "olmo", "jais", "exaone4"), "gpt-2"),
@@ -87,8 +71,7 @@ class PreTokenizer:
         self.add_bos = rule.add_bos
         self.whole_words_first = rule.whole_words_first
         self.composed = rule.composed
-        classes = _classes()
-        self._patterns = [re.compile(each.format(**classes)) for each in rule.patterns]
+        self._patterns = [re.compile(_translated(each)) for each in rule.patterns]
         self._total = rule.total
 
     def split(self, text: str) -> Iterable[str]:
@@ -130,16 +113,44 @@ def pretokenizer(name: str) -> PreTokenizer:
     return PreTokenizer(known, _RULES[known])
 
 
+def _translated(pattern: str) -> str:
+    r"""The pattern in Python's `re`, which lacks \p{…} and has another \s: both become ranges of
+    characters, in brackets of their own outside of a class."""
+    in_class = False
+    parts = []
+    for match in _PIECES.finditer(pattern):
+        piece, name = match.group(), match["property"]
+        if piece == "[":
+            in_class = True
+        elif piece == "]":
+            in_class = False
+        elif name or piece in (r"\s", r"\S"):
+            inside = _SPACE if name is None else _ranges(name)
+            negated = "^" if piece == r"\S" else ""
+            piece = inside if in_class else f"[{negated}{inside}]"
+        parts.append(piece)
+    return "".join(parts)
+
+
+_PIECES = re.compile(r"\\p\{(?P<property>\w+)\}|\\.|[^\\]", re.DOTALL)
+
+
 @functools.cache
-def _classes() -> dict[str, str]:
-    """Insides of the character classes for letters, numbers, white space and so on."""
-    ranges: dict[str, list[str]] = {name: [] for name in _PARTS}
+def _ranges(name: str) -> str:
+    """The inside of a character class: the characters of a category, such as Lu, or of all whose
+    names begin so, such as L."""
+    found = (ranges for category, ranges in _categories().items() if category.startswith(name))
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for each in found for first, last in each)
+
+
+@functools.cache
+def _categories() -> dict[str, list[tuple[int, int]]]:
+    """First and last characters of the runs of each Unicode category that patterns ask for."""
+    runs: dict[str, list[tuple[int, int]]] = {}
     # Of planes 4 to 16 only the start of plane 14 has anything of these (marks).
     for at, stop in ((0, 0x40000), (0xE0000, 0xE1000)):
         for category, members in groupby(map(unicodedata.category, map(chr, range(at, stop)))):
             end = at + sum(1 for _ in members)
-            for name, parts in _PARTS.items():
-                if category in parts:
-                    ranges[name].append(f"\\U{at:08x}-\\U{end - 1:08x}")
+            runs.setdefault(category, []).append((at, end - 1))
             at = end
-    return {"S": _SPACE, **{name: "".join(found) for name, found in ranges.items()}}
+    return runs

@@ -14,11 +14,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from ..errors import ArgumentError, ModelFileError
-from .byte_bpe import CACHE_LETTERS, CACHE_WORDS, merged
+from .byte_bpe import merged
 from .normalizer import Normalizer
-from .vocabulary import TokenType, Vocabulary
+from .vocabulary import BLANK, TokenType, Vocabulary
+from .word_cache import WordCache
 
-_BLANK = "▁"
 _UNKNOWN = -1  # stands for a character that has no token, until runs of them are joined
 _UNKNOWN_PENALTY = 10.0
 _SPLIT = 536870913.0  # 2^29 + 1
@@ -48,7 +48,7 @@ class Pieces(ABC):
         self._byte_of_id = self._find_bytes()
         self._id_of_byte = {byte: token for token, byte in self._byte_of_id.items()}
         self._word = self._word_pattern()
-        self._cache: dict[str, list[int]] = {}
+        self._cache = WordCache()
 
     def _find_bytes(self) -> dict[int, int]:
         found = {}
@@ -65,10 +65,10 @@ class Pieces(ABC):
     def _word_pattern(self) -> re.Pattern[str] | None:
         """Cuts before blanks that follow a letter, where no token goes across such a place. Then
         words can be remembered, and the result is the same."""
-        across = re.compile(f"[^{_BLANK}]{_BLANK}")
-        if any(_BLANK in name[1:] and across.search(name) for name in self._ids):
+        across = re.compile(f"[^{BLANK}]{BLANK}")
+        if any(BLANK in name[1:] and across.search(name) for name in self._ids):
             return None
-        return re.compile(f"{_BLANK}*[^{_BLANK}]+|{_BLANK}+")
+        return re.compile(f"{BLANK}*[^{BLANK}]+|{BLANK}+")
 
     def encode(self, text: str, ids: list[int], starts: bool) -> None:
         """Appends the tokens of a text without special tokens. `starts`: it begins a text, or
@@ -82,11 +82,7 @@ class Pieces(ABC):
                 continue
             known = cache.get(word)
             if known is None:
-                known = self._encode_word(word)
-                if len(word) <= CACHE_LETTERS:
-                    if len(cache) >= CACHE_WORDS:
-                        cache.clear()
-                    cache[word] = known
+                known = cache.remember(word, self._encode_word(word))
             if _UNKNOWN in known or unknown_before:
                 unknown_before = self._add_with_unknown(known, ids, unknown_before)
             else:
@@ -123,7 +119,7 @@ class Pieces(ABC):
             return bytes([byte])
         text = self._vocabulary.tokens[token]
         if self._vocabulary.types[token] in (TokenType.NORMAL, TokenType.UNUSED):
-            text = text.replace(_BLANK, " ")
+            text = text.replace(BLANK, " ")
         return text.encode("utf-8", "surrogateescape")
 
     def strip_start(self, raw: bytes) -> bytes:

@@ -10,6 +10,8 @@ from typing import Any
 
 from ..errors import ModelFileError
 
+BLANK = "▁"  # how SentencePiece vocabularies spell a blank
+
 
 class TokenType(IntEnum):
     """The numbers in `tokenizer.ggml.token_type`."""

@@ -21,7 +21,7 @@ from ...text.tokenizer import Tokenizer
 from ...weights.quantized import FORMATS, ByteArray, quantize_rows, weight_format
 from ..quantize import FILE_TYPES
 from .config import Config
-from .safetensors import Checkpoint, StoredTensor, read_json
+from .safetensors import Checkpoint, StoredTensor, read_json_object
 from .tokenizer import tokenizer_metadata
 
 _PIECE_WEIGHTS = 4 << 20  # so many are quantised at a time
@@ -74,7 +74,7 @@ def convert_checkpoint(
         raise ArgumentError(f"{target}: the file exists; --force (force=True) replaces it")
     if format != "keep":
         format = weight_format(format).name
-    values = read_json(folder / "config.json")
+    values = read_json_object(folder / "config.json")
     if not values:
         raise ModelFileError(f"{folder}: no config.json; give the directory of a checkpoint")
     config = Config(values, folder / "config.json")

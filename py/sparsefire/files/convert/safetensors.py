@@ -90,7 +90,7 @@ class Checkpoint:
 def _files(directory: Path) -> list[Path]:
     index = directory / _INDEX
     if index.exists():
-        entries = read_json(index).get("weight_map")
+        entries = read_json_object(index).get("weight_map")
         if not isinstance(entries, dict) or not all(isinstance(x, str) for x in entries.values()):
             raise ModelFileError(f"{index}: 'weight_map' is missing or is not a list of files")
         names = sorted(set(entries.values()))
@@ -133,7 +133,7 @@ def _sizes(values: Any) -> list[int] | None:
     return values if whole else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON object in a file; {} when there is no such file."""
     try:
         raw = path.read_bytes()

@@ -9,32 +9,19 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelFileError, UnsupportedError
-from ...text.vocabulary import TokenType
-from .safetensors import read_json
+from ...text.pretokenizer import DEEPSEEK_CODER, DIGIT, GPT2, GPT4, TEKKEN
+from ...text.vocabulary import BLANK, TokenType
+from .safetensors import read_json_object
 from .sentencepiece import SentencePieceModel
 
-_BLANK = "▁"
-
 # Rules for cutting text into words, by the patterns in tokenizer.json.
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_GPT4 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_DIGITS = "digits"  # stands for the pre-tokeniser of single digits
 _RULES: dict[tuple[str, ...], str] = {
-    (_GPT2,): "gpt-2",
-    (_GPT4 % "{1,3}",): "dbrx",
-    (_GPT4 % "",): "deepseek-r1-qwen",
-    (_DIGITS, _GPT2): "smollm",
-    (r"\p{N}", _GPT2): "smollm",
-    (_TEKKEN,): "tekken",
-    (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", _DIGITS): "deepseek-coder",
+    (GPT2,): "gpt-2",
+    (GPT4 % "{1,3}",): "dbrx",
+    (GPT4 % "",): "deepseek-r1-qwen",
+    (DIGIT, GPT2): "smollm",
+    (TEKKEN,): "tekken",
+    DEEPSEEK_CODER: "deepseek-coder",
 }
 # The same patterns where the vocabulary says more.
 _WITH_WHOLE_WORDS = {"dbrx": "llama-bpe"}
@@ -50,8 +37,8 @@ def tokenizer_metadata(directory: Path, vocab: int, pre: str | None = None) -> d
 
     Errors: `ModelFileError` naming the file, `UnsupportedError` (another kind, unknown rule).
     """
-    settings = read_json(directory / "tokenizer_config.json")
-    described = read_json(directory / "tokenizer.json")
+    settings = read_json_object(directory / "tokenizer_config.json")
+    described = read_json_object(directory / "tokenizer.json")
     stored = directory / "tokenizer.model"
     if stored.exists():
         model = SentencePieceModel.read(stored.read_bytes(), str(stored))
@@ -91,7 +78,7 @@ class _Table:
             if self.types[token] in (TokenType.BYTE, TokenType.UNKNOWN):
                 continue
             # Blanks are spelt out, since these names are looked for in the text itself.
-            self.tokens[token] = name.replace(_BLANK, " ") if not special else name
+            self.tokens[token] = name.replace(BLANK, " ") if not special else name
             self.types[token] = int(kind)
 
     def fill(self, size: int) -> None:
@@ -212,10 +199,10 @@ def _rule(path: Path, described: Mapping[str, Any], model: Mapping[str, Any]) ->
             pattern = step.get("pattern")
             patterns.append(str(pattern.get("Regex")) if isinstance(pattern, Mapping) else "?")
         elif kind == "Digits" and step.get("individual_digits"):
-            patterns.append(_DIGITS)
+            patterns.append(DIGIT)
         elif kind == "ByteLevel":
             if step.get("use_regex", True):
-                patterns.append(_GPT2)
+                patterns.append(GPT2)
         else:
             patterns.append(f"({kind})")
     rule = _RULES.get(tuple(patterns))
@@ -236,7 +223,7 @@ def _added_tokens(
 ) -> dict[int, tuple[str, bool]]:
     """Names of added tokens, and whether they are special, by id, from all three places."""
     added: dict[int, tuple[str, bool]] = {}
-    for name, token in read_json(directory / "added_tokens.json").items():
+    for name, token in read_json_object(directory / "added_tokens.json").items():
         added[token] = (name, False)
     entries = described.get("added_tokens")
     listed: list[tuple[Any, Any]] = [
@@ -257,7 +244,9 @@ def _added_tokens(
 def _special_ids(directory: Path, settings: Mapping[str, Any], table: _Table) -> dict[str, Any]:
     """Ids of the tokens that begin and end texts and so on: by name in the tokeniser's settings,
     else by number in the model's."""
-    configs = [read_json(directory / f"{name}.json") for name in ("config", "generation_config")]
+    configs = [
+        read_json_object(directory / f"{name}.json") for name in ("config", "generation_config")
+    ]
     keys = {}
     for key, name in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")):
         token = _named(settings.get(f"{name}_token"), table)
@@ -310,7 +299,7 @@ def _chat_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str, A
     if file.exists():
         return {"tokenizer.chat_template": file.read_text("utf-8")}
     stored = settings.get("chat_template")
-    stored = stored or read_json(directory / "chat_template.json").get("chat_template")
+    stored = stored or read_json_object(directory / "chat_template.json").get("chat_template")
     if isinstance(stored, str):
         return {"tokenizer.chat_template": stored}
     keys: dict[str, Any] = {}
