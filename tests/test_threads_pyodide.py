@@ -105,7 +105,7 @@ for number in (0, -1, "many", 5000):
     except sf.ArgumentError as error:
         wrong.append("threads must be a whole number" in str(error))
 sf.use_backend("auto", threads=1)
-[b.threads, min(processors(), 8), wrong]
+[b.threads, min(await processors(), 8), wrong]
 """
     threads, wanted, wrong = pyodide.run(code)
     assert threads == wanted

@@ -83,7 +83,7 @@ class PyodideCore(WasmCore):
         try:
             for seat in range(count):
                 top = self._alloc(_STACK_BYTES) + _STACK_BYTES
-                worker = _new_worker(url, on_error)
+                worker = await _new_worker(url, on_error)
                 self._workers.append(worker)
                 message = {"module": self._module, "memory": self._memory}
                 worker.postMessage(_to_object({**message, "seat": seat, "stack": top}))
@@ -178,15 +178,22 @@ def _may_sleep() -> bool:
     return True
 
 
-def processors() -> int:
+async def processors() -> int:
     """How many threads the machine runs at a time, as the browser or node tells it."""
     import js
 
-    navigator = getattr(js, "navigator", None)
+    navigator = getattr(js, "navigator", None)  # node has it from version 21
     count = getattr(navigator, "hardwareConcurrency", None)
     if count is None and hasattr(js, "process"):
-        count = js.process.getBuiltinModule("os").availableParallelism()
+        count = (await _node_module("os")).availableParallelism()
     return int(count or 1)
+
+
+async def _node_module(name: str) -> Any:
+    """A built-in module of node, imported in the way that every version of node has."""
+    from pyodide.code import run_js
+
+    return await run_js(f"import('node:{name}')")
 
 
 def _to_object(entries: dict[str, Any]) -> Any:
@@ -197,14 +204,14 @@ def _to_object(entries: dict[str, Any]) -> Any:
     return to_js(entries, dict_converter=js.Object.fromEntries)
 
 
-def _new_worker(url: str | None, on_error: Any) -> Any:
+async def _new_worker(url: str | None, on_error: Any) -> Any:
     """A worker that runs the helper's script."""
     import js
     from pyodide.ffi import to_js
 
     if not hasattr(js, "Worker"):  # node
         source = _HELPER.read_text(encoding="utf-8")
-        threads = js.process.getBuiltinModule("node:worker_threads")
+        threads = await _node_module("worker_threads")
         worker = threads.Worker.new(source, _to_object({"eval": True}))
         worker.on("error", on_error)
         worker.unref()  # a process may end without it

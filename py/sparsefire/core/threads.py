@@ -49,7 +49,7 @@ async def enable_threads(
         return use_backend(isa=isa, threads=threads)
     from .pyodide import PyodideCore, processors, threads_missing
 
-    wanted = threads_wanted(threads) or min(processors(), _MOST_BY_DEFAULT)
+    wanted = threads_wanted(threads) or min(await processors(), _MOST_BY_DEFAULT)
     isa = isa or os.environ.get("SPARSEFIRE_ISA") or None
     if wanted == 1:
         return use_backend("pyodide", isa=isa, threads=1)

@@ -17,6 +17,7 @@ import numpy as np
 from ..arch.config import ModelConfig, read_config
 from ..arch.tensors import check_tensors
 from ..core.hosts import backend, get_core, use_backend
+from ..core.pyodide import processors
 from ..core.threads import enable_threads
 from ..errors import CoreMemoryError, SparsefireError
 from ..ffn.cache import CacheStats
@@ -124,7 +125,7 @@ class Engine:
         """Goes to the core that suits a model of that size, which is loaded next; the model before
         is closed."""
         self.unload()
-        threads = self._threads or threads_for(nbytes, _processors())
+        threads = self._threads or threads_for(nbytes, await processors())
         if threads > 1:
             await enable_threads(threads, isa=self._isa)
         if threads == 1 or backend().threads == 1:
@@ -335,13 +336,6 @@ class Engine:
         if self._model is None:
             raise SparsefireError("no model is loaded; choose one in the list of models")
         return self._model
-
-
-def _processors() -> int:
-    """Of the machine, as the browser tells."""
-    from ..core.pyodide import processors
-
-    return processors()
 
 
 def _context(config: ModelConfig, options: dict[str, Any]) -> int:
