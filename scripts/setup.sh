@@ -2,6 +2,7 @@
 # Makes .venv with sparsefire in it, native and WebAssembly. For Debian and Ubuntu: missing tools come from apt-get;
 # elsewhere install them first. Run again after a change to rebuild.
 #   scripts/setup.sh [EXTRAS]      EXTRAS of pyproject.toml, by default wasmtime,calibrate,chat
+# PYTHON names another Python than the first on the path from 3.11.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 extras=${1:-wasmtime,calibrate,chat}
@@ -10,13 +11,14 @@ extras=${1:-wasmtime,calibrate,chat}
 need_tool gcc gcc libc6-dev
 need_tool node nodejs
 need_tool emcc emscripten
+if [ -z "${PYTHON:-}" ]; then need_tool python3 python3 python3-dev python3-venv; fi
+install_missing
+check_node
 python=$(find_python)
-headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-[ -f "$headers/Python.h" ] || install_packages python3-dev
-if [ ! -x "$root/.venv/bin/python" ]; then
-  "$python" -c "import ensurepip" 2>/dev/null || install_packages python3-venv
-  "$python" -m venv "$root/.venv"
-fi
+need_file "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" python3-dev
+"$python" -c 'import ensurepip' 2>/dev/null || missing_packages+=(python3-venv)
+install_missing
+[ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv"
 
 "$root/build_wasm.sh"
 # Optional, and so only where the compiler is there already.
