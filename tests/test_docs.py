@@ -1,12 +1,14 @@
-"""The documentation: the API reference builds without a warning, every public name is described,
-and links lead somewhere."""
+"""The documentation: references are those of the code, examples run, commands, links and paths
+exist."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import pytest
 
 import sparsefire as sf
 from conftest import ROOT, missing
+from sparsefire.cli import build_parser, main
 from sparsefire.core.core import Core
 
 SCRIPT = ROOT / "scripts" / "build_docs.sh"
@@ -72,20 +75,138 @@ def test_the_toolkit_page_runs(
     host_core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its blocks of Python, one after the other, as a reader would type them in."""
-    page = (ROOT / "docs" / "toolkit.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+    for block in blocks(ROOT / "docs" / "guide" / "toolkit.md", "python"):
         exec(block, scope)
     assert scope["report"].recall_mass > 0.98
     assert scope["cache"].stats.hits > 0
 
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
+everywhere = pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def blocks(document: Path, language: str) -> list[str]:
+    """The code blocks of a language in a document."""
+    text = document.read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def prose(document: Path) -> str:
+    """A document without its code blocks."""
+    return re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors(document: Path) -> set[str]:
+    """The fragments that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks of Python, as a reader would type them in."""
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(block, scope)
+    assert scope["logits"].shape[1] == 2048
+    assert scope["y"].shape == (512,)
+
+
+def test_the_session_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints what is shown there, but for speeds and the machine."""
+    (session,) = blocks(ROOT / "README.md", "console")
+    command, text, summary = session.splitlines()
+    assert main(shlex.split(command)[2:]) == 0
+    found_text, found_summary = capsys.readouterr().out.splitlines()
+    assert found_text == text
+    computed = r"24 tokens; .* of neurons computed \(.* of gates\)"
+    assert re.search(computed, found_summary)
+    assert re.search(computed, summary)
+
+
+@everywhere
+def test_commands_can_be_parsed(document: Path) -> None:
+    """Every `sparsefire …` of a block, with options and arguments that the parser knows."""
+    text = document.read_text(encoding="utf-8")
+    lines = [line for block in blocks(document, "sh") for line in block.splitlines()]
+    lines += re.findall(r"^    (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M)
+    if document.name == "cli.md":
+        lines = []  # usages, with names for values
+    joined = "\n".join(lines).replace("\\\n", " ")
+    for line in re.findall(r"(?:^|; do )(sparsefire [^;\n]*)", joined, re.MULTILINE):
+        arguments = shlex.split(line.replace("--$mode", "--exact"), comments=True)[1:]
+        build_parser().parse_args(arguments)
+
+
+@everywhere
+def test_programs_exist(document: Path) -> None:
+    """Those of this repository that a command names."""
+    text = document.read_text(encoding="utf-8")
+    for name in re.findall(r"\b(?:python|node|pytest) ((?:\.\./)*[\w/]+\.(?:py|mjs))", text):
+        assert (ROOT / name.replace("../", "")).exists(), name
+    for name in re.findall(r"python -m (bench[\w.]*)", text):
+        path = ROOT / name.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), name
+
+
+@everywhere
+def test_python_blocks_compile(document: Path) -> None:
+    for block in blocks(document, "python"):
+        compile(block, document.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@everywhere
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
-        if "://" not in target:
-            assert (document.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)", prose(document)):
+        if "://" in target:
+            continue
+        path, _, fragment = target.partition("#")
+        file = document.parent / path if path else document
+        assert file.exists(), target
+        if fragment:
+            assert fragment in anchors(file), target
+
+
+@everywhere
+def test_tables_are_whole(document: Path) -> None:
+    """A row belongs to a table: an empty line in between would cut it off."""
+    for paragraph in re.split(r"\n\s*\n", prose(document)):
+        rows = [line for line in paragraph.splitlines() if re.match(r"\|[ -]", line)]
+        if rows:
+            assert re.fullmatch(r"[|\s:-]+", rows[1] if len(rows) > 1 else ""), rows[0]
+            widths = {len(re.sub(r"\\\||`[^`]*`", "", row).split("|")) for row in rows}
+            assert len(widths) == 1, rows[0]
+
+
+def test_every_document_can_be_reached() -> None:
+    """By links, from the README."""
+    found, wanted = {ROOT / "README.md"}, [ROOT / "README.md"]
+    while wanted:
+        document = wanted.pop()
+        for target in re.findall(r"\]\(([^)#\s]+\.md)", document.read_text(encoding="utf-8")):
+            path = (document.parent / target).resolve()
+            if "://" not in target and path not in found:
+                found.add(path)
+                wanted.append(path)
+    assert set(DOCUMENTS) <= found
+
+
+def test_the_paths_of_the_architecture_exist() -> None:
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    paths = [each for each in re.findall(r"`([\w./]+)`", page) if "/" in each or "." in each]
+    paths = [each for each in paths if "/" in each or (ROOT / each.split(".")[0]).exists()]
+    assert len(paths) > 30
+    assert [each for each in paths if "/" in each and not (ROOT / each).exists()] == []
+
+
+def test_the_command_line_reference_is_that_of_the_parsers(tmp_path: Path) -> None:
+    """Made again by the script: `python scripts/make_cli_reference.py` after a change."""
+    path = tmp_path / "cli.md"
+    command = [sys.executable, str(ROOT / "scripts" / "make_cli_reference.py"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = ROOT / "docs" / "reference" / "cli.md"
+    assert path.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")

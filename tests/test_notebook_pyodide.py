@@ -23,7 +23,7 @@ ADDRESS = "https://example.org/"
 
 def snippet() -> str:
     """The block of the page on WebAssembly that installs with micropip."""
-    page = (ROOT / "docs" / "wasm.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guide" / "wasm.md").read_text(encoding="utf-8")
     (found,) = [
         each for each in re.findall(r"```python\n(.*?)```", page, re.S) if "micropip" in each
     ]

@@ -190,8 +190,8 @@ def test_the_toolkit_in_pyodide(pyodide_node: PyodideRuntime) -> None:
 
 @pytest.mark.pyodide
 def test_the_toolkit_page_in_pyodide(pyodide_node: PyodideRuntime) -> None:
-    """docs/toolkit.md up to its files, which need a package that Pyodide lacks."""
-    page = (ROOT / "docs" / "toolkit.md").read_text(encoding="utf-8").split("## Files")[0]
+    """docs/guide/toolkit.md up to its files, which need a package that Pyodide lacks."""
+    page = (ROOT / "docs" / "guide" / "toolkit.md").read_text(encoding="utf-8").split("## Files")[0]
     code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
     code = code.replace("inputs(2000)", "inputs(400)")  # numpy has no BLAS there
     assert pyodide_node.run(f"{code}\n[sf.backend().name, report.recall_mass]")[0] == "pyodide"

@@ -42,8 +42,8 @@ def _web(arguments: argparse.Namespace) -> int:
     if arguments.export:
         directory = Path(arguments.export)
         total = export_site(site, directory)
-        print(f"{directory}: {len(site)} files, {total / 1e6:.1f} MB; docs/browser.md says how to")
-        print("host them. To try: sparsefire web serves the same files.")
+        print(f"{directory}: {len(site)} files, {total / 1e6:.1f} MB")
+        print("docs/guide/browser.md describes hosting. To try it: sparsefire web")
         return 0
     return _serve(site, port, arguments.open)
 

@@ -17,7 +17,7 @@ def set_costs(format: str, scattered: float, batched: float, *, core: Core | Non
     batched: the time of a product of a row with one of several vectors at once, over that with a
       single vector.
 
-    A core starts with values that were measured (see docs/performance.md). Errors: `ArgumentError`
+    A core starts with values that were measured (see docs/results.md). Errors: `ArgumentError`
     (not above 0), `FormatError`.
     """
     core = core or get_core()
