@@ -85,7 +85,6 @@ def _local(host: str) -> dict[str, Curve]:
 def _pyodide() -> dict[str, Curve]:
     """The same in Pyodide, through the runtime that the tests use."""
     sys.path.insert(0, str(ROOT / "tests"))
-    import tempfile
 
     from pyodide_harness import node_runtime
 
@@ -101,7 +100,7 @@ for format in {SPEED_FORMATS!r}:
         curves[format].append((share, report.speedup, report.limit))
 json.dumps(curves)
 """
-    with tempfile.TemporaryDirectory() as directory, node_runtime(ROOT, Path(directory)) as runtime:
+    with node_runtime(ROOT) as runtime:
         curves: dict[str, Curve] = json.loads(runtime.run(code))
     return curves
 

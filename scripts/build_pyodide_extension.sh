@@ -19,10 +19,12 @@ platforms=(pyodide_2024_0_wasm32 pyemscripten_2026_0_wasm32)
 
 need_tool "$clang" clang-19
 need_tool "$wasm_ld" lld-19
-[ -d "$sysroot" ] || install_packages emscripten
+need_file "$sysroot" emscripten
+install_missing
 python=$(find_python)
 headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-[ -f "$headers/Python.h" ] || install_packages python3-dev
+need_file "$headers/Python.h" python3-dev
+install_missing
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -21,7 +21,8 @@ max_bytes=$((200 * 1024))
 
 need_tool "$clang" clang-19
 need_tool "$wasm_ld" lld-19
-[ -d "$lib" ] || install_packages emscripten
+need_file "$lib" emscripten
+install_missing
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -13,8 +13,11 @@ need_tool aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 need_tool qemu-aarch64 qemu-user
 need_tool npm npm
 need_tool chromium chromium
+install_missing
 "$root/scripts/setup.sh" wasmtime,calibrate,test,dev
 
 cd "$root"
 export PATH="$root/.venv/bin:$PATH"
-SPARSEFIRE_CI=1 exec python -m pytest "$@"
+workers=$(nproc)
+if [ "$workers" -gt 8 ]; then workers=8; fi
+SPARSEFIRE_CI=1 exec python -m pytest --numprocesses "$workers" --dist loadgroup --no-loadscope-reorder "$@"

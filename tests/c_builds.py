@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from conftest import ROOT
+from shared import locked
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ BUILDS = (
 @cache
 def build(kind: Build) -> Path | str:
     """The directory of the built programs, or what the build printed when it failed."""
-    directory = ROOT / ".cache" / "c-tests" / kind.name
+    with locked(f"c-{kind.name}") as directory:
+        return _build(kind, directory)
+
+
+def _build(kind: Build, directory: Path) -> Path | str:
     configure = [
         *(
             *kind.configurer,

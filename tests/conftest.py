@@ -30,6 +30,7 @@ from pyodide_harness import (
     find_program,
     node_runtime,
 )
+from shared import run_directory
 from sparsefire.core import hosts
 from sparsefire.core.core import Core
 from sparsefire.errors import BackendError, UnsupportedError
@@ -50,6 +51,56 @@ CORES = (
     "wasmtime-public",
 )
 HOST_CORES = (f"native-{_NATIVE_ISAS[0]}", "wasmtime-wasm128")
+
+
+# Groups of tests that take long, the longest first, so that no worker begins one at the end.
+_LONG_GROUPS = (
+    "c aarch64",
+    "c thread-sanitized",
+    "c memory-sanitized",
+    "test_web_models",
+    "c gcc",
+    "c clang",
+    "c wasm",
+    "test_web",
+    "pyodide node",
+    "pyodide chromium",
+    "test_web_hosts",
+    "test_pyodide_extension",
+    "test_calibrate",
+)
+
+
+def pytest_configure() -> None:
+    run_directory()  # so that workers find it
+
+
+def _group(item: pytest.Item) -> str:
+    """Which tests are for the same worker, since they share what takes long to start or to build: a
+    file's, those in one kind of Pyodide, or those of one build of the core."""
+    fixtures = getattr(item, "fixturenames", ())
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if item.path.stem == "test_core_c":
+        return f"c {parameters['kind'].name}"
+    for host in ("node", "chromium"):
+        if f"pyodide_{host}" in fixtures or parameters.get("pyodide") == host:
+            return f"pyodide {host}"
+    return item.path.stem
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: which worker runs what, and in which order."""
+    if not getattr(config.option, "loadgroup", False):
+        return
+
+    def turn(item: pytest.Item) -> int:
+        group = _group(item)
+        return _LONG_GROUPS.index(group) if group in _LONG_GROUPS else len(_LONG_GROUPS)
+
+    items.sort(key=turn)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def missing(reason: str) -> NoReturn:
@@ -107,20 +158,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def pyodide_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PyodideRuntime]:
+def pyodide_node() -> Iterator[PyodideRuntime]:
     """Pyodide in node, one for the whole session."""
     try:
-        with node_runtime(ROOT, tmp_path_factory.mktemp("pyodide_node")) as runtime:
+        with node_runtime(ROOT) as runtime:
             yield runtime
     except FileNotFoundError as error:
         missing(str(error))
 
 
 @pytest.fixture(scope="session")
-def pyodide_chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PyodideRuntime]:
+def pyodide_chromium() -> Iterator[PyodideRuntime]:
     """Pyodide in a worker of a page in Chromium, one for the whole session."""
     try:
-        with chromium_runtime(ROOT, tmp_path_factory.mktemp("pyodide_chromium")) as runtime:
+        with chromium_runtime(ROOT) as runtime:
             yield runtime
     except FileNotFoundError as error:
         missing(str(error))
@@ -134,11 +185,11 @@ def pyodide(request: pytest.FixtureRequest) -> PyodideRuntime:
 
 
 @pytest.fixture(scope="session")
-def extension_wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def extension_wheels() -> dict[str, Path]:
     """The package with the compiled extension, a wheel for each version of Pyodide."""
     try:
         for tool in ("clang-19", "wasm-ld-19", "emcc"):
             find_program(tool)
-        return build_extension_wheels(ROOT, tmp_path_factory.mktemp("extension"))
+        return build_extension_wheels(ROOT)
     except FileNotFoundError as error:
         missing(str(error))

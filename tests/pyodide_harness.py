@@ -21,6 +21,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from shared import locked, once
 from sparsefire.page import fetch as web_fetch
 
 VERSION = web_fetch.PYODIDE_VERSION
@@ -77,17 +79,16 @@ def checked(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def ensure_pyodide(root: Path, version: str = VERSION) -> Path:
+def ensure_pyodide(version: str = VERSION) -> Path:
     """The directory of Pyodide, fetched into the project's cache at first; VERSION has numpy beside
     it."""
-    cache = root / ".cache"
-    if version == VERSION:
-        return web_fetch.ensure_pyodide(cache)
-    home = cache / f"pyodide-{version}"
-    if not (home / "complete").exists():
-        home.mkdir(parents=True, exist_ok=True)
-        web_fetch.fetch_runtime(version, NEWER_SHA256, home, lambda what, done, size: None)
-        (home / "complete").touch()
+    with locked(f"pyodide-{version}") as home:
+        if version == VERSION:
+            return web_fetch.ensure_pyodide(home.parent)
+        if not (home / "complete").exists():
+            home.mkdir(exist_ok=True)
+            web_fetch.fetch_runtime(version, NEWER_SHA256, home, lambda what, done, size: None)
+            (home / "complete").touch()
     return home
 
 
@@ -103,29 +104,30 @@ def build_modules(root: Path) -> None:
     """The further modules, where the compiler for them is installed."""
     wasm = root / "py" / "sparsefire" / "wasm"
     compiler = shutil.which("clang-19") and shutil.which("wasm-ld-19")
-    if compiler and not (wasm / "sparsefire_core_relaxed_threads.wasm").exists():
-        subprocess.run([str(root / "scripts" / "build_wasm_modules.sh")], check=True)
+    with locked("wasm-modules"):
+        if compiler and not (wasm / "sparsefire_core_relaxed_threads.wasm").exists():
+            subprocess.run([str(root / "scripts" / "build_wasm_modules.sh")], check=True)
 
 
-def build_wheel(root: Path, out: Path) -> Path:
+def _script(root: Path, name: str, out: Path) -> None:
+    """Runs a script that writes wheels to a directory."""
+    environment = {**os.environ, "PYTHON": sys.executable}
+    subprocess.run([str(root / "scripts" / name), str(out)], check=True, env=environment)
+
+
+def build_wheel(root: Path) -> Path:
     """The package without the compiled extension: what Pyodide can install."""
     if not (root / "py" / "sparsefire" / "wasm" / "sparsefire_core.wasm").exists():
         raise FileNotFoundError("the WebAssembly module is not built; run ./build_wasm.sh")
     build_modules(root)
-    script = root / "scripts" / "build_web_wheel.sh"
-    subprocess.run(
-        [str(script), str(out)], check=True, env={**os.environ, "PYTHON": sys.executable}
-    )
+    out = once("web-wheel", lambda out: _script(root, "build_web_wheel.sh", out))
     (wheel,) = out.glob("sparsefire-*-py3-none-any.whl")
     return wheel
 
 
-def build_extension_wheels(root: Path, out: Path) -> dict[str, Path]:
+def build_extension_wheels(root: Path) -> dict[str, Path]:
     """The package with the compiled extension, a wheel for each version of Pyodide."""
-    script = root / "scripts" / "build_pyodide_extension.sh"
-    subprocess.run(
-        [str(script), str(out)], check=True, env={**os.environ, "PYTHON": sys.executable}
-    )
+    out = once("extension-wheels", lambda out: _script(root, "build_pyodide_extension.sh", out))
     wheels = {VERSION: "pyodide_2024_0_wasm32", NEWER_VERSION: "pyemscripten_2026_0_wasm32"}
     return {
         version: next(out.glob(f"sparsefire-*-cp311-abi3-{platform}.whl"))
@@ -160,21 +162,24 @@ class _NodeRuntime(PyodideRuntime):
 
 @contextmanager
 def node_runtime(
-    root: Path, directory: Path, wheel: Path | None = None, version: str = VERSION
+    root: Path, wheel: Path | None = None, version: str = VERSION
 ) -> Iterator[PyodideRuntime]:
-    """Pyodide in a node process; `directory` is for temporary files.
+    """Pyodide in a node process.
 
     wheel: what is installed; None: the package without the compiled extension.
     """
     node = find_program("node")
-    home = ensure_pyodide(root, version)
-    wheel = wheel or build_wheel(root, directory)
+    home = ensure_pyodide(version)
+    wheel = wheel or build_wheel(root)
     numpy = "numpy" if version == VERSION else ""
     command = [node, str(_HERE / "node_runner.mjs"), str(home), str(wheel), numpy]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        runtime = _NodeRuntime(process, directory)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        runtime = _NodeRuntime(process, Path(directory))
         try:
             runtime._request("start")
             yield runtime
@@ -260,9 +265,7 @@ class _ChromiumRuntime(PyodideRuntime):
 
 
 @contextmanager
-def chromium_runtime(
-    root: Path, directory: Path, wheel: Path | None = None
-) -> Iterator[PyodideRuntime]:
+def chromium_runtime(root: Path, wheel: Path | None = None) -> Iterator[PyodideRuntime]:
     """Pyodide in a worker of a page. A request that would leave this machine is an error.
 
     Playwright keeps an event loop running in the thread that uses it, so it gets one to itself:
@@ -271,8 +274,8 @@ def chromium_runtime(
     wheel: what is installed; None: the package without the compiled extension.
     """
     chromium = find_program(*_CHROMIUM)
-    home = ensure_pyodide(root)
-    wheel = wheel or build_wheel(root, directory)
+    home = ensure_pyodide()
+    wheel = wheel or build_wheel(root)
     server = _Server(home, wheel)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     refused: list[str] = []

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import ROOT, missing
 from pyodide_harness import build_wheel, chromium_runtime
+from shared import locked
 from sparsefire.lm.model import Model
 
 pytestmark = pytest.mark.pyodide
@@ -32,20 +33,11 @@ def snippet() -> str:
 
 def fetch_installer(directory: Path) -> list[Path]:
     """micropip and what it needs, as wheels in `directory`; kept in the project's cache."""
-    cache = ROOT / ".cache" / "micropip"
-    if len(list(cache.glob("*.whl"))) < len(INSTALLER):
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            str(cache),
-        ]
-        command += ["--python-version", "3.12", "--only-binary", ":all:", *INSTALLER]
-        subprocess.run(command, check=True)
+    with locked("micropip") as cache:
+        if len(list(cache.glob("*.whl"))) < len(INSTALLER):
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            command += ["--dest", str(cache), "--python-version", "3.12"]
+            subprocess.run([*command, "--only-binary", ":all:", *INSTALLER], check=True)
     return [Path(shutil.copy(wheel, directory)) for wheel in sorted(cache.glob("*.whl"))]
 
 
@@ -53,9 +45,9 @@ def test_the_documented_lines_make_a_text(tmp_path: Path) -> None:
     code = snippet()
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 5
     try:
-        wheel = build_wheel(ROOT, tmp_path)
+        wheel = Path(shutil.copy(build_wheel(ROOT), tmp_path))
         micropip, packaging = fetch_installer(tmp_path)
-        with chromium_runtime(ROOT, tmp_path, packaging) as runtime:
+        with chromium_runtime(ROOT, packaging) as runtime:
             origin = runtime.run("import js; js.location.origin")
             installer = f"{origin}/wheel/{micropip.name}"
             runtime.run(f"import pyodide_js; await pyodide_js.loadPackage('{installer}'); 0")

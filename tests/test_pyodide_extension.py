@@ -23,26 +23,21 @@ pytestmark = pytest.mark.pyodide
 
 @pytest.fixture(scope="module", params=("node", "chromium"))
 def runtime(
-    request: pytest.FixtureRequest,
-    extension_wheels: dict[str, Path],
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, extension_wheels: dict[str, Path]
 ) -> Iterator[PyodideRuntime]:
     """Pyodide with the extension installed, in node and in Chromium in turn."""
     start = {"node": node_runtime, "chromium": chromium_runtime}[request.param]
     try:
-        with start(ROOT, tmp_path_factory.mktemp("runtime"), extension_wheels[VERSION]) as started:
+        with start(ROOT, extension_wheels[VERSION]) as started:
             yield started
     except FileNotFoundError as error:
         missing(str(error))
 
 
 @pytest.fixture(scope="module")
-def newer_runtime(
-    extension_wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PyodideRuntime]:
+def newer_runtime(extension_wheels: dict[str, Path]) -> Iterator[PyodideRuntime]:
     """Pyodide with Python 3.14 and without numpy."""
-    directory, wheel = tmp_path_factory.mktemp("newer"), extension_wheels[NEWER_VERSION]
-    with node_runtime(ROOT, directory, wheel, NEWER_VERSION) as started:
+    with node_runtime(ROOT, extension_wheels[NEWER_VERSION], NEWER_VERSION) as started:
         yield started
 
 

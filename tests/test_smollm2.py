@@ -15,6 +15,7 @@ import pytest
 
 from conftest import ROOT, missing, open_test_core
 from pyodide_harness import PyodideRuntime
+from shared import locked
 from sparsefire.files.inspect import inspect_file
 from sparsefire.lm.model import Model
 
@@ -33,7 +34,8 @@ def smollm2() -> Path:
     peer_files = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(peer_files)
     try:
-        path: Path = peer_files.smollm2()
+        with locked("smollm2"):
+            path: Path = peer_files.smollm2()
     except (OSError, subprocess.CalledProcessError) as error:
         missing(f"SmolLM2 cannot be had: {error}")
     return path

@@ -16,11 +16,12 @@ import pytest
 
 import tiny_model
 from conftest import open_test_core
+from shared import CACHE
 from sparsefire.cli import main
 from sparsefire.lm.model import Model
 from sparsefire.page.server import WebServer
 from sparsefire.page.site import SiteFile, make_site
-from web_harness import CACHE, SECONDS, running
+from web_harness import SECONDS, running
 
 pytest_plugins = ("web_fixtures",)
 GREEDY = {"temperature": 0, "repeat_penalty": 1}

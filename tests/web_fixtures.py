@@ -12,16 +12,19 @@ from typing import Any
 import pytest
 
 from conftest import missing, open_test_core
+from pyodide_harness import ensure_pyodide
+from shared import CACHE
 from sparsefire.errors import BackendError
 from sparsefire.lm.model import Model
 from sparsefire.page.site import SiteFile, make_site
-from web_harness import CACHE, Refuser, Web, chromium, serve
+from web_harness import Refuser, Web, chromium, serve
 
 
 @pytest.fixture(scope="session")
 def site() -> dict[str, SiteFile]:
     """The files of the page."""
     try:
+        ensure_pyodide()
         return make_site(cache=CACHE)
     except BackendError as error:
         missing(str(error))

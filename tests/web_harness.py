@@ -14,16 +14,14 @@ import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pyodide_harness import _CHROMIUM, _CHROMIUM_FLAGS, find_program
+from shared import locked
 from sparsefire.page.fetch import check_digest
 from sparsefire.page.server import WebServer
 from sparsefire.page.site import SiteFile
-
-CACHE = Path(__file__).resolve().parent.parent / ".cache"
 
 SECONDS = 150  # for a page to start, on a busy machine
 
@@ -155,7 +153,7 @@ class Web:
         self.page.fill("#prompt", prompt)
         # Pressed, and seen to begin, in one go: it may have ended before another look.
         self.page.evaluate(
-            "new Promise((done, fail) => { setTimeout(fail, 20000, new Error('it did not begin'));"
+            "new Promise((done, fail) => { setTimeout(fail, 120000, new Error('it did not begin'));"
             " document.addEventListener('phase', done, {once: true});"
             " document.getElementById('go').click() })"
         )
@@ -218,15 +216,15 @@ def serve(site: Mapping[str, SiteFile], isolated: bool = True) -> Any:
 
 def axe_source() -> str:
     """axe-core, which looks for what keeps people from using a page; fetched from npm at first."""
-    script = CACHE / f"axe-{_AXE_VERSION}.js"
-    if not script.exists():
-        name = f"axe-core-{_AXE_VERSION}.tgz"
-        command = [find_program("npm"), "pack", "--silent", f"axe-core@{_AXE_VERSION}"]
-        subprocess.run(command, cwd=CACHE, check=True, stdout=subprocess.DEVNULL)
-        check_digest(CACHE / name, _AXE_SHA256)
-        with tarfile.open(CACHE / name) as archive:
-            source = archive.extractfile("package/axe.min.js")
-            assert source is not None
-            script.write_bytes(source.read())
-        (CACHE / name).unlink()
+    with locked(f"axe-{_AXE_VERSION}.js") as script:
+        if not script.exists():
+            command = [find_program("npm"), "pack", "--silent", f"axe-core@{_AXE_VERSION}"]
+            subprocess.run(command, cwd=script.parent, check=True, stdout=subprocess.DEVNULL)
+            package = script.parent / f"axe-core-{_AXE_VERSION}.tgz"
+            check_digest(package, _AXE_SHA256)
+            with tarfile.open(package) as archive:
+                source = archive.extractfile("package/axe.min.js")
+                assert source is not None
+                script.write_bytes(source.read())
+            package.unlink()
     return script.read_text(encoding="utf-8")
