@@ -61,7 +61,7 @@ void sf_session_norm(const sf_session *session, const float *x, const float *wei
   const sf_model *model = session->model;
   const sf_kernels *kernels = model->context->kernels;
   for (int32_t j = 0; j < n; j++, x += d, y += d) {
-    if (model->own.numbers[SF_NORM_KIND] == SF_NORM_LAYER) {
+    if ((int32_t)model->own.numbers[SF_NORM_KIND] == SF_NORM_LAYER) {
       kernels->layer_norm(x, weight, bias, d, model->norm_epsilon, y);
     } else {
       kernels->rms_norm(x, weight, d, model->norm_epsilon, y);

@@ -154,7 +154,7 @@ static void test_session(sf_context *context, test_model *m) {
   CHECK(memcmp(again, logits + VOCAB, sizeof again) == 0, "the same token again");
   double squares = 0;
   for (int32_t i = 0; i < D; i++) squares += (double)(tap[i] * tap[i]);
-  CHECK(squares > 0.9 * D && squares < 4 * D, "the tap holds a normed vector: %g", squares);
+  CHECK(squares > 0.9 * (double)D && squares < 4 * (double)D, "the tap holds a normed vector: %g", squares);
   CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
   CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, NULL, 0) == SF_ERROR_SHAPE, "tap too small");
   CHECK(sf_session_tap(session, SF_TAP_FFN_INPUTS, NULL, 0) == SF_OK, "no tap");

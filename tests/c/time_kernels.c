@@ -1,6 +1,7 @@
 #define _POSIX_C_SOURCE 199309L
 #include "time_kernels.h"
 
+#include <stdio.h>
 #include <time.h>
 
 #include "rows.h"
