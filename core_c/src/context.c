@@ -66,10 +66,10 @@ enum { EXTRA = ALIGNMENT + sizeof(void *) };
  * none to give, nothing is lost but the room for aligning. */
 static void *alloc_huge(size_t bytes) {
 #ifdef MADV_HUGEPAGE
-  enum { HUGE = 2 << 20 };
-  if (bytes >= 2 * HUGE && bytes <= SIZE_MAX - HUGE - sizeof(void *)) {
-    void *memory = align(malloc(bytes + HUGE + sizeof(void *)), HUGE);
-    if (memory) (void)madvise(memory, bytes & ~(size_t)(HUGE - 1), MADV_HUGEPAGE);
+  enum { HUGE_PAGE = 2 << 20 };
+  if (bytes >= 2 * HUGE_PAGE && bytes <= SIZE_MAX - HUGE_PAGE - sizeof(void *)) {
+    void *memory = align(malloc(bytes + HUGE_PAGE + sizeof(void *)), HUGE_PAGE);
+    if (memory) (void)madvise(memory, bytes & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
     return memory;
   }
 #else
