@@ -59,7 +59,7 @@ def test_a_conversation(path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     first, second = answers(path, "ab", "cd", system="x y")
     assert done.stdout.startswith(f"{first}\n{second}\n[")
-    assert "tokens of conversation; 8 of answer at " in done.stdout
+    assert "prompt tokens; 8 new tokens at " in done.stdout
 
 
 def test_commands(path: Path) -> None:
@@ -68,10 +68,10 @@ def test_commands(path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     (plain,) = answers(path, "ab")
     with_system, lines = answers(path, "ab", "ab\n cd", system="z")
-    help_text = done.stdout.split("\n/reset", 1)[1].split("ends an answer.")[0]
+    help_text = done.stdout.split("\n/reset", 1)[1].split("stops an answer.")[0]
     assert done.stdout.startswith(f"{plain}\n{plain}\n{with_system}\n/reset")
     assert "unknown command /fly" in done.stdout
-    assert done.stdout.endswith(f"Ctrl-C ends an answer.\n{lines}\n")
+    assert done.stdout.endswith(f"Ctrl-C stops an answer.\n{lines}\n")
     assert "/stats" in help_text
 
 
@@ -103,7 +103,7 @@ def test_a_full_context(path: Path) -> None:
     lines = done.stdout.splitlines()
     assert done.returncode == 0
     assert lines[0] == lines[-1] == wanted
-    assert "/reset begins anew" in lines[1]
+    assert "/reset starts over" in lines[1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
@@ -133,4 +133,4 @@ def test_interrupt_ends_the_answer_only(tmp_path: Path) -> None:
     assert errors == b""
     text = output.decode("utf-8", "replace")
     assert " \N{HORIZONTAL ELLIPSIS}\n[" in text
-    assert "of answer at" in text.splitlines()[-1]
+    assert "new tokens at" in text.splitlines()[-1]

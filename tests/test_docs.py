@@ -127,6 +127,14 @@ def test_the_session_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(computed, summary)
 
 
+def test_the_inspection_of_the_guide(capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints what is shown there, but for the folder of the file."""
+    shown = re.search(r"```\n…/(.*?)```", (ROOT / "docs/guide/models.md").read_text("utf-8"), re.S)
+    assert shown
+    assert main(["inspect", "-"]) == 0
+    assert capsys.readouterr().out.endswith(shown[1])
+
+
 @everywhere
 def test_commands_can_be_parsed(document: Path) -> None:
     """Every `sparsefire …` of a block, with options and arguments that the parser knows."""

@@ -169,7 +169,7 @@ def test_command(calibrated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for part in (
         "name         Tiny",
-        "2 layers, d 64, 96 neurons a layer, 4 heads (2 for keys and values) of 16",
+        "2 layers, d 64, 96 neurons per layer, 4 heads (2 key/value heads) of 16",
         "Q8_0 ",
         "activation   relu (key 'llama.hidden_activation')",
         "chat template (default, tool_use)",
@@ -199,7 +199,7 @@ def test_command_on_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "runs         no: key 'llama.hidden_activation_threshold' is missing" in text
     assert main(["inspect", str(path)]) == 0
     text = capsys.readouterr().out
-    assert "silu (the file does not say: the architecture's own)" in text
+    assert "silu (default of the architecture; the file names none)" in text
     assert "not calibrated; runs in dense mode" in text
     path.write_bytes(path.read_bytes()[:-100])
     assert main(["inspect", str(path)]) == 1

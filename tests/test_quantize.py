@@ -238,7 +238,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out.gguf")
     assert main(["quantize", str(path), out, "q8_0"]) == 0
     text = capsys.readouterr()
-    assert "bits a weight" in text.out
+    assert "bits per weight" in text.out
     assert "F16 (80 columns do not divide into Q8_0's blocks of 32): token_embd" in text.out
     assert text.err == ""
     assert main(["quantize", str(path), out, "q8_0"]) == 2

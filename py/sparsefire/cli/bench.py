@@ -1,4 +1,4 @@
-"""The subcommand `sparsefire bench`."""
+"""`sparsefire bench`: measure speed on this machine."""
 
 from __future__ import annotations
 
@@ -24,72 +24,74 @@ def add_bench_parser(commands: Any) -> None:
     kinds = parser.add_subparsers(metavar="WHAT", required=True, parser_class=Parser)
     ffn = kinds.add_parser(
         "ffn",
-        help="one feed-forward layer, dense against sparse",
-        description="Times one feed-forward layer with random weights, a vector at a time, each "
-        "time with another input and so with other neurons: dense, the predictor alone, and "
-        "sparse with the predictor. Medians of repetitions that take turns.",
+        help="a feed-forward layer, dense against sparse",
+        description="Times a feed-forward layer with random weights on one vector at a time: "
+        "dense, the predictor by itself, and sparse with the predictor. Each repetition has a "
+        "different input, and so different active neurons. Prints medians of alternating runs.",
     )
     ffn.set_defaults(run=_bench_ffn)
-    _add_layer_options(ffn, (4096, 11008), "default: as many as take about 5 seconds")
-    ffn.add_argument("--gated", action="store_true", help="with a gate matrix, as in Llama")
+    _add_layer_options(ffn, (4096, 11008), "repetitions; default: about 5 seconds' worth")
+    ffn.add_argument("--gated", action="store_true", help="add a gate matrix, as in Llama")
     ffn.add_argument(
-        "--rank", type=int, default=128, metavar="R", help="of the predictor; default %(default)s"
+        "--rank", type=int, default=128, metavar="R", help="predictor rank; default %(default)s"
     )
     cache = kinds.add_parser(
         "cache",
-        help="one feed-forward layer in a file, behind neuron caches",
-        description="Times one gated feed-forward layer with random weights, in memory and behind "
-        "neuron caches of each policy, which read from a file what they do not hold. Some neurons "
-        "fire far oftener than others. Medians of repetitions that take turns.",
+        help="a feed-forward layer in a file, behind neuron caches",
+        description="Times a gated feed-forward layer with random weights, in memory and behind a "
+        "neuron cache of each eviction policy, which reads missing neurons from a file. Some "
+        "neurons fire far more often than others. Prints medians of alternating runs.",
     )
     cache.set_defaults(run=_bench_cache)
-    _add_layer_options(cache, (2048, 5504), "measured, after as many to warm up; default 200")
+    _add_layer_options(
+        cache, (2048, 5504), "repetitions, after as many for warming up; default 200"
+    )
     add = cache.add_argument
     add(
         "--budget",
         type=float,
         default=0.4,
         metavar="SHARE",
-        help="of the layer's bytes that a cache holds; default %(default)s",
+        help="cache size as a share of the layer's bytes; default %(default)s",
     )
     add(
         "--pinned",
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="of the cache that is for the most used neurons; default %(default)s",
+        help="share of the cache pinned to the most frequently used neurons; default %(default)s",
     )
     add(
         "--exponent",
         type=float,
         metavar="S",
-        help="the neuron of rank r fires in proportion to r^-S; default 1.2, with which a "
-        "quarter of the neurons makes nearly four fifths of the activations",
+        help="the r-th most active neuron fires in proportion to r^-S; default 1.2, which gives "
+        "a quarter of the neurons nearly four fifths of the activations",
     )
 
 
 def _add_layer_options(
     parser: argparse.ArgumentParser, shape: tuple[int, int], repeats: str
 ) -> None:
-    """What the benchmarks of layers share."""
+    """Adds the options that both benchmarks share."""
     add = parser.add_argument
     add(
         "--shape",
         type=_shape,
         default=shape,
         metavar="DxH",
-        help=f"inputs and neurons; default {shape[0]}x{shape[1]}",
+        help=f"numbers of inputs and neurons; default {shape[0]}x{shape[1]}",
     )
-    add("--format", default="q8_0", metavar="NAME", help="of the weights; default %(default)s")
+    add("--format", default="q8_0", metavar="NAME", help="weight format; default %(default)s")
     add(
         "--active",
         type=float,
         default=0.1,
         metavar="SHARE",
-        help="of the neurons; default %(default)s",
+        help="share of active neurons; default %(default)s",
     )
     add("--repeats", type=int, metavar="N", help=repeats)
-    add("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add("--seed", type=int, default=0, metavar="N", help="random seed; default %(default)s")
     add("--json", action="store_true", help="print JSON instead")
     add_host_options(parser)
 
@@ -155,8 +157,8 @@ def _ffn_table(result: FfnBench) -> str:
         f"{result.shape}, {gate}{result.format}, predictor of rank {result.rank}; {_where(result)}"
     )
     summary = (
-        f"{result.speedup:.2f}× faster with {100 * result.active_share:.3g} % of the neurons; "
-        f"the limit is {result.limit:.2f}×, of which {100 * result.efficiency:.0f} % is reached"
+        f"{result.speedup:.2f}× as fast with {100 * result.active_share:.3g} % of the neurons, "
+        f"{100 * result.efficiency:.0f} % of the limit of {result.limit:.2f}×"
     )
     lines = (
         title,
@@ -194,5 +196,5 @@ def _cache_table(results: list[CacheBench]) -> str:
             f"{each.policy:12}{each.cached_ms:8.3g}{each.hit_rate:9.1%}{each.misses:9.1f}"
             f"{each.bytes_read:13,.0f}   {'yes' if each.identical else 'NO'}"
         )
-    lines += ["", "Misses and bytes are those of one vector, on average."]
+    lines += ["", "Misses and bytes read are averages per vector."]
     return "\n".join(lines)

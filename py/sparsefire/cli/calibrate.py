@@ -1,4 +1,4 @@
-"""The subcommand `sparsefire calibrate`."""
+"""`sparsefire calibrate`: prepare a model to run sparsely."""
 
 from __future__ import annotations
 
@@ -21,26 +21,30 @@ def add_calibrate_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "calibrate",
         help="prepare a model to run sparsely",
-        description="Runs a text through a model and writes the model with what it needs to run "
-        "sparsely: a predictor for each layer, where the activation has exact zeros (ReLU …), "
-        "else cutoffs below which neurons are left out, if that is faster than dense at the "
-        "wanted cost. Everything that is printed was measured on a part of the text that nothing "
-        "was fitted on.",
+        description="Runs a text through a model and writes the model together with what it needs "
+        "to run sparsely: a predictor per layer if the activation has exact zeros (ReLU …), or "
+        "else cutoffs below which neurons are skipped, if that is faster than dense at an "
+        "acceptable cost. All reported numbers are measured on a held-out part of the text.",
     )
     parser.set_defaults(run=_calibrate)
     add = parser.add_argument
     add("-m", "--model", required=True, metavar="IN.gguf", help="the model")
-    add("-o", "--output", metavar="OUT.gguf", help="the new file; cutoffs: may be left out")
+    add("-o", "--output", metavar="OUT.gguf", help="output file; optional for cutoffs")
     add("--text", required=True, metavar="FILE", help="UTF-8 text; '-' reads standard input")
     add(
         "--method",
         choices=("auto", "predictors", "cutoffs"),
         default="auto",
-        help="default: predictors for the ReLU family, else cutoffs",
+        help="default: predictors for the ReLU family, cutoffs for others",
     )
-    add("--tokens", type=int, metavar="N", help="to use; default 100000, for cutoffs 8192")
-    add("--activation", metavar="NAME", help="where the file does not say the right one")
-    add("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add(
+        "--tokens",
+        type=int,
+        metavar="N",
+        help="tokens of the text to use; default 100000, for cutoffs 8192",
+    )
+    add("--activation", metavar="NAME", help="activation function, overriding the file")
+    add("--seed", type=int, default=0, metavar="N", help="random seed; default %(default)s")
     add("--json", action="store_true", help="print one JSON object instead")
     _add_predictor_options(parser.add_argument_group("predictors"))
     _add_cutoff_options(parser.add_argument_group("cutoffs"))
@@ -49,19 +53,19 @@ def add_calibrate_parser(commands: Any) -> None:
 
 def _add_predictor_options(group: Any) -> None:
     add = group.add_argument
-    add("--rank", type=int, metavar="R", help="of the predictors; default: the cheapest")
+    add("--rank", type=int, metavar="R", help="predictor rank; default: the cheapest per layer")
     add(
         "--recall",
         type=float,
         default=0.99,
         metavar="SHARE",
-        help="of the activation mass to keep on held-out tokens; default %(default)s",
+        help="share of the activation mass to keep on held-out tokens; default %(default)s",
     )
-    add("--format", choices=_FORMATS, default="keep", help="of the weights; default: as they are")
+    add("--format", choices=_FORMATS, default="keep", help="weight format; default: unchanged")
     add(
         "--predictor-format",
         metavar="NAME",
-        help="of the predictors; default: q8_0. In q4_0 as many bytes hold nearly twice the rank",
+        help="predictor format; default q8_0. With q4_0 the same bytes hold nearly twice the rank",
     )
 
 
@@ -72,23 +76,22 @@ def _add_cutoff_options(group: Any) -> None:
         type=float,
         default=1.0,
         metavar="PERCENT",
-        help="by which perplexity may rise; default %(default)s",
+        help="acceptable increase in perplexity; default %(default)s",
     )
     add(
         "--sparsity",
         type=_shares,
         metavar="SHARE[,SHARE…]",
-        help="shares of the neurons to leave out, of which the best is taken; default "
-        "0.1,0.2 … 0.7",
+        help="shares of neurons to skip; the best is used; default 0.1,0.2 … 0.7",
     )
     add(
         "--on",
         choices=("both", "product", "gate"),
         default="both",
-        help="what is cut off: |activation(gate) · up|, which saves down, or |activation(gate)|, "
-        "which saves up and down; default: both are tried",
+        help="quantity to cut off: product, |activation(gate) · up|, saves the down product; gate, "
+        "|activation(gate)|, saves up and down; default: try both",
     )
-    add("--force", action="store_true", help="write the best setting even where dense is better")
+    add("--force", action="store_true", help="write the best setting even if dense is better")
 
 
 def _shares(text: str) -> list[float]:
@@ -126,7 +129,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 
 def _method(arguments: argparse.Namespace) -> str:
-    """The method asked for, or the one that suits the model's activation."""
+    """The requested method, or the one that suits the model's activation."""
     if arguments.method != "auto":
         return str(arguments.method)
     from ..arch.config import read_config
@@ -218,7 +221,7 @@ def _table(report: CalibrationReport) -> str:
         f"({lost:+.2f} %)"
     )
     bytes_read = (
-        f"reads {100 * report.cost:.1f} % of the feed-forward weights for a token; wrote "
+        f"reads {100 * report.cost:.1f} % of the feed-forward weights per token; wrote "
         f"{report.output} ({report.format})"
     )
     lines += ["", perplexity, bytes_read]

@@ -1,4 +1,4 @@
-"""The subcommand `sparsefire chat`."""
+"""`sparsefire chat`: a conversation on the terminal."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from .serve import read_template
 
 _HELP = """\
 /reset         forget the conversation
-/system TEXT   forget it and begin anew with this instruction; without TEXT with none
-/stats         what the last answer cost
-/quit          end (or Ctrl-D)
-A line that ends with \\ goes on in the next one. Ctrl-C ends an answer."""
+/system TEXT   start over with this system prompt; without TEXT, with none
+/stats         speed and share of neurons computed of the last answer
+/quit          exit (or Ctrl-D)
+A line that ends with \\ continues on the next one. Ctrl-C stops an answer."""
 
 
 def add_chat_parser(commands: Any) -> None:
     """Adds `chat` to the subcommands."""
     parser = commands.add_parser(
         "chat",
-        help="talk with a model",
-        description="Talks with a model. Commands while it runs:\n\n" + _HELP,
+        help="chat with a model",
+        description="Chats with a model. Commands while it runs:\n\n" + _HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=_chat)
     add = parser.add_argument
-    add("--system", metavar="TEXT", help="an instruction that the conversation begins with")
+    add("--system", metavar="TEXT", help="system prompt")
     add("--template", metavar="NAME", help="'chatml' or a Jinja2 file, instead of the model's own")
-    add("-n", "--max-tokens", type=int, metavar="N", help="of an answer; default: no limit")
-    add("--context", type=int, metavar="N", help="tokens of the conversation, at most")
+    add("-n", "--max-tokens", type=int, metavar="N", help="tokens per answer; default: no limit")
+    add("--context", type=int, metavar="N", help="maximum number of tokens in the conversation")
     add_model_options(parser)
     add_mode_options(parser)
     add_sampling_options(parser)
 
 
 class Chat:
-    """A conversation. What was said before stays in the model's cache, so that a turn costs only
-    what is new."""
+    """A conversation. Earlier turns stay in the model's key/value cache, so that a turn costs only
+    its new tokens."""
 
     def __init__(self, model: Any, arguments: argparse.Namespace, template: str | None) -> None:
         self._model = model
@@ -59,23 +59,23 @@ class Chat:
         self.begin(arguments.system)
 
     def begin(self, system: str | None) -> None:
-        """Forgets what was said."""
+        """Forgets the conversation."""
         self.messages = [{"role": "system", "content": system}] if system else []
 
     def check(self) -> None:
-        """Raises the error of a model that has no chat template, and says what to do."""
+        """Raises an error that says what to do if the model has no chat template."""
         message = [*self.messages, {"role": "user", "content": ""}]
         try:
             self._model.apply_chat_template(message, chat_template=self._template)
         except UnsupportedError as error:
             raise UnsupportedError(
-                f"{error}: sparsefire chat --template chatml. A model that was not trained to chat "
-                "continues texts: sparsefire generate"
+                f"{error}: sparsefire chat --template chatml. For a model that was not trained to "
+                "chat, use sparsefire generate"
             ) from None
 
     def answer(self, text: str, cancel: Any) -> Iterator[str]:
-        """The answer, as it comes. What was said of it, even when it is cancelled, becomes part of
-        the conversation; after an error nothing does."""
+        """Yields the answer piece by piece. A cancelled answer becomes part of the conversation
+        as far as it got; after an error nothing does."""
         self.messages.append({"role": "user", "content": text})
         said: list[str] = []
         try:
@@ -88,8 +88,8 @@ class Chat:
                 yield piece
         except ContextFullError:
             raise ContextFullError(
-                f"the conversation no longer fits in {self._model.context} tokens; /reset begins "
-                "anew, and --context may allow more"
+                f"the conversation no longer fits in {self._model.context} tokens; /reset starts "
+                "over, and --context may allow more"
             ) from None
         finally:
             if said:
@@ -116,7 +116,7 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 
 def _read_message() -> str | None:
-    """What the user says, None at the end."""
+    """The user's message, None at the end of the input."""
     prompt = "> "
     lines: list[str] = []
     try:
@@ -134,7 +134,7 @@ def _read_message() -> str | None:
 
 
 def _obey(chat: Chat, model: Any, line: str) -> bool:
-    """Does what a line says; false to end."""
+    """Runs a command or answers a message; false to exit."""
     command, _, rest = line.strip().partition(" ")
     if command in ("/quit", "/exit"):
         return False
@@ -146,7 +146,7 @@ def _obey(chat: Chat, model: Any, line: str) -> bool:
     elif command == "/stats":
         stats = model.stats
         print(
-            f"[{stats.prompt_tokens} tokens of conversation; {stats.n_tokens} of answer at "
+            f"[{stats.prompt_tokens} prompt tokens; {stats.n_tokens} new tokens at "
             f"{stats.tokens_per_s:.0f} tokens/s {stats.mode}; {stats.neurons()}; {stats.where()}]"
         )
     elif command.startswith("/") and "\n" not in line:
@@ -157,7 +157,7 @@ def _obey(chat: Chat, model: Any, line: str) -> bool:
 
 
 def _answer(chat: Chat, model: Any, text: str) -> None:
-    """Prints the answer; Ctrl-C ends it."""
+    """Prints the answer; Ctrl-C stops it."""
     from ..lm.generation import Cancel
 
     cancel = Cancel()
@@ -167,7 +167,7 @@ def _answer(chat: Chat, model: Any, text: str) -> None:
             print(piece, end="", flush=True)
         print("" if model.stats.finish_reason != "cancelled" else " …", flush=True)
         if model.stats.finish_reason == "context":
-            print("[the context is full; /reset begins anew]")
+            print("[the context is full; /reset starts over]")
     except ContextFullError as error:
         print(f"[{error}]")
     finally:

@@ -1,4 +1,4 @@
-"""What the subcommands of the command line share: options, and how errors are told."""
+"""Options, progress and error messages that the subcommands share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that tells a wrong option in one line."""
+    """A parser that reports a wrong option in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -32,15 +32,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--activation",
         metavar="NAME",
-        help="activation of the feed-forward layers, where the file does not say: relu, relu2, "
-        "silu, gelu …",
+        help="activation of the feed-forward layers, overriding the file: relu, relu2, silu, "
+        "gelu …",
     )
     add(
         "--neuron-budget",
         type=_budget,
         metavar="SIZE",
-        help="of a calibrated model, keep so much of the feed-forward weights in memory, 500M or "
-        "40%%, and read the rest from the file when it is needed; default: everything",
+        help="feed-forward weights of a calibrated model to keep in memory, 500M or 40%%; the "
+        "others are read from the file on demand; default: all",
     )
     add_host_options(parser)
 
@@ -52,10 +52,10 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--backend",
         choices=("auto", "native", "wasmtime"),
-        help="default: SPARSEFIRE_BACKEND, else auto, the fastest that is installed",
+        help="host; default: SPARSEFIRE_BACKEND, or else auto, the fastest installed",
     )
     add("--isa", metavar="NAME", help="instruction set: avx512, avx2, sse41, neon, scalar …")
-    add("--threads", type=int, metavar="N", help="default: as many as there are processor cores")
+    add("--threads", type=int, metavar="N", help="number of threads; default: all processors")
 
 
 def _budget(text: str) -> int | float:
@@ -70,39 +70,60 @@ def _budget(text: str) -> int | float:
 
 
 def add_mode_options(parser: argparse.ArgumentParser) -> None:
-    """--dense, --exact and --sparse, of which one may be given."""
+    """--dense, --exact and --sparse, which exclude each other."""
     group = parser.add_argument_group("which neurons are computed").add_mutually_exclusive_group()
     for mode, text in (
-        ("sparse", "those that the predictor proposes (default of calibrated models)"),
-        ("exact", "every gate, the rest where it is not zero (default of other ReLU models)"),
-        ("dense", "all of them"),
+        ("sparse", "the neurons that the predictor proposes (default for calibrated models)"),
+        ("exact", "every gate, up and down where it is active (default for other ReLU models)"),
+        ("dense", "every neuron (default for other models)"),
     ):
         group.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=text)
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """--temp and the others that `sampling_options` reads."""
-    group = parser.add_argument_group("how tokens are drawn")
+    group = parser.add_argument_group("sampling")
     add = group.add_argument
-    add("--temp", "--temperature", type=float, default=0.8, help="0: the likeliest; default 0.8")
-    add("--seed", type=int, metavar="N", help="same seed, same text; default: another every time")
-    add("--top-k", type=int, default=40, metavar="N", help="0: all; default %(default)s")
-    add("--top-p", type=float, default=0.95, metavar="P", help="1: all; default %(default)s")
-    add("--min-p", type=float, default=0.05, metavar="P", help="0: all; default %(default)s")
-    add("--repeat-penalty", type=float, default=1.0, metavar="X", help="1: none; default 1")
-    add("--frequency-penalty", type=float, default=0.0, metavar="X", help="0: none; default 0")
-    add("--presence-penalty", type=float, default=0.0, metavar="X", help="0: none; default 0")
+    add(
+        "--temp",
+        "--temperature",
+        type=float,
+        default=0.8,
+        metavar="T",
+        help="temperature, 0 for greedy decoding; default %(default)s",
+    )
+    add("--seed", type=int, metavar="N", help="random seed; default: a different one each time")
+    for option, default, metavar, text in (
+        ("--top-k", 40, "N", "sample from the N most likely tokens, 0 for all"),
+        ("--top-p", 0.95, "P", "sample from the most likely tokens up to probability P, 1 for all"),
+        ("--min-p", 0.05, "P", "drop tokens below P times the highest probability, 0 for none"),
+        ("--repeat-penalty", 1.0, "X", "penalty on the last 64 tokens, 1 for none"),
+        ("--frequency-penalty", 0.0, "X", "penalty per occurrence in the new text, 0 for none"),
+        (
+            "--presence-penalty",
+            0.0,
+            "X",
+            "penalty on tokens that occur in the new text, 0 for none",
+        ),
+    ):
+        add(
+            option,
+            type=type(default),
+            default=default,
+            metavar=metavar,
+            help=f"{text}; default %(default)s",
+        )
 
 
 def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of `Model.generate` that say how tokens are drawn."""
+    """The sampling options as keyword arguments of `Model.generate`."""
     penalties = ("repeat_penalty", "frequency_penalty", "presence_penalty")
     names = ("top_k", "top_p", "min_p", *penalties, "seed")
     return {"temperature": arguments.temp, **{name: getattr(arguments, name) for name in names}}
 
 
 def choose_host(arguments: argparse.Namespace) -> None:
-    """Has the host that the options name, for what is loaded from now on."""
+    """Makes the host that the options name the current one."""
     from ..core.hosts import use_backend
 
     name = arguments.backend or os.environ.get("SPARSEFIRE_BACKEND") or "auto"
@@ -110,7 +131,7 @@ def choose_host(arguments: argparse.Namespace) -> None:
 
 
 def load_model(arguments: argparse.Namespace, context: int | None = None) -> Any:
-    """The model that the options name, on the host that they name."""
+    """Loads the model that the options name on the host that they name."""
     from ..lm.model import Model
 
     choose_host(arguments)
@@ -137,7 +158,7 @@ def read_text(path: str) -> str:
 
 
 def cache_report(model: Any) -> dict[str, Any]:
-    """What the neuron caches did, for JSON; nothing for a model that is in memory."""
+    """Statistics of the neuron caches, for JSON; empty for a model in memory."""
     neurons = model.neurons
     if neurons is None:
         return {}
@@ -147,13 +168,13 @@ def cache_report(model: Any) -> dict[str, Any]:
 
 
 def print_json(report: dict[str, Any]) -> None:
-    """One JSON object on a line of standard output."""
+    """Prints an object as one line of JSON."""
     print(json.dumps(report, ensure_ascii=False))
 
 
 class Progress:
-    """The progress of a long command, on standard error if that is a terminal: a bar where tqdm is
-    installed, else a line every two seconds. A `sparsefire._progress.Progress`, and a context
+    """The progress of a long command, on standard error if that is a terminal: a bar if tqdm is
+    installed, or else a line every two seconds. A `sparsefire._progress.Progress`, and a context
     manager that clears the bar."""
 
     def __init__(self) -> None:
@@ -193,7 +214,7 @@ class Progress:
 
 
 def run_command(program: str, command: Command, arguments: argparse.Namespace) -> int:
-    """Runs a subcommand and returns the exit status: 0, 1 after an error, 2 where an argument was
+    """Runs a subcommand and returns the exit status: 0, 1 after an error, 2 if an argument was
     wrong, 130 after Ctrl-C. Errors are one line on standard error."""
     try:
         status = command(arguments)
@@ -202,7 +223,7 @@ def run_command(program: str, command: Command, arguments: argparse.Namespace) -
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of the output has gone. Python flushes once more as it ends.
+        # The reader of the output is gone. Python flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except SparsefireError as error:

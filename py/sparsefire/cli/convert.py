@@ -1,4 +1,4 @@
-"""The subcommand `sparsefire convert`."""
+"""`sparsefire convert`: convert a Hugging Face checkpoint to GGUF."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ def add_convert_parser(commands: Any) -> None:
     """Adds `convert` to the subcommands."""
     parser = commands.add_parser(
         "convert",
-        help="make a GGUF file of a Hugging Face checkpoint",
-        description="Makes a GGUF file of a directory with config.json, safetensors files and a "
-        "tokeniser, as Hugging Face has them: models of the types llama, mistral, qwen2 and qwen3, "
-        "also with ReLU, ReLU² or FATReLU, which the file then says.",
+        help="convert a Hugging Face checkpoint to GGUF",
+        description="Converts a directory with config.json, safetensors files and a tokeniser, as "
+        "published on Hugging Face, to one GGUF file. Model types: llama, mistral, qwen2, qwen3. "
+        "The activation (ReLU, ReLU² and FATReLU included) is recorded in the file.",
     )
     parser.set_defaults(run=_convert)
     add = parser.add_argument
-    add("directory", metavar="DIR", help="the checkpoint")
-    add("output", metavar="OUT.gguf", help="the new file")
+    add("directory", metavar="DIR", help="checkpoint directory")
+    add("output", metavar="OUT.gguf", help="output file")
     add(
         "--format",
         default="keep",
         metavar="FORMAT",
-        help="of the matrices: q8_0, f16 …; default: as they are",
+        help="weight format: q8_0, f16 …; default: unchanged",
     )
-    add("--name", metavar="NAME", help="of the model; default: the directory's")
-    add("--pre", metavar="RULE", help="how the vocabulary cuts words, where it is not recognised")
-    add("--force", action="store_true", help="replace OUT.gguf where it exists")
+    add("--name", metavar="NAME", help="model name; default: the directory's name")
+    add("--pre", metavar="RULE", help="pre-tokeniser, if it is not recognised")
+    add("--force", action="store_true", help="replace an existing OUT.gguf")
     add("--json", action="store_true", help="print one JSON object instead")
     add_host_options(parser)
 

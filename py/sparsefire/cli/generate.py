@@ -22,21 +22,28 @@ def add_generate_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "generate",
         help="continue a text",
-        description="Continues a text. Under it stand the speed, sparse and dense, and the share "
-        "of neurons that were computed.",
+        description="Continues a text, and prints the speed, sparse and dense, and the share of "
+        "neurons computed.",
     )
     parser.set_defaults(run=_generate)
     add = parser.add_argument
     add("prompt", help="the text to continue; '-' reads it from standard input")
-    add("-n", "--max-tokens", type=int, default=64, metavar="N", help="default %(default)s")
-    add("--context", type=int, metavar="N", help="tokens of prompt and text together, at most")
-    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
+    add(
+        "-n",
+        "--max-tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="maximum number of new tokens; default %(default)s",
+    )
+    add("--context", type=int, metavar="N", help="maximum number of tokens, prompt included")
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop before this text")
     add("--json", action="store_true", help="print one JSON object instead")
     add(
         "--compare",
         action=argparse.BooleanOptionalAction,
-        help="measure the dense mode too, by evaluating the same tokens once more "
-        "(default: yes, but not with --json or --neuron-budget)",
+        help="also measure dense mode, by evaluating the same tokens again (default: yes, except "
+        "with --json or --neuron-budget)",
     )
     add_model_options(parser)
     add_mode_options(parser)
@@ -71,7 +78,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         if arguments.compare or (arguments.compare is None and model.neurons is None):
             speeds = _speeds(model)
     except KeyboardInterrupt:
-        # What was made so far still gets its line.
+        # The text so far still gets its summary.
         pieces.close()
         print(flush=True)
         status = 130

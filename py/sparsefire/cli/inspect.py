@@ -1,4 +1,4 @@
-"""The subcommand `sparsefire inspect`."""
+"""`sparsefire inspect`: show what is in a model file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..arch.config import CUTOFF_KEYS
 if TYPE_CHECKING:
     from ..files.inspect import Inspection
 
-# Keys of calibration that are summed up in one line.
+# Calibration keys that the sparsity line summarises.
 _SUMMED_UP = ("version", "hot_counts", "calibration.active_share", "calibration.selected_share")
 
 
@@ -20,20 +20,20 @@ def add_inspect_parser(commands: Any) -> None:
     """Adds `inspect` to the subcommands."""
     parser = commands.add_parser(
         "inspect",
-        help="what is in a model file, and whether it can run",
-        description="Shows a GGUF file's sizes, weight formats, activation and how it was found, "
-        "tokeniser, what calibration added, the memory that it needs, and whether it can run: "
-        "also for files that cannot, and for damaged ones, of which it says where. The exit status "
-        "is 1 for a damaged file.",
+        help="show what is in a model file, and whether it can run",
+        description="Shows a GGUF file's sizes, weight formats, activation and its source, "
+        "tokeniser, calibration, memory use, and whether it can run. Files that cannot run are "
+        "shown too, and damaged ones as far as they can be read. The exit status is 1 for a "
+        "damaged file.",
     )
     parser.set_defaults(run=_inspect)
     add = parser.add_argument
-    add("file", metavar="FILE", help="GGUF model; '-' is the one in the package")
+    add("file", metavar="FILE", help="GGUF model; '-' for the embedded one")
     add("--tensors", action="store_true", help="list every tensor")
     add("--metadata", action="store_true", help="list every key")
-    add("--context", type=int, metavar="N", help="tokens that memory is reckoned for")
-    add("--activation", metavar="NAME", help="where the file does not say the right one")
-    add("--json", action="store_true", help="print one JSON object instead, with everything")
+    add("--context", type=int, metavar="N", help="context length for the memory estimate")
+    add("--activation", metavar="NAME", help="activation function, overriding the file")
+    add("--json", action="store_true", help="print everything as one JSON object instead")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -93,8 +93,8 @@ def _facts(found: Inspection) -> Iterable[tuple[str, str]]:
         yield (
             "memory",
             (
-                f"natively {_bytes(memory.native)} beside the mapped file "
-                f"({_bytes(memory.made)} laid out at loading, {_bytes(memory.key_value_cache)} for "
+                f"natively {_bytes(memory.native)} in addition to the mapped file "
+                f"({_bytes(memory.made)} repacked at load, {_bytes(memory.key_value_cache)} for "
                 f"{memory.context} tokens); in WebAssembly {_bytes(memory.wasm)}"
             ),
         )
@@ -102,8 +102,8 @@ def _facts(found: Inspection) -> Iterable[tuple[str, str]]:
 
 def _sizes(sizes: dict[str, Any]) -> str:
     return (
-        f"{sizes['layers']} layers, d {sizes['d']}, {sizes['hidden']} neurons a layer, "
-        f"{sizes['heads']} heads ({sizes['kv_heads']} for keys and values) of {sizes['head_dim']}, "
+        f"{sizes['layers']} layers, d {sizes['d']}, {sizes['hidden']} neurons per layer, "
+        f"{sizes['heads']} heads ({sizes['kv_heads']} key/value heads) of {sizes['head_dim']}, "
         f"vocabulary {sizes['vocab']}, context {sizes['context_length']}"
     )
 
@@ -113,8 +113,8 @@ def _activation(found: Inspection) -> str:
     assert activation is not None
     threshold = f" above {activation.parameter:g}" if activation.parameter else ""
     by = {
-        "chosen": "chosen by --activation",
-        "the architecture": "the file does not say: the architecture's own",
+        "chosen": "set by --activation",
+        "the architecture": "default of the architecture; the file names none",
     }.get(activation.resolved_by, f"key '{activation.resolved_by}'")
     return f"{activation.name}{threshold} ({by})"
 
@@ -124,7 +124,7 @@ def _tokenizer(found: Inspection) -> str:
     assert tokenizer is not None
     if tokenizer.problem is not None:
         return f"{tokenizer.kind}, {tokenizer.tokens} tokens: {tokenizer.problem}"
-    begins = f"texts begin with {tokenizer.bos}" if tokenizer.add_bos else "no token begins a text"
+    begins = f"BOS token {tokenizer.bos}" if tokenizer.add_bos else "no BOS token"
     templates = ", ".join(tokenizer.chat_templates)
     chat = f"chat template ({templates})" if templates else "no chat template"
     return f"{tokenizer.kind}, {tokenizer.tokens} tokens, {begins}, {chat}"
@@ -150,7 +150,7 @@ def _sparsity(found: Inspection) -> str:
 
 
 def _cutoffs(found: Inspection) -> str:
-    """Which layers leave out what is below a cutoff."""
+    """Which layers have cutoffs."""
     parts = []
     for on in CUTOFF_KEYS:
         values = found.calibration.get(f"cutoff.{on}", [])

@@ -18,17 +18,17 @@ def add_web_parser(commands: Any) -> None:
     """Adds the subcommand."""
     parser = commands.add_parser(
         "web",
-        help="a page that runs the model in your browser",
-        description="Serves, on this machine alone, a page that runs the model in the browser and "
-        "shows which neurons fire. The first time it fetches Pyodide from npm and PyPI (about "
-        "17 MB); after that it needs no network.",
+        help="serve a page that runs the model in your browser",
+        description="Serves, on this machine only, a page that runs the model in the browser and "
+        "shows which neurons fire. The first run downloads Pyodide (about 17 MB); later ones need "
+        "no network.",
     )
     parser.set_defaults(run=_web)
     add = parser.add_argument
-    add("--port", type=int, metavar="N", help=f"default {_PORT}, or a free one where it is taken")
-    add("-m", "--model", metavar="FILE", help="GGUF model that the page opens with")
+    add("--port", type=int, metavar="N", help=f"default {_PORT}, or a free one if it is taken")
+    add("-m", "--model", metavar="FILE", help="GGUF model to open; default: the embedded one")
     add("--open", action="store_true", help="open the page in the default browser")
-    add("--export", metavar="DIR", help="write the page's files for a static host, and end")
+    add("--export", metavar="DIR", help="write the page's files for a static host, and exit")
 
 
 def _web(arguments: argparse.Namespace) -> int:
@@ -58,7 +58,7 @@ def _serve(site: Any, port: int | None, show: bool) -> int:
             raise ArgumentError(f"port {port} cannot be used: {error.strerror or error}") from None
         server = WebServer(site, 0)
     with server:
-        print(f"{server.origin}  (Ctrl-C ends it)", flush=True)
+        print(f"{server.origin}  (Ctrl-C to stop)", flush=True)
         if show:
             webbrowser.open(server.origin)
         server.serve_forever()
@@ -66,7 +66,7 @@ def _serve(site: Any, port: int | None, show: bool) -> int:
 
 
 class _Bar:
-    """A line on standard error that tells what is being done."""
+    """A progress line on standard error."""
 
     def __init__(self) -> None:
         self._shown = 0.0

@@ -20,14 +20,14 @@ def add_perplexity_parser(commands: Any) -> None:
     """Adds the subcommand."""
     parser = commands.add_parser(
         "perplexity",
-        help="how well a model predicts a text",
-        description="Perplexity over consecutive windows of the text that do not overlap; every "
-        "token of a window but the first is scored.",
+        help="measure how well a model predicts a text",
+        description="Computes the perplexity of a text in consecutive windows that do not overlap. "
+        "Every token of a window except the first is scored.",
     )
     parser.set_defaults(run=_perplexity)
     add = parser.add_argument
     add("--text", required=True, metavar="FILE", help="UTF-8 text; '-' reads standard input")
-    add("--context", type=int, metavar="N", help="tokens of a window; default: the model's context")
+    add("--context", type=int, metavar="N", help="tokens per window; default: the model's context")
     add("--json", action="store_true", help="print one JSON object instead")
     add_model_options(parser)
     add_mode_options(parser)

@@ -1,4 +1,4 @@
-"""The subcommand `sparsefire quantize`."""
+"""`sparsefire quantize`: write a model in another weight format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .common import Progress, add_host_options, choose_host
 if TYPE_CHECKING:
     from ..files.quantize import QuantizeReport
 
-_SHOWN = 12  # tensors that did not get the wanted format
+_SHOWN = 12  # tensors listed that did not get the requested format
 
 
 def add_quantize_parser(commands: Any) -> None:
@@ -21,17 +21,17 @@ def add_quantize_parser(commands: Any) -> None:
         help="write a model in another weight format",
         description="Writes a model with its matrices in another weight format, tensor by tensor, "
         "so that a large model needs little memory. Norms, biases and predictors stay as they are. "
-        "A matrix whose columns do not divide into the format's blocks gets another one, and is "
-        "named.",
+        "A matrix whose columns are not a multiple of the format's block size gets another format, "
+        "and is listed.",
     )
     parser.set_defaults(run=_quantize)
     add = parser.add_argument
-    add("input", metavar="IN.gguf", help="the model")
-    add("output", metavar="OUT.gguf", help="the new file")
+    add("input", metavar="IN.gguf", help="input model")
+    add("output", metavar="OUT.gguf", help="output file")
     add("format", metavar="FORMAT", help="q8_0, q4_0, q4_1, q4_k, q5_k, q6_k, f16, bf16, f32 …")
-    add("--output-format", metavar="FORMAT", help="of the matrix that makes the logits")
-    add("--embedding-format", metavar="FORMAT", help="of the token embedding")
-    add("--force", action="store_true", help="replace OUT.gguf where it exists")
+    add("--output-format", metavar="FORMAT", help="format of the output matrix")
+    add("--embedding-format", metavar="FORMAT", help="format of the token embedding")
+    add("--force", action="store_true", help="replace an existing OUT.gguf")
     add("--json", action="store_true", help="print one JSON object instead")
     add_host_options(parser)
 
@@ -50,14 +50,14 @@ def _quantize(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=show,
         )
-    print(json.dumps(report.as_dict()) if arguments.json else _told(report))
+    print(json.dumps(report.as_dict()) if arguments.json else _summary(report))
     return 0
 
 
-def _told(report: QuantizeReport) -> str:
+def _summary(report: QuantizeReport) -> str:
     lines = [
         (
-            f"{report.output}: {report.bytes_after:,} bytes, {report.bits_per_weight:.2f} bits a "
+            f"{report.output}: {report.bytes_after:,} bytes, {report.bits_per_weight:.2f} bits per "
             f"weight; before {report.bytes_before:,} bytes"
         )
     ]

@@ -1,4 +1,4 @@
-"""The subcommand `sparsefire serve`."""
+"""`sparsefire serve`: an HTTP server with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -18,40 +18,74 @@ def add_serve_parser(commands: Any) -> None:
     """Adds `serve` to the subcommands."""
     parser = commands.add_parser(
         "serve",
-        help="answer HTTP requests, as OpenAI's interface does",
-        description="Serves one model with OpenAI's HTTP interface: completions, chat, embeddings. "
-        "Requests take turns. Stop it with Ctrl-C. Needs the extra 'serve'.",
+        help="serve a model with OpenAI's HTTP API",
+        description="Serves a model with OpenAI's HTTP API: completions, chat, embeddings. One "
+        "request runs at a time. Stop it with Ctrl-C. Needs the extra 'serve'.",
     )
     parser.set_defaults(run=_serve)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="default %(default)s, this machine")
-    add("--port", type=int, default=8080, metavar="N", help="0: any free one; default %(default)s")
+    add(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on; default %(default)s, this machine only",
+    )
+    add(
+        "--port",
+        type=int,
+        default=8080,
+        metavar="N",
+        help="port, 0 for a free one; default %(default)s",
+    )
     add(
         "--api-key",
         metavar="KEY",
-        help="what clients must send; better given as SPARSEFIRE_API_KEY, where no other user of "
-        "the machine sees it",
+        help="API key that clients must send; preferably set SPARSEFIRE_API_KEY instead, which "
+        "other users of the machine cannot see",
     )
-    add("--cors", action="append", default=[], metavar="ORIGIN", help="a web page that may ask")
-    add("--alias", action="append", default=[], metavar="NAME", help="what to call the model")
-    add("--context", type=int, metavar="N", help="tokens of prompt and text together, at most")
+    add("--cors", action="append", default=[], metavar="ORIGIN", help="allowed CORS origin")
+    add("--alias", action="append", default=[], metavar="NAME", help="model name for requests")
+    add("--context", type=int, metavar="N", help="maximum number of tokens, prompt included")
     add("--chat-template", metavar="NAME", help="'chatml' or a file, instead of the model's own")
     add("--log-requests", action="store_true", help="print a line for each request")
     add_model_options(parser)
     add_mode_options(parser)
-    add = parser.add_argument_group("what a request may take").add_argument
-    add("--max-body", type=int, default=2 << 20, metavar="BYTES", help="default %(default)s")
-    add("--max-prompt-tokens", type=int, metavar="N", help="default: what the context holds")
-    add("--max-tokens", type=int, metavar="N", help="of new text; default: what the context holds")
-    add("--max-queue", type=int, default=16, metavar="N", help="waiting; default %(default)s")
+    add = parser.add_argument_group("limits").add_argument
+    add(
+        "--max-body",
+        type=int,
+        default=2 << 20,
+        metavar="BYTES",
+        help="size of a request; default %(default)s",
+    )
+    add(
+        "--max-prompt-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of a prompt; default: the context length",
+    )
+    add("--max-tokens", type=int, metavar="N", help="new tokens; default: the context length")
+    add(
+        "--max-queue",
+        type=int,
+        default=16,
+        metavar="N",
+        help="waiting requests; default %(default)s",
+    )
     add(
         "--max-seconds",
         type=float,
         default=600.0,
         metavar="S",
-        help="waiting included; default %(default)g",
+        help="seconds per request, queueing included; default %(default)g",
     )
-    add("--grace", type=int, default=10, metavar="S", help="to finish when stopped; default 10")
+    add(
+        "--grace",
+        type=int,
+        default=10,
+        metavar="S",
+        help="seconds for running answers to finish at shutdown; default %(default)s",
+    )
 
 
 def read_template(name: str | None) -> str | None:
@@ -72,10 +106,10 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     api_key = arguments.api_key or os.environ.get("SPARSEFIRE_API_KEY") or None
     if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
-        raise ArgumentError("the API key must be printable ASCII, without line ends")
+        raise ArgumentError("the API key must be printable ASCII, without line breaks")
     limits = _limits(arguments)
     template = read_template(arguments.chat_template)
-    # Before the model, so that a port in use is told at once.
+    # Before loading the model, so that a port in use is reported immediately.
     listening = _listen(arguments.host, arguments.port)
     model = load_model(arguments, arguments.context)
     local = is_local(arguments.host)
@@ -93,14 +127,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     )
     if not local and api_key is None:
         print(
-            f"sparsefire: warning: everyone who reaches {arguments.host} can use this server; "
+            f"sparsefire: warning: anyone who can reach {arguments.host} can use this server; "
             "set SPARSEFIRE_API_KEY",
             file=sys.stderr,
         )
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     port = listening.getsockname()[1]
     print(
-        f"serving {server.requests.names[0]} at http://{host}:{port}/v1 (Ctrl-C stops)", flush=True
+        f"serving {server.requests.names[0]} at http://{host}:{port}/v1 (Ctrl-C to stop)",
+        flush=True,
     )
     config = uvicorn.Config(
         server.app,
@@ -112,7 +147,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     )
 
     class Graceful(uvicorn.Server):
-        """Ends answers properly when the time to finish is over, or at a second Ctrl-C."""
+        """Ends running answers in order after the grace period, or at a second Ctrl-C."""
 
         ending: asyncio.AbstractEventLoop | None = None
 
