@@ -32,11 +32,11 @@ compiler=("$clang" --target=wasm32-unknown-emscripten -mbulk-memory
   -isystem "$sysroot/include/compat" -isystem "$sysroot/include")
 compile_core "$work" "${compiler[@]}"
 # What the further modules have another version of: the kernels, the list of instruction sets, the pool.
-relaxed=("$work/kernels-relaxed.o" "$work/isa-relaxed.o")
+relaxed=("$work/kernels_tmpl-relaxed.o" "$work/isa-relaxed.o")
 "${compiler[@]}" "${core_flags[@]}" "${kernel_flags[@]}" -mrelaxed-simd -DSF_ISA_RELAXED128 \
-  -c "$root/core_c/src/kernels.c" -o "$work/kernels-relaxed.o"
-"${compiler[@]}" "${core_flags[@]}" "${rest_flags[@]}" -DSF_WASM_RELAXED -c "$root/core_c/src/isa.c" -o "$work/isa-relaxed.o"
-"${compiler[@]}" "${core_flags[@]}" "${rest_flags[@]}" -matomics -c "$root/core_c/src/pool.c" -o "$work/pool-threads.o"
+  -c "$root/core_c/src/kernels/kernels_tmpl.c" -o "$work/kernels_tmpl-relaxed.o"
+"${compiler[@]}" "${core_flags[@]}" "${rest_flags[@]}" -DSF_WASM_RELAXED -c "$root/core_c/src/kernels/isa.c" -o "$work/isa-relaxed.o"
+"${compiler[@]}" "${core_flags[@]}" "${rest_flags[@]}" -matomics -c "$root/core_c/src/base/pool.c" -o "$work/pool-threads.o"
 
 # link NAME FLAG-OR-OBJECT…: every object of the core but those that another version of the same name replaces.
 link() {

@@ -13,9 +13,9 @@ compile_core() {
   local directory=$1 source name options job jobs=()
   shift
   objects=()
-  for source in "$root"/core_c/src/*.c; do
+  for source in "$root"/core_c/src/*/*.c; do
     name=$(basename "$source" .c)
-    if [ "$name" = kernels ]; then options=("${kernel_flags[@]}" -DSF_ISA_WASM128); else options=("${rest_flags[@]}"); fi
+    if [ "$name" = kernels_tmpl ]; then options=("${kernel_flags[@]}" -DSF_ISA_WASM128); else options=("${rest_flags[@]}"); fi
     "$@" "${core_flags[@]}" "${options[@]}" -c "$source" -o "$directory/$name.o" &
     jobs+=($!)
     objects+=("$directory/$name.o")

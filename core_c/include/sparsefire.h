@@ -57,6 +57,13 @@ SF_API const char *sf_status_text(int32_t status);
 /* SF_VERSION. Static storage. */
 SF_API const char *sf_version(void);
 
+/* ---- Limits ------------------------------------------------------------------------------------------------ */
+
+enum {
+  SF_BATCH = 32,           /* vectors or tokens that pass through a layer together: more are cut into such batches */
+  SF_MAX_NEURONS = 1 << 24 /* neurons of a layer, or elements of a vector: SF_BATCH times that fits in 32 bits */
+};
+
 /* ---- Memory (for hosts whose memory is not the caller's, such as wasm) ------------------------------------- */
 
 /* `bytes` of memory aligned to 64 bytes, or NULL. The caller frees it with sf_free. */
@@ -394,9 +401,8 @@ SF_API void sf_session_close(sf_session *session);
 /* Appends `n` tokens and writes logits (logits_count, vocab) of the last `logits_count` of them (0 … n; NULL
  * allowed with 0). On an error the session's position is what it was before. A token's results do not depend on how
  * the tokens are divided into calls (but see sf_ffn_set_second_down). Errors: ARGUMENT (token id, mode), CONTEXT_FULL,
- * NOT_FINITE. In a model with cached layers, n is at most SF_MOST_AT_ONCE (else ARGUMENT), every mode computes whole
+ * NOT_FINITE. In a model with cached layers, n is at most SF_BATCH (else ARGUMENT), every mode computes whole
  * neurons, dense mode in the way of exact mode, and SF_WAITING may be returned: then see sf_session_missing. */
-enum { SF_MOST_AT_ONCE = 32 };
 SF_API int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, float *logits,
                                int32_t logits_count);
 /* After SF_WAITING: the neurons of layer *layer that have to be read, ascending, to ids (hidden of that layer). Returns

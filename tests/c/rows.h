@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "check.h"
-#include "formats.h"
-#include "isa.h"
+#include "formats/formats.h"
+#include "kernels/isa.h"
 #include "reference.h"
 
 /* The value of a half, from the definition. */

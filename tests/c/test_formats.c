@@ -1,5 +1,5 @@
 /* Weight formats and the list of instruction sets. */
-#include "half.h"
+#include "formats/half.h"
 #include "rows.h"
 
 /* ---- Halves ---- */

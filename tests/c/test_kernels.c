@@ -1,6 +1,6 @@
 /* The kernels over rows of weights, dot and axpy: every format and instruction set against double-precision loops, and
  * bit by bit against themselves where blocking must not matter. With --time [NAME], times them instead. */
-#include "internal.h"
+#include "matrix/panels.h"
 #include "rows.h"
 #include "time_kernels.h"
 

@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-#include "../half.h"
+#include "formats/half.h"
 
 #define SF_ISA_NAME "scalar"
 #define SF_ISA_TABLE sf_kernels_scalar

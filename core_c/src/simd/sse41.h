@@ -5,7 +5,7 @@
 #include <smmintrin.h>
 #include <string.h>
 
-#include "../half.h"
+#include "formats/half.h"
 
 #define SF_ISA_NAME "sse41"
 #define SF_ISA_TABLE sf_kernels_sse41

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <wasm_simd128.h>
 
-#include "../half.h"
+#include "formats/half.h"
 
 #define SF_ISA_NAME "wasm128"
 #define SF_ISA_TABLE sf_kernels_wasm128

@@ -7,7 +7,7 @@
 #define SF_SIMD_RELAXED_H
 
 #define v_fma wasm128_v_fma
-#include "wasm128.h"
+#include "simd/wasm128.h"
 #undef v_fma
 #undef SF_ISA_NAME
 #undef SF_ISA_TABLE

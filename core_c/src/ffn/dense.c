@@ -1,0 +1,92 @@
+/* The steps of a pass that stream whole matrices. */
+#include <math.h>
+
+#include "base/memory.h"
+#include "ffn/layer.h"
+
+enum {
+  NEURON_GRAIN = 8, /* rows that the kernels read side by side */
+  TILE_BYTES = 256 << 10,
+  SMALLEST_TILE = 64
+};
+
+int32_t sf_ffn_tile(const sf_ffn *ffn, const sf_matrix *matrix, int64_t wanted) {
+  int64_t used = wanted < ffn->hidden ? wanted : ffn->hidden;
+  int64_t rows = (int64_t)(TILE_BYTES / matrix->row_bytes) + 1, tile = rows * ffn->hidden / used;
+  tile = tile < SMALLEST_TILE ? SMALLEST_TILE : tile;
+  return tile < ffn->hidden ? (int32_t)tile : ffn->hidden;
+}
+
+/* ---- Gate and up of every neuron ---- */
+
+typedef struct {
+  const sf_ffn *ffn;
+  const sf_inputs *inputs;
+  int32_t n;
+} neurons_job;
+
+/* values (n, hidden), columns begin … end-1: rows of the matrix times the inputs, plus the bias. */
+static void dense_rows(const sf_ffn *ffn, const sf_matrix *matrix, const float *bias, const sf_inputs *inputs,
+                       int32_t n, int32_t begin, int32_t end, float *values) {
+  const sf_kernels *kernels = ffn->context->kernels;
+  size_t hidden = (size_t)ffn->hidden;
+  sf_rows rows = sf_matrix_rows(matrix, NULL, begin);
+  kernels->dot_rows[matrix->format->index](&rows, end - begin, inputs, n, values + begin, hidden);
+  for (int32_t j = 0; bias && j < n; j++) {
+    float *row = values + (size_t)j * hidden + begin;
+    kernels->add(row, bias + begin, end - begin, row);
+  }
+}
+
+static void neurons_part(void *argument, int32_t part, int32_t parts) {
+  const neurons_job *job = argument;
+  const sf_ffn *ffn = job->ffn;
+  const sf_kernels *kernels = ffn->context->kernels;
+  int32_t begin = sf_part_begin(ffn->hidden, NEURON_GRAIN, part, parts);
+  int32_t end = sf_part_begin(ffn->hidden, NEURON_GRAIN, part + 1, parts);
+  if (begin == end) return;
+  dense_rows(ffn, ffn->up, ffn->up_bias, job->inputs, job->n, begin, end, ffn->up_values);
+  if (ffn->gate) dense_rows(ffn, ffn->gate, ffn->gate_bias, job->inputs, job->n, begin, end, ffn->gate_values);
+  for (int32_t j = 0; j < job->n; j++) {
+    size_t start = (size_t)j * (size_t)ffn->hidden + (size_t)begin;
+    float *up = ffn->up_values + start;
+    float *activated = ffn->gate ? ffn->gate_values + start : up;
+    kernels->activate(ffn->activation, ffn->parameter, activated, end - begin, activated);
+    if (ffn->both_active) kernels->activate(ffn->activation, ffn->parameter, up, end - begin, up);
+    if (ffn->gate) kernels->multiply(activated, up, end - begin, up);
+  }
+}
+
+void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n) {
+  neurons_job job = {ffn, inputs, n};
+  size_t work = sf_size_product((size_t)ffn->hidden * (ffn->gate ? 2 : 1), ffn->up->row_bytes);
+  sf_pool_run(ffn->context->pool, neurons_part, &job, sf_parts(ffn->context, sf_size_product(work, (size_t)n)));
+}
+
+/* The sums are doubles, in the order of the neurons: neurons that are 0 change no bit, so leaving them out does not. */
+void sf_ffn_apply_sub_norm(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, float *alpha) {
+  for (int32_t j = 0; ffn->sub_norm && j < n; j++) {
+    size_t list = (size_t)j * (size_t)ffn->hidden;
+    int32_t count = ids ? counts[j] : ffn->hidden;
+    double squares = 0;
+    for (int32_t i = 0; i < count; i++) squares += (double)alpha[list + (size_t)i] * (double)alpha[list + (size_t)i];
+    double scale = 1 / sqrt(squares / ffn->hidden + (double)ffn->sub_norm_epsilon);
+    for (int32_t i = 0; i < count && squares > 0; i++) { /* 0 stays 0, also without an epsilon */
+      float weight = ffn->sub_norm[ids ? ids[list + (size_t)i] : i];
+      alpha[list + (size_t)i] = (float)((double)alpha[list + (size_t)i] * scale) * weight;
+    }
+  }
+}
+
+/* ---- A dense pass ---- */
+
+int32_t sf_ffn_dense(sf_ffn *ffn, const float *x, int32_t n, float *y) {
+  sf_inputs inputs;
+  int32_t status = sf_ffn_reserve(ffn, n);
+  if (status == SF_OK) status = sf_ffn_prepare(ffn, x, n, &inputs);
+  if (status != SF_OK) return status;
+  sf_ffn_every_neuron(ffn, &inputs, n);
+  sf_ffn_apply_sub_norm(ffn, NULL, NULL, n, ffn->up_values);
+  sf_ffn_start_output(ffn, n, y);
+  return sf_ffn_add_down(ffn, NULL, NULL, ffn->up_values, n, 0, y);
+}

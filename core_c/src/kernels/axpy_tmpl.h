@@ -1,0 +1,115 @@
+/* y += Σ alpha · row, several rows a pass, so that y is loaded and stored once for all of them. Every element of y sees
+ * the same operations in the order of the rows, whatever the columns asked for and however rows are grouped. */
+#ifndef SF_KERNELS_AXPY_H
+#define SF_KERNELS_AXPY_H
+
+#include "kernels/rows_tmpl.h"
+
+/* n_rows (a constant) rows of plain numbers. */
+SF_INLINE void axpy_plain(sf_format_index format, int n_rows, const uint8_t *const *row, const uint8_t *const *next,
+                          const float *alpha, int32_t c0, int32_t c1, float *y) {
+  const size_t size = weight_bytes(format);
+  vf a[SF_STREAMS];
+  for (int r = 0; r < n_rows; ++r) a[r] = v_set1(alpha[r]);
+  const int asks = is_asked_for(format, c1 - c0);
+  int32_t c = c0;
+  for (; c + SF_LANES <= c1; c += SF_LANES) {
+    vf sum = v_load(y + c);
+    if (asks && c % weights_in_line(format) == 0) {
+      for (int r = 0; r < n_rows; ++r) v_prefetch(next[r] + (size_t)c * size);
+    }
+    for (int r = 0; r < n_rows; ++r) sum = v_fma(a[r], load_weights(format, row[r] + (size_t)c * size), sum);
+    v_store(y + c, sum);
+  }
+  if (c < c1) {
+    const int32_t n = c1 - c;
+    vf sum = v_load_tail(y + c, n);
+    for (int r = 0; r < n_rows; ++r) {
+      sum = v_fma(a[r], load_some_weights(format, row[r] + (size_t)c * size, n), sum);
+    }
+    v_store_tail(y + c, sum, n);
+  }
+}
+
+/* scale[r], min[r]: alpha · scale and alpha · min of row r for the n sub-blocks of a group. */
+SF_INLINE void axpy_scales(sf_format_index format, int n_rows, const uint8_t *const *row, size_t at, int32_t n,
+                           const float *alpha, float (*scale)[GROUP_SIZE], float (*min)[GROUP_SIZE]) {
+  for (int r = 0; r < n_rows; ++r) {
+    vf a[GROUP_VECTORS], s[GROUP_VECTORS], m[GROUP_VECTORS];
+    for (int k = 0; k < GROUP_VECTORS; ++k) a[k] = v_set1(alpha[r]);
+    group_scales(format, row[r] + at, n, s, m);
+    store_product(scale[r], s, a);
+    if (has_min(format)) store_product(min[r], m, a);
+  }
+}
+
+/* Sub-block s of a group, n_rows rows. */
+SF_INLINE void axpy_sub_block(sf_format_index format, int n_rows, const uint8_t *const *row, size_t at, int32_t s,
+                              float (*scale)[GROUP_SIZE], float (*min)[GROUP_SIZE], float *y) {
+  enum { VECTORS = SF_BLOCK / SF_LANES };
+  vf sum[VECTORS];
+  for (int k = 0; k < VECTORS; ++k) sum[k] = v_load(y + k * SF_LANES);
+  for (int r = 0; r < n_rows; ++r) {
+    const vf a = v_set1(scale[r][s]), m = v_set1(has_min(format) ? min[r][s] : 0);
+    vf q[VECTORS];
+    load_level_floats(format, row[r] + at, s, q);
+    for (int k = 0; k < VECTORS; ++k) {
+      sum[k] = v_fma(a, q[k], sum[k]);
+      if (has_min(format)) sum[k] = v_sub(sum[k], m);
+    }
+  }
+  for (int k = 0; k < VECTORS; ++k) v_store(y + k * SF_LANES, sum[k]);
+}
+
+/* n_rows ≤ SF_STREAMS rows of a block format; c0 and c1 at sub-blocks. */
+SF_INLINE void axpy_blocks(sf_format_index format, int n_rows, const uint8_t *const *row, const uint8_t *const *next,
+                           const float *alpha, int32_t columns, int32_t c0, int32_t c1, float *y) {
+  const int32_t end = c1 / SF_BLOCK;
+  for (int32_t b = c0 / SF_BLOCK; b < end;) {
+    const int32_t g = b / GROUP, rest = columns / SF_BLOCK - g * GROUP;
+    const size_t at = (size_t)g * group_bytes(format);
+    float scale[SF_STREAMS][GROUP_SIZE], min[SF_STREAMS][GROUP_SIZE];
+    axpy_scales(format, n_rows, row, at, rest < GROUP ? rest : GROUP, alpha, scale, min);
+    do {
+      const int32_t s = b - g * GROUP;
+      for (int r = 0; has_line(format, s) && r < n_rows; ++r) v_prefetch(next[r] + at + (size_t)s * LINE);
+      if (is_paired(format) && s % 2 == 0) {
+        axpy_sub_block(format, n_rows, row, at, s & ~1, scale, min, y + (size_t)b * SF_BLOCK);
+      } else {
+        axpy_sub_block(format, n_rows, row, at, is_paired(format) ? s | 1 : s, scale, min, y + (size_t)b * SF_BLOCK);
+      }
+    } while (++b % GROUP != 0 && b < end);
+  }
+}
+
+/* Rows i … i + n_rows - 1 of all n; for plain formats a constant number. */
+SF_INLINE void axpy_some(sf_format_index format, int n_rows, const sf_rows *rows, int32_t i, int32_t n,
+                         const float *alpha, int32_t c0, int32_t c1, float *y) {
+  const uint8_t *row[SF_STREAMS], *next[SF_STREAMS];
+  for (int r = 0; r < SF_STREAMS; ++r) {
+    row[r] = row_at(rows, i + (r < n_rows ? r : 0));
+    next[r] = i + n_rows + r < n ? row_at(rows, i + n_rows + r) : row[r];
+  }
+  if (is_plain(format)) {
+    axpy_plain(format, n_rows, row, next, alpha + i, c0, c1, y);
+  } else {
+    axpy_blocks(format, n_rows, row, next, alpha + i, rows->columns, c0, c1, y);
+  }
+}
+
+SF_INLINE void axpy_rows(sf_format_index format, const sf_rows *rows, int32_t n, const float *alpha, int32_t c0,
+                         int32_t c1, float *y) {
+  enum { FEWER = SF_STREAMS > 1 ? 2 : 1 };
+  int32_t i = 0;
+  if (!is_plain(format)) {
+    for (; i < n; i += SF_STREAMS) {
+      axpy_some(format, n - i < SF_STREAMS ? n - i : SF_STREAMS, rows, i, n, alpha, c0, c1, y);
+    }
+    return;
+  }
+  for (; i + SF_STREAMS <= n; i += SF_STREAMS) axpy_some(format, SF_STREAMS, rows, i, n, alpha, c0, c1, y);
+  for (; i + FEWER <= n; i += FEWER) axpy_some(format, FEWER, rows, i, n, alpha, c0, c1, y);
+  for (; i < n; ++i) axpy_some(format, 1, rows, i, n, alpha, c0, c1, y);
+}
+
+#endif

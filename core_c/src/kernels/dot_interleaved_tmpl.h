@@ -1,0 +1,63 @@
+/* Dot products of one input with rows whose blocks are interleaved (see sf_interleaved), SF_PANEL rows at a time: the
+ * lanes of a vector are rows. A block's products are summed exactly in each lane, and then scaled by both scales for
+ * all of the vector's rows at once: nothing is gathered, and no lanes are summed, which take most of the time of rows
+ * with few blocks. `format` is a constant wherever these functions are inlined. */
+#ifndef SF_KERNELS_DOT_INTERLEAVED_H
+#define SF_KERNELS_DOT_INTERLEAVED_H
+
+#include "kernels/rows_tmpl.h"
+
+enum {
+  PANEL_VECTORS = SF_PANEL / SF_LANES,
+  UNIT = 2,                      /* bytes of a row that lie together */
+  UNITS_BYTES = SF_PANEL * UNIT, /* of such a one of each row */
+  VECTOR_BYTES = SF_LANES * UNIT
+};
+
+/* Two numbers of an input, for every lane. */
+SF_INLINE vi load_pair(const int16_t *x) {
+  int32_t both;
+  memcpy(&both, x, sizeof both);
+  return v_set1_int(both);
+}
+
+/* sum[v] = the products of a block's 32 levels with the input's, whose scale comes before them. */
+SF_INLINE void dot_panel_block(sf_format_index format, const uint8_t *p, const int16_t *x, vi *sum) {
+  const int units = format == SF_FORMAT_Q8_0 ? SF_BLOCK / 2 : SF_BLOCK / 4;
+  for (int v = 0; v < PANEL_VECTORS; ++v) sum[v] = v_set1_int(0);
+#if defined(__clang__) /* which would write out all of them, and gain nothing */
+#pragma clang loop unroll(disable)
+#endif
+  for (int u = 0; u < units; ++u) {
+    const uint8_t *unit = p + (1 + u) * UNITS_BYTES;
+    const vi first = load_pair(x + 2 * u), second = load_pair(x + (format == SF_FORMAT_Q8_0 ? 0 : 16) + 2 * u);
+    for (int v = 0; v < PANEL_VECTORS; ++v) {
+      const uint8_t *levels = unit + v * VECTOR_BYTES;
+      sum[v] =
+          format == SF_FORMAT_Q8_0 ? v_dot_bytes(levels, first, sum[v]) : v_dot_nibbles(levels, first, second, sum[v]);
+    }
+  }
+}
+
+/* out[i] = row i · the input for `panels` times SF_PANEL rows. */
+SF_INLINE void dot_panels(sf_format_index format, const uint8_t *data, int32_t panels, int32_t columns,
+                          const sf_inputs *input, float *out) {
+  const size_t block_bytes = group_bytes(format) / GROUP * SF_PANEL;
+  for (int32_t i = 0; i < panels; ++i, out += SF_PANEL) {
+    vf sum[PANEL_VECTORS];
+    for (int v = 0; v < PANEL_VECTORS; ++v) sum[v] = v_set1(0);
+    for (int32_t b = 0; b < columns / SF_BLOCK; ++b, data += block_bytes) {
+      vi products[PANEL_VECTORS];
+      dot_panel_block(format, data, input->values + (size_t)b * SF_BLOCK, products);
+      const vf x_scale = v_set1(input->scales[b]), x_offset = v_set1((float)centre_of(format) * input->sums[b]);
+      for (int v = 0; v < PANEL_VECTORS; ++v) {
+        const vf scale = v_load_f16(data + v * VECTOR_BYTES);
+        sum[v] = v_fma(v_float(products[v]), v_mul(scale, x_scale), sum[v]);
+        if (centre_of(format)) sum[v] = v_sub(sum[v], v_mul(scale, x_offset));
+      }
+    }
+    for (int v = 0; v < PANEL_VECTORS; ++v) v_store(out + v * SF_LANES, sum[v]);
+  }
+}
+
+#endif

@@ -1,0 +1,75 @@
+/* The table of kernels that each instruction set fills: kernels_tmpl.c is compiled once per instruction set and exports
+ * one constant table. Kernels are single-threaded, check nothing and allocate nothing: callers pass sound sizes. */
+#ifndef SF_KERNELS_H
+#define SF_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "formats/formats.h"
+
+/* n input vectors in one of the two forms, or both. Vector j starts at f32 + j * columns; in I16 form at values +
+ * j * columns, scales + j * (columns / 32) and sums + j * (columns / 32), where values[i] ≈ x[i] / scales[i / 32],
+ * |values[i]| ≤ 32767 (see input_most), and sums[b] is the sum of the values of block b, times its scale. */
+typedef struct {
+  const float *f32;
+  const int16_t *values;
+  const float *scales;
+  const float *sums;
+} sf_inputs;
+
+/* Rows of weights: row i at data + ids[i] * stride, or data + i * stride when ids is NULL. */
+typedef struct {
+  const uint8_t *data;
+  size_t stride;
+  const int32_t *ids;
+  int32_t columns;
+} sf_rows;
+
+/* out[j * out_stride + i] = dot(row i, input j), i < n_rows, j < n_inputs. The order of additions for one
+ * (row, input) pair depends on nothing but `columns`. */
+typedef void sf_dot_rows_fn(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs, float *out,
+                            size_t out_stride);
+/* y[c] += Σ_i alpha[i] * row_i[c] for c0 ≤ c < c1, added in order of i; c0 is a multiple of 32, and c1 is one too, or
+ * equals columns. y points at column 0. */
+typedef void sf_axpy_rows_fn(const sf_rows *rows, int32_t n_rows, const float *alpha, int32_t c0, int32_t c1, float *y);
+
+/* Rows in panels of SF_PANEL, whose bytes are interleaved by twos: bytes 2u and 2u + 1 of row i of a panel, whose rows
+ * have `bytes` each, at panel · SF_PANEL · bytes + (u · SF_PANEL + i) · 2. */
+enum { SF_PANEL = 16 };
+/* out[i] = dot(row i, input), i < panels · SF_PANEL; the order of additions is another one than that of dot_rows. */
+typedef void sf_dot_panels_fn(const uint8_t *data, int32_t panels, int32_t columns, const sf_inputs *input, float *out);
+
+typedef struct {
+  const char *name;
+  sf_dot_rows_fn *dot_rows[SF_FORMATS];
+  sf_axpy_rows_fn *axpy_rows[SF_FORMATS];
+  sf_dot_panels_fn *dot_panels[SF_FORMATS]; /* NULL for formats without one */
+  /* The largest magnitude of an input's integers that dot_rows of a block format takes: 32767, or less where the
+   * products are of 8 bits. */
+  int32_t (*input_most)(sf_format_index format);
+  /* values of magnitude `most` at most, scales and sums of one vector; columns a multiple of 32. A block of zeros has
+   * scale 0, one with NaN or infinity the scale NaN. */
+  void (*quantize_i16)(const float *x, int32_t columns, int32_t most, int16_t *values, float *scales, float *sums);
+  /* y = activation(x), see sparsefire.h; y may be x. */
+  void (*activate)(int32_t activation, float parameter, const float *x, int32_t count, float *y);
+  void (*multiply)(const float *a, const float *b, int32_t count, float *y); /* y = a · b, y may be a or b */
+  void (*add)(const float *a, const float *b, int32_t count, float *y);      /* y = a + b, y may be a or b */
+  void (*rms_norm)(const float *x, const float *weight, int32_t d, float epsilon, float *y);
+  /* y = (x - mean x) / √(variance x + epsilon) · weight + bias; bias may be NULL. */
+  void (*layer_norm)(const float *x, const float *weight, const float *bias, int32_t d, float epsilon, float *y);
+  void (*softmax)(const float *x, int32_t count, float *y);
+  void (*softcap)(float cap, float *x, int32_t count); /* x = cap · tanh(x / cap), in place */
+  /* Rotates pairs of x, i < pairs, by the angles whose cosine and sine are given: cos_sin (pairs, 2). A pair is
+   * (2i, 2i + 1) or, with `halves` 1, (i, i + pairs). */
+  void (*rope)(float *x, const float *cos_sin, int32_t pairs, int32_t halves);
+  int32_t (*all_finite)(const float *x, int32_t count); /* 1 when no NaN or infinity */
+  /* How many of x (count ≤ 2²⁴) are above `limit`, which may be infinite. NaN is not. */
+  int32_t (*count_above)(const float *x, int32_t count, float limit);
+} sf_kernels;
+
+/* Filled tables, one per compiled instruction set (isa.c lists them). */
+extern const sf_kernels sf_kernels_scalar, sf_kernels_sse41, sf_kernels_avx2, sf_kernels_avx512, sf_kernels_neon,
+    sf_kernels_wasm128, sf_kernels_relaxed128;
+
+#endif

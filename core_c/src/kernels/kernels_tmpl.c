@@ -1,0 +1,90 @@
+/* The kernels of one instruction set: compiled once for each, with -DSF_ISA_<NAME> and the flags that allow it. The
+ * vocabulary of simd/ and the algorithms of kernels/ meet here, and nowhere else. */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "formats/blocks.h"
+#include "kernels/kernels.h"
+#include "sparsefire.h"
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define SF_INLINE static __forceinline
+#define SF_NOT_INLINE static __declspec(noinline)
+#else
+#if defined(__SANITIZE_ADDRESS__) || \
+    defined(__SANITIZE_THREAD__) /* what checks blow up, compiled in one, takes minutes */
+#define SF_INLINE static inline
+#else
+#define SF_INLINE static inline __attribute__((always_inline))
+#endif
+#define SF_NOT_INLINE static __attribute__((noinline))
+#endif
+
+#if defined(SF_ISA_SCALAR)
+#include "simd/scalar.h"
+#elif defined(SF_ISA_SSE41)
+#include "simd/sse41.h"
+#elif defined(SF_ISA_AVX2)
+#include "simd/avx2.h"
+#elif defined(SF_ISA_AVX512)
+#include "simd/avx512.h"
+#elif defined(SF_ISA_NEON)
+#include "simd/neon.h"
+#elif defined(SF_ISA_WASM128)
+#include "simd/wasm128.h"
+#elif defined(SF_ISA_RELAXED128)
+#include "simd/wasm128_relaxed.h"
+#else
+#error "kernels_tmpl.c is compiled with one of -DSF_ISA_SCALAR, _SSE41, _AVX2, _AVX512, _NEON, _WASM128, _RELAXED128"
+#endif
+
+#include "kernels/activations_tmpl.h"
+#include "kernels/axpy_tmpl.h"
+#include "kernels/dot_interleaved_tmpl.h"
+#include "kernels/dot_tmpl.h"
+#include "kernels/elementwise_tmpl.h"
+#include "kernels/layer_norm_tmpl.h"
+
+/* The kernels of each format, and their places in the table. */
+#define FORMAT_KERNELS(NAME, name)                                                                              \
+  static void dot_rows_##name(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs,   \
+                              float *out, size_t out_stride) {                                                  \
+    dot_rows(SF_FORMAT_##NAME, rows, n_rows, inputs, n_inputs, out, out_stride);                                \
+  }                                                                                                             \
+  static void axpy_rows_##name(const sf_rows *rows, int32_t n_rows, const float *alpha, int32_t c0, int32_t c1, \
+                               float *y) {                                                                      \
+    axpy_rows(SF_FORMAT_##NAME, rows, n_rows, alpha, c0, c1, y);                                                \
+  }
+#define DOT_ROWS(NAME, name) [SF_FORMAT_##NAME] = dot_rows_##name,
+#define AXPY_ROWS(NAME, name) [SF_FORMAT_##NAME] = axpy_rows_##name,
+
+SF_EACH_FORMAT(FORMAT_KERNELS)
+
+/* Formats of predictors. */
+#define PANEL_KERNEL(NAME, name)                                                                              \
+  static void dot_panels_##name(const uint8_t *data, int32_t panels, int32_t columns, const sf_inputs *input, \
+                                float *out) {                                                                 \
+    dot_panels(SF_FORMAT_##NAME, data, panels, columns, input, out);                                          \
+  }
+PANEL_KERNEL(Q4_0, q4_0)
+PANEL_KERNEL(Q8_0, q8_0)
+
+const sf_kernels SF_ISA_TABLE = {
+    .name = SF_ISA_NAME,
+    .dot_rows = {SF_EACH_FORMAT(DOT_ROWS)},
+    .axpy_rows = {SF_EACH_FORMAT(AXPY_ROWS)},
+    .dot_panels = {[SF_FORMAT_Q4_0] = dot_panels_q4_0, [SF_FORMAT_Q8_0] = dot_panels_q8_0},
+    .input_most = input_most,
+    .quantize_i16 = quantize_i16,
+    .activate = activate,
+    .multiply = multiply,
+    .add = add,
+    .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
+    .softmax = softmax,
+    .softcap = softcap,
+    .rope = rope,
+    .all_finite = all_finite,
+    .count_above = count_above,
+};

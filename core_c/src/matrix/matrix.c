@@ -1,0 +1,177 @@
+#include "matrix/matrix.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+
+enum { ROW_GRAIN = 8, COLUMN_GRAIN = 128 };
+
+int32_t sf_matrix_open(sf_matrix **out, const void *data, size_t bytes, int32_t format, int32_t rows, int32_t columns,
+                       size_t row_stride) {
+  if (!out) return SF_ERROR_ARGUMENT;
+  *out = NULL;
+  if (!data || rows < 1 || columns < 1) return SF_ERROR_ARGUMENT;
+  size_t row_bytes = sf_format_row_bytes(format, columns);
+  if (row_bytes == 0) return SF_ERROR_FORMAT;
+  if (row_stride == 0) row_stride = row_bytes;
+  size_t before_last = sf_size_product((size_t)rows - 1, row_stride);
+  if (row_stride < row_bytes || bytes < row_bytes || before_last > bytes - row_bytes) return SF_ERROR_SHAPE;
+  sf_matrix *matrix = sf_array(1, sizeof(sf_matrix));
+  if (!matrix) return SF_ERROR_MEMORY;
+  matrix->data = data;
+  matrix->stride = row_stride;
+  matrix->row_bytes = row_bytes;
+  matrix->format = sf_format_find(format);
+  matrix->rows = rows;
+  matrix->columns = columns;
+  *out = matrix;
+  return SF_OK;
+}
+
+void sf_matrix_close(sf_matrix *matrix) { sf_free(matrix); }
+
+sf_rows sf_matrix_rows(const sf_matrix *matrix, const int32_t *ids, int32_t first) {
+  sf_rows rows = {matrix->data, matrix->stride, ids, matrix->columns};
+  if (ids) {
+    rows.ids += first;
+  } else {
+    rows.data += (size_t)first * matrix->stride;
+  }
+  return rows;
+}
+
+int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x, int32_t n, int32_t columns,
+                   sf_inputs *inputs) {
+  memset(inputs, 0, sizeof *inputs);
+  inputs->f32 = x;
+  if (format->input == SF_INPUT_F32) return SF_OK;
+  /* Block formats: sf_matrix_open has seen to it that columns is a multiple of 32. */
+  size_t count = sf_size_product((size_t)n, (size_t)columns);
+  int32_t status = sf_grow((void **)&context->values, &context->values_capacity, count, sizeof(int16_t));
+  size_t blocks = count / SF_BLOCK; /* of each, a scale and a sum */
+  if (status == SF_OK) {
+    status = sf_grow((void **)&context->scales, &context->scales_capacity, 2 * blocks, sizeof(float));
+  }
+  if (status != SF_OK) return status;
+  float *sums = context->scales + blocks;
+  const sf_kernels *kernels = context->kernels;
+  int32_t most = kernels->input_most(format->index);
+  for (int32_t j = 0; j < n; j++) {
+    size_t start = (size_t)j * (size_t)columns, block = start / SF_BLOCK;
+    kernels->quantize_i16(x + start, columns, most, context->values + start, context->scales + block, sums + block);
+  }
+  inputs->values = context->values;
+  inputs->scales = context->scales;
+  inputs->sums = sums;
+  return SF_OK;
+}
+
+sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns) {
+  size_t at = (size_t)j * (size_t)columns;
+  sf_inputs one = {.f32 = inputs->f32 + at};
+  if (inputs->values) {
+    one.values = inputs->values + at;
+    one.scales = inputs->scales + at / SF_BLOCK;
+    one.sums = inputs->sums + at / SF_BLOCK;
+  }
+  return one;
+}
+
+typedef struct {
+  const sf_context *context;
+  const sf_matrix *matrix;
+  const int32_t *ids;
+  int32_t n_rows, n;
+  const sf_inputs *inputs;
+  float *out;
+  size_t out_stride;
+} multiply_job;
+
+static void multiply_part(void *argument, int32_t part, int32_t parts) {
+  const multiply_job *job = argument;
+  int32_t begin = sf_part_begin(job->n_rows, ROW_GRAIN, part, parts);
+  int32_t end = sf_part_begin(job->n_rows, ROW_GRAIN, part + 1, parts);
+  if (begin == end) return;
+  sf_rows rows = sf_matrix_rows(job->matrix, job->ids, begin);
+  job->context->kernels->dot_rows[job->matrix->format->index](&rows, end - begin, job->inputs, job->n, job->out + begin,
+                                                              job->out_stride);
+}
+
+void sf_multiply(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t n_rows,
+                 const sf_inputs *inputs, int32_t n, float *out, size_t out_stride) {
+  multiply_job job = {context, matrix, ids, n_rows, n, inputs, out, out_stride};
+  size_t work = sf_size_product(sf_size_product((size_t)n_rows, matrix->row_bytes), (size_t)n);
+  if (n_rows > 0) sf_pool_run(context->pool, multiply_part, &job, sf_parts(context, work));
+}
+
+typedef struct {
+  multiply_job jobs[SF_EACH];
+  int32_t count;
+} each_job;
+
+static void each_part(void *argument, int32_t part, int32_t parts) {
+  each_job *job = argument;
+  for (int32_t k = 0; k < job->count; k++) multiply_part(&job->jobs[k], part, parts);
+}
+
+int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, int32_t count, const float *x,
+                         int32_t n, float *const *ys) {
+  each_job job = {.count = count};
+  sf_inputs inputs;
+  const sf_format *format = matrices[0]->format; /* the floats are among the inputs of any format */
+  size_t work = 0;
+  for (int32_t k = 0; k < count; k++) {
+    const sf_matrix *matrix = matrices[k];
+    multiply_job one = {context, matrix, NULL, matrix->rows, n, &inputs, ys[k], (size_t)matrix->rows};
+    job.jobs[k] = one;
+    work += (size_t)matrix->rows * matrix->row_bytes;
+    if (matrix->format->input != SF_INPUT_F32) format = matrix->format;
+  }
+  int32_t status = sf_prepare(context, format, x, n, matrices[0]->columns, &inputs);
+  if (status != SF_OK) return status;
+  sf_pool_run(context->pool, each_part, &job, sf_parts(context, sf_size_product(work, (size_t)n)));
+  return SF_OK;
+}
+
+int32_t sf_prepare_multiply(sf_context *context, const sf_matrix *matrix, const float *x, int32_t n, float *y) {
+  sf_inputs inputs;
+  int32_t status = sf_prepare(context, matrix->format, x, n, matrix->columns, &inputs);
+  if (status == SF_OK) sf_multiply(context, matrix, NULL, matrix->rows, &inputs, n, y, (size_t)matrix->rows);
+  return status;
+}
+
+typedef struct {
+  const sf_context *context;
+  const sf_matrix *matrix;
+  const int32_t *ids;
+  int32_t count;
+  const float *alpha;
+  float *y;
+} accumulate_job;
+
+static void accumulate_part(void *argument, int32_t part, int32_t parts) {
+  const accumulate_job *job = argument;
+  int32_t begin = sf_part_begin(job->matrix->columns, COLUMN_GRAIN, part, parts);
+  int32_t end = sf_part_begin(job->matrix->columns, COLUMN_GRAIN, part + 1, parts);
+  if (begin == end) return;
+  sf_rows rows = sf_matrix_rows(job->matrix, job->ids, 0);
+  job->context->kernels->axpy_rows[job->matrix->format->index](&rows, job->count, job->alpha, begin, end, job->y);
+}
+
+void sf_accumulate(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t count, const float *alpha,
+                   float *y) {
+  accumulate_job job = {context, matrix, ids, count, alpha, y};
+  size_t work = sf_size_product((size_t)count, matrix->row_bytes);
+  if (count > 0) sf_pool_run(context->pool, accumulate_part, &job, sf_parts(context, work));
+}
+
+int32_t sf_matrix_multiply(sf_context *context, const sf_matrix *matrix, const float *x, int32_t n, float *y) {
+  if (!context || !matrix || !x || !y || n < 0) return SF_ERROR_ARGUMENT;
+  if (n > INT32_MAX / matrix->columns) return SF_ERROR_SHAPE;
+  if (!context->kernels->all_finite(x, n * matrix->columns)) return SF_ERROR_NOT_FINITE;
+  if (n == 0) return SF_OK;
+  sf_pool_lock(context->pool);
+  int32_t status = sf_prepare_multiply(context, matrix, x, n, y);
+  sf_pool_unlock(context->pool);
+  return status;
+}

@@ -1,0 +1,41 @@
+/* Weight matrices and products with them. Functions here trust their arguments: the public functions
+ * have checked them. */
+#ifndef SF_MATRIX_H
+#define SF_MATRIX_H
+
+#include "formats/formats.h"
+#include "kernels/kernels.h"
+#include "matrix/context.h"
+#include "sparsefire.h"
+
+struct sf_matrix {
+  const uint8_t *data;
+  size_t stride;    /* bytes from row to row */
+  size_t row_bytes; /* of which these hold weights */
+  const sf_format *format;
+  int32_t rows, columns;
+};
+
+/* The rows `ids` of a matrix (NULL: all, from row `first` on) as the kernels take them. */
+sf_rows sf_matrix_rows(const sf_matrix *matrix, const int32_t *ids, int32_t first);
+/* Brings n vectors x (n, columns) into the form that a format multiplies, beside the floats themselves, which it
+ * borrows. Valid until the next call. */
+int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x, int32_t n, int32_t columns,
+                   sf_inputs *inputs);
+/* Input j of several, of `columns` numbers. */
+sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns);
+/* out[j * out_stride + i] = row i · input j for `n_rows` rows: ids, or the first ones when ids is NULL. */
+void sf_multiply(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t n_rows,
+                 const sf_inputs *inputs, int32_t n, float *out, size_t out_stride);
+/* The same x (n, columns) times up to SF_EACH matrices: ys[k] (n, rows of matrices[k]). x is prepared once, and the
+ * threads are woken once. */
+enum { SF_EACH = 3 };
+int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, int32_t count, const float *x,
+                         int32_t n, float *const *ys);
+/* sf_prepare, then sf_multiply with every row: y (n, rows). */
+int32_t sf_prepare_multiply(sf_context *context, const sf_matrix *matrix, const float *x, int32_t n, float *y);
+/* y (columns) += Σ_i alpha[i] · row ids[i] (ids NULL: row i), i < count. */
+void sf_accumulate(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t count, const float *alpha,
+                   float *y);
+
+#endif

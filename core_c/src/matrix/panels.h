@@ -1,0 +1,23 @@
+/* Rows in panels. Functions here trust their arguments: the public functions
+ * have checked them. */
+#ifndef SF_PANELS_H
+#define SF_PANELS_H
+
+#include "matrix/matrix.h"
+
+/* A second layout of a matrix, for products of all its rows, many and short ones: see sf_dot_panels_fn. */
+typedef struct {
+  uint8_t *data; /* NULL where the kernels have none for the format */
+  const sf_format *format;
+  int32_t rows, columns;
+  size_t row_bytes;
+} sf_interleaved;
+
+/* A copy of the matrix's rows; frees what was there before. Errors: MEMORY. */
+int32_t sf_interleave(sf_interleaved *interleaved, const sf_context *context, const sf_matrix *matrix);
+void sf_interleaved_close(sf_interleaved *interleaved);
+/* out[j * out_stride + i - first] = row i · input j for the rows from `first` on. */
+void sf_multiply_interleaved(sf_context *context, const sf_interleaved *matrix, int32_t first, const sf_inputs *inputs,
+                             int32_t n, float *out, size_t out_stride);
+
+#endif
