@@ -326,7 +326,7 @@ def test_a_stream_that_shrank_is_an_error() -> None:
     stream = io.BytesIO(SMALL)
     file = GgufFile.open(stream)
     stream.truncate(len(SMALL) - 50)
-    with pytest.raises(ModelFileError, match="shorter"):
+    with pytest.raises(ModelFileError, match="truncated"):
         file.tensor_data("b")
 
 

@@ -512,7 +512,7 @@ def test_layers_that_cannot_be_saved(tmp_path: Path) -> None:
     other = sf.SparseFfn.from_matrices(
         get_core(), None, up, by_output, activation="relu", down_layout="output"
     )
-    with pytest.raises(sf.UnsupportedError, match="one row an output"):
+    with pytest.raises(sf.UnsupportedError, match="one row per output"):
         other.save_bundles(tmp_path / "x.gguf")
     assert not list(tmp_path.iterdir())
 

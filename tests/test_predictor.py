@@ -246,7 +246,7 @@ def test_predictions_agree_on_every_host(problem: Problem, core: Core) -> None:
     ("samples", "error", "message"),
     [
         (np.ones((30, D)), CalibrationError, "30 samples"),
-        (np.ones((200, D)), CalibrationError, "same"),
+        (np.ones((200, D)), CalibrationError, "identical"),
         (np.ones((200, D + 1)), ShapeError, "samples"),
         (np.ones(D), ShapeError, "samples"),
         (np.full((200, D), np.nan), NotFiniteError, "samples"),

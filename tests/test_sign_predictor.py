@@ -164,7 +164,7 @@ def test_predictor_and_layer_must_share_a_core() -> None:
     gate, x = weights(8, 8)
     here = sf.SparseFfn(gate, np.ones((3, 8)), core=hosts.open_core("native", "scalar", 1))
     there = sf.SignPredictor(gate, core=hosts.open_core("native", None, 1))
-    with pytest.raises(sf.ArgumentError, match="one backend"):
+    with pytest.raises(sf.ArgumentError, match="the same backend"):
         here.forward(x, there)
 
 

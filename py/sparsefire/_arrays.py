@@ -1,4 +1,4 @@
-"""Checked conversion of numpy arguments to what the core takes, and back."""
+"""Checked conversion of numpy arguments to the core's types, and back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IntArray = npt.NDArray[np.int32]
 
 
 def real_array(value: npt.ArrayLike, name: str) -> npt.NDArray[np.float32]:
-    """``value`` as a float32 C-contiguous array of the same shape; no copy when it is one already.
+    """``value`` as a float32 C-contiguous array of the same shape, without a copy if it is one.
 
     Integers and bools are accepted; complex numbers, strings and objects are an `ArgumentError`.
     """
@@ -52,7 +52,7 @@ def share(value: Any, name: str) -> float:
 
 def matrix(value: npt.ArrayLike, name: str, meaning: str) -> FloatArray:
     """``value`` as a 2-D float32 array with at least one row and column, else `ShapeError`.
-    ``meaning`` says the wanted shape in words, as in ``"(hidden, input)"``."""
+    ``meaning`` names the expected shape, as in ``"(hidden, input)"``."""
     array = real_array(value, name)
     if array.ndim != 2 or 0 in array.shape:
         raise ShapeError(f"{name}: expected shape {meaning}, got {array.shape}")
@@ -76,7 +76,7 @@ def vectors(x: npt.ArrayLike, d: int, name: str = "x") -> tuple[FloatArray, bool
 
 
 class Result:
-    """Where (n, d) results go: a new float32 array, or the caller's ``out``.
+    """The destination of (n, d) results: a new float32 array, or the caller's ``out``.
 
     ``buffer`` is the float32 C-contiguous (n, d) array to fill, and `finish` returns the result
     in the caller's shape; ``out`` may have any float dtype and strides.

@@ -1,4 +1,4 @@
-"""How long operations report their progress."""
+"""The progress callback of long operations."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Every error that sparsefire raises on purpose is a `SparsefireError`; its message names the thing
-that is wrong and, where there is one, the way out."""
+"""Every error that sparsefire raises on purpose is a `SparsefireError`. Its message names what is
+wrong and, if there is one, the remedy."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class SparsefireError(Exception):
 
 
 class ArgumentError(SparsefireError, ValueError):
-    """An argument has no meaning: a negative count, an unknown name, a token id outside the
+    """An argument is invalid: a negative count, an unknown name, a token id outside the
     vocabulary."""
 
 
 class ShapeError(SparsefireError, ValueError):
-    """Shapes do not fit each other, or a buffer is too small for its shape."""
+    """Shapes do not match, or a buffer is too small for its shape."""
 
 
 class FormatError(SparsefireError, ValueError):
@@ -41,7 +41,7 @@ class ModelFileError(SparsefireError):
 
 
 class UnsupportedError(SparsefireError):
-    """This machine, or this layout of weights, cannot do what was asked."""
+    """This machine, or this layout of weights, does not support the request."""
 
 
 class NotFiniteError(SparsefireError, ValueError):
@@ -53,11 +53,11 @@ class ContextFullError(SparsefireError):
 
 
 class NotResidentError(SparsefireError):
-    """A neuron that was asked for is not in the neuron cache."""
+    """A requested neuron is not in the neuron cache."""
 
 
 class BackendError(SparsefireError):
-    """The core cannot run where it was asked to; the message says which command repairs it."""
+    """The core cannot run on the requested host; the message says which command fixes that."""
 
 
 class CoreMemoryError(SparsefireError, MemoryError):

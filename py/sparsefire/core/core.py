@@ -74,7 +74,7 @@ class Memory(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Gives the memory back. Closing twice is allowed."""
+        """Frees the memory. Closing twice is allowed."""
 
     def __enter__(self) -> Self:
         return self
@@ -92,7 +92,8 @@ class Transient:
     def __init__(self, array: NDArray[Any], out: bool) -> None:
         self.nbytes = array.nbytes
         self.out = out
-        # Made here, since arguments are used again; it also keeps the array. Empty ones have none.
+        # Created once, because arguments are reused; it also keeps the array alive. Empty arrays
+        # have none.
         self.data = array.data.cast("B") if self.nbytes else None
 
 
@@ -117,7 +118,7 @@ class Core(ABC):
         self._released: deque[tuple[str, int]] = deque()
         self.context = 0
 
-    # -- what a host supplies ----------------------------------------------------------------------
+    # -- implemented by a host ---------------------------------------------------------------------
 
     @abstractmethod
     def _invoke(self, name: str, args: tuple[Argument, ...]) -> int:
@@ -151,11 +152,11 @@ class Core(ABC):
     def writing(
         self, addresses: list[int], nbytes: int
     ) -> AbstractContextManager[list[memoryview]]:
-        """Gives a buffer of ``nbytes`` bytes for each of the addresses, which a function such as
-        `sf_cache_bundles` gave. What is in the buffers when the context ends, by an error too, is
-        in the core then. No other call may be made meanwhile."""
+        """Context manager that yields a buffer of ``nbytes`` bytes for each address, as returned by
+        functions such as `sf_cache_bundles`. When the context exits, also by an error, the contents
+        of the buffers are in the core's memory. No other call may be made inside it."""
 
-    # -- the same everywhere -----------------------------------------------------------------------
+    # -- common to all hosts -----------------------------------------------------------------------
 
     def call(self, name: str, *args: Argument) -> int:
         """Calls the C function `name` and returns its result: signed, or an address or a size."""
@@ -176,31 +177,31 @@ class Core(ABC):
                 raise ArgumentError(f"{name}: {error}") from None
 
     def check(self, name: str, *args: Argument, what: str = "") -> int:
-        """As `call`; a negative result raises the `SparsefireError` of that status, its message led
-        by `what`."""
+        """Like `call`, but a negative result raises the `SparsefireError` of that status, with a
+        message that begins with `what`."""
         result = self.call(name, *args)
         if result < 0:
             raise self.error(result, what or name)
         return result
 
     def error(self, status: int, what: str) -> SparsefireError:
-        """The error that a negative status stands for, its message led by ``what``."""
+        """The error for a negative status, with a message that begins with ``what``."""
         return error_of_status(status, f"{what}: {self.text('sf_status_text', status)}")
 
     def open(self, name: str, *args: Argument, what: str = "") -> int:
-        """Calls `name(out, *args)` and returns the handle that it opened. Errors as `check`."""
+        """Calls `name(out, *args)` and returns the opened handle. Errors as `check`."""
         handle = np.zeros(1, self.pointer_dtype)
         self.check(name, self.out(handle), *args, what=what)
         return int(handle[0])
 
     def own(self, owner: object, close: str, handle: int) -> weakref.finalize[Any, Any]:
-        """Has the C function `close` called with `handle` once `owner` is collected.
+        """Registers the C function `close` to be called with `handle` when `owner` is collected.
 
-        Calling the returned finaliser does it early; a second time does nothing. `owner` must keep
-        references to whatever the handle borrows.
+        Calling the returned finaliser does it early; a second call does nothing. `owner` must keep
+        references to everything that the handle borrows.
         """
         finalizer = weakref.finalize(owner, self._released.append, (close, handle))
-        finalizer.atexit = False  # the process gives everything back
+        finalizer.atexit = False  # the process frees everything
         return finalizer
 
     def _close_released(self) -> None:
@@ -227,7 +228,7 @@ class Core(ABC):
         return [name for i, name in enumerate(self.isas()) if self.call("sf_isa_supported", i)]
 
     def faster(self) -> str:
-        """Which faster instructions can be asked for by name, or why there are none; "" when the
+        """Which faster instructions can be requested by name, or why there are none; "" if the
         best ones are in use."""
         return ""
 

@@ -1,5 +1,5 @@
-"""What this machine offers to the core: hosts, instruction sets, threads; and which neural
-processors (NPUs) it has, which the core does not use."""
+"""What this machine offers: hosts, instruction sets and threads, and neural processors (NPUs),
+which the core does not use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ACCELERATORS = Path("/sys/class/accel")  # Linux's compute accelerators, NPUs a
 
 @dataclass(frozen=True)
 class HostInfo:
-    """One place where the core can run.
+    """A host that the core can run on.
 
     `isas`: instruction sets compiled in, best first; `supported`: those that this machine can run;
     `threads`: the default number; `reason`: why the host is not available ("" when it is);
@@ -37,10 +37,10 @@ class HostInfo:
 
 @dataclass(frozen=True)
 class Devices:
-    """The answer of `devices()`. `str()` gives it as a short table.
+    """The result of `devices()`. `str()` formats it as a short table.
 
-    `npus`: the neural processors that Linux lists, each by name and driver; None on systems where
-    they are not looked for. The core drives none of them.
+    `npus`: the neural processors that Linux lists, by name and driver; None on other systems. The
+    core uses none of them.
     """
 
     hosts: tuple[HostInfo, ...]
@@ -67,8 +67,8 @@ class Devices:
 
 
 def devices() -> Devices:
-    """What this machine offers to the core: each host with its instruction sets and threads; and
-    which NPUs it has, although the core uses none."""
+    """What this machine offers: each host with its instruction sets and threads, and the NPUs,
+    which the core does not use."""
     return Devices(tuple(_host_info(name) for name in BACKENDS), _npus())
 
 

@@ -8,8 +8,8 @@ from .core import Core
 
 
 class CoreObject:
-    """Owns one handle of the core and gives it back once: on `close`, or after the object was
-    collected. A subclass keeps references to all that its handle borrows."""
+    """Owns a handle of the core and closes it once: on `close`, or when the object is collected. A
+    subclass keeps references to everything that its handle borrows."""
 
     core: Core
     handle: int
@@ -23,7 +23,6 @@ class CoreObject:
         raise TypeError(f"{type(self).__name__}: what is in the core's memory cannot be pickled")
 
     def close(self) -> None:
-        """Gives the handle back. The object cannot be used afterwards; closing twice is
-        allowed."""
+        """Closes the handle. The object cannot be used afterwards; closing twice is allowed."""
         self._finalizer()
         self.handle = 0

@@ -30,7 +30,7 @@ _SIMD = {
 class Backend:
     """Where the core runs: `name` ("native", "wasmtime" or "pyodide"), `isa` (the instruction set's
     short name), `threads`, `simd` (the vector unit in words), the core's `version`, and a `note`
-    when this is less than the machine might give: why there is one thread only, say."""
+    that says why, if the machine could offer more: for example why there is only one thread."""
 
     name: str
     isa: str
@@ -49,8 +49,8 @@ _opening = threading.Lock()
 
 
 def get_core() -> Core:
-    """The core that new objects are made in: the last `use_backend`, else what the environment
-    says."""
+    """The core that new objects are created in: that of the last `use_backend`, or else the one
+    that the environment variables name."""
     if _current is None:
         use_backend(os.environ.get("SPARSEFIRE_BACKEND") or "auto")
         assert _current is not None
@@ -60,23 +60,23 @@ def get_core() -> Core:
 def use_backend(
     name: str = "auto", *, isa: str | None = None, threads: int | None = None
 ) -> Backend:
-    """Chooses where the core runs, for every object made from now on, and returns what was chosen.
+    """Chooses where the core runs, for every object created from now on, and returns the choice.
 
     name: "native" (the compiled extension), "wasmtime" (the WebAssembly module in wasmtime),
-      "pyodide" (the same in a browser or node), or "auto": the fastest one that is there.
+      "pyodide" (the same in a browser or node), or "auto": the fastest one that is available.
     isa: instruction set by name ("avx512", "avx2", "sse41", "neon", "relaxed128", "wasm128",
-      "scalar"); default the environment variable SPARSEFIRE_ISA, else the best one of this machine.
-    threads: 1 or more; default SPARSEFIRE_THREADS, else every core that this process may use.
-      wasmtime uses 1; Pyodide 1, or what `enable_threads` has started.
+      "scalar"); default SPARSEFIRE_ISA, or else the best one of this machine.
+    threads: 1 or more; default SPARSEFIRE_THREADS, or else every processor that this process may
+      use. wasmtime uses 1; Pyodide 1, or as many as `enable_threads` has started.
 
-    Objects made earlier stay where they are. Raises `BackendError` when the host is missing (with
-    the command that repairs it), `UnsupportedError` for an instruction set, `ArgumentError` for a
-    name or number without a meaning.
+    Existing objects stay where they are. Raises `BackendError` if the host is missing (with the
+    command that installs it), `UnsupportedError` for an instruction set, `ArgumentError` for an
+    invalid name or number.
     """
     global _current
     if name == "npu":
         raise BackendError(
-            "the core drives no NPU: sparsefire.devices() lists what this machine offers; "
+            "the core does not support NPUs: sparsefire.devices() lists what this machine offers; "
             "use_backend('auto') runs on the processor"
         )
     if name not in (*BACKENDS, "auto"):
@@ -96,7 +96,7 @@ def backend() -> Backend:
 
 
 def open_core(name: str, isa: str | None = None, threads: int | None = None) -> Core:
-    """The one core of that host, instruction set and number of threads, made when first asked for.
+    """The core of that host, instruction set and number of threads, created on first use.
 
     It does not become the current one. Errors as `use_backend`.
     """
@@ -110,13 +110,13 @@ def open_core(name: str, isa: str | None = None, threads: int | None = None) -> 
 
 
 def has_core(name: str, isa: str | None, threads: int | None) -> bool:
-    """Whether `open_core` would find that core made already."""
+    """Whether that core exists already."""
     return (name, isa, threads) in _cores
 
 
 def add_core(core: Core, isa: str | None, threads: int | None) -> None:
-    """Makes `core` the one that `open_core` gives for its host, ``isa`` and ``threads``: for cores
-    whose opening must wait for something, so that the caller makes them."""
+    """Makes `open_core` return `core` for its host, ``isa`` and ``threads``: for cores that the
+    caller has to create, because opening them is asynchronous."""
     _cores[core.host, isa, threads] = core
 
 
@@ -132,7 +132,7 @@ def using(core: Core) -> Iterator[Core]:
 
 
 def threads_wanted(threads: int | None) -> int | None:
-    """A checked number of threads: the argument, else SPARSEFIRE_THREADS, else None."""
+    """The checked number of threads: the argument, or else SPARSEFIRE_THREADS, or else None."""
     source = "threads"
     value: Any = threads
     if value is None:
@@ -150,7 +150,7 @@ def threads_wanted(threads: int | None) -> int | None:
 
 
 def available_cores() -> int:
-    """How many processor cores this process may use."""
+    """The number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -171,7 +171,7 @@ def _host_class(name: str) -> type[Any]:
 
 
 def _any_core(isa: str | None, threads: int | None) -> Core:
-    """A core on the first host that is there; one that refuses (an unknown ISA, say) is there."""
+    """A core on the first installed host. Other errors, such as an unknown ISA, propagate."""
     missing: list[str] = []
     for name in ("native", "pyodide") if sys.platform == "emscripten" else ("native", "wasmtime"):
         try:

@@ -1,5 +1,5 @@
-"""The core as a compiled extension: pointers are this process's own, so arrays are passed and never
-copied."""
+"""The core as a compiled extension: it shares this process's memory, so arrays are passed without
+copies."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class NativeCore(Core):
     def memory(self, nbytes: int) -> Memory:
         try:
             block = np.empty(max(nbytes, 1) + _ALIGNMENT - 1, np.uint8)
-        except (MemoryError, ValueError):  # the latter: more than an address can say
+        except (MemoryError, ValueError):  # ValueError: larger than the address space
             raise CoreMemoryError(f"no {nbytes} bytes of memory are free") from None
         start = -block.__array_interface__["data"][0] % _ALIGNMENT
         return NativeMemory(block[start : start + nbytes])

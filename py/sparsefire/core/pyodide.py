@@ -1,8 +1,7 @@
-"""The core as a WebAssembly module of the browser's, or node's, own engine, beside Pyodide's
-interpreter.
+"""The core as a WebAssembly module in the engine of the browser or node that runs Pyodide.
 
-The module has memory of its own; bytes go across through cached Uint8Array views, since making one
-costs ten times as much as using it. Views become unusable when memory grows, which the module
+The module has its own memory. Bytes are copied through cached Uint8Array views, because creating a
+view costs ten times as much as using it. Views are detached when the memory grows, which the module
 reports.
 
 With threads, the memory is shared with helpers: workers that run helper.js. They can start only
@@ -21,7 +20,7 @@ from ..errors import BackendError
 from .wasm import WasmCore, choose_module, module_bytes
 
 _MAX_VIEWS = 256
-_PAGES = 256  # what build_wasm_modules.sh gives shared memory at first: 16 MiB
+_PAGES = 256  # initial size of the shared memory, as in build_wasm_modules.sh: 16 MiB
 _MOST_PAGES = 65536
 _STACK_BYTES = 1 << 18
 _STARTING_SECONDS = 20.0
@@ -31,7 +30,7 @@ _HELPER = Path(__file__).parent / "helper.js"
 class PyodideCore(WasmCore):
     """The core in a WebAssembly instance of the JavaScript engine that runs Pyodide.
 
-    threads: more than 1 makes the memory a shared one, for `start_helpers`.
+    threads: more than 1 makes the memory shared, for `start_helpers`.
     """
 
     host = "pyodide"
@@ -43,14 +42,14 @@ class PyodideCore(WasmCore):
             from pyodide.ffi import JsException, create_proxy
         except ImportError:
             raise BackendError(
-                "the backend 'pyodide' exists only in Pyodide, Python in a browser or in node; "
-                "use_backend('auto') chooses one that is here"
+                "the backend 'pyodide' exists only in Pyodide (Python in a browser or in node); "
+                "use_backend('auto') chooses an available one"
             ) from None
         self._js_exception: type[Exception] = JsException
         self._uint8_array = js.Uint8Array
         self._views: dict[tuple[int, int], tuple[Any, Any]] = {}
         self._workers: list[Any] = []
-        self.failures: list[str] = []  # what helpers died of
+        self.failures: list[str] = []  # errors of helpers
         self._on_growth = create_proxy(self._grown)  # kept: the module calls it
         env = {"emscripten_notify_memory_growth": self._on_growth}
         if threads > 1:
@@ -69,7 +68,7 @@ class PyodideCore(WasmCore):
 
     async def start_helpers(self, count: int, url: str | None = None) -> None:
         """Starts `count` helpers, from a script at `url` or from the package's own copy of it, and
-        waits until each has taken its seat. Raises `BackendError` with the reason."""
+        waits until each is ready. Raises `BackendError` with the reason."""
         from pyodide.ffi import create_proxy
 
         failures = self.failures
@@ -167,7 +166,7 @@ def threads_missing() -> str:
 
 
 def _may_sleep() -> bool:
-    """Whether this thread may wait for others, as all but a page's main thread may."""
+    """Whether this thread may block, as every thread but a page's main thread may."""
     import js
     from pyodide.ffi import JsException
 
@@ -179,7 +178,7 @@ def _may_sleep() -> bool:
 
 
 async def processors() -> int:
-    """How many threads the machine runs at a time, as the browser or node tells it."""
+    """The number of hardware threads that the browser or node reports."""
     import js
 
     navigator = getattr(js, "navigator", None)  # node has it from version 21

@@ -1,4 +1,4 @@
-"""More threads for the core where they cannot start by themselves: in Pyodide."""
+"""Threads for the core in Pyodide, where starting them is asynchronous."""
 
 from __future__ import annotations
 
@@ -25,24 +25,23 @@ _MOST_BY_DEFAULT = 8  # beyond, helpers mostly wait for memory
 async def enable_threads(
     threads: int | None = None, *, isa: str | None = None, helper_url: str | None = None
 ) -> Backend:
-    """Gives the core several threads and makes it the current one; returns what was got.
+    """Gives the core several threads, makes it the current one and returns the result.
 
         await sparsefire.enable_threads()
 
     In Pyodide, workers start only while Python waits for JavaScript's event loop, hence the
-    coroutine. Await it once, before models and layers are made: those made earlier stay on the
-    core that they have. It needs a cross-origin isolated page, or node. Where threads cannot be
-    had, the core stays as it is, and `backend().note` says why. On other hosts this is
+    coroutine. Await it once, before creating models and layers: existing ones stay on their core.
+    It needs a cross-origin isolated page, or node. If threads are not available, the core stays
+    as it is, and `backend().note` says why. On other hosts this is
     `use_backend(threads=threads, isa=isa)`.
 
-    threads: 1 or more, the calling one included; default SPARSEFIRE_THREADS, else as many as the
-      machine runs at a time, at most 8.
+    threads: 1 or more, including the calling one; default SPARSEFIRE_THREADS, or else the number of
+      hardware threads, at most 8.
     isa: as in `use_backend`.
     helper_url: where the page serves the package's core/helper.js, for pages whose content security
       policy forbids workers from blob: addresses.
 
-    Raises `ArgumentError` for a number without a meaning, `UnsupportedError` for an instruction
-    set.
+    Raises `ArgumentError` for an invalid number, `UnsupportedError` for an instruction set.
     """
     platform: str = sys.platform
     if platform != "emscripten":

@@ -1,8 +1,7 @@
-"""What the two WebAssembly hosts share: a core whose memory is not Python's.
+"""The common part of the two WebAssembly hosts: a core with its own memory, separate from Python's.
 
-Arguments that are arrays are copied into a scratch block of core memory for the call, and those
-that are written are copied back after it. A host adds three primitives: run an export, and copy
-bytes in and out.
+Array arguments are copied into a scratch block of core memory for the call, and written ones are
+copied back after it. A host adds three primitives: run an export, and copy bytes in and out.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ UNSIGNED_RESULTS = frozenset({"sf_alloc", "sf_format_row_bytes"})
 
 _ALIGNMENT = 64
 _SCRATCH_KEPT = 1 << 23  # a scratch block up to this size is kept between calls
-_COPY_CHUNK = 1 << 24  # uploads go in pieces, so that a mapped file is not paged in at once
+_COPY_CHUNK = 1 << 24  # uploads are split, so that a mapped file is not paged in as a whole
 _FLOAT32_MAX = 3.4028234663852886e38
 
 
 def module_bytes(name: str = "sparsefire_core") -> bytes:
-    """The core as a WebAssembly module. Raises `BackendError` when it was not built."""
+    """The bytes of a WebAssembly module of the core. Raises `BackendError` if it was not built."""
     path = _MODULES / f"{name}.wasm"
     try:
         return path.read_bytes()
@@ -47,8 +46,8 @@ def module_bytes(name: str = "sparsefire_core") -> bytes:
 
 
 def choose_module(isa: str | None, threads: bool, runs: Callable[[bytes], bool]) -> str:
-    """The name of the module that has the instruction set. Raises `BackendError` when it is not
-    built, `UnsupportedError` when it is one that the engine cannot run.
+    """The name of the module with the instruction set. Raises `BackendError` if it was not built,
+    `UnsupportedError` if the engine cannot run it.
 
     isa: None for strict SIMD, which gives the same results everywhere. runs: whether the engine can
     run a module.
@@ -58,12 +57,12 @@ def choose_module(isa: str | None, threads: bool, runs: Callable[[bytes], bool])
         return f"sparsefire_core{suffix}"
     reason = relaxed_missing(runs, suffix)
     if reason:
-        raise UnsupportedError(f"the instruction set 'relaxed128' cannot be used, since {reason}")
+        raise UnsupportedError(f"the instruction set 'relaxed128' cannot be used: {reason}")
     return f"sparsefire_core_relaxed{suffix}"
 
 
 def relaxed_missing(runs: Callable[[bytes], bool], suffix: str = "") -> str:
-    """Why there can be no relaxed SIMD here; "" when there can."""
+    """Why relaxed SIMD is not available; "" if it is."""
     try:
         module = module_bytes(f"sparsefire_core_relaxed{suffix}")
     except BackendError:
@@ -75,7 +74,7 @@ def relaxed_missing(runs: Callable[[bytes], bool], suffix: str = "") -> str:
 
 
 def as_bytes(buffer: Any) -> memoryview:
-    """A C-contiguous buffer, which is not empty, as a flat view of its bytes."""
+    """A non-empty C-contiguous buffer as a flat view of its bytes."""
     view = memoryview(buffer)
     if not view.c_contiguous:
         raise ArgumentError("only C-contiguous buffers can be copied to or from the core")
@@ -83,7 +82,7 @@ def as_bytes(buffer: Any) -> memoryview:
 
 
 class WasmMemory(Memory):
-    """A block that `sf_alloc` gave."""
+    """A block allocated by `sf_alloc`."""
 
     def __init__(self, core: WasmCore, ptr: int, nbytes: int) -> None:
         self._core = core
@@ -123,7 +122,7 @@ class WasmCore(Core):
 
     @abstractmethod
     def _run(self, name: str, numbers: list[int | float]) -> int:
-        """Runs an export. Integers come as -2³¹ … 2³²-1, and only their lower 32 bits count; the
+        """Runs an export. Integers are in -2³¹ … 2³²-1, of which the lower 32 bits are passed; the
         result is signed, 0 for void."""
 
     @abstractmethod
@@ -144,8 +143,8 @@ class WasmCore(Core):
         return self._run_at(self._scratch, self._scratch_end, name, args)
 
     def _run_at(self, begin: int, end: int, name: str, args: tuple[Argument, ...]) -> int:
-        """Runs an export with its arrays in the core memory from `begin` to `end`, or elsewhere
-        when they do not fit there. Every call comes through here, hence the order of the tests."""
+        """Runs an export with its arrays in the core memory from `begin` to `end`, or in a larger
+        block if they do not fit. Every call comes through here, hence the order of the tests."""
         numbers: list[int | float] = []
         written: list[tuple[int, memoryview]] | None = None
         for arg in args:
@@ -200,8 +199,8 @@ class WasmCore(Core):
         address = self._run("sf_alloc", [max(nbytes, 1)]) & 0xFFFFFFFF if nbytes < 1 << 32 else 0
         if address == 0:
             raise CoreMemoryError(
-                f"the {self.host} core has no {nbytes} bytes of memory left; a WebAssembly core "
-                "holds at most 4 GB, the native one has no such limit"
+                f"the {self.host} core cannot allocate {nbytes} bytes; a WebAssembly core is "
+                "limited to 4 GB, the native one is not"
             )
         return address
 

@@ -1,8 +1,8 @@
-"""The core as a WebAssembly module in wasmtime: sandboxed, with memory of its own.
+"""The core as a WebAssembly module in wasmtime: sandboxed, with its own memory.
 
-wasmtime's public call costs tens of microseconds, so calls go through
-`wasmtime_func_call_unchecked` of its C API, with one array of raw values that is used again and
-again. That binding is not public, so where it is missing the public call does the same.
+wasmtime's public call costs tens of microseconds, so calls use `wasmtime_func_call_unchecked` of
+its C API with one reused array of raw values. That binding is not public; if it is missing, the
+public call is used instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Call: TypeAlias = Callable[[list[int | float]], int]
 class WasmtimeCore(WasmCore):
     """The core in a wasmtime instance.
 
-    fast: whether to call through the raw C API; None: where that is possible.
+    fast: whether to use the raw C API; None: if possible.
     """
 
     host = "wasmtime"
@@ -61,7 +61,7 @@ class WasmtimeCore(WasmCore):
         return True
 
     def _import(self, entry: Any) -> wasmtime.Func:
-        """The module's one import: told that memory grew, it has the view of it made again."""
+        """The module's only import: called when the memory grew, it renews the view of it."""
         if entry.name != "emscripten_notify_memory_growth":
             raise BackendError(
                 f"the WebAssembly module imports {entry.name!r}; build it with ./build_wasm.sh"
@@ -80,7 +80,7 @@ class WasmtimeCore(WasmCore):
 
     @contextmanager
     def writing(self, addresses: list[int], nbytes: int) -> Iterator[list[memoryview]]:
-        with self._lock:  # memory that grows meanwhile would move
+        with self._lock:  # the memory would move if it grew meanwhile
             view = self._view()
             yield [view[address : address + nbytes] for address in addresses]
 
@@ -100,10 +100,10 @@ class WasmtimeCore(WasmCore):
 
 @cache
 def _engine() -> Any:
-    """The one engine, with wasmtime's own cache on disk where it can have one: compiling a module
-    takes some tenths of a second, the cache a few milliseconds."""
+    """The engine, with wasmtime's own on-disk cache if possible: compiling a module takes some
+    tenths of a second, loading it from the cache a few milliseconds."""
     config = wasmtime.Config()
-    with suppress(wasmtime.WasmtimeError):  # no directory to keep it in
+    with suppress(wasmtime.WasmtimeError):  # no directory for the cache
         config.cache = True
     return wasmtime.Engine(config)
 
@@ -139,12 +139,12 @@ def _fast_calls(store: wasmtime.Store, functions: dict[str, wasmtime.Func]) -> d
     """One closure per export, all over the same array of raw values."""
     from wasmtime import _bindings
 
-    bindings: Any = _bindings  # private, so without promises
+    bindings: Any = _bindings  # private, so without guarantees
 
     raw = (bindings.wasmtime_val_raw_t * _MAX_ARGUMENTS)()
     if ctypes.sizeof(raw) != _RAW_SIZE * _MAX_ARGUMENTS:
         raise AttributeError("this wasmtime has raw values of another size")
-    # The library's own function, with plainer types than wasmtime's: no object is made for a NULL.
+    # The library's own function, with plainer types than wasmtime's: no object is created for NULL.
     types = [ctypes.c_void_p] * 3 + [ctypes.c_size_t, ctypes.c_void_p]
     prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, *types)
     call_unchecked = prototype(("wasmtime_func_call_unchecked", bindings.dll))
@@ -169,8 +169,8 @@ def _fast_calls(store: wasmtime.Store, functions: dict[str, wasmtime.Func]) -> d
         pack = struct.Struct("<" + "".join(kinds)).pack_into
         returns = bool(kind.results)
         size = max(len(kinds), len(kind.results))
-        # The closure keeps alive what it gives the C API the addresses of.
-        # They are ctypes' own objects, so that none is made at each call.
+        # The closure keeps alive the objects whose addresses it passes to the C API. They are
+        # ctypes objects, so that none is created per call.
         handle = ctypes.cast(ctypes.pointer(function._func), ctypes.c_void_p)
         count = ctypes.c_size_t(size)
 

@@ -1,4 +1,4 @@
-"""A cache of neurons: hot ones stay in the core, cold ones are read when they are needed."""
+"""A cache of neurons: hot ones stay in the core, cold ones are read on demand."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from .bundles import BundleFile
 POLICIES = {"lru": 0, "lfu": 1, "window": 2}
 
 _DEFAULT_WINDOW = 128
-_READ_AT_ONCE = 8 << 20  # bytes, which a host without access to the core's memory holds twice
+_READ_AT_ONCE = 8 << 20  # bytes per read; WebAssembly hosts hold them twice
 _PROFILE = "sparsefire neuron profile"
 
 
 @dataclass(frozen=True)
 class CacheStats:
-    """What a `NeuronCache` has done since it was attached."""
+    """Statistics of a `NeuronCache` since it was attached."""
 
-    hits: int  # neurons that were asked for and resident
-    misses: int  # neurons that were asked for and had to be read
+    hits: int  # requested neurons that were resident
+    misses: int  # requested neurons that had to be read
     bytes_read: int  # from the file, for misses and for the hot set
     resident_bytes: int  # weights in the core now
-    reclassifications: int  # how often the hot set was chosen anew
+    reclassifications: int  # how often the hot set was replaced
 
     @property
     def hit_rate(self) -> float:
-        """Hits among the neurons that were asked for; 0 before there were any."""
+        """Hits over requested neurons; 0 if there were none."""
         asked = self.hits + self.misses
         return self.hits / asked if asked else 0.0
 
     def __add__(self, other: CacheStats) -> CacheStats:
-        """What two caches have done together."""
+        """The sums of the statistics of two caches."""
         return CacheStats(
             self.hits + other.hits,
             self.misses + other.misses,
@@ -81,22 +81,22 @@ class CoreCache(CoreObject):
         return self.core.check("sf_cache_resident", self.handle, what="neuron cache")
 
     def counts(self) -> tuple[int, int, _arrays.IntArray]:
-        """Hits and misses since the last call, and for how many tokens of a model each neuron was
-        wanted, int32 (hidden,), used again by the next call."""
+        """Hits and misses since the last call, and the number of tokens of a model that requested
+        each neuron, int32 (hidden,); the next call overwrites the array."""
         hits, misses = (self.core.out(self._counts[each : each + 1]) for each in (0, 1))
         wanted = self.core.out(self._wanted)
         self.core.check("sf_cache_counts", self.handle, hits, misses, wanted, what="neuron cache")
         return int(self._counts[0]), int(self._counts[1]), self._wanted
 
     def pin(self, ids: _arrays.IntArray) -> None:
-        """Pins these neurons, ascending ids, and no others."""
+        """Pins exactly these neurons, ascending ids."""
         self.core.check(
             "sf_cache_pin", self.handle, self.core.inp(ids), len(ids), what="pinning neurons"
         )
 
     def request(self, ids: _arrays.IntArray) -> tuple[int, _arrays.IntArray]:
-        """How many of ``ids``, from the first on, fit in at once, and those of them that must be
-        read."""
+        """How many of ``ids``, from the first on, fit into the cache together, and which of them
+        must be read."""
         missing, count = np.empty(len(ids), np.int32), np.zeros(1, np.int32)
         granted = self.core.check(
             "sf_cache_request",
@@ -110,8 +110,8 @@ class CoreCache(CoreObject):
         return granted, missing[: int(count[0])]
 
     def load(self, missing: _arrays.IntArray) -> None:
-        """Reads the neurons that `request` found missing. After an error those that were read
-        before it are resident, and the others are not."""
+        """Reads the neurons that `request` found missing. After an error, those read before it are
+        resident and the others are not."""
         core, nbytes = self.core, self.file.bundle_bytes
         step = max(1, _READ_AT_ONCE // nbytes)
         for begin in range(0, len(missing), step):
@@ -138,21 +138,19 @@ class NeuronCache:
     """Memory of a fixed size for the neurons of one layer whose weights are in a file; see
     `CachedFfn`.
 
-    Give the size as ``budget_bytes``, of which as many whole neurons are kept as fit, or as
-    ``hot_fraction`` of the layer's neurons (0 … 1, at least one neuron). The core never holds
-    more weights than that; beside them it keeps index arrays of about 29 bytes a neuron of the
-    layer and 13 a neuron in the cache.
+    The size is ``budget_bytes``, rounded down to whole neurons, or ``hot_fraction`` of the layer's
+    neurons (0 … 1, at least one neuron). The core never holds more weights than that. In addition
+    it keeps index arrays of about 29 bytes per neuron of the layer and 13 per neuron in the cache.
 
-    ``pinned`` is the share of the memory for the hot set, the most used neurons, which never give
-    way. They are known from the order of a calibrated model's neurons, from a profile
-    (`load_profile`), or from what was observed (`reclassify`). The rest of the memory goes round
-    by ``policy``: what gives way is the least recently used ("lru"), the least often used ("lfu"),
-    or the least often used of late ("window": a use weighs (1 - 1/window)^age after ``age``
-    requests; ``window`` is 128 by default).
+    ``pinned`` is the share of the cache for the hot set: the most frequently used neurons, which
+    are never evicted. They are known from the order of a calibrated model's neurons, from a profile
+    (`load_profile`), or from observation (`reclassify`). The rest of the cache is managed by
+    ``policy``, which evicts the least recently used neuron ("lru"), the least frequently used
+    ("lfu"), or the least frequently used with exponential decay ("window": a use weighs
+    (1 - 1/window)^age after ``age`` requests; ``window`` is 128 by default).
 
-    A cache serves one layer at a time; several threads may use it. One that is pickled or copied
-    takes along its settings and its profile, which becomes that of the next layer that it serves
-    if that has as many neurons.
+    A cache serves one layer at a time; several threads may use it. Pickling and copying keep its
+    settings and its profile, which applies to the next layer with the same number of neurons.
     """
 
     def __init__(
@@ -165,7 +163,7 @@ class NeuronCache:
         pinned: float = 0.5,
     ) -> None:
         if (budget_bytes is None) == (hot_fraction is None):
-            raise ArgumentError("give either budget_bytes or hot_fraction, and not both")
+            raise ArgumentError("give either budget_bytes or hot_fraction, not both")
         if policy not in POLICIES:
             raise ArgumentError(f"policy {policy!r}: expected {', '.join(map(repr, POLICIES))}")
         if window is not None and policy != "window":
@@ -195,15 +193,15 @@ class NeuronCache:
         self._hot = np.empty(0, np.int32)
         self._hits = self._misses = self._reclassifications = 0
 
-    # -- the layer that is served ------------------------------------------------------------------
+    # -- the layer ---------------------------------------------------------------------------------
 
     def attach(self, core: Core, file: BundleFile, owner: object) -> CoreCache:
-        """Makes the memory for the neurons of ``file`` and reads those known to be hot, until
-        `detach` or until the layer ``owner`` is collected. For `CachedFfn`."""
+        """Allocates memory for the neurons of ``file`` and reads those known to be hot. The memory
+        is kept until `detach`, or until the layer ``owner`` is collected. For `CachedFfn`."""
         with self.lock:
             if self._owner is not None and self._owner() is not None:
                 raise ArgumentError(
-                    "the cache serves another layer already: give each layer a cache of its own, "
+                    "the cache already serves another layer: give each layer its own cache, "
                     "or close the other one"
                 )
             cache = CoreCache(core, file, self._slots_for(file), self.policy, self.window)
@@ -220,7 +218,7 @@ class NeuronCache:
             return cache
 
     def detach(self, owner: object) -> None:
-        """Gives the memory back, if it serves ``owner``."""
+        """Frees the memory if the cache serves ``owner``."""
         with self.lock:
             if self._core_cache is not None and self._owner and self._owner() is owner:
                 self._collect()
@@ -234,8 +232,8 @@ class NeuronCache:
             return max(1, int(self.hot_fraction * hidden + 1e-9))
         if self.budget_bytes < each:
             raise ArgumentError(
-                f"budget_bytes: {self.budget_bytes:,} bytes hold no neuron of {file.name}; one "
-                f"takes {each:,} bytes, and all {hidden} take {hidden * each:,}"
+                f"budget_bytes: {self.budget_bytes:,} bytes are less than a neuron of {file.name}; "
+                f"one takes {each:,} bytes, and all {hidden} take {hidden * each:,}"
             )
         return min(hidden, self.budget_bytes // each)
 
@@ -244,10 +242,10 @@ class NeuronCache:
             raise ArgumentError("the cache serves no layer yet: CachedFfn.open(path, cache)")
         return self._core_cache
 
-    # -- what it holds and has done ----------------------------------------------------------------
+    # -- contents and statistics -------------------------------------------------------------------
 
     def _collect(self) -> None:
-        """Takes over what the core has counted."""
+        """Adds the core's counts."""
         if self._core_cache is not None:
             hits, misses, wanted = self._core_cache.counts()
             self._hits += hits
@@ -256,7 +254,7 @@ class NeuronCache:
 
     @property
     def slots(self) -> int:
-        """Neurons that fit in; 0 before the cache serves a layer."""
+        """Capacity in neurons; 0 before the cache serves a layer."""
         return 0 if self._core_cache is None else self._core_cache.slots
 
     @property
@@ -286,8 +284,8 @@ class NeuronCache:
             )
 
     def resident(self, ids: _arrays.IntArray) -> Iterator[_arrays.IntArray]:
-        """Cuts ``ids``, ascending, into parts that fit in, each of them resident while it is its
-        turn. To be used under `lock`."""
+        """Splits ``ids``, ascending, into parts that fit into the cache, each of which is resident
+        while it is yielded. The caller holds `lock`."""
         cache = self._attached()
         while len(ids):
             granted, missing = cache.request(ids)
@@ -296,21 +294,21 @@ class NeuronCache:
             ids = ids[granted:]
 
     def load(self, missing: _arrays.IntArray) -> None:
-        """Reads neurons that were asked for in the core."""
+        """Reads neurons that the core requested."""
         with self.lock:
             self._attached().load(missing)
 
     def count(self, lists: Sequence[_arrays.IntArray]) -> None:
-        """`record` for lists that were checked. To be used under `lock`."""
+        """`record` for checked lists. The caller holds `lock`."""
         for ids in lists:
             self._uses[ids] += 1
 
     # -- the hot set -------------------------------------------------------------------------------
 
     def record(self, ids: npt.ArrayLike | Sequence[npt.ArrayLike]) -> None:
-        """Counts a use of each neuron of ``ids`` (any order, or a mask), or of each such list of a
-        list of them, as `CachedFfn.forward` does by itself. For `reclassify` alone: the policy
-        goes by requests."""
+        """Counts a use of each neuron of ``ids`` (any order, or a mask), or of each list in a list
+        of them. `CachedFfn.forward` does this itself. Only `reclassify` uses these counts; the
+        policy uses requests."""
         nested = isinstance(ids, (list, tuple)) and any(np.ndim(each) for each in ids)
         lists: list[Any] = list(ids) if nested else [ids]  # type: ignore[arg-type]
         with self.lock:
@@ -318,9 +316,9 @@ class NeuronCache:
             self.count([_arrays.active_ids(each, len(self._uses), "ids") for each in lists])
 
     def reclassify(self) -> int:
-        """Makes the most used neurons the hot set, reads those that are not resident, and returns
-        how many are new in it. A failing read is a `ModelFileError`; the neurons are read later
-        then, when they are needed."""
+        """Makes the most frequently used neurons the hot set, reads those that are not resident,
+        and returns how many are new in it. A failed read raises `ModelFileError`; the neurons are
+        then read later, on demand."""
         with self.lock:
             before = self._hot
             self._attached()
@@ -329,8 +327,8 @@ class NeuronCache:
             return len(np.setdiff1d(self._hot, before))
 
     def _pin_most_used(self) -> None:
-        """Pins the most used neurons, of equally used ones the lower id; a neuron that was never
-        used only when the file says that it is hot."""
+        """Pins the most frequently used neurons, with ties to the lower id; a neuron that was never
+        used only if the file marks it as hot."""
         cache = self._attached()
         self._collect()
         hidden = len(self._uses)
@@ -344,29 +342,30 @@ class NeuronCache:
         self._hot = hot
         if len(hot):
             _, missing = cache.request(hot)
-            cache.counts()  # this was no use
+            cache.counts()  # loading them is not a use
             cache.load(missing)
 
     def save_profile(self, path: str | os.PathLike[str]) -> None:
-        """Writes how often each neuron was used, as JSON, in one step."""
+        """Writes the number of uses of each neuron as JSON, atomically."""
         self._attached()
         write_json(Path(path), self.profile())
 
     def profile(self) -> dict[str, Any]:
-        """What `save_profile` writes."""
+        """The profile that `save_profile` writes."""
         uses = self.uses.tolist()
         return {"kind": _PROFILE, "version": 1, "neurons": len(uses), "uses": uses}
 
     def load_profile(self, path: str | os.PathLike[str]) -> None:
-        """Takes the uses that `save_profile` wrote in place of those counted so far, and makes the
-        most used neurons the hot set. The profile may be of a cache of another size or policy.
+        """Replaces the counted uses by those of a file written by `save_profile`, and makes the
+        most frequently used neurons the hot set. The profile may come from a cache of another size
+        or policy.
 
-        Errors: `ModelFileError` (missing, damaged), `ShapeError` (of a layer of another size).
+        Errors: `ModelFileError` (missing, damaged), `ShapeError` (layer of another size).
         """
         self.set_profile(read_profile_file(Path(path)), str(path))
 
     def set_profile(self, found: object, name: str) -> None:
-        """As `load_profile`, of what `profile` gave and ``name`` names in messages."""
+        """Like `load_profile`, for a result of `profile`, called ``name`` in messages."""
         uses = _uses_of(found, name)
         with self.lock:
             self._attached()
@@ -400,7 +399,7 @@ class NeuronCache:
 
 
 def read_profile_file(path: Path) -> object:
-    """What is in a JSON file of profiles."""
+    """The contents of a JSON file of profiles."""
     try:
         found: object = json.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -416,7 +415,7 @@ def _uses_of(found: object, name: str) -> npt.NDArray[np.int64]:
         raise ModelFileError(f"{name}: not a neuron profile of version 1")
     uses = found.get("uses")
     if not isinstance(uses, list) or len(uses) != found.get("neurons"):
-        raise ModelFileError(f"{name}: the profile is damaged: it needs one count a neuron")
+        raise ModelFileError(f"{name}: the profile is damaged: expected one count per neuron")
     if not all(type(use) is int and 0 <= use < 1 << 62 for use in uses):
         raise ModelFileError(f"{name}: the profile is damaged: uses must be counts")
     return np.array(uses, np.int64)

@@ -53,7 +53,7 @@ class CoreCachedFfn(CoreObject):
         self._attached: CorePredictor | None = None  # what the handle borrows
 
     def set_predictor(self, predictor: CorePredictor | None) -> None:
-        """Which predictor chooses when the layer is part of a model."""
+        """Sets the predictor that selects neurons when the layer is part of a model."""
         handle = None if predictor is None else predictor.handle
         self.core.check("sf_ffn_set_predictor", self.handle, handle, what="attaching a predictor")
         self._attached = predictor
@@ -63,7 +63,8 @@ class CoreCachedFfn(CoreObject):
         self._run("sf_ffn_forward_active", np.empty(0, np.int32), x, y)
 
     def add(self, ids: _arrays.IntArray, x: int, y: int) -> int:
-        """Adds to y (d_out) what resident neurons make of x (d_in); how many were active."""
+        """Adds the output of resident neurons for x (d_in) to y (d_out); returns how many were
+        active."""
         return self._run("sf_ffn_add_active", ids, x, y)
 
     def _run(self, function: str, ids: _arrays.IntArray, x: int, y: int) -> int:
@@ -77,11 +78,11 @@ class CoreCachedFfn(CoreObject):
 
 
 class CachedFfn:
-    """A feed-forward layer whose weights stay in a file, but for those in a `NeuronCache`. It
-    computes, bit for bit, what `SparseFfn` does with the same neurons.
+    """A feed-forward layer whose weights stay in a file, except for those in a `NeuronCache`.
+    Results equal those of `SparseFfn` with the same neurons, bit for bit.
 
-    Make one with `open`. A read that fails is a `ModelFileError` that names the file, the byte and
-    the neuron; the layer and its cache can be used again afterwards.
+    Create one with `open`. A failed read raises a `ModelFileError` that names the file, the byte
+    and the neuron; the layer and its cache stay usable.
     """
 
     def __init__(
@@ -120,8 +121,8 @@ class CachedFfn:
         predictor: InCorePredictor | None = None,
         core: Core | None = None,
     ) -> CachedFfn:
-        """Opens the file that `SparseFfn.save_bundles` wrote, or layer ``layer`` of a model that
-        `sparsefire calibrate` wrote, whose predictor then is attached unless another one is given.
+        """Opens a file written by `SparseFfn.save_bundles`, or layer ``layer`` of a model written
+        by `sparsefire calibrate`, whose predictor is attached unless another one is given.
 
         ``source``: a path, or a seekable binary file. ``activation`` overrides the file's own.
 
@@ -142,7 +143,7 @@ class CachedFfn:
 
     @property
     def hidden(self) -> int:
-        """Neurons."""
+        """Number of neurons."""
         return self._file.shape.hidden
 
     @property
@@ -167,7 +168,7 @@ class CachedFfn:
 
     @property
     def gated(self) -> bool:
-        """True when the layer has a gate matrix."""
+        """True if the layer has a gate matrix."""
         return self._file.gated
 
     @property
@@ -181,8 +182,8 @@ class CachedFfn:
         return self._predictor
 
     def set_predictor(self, predictor: InCorePredictor | None) -> None:
-        """Attaches a predictor for sparse mode; None takes it away. `ShapeError` when its input
-        or hidden size is not the layer's."""
+        """Attaches a predictor for sparse mode; None removes it. `ShapeError` if its input or
+        hidden size is not the layer's."""
         if predictor is not None:
             check_predictor(predictor, self.core, self.d_in, self.hidden)
         self._core_ffn.set_predictor(None if predictor is None else predictor.in_core)
@@ -199,8 +200,8 @@ class CachedFfn:
         return self._cutoffs["product"]
 
     def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
-        """See `SparseFfn.set_cutoff`. Whole neurons are read from the file before their size is
-        known, so a cutoff saves arithmetic, not reading."""
+        """See `SparseFfn.set_cutoff`. Whole neurons are read from the file before their values are
+        known, so a cutoff saves arithmetic, not reads."""
         self._core_ffn.set_cutoff(float(cutoff), on)
         self._cutoffs[on] = float(cutoff)
 
@@ -212,8 +213,8 @@ class CachedFfn:
         mode: str | None = None,
         out: npt.NDArray[np.floating] | None = None,
     ) -> npt.NDArray[np.floating]:
-        """As `SparseFfn.forward`. The modes "dense" and "exact" both ask for every neuron, since
-        whole neurons are read; of a batch (n, input), each neuron is asked for once."""
+        """Like `SparseFfn.forward`. Modes "dense" and "exact" both request every neuron, because
+        whole neurons are read. For a batch (n, input), each neuron is requested once."""
         chosen = self._predictor if predictor is None else predictor
         mode = chosen_mode(mode, chosen, lambda: "exact")
         values, single = _arrays.vectors(x, self.d_in)
@@ -245,7 +246,7 @@ class CachedFfn:
         *,
         out: npt.NDArray[np.floating] | None = None,
     ) -> npt.NDArray[np.floating]:
-        """As `SparseFfn.forward_sparse`: the output with just the neurons ``active``."""
+        """Like `SparseFfn.forward_sparse`: the output of only the neurons ``active``."""
         request = ActiveRequest(x, active, self.d_in, self.hidden, self.d_out, out)
         used = np.zeros(len(request.x), np.int32)
         if len(request.x):
@@ -259,9 +260,9 @@ class CachedFfn:
         result: _arrays.FloatArray,
         used: _arrays.IntArray,
     ) -> None:
-        """Fills result (n, d_out) from values (n, d_in) and n id lists, n ≥ 1, and adds to used (n)
-        how many were active: every neuron that any of them wants is made resident once, in
-        ascending order."""
+        """Fills result (n, d_out) from values (n, d_in) and n id lists, n ≥ 1, and adds the number
+        of active neurons to used (n). Every neuron in any list is made resident once, in ascending
+        order."""
         wanted = lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
         ffn, y_step, x_step = self._core_ffn, 4 * self.d_out, 4 * self.d_in
         with self.cache.lock, self.core.memory(result.nbytes) as y:

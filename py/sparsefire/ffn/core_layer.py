@@ -26,7 +26,7 @@ def set_core_cutoff(ffn: CoreObject, cutoff: float, on: str) -> None:
 
 
 class CoreFfn(CoreObject):
-    """A feed-forward layer in the core, over matrices that are in core memory already."""
+    """A feed-forward layer in the core, over matrices in core memory."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class CoreFfn(CoreObject):
         self.down_layout = down_layout
         self.predictor: InCorePredictor | None = None
         self.cutoffs = dict.fromkeys(CUTOFFS, 0.0)
-        self._attached: CorePredictor | None = None  # what the handle borrows now
+        self._attached: CorePredictor | None = None  # borrowed by the handle
         self.both_active = False
         self.sub_norm: _arrays.FloatArray | None = None
         self.sub_norm_epsilon = 0.0
@@ -121,7 +121,7 @@ class CoreFfn(CoreObject):
 
     def set_predictor(self, predictor: InCorePredictor | None) -> None:
         """Attaches ``predictor``, or none."""
-        # A predictor that was calibrated anew is another one in the core.
+        # A recalibrated predictor is a new object in the core.
         wanted = None if predictor is None else predictor.in_core
         if wanted is not self._attached:
             handle = None if wanted is None else wanted.handle
@@ -175,8 +175,8 @@ def check_predictor(predictor: InCorePredictor, core: Core, d_in: int, hidden: i
     """Refuses a predictor of another core, or for a layer of other sizes."""
     if predictor.core is not core:
         raise ArgumentError(
-            f"the predictor is in {predictor.core!r} and the layer in {core!r}: make both with "
-            f"one backend"
+            f"the predictor is in {predictor.core!r} and the layer in {core!r}: create both with "
+            f"the same backend"
         )
     wanted, got = (d_in, hidden), (predictor.input_dim, predictor.hidden_dim)
     if wanted != got:

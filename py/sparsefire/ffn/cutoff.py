@@ -1,4 +1,4 @@
-"""Leaving out neurons with a small activation, for a wanted error of the output."""
+"""Skipping neurons with a small activation, for a given error of the output."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from .layer import SparseFfn
 
 _FEWEST_SAMPLES = 20
-_MOST_SAMPLES = 500  # that a cutoff is tried on
+_MOST_SAMPLES = 500  # tried per cutoff
 _TRIALS = 24
 
 
 @dataclass(frozen=True)
 class CutoffReport:
-    """What a cutoff ``on`` "gate" or "product" does to ``held_out`` samples that it was not chosen
-    on: the error of the output, ‖difference‖ / ‖output‖, and the share of the neurons whose part
-    of the output is computed."""
+    """The effect of a cutoff ``on`` "gate" or "product" on ``held_out`` samples that it was not
+    fitted on: the error of the output, ‖difference‖ / ‖output‖, and the share of neurons that
+    contribute to the output."""
 
     on: str
     cutoff: float
@@ -83,8 +83,8 @@ def _error(ffn: SparseFfn, x: _arrays.FloatArray, wanted: npt.NDArray[np.floatin
 
 
 def neuron_values(ffn: SparseFfn, x: _arrays.FloatArray, on: str) -> _arrays.FloatArray:
-    """What a cutoff ``on`` is compared with, for inputs x (n, d): |activation(gate)|, or the
-    product with up, float32 (n, hidden)."""
+    """The values that a cutoff ``on`` is compared with, for inputs x (n, d): |activation(gate)|, or
+    the product with up, float32 (n, hidden)."""
     (gate, up, _), (gate_bias, up_bias, _) = ffn.matrices, ffn.biases
     raised = _products(up, up_bias, x)
     first = raised if gate is None else _products(gate, gate_bias, x)

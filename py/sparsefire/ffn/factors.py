@@ -45,19 +45,19 @@ class Factors:
         return Factors(p, q, self.bias, self.relu)
 
     def balanced(self, x: FloatArray) -> Factors:
-        """The same scores with P's rows scaled so that P · x has unit variance: what is
-        largest in a block then matters most, which quantisation wants."""
+        """The same scores with P's rows scaled so that P · x has unit variance, so that the
+        largest values of a block matter most, as quantisation assumes."""
         spread = np.maximum((x @ self.p.T).std(axis=0), np.float32(1e-12))
         return Factors(self.p / spread[:, None], self.q * spread, self.bias, self.relu)
 
     def with_thresholds(self, thresholds: FloatArray) -> Factors:
-        """Scores that are above 0 where these were above ``thresholds`` (hidden); those of neurons
-        whose threshold is −∞ stay as they are."""
+        """Scores shifted so that 0 stands for ``thresholds`` (hidden); those of neurons with a
+        threshold of −∞ are unchanged."""
         shift = np.where(np.isfinite(thresholds), thresholds, np.float32(0))
         return Factors(self.p, self.q, np.asarray(self.bias - shift, np.float32), self.relu)
 
     def resized(self, rank: int) -> Factors:
-        """With so many rows in P: the first ones, or further rows of zeros."""
+        """Truncated to ``rank`` rows of P, or extended with zeros."""
         more = max(0, rank - self.rank)
         p, q = np.pad(self.p, ((0, more), (0, 0))), np.pad(self.q, ((0, 0), (0, more)))
         return Factors(p[:rank], q[:, :rank], self.bias, self.relu)

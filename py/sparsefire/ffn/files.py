@@ -16,9 +16,9 @@ _ENDINGS = tuple(f".{each}.weight" for each in PREDICTOR_MATRICES)
 def read_predictor(
     core: Core, file: GgufFile, layer: int, hot: int, powerinfer_threshold: float = 0.0
 ) -> LowRankPredictor | None:
-    """The predictor of a layer of a model, None for a layer without one. ``hot``: neurons at the
-    front that a calibrated model always computes; ``powerinfer_threshold``: that of PowerInfer's
-    predictors, which select fc2 · ReLU(fc1 · x) ≥ threshold."""
+    """The predictor of a model's layer, or None. ``hot``: number of neurons at the front that are
+    always computed; ``powerinfer_threshold``: that of PowerInfer's predictors, which select
+    fc2 · ReLU(fc1 · x) ≥ threshold."""
     prefix = f"blk.{layer}"
     if f"{prefix}.ffn_predictor_p.weight" in file.tensors:
         return LowRankPredictor.from_matrices(
@@ -35,7 +35,7 @@ def read_predictor(
             read_matrix(core, file, f"{prefix}.fc1.weight"),
             read_matrix(core, file, f"{prefix}.fc2.weight"),
             None,
-            # Ours selects above its threshold, theirs from it on.
+            # Ours selects scores above the threshold, theirs from the threshold on.
             threshold=float(np.nextafter(threshold, np.float32(-np.inf))),
             relu_between=True,
         )
@@ -43,8 +43,8 @@ def read_predictor(
 
 
 def predictor_copies(file: GgufFile) -> int:
-    """Bytes of predictors that the core lays out a second time, in panels: those of Q4_0 and Q8_0
-    (see sf_predictor_open)."""
+    """Bytes of predictors that the core repacks into panels: those in Q4_0 and Q8_0 (see
+    sf_predictor_open)."""
     return sum(
         info.nbytes
         for name, info in file.tensors.items()

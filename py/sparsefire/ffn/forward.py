@@ -1,5 +1,5 @@
-"""What the forward passes of layers in memory and of layers in files share: modes, and lists of
-neurons."""
+"""The common part of the forward passes of layers in memory and in files: modes and neuron
+lists."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ class _Counting(Protocol):
 
 
 def chosen_mode(mode: str | None, predictor: object | None, otherwise: Callable[[], str]) -> str:
-    """The mode that was asked for; for None, sparse with a predictor and what ``otherwise`` says
-    without. `ArgumentError` when there is no such mode, or sparse is asked for without a
-    predictor."""
+    """The requested mode; for None, sparse with a predictor and the result of ``otherwise`` without
+    one. `ArgumentError` for an unknown mode, or for sparse without a predictor."""
     if mode is None:
         mode = otherwise() if predictor is None else "sparse"
     if mode not in MODES:
@@ -69,7 +68,7 @@ class ActiveRequest:
         self.ids = [_arrays.active_ids(each, hidden) for each in lists]
 
     def finish(self, layer: _Counting, active: npt.ArrayLike) -> npt.NDArray[np.floating]:
-        """The filled result; tells the layer how many neurons there were, ``active`` (n) of them
-        not left out."""
+        """Returns the filled result and records the counts in the layer, ``active`` (n) being the
+        neurons that were not skipped."""
         layer.counts = NeuronCounts.of([len(each) for each in self.ids], active)
         return self.result.finish()

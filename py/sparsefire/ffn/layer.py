@@ -28,8 +28,8 @@ Weights = npt.ArrayLike | QuantizedWeights
 
 
 def bundle(core: Core, parts: Sequence[QuantizedWeights]) -> list[Matrix]:
-    """Puts the rows of equally many-rowed ``parts`` side by side, row i of each in one run of
-    bytes, and returns the strided views."""
+    """Interleaves the rows of ``parts`` (all with the same number of rows), so that row i of every
+    part is contiguous with the others, and returns the strided views."""
     memory = core.upload(np.concatenate([part.packed for part in parts], axis=1))
     columns = [(part.format, part.shape[1]) for part in parts]
     return bundle_views(core, memory, parts[0].shape[0], columns)
@@ -48,7 +48,7 @@ def _shape(value: Weights) -> tuple[int, int]:
 def _packed(
     value: Weights, kind: WeightFormat, core: Core, turned: bool, name: str
 ) -> QuantizedWeights:
-    """Weight argument ``name`` in format ``kind``, ``turned`` around or as it is."""
+    """Weight argument ``name`` in format ``kind``, transposed if ``turned``."""
     if isinstance(value, QuantizedWeights):
         if value.format == kind.name and not turned:
             return value
@@ -64,11 +64,11 @@ class SparseFfn:
     y = w2 · (act(gate · x + gate_bias) ∘ (w1 · x + b1)) + b2.
 
     Shapes: w1 (hidden, input), w2 (output, hidden), gate (hidden, input), b1 and gate_bias
-    (hidden,), b2 (output,); arrays of any real dtype and strides, or `QuantizedWeights`.
-    ``format`` is the weight format, one of `sparsefire.weights.quantized.FORMATS`; by default that
-    of ``w1`` when it is quantised, else f32. All three are stored neuron by neuron, so ``w2`` is
-    transposed (a quantised one is requantised, see `QuantizedWeights.transpose`).
-    ``parameter`` is the threshold of the activation "fatrelu".
+    (hidden,), b2 (output,); arrays of any real dtype and strides, or `QuantizedWeights`. ``format``
+    is the weight format, one of `sparsefire.weights.quantized.FORMATS`; by default that of ``w1``
+    if it is quantised, or else f32. The matrices are stored neuron by neuron, so ``w2`` is
+    transposed (and requantised if it is quantised, see `QuantizedWeights.transpose`). ``parameter``
+    is the threshold of the activation "fatrelu".
 
     Errors: `ShapeError` naming the argument, `FormatError`, `ArgumentError`.
     """
@@ -137,9 +137,9 @@ class SparseFfn:
         down_bias: npt.ArrayLike | None = None,
         predictor: InCorePredictor | None = None,
     ) -> SparseFfn:
-        """A layer of matrices that are in core memory already: gate and up (hidden, input), down
-        (hidden, output) with ``down_layout`` "neuron", or (output, hidden) with "output", of which
-        every pass reads all."""
+        """A layer of matrices that are already in core memory: gate and up (hidden, input), down
+        (hidden, output) with ``down_layout`` "neuron", or (output, hidden) with "output", which
+        every pass reads completely."""
         self = cls.__new__(cls)
         self._core_ffn = CoreFfn(
             core,
@@ -177,7 +177,7 @@ class SparseFfn:
 
     @property
     def hidden(self) -> int:
-        """Neurons."""
+        """Number of neurons."""
         return self._core_ffn.hidden
 
     @property
@@ -197,14 +197,14 @@ class SparseFfn:
 
     @property
     def format(self) -> str:
-        """Weight format; "mixed" when the matrices differ."""
+        """Weight format; "mixed" if the matrices differ."""
         ffn = self._core_ffn
         formats = {each.format for each in (ffn.gate, ffn.up, ffn.down) if each is not None}
         return formats.pop() if len(formats) == 1 else "mixed"
 
     @property
     def gated(self) -> bool:
-        """True when the layer has a gate matrix."""
+        """True if the layer has a gate matrix."""
         return self._core_ffn.gate is not None
 
     @property
@@ -220,26 +220,25 @@ class SparseFfn:
 
     @property
     def matrices(self) -> tuple[Matrix | None, Matrix, Matrix]:
-        """The gate (or None), up and down matrices, down with one row a neuron unless the layer
-        was made otherwise."""
+        """The gate (or None), up and down matrices; down in the layout `down_layout`."""
         return self._core_ffn.gate, self._core_ffn.up, self._core_ffn.down
 
     @property
     def biases(
         self,
     ) -> tuple[_arrays.FloatArray | None, _arrays.FloatArray | None, _arrays.FloatArray | None]:
-        """The biases of gate and up (hidden,) and of down (output,), None where there is none."""
+        """The biases of gate and up (hidden,) and of down (output,), or None for each."""
         ffn = self._core_ffn
         return ffn.gate_bias, ffn.up_bias, ffn.down_bias
 
     @property
     def parameter(self) -> float:
-        """The threshold of the activation "fatrelu", else 0."""
+        """The threshold of the activation "fatrelu", 0 for others."""
         return self._core_ffn.parameter
 
     @property
     def down_layout(self) -> str:
-        """ "neuron" when down has one row a neuron, "output" when it has one row an output."""
+        """ "neuron" if down has one row per neuron, "output" if it has one row per output."""
         return self._core_ffn.down_layout
 
     @property
@@ -248,10 +247,10 @@ class SparseFfn:
         return self._core_ffn.second_down
 
     def set_second_down(self, down: Matrix | None) -> None:
-        """Gives the layer its down matrix in the other layout too: (output, hidden) where
-        `down_layout` is "neuron", (hidden, output) where it is "output". Each pass takes the one
-        with which it is faster, going by the numbers of neurons and vectors, and a dense one takes
-        (output, hidden). They differ by rounding. None takes it away again. `ShapeError`."""
+        """Adds the down matrix in the other layout: (output, hidden) if `down_layout` is "neuron",
+        (hidden, output) if it is "output". Each pass uses the one that is estimated to be faster,
+        based on the numbers of neurons and vectors; a dense pass uses (output, hidden). Results
+        differ by rounding. None removes it. Raises `ShapeError`."""
         self._core_ffn.set_second_down(down)
 
     @property
@@ -260,7 +259,7 @@ class SparseFfn:
         return self._core_ffn.both_active
 
     def set_both_active(self, both: bool) -> None:
-        """With True, w1's products go through the activation as the gate's do: act(gate · x) ∘
+        """With True, the activation is applied to the products of w1 too: act(gate · x) ∘
         act(w1 · x), as in dReLU (Song et al. 2024). `ArgumentError` for a layer without a gate."""
         self._core_ffn.set_both_active(both)
 
@@ -270,35 +269,34 @@ class SparseFfn:
         return self._core_ffn.sub_norm
 
     def set_sub_norm(self, weight: npt.ArrayLike | None, epsilon: float = 1e-5) -> None:
-        """From now on what the neurons give, act(gate · x) ∘ (w1 · x), goes through an RMS norm
-        with these weights (hidden,) before w2, as in BitNet b1.58 (Ma et al. 2025); None: not.
-        In sparse mode the neurons that are left out count as zeros. `ShapeError`,
-        `ArgumentError`, `NotFiniteError`."""
+        """Applies an RMS norm with these weights (hidden,) to act(gate · x) ∘ (w1 · x) before w2,
+        as in BitNet b1.58 (Ma et al. 2025); None removes it. In sparse mode skipped neurons count
+        as zeros. Raises `ShapeError`, `ArgumentError`, `NotFiniteError`."""
         values = None if weight is None else _arrays.vector(weight, self.hidden, "weight")
         self._core_ffn.set_sub_norm(values, float(epsilon))
 
     def set_predictor(self, predictor: InCorePredictor | None) -> None:
-        """Attaches a predictor for sparse mode; None takes it away. `ShapeError` when its input
-        or hidden size is not the layer's."""
+        """Attaches a predictor for sparse mode; None removes it. `ShapeError` if its input or
+        hidden size is not the layer's."""
         if predictor is not None:
             check_predictor(predictor, self.core, self.d_in, self.hidden)
         self._core_ffn.set_predictor(predictor)
 
     @property
     def cutoff(self) -> float:
-        """Outside dense mode, neurons with |activation(gate)| ≤ cutoff are left out: neither up
-        nor down is computed. 0, the default, leaves out exact zeros alone. Of an ungated layer it
-        is |activation(w1)|, for `product_cutoff` too."""
+        """Except in dense mode, neurons with |activation(gate)| ≤ cutoff are skipped: neither up
+        nor down is computed. 0, the default, skips only exact zeros. For an ungated layer the
+        quantity is |activation(w1)|, also for `product_cutoff`."""
         return self._core_ffn.cutoffs["gate"]
 
     @property
     def product_cutoff(self) -> float:
-        """Outside dense mode, neurons with |activation(gate) · up| ≤ product_cutoff are left out of
-        down. 0, the default, leaves out none."""
+        """Except in dense mode, neurons with |activation(gate) · up| ≤ product_cutoff are skipped
+        in the down product. 0, the default, skips none."""
         return self._core_ffn.cutoffs["product"]
 
     def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
-        """Sets `cutoff`, or with ``on`` "product" `product_cutoff`; `ArgumentError` when it is
+        """Sets `cutoff`, or with ``on`` "product" `product_cutoff`; `ArgumentError` if it is
         negative or not finite."""
         self._core_ffn.set_cutoff(float(cutoff), on)
 
@@ -310,15 +308,15 @@ class SparseFfn:
         on: str = "product",
         seed: int = 0,
     ) -> CutoffReport:
-        """Sets the largest cutoff with which the output's error in exact mode is at most
-        ``max_error`` of the dense output, ‖difference‖ / ‖output‖ over 4 in 5 of the samples
-        (n, input), chosen at random; the report is of the others.
+        """Sets the largest cutoff for which the output error of exact mode, ‖difference‖ /
+        ‖dense output‖, is at most ``max_error`` over a random 4 in 5 of the samples (n, input), and
+        reports on the others.
 
-        Layers whose activation has no exact zeros become sparse so. ``on`` "product" sets
-        `product_cutoff` and leaves out what contributes least, but computes gate and up of all
-        neurons, so that at most a third of the weights is not read; "gate" sets `cutoff`, which
-        saves up too, and leaves out fewer neurons for the same error (CATS; Lee et al. 2024). The
-        other cutoff stays as it is.
+        This makes layers sparse whose activation has no exact zeros. ``on`` "product" sets
+        `product_cutoff` and skips the neurons that contribute least, but computes gate and up of
+        all neurons, so that at most a third of the weights is saved. "gate" sets `cutoff`, which
+        saves up too, and skips fewer neurons for the same error (CATS; Lee et al. 2024). The other
+        cutoff is not changed.
 
         Errors: `CalibrationError` (too few samples), `ShapeError`, `ArgumentError`,
         `NotFiniteError`.
@@ -337,10 +335,10 @@ class SparseFfn:
         written to ``out``.
 
         ``mode`` "dense" computes every neuron, "exact" skips those whose activation is zero, and
-        "sparse" computes those that ``predictor`` (or else the attached one) chooses. By
-        default: sparse when there is a predictor, else exact for the ReLU family and with a
-        cutoff, else dense. A predictor of any class with a ``predict`` method will do; those of
-        this package run inside the core. `counts` tells afterwards how many neurons were computed.
+        "sparse" computes those that ``predictor`` (or else the attached one) selects. The default
+        is sparse with a predictor, otherwise exact for the ReLU family or with a cutoff, otherwise
+        dense. A predictor is any object with a ``predict`` method; those of this package run inside
+        the core. Afterwards `counts` has the number of neurons computed.
 
         Errors: `ShapeError`, `ArgumentError`, `NotFiniteError` (NaN or infinity in ``x``).
         """
@@ -355,7 +353,7 @@ class SparseFfn:
             return self.forward_sparse(given, chosen.predict(given), out=out)
         result = _arrays.Result(len(values), self.d_out, single, out)
         if mode != "sparse" or chosen is attached:
-            ffn.set_predictor(attached)  # which may have been calibrated anew
+            ffn.set_predictor(attached)  # it may have been recalibrated
             self.counts = ffn.forward(mode, values, result.buffer)
             return result.finish()
         assert isinstance(chosen, InCorePredictor)
@@ -383,9 +381,9 @@ class SparseFfn:
         *,
         out: npt.NDArray[np.floating] | None = None,
     ) -> npt.NDArray[np.floating]:
-        """The output with just the neurons ``active``: ids in any order, or a boolean mask
-        (hidden,); for x (n, input) a list of n of them. With no neuron at all the output is
-        ``b2``, or zeros.
+        """The output of only the neurons ``active``: ids in any order, or a boolean mask
+        (hidden,); for x (n, input) a list of n of them. For an empty set the output is ``b2``, or
+        zeros.
 
         Errors: `ShapeError`, `ArgumentError` (an id out of range), `NotFiniteError`.
         """
@@ -396,7 +394,7 @@ class SparseFfn:
 
     def save_bundles(self, path: str | os.PathLike[str]) -> None:
         """Writes weights and biases to a GGUF file, neuron by neuron, from which `CachedFfn` reads
-        single neurons. A predictor is not part of it.
+        single neurons. The predictor is not included.
 
         Errors: `UnsupportedError` (mixed formats, or down by output), `BackendError` (the gguf
         package is not installed), OSError.
@@ -404,13 +402,13 @@ class SparseFfn:
         matrices = [each for each in self.matrices if each is not None]
         if self.down_layout != "neuron":
             raise UnsupportedError(
-                "the layer's down matrix has one row an output, so no neuron is in one place: make "
-                "the layer with SparseFfn(w1, w2, …), which transposes w2"
+                "the layer's down matrix has one row per output, so neurons are not contiguous: "
+                "create the layer with SparseFfn(w1, w2, …), which transposes w2"
             )
         if self.sub_norm is not None or self.both_active:
             raise UnsupportedError(
                 "a layer with a norm before its down matrix, or with both gate and up activated, "
-                "cannot be saved alone"
+                "cannot be saved by itself"
             )
         if self.format == "mixed":
             formats = ", ".join(each.format for each in matrices)
@@ -426,8 +424,8 @@ class SparseFfn:
         activation: str | ActivationType | None = None,
         core: Core | None = None,
     ) -> SparseFfn:
-        """Reads into memory what `save_bundles` wrote, or layer ``layer`` of a model that
-        `sparsefire calibrate` wrote, with its predictor. Arguments and errors as
+        """Loads a file written by `save_bundles`, or layer ``layer`` of a model written by
+        `sparsefire calibrate` with its predictor, into memory. Arguments and errors as
         `CachedFfn.open`."""
         core = core or get_core()
         file = BundleFile(source, layer, activation)

@@ -70,9 +70,9 @@ class LowRankPredictor(InCorePredictor, kind="low_rank"):
     """Predicts active neurons from a low-rank product: scores (hidden) = Q · f(P · x) + bias, with
     P (rank, input), Q (hidden, rank), f the identity, or ReLU with ``relu_between``.
 
-    ``sparsity`` says how the scores choose neurons, by default score > 0. P and Q are stored in
-    ``format`` (one of `sparsefire.weights.quantized.FORMATS`). Before `calibrate` they are random
-    (``seed``), so the choice is worth nothing.
+    ``sparsity`` controls which neurons the scores select, by default those with a score above 0. P
+    and Q are stored in ``format`` (one of `sparsefire.weights.quantized.FORMATS`). Before
+    `calibrate` they are random (``seed``), and the selection is meaningless.
 
     Errors: `ArgumentError`, `FormatError` (input or rank not a multiple of the format's block).
     """
@@ -114,9 +114,9 @@ class LowRankPredictor(InCorePredictor, kind="low_rank"):
         relu_between: bool = False,
         sparsity: SparsityConfig | None = None,
     ) -> Self:
-        """A predictor of matrices that are in core memory already: P (rank, input), Q (hidden,
-        rank), bias (hidden,). The first ``hot`` neurons are always chosen, the others when
-        their score exceeds ``threshold``, or as ``sparsity`` says when it is given."""
+        """A predictor of matrices that are already in core memory: P (rank, input), Q (hidden,
+        rank), bias (hidden,). The first ``hot`` neurons are always selected, the others if their
+        score exceeds ``threshold``, or according to ``sparsity`` if it is given."""
         self = cls.__new__(cls)
         self._seed = 0
         self._calibrated = True
@@ -150,7 +150,7 @@ class LowRankPredictor(InCorePredictor, kind="low_rank"):
 
     @property
     def format(self) -> str:
-        """What P and Q are stored in; "mixed" when they differ."""
+        """Weight format of P and Q; "mixed" if they differ."""
         p, q = self._core_predictor.p.format, self._core_predictor.q.format
         return p if p == q else "mixed"
 
@@ -162,7 +162,7 @@ class LowRankPredictor(InCorePredictor, kind="low_rank"):
 
     @property
     def relu_between(self) -> bool:
-        """True when there is a ReLU between P and Q."""
+        """True if there is a ReLU between P and Q."""
         return self._core_predictor.relu_between
 
     @property
@@ -178,22 +178,22 @@ class LowRankPredictor(InCorePredictor, kind="low_rank"):
         recall: float = 0.99,
         seed: int | None = None,
     ) -> PredictorReport:
-        """Fits P, Q and bias to samples: ``calibrate(ffn, samples)``, or, of a layer that is not
-        at hand, ``calibrate(samples, activations)``.
+        """Fits P, Q and bias to samples: ``calibrate(ffn, samples)``, or, if only recorded
+        activations are available, ``calibrate(samples, activations)``.
 
-        Samples are inputs (n, input) of the layer, in any order; activations (n, hidden) are what
-        its neurons put out after the activation function, of which a neuron is active where they
-        are not 0. Of the samples, chosen at random by ``seed``, 3 in 5 are fitted on, 1 in 5
-        tuned on, and 1 in 5 held out for the report.
+        Samples are inputs (n, input) of the layer, in any order; activations (n, hidden) are the
+        values of its neurons after the activation function, and a neuron is active if its value is
+        not 0. The samples are split at random (``seed``): 3 in 5 for fitting, 1 in 5 for tuning,
+        and 1 in 5 held out for the report.
 
-        With a threshold as `sparsity`, scores are set so that the neurons above it hold
-        ``recall`` of the activation mass Σ |activation| at the least number of neurons: the
-        threshold itself only says where the scores' zero lies. With top-k or a target sparsity
-        the number is given, and as much mass as possible is found. The hot prefix is taken away.
+        With a threshold as `sparsity`, the scores are shifted so that the neurons above it have
+        ``recall`` of the activation mass Σ |activation| with as few neurons as possible. With top-k
+        or a target sparsity the number of neurons is given, and the mass is maximised. The hot
+        prefix is removed.
 
-        `CalibrationError` when there are too few samples, or inputs or activations without
-        differences; `ShapeError`, `ArgumentError` and `NotFiniteError`. After an error the
-        predictor is what it was.
+        Raises `CalibrationError` for too few samples or identical inputs or activations, and
+        `ShapeError`, `ArgumentError` and `NotFiniteError`. After an error the predictor is
+        unchanged.
         """
         # Fitting builds on layers; this method, which only calls it, is the one exception.
         from ..fit.predictor import calibrate_predictor

@@ -1,4 +1,4 @@
-"""Predictors: cheap guesses of which neurons a feed-forward layer will need."""
+"""Predictors: cheap estimates of which neurons of a feed-forward layer will be active."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RULES = ("top_k", "threshold", "target_sparsity", "minimum", "maximum")
 
 @runtime_checkable
 class Predictor(Protocol):
-    """Anything with this method can choose the neurons of `SparseFfn.forward`."""
+    """Any object with this method can select the neurons of `SparseFfn.forward`."""
 
     def predict(
         self, x: npt.ArrayLike
@@ -35,7 +35,7 @@ class Predictor(Protocol):
 
 
 class CorePredictor(CoreObject):
-    """A predictor in the core, of whatever kind: how its scores are made is the kind's affair."""
+    """A predictor in the core, of any kind; the kind determines how scores are computed."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class CorePredictor(CoreObject):
         self.set_rule(sparsity or SparsityConfig.with_threshold(0.0), hot)
 
     def set_rule(self, sparsity: SparsityConfig, hot: int = 0) -> None:
-        """Which neurons the scores choose: the first ``hot`` always, ``sparsity`` in all."""
+        """Sets which neurons the scores select: the first ``hot`` always, ``sparsity`` in total."""
         if not isinstance(sparsity, SparsityConfig):
             raise ArgumentError(
                 f"sparsity: expected a SparsityConfig, such as SparsityConfig.with_top_k(50), got "
@@ -63,7 +63,7 @@ class CorePredictor(CoreObject):
         if not 0 <= hot <= self.hidden_dim:
             raise ArgumentError(f"hot: expected 0 … {self.hidden_dim} neurons, got {hot}")
         rule = sparsity.rule(self.hidden_dim)
-        # The core's counts are of the cold neurons alone.
+        # The core counts only the cold neurons.
         most = max(0, rule.most - hot)
         least = min(max(0, rule.least - hot), most)
         unlimited = rule.kind == RULE_THRESHOLD and rule.most >= self.hidden_dim
@@ -96,7 +96,7 @@ class CorePredictor(CoreObject):
         return result.finish()
 
     def predict(self, x: npt.ArrayLike) -> _arrays.IntArray | list[_arrays.IntArray]:
-        """Chosen neurons of x (input,), ascending int32 ids; a list of them for (n, input)."""
+        """Selected neurons for x (input,), ascending int32 ids; a list of them for (n, input)."""
         values, single = _arrays.vectors(x, self.input_dim)
         chosen = [self._predict_one(each) for each in values]
         return chosen[0] if single else chosen
@@ -114,8 +114,8 @@ class CorePredictor(CoreObject):
 
 
 class InCorePredictor(ABC):
-    """What the predictors of the core share. `SparseFfn.forward` runs any of them and the layer in
-    one call of the core.
+    """Base class of the predictors in the core. `SparseFfn.forward` runs any of them together with
+    the layer in one call of the core.
 
     A subclass names its kind, ``class Mine(InCorePredictor, kind="mine")``: under that name files
     hold it, and `KINDS` has the class."""
@@ -129,18 +129,18 @@ class InCorePredictor(ABC):
 
     @abstractmethod
     def _stored(self) -> tuple[dict[str, Any], dict[str, Writable]]:
-        """Metadata and tensors from which `_restored` makes the predictor again."""
+        """Metadata and tensors from which `_restored` recreates the predictor."""
 
     @classmethod
     @abstractmethod
     def _restored(
         cls, core: Core, file: GgufFile, keys: dict[str, Any], options: dict[str, Any]
     ) -> Self:
-        """A predictor from what `_stored` gave; ``options`` are ``sparsity`` and ``hot``."""
+        """A predictor from the result of `_stored`; ``options`` are ``sparsity`` and ``hot``."""
 
     @property
     def in_core(self) -> CorePredictor:
-        """The predictor's part in the core, which calibrating it replaces."""
+        """The predictor's object in the core, which calibration replaces."""
         return self._core_predictor
 
     @property
@@ -165,22 +165,22 @@ class InCorePredictor(ABC):
 
     @property
     def hot(self) -> int:
-        """Neurons 0 … hot-1 are always chosen."""
+        """Neurons 0 … hot-1 are always selected."""
         return self._core_predictor.hot
 
     @property
     def sparsity(self) -> SparsityConfig:
-        """How the scores choose neurons."""
+        """The rule by which scores select neurons."""
         return self._core_predictor.sparsity
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what the scores are computed from."""
+        """Bytes of the data that scores are computed from."""
         return self._core_predictor.nbytes
 
     def set_rule(self, sparsity: SparsityConfig, hot: int = 0) -> None:
-        """Which neurons the scores choose from now on: the first ``hot`` always, and so many in
-        all as ``sparsity`` says."""
+        """Sets which neurons the scores select from now on: the first ``hot`` always, and
+        ``sparsity`` in total."""
         self._core_predictor.set_rule(sparsity, hot)
 
     def scores(self, x: npt.ArrayLike) -> npt.NDArray[np.floating]:
@@ -188,13 +188,13 @@ class InCorePredictor(ABC):
         return self._core_predictor.scores(x)
 
     def predict(self, x: npt.ArrayLike) -> _arrays.IntArray | list[_arrays.IntArray]:
-        """Chosen neurons of x (input,), ascending int32 ids; a list of them for (n, input).
-        NaN or infinity in ``x`` is a `NotFiniteError`."""
+        """Selected neurons for x (input,), ascending int32 ids; a list of them for (n, input).
+        NaN or infinity in ``x`` raises `NotFiniteError`."""
         return self._core_predictor.predict(x)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the predictor, with its sparsity, to a GGUF file, in one step. `BackendError`
-        when the gguf package is not installed, OSError."""
+        """Writes the predictor with its sparsity to a GGUF file, atomically. Raises `BackendError`
+        if the gguf package is not installed, OSError."""
         keys, tensors = self._stored()
         rules = {each: getattr(self.sparsity, each) for each in _RULES}
         keys |= {each: value for each, value in rules.items() if value is not None}
@@ -208,9 +208,9 @@ class InCorePredictor(ABC):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], core: Core | None = None) -> Self:
-        """Reads what `save` wrote. `ModelFileError` when it is something else, another kind of
+        """Loads a file written by `save`. `ModelFileError` if it is something else, another kind of
         predictor, or damaged."""
-        # Read, not mapped, so that the file may be replaced while the predictor is used.
+        # Read, not mapped, so that the file can be replaced while the predictor is in use.
         with GgufFile.open(path, mapped=False) as file:
             if file.metadata.get("general.architecture") != ARCHITECTURE:
                 raise ModelFileError(
@@ -236,4 +236,4 @@ class InCorePredictor(ABC):
                 raise ModelFileError(f"{file.name}: the predictor is damaged: {error}") from error
 
 
-KINDS: dict[str, type[InCorePredictor]] = {}  # predictors by the name of their kind in files
+KINDS: dict[str, type[InCorePredictor]] = {}  # predictor classes by their name in files

@@ -22,20 +22,20 @@ _SIGNS = "predictor_signs"
 
 
 class SignPredictor(InCorePredictor, kind="signs"):
-    """Predicts active neurons from the signs of the weights and of the input alone (SparseInfer;
-    Shin et al. 2024): a neuron whose products gate_ij · x_j are mostly positive will fire.
+    """Predicts active neurons from only the signs of the weights and of the input (SparseInfer;
+    Shin et al. 2024): a neuron whose products gate_ij · x_j are mostly positive is expected to
+    fire.
 
-    Its scores are ``alpha`` · (number of products ≥ 0) - (number of products < 0), a zero taken as
-    positive, and by default the neurons whose score is above 0 are chosen. So ``alpha`` is the one
-    thing to tune: a larger one chooses more neurons and misses fewer. ``sparsity`` replaces that
-    rule; the first ``hot`` neurons are always chosen.
+    Scores are ``alpha`` · (number of products ≥ 0) - (number of products < 0), with zeros counted
+    as positive. By default neurons with a score above 0 are selected. ``alpha`` trades recall
+    against sparsity: a larger one selects more neurons and misses fewer. ``sparsity`` replaces the
+    default rule; the first ``hot`` neurons are always selected.
 
     ``gate``: the matrix (hidden, input) whose products pass through the activation, as an array,
-    `QuantizedWeights` or `Matrix`, or a `SparseFfn`, of which it is the gate, or without a gate
-    w1. Biases are not looked at. One bit a weight is kept, and the matrix is not needed
-    afterwards.
+    `QuantizedWeights`, a `Matrix`, or a `SparseFfn`, whose gate (w1 if it has none) is used. Biases
+    are ignored. One bit per weight is stored, and the matrix is not needed afterwards.
 
-    Errors: `ShapeError`, `ArgumentError` (``alpha`` or ``hot`` without a meaning).
+    Errors: `ShapeError`, `ArgumentError` (invalid ``alpha`` or ``hot``).
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class SignPredictor(InCorePredictor, kind="signs"):
 
     @property
     def alpha(self) -> float:
-        """The weight of a product ≥ 0 beside one < 0."""
+        """The weight of a product ≥ 0 relative to one < 0."""
         return self._alpha
 
     def _signs(self) -> npt.NDArray[np.uint32]:
-        """The signs (hidden, words), bit j of a row that of its column j: 1 for a negative one."""
+        """The signs (hidden, words): bit j of a row is 1 if its column j is negative."""
         words = -(-self.input_dim // 32)
         signs = np.empty((self.hidden_dim, words), np.uint32)
         written = self.core.out(signs), signs.nbytes
@@ -112,7 +112,7 @@ class SignPredictor(InCorePredictor, kind="signs"):
 
 
 def _gate(signs: npt.NDArray[np.uint32], columns: int) -> npt.NDArray[np.int8]:
-    """A matrix (hidden, columns) of 1 and -1 that has these signs."""
+    """A matrix (hidden, columns) of 1 and -1 with these signs."""
     bits = np.unpackbits(signs.astype("<u4").view(np.uint8), axis=1, bitorder="little")
     return 1 - 2 * bits[:, :columns].astype(np.int8)
 

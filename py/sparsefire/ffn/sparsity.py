@@ -1,4 +1,4 @@
-"""How many, and which, neurons are taken as active: top-k, a threshold, or a target share."""
+"""Which neurons are selected from their scores: top-k, a threshold, or a target sparsity."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULE_TOP_K = 1
 
 @dataclass(frozen=True)
 class SparsityRule:
-    """A `SparsityConfig` for a layer of known size, as the core takes it: ``kind`` is
+    """A `SparsityConfig` for a layer of known size, in the core's terms: ``kind`` is
     RULE_THRESHOLD (score > threshold, then between ``least`` and ``most``) or RULE_TOP_K (the
     ``most`` best)."""
 
@@ -35,15 +35,15 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class SparsityConfig:
-    """Which neurons to take from their scores. Make one with `with_top_k`, `with_threshold` or
-    `with_target_sparsity`; ``minimum`` and ``maximum`` bound the number of neurons in each.
+    """Controls which neurons are selected from their scores. Create one with `with_top_k`,
+    `with_threshold` or `with_target_sparsity`; ``minimum`` and ``maximum`` bound the number of
+    neurons in each.
 
-    In every case neurons come out in ascending order, equal scores are taken by lower id first,
-    and a NaN score is never taken, not even to reach ``minimum``; infinite scores are numbers like
-    others. When nothing is taken, with a ``top_k`` of 0 or a threshold that no score exceeds, the
-    layer's output is its bias. ``minimum`` and ``maximum`` come last: a ``top_k`` of 0 with a
-    ``minimum`` of 3 takes 3. `ArgumentError` for numbers without a meaning.
-    """
+    Neurons are returned in ascending order. Ties go to the lower id. A NaN score is never selected,
+    not even to reach ``minimum``; infinite scores are ordinary numbers. If nothing is selected,
+    with a ``top_k`` of 0 or a threshold that no score exceeds, the layer's output is its bias.
+    ``minimum`` and ``maximum`` are applied last: a ``top_k`` of 0 with a ``minimum`` of 3 selects
+    3. `ArgumentError` for invalid numbers."""
 
     top_k: int | None = None
     threshold: float | None = None
@@ -67,15 +67,15 @@ class SparsityConfig:
 
     @classmethod
     def with_top_k(cls, k: int, *, minimum: int = 0, maximum: int | None = None) -> SparsityConfig:
-        """The ``k`` neurons with the largest scores; all of them when there are fewer, none with
-        k = 0."""
+        """Selects the ``k`` neurons with the largest scores; all if there are fewer, none if k =
+        0."""
         return cls(top_k=k, minimum=minimum, maximum=maximum)
 
     @classmethod
     def with_threshold(
         cls, threshold: float, *, minimum: int = 0, maximum: int | None = None
     ) -> SparsityConfig:
-        """Every neuron whose score is greater than ``threshold``; if these are fewer than
+        """Selects every neuron whose score is greater than ``threshold``; if these are fewer than
         ``minimum`` or more than ``maximum``, the ``minimum`` or ``maximum`` best."""
         return cls(threshold=threshold, minimum=minimum, maximum=maximum)
 
@@ -83,8 +83,8 @@ class SparsityConfig:
     def with_target_sparsity(
         cls, sparsity: float, *, minimum: int = 0, maximum: int | None = None
     ) -> SparsityConfig:
-        """The share ``1 - sparsity`` of the neurons with the largest scores, rounded to whole
-        neurons: 0.95 leaves one in twenty."""
+        """Selects the share ``1 - sparsity`` of the neurons with the largest scores, rounded to
+        whole neurons: 0.95 selects one in twenty."""
         return cls(target_sparsity=sparsity, minimum=minimum, maximum=maximum)
 
     def rule(self, hidden: int) -> SparsityRule:
@@ -104,7 +104,7 @@ class SparsityConfig:
     def select(
         self, scores: npt.ArrayLike, core: Core | None = None
     ) -> _arrays.IntArray | list[_arrays.IntArray]:
-        """The taken neurons, ascending int32 ids, for scores (hidden,); a list of such arrays
+        """The selected neurons, ascending int32 ids, for scores (hidden,); a list of such arrays
         for (n, hidden)."""
         values = _arrays.real_array(scores, "scores")
         if values.ndim not in (1, 2) or values.shape[-1] == 0:

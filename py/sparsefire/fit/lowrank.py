@@ -1,7 +1,7 @@
 """Fitting low-rank predictors: scores (hidden) = Q · (P · x) + bias.
 
 `reduced_rank` is the closed form: activation-aware reduced-rank regression. `refine` starts from
-it and descends on what matters: which neurons to compute. Both are numpy alone.
+it and minimises the loss of choosing the wrong neurons. Both only use numpy.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def _symmetric_top(matrix: DoubleArray, rank: int) -> tuple[DoubleArray, DoubleA
 
 
 def _square_root(covariance: DoubleArray, ridge: float) -> DoubleArray:
-    """A root of covariance + λ·I, λ being `ridge` of the mean variance, or more where inputs that
-    hardly vary in some directions, and were summed in single precision, need it."""
+    """A root of covariance + λ·I, where λ is `ridge` times the mean variance, or more if inputs
+    hardly vary in some directions and were summed in single precision."""
     variance = float(np.trace(covariance)) / len(covariance)
     while variance > 0 and ridge < 1:
         try:
@@ -36,7 +36,7 @@ def _square_root(covariance: DoubleArray, ridge: float) -> DoubleArray:
             return np.asarray(root, np.float64)
         except np.linalg.LinAlgError:
             ridge *= 10
-    raise CalibrationError("the inputs are all alike; calibrate on more, or more varied, samples")
+    raise CalibrationError("all inputs are alike; calibrate on more, or more varied, samples")
 
 
 def reduced_rank(
@@ -102,7 +102,7 @@ class OperatingPoint:
 
 
 def operating_point(scores: FloatArray, mass: MassTable, recall: float) -> OperatingPoint:
-    """The least selection by a single threshold that has at least ``recall`` of the mass."""
+    """The smallest selection by a single threshold that has at least ``recall`` of the mass."""
     entries = scores[mass.tokens, mass.neurons]
     order = np.argsort(-entries, kind="stable")
     ordered, captured = entries[order], np.cumsum(mass.values[order], dtype=np.float64)
@@ -120,8 +120,7 @@ def operating_point(scores: FloatArray, mass: MassTable, recall: float) -> Opera
 
 @dataclass(frozen=True)
 class Descent:
-    """Settings of `refine` for many samples: passes over them, samples of a batch, and the highest
-    learning rate."""
+    """Settings of `refine` for many samples: epochs, batch size, and the highest learning rate."""
 
     epochs: int = 10
     batch: int = 512
@@ -131,7 +130,7 @@ class Descent:
     seed: int = 0
 
     def for_samples(self, n: int) -> Descent:
-        """The same with smaller batches and more epochs where ``n`` samples make few steps."""
+        """The same with smaller batches and more epochs if ``n`` samples give few steps."""
         batch = max(1, min(self.batch, max(32, n // 40), n))
         epochs = max(self.epochs, min(5 * self.epochs, -(-self.fewest_steps * batch // n)))
         return replace(self, batch=batch, epochs=epochs)
@@ -192,7 +191,7 @@ class _Trained:
         self.parameters = [start.p * self.scale, start.q * factor, bias * factor]
 
     def factors(self) -> Factors:
-        """The factors for inputs as they are."""
+        """The factors for inputs that are not normalised."""
         p, q, bias = self.parameters
         p = p / self.scale
         return Factors(p, q.copy(), bias - q @ (p @ self.mean), self.relu)
@@ -224,11 +223,12 @@ def refine(
     settings: Descent | None = None,
     report: Callable[[int, OperatingPoint], None] | None = None,
 ) -> Factors:
-    """Improves factors for choosing neurons: least selected share at ``recall`` of the mass.
+    """Improves factors for selecting neurons: minimises the selected share at ``recall`` of the
+    mass.
 
     Minibatch Adam on the cost-sensitive logistic loss of `_selection_gradient`. After each epoch
-    the operating point on the tuning samples corrects the price of a missed unit of mass, and
-    the best epoch by selected share there (the start included) is what is returned.
+    the operating point on the tuning samples updates the price of a missed unit of mass. Returns
+    the epoch with the smallest selected share there, the start included.
     """
     settings = (settings or Descent()).for_samples(len(x))
     random = np.random.default_rng(settings.seed)

@@ -1,4 +1,4 @@
-"""What each neuron contributes to each token: the mass that a predictor should not miss."""
+"""The contribution of each neuron to each token: the mass that a predictor should not miss."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class MassTable:
     starts: IndexArray  # (n + 1)
     neurons: _arrays.IntArray  # (entries), ascending within a token
     kinds: _arrays.FloatArray  # (kinds, entries)
-    totals: DoubleArray  # (kinds): mass in all, entries that were dropped included
+    totals: DoubleArray  # (kinds): total mass, including dropped entries
 
     @classmethod
     def from_pieces(
         cls, pieces: Iterable[tuple[_arrays.FloatArray, ...]], drop: float = 0.0
     ) -> MassTable:
-        """Of dense mass matrices (tokens, neurons), one after another, each a tuple with one
-        matrix of each kind. The first kind says which entries are zero.
+        """From consecutive dense mass matrices (tokens, neurons), each a tuple with one matrix of
+        each kind. The first kind determines which entries are zero.
 
-        ``drop``: leave out the smallest entries, which together hold at most this share of the
-        first kind's mass. Activations without exact zeros need it.
+        ``drop``: omit the smallest entries, which together hold at most this share of the first
+        kind's mass. Activations without exact zeros need it.
         """
         counts, neurons, values, hidden = [], [], [], 0
         for piece in pieces:
@@ -61,7 +61,7 @@ class MassTable:
         return table._without_smallest(drop) if drop > 0 else table
 
     def _without_smallest(self, drop: float) -> MassTable:
-        """Without the entries below the largest cut that leaves out at most ``drop``."""
+        """Without the entries below the largest cut that omits at most ``drop``."""
         first, hold = self.kinds[0], drop * self.totals[0]
         edges = np.geomspace(1e-12, max(float(first.max(initial=0)), 1e-11), _HISTOGRAM_BINS)
         bins = np.searchsorted(edges, first)
@@ -91,7 +91,7 @@ class MassTable:
 
     @property
     def total(self) -> float:
-        """Mass in all, the mean of the kinds, entries that were dropped included."""
+        """Total mass, the mean of the kinds, including dropped entries."""
         return float(self.totals.mean())
 
     @cached_property
@@ -130,7 +130,7 @@ class MassTable:
         return MassTable(n, self.hidden, starts, neurons, kinds, self.totals * part)
 
     def followed_by(self, other: MassTable) -> MassTable:
-        """These tokens and then those of ``other``."""
+        """These tokens followed by those of ``other``."""
         return MassTable(
             self.n + other.n,
             self.hidden,
@@ -141,8 +141,8 @@ class MassTable:
         )
 
     def recall(self, chosen: npt.NDArray[np.bool_]) -> DoubleArray:
-        """Share of the mass that the entries ``chosen`` (entries) hold, one for each kind; 1 when
-        there is no mass at all."""
+        """Share of the mass in the entries ``chosen`` (entries), for each kind; 1 if there is no
+        mass."""
         if not self.entries:
             return np.ones(len(self.kinds))
         kept: DoubleArray = self.kinds[:, chosen].sum(axis=1, dtype=np.float64)

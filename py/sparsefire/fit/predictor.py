@@ -31,12 +31,12 @@ _SAMPLES_AT_ONCE = 2048
 
 @dataclass(frozen=True)
 class PredictorReport:
-    """How good a calibrated predictor is, on ``held_out`` of the ``samples``.
+    """The quality of a calibrated predictor, on ``held_out`` of the ``samples``.
 
-    Shares are of the neurons, over all held-out samples. ``recall_neurons`` is the share of the
-    active neurons that are selected, ``recall_mass`` that of the activation mass Σ |activation|,
-    and ``recall_output`` that of the lengths of the neurons' parts of the output, None without a
-    layer; ``precision`` is the share of the selected neurons that are active. ``predictor_share``
+    Shares are of the neurons, over all held-out samples. ``recall_neurons`` is the share of active
+    neurons that are selected, ``recall_mass`` that of the activation mass Σ |activation|, and
+    ``recall_output`` that of the norms of the neurons' contributions to the output, None without a
+    layer; ``precision`` is the share of selected neurons that are active. ``predictor_share``
     is the predictor's bytes over the layer's.
     """
 
@@ -54,8 +54,8 @@ class PredictorReport:
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is to be predicted: inputs (n, input), and for a part of them, by a slice into an
-    order, masses and the linear map to begin with."""
+    """The prediction problem: inputs (n, input), and functions for the masses of a slice of them
+    and for the initial linear map."""
 
     x: FloatArray
     table: Callable[[npt.NDArray[np.intp]], MassTable]
@@ -66,7 +66,7 @@ class _Problem:
 def calibrate_predictor(
     predictor: LowRankPredictor, of: Any, samples: npt.ArrayLike, recall: float, seed: int
 ) -> tuple[Factors, PredictorReport]:
-    """New factors for ``predictor``, and how good they are; see `LowRankPredictor.calibrate`."""
+    """New factors for ``predictor`` and their quality; see `LowRankPredictor.calibrate`."""
     if not 0.5 <= recall < 1:
         raise ArgumentError(f"recall must be at least 0.5 and below 1, got {recall}")
     if isinstance(of, SparseFfn):
@@ -80,7 +80,7 @@ def calibrate_predictor(
     tables = Tables(*map(problem.table, parts))
     if not all(each.entries for each in (tables.fit, tables.tune, tables.held)):
         raise CalibrationError(
-            f"no neuron is active in some fifth of the {n} samples: give more, or other samples"
+            f"no neuron is active in one fifth of the {n} samples: give more, or other samples"
         )
     data = Split(*(problem.x[part] for part in parts))
     fit = PredictorFit(data, tables, *problem.start(parts[0]), recall, Descent(seed=seed))
@@ -124,7 +124,7 @@ def _recall_of_share(fit: PredictorFit, factors: Factors, share: float) -> float
 
 
 def _quality(factors: Factors, predictor: LowRankPredictor, fit: PredictorFit) -> Quality:
-    """How good the predictor's own selection is on the held-out samples."""
+    """The quality of the predictor's own selection on the held-out samples."""
     held, sparsity = fit.tables.held, predictor.sparsity
     chosen = np.zeros(held.entries, np.bool_)
     selected = 0
@@ -200,5 +200,5 @@ def _checked_samples(samples: npt.ArrayLike, d: int) -> FloatArray:
     if not np.isfinite(x).all():
         raise NotFiniteError("samples: NaN or infinity")
     if float(np.ptp(x, axis=0).max()) == 0:
-        raise CalibrationError("all samples are the same, nothing can be learnt from them")
+        raise CalibrationError("all samples are identical")
     return x

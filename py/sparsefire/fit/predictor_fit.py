@@ -1,4 +1,4 @@
-"""Fitting one low-rank predictor to samples: factors, thresholds, and how good they are."""
+"""Fitting one low-rank predictor to samples: factors, thresholds, and their quality."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import thresholds as cuts
 from .lowrank import Descent, operating_point, reduced_rank, refine
 from .mass import MassTable
 
-# Thresholds are set for a tenth less than the allowed loss: other text is never quite the same.
+# Thresholds are set for a tenth less than the allowed loss, as a margin for other texts.
 _MARGIN = 0.9
 _OWN_LEVELS = (0.0, 30.0)  # natural logarithms of the worth of a token's mass, in selections
 _BEYOND = 10.0  # further levels, in which all thresholds fall
@@ -24,7 +24,7 @@ _MANY_SAMPLES = 30_000
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs (n, d) of one layer in random order: to fit on, to tune on, and held out."""
+    """Inputs (n, d) of one layer in random order: for fitting, for tuning, and held out."""
 
     fit: FloatArray
     tune: FloatArray
@@ -46,7 +46,7 @@ def _rates(n: int) -> tuple[float, ...]:
 
 
 class Family(NamedTuple):
-    """Thresholds (hidden) by a level that recall rises with, and the range of levels."""
+    """Thresholds (hidden) as a function of a level with which recall rises, and its range."""
 
     at: Callable[[float], FloatArray]
     low: float
@@ -54,9 +54,9 @@ class Family(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """What a selection keeps on held-out samples. Shares are of neurons over all samples:
-    ``kept`` those both active and selected. Recalls and precision are as in `LayerReport`, one
-    ``masses`` for each kind."""
+    """The quality of a selection on held-out samples. Shares are of neurons over all samples;
+    ``kept`` is the share both active and selected. Recalls and precision are as in `LayerReport`,
+    with one of ``masses`` for each kind."""
 
     active: float
     selected: float
@@ -67,7 +67,7 @@ class Quality(NamedTuple):
 
     @classmethod
     def of(cls, mass: MassTable, chosen: npt.NDArray[np.bool_], selected: float) -> Quality:
-        """From which entries of ``mass`` are chosen, and the selected share of all."""
+        """From the selected entries of ``mass`` and the selected share of all neurons."""
         kept = float(np.count_nonzero(chosen)) / (mass.n * mass.hidden)
         return cls(
             active=mass.active_share,
@@ -81,10 +81,10 @@ class Quality(NamedTuple):
 
 @dataclass
 class PredictorFit:
-    """One predictor's data and the steps of fitting it.
+    """The data of one predictor and the steps of fitting it.
 
     ``weights`` (hidden, d) and ``bias`` (hidden), or 0, are those of the linear map whose large
-    values mean activity: the gate. ``recall`` is the share of the mass to keep.
+    values indicate activity: the gate. ``recall`` is the share of the mass to keep.
     """
 
     data: Split
@@ -116,7 +116,7 @@ class PredictorFit:
         start = self.start(rank, relu, x)
         tune = self.data.tune, self.tables.tune
         found = []
-        # With few samples long steps learn them by heart, and short ones may not get far.
+        # With few samples, large steps overfit and small ones may not converge.
         for rate in _rates(len(x)):
             settings = replace(
                 self.descent,
@@ -141,13 +141,14 @@ class PredictorFit:
         return half.with_relu().resized(rank)
 
     def selected_share(self, factors: Factors) -> float:
-        """The least selected share of one threshold that reaches the target on tuning samples."""
+        """The smallest selected share of one threshold that reaches the target on tuning
+        samples."""
         scores = factors.scores(self.data.tune)
         return operating_point(scores, self.tables.tune, self.target).selected_share
 
     def family(self, factors: Factors) -> Family:
-        """Thresholds for the factors as they are stored: each neuron's own, or one for all where
-        that selects less on samples that it has not seen."""
+        """Thresholds for the factors as stored: one per neuron, or a common one if that selects
+        less on other samples."""
         tune = self.data.tune, self.tables.tune
         scores = cuts.entry_scores(factors, *tune)
         highest = float(np.abs(factors.scores(tune[0])).max()) + 1
@@ -181,7 +182,7 @@ class PredictorFit:
         self, factors: Factors, family: Family, always: npt.NDArray[np.intp] | None = None
     ) -> FloatArray:
         """Thresholds (hidden) that reach the target on tuning samples and the recall on held-out
-        ones. Neurons ``always`` are selected whatever they score, with a threshold of −∞."""
+        ones. Neurons ``always`` are always selected, with a threshold of −∞."""
 
         def at(level: float) -> FloatArray:
             thresholds = family.at(level)
@@ -196,7 +197,7 @@ class PredictorFit:
         return at(level)
 
     def quality(self, factors: Factors, thresholds: FloatArray) -> Quality:
-        """How good a selection is on the held-out samples."""
+        """The quality of a selection on the held-out samples."""
         held = self.tables.held
         chosen = cuts.entry_scores(factors, self.data.held, held) > thresholds[held.neurons]
         selected = cuts.selected_share(factors, self.data.held, thresholds)

@@ -1,4 +1,4 @@
-"""Choosing each neuron's threshold: most mass for the fewest selections."""
+"""Choosing the thresholds of neurons: most mass for the fewest selections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PIECE = 16 << 20  # scores at a time
 
 @dataclass(frozen=True)
 class NeuronCurves:
-    """For each neuron what its possible thresholds select and capture on some samples.
+    """For each neuron, what each candidate threshold selects and captures on some samples.
 
     The candidates of neuron i, ``starts[i]`` ≤ e < ``starts[i + 1]``, lie just below the scores of
     the tokens for which it is active, highest first: candidate e selects ``counts[e]`` tokens and
@@ -32,8 +32,8 @@ class NeuronCurves:
     highest: FloatArray  # (hidden): the highest score seen
 
     def thresholds(self, worth: float) -> FloatArray:
-        """Thresholds (hidden) with the most ``worth`` · mass − selections, neuron by neuron. A
-        neuron that never pays gets the highest score that was seen."""
+        """Thresholds (hidden) that maximise ``worth`` · mass − selections, neuron by neuron. A
+        neuron that never pays gets the highest score seen."""
         result = self.highest.copy()
         used = np.flatnonzero(np.diff(self.starts))
         if not len(used):
@@ -71,7 +71,7 @@ def neuron_curves(factors: Factors, x: FloatArray, mass: MassTable) -> NeuronCur
             place = np.searchsorted(ascending[row], scores[by_score], side="left")
             counts[where] = n - place
             captured[where] = np.cumsum(mass.values[entries[by_score]], dtype=np.float64)
-            # Half way to the next lower score, so that rounding decides nothing.
+            # Half way to the next lower score, so that rounding does not matter.
             below = ascending[row, np.maximum(place - 1, 0)]
             middle = (scores[by_score] + below) / 2
             lowest = np.nextafter(scores[by_score], np.float32(-np.inf))
@@ -92,7 +92,7 @@ def entry_scores(factors: Factors, x: FloatArray, mass: MassTable) -> FloatArray
 
 
 def mass_recall(scores: FloatArray, mass: MassTable, thresholds: FloatArray) -> float:
-    """Least share, over the kinds of mass, of what the entries hold that score above their
+    """The smallest share, over the kinds of mass, held by the entries that score above their
     neuron's threshold."""
     return float(mass.recall(scores > thresholds[mass.neurons]).min())
 
@@ -114,8 +114,8 @@ def least_level(
     mass: MassTable,
     recall: float,
 ) -> float:
-    """The least level between ``low`` and ``high`` whose thresholds reach ``recall``; ``high``
-    when none does. Recall must rise with the level."""
+    """The lowest level between ``low`` and ``high`` whose thresholds reach ``recall``; ``high``
+    if none does. Recall must rise with the level."""
     if mass_recall(scores, mass, family(high)) < recall:
         return high
     for _ in range(30):

@@ -1,8 +1,8 @@
 """Reading GGUF model files: the header, and each tensor's bytes on demand.
 
 The format is described in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Versions 2
-and 3 are read, little-endian. Nothing in a file is believed: every count, length and offset is
-checked against the file's size before it is used. `write_gguf` in `gguf_write` is the other way.
+and 3 are read, little-endian. Nothing in a file is trusted: every count, length and offset is
+checked against the file's size before it is used. `write_gguf` in `writer` writes such files.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MAX_NAME_BYTES = (1 << 16) - 1
 _MAX_DIMENSIONS = 4
 _MAX_ALIGNMENT = 1 << 20
 _DEFAULT_ALIGNMENT = 32
-_WINDOW_BYTES = 1 << 20  # of the header, read at a time
+_WINDOW_BYTES = 1 << 20  # of the header, buffered at a time
 _PIECE_BYTES = 8 << 20  # of a tensor
 
 _LENGTH = struct.Struct("<Q")
-_MAGICS = (b"GGUF", b"PWRI")  # the second of PowerInfer, whose files are the same otherwise
+_MAGICS = (b"GGUF", b"PWRI")  # the second is PowerInfer's, otherwise the same format
 
 _DAMAGED = "the file is cut off or damaged; download or copy it again"
 
@@ -110,8 +110,8 @@ class ValueType(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor of the file. `shape` is numpy's order, so a matrix's is (rows, columns); `offset`
-    counts from the start of the file, or of file `part` (from 0) of a model in several files."""
+    """A tensor of the file. `shape` is in numpy's order, (rows, columns) for a matrix; `offset` is
+    from the start of the file, or of file `part` (from 0) of a split model."""
 
     name: str
     shape: tuple[int, ...]
@@ -122,13 +122,13 @@ class TensorInfo:
 
 
 class _Cursor:
-    """Reads the header from front to back; `where` says in messages what is being read."""
+    """Reads the header sequentially; `where` describes the current field for messages."""
 
     def __init__(self, source: Bytes | Stream, name: str) -> None:
         self._source = source
         self._name = name
         self._window = b""
-        self._start = 0  # where in the file the window begins
+        self._start = 0  # file offset of the window
         self._at = 0  # index in the window
         self.where = "header"
 
@@ -147,7 +147,7 @@ class _Cursor:
         raise ModelFileError(f"{self._name}: {self.where} (at byte {self.position}): {problem}")
 
     def _need(self, nbytes: int) -> None:
-        """Makes the window hold the next `nbytes` bytes."""
+        """Ensures that the window contains the next `nbytes` bytes."""
         if self._at + nbytes <= len(self._window):
             return
         if nbytes > self.left:
@@ -227,7 +227,7 @@ class _Cursor:
         return array
 
     def value(self) -> tuple[ValueType, Any]:
-        """The next metadata value, led by its type."""
+        """The type and value of the next metadata entry."""
         code = self.number("I")
         if code == _ARRAY:
             return self._array()
@@ -255,8 +255,8 @@ class _Cursor:
         return kind, array != 0 if element == "bool" else array
 
     def tensor(self) -> tuple[TensorInfo, int]:
-        """The next tensor's description, its offset counted from the start of the tensor data,
-        and the same offset's position in the file (for messages)."""
+        """The next tensor's description, with the offset relative to the start of the tensor data,
+        and the position of that field in the file (for messages)."""
         self.where = "tensor table"
         name = self.name()
         self.where = f"tensor {name!r}"
@@ -290,11 +290,10 @@ class _Cursor:
 class GgufFile:
     """An open GGUF file, or a model that is split over several.
 
-    `name` is how messages call it, `version` 2 or 3, `metadata` maps keys to values (numbers,
-    bools, strings, lists of strings, numpy arrays of numbers), `metadata_types` to their
-    `ValueType`, and `tensors` names to `TensorInfo`. All are in the file's order. A file opened
-    by its path is mapped, not read.
-    """
+    `name` identifies it in messages, `version` is 2 or 3, `metadata` maps keys to values (numbers,
+    bools, strings, lists of strings, numpy arrays of numbers), `metadata_types` maps keys to their
+    `ValueType`, and `tensors` maps names to `TensorInfo`. All are in the file's order. A file
+    opened by its path is memory-mapped."""
 
     def __init__(self, source: Source, *, mapped: bool = True, part: int = 0) -> None:
         self.name, first = open_source(source, mapped)
@@ -320,15 +319,15 @@ class GgufFile:
         """Opens a path, a buffer of bytes or a seekable binary file, and reads the header. The
         path of the first part of a model that is split over several files opens them all.
 
-        mapped: whether a path is mapped into memory; else its bytes are read when asked for.
+        mapped: whether a path is mapped into memory; otherwise its bytes are read on demand.
 
-        Errors: `ModelFileError` (missing, cut off or damaged; the message names the place),
+        Errors: `ModelFileError` (missing, truncated or damaged; the message names the position),
         `UnsupportedError` (big-endian, version 1), `ArgumentError`.
         """
         return cls(source, mapped=mapped)
 
     def _open_parts(self, source: Source, mapped: bool) -> None:
-        """Opens the other files of a split model, which hold nothing but tensors."""
+        """Opens the other files of a split model, which contain only tensors."""
         number, count = (self._split_key(name, 0) for name in ("no", "count"))
         if count <= 1:
             return
@@ -350,7 +349,7 @@ class GgufFile:
         if len(self.tensors) != wanted:
             raise ModelFileError(
                 f"{self.name}: its {count} files hold {len(self.tensors)} tensors, not {wanted}; "
-                "they are not all of one model"
+                "they do not all belong to one model"
             )
         for key in [key for key in self.metadata if key.startswith("split.")]:
             del self.metadata[key], self.metadata_types[key]
@@ -462,32 +461,32 @@ class GgufFile:
 
     @property
     def mapped(self) -> bool:
-        """True when tensor data is a view of memory; else it is read when asked for."""
+        """True if tensor data is a view of memory, false if it is read on demand."""
         return self._source.mapped
 
     def tensor(self, name: str) -> TensorInfo:
-        """The description of a tensor; `ModelFileError` when the file has none of that name."""
+        """The description of a tensor; `ModelFileError` if the file has none of that name."""
         if name not in self.tensors:
             raise ModelFileError(f"{self.name}: tensor {name!r} is missing")
         return self.tensors[name]
 
     def tensor_data(self, name: str) -> ByteArray:
-        """The packed bytes of a tensor, uint8 (nbytes,), read-only: a view of the mapped file or
-        of the given buffer, or, for a file object, a copy read now."""
+        """The packed bytes of a tensor, uint8 (nbytes,), read-only: a view of the mapped file or of
+        the given buffer, or, for a file object, a copy."""
         info = self.tensor(name)
         data = self._sources[info.part].read(info.offset, info.nbytes)
         data.flags.writeable = False
         return data
 
     def tensor_pieces(self, name: str) -> Iterator[tuple[int, ByteArray]]:
-        """The same in pieces of a few megabytes, each with its offset in the tensor."""
+        """The packed bytes in chunks of a few megabytes, each with its offset in the tensor."""
         info = self.tensor(name)
         for start in range(0, info.nbytes, _PIECE_BYTES):
             nbytes = min(_PIECE_BYTES, info.nbytes - start)
             yield start, self._sources[info.part].read(info.offset + start, nbytes)
 
     def close(self) -> None:
-        """Closes the file. Tensor data that was handed out stays valid."""
+        """Closes the file. Tensor data that was returned stays valid."""
         for source in self._sources:
             source.close()
 
@@ -498,7 +497,7 @@ class GgufFile:
         self.close()
 
     def typed_metadata(self) -> dict[str, TypedValue]:
-        """The metadata with its types, as `write_gguf` takes it."""
+        """The metadata with its types, as `write_gguf` accepts it."""
         return {
             key: TypedValue(value, self.metadata_types[key]) for key, value in self.metadata.items()
         }
@@ -511,13 +510,13 @@ class GgufFile:
 
 
 def _part_names(path: Path, count: int) -> list[str]:
-    """What the files of a model in `count` files are called, of which `path` is one."""
+    """The names of the files of a model in `count` files, one of which is `path`."""
     stem = re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
     return [f"{stem}-{index + 1:05}-of-{count:05}{path.suffix}" for index in range(count)]
 
 
 class TypedValue(NamedTuple):
-    """A metadata value with the type that it has, or is to have, in a file."""
+    """A metadata value with its type in a file."""
 
     value: Any
     type: ValueType

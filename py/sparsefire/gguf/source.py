@@ -1,4 +1,4 @@
-"""Where the bytes of a model file come from: memory, a mapped file, or a file that is read."""
+"""The sources of a model file's bytes: memory, a mapped file, or a file object."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Bytes:
         self.size = data.nbytes
 
     def read(self, offset: int, nbytes: int) -> ByteArray:
-        """A view of `nbytes` bytes from `offset`, which are inside the file."""
+        """A view of `nbytes` bytes from `offset`, which must be inside the file."""
         return self._data[offset : offset + nbytes]
 
     def close(self) -> None:
-        """Lets go of the bytes; views of them stay valid."""
+        """Releases the bytes; views of them stay valid."""
         self._data = np.empty(0, np.uint8)
 
 
 class Stream:
-    """A seekable binary file object, of which only what is asked for is read."""
+    """A seekable binary file object, read on demand."""
 
     mapped = False
 
@@ -55,14 +55,14 @@ class Stream:
             if not part:
                 raise ModelFileError(
                     f"{self._name}: {left} of the {nbytes} bytes at byte {offset} cannot be read; "
-                    "the file has become shorter since it was opened"
+                    "the file was truncated after it was opened"
                 )
             parts.append(part)
             left -= len(part)
         return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
 
     def close(self) -> None:
-        """Closes the stream, unless it is the caller's."""
+        """Closes the stream, unless it belongs to the caller."""
         if self._owned:
             self._stream.close()
 
@@ -90,7 +90,7 @@ def open_source(source: Source, mapped: bool) -> tuple[str, Bytes | Stream]:
 
 
 def _open_path(path: Path, mapped: bool) -> Bytes | Stream:
-    if sys.platform == "emscripten" or not mapped:  # there, mapping a file copies it
+    if sys.platform == "emscripten" or not mapped:  # emscripten copies a file to map it
         return Stream(path.open("rb"), str(path), owned=True)
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:

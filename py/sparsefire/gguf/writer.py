@@ -20,8 +20,8 @@ from .source import ByteArray
 
 @dataclass(frozen=True)
 class TensorData:
-    """A tensor to be written: packed bytes, or a function that makes them when their turn comes,
-    so that a large file needs little memory. `shape` is numpy's order."""
+    """A tensor to be written: packed bytes, or a function that returns them when they are written,
+    so that a large file needs little memory. `shape` is in numpy's order."""
 
     format: str
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ _NUMPY_VALUES = {
 
 
 def check_output(path: Path) -> None:
-    """Before minutes of work: can a file be written there? `ArgumentError` when not."""
+    """Checks, before minutes of work, that a file can be written there; else `ArgumentError`."""
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ArgumentError(
             f"{path}: cannot be written; its directory must exist and allow new files"
@@ -59,12 +59,12 @@ def write_gguf(
     metadata: Mapping[str, Any],
     tensors: Mapping[str, Writable],
 ) -> None:
-    """Writes a GGUF file beside `path` and, when it is complete, moves it there in one step.
+    """Writes a GGUF file to a temporary file next to `path` and renames it when it is complete.
 
-    metadata: values by key; a `TypedValue` (as from `GgufFile.typed_metadata`) keeps its type,
-      otherwise it follows the value: bool, string, u32 or i32 or i64 for an int, f32 for a float,
-      the dtype of a numpy array or scalar. An empty array is left out, as the `gguf` package
-      does. "general.architecture" must be there.
+    metadata: values by key. A `TypedValue` (as from `GgufFile.typed_metadata`) keeps its type;
+      otherwise the type follows from the value: bool, string, u32, i32 or i64 for an int, f32 for a
+      float, the dtype of a numpy array or scalar. Empty arrays are omitted, as by the `gguf`
+      package. "general.architecture" is required.
     tensors: `TensorData`, `QuantizedWeights`, or numpy arrays of float32 or float16, by name.
 
     Errors: `BackendError` (the gguf package is not installed), `ArgumentError`, OSError.
@@ -97,7 +97,7 @@ def write_gguf(
 
 
 def gguf_package() -> Any:
-    """The gguf package; `BackendError` when it is not installed."""
+    """The gguf package; `BackendError` if it is not installed."""
     try:
         import gguf
     except ImportError:
@@ -134,7 +134,7 @@ def _add_metadata(writer: Any, gguf: Any, metadata: Mapping[str, Any]) -> None:
 
 
 def _encoded(value: Any) -> Any:
-    """Strings as the bytes that they were read from; other values as they are."""
+    """Strings as the bytes that they were read from; other values unchanged."""
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
 
 

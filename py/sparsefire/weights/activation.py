@@ -1,4 +1,4 @@
-"""Activation functions by name, and their numbers in the core."""
+"""Activation functions by name, and their codes in the core."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import ArgumentError
 class ActivationType(StrEnum):
     """An activation function; each member is also its name.
 
-    ``ActivationType("gelu")`` understands the names that frameworks use as well:
+    ``ActivationType("gelu")`` accepts the names that frameworks use as well:
     ``gelu`` is the erf form, ``gelu_pytorch_tanh`` the tanh form, ``swish`` is SiLU and
     ``relu_squared`` is ReLU². An unknown name is an `ArgumentError`.
     """
@@ -41,21 +41,21 @@ class ActivationType(StrEnum):
 
     @property
     def code(self) -> int:
-        """The activation's number in the C core."""
+        """The activation's code in the C core."""
         return _CODES[self]
 
     @property
     def is_relu_family(self) -> bool:
-        """True when the activation is exactly zero over a half-line, so that exact sparse
-        inference exists (ReLU, ReLU² and FATReLU)."""
+        """True if the activation is exactly zero on a half-line, so that exact sparse inference
+        is possible (ReLU, ReLU² and FATReLU)."""
         return self in (ActivationType.RELU, ActivationType.RELU2, ActivationType.FATRELU)
 
     def apply(
         self, x: npt.ArrayLike, parameter: float = 0.0, core: Core | None = None
     ) -> npt.NDArray[np.float32]:
-        """The activation of every element of ``x`` (any shape), as float32 of that shape.
+        """Applies the activation to every element of ``x`` (any shape); float32 of that shape.
 
-        ``parameter`` is FATReLU's threshold, otherwise ignored. NaN or infinity in ``x`` is a
+        ``parameter`` is FATReLU's threshold and ignored by others. NaN or infinity in ``x`` raises
         `NotFiniteError`.
         """
         core = core or get_core()

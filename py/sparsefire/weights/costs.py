@@ -1,4 +1,4 @@
-"""What passes that leave neurons out choose their way by."""
+"""The cost model by which sparse passes choose a code path."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from .quantized import weight_format
 
 
 def set_costs(format: str, scattered: float, batched: float, *, core: Core | None = None) -> None:
-    """Tells a core (default: the current one) what its ways of computing cost, for weights in
-    ``format``. It then chooses the fastest one for each call, from the numbers of neurons alone;
-    no choice changes a bit of a result.
+    """Sets the relative costs of a core (default: the current one) for weights in ``format``. The
+    core estimates from them, and from the number of neurons, which code path is the fastest. No
+    choice changes a bit of a result.
 
-    scattered: the time of a row that is read out of a list of neurons, over that of a row when all
-      are read in order.
-    batched: the time of a product of a row with one of several vectors at once, over that with a
-      single vector.
+    scattered: the time of reading a row of a list of neurons, relative to a row in sequential
+      order.
+    batched: the time of a row times one vector of a batch, relative to a single vector.
 
-    A core starts with values that were measured (see docs/results.md). Errors: `ArgumentError`
-    (not above 0), `FormatError`.
+    A core starts with measured values. Errors: `ArgumentError` (not above 0), `FormatError`.
     """
     core = core or get_core()
     code = weight_format(format).code

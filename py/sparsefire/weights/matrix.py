@@ -63,8 +63,8 @@ class Matrix(CoreObject):
         format: str = "f32",
         core: Core | None = None,
     ) -> Matrix:
-        """Quantises ``array`` (rows, columns) to ``format`` and puts it into core memory.
-        `QuantizedWeights` are taken as they are packed."""
+        """Quantises ``array`` (rows, columns) to ``format`` and copies it to core memory.
+        `QuantizedWeights` are used without conversion."""
         core = core or get_core()
         if not isinstance(array, QuantizedWeights):
             array = QuantizedWeights.quantize(array, format, core)
@@ -83,14 +83,14 @@ class Matrix(CoreObject):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights, without what lies between strided rows."""
+        """Bytes of the weights, without the gaps between strided rows."""
         return self.rows * self._row_bytes
 
     def multiply(
         self, x: npt.ArrayLike, out: npt.NDArray[np.floating] | None = None
     ) -> npt.NDArray[np.floating]:
         """x · matrixᵀ: (rows,) for x (columns,), (n, rows) for x (n, columns); float32, or
-        written to ``out``. NaN or infinity in ``x`` is a `NotFiniteError`."""
+        written to ``out``. NaN or infinity in ``x`` raises `NotFiniteError`."""
         values, single = _arrays.vectors(x, self.columns)
         result = _arrays.Result(len(values), self.rows, single, out)
         if len(values):
@@ -112,7 +112,7 @@ class Matrix(CoreObject):
         step = max(1, _READ_BYTES // self._row_stride)
         for first in range(start, stop, step):
             last = min(first + step, stop)
-            # The final row may end before a whole stride does.
+            # The last row may be shorter than a whole stride.
             span = (last - first - 1) * self._row_stride + self._row_bytes
             run = np.empty(span, np.uint8)
             self._memory.read(run, self._offset + first * self._row_stride)
@@ -143,8 +143,8 @@ def bundle_views(
     rows: int,
     parts: Sequence[tuple[str | WeightFormat, int]],
 ) -> list[Matrix]:
-    """The matrices of a bundle, in which row i of each lies beside row i of the next: one of
-    ``rows`` rows for each format and number of columns. Errors as `Matrix`."""
+    """The matrices of a bundle, in which row i of each is followed by row i of the next: one matrix
+    of ``rows`` rows for each format and number of columns. Errors as `Matrix`."""
     widths = [weight_format(kind).row_bytes(columns) for kind, columns in parts]
     offsets = accumulate(widths, initial=0)
     return [

@@ -17,7 +17,7 @@ from ..errors import ArgumentError, FormatError, ShapeError
 
 ByteArray = npt.NDArray[np.uint8]
 
-# Rows are handed to the core in pieces of about this size, so that a host that copies its
+# Rows are passed to the core in chunks of about this size, so that a host that copies its
 # arguments (wasm) needs little scratch memory.
 _PIECE_BYTES = 4 << 20
 
@@ -32,8 +32,8 @@ class WeightFormat:
     block_bytes: int
 
     def row_bytes(self, columns: int) -> int:
-        """Bytes of a packed row of ``columns`` weights; `FormatError` when ``columns`` is not a
-        multiple of the block."""
+        """Bytes of a packed row of ``columns`` weights; `FormatError` if ``columns`` is not a
+        multiple of the block size."""
         if columns < 1 or columns % self.block:
             smaller = ", or q8_0" if self.block > 32 and columns % 32 == 0 else ""
             raise FormatError(
@@ -81,8 +81,8 @@ def quantize_rows(
 ) -> ByteArray:
     """Packs ``values`` (rows, columns) into uint8 (rows, row bytes).
 
-    Rounds as GGUF's reference implementation does; in "q4_k", "q5_k" and "q6_k", for which that is
-    a matter of search, to the least squared error that a search of our own finds.
+    Rounds as GGUF's reference implementation does. For "q4_k", "q5_k" and "q6_k", which leave the
+    choice of scales open, it searches for those with the least squared error.
     """
     core = core or get_core()
     kind = weight_format(format)
@@ -209,9 +209,9 @@ class QuantizedWeights:
     ) -> QuantizedWeights:
         """From 8-bit integers (rows, columns) that stand for (data − zero_point) · scale.
 
-        They are stored in ``format``, by default in Q8_0 where its blocks divide the columns, else
-        in F16. In Q8_0 the integers themselves are kept where they are within -128 … 127 after the
-        zero point is taken off; only ``scale`` is rounded then, to half precision (1 in 2,048).
+        They are stored in ``format``, by default Q8_0 if the columns are a multiple of its block
+        size, or else F16. Q8_0 keeps integers that are within -128 … 127 after subtracting the zero
+        point; only ``scale`` is then rounded, to half precision (1 in 2,048).
         """
         values = np.asarray(data)
         if values.dtype.kind not in "iu" or values.ndim != 2 or not values.size:
@@ -238,11 +238,10 @@ class QuantizedWeights:
         """From 4-bit integers 0 … 15 that stand for (q − zero_points[g]) · scales[g].
 
         Weight i of the matrix of shape ``shape`` (rows, columns), counted row by row, is the low
-        half of byte i // 2 of ``packed`` (uint8) when i is even, else the high half, and belongs
-        to group g = i // group_size. Stored as by `int8`, in Q8_0 exactly but for the rounding of
-        the scales when the group size is a multiple of 32. So it is in Q4_1, which takes 5 bits a
-        weight instead of 8.5 and rounds scales · zero_points too.
-        """
+        half of byte i // 2 of ``packed`` (uint8) if i is even, the high half if it is odd, and
+        belongs to group g = i // group_size. Stored as by `int8`: exactly in Q8_0, except for the
+        rounding of the scales, if the group size is a multiple of 32. The same holds for Q4_1,
+        which takes 5 bits per weight instead of 8.5 and rounds scales · zero_points too."""
         rows, columns = (int(size) for size in shape)
         count = rows * columns
         if rows < 1 or columns < 1 or group_size < 1:
@@ -333,7 +332,7 @@ class QuantizedWeights:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits that one weight takes, scales included."""
+        """Bits per weight, scales included."""
         return 8 * self.nbytes / (self._shape[0] * self._shape[1])
 
     @property
@@ -361,10 +360,10 @@ class QuantizedWeights:
     def transpose(self, format: str | None = None) -> QuantizedWeights:
         """The transposed matrix, requantised to ``format`` (default: the same).
 
-        F32, F16 and BF16 are transposed exactly. A block format rounds again, since its blocks now
-        run along the other axis: the new error is about as large as the one that the weights
-        already had, so the two together are about √2 times it (of normal weights: 9 % become 12 %
-        in Q4_0, 0.5 % become 0.8 % in Q8_0). Where that matters, transpose to "q8_0" or "f16".
+        F32, F16 and BF16 are transposed exactly. A block format rounds again, because its blocks
+        now run along the other axis: the new error is about as large as the existing one, so
+        together they are about √2 times as large (for normally distributed weights 9 % becomes 12 %
+        in Q4_0, 0.5 % becomes 0.8 % in Q8_0). Where that matters, transpose to "q8_0" or "f16".
         """
         return QuantizedWeights.quantize(self.dequantize().T, format or self.format)
 
