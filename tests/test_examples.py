@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,9 +12,10 @@ from conftest import ROOT, missing
 from sparsefire.weights.quantized import FORMATS
 
 
-def run(name: str, *arguments: str) -> str:
+def run(name: str, *arguments: str, **environment: str) -> str:
     command = [sys.executable, str(ROOT / "examples" / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout
@@ -48,7 +50,11 @@ def test_calibration(tmp_path: Path) -> None:
         missing("matplotlib is not installed; pip install 'sparsefire[examples]'")
     png = tmp_path / "curves.png"
     arguments = ["--tokens", "1500", "--ranks", "32", "--png", str(png)]
-    output = run("calibration.py", *arguments)
+    # Where making its cache of fonts takes long, matplotlib says so on standard error.
+    environment = {"MPLCONFIGDIR": str(tmp_path)}
+    command = [sys.executable, "-c", "import matplotlib.font_manager"]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **environment})
+    output = run("calibration.py", *arguments, **environment)
     rank = cells(output, "rank 32")
     assert float(rank[5].rstrip("%")) > 90  # recall
     assert float(rank[3].rstrip("%")) < 60  # selected

@@ -87,8 +87,8 @@ class Running:
         assert not self._thread.is_alive()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.01)
@@ -375,28 +375,45 @@ class Long:
         self._stack.close()
 
 
+class Unread:
+    """A long request without streaming, whose answer nobody reads."""
+
+    def __init__(self, server: Running) -> None:
+        body = json.dumps(LONG).encode()
+        address = httpx.URL(server.url)
+        self._socket = socket.create_connection((address.host, address.port))
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {address.host}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._socket.sendall(head.encode() + body)
+
+    def leave(self) -> None:
+        self._socket.close()
+
+
 def test_a_client_that_leaves_cancels(start: Start) -> None:
     server = start()
     stream = Long(server)
     assert server.metric("requests_running") == 1
     stream.leave()
-    wait_for(lambda: server.metric("requests_cancelled_total") == 1, 10)
-    wait_for(lambda: server.metric("requests_running") == 0, 5)
+    wait_for(lambda: server.metric("requests_cancelled_total") == 1)
+    wait_for(lambda: server.metric("requests_running") == 0)
     wait_for(lambda: 0 < server.metric("generated_tokens_total") < COUNT)
     assert server.post("completions", prompt="ab", max_tokens=3).status_code == 200
     # Without streaming too, and while it waits for its turn.
     stream = Long(server)
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/v1/completions", json=LONG, timeout=0.3)
-    wait_for(lambda: server.metric("requests_cancelled_total") == 2, 10)
+    unread = Unread(server)
+    wait_for(lambda: server.metric("requests_waiting") == 1)
+    unread.leave()
+    wait_for(lambda: server.metric("requests_cancelled_total") == 2)
     assert server.metric("requests_waiting") == 0
     assert server.metric("requests_running") == 1, "the first one goes on"
     stream.leave()
-    wait_for(lambda: server.metric("requests_running") == 0, 10)
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/v1/completions", json=LONG, timeout=0.5)
-    wait_for(lambda: server.metric("requests_cancelled_total") == 4, 10)
-    wait_for(lambda: server.metric("requests_running") == 0, 10)
+    wait_for(lambda: server.metric("requests_running") == 0)
+    unread = Unread(server)
+    wait_for(lambda: server.metric("requests_running") == 1)
+    unread.leave()
+    wait_for(lambda: server.metric("requests_cancelled_total") == 4)
+    wait_for(lambda: server.metric("requests_running") == 0)
 
 
 def test_clients_that_come_and_go(
@@ -452,7 +469,7 @@ def test_queue_limit(start: Start) -> None:
 
 
 def test_time_limit(start: Start) -> None:
-    server = start(Limits(seconds=0.5))
+    server = start(Limits(seconds=1))
     answer = server.post("completions", **LONG).json()
     (choice,) = answer["choices"]
     assert (choice["finish_reason"], choice["stop_reason"]) == ("length", "time")
@@ -616,8 +633,8 @@ def test_the_command_and_its_end(path: Path, grace: str, signals: int) -> None:
                     process.send_signal(signal.SIGINT)
                     time.sleep(0.5)
                 rest = [line for line in lines if line]
-                _, errors = process.communicate(timeout=30)
-        assert time.monotonic() - began < 15
+                _, errors = process.communicate(timeout=60)
+        assert time.monotonic() - began < 45
         assert process.returncode == 130
         assert errors == ""
         assert rest[-1] == "data: [DONE]"

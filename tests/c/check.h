@@ -33,6 +33,20 @@ check_one(int holds, const char *file, int line, const char *format, ...) {
 /* CHECK(condition, "printf format", …): what to say when the condition does not hold. */
 #define CHECK(condition, ...) check_one(!!(condition), __FILE__, __LINE__, __VA_ARGS__)
 
+/* How many instruction sets a test goes through: with the thread sanitizer, which slows it down tenfold, only one,
+ * since threads are handed their work in the same way for each. */
+#if defined(__SANITIZE_THREAD__)
+enum { CHECK_ISAS = 1 };
+#else
+enum { CHECK_ISAS = 100 };
+#endif
+
+/* Whether a test goes through an instruction set, which the machine may have or not. */
+static inline int check_isa(int supported) {
+  static int checked;
+  return supported && checked++ < CHECK_ISAS;
+}
+
 /* The exit status of the test program, with a line of summary. */
 static inline int check_result(void) {
   printf("%d checks, %d failed\n", check_count, check_failures);

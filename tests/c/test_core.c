@@ -316,7 +316,7 @@ static void test_down_by_output(sf_context *context) {
 int main(int argc, char **argv) {
   (void)argc, (void)argv;
   for (int32_t isa = 0; isa < sf_isa_count(); isa++) {
-    if (!sf_isa_supported(isa)) continue;
+    if (!check_isa(sf_isa_supported(isa))) continue;
     check_section(sf_isa_name(isa));
     sf_context *context, *threaded;
     CHECK(sf_context_open(&context, isa, 1) == SF_OK && sf_context_open(&threaded, isa, 3) == SF_OK, "context");

@@ -318,7 +318,7 @@ int main(int argc, char **argv) {
   }
   for (int32_t isa = 0; isa < sf_isa_count(); ++isa) {
     const sf_kernels *kernels = sf_isa_kernels(isa);
-    if (!sf_isa_supported(isa)) continue;
+    if (!check_isa(sf_isa_supported(isa))) continue;
     check_section(kernels->name);
     for (int f = 0; f < ALL_FORMATS; ++f) {
       for (int32_t columns = 1; columns < 4200; ++columns) {

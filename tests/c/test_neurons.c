@@ -150,7 +150,7 @@ int main(int argc, char **argv) {
   test_policy(SF_CACHE_WINDOW, 0);
   test_errors();
   for (int32_t isa = 0; isa < sf_isa_count(); isa++) {
-    if (!sf_isa_supported(isa)) continue;
+    if (!check_isa(sf_isa_supported(isa))) continue;
     check_section(sf_isa_name(isa));
     sf_context *context;
     CHECK(sf_context_open(&context, isa, 2) == SF_OK, "context");
