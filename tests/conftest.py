@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pyodide_harness import (
     PyodideRuntime,
@@ -69,6 +70,13 @@ _LONG_GROUPS = (
     "test_pyodide_extension",
     "test_calibrate",
 )
+
+
+# Examples may take as long as the machine needs, and do not depend on those of earlier runs.
+settings.register_profile(
+    "any machine", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:

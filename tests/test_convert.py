@@ -272,7 +272,7 @@ def test_byte_level_tokenisers(rule: str, tmp_path: Path) -> None:
     assert ours.vocabulary.types[size] == 5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(st.characters(exclude_categories=("Cs", "Cn"))))
 def test_any_text(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     theirs = trained("llama-bpe")

@@ -150,7 +150,8 @@ def test_an_empty_active_set_gives_the_bias(core: Core) -> None:
 
 
 on_every_core = settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -138,7 +138,7 @@ METADATA = st.dictionaries(
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(metadata=METADATA, shapes=st.lists(SHAPES, max_size=4), half=st.booleans())
 def test_written_by_us_read_by_both(
     tmp_path_factory: pytest.TempPathFactory,
@@ -443,7 +443,7 @@ def only_named_errors(open_file: Callable[[], GgufFile]) -> None:
             file.tensor_data(name)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(flips=st.lists(st.integers(0, 8 * len(SMALL) - 1), min_size=1, max_size=8))
 def test_flipped_bits(flips: list[int]) -> None:
     data = bytearray(SMALL)
@@ -453,7 +453,7 @@ def test_flipped_bits(flips: list[int]) -> None:
     only_named_errors(lambda: GgufFile.open(io.BytesIO(data)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(start=st.integers(0, len(SMALL)), junk=st.binary(max_size=64))
 def test_overwritten_bytes(start: int, junk: bytes) -> None:
     data = SMALL[:start] + junk + SMALL[start + len(junk) :]

@@ -210,7 +210,7 @@ def test_every_truncation_of_a_model() -> None:
             Model.load(data[:length])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(flips=st.lists(st.integers(0, 8 * 4000 - 1), min_size=1, max_size=3))
 def test_flipped_bits_in_the_header(flips: list[int], tmp_path_factory: Any) -> None:
     data = bytearray(_small_model())

@@ -146,7 +146,7 @@ def test_stop_texts(tiny: Model) -> None:
     assert "".join(tiny.generate("ab", 40, stop=["not there", "\0\0"], **options)) == whole
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     pieces=st.lists(st.text("abc", max_size=4)),
     stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),

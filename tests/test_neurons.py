@@ -152,7 +152,7 @@ def test_a_predictor_chooses(core: Core, path: Path, kind: str) -> None:
             np.testing.assert_array_equal(cached.forward(x), ffn.forward(x, predictor))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_sequence_of_requests(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     ffn = layer()

@@ -139,7 +139,7 @@ TEXT = (
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(text=TEXT, name=st.sampled_from(KINDS))
 def test_any_text(text: str, name: str) -> None:
     both = pair(name)
@@ -303,7 +303,7 @@ def test_bad_metadata(change: dict[str, Any], error: type[Exception], message: s
         small(**change)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(units=st.lists(st.integers(0, 2**32 - 1), max_size=40), text=st.text(), tail=st.binary())
 def test_damaged_charsmaps(units: list[int], text: str, tail: bytes) -> None:
     """Whatever the table holds, it ends with a text or with an error."""
@@ -315,7 +315,7 @@ def test_damaged_charsmaps(units: list[int], text: str, tail: bytes) -> None:
         pass
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(raw=st.binary())
 def test_damaged_model_files(raw: bytes) -> None:
     with pytest.raises((ModelFileError, UnsupportedError), match=r"^tokenizer\.model: "):

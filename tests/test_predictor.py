@@ -288,7 +288,7 @@ def random_mass(random: np.random.Generator, n: int, hidden: int) -> Doubles:
     return np.where(random.random((n, hidden)) < 0.2, mass, 0.0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_mass_tables_are_their_matrices(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -337,7 +337,7 @@ def brute_force(scores: Doubles, mass: Doubles, worth: float) -> float:
     return max(0.0, float(values.max()))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), worth=st.floats(0.1, 100))
 def test_thresholds_of_neurons_are_the_best_there_are(seed: int, worth: float) -> None:
     random = np.random.default_rng(seed)

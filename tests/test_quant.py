@@ -66,7 +66,7 @@ WRITTEN_BY_GGUF = tuple(each for each in FORMATS if each not in K_FORMATS)
 
 
 @pytest.mark.parametrize("format", WRITTEN_BY_GGUF)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     rows=st.integers(1, 9),

@@ -74,7 +74,7 @@ def kept(config: SamplerConfig, logits: np.ndarray) -> list[int]:
     return sorted(order.tolist())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     logits=VALUES,
     top_k=st.integers(0, 40),
@@ -135,7 +135,7 @@ def test_logit_bias() -> None:
         Sampler(SamplerConfig(logit_bias={0: -np.inf})).sample(logits_of(1.0))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(logits=VALUES, top=st.integers(0, 310), token=st.integers(0, 299))
 def test_score(logits: np.ndarray, top: int, token: int) -> None:
     token %= len(logits)

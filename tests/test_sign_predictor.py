@@ -88,7 +88,7 @@ def test_rules_and_the_hot_prefix(core: Core) -> None:
     assert predictor.predict(x[0]).size == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     hidden=st.integers(1, 80),
     d=st.integers(1, 100),

@@ -153,7 +153,7 @@ ASSIGNED = st.characters(exclude_categories=("Cs", "Cn"))
 BPE_TEXT = st.text(ASSIGNED) | st.text(st.sampled_from("ab \n\r\t'sSl1٣½é語👍.!_")) | st.text("ab")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=BPE_TEXT, pre=st.sampled_from(RULES))
 def test_any_text(text: str, pre: str) -> None:
     both = pair(pre)
@@ -230,7 +230,7 @@ def test_longest_special_token_wins() -> None:
     assert tokenizer.encode("<a><b><a>") == [1, 0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(ASSIGNED))
 def test_streaming_gives_whole_characters(text: str) -> None:
     tokenizer = pair("gpt-2").ours
@@ -256,7 +256,7 @@ def test_streaming_half_characters() -> None:
     assert tokenizer.decode(face[:3]) == "\ufffd"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ids=st.lists(st.integers(0, pair("gpt-2").ours.size - 1)))
 def test_streaming_equals_decoding(ids: list[int]) -> None:
     both = pair("gpt-2")
