@@ -461,7 +461,7 @@ def test_queue_limit(start: Start) -> None:
     thread.start()
     wait_for(lambda: server.metric("requests_waiting") == 1)
     refused = server.post("completions", prompt="ab")
-    fails(refused, 429, "1 requests wait")
+    fails(refused, 429, "the queue is full (1 waiting)")
     assert int(refused.headers["retry-after"]) > 0
     stream.leave()
     thread.join()
@@ -504,7 +504,7 @@ def test_queue_by_itself() -> None:
             await late.next()
         queue.submit(work("fifth"), 60)
         queue.submit(work("sixth"), 60)
-        with pytest.raises(QueueFullError, match="4 requests"):
+        with pytest.raises(QueueFullError, match="4 waiting"):
             queue.submit(work("seventh"), 60)
         go.set()
         for job, name in ((first, "first"), (second, "second"), (third, "third")):

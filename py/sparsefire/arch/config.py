@@ -1,4 +1,4 @@
-"""What a model file says of its model, by architecture: `ARCHITECTURES` is the table, and
+"""The configuration of a model file by architecture: `ARCHITECTURES` is the table, and
 `read_config` reads the sizes. The tensors are in `tensors`."""
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and numbers of a model. `d` is the width of the residual stream, `hidden` the neurons
-    of a layer, `context_length` the tokens that the model was trained to see at once."""
+    """Sizes and numbers of a model. `d` is the width of the residual stream, `hidden` the number of
+    neurons per layer, `context_length` the context length of the training."""
 
     architecture: str
     name: str
@@ -172,14 +172,13 @@ class ModelConfig:
 
     @property
     def calibrated(self) -> bool:
-        """True when the file holds predictors, what calibration adds or PowerInfer's, or
-        cutoffs."""
+        """True if the file has predictors, our own or PowerInfer's, or cutoffs."""
         return self.hot_counts is not None or self.powerinfer or bool(self.cutoffs)
 
     @property
     def default_mode(self) -> str:
-        """ "sparse" for a calibrated model, else "exact" where the activation has exact zeros, else
-        "dense"."""
+        """ "sparse" for a calibrated model, otherwise "exact" if the activation has exact zeros,
+        otherwise "dense"."""
         if self.calibrated:
             return "sparse"
         return "exact" if self.activation.is_relu_family else "dense"
@@ -197,7 +196,7 @@ _NEUTRAL = {
 
 
 def _refuse_unknown(keys: Keys) -> None:
-    """`UnsupportedError` for a key that asks for what the core does not compute."""
+    """`UnsupportedError` for a key that requires something the core does not compute."""
     for name, neutral in _NEUTRAL.items():
         if keys.value(name, neutral) != neutral:
             raise keys.unsupported(name)
@@ -206,7 +205,7 @@ def _refuse_unknown(keys: Keys) -> None:
 def read_config(file: GgufFile, activation: str | ActivationType | None = None) -> ModelConfig:
     """The sizes in a model file, checked for plausibility.
 
-    activation: overrides what the file and the architecture say.
+    activation: overrides the file and the architecture.
 
     Errors: `ModelFileError` naming the key, `UnsupportedError` (architecture, or a variant of it
     that the core does not compute), `ArgumentError` (unknown activation).
@@ -297,7 +296,7 @@ def _rope_dims(keys: Keys, head_dim: int) -> int:
 
 
 def _window_rope(keys: Keys, kind: Architecture, rope: Rope) -> Rope:
-    """Layers with a window may turn at a base of their own, and are not stretched then."""
+    """Layers with a window may have their own rotary base, without scaling."""
     base = kind.window_rope_base
     if base is None and keys.value("rope.freq_base_swa") is None:
         return rope
@@ -319,8 +318,8 @@ def _windows(keys: Keys, kind: Architecture, layers: int) -> tuple[int, ...]:
 
 
 def _usable_context(keys: Keys, context_length: int) -> int:
-    """Some models scale queries beyond the tokens that they were first trained for, which is not
-    computed: they are used up to there."""
+    """Some models scale queries beyond their original context length, which is not supported: their
+    context is limited to that length."""
     if not keys.value("attention.temperature_scale", 0):
         return context_length
     name = "rope.scaling.original_context_length"
@@ -328,7 +327,7 @@ def _usable_context(keys: Keys, context_length: int) -> int:
 
 
 def _scale(keys: Keys, name: str, default: float) -> float:
-    """A factor; 0 stands for the default, as it does for other readers of these keys."""
+    """A factor; 0 means the default, as in other readers of these keys."""
     return keys.number(name, -1e6, 1e6, default) or default
 
 
@@ -341,7 +340,7 @@ def _logit_scale(keys: Keys, kind: Architecture, sizes: Sizes) -> float:
 
 
 def _vocabulary(file: GgufFile) -> int:
-    """Rows of the embedding, which may be more than the tokens that have names."""
+    """Rows of the embedding, which may exceed the number of named tokens."""
     shape = file.tensor("token_embd.weight").shape
     if len(shape) != 2 or shape[0] > 1 << 22:
         raise ModelFileError(
@@ -359,7 +358,7 @@ def _vocabulary(file: GgufFile) -> int:
 def _activation(
     file: GgufFile, keys: Keys, architecture: str, chosen: str | ActivationType | None
 ) -> tuple[ActivationType, float]:
-    """The user's choice, else what the file says, else the architecture's own."""
+    """The user's choice, or else the file's, or else the default of the architecture."""
     kind = ARCHITECTURES[architecture]
     stored = keys.text("hidden_activation") or keys.text("hidden_act")
     if not stored and _has_powerinfer(file):
@@ -369,7 +368,7 @@ def _activation(
     elif not stored and kind.activation is None:
         raise UnsupportedError(
             f"{file.name}: the file does not say which activation its feed-forward layers use, and "
-            f"models of the architecture {architecture!r} differ: {kind.ambiguous}. Choose one, "
+            f"models of the architecture {architecture!r} differ: {kind.ambiguous}. Choose one "
             "with --activation or the argument of Model.load"
         )
     else:
@@ -408,8 +407,8 @@ def _cutoffs(file: GgufFile, layers: int) -> dict[str, tuple[float, ...]]:
 
 
 def _refuse_guess(file: GgufFile, architecture: str, assumed: str) -> None:
-    """`UnsupportedError` for a model that its name calls one with ReLU, where the file does not say
-    so and the architecture's own activation is another: the text would be nonsense."""
+    """`UnsupportedError` for a model whose name is that of a ReLU model, if the file does not say
+    so and the architecture's default is another activation: the text would be nonsense."""
     known = (file.metadata.get(key) for key in ("general.name", "general.basename"))
     for name in (*known, PurePath(file.name).name):
         if isinstance(name, str) and _RELU_NAMES.search(name):

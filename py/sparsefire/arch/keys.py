@@ -14,14 +14,14 @@ REPAIR = "the file is damaged, or was not converted for this architecture"
 
 
 class Keys:
-    """Reads `<architecture>.*` keys, and says of each that is wrong what was expected."""
+    """Reads `<architecture>.*` keys; errors say what was expected."""
 
     def __init__(self, file: GgufFile, architecture: str) -> None:
         self._file = file
         self._prefix = architecture
 
     def value(self, name: str, default: Any = None) -> Any:
-        """What the key holds, or the default."""
+        """The value of the key, or the default."""
         return self._file.metadata.get(f"{self._prefix}.{name}", default)
 
     def _required(self, name: str, default: Any) -> Any:
@@ -37,7 +37,7 @@ class Keys:
         return ModelFileError(f"{self._file.name}: key '{self._prefix}.{name}' {problem}")
 
     def unsupported(self, name: str) -> UnsupportedError:
-        """The error for a key that asks for what the core does not compute."""
+        """The error for a key that requires something the core does not compute."""
         value = self.value(name)
         return UnsupportedError(
             f"{self._file.name}: key '{self._prefix}.{name}' is {value!r}, which is not supported"

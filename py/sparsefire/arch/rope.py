@@ -1,5 +1,4 @@
-"""Rotary positions: how fast each pair of a head turns (Su et al. 2021), and how a model is
-stretched to more tokens than it was trained for."""
+"""Rotary position embedding (Su et al. 2021) and its scaling to longer contexts."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ class Rope(NamedTuple):
     amplitude: float = 1.0
 
     def with_base(self, base: float) -> Rope:
-        """The same pairs at another base, not stretched."""
+        """The same pairs at another base, without scaling."""
         return Rope(self.dims, base, (), self.amplitude)
 
 
@@ -55,7 +54,7 @@ def read_rope(file: GgufFile, keys: Keys, dims: int, context_length: int) -> Rop
 
 
 def _factor(keys: Keys) -> float:
-    """How many times longer texts become. Writers put 0 for none."""
+    """Context scaling factor; 0 means unscaled."""
     for name in ("rope.scaling.factor", "rope.scale_linear"):
         if keys.value(name) not in (None, 0):
             return keys.number(name, 1e-3, 1e3)
@@ -63,7 +62,7 @@ def _factor(keys: Keys) -> float:
 
 
 def _yarn(keys: Keys, plain: Rope, factor: float, context_length: int) -> Rope:
-    """Fast pairs stay, slow ones are stretched, those between are mixed."""
+    """Fast pairs are unchanged, slow ones are interpolated, those between are blended."""
     if keys.number("rope.scaling.yarn_ext_factor", -1.0, 1.0, 1.0) not in (-1.0, 1.0):
         raise keys.unsupported("rope.scaling.yarn_ext_factor")
     trained = keys.integer("rope.scaling.original_context_length", 1 << 24, context_length)

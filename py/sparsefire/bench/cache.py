@@ -1,4 +1,4 @@
-"""Measuring neuron caches: what a layer costs whose weights do not fit into memory."""
+"""Benchmarks of neuron caches: the cost of a layer whose weights do not fit into memory."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from ..ffn.cached import CachedFfn
 from ..ffn.layer import SparseFfn
 from .ffn import random_layer
 
-# With this exponent and a tenth of the neurons active, the most used quarter makes nearly four
-# fifths of the activations, as was found in OPT-30B (PowerInfer; Song et al. 2024).
+# With this exponent and a tenth of the neurons active, the most frequent quarter accounts for
+# nearly four fifths of the activations, as found in OPT-30B (PowerInfer; Song et al. 2024).
 EXPONENT = 1.2
 
 
 @dataclass(frozen=True)
 class CacheBench:
-    """One policy of a neuron cache beside the same layer in memory, for one vector at a time.
+    """A neuron cache with one policy against the same layer in memory, one vector at a time.
 
     ``memory_ms`` and ``cached_ms`` are medians over ``repeats``; ``hit_rate``, and ``misses`` and
-    ``bytes_read`` for one vector, are means over them. ``identical``: every result had the same
-    bits as the layer in memory gave.
+    ``bytes_read`` per vector, are means over them. ``identical``: every result equals that of the
+    layer in memory bit for bit.
     """
 
     shape: str
@@ -92,15 +92,14 @@ def bench_cache(
     core: Core | None = None,
     progress: Progress | None = None,
 ) -> list[CacheBench]:
-    """Times a layer with random weights in memory and, in turn, through neuron caches that hold the
-    share ``budget`` of its bytes, one for each of ``policies``.
+    """Times a layer with random weights in memory and, alternating with it, behind neuron caches
+    that hold the share ``budget`` of its bytes, one for each of ``policies``.
 
-    Which neurons fire is drawn anew for each vector: neuron by neuron, without regard to the
-    vector before, with frequencies of a `power_law`; which neurons are the frequent ones is not
-    told to the caches. ``repeats`` vectors fill and warm the caches, then each chooses its hot set
-    (`NeuronCache.reclassify`) of the share ``pinned``, and ``repeats`` more are timed. The file
-    lies in the directory for temporary files, so reads come from the system's memory rather than
-    from a disk.
+    The active neurons are drawn independently for each vector, with frequencies of a `power_law`.
+    The caches do not know which neurons are frequent. ``repeats`` vectors warm the caches up, then
+    each chooses its hot set (`NeuronCache.reclassify`) of the share ``pinned``, and ``repeats``
+    more are timed. The file is in the directory for temporary files, so reads come from the page
+    cache rather than from a disk.
 
     Errors: `ArgumentError`, `FormatError` (sizes not a multiple of the format's block).
     """
@@ -149,14 +148,14 @@ class _Race:
         self.forget()
 
     def forget(self) -> None:
-        """Begins to count anew."""
+        """Resets the counts."""
         self.times: list[list[float]] = [[] for _ in range(len(self.layers) + 1)]
         self.identical = [True] * len(self.layers)
         self.active: list[int] = []
         self.before = [layer.cache.stats for layer in self.layers]
 
     def run(self, repeats: int, report: Callable[[int], None]) -> None:
-        """Every layer computes ``repeats`` vectors, in turn."""
+        """Every layer computes ``repeats`` vectors, alternating."""
         for index in range(repeats):
             x = self.random.standard_normal(self.ffn.d_in, np.float32)
             fires = self.random.random(len(self.often)) < self.often
@@ -175,7 +174,7 @@ class _Race:
         return y
 
     def result(self, index: int, exponent: float) -> CacheBench:
-        """What was measured of one cache."""
+        """The measurements of one cache."""
         ffn, layer, before = self.ffn, self.layers[index], self.before[index]
         cache, after, repeats = layer.cache, layer.cache.stats, len(self.active)
         hits, misses = after.hits - before.hits, after.misses - before.misses

@@ -1,4 +1,4 @@
-"""Measuring feed-forward layers: dense, predicted, and what the machine would allow."""
+"""Benchmarks of feed-forward layers: dense, predicted, and the limit by bytes read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..fit.layers import predictor_format
 from ..weights.matrix import bundle_views
 from ..weights.quantized import quantize_rows, weight_format
 
-_SECONDS = 5.0  # that the repetitions take about, when their number is not given
+_SECONDS = 5.0  # total time when the number of repetitions is not given
 _FEWEST, _MOST = 7, 201
 _ROWS_AT_ONCE = 1024
 
@@ -31,10 +31,10 @@ _ROWS_AT_ONCE = 1024
 class FfnBench:
     """A layer's times, medians over ``repeats`` in milliseconds, for one vector at a time.
 
-    ``sparse_ms`` includes the predictor, which alone takes ``predictor_ms``. ``limit`` is the
-    greatest speed-up that reading less can give, 1 / (active share + predictor bytes / layer
-    bytes), and ``efficiency`` how much of it is reached. ``max_rel_err`` is the largest error of
-    the sparse output, over its largest element, against float64 with the same neurons.
+    ``sparse_ms`` includes the predictor, which by itself takes ``predictor_ms``. ``limit`` is the
+    largest speed-up that reading fewer bytes allows, 1 / (active share + predictor bytes / layer
+    bytes), and ``efficiency`` the speed-up over it. ``max_rel_err`` is the largest error of the
+    sparse output against float64 with the same neurons, over its largest element.
     """
 
     shape: str
@@ -76,10 +76,10 @@ def bench_ffn(
 ) -> FfnBench:
     """Times a layer of ``d`` inputs and outputs and ``hidden`` neurons with random weights.
 
-    Each repetition takes a new input, for which the predictor chooses another ``active`` share of
-    the neurons; dense, predictor and sparse take turns, and who begins changes. Every chosen
-    neuron is computed in full: gate biases keep all gates positive. ``repeats``: by default as
-    many as take about 5 seconds. ``progress`` is called after each repetition.
+    Each repetition has a new input, for which the predictor selects a different ``active`` share of
+    the neurons. Dense, predictor and sparse alternate, in a changing order. Every selected neuron
+    is computed completely: gate biases keep all gates positive. ``repeats`` defaults to about 5
+    seconds' worth. ``progress`` is called after each repetition.
 
     Errors: `ArgumentError`, `FormatError` (sizes not a multiple of the format's block).
     """
@@ -124,7 +124,7 @@ def random_layer(
     core: Core, random: np.random.Generator, d: int, hidden: int, gated: bool, format: str
 ) -> SparseFfn:
     """A ReLU layer of ``d`` inputs and outputs with random weights. Biases of 8 keep all gates
-    (ungated: ups) positive, so that a neuron is active when it is chosen."""
+    (ungated: ups) positive, so that every selected neuron is active."""
     kind, parts = weight_format(format), 2 + gated
     row = kind.row_bytes(d)
     bundle = np.empty((hidden, parts * row), np.uint8)

@@ -1,5 +1,5 @@
 """Calibrating a model whose activation has no exact zeros (SwiGLU, GeGLU): cutoffs below which
-neurons are left out, what they cost in perplexity, and whether they are worth it."""
+neurons are skipped, their cost in perplexity, and whether they pay."""
 
 from __future__ import annotations
 
@@ -45,12 +45,11 @@ _RECORDED = 0.1  # share of the work
 
 @dataclass(frozen=True)
 class CutoffSetting:
-    """Cutoffs ``on`` "product" or "gate", one a layer, and what they do to held-out text.
+    """Cutoffs ``on`` "product" or "gate", one per layer, and their effect on held-out text.
 
-    ``sparsity`` is the share of the neurons, over all layers, that they were chosen to leave out,
-    ``left_out`` the share that they do leave out. ``output_error`` is ‖difference‖ / ‖output‖ of
-    the layers' outputs, as root mean square over tokens and layers. The two speeds are of decoding,
-    tokens one by one, measured in turns.
+    ``sparsity`` is the intended share of skipped neurons over all layers, ``left_out`` the actual
+    one. ``output_error`` is ‖difference‖ / ‖output‖ of the layers' outputs, as root mean square
+    over tokens and layers. The two speeds are of token-by-token decoding, measured alternately.
     """
 
     on: str
@@ -70,8 +69,8 @@ class CutoffSetting:
 
 @dataclass(frozen=True)
 class CutoffCalibration:
-    """What calibration found. ``chosen`` was written to ``output``; both are None where dense is
-    best. Perplexities are over ``held_out_tokens`` that nothing was fitted on."""
+    """The result of `calibrate_cutoffs`. ``chosen`` was written to ``output``; both are None if
+    dense is best. Perplexities are over ``held_out_tokens`` that nothing was fitted on."""
 
     source: str
     output: str | None
@@ -83,7 +82,7 @@ class CutoffCalibration:
     chosen: CutoffSetting | None
 
     def cost(self, setting: CutoffSetting) -> float:
-        """By which share the setting's perplexity is above the dense one."""
+        """The relative increase of the setting's perplexity over the dense one."""
         return setting.perplexity / self.perplexity_dense - 1
 
     def as_dict(self) -> dict[str, Any]:
@@ -106,17 +105,17 @@ def calibrate_cutoffs(
     progress: Progress | None = None,
 ) -> CutoffCalibration:
     """Finds cutoffs on |activation(gate) · up| ("product") and on |activation(gate)| ("gate") that
-    leave out given shares of the neurons, measures what each does to perplexity and to speed on
-    this machine, and writes the model with the fastest that costs at most ``perplexity_cost``
-    (0.01: 1 %) to ``output``, if that is faster than dense.
+    skip given shares of the neurons, measures their effect on perplexity and on the speed of this
+    machine, and writes the model with the fastest setting that costs at most ``perplexity_cost``
+    (0.01: 1 %) to ``output``, if it is faster than dense.
 
-    The layers share a sparsity greedily, as in TEAL (Liu et al. 2024): step by step, the one leaves
-    out more whose output's error then costs least, where what an error costs is measured as the
-    divergence of the model's answers; or evenly, as in CATS (Lee et al. 2024), where the text
-    prefers that. Cutoffs on the gate save up and down of a neuron, those on the product save down
-    alone and change far less. A layer that its cutoff does not make faster on this machine is left
-    as it is. Of the text about ``tokens`` tokens are used, half to fit on and half held out.
-    ``force`` writes the setting even where dense is best.
+    A sparsity is allocated greedily across layers, as in TEAL (Liu et al. 2024): in each step, the
+    layer skips more whose additional output error costs least, measured as the divergence of the
+    model's output; or evenly, as in CATS (Lee et al. 2024), if that is better for the text. Cutoffs
+    on the gate save up and down of a neuron; those on the product save only down and change far
+    less. Layers that do not get faster on this machine keep no cutoff. About ``tokens`` tokens of
+    the text are used, half for fitting and half held out. ``force`` writes the setting even if
+    dense is best.
 
     Errors: `CalibrationError` (too little text), `ArgumentError`, `BackendError` (the gguf package
     is not installed), and those of `Model.load`.
@@ -133,7 +132,7 @@ def calibrate_cutoffs(
         best = _best(settings, trial.perplexity_dense, perplexity_cost, force)
         chosen = best
         if best is not None and not force:
-            # Measured once more: the best of many may have been lucky.
+            # Measured again: the best of many may have been lucky.
             chosen = trial.without_slow_layers(best)
             chosen = chosen if chosen is not None and chosen.speedup >= _LEAST_GAIN else None
         if chosen is not None and output is not None:
@@ -168,8 +167,8 @@ def _check_arguments(
 def _best(
     settings: Sequence[CutoffSetting], dense: float, most_cost: float, force: bool
 ) -> CutoffSetting | None:
-    """The fastest setting that costs no more than wanted and is faster than dense. With ``force``
-    there is always one, if need be the one that costs least."""
+    """The fastest setting within the accepted cost that is faster than dense. With ``force`` there
+    is always one, if necessary the one that costs least."""
     cheap = [each for each in settings if each.perplexity <= dense * (1 + most_cost)]
     best = max(cheap, key=lambda each: each.speedup, default=None)
     if force:
@@ -182,8 +181,8 @@ def _best(
 
 @dataclass(frozen=True)
 class _Curve:
-    """Of one layer the cutoffs that leave out 0, 0.05, … 0.95 of its neurons; the squared error of
-    its output, over that of the output, as mean over tokens; and what that costs the model."""
+    """The cutoffs that skip 0, 0.05, … 0.95 of one layer's neurons; the squared error of its
+    output, relative to the output, as mean over tokens; and the resulting cost for the model."""
 
     cutoffs: npt.NDArray[np.float64]
     errors: npt.NDArray[np.float64]
@@ -193,8 +192,8 @@ class _Curve:
 def _curve(
     model: Model, layer: int, x: FloatArray, on: str, divergence: Callable[[], float]
 ) -> _Curve:
-    """The curve of a layer for inputs x (n, d). ``divergence`` tells how far the model's answers
-    are from the dense ones: with this layer's cutoff alone, that is what an error of its costs."""
+    """The curve of a layer for inputs x (n, d). ``divergence`` measures how far the model's output
+    is from the dense one: with only this layer's cutoff set, that is the cost of its error."""
     ffn = model.ffns[layer]
     levels = np.arange(_LEVELS + 1) * _STEP
     cutoffs = np.quantile(neuron_values(ffn, x, on), levels).astype(np.float64)
@@ -214,8 +213,8 @@ def _curve(
 
 
 def _convex(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The curve with its steps averaged until none is smaller than the one before, so that a greedy
-    search does not run down a layer whose later steps look cheap."""
+    """The curve with its steps averaged until none is smaller than the one before, so that the
+    greedy search is not misled by a layer whose later steps look cheap."""
     runs: list[tuple[float, int]] = []
     for step in np.diff(values):
         mean, count = float(step), 1
@@ -229,8 +228,8 @@ def _convex(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _shared_out(curves: Sequence[_Curve], sparsity: float) -> npt.NDArray[np.float64]:
-    """Sparsities of the layers (layers), the one wanted as their mean: again and again the layer
-    for which it costs least leaves more out."""
+    """Sparsities of the layers (layers) with the given mean: in each step, the layer for which it
+    costs least skips more."""
     levels = np.zeros(len(curves), np.intp)
     growth = np.array([curve.costs[1] for curve in curves])
     for _ in range(round(sparsity / _STEP * len(curves))):
@@ -267,7 +266,7 @@ class _Trial:
         self.perplexity_dense = self._perplexity(self.held, "dense")
 
     def _log_p(self, mode: str) -> npt.NDArray[np.float64]:
-        """Log probabilities of the model's answers to some tokens of the text (n, vocab)."""
+        """Log probabilities of the model for some tokens of the text (n, vocab)."""
         tokens = self.fit.reshape(-1)[: min(_PROBE_TOKENS, self.model.context)]
         logits = self.model.logits(tokens, mode=mode).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
@@ -275,12 +274,12 @@ class _Trial:
         return logits
 
     def _divergence(self) -> float:
-        """Kullback-Leibler divergence of the answers from the dense ones, in nats."""
+        """Kullback-Leibler divergence of the output from the dense one, in nats."""
         dense = self._dense_log_p
         return float((np.exp(dense) * (dense - self._log_p("exact"))).sum(axis=1).mean())
 
     def _add_second_downs(self) -> None:
-        """Down by neuron beside down by output, as the new file has it."""
+        """Adds down by neuron to down by output, as in the new file."""
         for layer, ffn in enumerate(self.model.ffns):
             if ffn.down_layout == "output" and ffn.second_down is None:
                 name = f"blk.{layer}.ffn_down.weight"
@@ -310,8 +309,8 @@ class _Trial:
     def _best_shared(
         self, curves: Sequence[_Curve], on: str, sparsity: float
     ) -> npt.NDArray[np.float64]:
-        """The layers' sparsities, shared out greedily or evenly: what the text that cutoffs are
-        fitted on prefers."""
+        """The layers' sparsities, allocated greedily or evenly, whichever is better for the text
+        that the cutoffs are fitted on."""
         ways = (_shared_out(curves, sparsity), np.full(len(curves), sparsity))
         costs = []
         for way in ways:
@@ -365,9 +364,9 @@ class _Trial:
         )
 
     def without_slow_layers(self, setting: CutoffSetting) -> CutoffSetting | None:
-        """The setting without the cutoffs of layers that are no faster with them, measured anew;
-        None when no layer is faster. Layers are timed in turn, so that each finds its weights
-        where decoding finds them."""
+        """The setting without the cutoffs of layers that are no faster with them, measured again;
+        None if no layer is faster. Layers are timed in sequence, so that their weights are in the
+        same level of cache as during decoding."""
         self._set(setting.on, setting.cutoffs)
         spent = np.zeros((2, len(setting.cutoffs), _TIMED_TOKENS))
         for token in range(_TIMED_TOKENS):
@@ -406,7 +405,7 @@ def _metadata(model: Model, setting: CutoffSetting, trial: _Trial) -> dict[str, 
 
 
 def _tensors(model: Model, setting: CutoffSetting) -> dict[str, Writable]:
-    """The file's tensors as they are, and of layers with a cutoff down by neuron too."""
+    """The file's tensors unchanged, and down by neuron for layers with a cutoff."""
     tensors: dict[str, Writable] = {}
     for name, info in model.file.tensors.items():
         tensors[name] = TensorData(info.format, info.shape, model.file.tensor_data(name))

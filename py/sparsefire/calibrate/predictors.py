@@ -1,4 +1,4 @@
-"""Calibrating a model: what it needs to run sparsely, learnt from a text and stored in its file."""
+"""Calibrating a model: predictors fitted on a text and stored in its file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What calibration found. ``perplexity_*`` are over the held-out windows, in the new file."""
+    """The result of `calibrate_model`. ``perplexity_*`` are those of the new file over the held-out
+    windows."""
 
     source: str
     output: str
@@ -79,14 +80,13 @@ def calibrate_model(
     """Runs ``text`` through the model in ``source``, fits a predictor for each layer, and writes
     the model with them to ``output``, which may be the same file.
 
-    The text, of which about ``tokens`` tokens from all over it are used, is divided into windows:
-    predictors are fitted on 14 of 20, tuned on 3, and the thresholds are set so that on the other
-    3, never fitted on, ``recall`` of the activation mass is kept, at the least cost. ``rank`` is
-    that of the predictors; by default each layer gets the one with which the least is read.
-    ``format`` is what weights are stored in: as they are ("keep"), "f32", "f16" or "q8_0", and
-    ``predictor_format`` the predictors, by default Q8_0: in "q4_0" the same bytes hold nearly twice
-    the rank, which selects fewer neurons.
-    ``progress`` is called with what is being done and the share of all work that is done.
+    About ``tokens`` tokens, spread over the text, are divided into windows: 14 of 20 for fitting, 3
+    for tuning, and 3 held out, on which thresholds keep ``recall`` of the activation mass at the
+    least cost. ``rank`` is the predictors' rank; by default each layer gets the one that reads the
+    fewest bytes. ``format`` is the weight format: unchanged ("keep"), "f32", "f16" or "q8_0".
+    ``predictor_format`` is by default Q8_0; with "q4_0" the same bytes hold nearly twice the rank,
+    which selects fewer neurons. ``progress`` is called with the current step and the share of the
+    work that is done.
 
     Errors: `CalibrationError` (too little text, a model that gains nothing), `ArgumentError`,
     `UnsupportedError`, `BackendError` (the gguf package is not installed), and those of
@@ -139,7 +139,7 @@ def _mean(values: Iterable[float]) -> float:
 def _fit_layers(
     model: Model, samples: Samples, options: list[FitOptions], told: Progress
 ) -> list[LayerFit]:
-    """Fits the layers, some at the same time."""
+    """Fits the layers, several in parallel."""
     shares, lock = [0.0] * len(options), threading.Lock()
 
     def fit(layer: int) -> LayerFit:
@@ -176,7 +176,7 @@ def _check_arguments(rank: int | None, recall: float, tokens: int, format: str) 
 
 
 def _bundle_format(ffn: SparseFfn, format: str) -> str:
-    """What a layer's bundle is stored in: one format for all of it."""
+    """The format of a layer's bundle, the same for all its parts."""
     if format != "keep":
         wanted = weight_format(format)
     else:
@@ -189,7 +189,7 @@ def _check_gain(model: Model, fits: list[LayerFit]) -> None:
     if all(fit.report.fallback for fit in fits) and not model.config.activation.is_relu_family:
         raise CalibrationError(
             f"no layer of {model.file.name} reads less with a predictor: with "
-            f"{model.config.activation} nearly every neuron matters at this recall. Stay with the "
+            f"{model.config.activation} nearly every neuron matters at this recall. Use the "
             f"dense mode, or accept a lower --recall"
         )
 
@@ -220,8 +220,8 @@ def _metadata(
 def _tensors(
     model: Model, fits: list[LayerFit], formats: list[str], format: str
 ) -> dict[str, Writable]:
-    """The new file's tensors in the order of the old one, each layer's feed-forward ones where the
-    first of them stood."""
+    """The new file's tensors in the order of the old one, each layer's feed-forward tensors in the
+    place of the first of them."""
     tensors: dict[str, Writable] = {}
     for name in model.file.tensors:
         prefix, found, rest = name.rpartition(".ffn_")
@@ -234,7 +234,7 @@ def _tensors(
 
 
 def _copied(model: Model, name: str, format: str) -> TensorData:
-    """A tensor as it is, or a matrix in the wanted format where its rows can be packed so."""
+    """A tensor unchanged, or a matrix in the given format if its columns allow it."""
     info, core = model.file.tensors[name], model.core
     rows_fit = len(info.shape) == 2 and format != "keep"
     if not rows_fit or info.format == format or info.shape[1] % weight_format(format).block:
@@ -283,7 +283,7 @@ def _ffn_tensors(prefix: str, ffn: SparseFfn, fit: LayerFit, format: str) -> dic
 
 
 def _packed_rows(matrix: Matrix, format: str, transpose: bool = False) -> ByteArray:
-    """Packed rows, uint8 (rows, row bytes): the bytes as they are when the format is theirs."""
+    """Packed rows, uint8 (rows, row bytes), unchanged if the format is the same."""
     if matrix.format == format and not transpose:
         return matrix.packed()
     values = matrix.dequantize()

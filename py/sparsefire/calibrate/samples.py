@@ -1,4 +1,4 @@
-"""What calibration learns from: windows of a text, and the inputs of each feed-forward layer."""
+"""The data of calibration: windows of a text, and the inputs of each feed-forward layer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def text_windows(model: Model, text: str, tokens: int) -> Windows:
     if len(ids) < FEWEST_TOKENS:
         raise CalibrationError(
             f"the text has {len(ids)} tokens; calibration needs {FEWEST_TOKENS} or more, and "
-            f"tens of thousands to be good"
+            f"tens of thousands for good results"
         )
     length = min(model.context, _WINDOW, min(tokens, len(ids)) // _FEWEST_WINDOWS)
     there = len(ids) // length
@@ -63,7 +63,7 @@ def text_windows(model: Model, text: str, tokens: int) -> Windows:
 
 @dataclass(frozen=True)
 class Samples:
-    """FFN inputs (tokens, layers, d) in random order, and what each is for (tokens)."""
+    """FFN inputs (tokens, layers, d) in random order, and the use of each (tokens)."""
 
     inputs: npt.NDArray[np.float32]
     kinds: npt.NDArray[np.intp]

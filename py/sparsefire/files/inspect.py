@@ -1,4 +1,4 @@
-"""What is in a model file, and whether and how it can run: `sparsefire inspect`."""
+"""Describing a model file, and whether it can run: `sparsefire inspect`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 @dataclass(frozen=True)
 class TensorReport:
-    """A tensor: `shape` is (rows, columns), `bits` those of a weight."""
+    """A tensor: `shape` is (rows, columns), `bits` are per weight."""
 
     name: str
     shape: tuple[int, ...]
@@ -39,8 +39,8 @@ class TensorReport:
 
 @dataclass(frozen=True)
 class ActivationReport:
-    """The activation of the feed-forward layers, and what said so: "chosen" (the argument), a
-    key's name, or "the architecture"."""
+    """The activation of the feed-forward layers and its source: "chosen" (the argument), a key's
+    name, or "the architecture"."""
 
     name: str
     parameter: float
@@ -62,7 +62,7 @@ class TokenizerReport:
 
 @dataclass(frozen=True)
 class LayerSparsity:
-    """What calibration added to a layer; shares are of tokens that it held out."""
+    """The calibration data of a layer; shares are over held-out tokens."""
 
     layer: int
     rank: int | None  # None: no predictor, the layer runs in exact mode
@@ -75,8 +75,8 @@ class LayerSparsity:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Bytes that running needs. `weights` are used where they lie in the mapped file on the native
-    host; `made` is what loading lays out anew; on WebAssembly hosts all of it is copied."""
+    """Bytes needed to run. On the native host `weights` stay in the mapped file, and `made` are
+    repacked at load; on WebAssembly hosts everything is copied."""
 
     weights: int
     made: int
@@ -85,7 +85,7 @@ class MemoryReport:
 
     @property
     def native(self) -> int:
-        """Beside the mapped file."""
+        """In addition to the mapped file."""
         return self.made + self.key_value_cache
 
     @property
@@ -96,9 +96,9 @@ class MemoryReport:
 
 @dataclass
 class Inspection:
-    """Everything about a file that can be known without running it. `calibration` holds the keys
-    `sparsefire.*`. `problem` says why it cannot run, or is None; `damage` where its header is
-    broken, in which case the rest is what could be read before that place."""
+    """Everything about a file that is known without running it. `calibration` holds the keys
+    `sparsefire.*`. `problem` says why it cannot run, or is None. `damage` says where its header is
+    broken, or is None; the rest is then what could be read before that position."""
 
     file: str
     nbytes: int
@@ -121,7 +121,7 @@ class Inspection:
 
     @property
     def runs(self) -> bool:
-        """True when `Model.load` would take the file."""
+        """True if `Model.load` would accept the file."""
         return self.problem is None and self.damage is None
 
     def as_dict(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Inspection:
 
 
 class _PartlyRead(GgufFile):
-    """A file of which what was read stays, when its header turns out to be broken."""
+    """A file that keeps what was read before its header turned out to be broken."""
 
     def __init__(self, source: Source) -> None:
         self.damage: str | None = None
@@ -153,8 +153,8 @@ def inspect_file(
 ) -> Inspection:
     """Describes a model file, also one that cannot run or is damaged.
 
-    activation: as for `Model.load`. context: tokens that memory is reckoned for, by default what
-    `Model.load` would take.
+    activation: as for `Model.load`. context: context length for the memory estimate, by default
+    that of `Model.load`.
 
     Errors: `ModelFileError` (missing, or no GGUF file at all), `UnsupportedError` (a version that
     cannot be read), `ArgumentError` (unknown activation).
@@ -173,7 +173,7 @@ def inspect_file(
 
 
 def _describe(file: GgufFile, report: Inspection) -> None:
-    """What stands in the header."""
+    """Fills in the contents of the header."""
     report.metadata = {key: _shown(value) for key, value in file.metadata.items()}
     for info in file.tensors.values():
         weights = int(np.prod(info.shape, dtype=np.int64))
@@ -198,7 +198,7 @@ def _resolve(
     activation: str | ActivationType | None,
     context: int | None,
 ) -> None:
-    """What running it would mean, or why it cannot."""
+    """Fills in how the file would run, or why it cannot."""
     try:
         config = read_config(file, activation)
         report.sizes = _sizes(config)
@@ -218,7 +218,7 @@ def _text(metadata: Mapping[str, Any], key: str) -> str | None:
 
 
 def _shown(value: Any) -> Any:
-    """A metadata value as JSON can hold it, a long one cut short."""
+    """A metadata value for JSON, truncated if it is long."""
     if isinstance(value, (list, np.ndarray)):
         entries = [
             each.item() if isinstance(each, np.generic) else each for each in value[:_LIST_SHOWN]
@@ -309,9 +309,9 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _memory(file: GgufFile, config: ModelConfig, context: int | None) -> MemoryReport:
-    """Down matrices of the ReLU family are laid out neuron by neuron when they are loaded, unless
-    the file stores them so, and predictors a second time; the key/value cache holds two float32
-    vectors a layer and token."""
+    """Down matrices of the ReLU family are transposed at load, unless the file stores them that
+    way, and predictors are repacked; the key/value cache holds two float32 vectors per layer and
+    token."""
     made, replaced = predictor_copies(file), 0
     for layer in range(config.layers if config.activation.is_relu_family else 0):
         info = file.tensors.get(f"blk.{layer}.ffn_down.weight")

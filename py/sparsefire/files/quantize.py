@@ -26,11 +26,11 @@ from ..weights.quantized import (
     weight_format,
 )
 
-_PIECE_WEIGHTS = 4 << 20  # so many are unpacked at a time
+_PIECE_WEIGHTS = 4 << 20  # unpacked at a time
 _HALF_MOST = 65504.0
 
-# What a tensor gets when its columns do not divide into a format's blocks: the first that does,
-# of about as many bits.
+# Fallbacks for columns that are not a multiple of a format's block size: the first that fits, of
+# about as many bits.
 _INSTEAD = {
     "q4_k": ("q5_0", "q8_0", "f16"),
     "q5_k": ("q5_1", "q8_0", "f16"),
@@ -38,12 +38,12 @@ _INSTEAD = {
 }
 _ELSE = ("f16",)
 
-# Below so many bits a weight, the matrix that makes the logits gets more: it is read for every
-# token, and its errors are not averaged by a further layer.
+# Below this number of bits per weight the output matrix gets more: it is read for every token, and
+# no later layer averages its errors.
 _FINE_BITS = 6.0
 _OUTPUT_FORMATS = ("q6_k", "q8_0", "f16")
 
-# GGUF's numbers of what most of a file is stored in (`general.file_type`).
+# GGUF's codes for the format of most of a file (`general.file_type`).
 FILE_TYPES = {
     "f32": 0,
     "f16": 1,
@@ -61,7 +61,7 @@ FILE_TYPES = {
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """What became of a tensor. `note` says why its format is not the wanted one, or is ""."""
+    """A written tensor. `note` says why its format is not the requested one, or is ""."""
 
     name: str
     shape: tuple[int, ...]
@@ -74,7 +74,7 @@ class QuantizedTensor:
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """What `quantize_model` wrote."""
+    """The result of `quantize_model`."""
 
     output: str
     format: str
@@ -84,7 +84,7 @@ class QuantizeReport:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of all tensors."""
+        """Average over all tensors."""
         weights = sum(int(np.prod(each.shape, dtype=np.int64)) for each in self.tensors)
         return 8 * sum(each.bytes_after for each in self.tensors) / weights
 
@@ -107,16 +107,16 @@ def quantize_model(
     """Writes a model file with its matrices in another weight format, rounded by the core as GGUF
     does.
 
-    Norms, biases and other vectors, and the predictors of a calibrated model, stay as they are.
-    A matrix whose columns do not divide into the format's blocks gets the next format that fits;
-    the report names it. Formats of fewer than 6 bits leave the matrix that makes the logits in
-    Q6_K or Q8_0.
+    Norms, biases and other vectors, and the predictors of a calibrated model, are not changed. A
+    matrix whose columns are not a multiple of the block size gets the next format that fits, and is
+    listed in the report. With formats of fewer than 6 bits the output matrix is stored in Q6_K or
+    Q8_0.
 
-    output_format: of "output.weight", or of the embedding where it serves for both.
+    output_format: of "output.weight", or of the embedding if it is tied.
     embedding_format: of "token_embd.weight".
-    force: replace `output` where it exists. The file is written beside it and moved there when it
-      is complete. It may not be `source` itself.
-    progress: called with what is being done and the share that is done, 0 … 1.
+    force: replace an existing `output`. The file is written to a temporary file next to it and
+      renamed when it is complete. It may not be `source` itself.
+    progress: called with the current step and the share that is done, 0 … 1.
 
     Errors: `ArgumentError` (the output exists or is the input), `FormatError` (unknown format),
     `ModelFileError`, `NotFiniteError` (a weight is not finite, or too large for F16),
@@ -126,7 +126,7 @@ def quantize_model(
     core = core or get_core()
     target = Path(output)
     _check_target(Path(source), target, force)
-    gguf_package()  # fails early where it is missing
+    gguf_package()  # fails early if it is missing
     told = progress or (lambda what, share: None)
     with GgufFile.open(source) as file:
         chooser = _Chooser(file, wanted, output_format, embedding_format)
@@ -156,7 +156,7 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
         if not force:
             raise ArgumentError(f"{target}: the file exists; --force (force=True) replaces it")
         if target.is_dir():
-            raise ArgumentError(f"{target}: a directory; give the name of a file")
+            raise ArgumentError(f"{target}: is a directory; give the name of a file")
 
 
 @dataclass
@@ -212,7 +212,7 @@ class _Chooser:
         return info.format, f"{columns} columns fit no block"  # not reached: f16 has no blocks
 
     def _columns(self, info: TensorInfo) -> int:
-        """What blocks must divide: all columns, or those of each part of a bundle."""
+        """The columns that blocks must divide: all, or those of each part of a bundle."""
         if not info.name.endswith(".ffn_bundle.weight"):
             return info.shape[-1]
         metadata = self._file.metadata
@@ -241,7 +241,7 @@ class _Chooser:
 def _maker(
     file: GgufFile, info: TensorInfo, kind: str, core: Core, told: Callable[[], None]
 ) -> Callable[[], ByteArray]:
-    """A function that makes the packed bytes when their turn comes."""
+    """A function that returns the packed bytes when they are written."""
 
     def make() -> ByteArray:
         told()

@@ -1,4 +1,4 @@
-"""An HTTP server with OpenAI's interface for one model: an ASGI application.
+"""An HTTP server with OpenAI's API for one model: an ASGI application.
 
 The event loop only moves bytes; the model works in a thread of its own (`server_queue`), and the
 bodies of requests become calls of it in `server_requests`. Needs the extra "serve".
@@ -35,10 +35,10 @@ _log = logging.getLogger("sparsefire.serve.app")
 class Server:
     """The application's state. `app` is the ASGI application.
 
-    api_key: what clients must send as `Authorization: Bearer …`; None lets everyone in.
-    origins: web pages that may use the server ("*": all); by default none.
-    local_only: refuses requests whose Host is not this machine, so that no web page reaches the
-      server through a name that it makes point here (DNS rebinding).
+    api_key: the key that clients must send as `Authorization: Bearer …`; None for no key.
+    origins: allowed CORS origins ("*": all); by default none.
+    local_only: rejects requests whose Host is not this machine, as a protection against DNS
+      rebinding by web pages.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Server:
 
 
 class _Guard:
-    """Lets in who may come in."""
+    """Middleware for authentication and the Host check."""
 
     def __init__(self, app: ASGIApp, api_key: str | None, local_only: bool) -> None:
         self._app, self._local_only = app, local_only
@@ -155,7 +155,7 @@ class _Guard:
 
 
 def is_local(host: str) -> bool:
-    """Whether a host's name or address is this machine's own."""
+    """Whether a host name or address is local to this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -173,13 +173,13 @@ def _without_port(host: str) -> str:
 
 
 class _Endpoint:
-    """POST of one path: reads the body, has the model work, and answers at once or as a stream."""
+    """POST of one path: reads the body, queues the work, and answers completely or as a stream."""
 
     def __init__(self, server: Server, path: str, parse: Callable[[bytes], Call]) -> None:
         self._server, self._path, self._parse = server, path, parse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status = 499  # as others call a request that its client gave up
+        status = 499  # the customary status of a request that its client closed
         job = watcher = None
         try:
             call = self._parse(await self._body(scope, receive))
@@ -189,7 +189,7 @@ class _Endpoint:
             if watcher.done():
                 raise _GoneError
             if first is None:
-                raise TimeLimitError("the time was over before there was an answer")
+                raise TimeLimitError("the time limit was reached before there was an answer")
             status = 200
             await self._answer(call, job, first, watcher, scope, receive, send)
         except _GoneError:
@@ -230,7 +230,7 @@ class _Endpoint:
             while chunk is not None:
                 if not chunk["choices"]:
                     self._count(chunk)
-                # Without the client, only what it took is still counted.
+                # The client is gone; only its usage is still counted.
                 if (chunk["choices"] or call.include_usage) and not watcher.done():
                     if not call.include_usage:
                         del chunk["usage"]
@@ -251,10 +251,10 @@ class _Endpoint:
         self._server.metrics.add("generated_tokens_total", usage.get("completion_tokens", 0))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body, if it is not too large, comes in time and says that it is JSON."""
+        """The complete body; errors if it is too large, too slow or not declared as JSON."""
         headers, most = dict(scope["headers"]), self._server.limits.body_bytes
         kind = headers.get(b"content-type", b"").decode("latin-1")
-        # A web page can send other types to any server without asking.
+        # A web page can send other types to any server without a CORS preflight.
         if kind.partition(";")[0].strip().lower() != "application/json":
             raise ApiError(415, f"Content-Type must be application/json, not {kind!r}")
         too_large = ApiError(413, f"the body is larger than {most} bytes")
@@ -274,11 +274,11 @@ class _Endpoint:
                     if not message.get("more_body"):
                         return bytes(body)
         except TimeoutError:
-            raise ApiError(408, "the body did not come in time") from None
+            raise ApiError(408, "the body did not arrive in time") from None
 
 
 class _GoneError(Exception):
-    """The client went away."""
+    """The client disconnected."""
 
 
 async def _abandon_without_client(job: Job, receive: Receive) -> None:

@@ -1,4 +1,4 @@
-"""What a server counts, in the text format of Prometheus."""
+"""The server's metrics in Prometheus text format."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Metrics:
             self._counts[name, ""] = 0
 
     def add(self, name: str, amount: int = 1, **labels: object) -> None:
-        """Counts. Label values must come from the server itself, never from a client."""
+        """Increments a counter. Label values must come from the server, never from a client."""
         text = ",".join(f'{label}="{value}"' for label, value in labels.items())
         self._counts[name, f"{{{text}}}" if text else ""] += amount
 
     def text(self, **now: float) -> str:
-        """Everything, with the values that are measured `now`."""
+        """All metrics, with the current values of gauges in `now`."""
         lines: list[str] = []
         values: dict[tuple[str, str], float] = {**self._counts}
         values |= {(name, ""): value for name, value in now.items()}

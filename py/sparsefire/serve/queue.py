@@ -1,4 +1,4 @@
-"""One model, many requests: a queue, and the thread that works through it."""
+"""The request queue of one model, and the thread that processes it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Work = Callable[[Cancel], Iterator[dict[str, Any]]]
 
 
 class QueueFullError(SparsefireError):
-    """As many requests wait as may."""
+    """The request queue is full."""
 
 
 class ShuttingDownError(SparsefireError):
-    """The server ends."""
+    """The server is shutting down."""
 
 
 class TimeLimitError(SparsefireError):
-    """A request took too long before there was anything to answer."""
+    """A request reached its time limit before there was an answer."""
 
 
 class Job:
-    """Work for the model's thread. What it yields comes out of `next`, in the event loop that made
+    """Work for the model's thread. `next` returns what it yields, in the event loop that created
     the job."""
 
     def __init__(self, queue: ModelQueue, work: Work, seconds: float) -> None:
@@ -40,21 +40,21 @@ class Job:
         self._timer = self._loop.call_later(seconds, self._expire)
 
     async def next(self) -> dict[str, Any] | None:
-        """The next result, None after the last. Raises what the work raised."""
+        """The next result, None after the last. Exceptions of the work are raised here."""
         result = await self._results.get()
         if isinstance(result, Exception):
             raise result
         return result
 
     def abandon(self) -> None:
-        """Nobody wants the results any more: the work ends soon, or never begins."""
+        """Cancels the job: running work stops soon, waiting work never starts."""
         self._timer.cancel()
         self.cancel.cancel()
         if self._queue.forget(self):
             self._results.put_nowait(None)
 
     def refuse(self, error: SparsefireError) -> None:
-        """Ends a job that waits with this error."""
+        """Fails a waiting job with this error."""
         if self._queue.forget(self):
             self._results.put_nowait(error)
 
@@ -73,7 +73,7 @@ class Job:
     def _post(self, result: dict[str, Any] | Exception | None) -> None:
         try:
             self._loop.call_soon_threadsafe(self._results.put_nowait, result)
-        except RuntimeError:  # the loop is closed, so nobody waits
+        except RuntimeError:  # the loop is closed, so nobody is waiting
             self.cancel.cancel()
 
 
@@ -108,21 +108,21 @@ class ModelQueue:
         self._thread.start()
 
     def submit(self, work: Work, seconds: float) -> Job:
-        """A new job, which ends after so many seconds, waiting included. To be called in an event
+        """Queues a job with a time limit in seconds, queueing included. Must be called in an event
         loop. Raises `QueueFullError`, `ShuttingDownError`."""
         with self._changed:
             if self._closed:
                 raise ShuttingDownError("the server is shutting down")
-            # A job that could begin at once does not wait.
+            # A job that can start immediately does not count as waiting.
             if len(self._waiting) - (self._current is None) >= self._length:
-                raise QueueFullError(f"{self._length} requests wait already; try again later")
+                raise QueueFullError(f"the queue is full ({self._length} waiting); try again later")
             job = Job(self, work, seconds)
             self._waiting.append(job)
             self._changed.notify()
             return job
 
     def forget(self, job: Job) -> bool:
-        """Takes a job out of the queue; false when it is not waiting."""
+        """Removes a job from the queue; false if it is not waiting."""
         with self._changed:
             if job not in self._waiting:
                 return False
@@ -142,8 +142,8 @@ class ModelQueue:
             self.busy_seconds += time.monotonic() - started
 
     def stop(self) -> None:
-        """Ends what runs, with the reason "shutdown", and refuses what waits. To be called in the
-        event loop. Stopping twice is allowed."""
+        """Stops the running job with the reason "shutdown" and fails waiting ones. Must be called
+        in the event loop. Stopping twice is allowed."""
         with self._changed:
             self._closed = True
             if self._current is not None:
@@ -153,6 +153,6 @@ class ModelQueue:
             job.refuse(ShuttingDownError("the server is shutting down"))
 
     def join(self) -> None:
-        """Waits for the thread's end, after `stop`."""
+        """Waits for the thread to exit, after `stop`."""
         if self._thread is not None:
             self._thread.join()

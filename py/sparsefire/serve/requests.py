@@ -1,4 +1,4 @@
-"""The bodies of requests: checked by hand, and made into calls of the model."""
+"""Validates request bodies and turns them into calls of the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_STOPS, _MOST_LOGPROBS = 16, 20
 
 
 class ApiError(Exception):
-    """An answer that is an error, in the shape of OpenAI's interface."""
+    """An error response in the shape of OpenAI's API."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for. `max_tokens` and `prompt_tokens` None: what the context holds."""
+    """Limits of a request. None for `max_tokens` or `prompt_tokens` means the context length."""
 
     body_bytes: int = 2 << 20
     body_seconds: float = 30.0
@@ -55,7 +55,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Call:
-    """A checked request: `run` does it and yields its answer, in several chunks when `stream`."""
+    """A checked request: `run` executes it and yields the answer, in chunks if `stream`."""
 
     run: Callable[[Cancel], Iterator[dict[str, Any]]]
     stream: bool = False
@@ -63,7 +63,7 @@ class Call:
 
 
 class Fields:
-    """The fields of a JSON object. A missing field and null are the default; a wrong type is an
+    """The fields of a JSON object. A missing field or null means the default; a wrong type is an
     error that names the field."""
 
     def __init__(self, body: bytes) -> None:
@@ -76,11 +76,11 @@ class Fields:
         self._found: dict[str, Any] = found
 
     def any(self, name: str) -> Any:
-        """The field as it is, None where it is missing."""
+        """The raw value of a field, None if it is missing."""
         return self._found.get(name)
 
     def wrong(self, name: str, wanted: str) -> NoReturn:
-        """The error of a field that is not as `wanted`."""
+        """Raises the error for a field that is not `wanted`."""
         raise ApiError(400, f"{name} must be {wanted}", param=name)
 
     def text(self, name: str) -> str | None:
@@ -122,7 +122,7 @@ class Fields:
             self.wrong(name, "a number of a sensible size")
 
     def refuse(self, name: str, *harmless: object) -> None:
-        """A field that would change the answer, and that this server does not know."""
+        """Rejects a field that would change the answer but is not supported."""
         value = self.any(name)
         if value is not None and value not in harmless:
             raise ApiError(400, f"{name} is not supported", param=name, code="unsupported_value")
@@ -133,7 +133,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def options_of(fields: Fields, mode: str | None) -> GenerateOptions:
-    """The arguments of generation that the request names; `mode` where it names none."""
+    """The generation options of a request, with `mode` as the default mode."""
     options: dict[str, Any] = {"mode": fields.text("mode") or mode}
     if options["mode"] is not None and options["mode"] not in MODES:
         fields.wrong("mode", f"one of {', '.join(MODES)}")
@@ -189,10 +189,10 @@ def _logit_bias(fields: Fields) -> dict[int, float]:
 
 
 class Requests:
-    """Makes calls of a model out of the bodies of requests.
+    """Turns request bodies into calls of a model.
 
-    name: what answers call the model. names: all that requests may call it. mode: the default of
-      requests. chat_template: see `Model.create_chat_completion`.
+    name: the model's name in answers. names: all names that requests may use. mode: the default
+      mode. chat_template: see `Model.create_chat_completion`.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class Requests:
         return n
 
     def _stream(self, fields: Fields) -> tuple[bool, bool]:
-        """Whether to stream, and with usage."""
+        """Whether to stream, and whether to include usage."""
         options = fields.any("stream_options")
         if options is not None and not isinstance(options, dict):
             fields.wrong("stream_options", "an object")
@@ -387,7 +387,7 @@ def _is_id(value: object) -> bool:
 
 
 def error_of(error: Exception) -> ApiError:
-    """The answer for an error of the model; others are an internal error."""
+    """The response to an error of the model; other exceptions are internal errors."""
     if isinstance(error, ApiError):
         return error
     message = str(error)

@@ -24,13 +24,13 @@ from .config import Config
 from .safetensors import Checkpoint, StoredTensor, read_json_object
 from .tokenizer import tokenizer_metadata
 
-_PIECE_WEIGHTS = 4 << 20  # so many are quantised at a time
+_PIECE_WEIGHTS = 4 << 20  # quantised at a time
 _IGNORED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # made from the config
 
 
 @dataclass(frozen=True)
 class ConvertReport:
-    """What `convert_checkpoint` wrote."""
+    """The result of `convert_checkpoint`."""
 
     output: str
     architecture: str
@@ -56,14 +56,13 @@ def convert_checkpoint(
     """Writes the GGUF file of a checkpoint in Hugging Face's layout: a directory with config.json,
     safetensors files and the tokeniser's files.
 
-    Supported are models of the types llama, mistral, qwen2 and qwen3, also with other activations
-    (relu, relu2, fatrelu …), which are noted in the file.
+    Supported model types: llama, mistral, qwen2 and qwen3, also with other activations (relu,
+    relu2, fatrelu …), which are recorded in the file.
 
-    format: of the matrices; "keep" keeps F32, F16 and BF16 as they are. Vectors become F32.
-    name: of the model; by default the directory's.
-    pre: GGUF's name of the rule by which a byte-level BPE vocabulary cuts text into words, where
-      it is not recognised.
-    force: replace `output` where it exists.
+    format: weight format; "keep" keeps F32, F16 and BF16. Vectors become F32.
+    name: model name; by default the directory's name.
+    pre: GGUF's name of the pre-tokeniser of a byte-level BPE vocabulary, if it is not recognised.
+    force: replace an existing `output`.
 
     Errors: `ModelFileError` (a file is missing or does not fit), `UnsupportedError` (another kind
     of model, tokeniser or tensor), `ArgumentError`, `NotFiniteError`, `BackendError` (the gguf
@@ -118,7 +117,7 @@ class _Conversion:
         self._names = gguf.get_tensor_name_map(architecture, config.layers)
 
     def tensors(self, told: Progress) -> dict[str, TensorData]:
-        """All tensors by their names in the new file, made when their turn comes."""
+        """All tensors by their names in the new file, created when they are written."""
         found: dict[str, StoredTensor] = {}
         for name, stored in self._checkpoint.tensors.items():
             if name.endswith(_IGNORED):
@@ -204,7 +203,7 @@ class _Conversion:
         return make
 
     def _moved_heads(self, new: str) -> int:
-        """Heads of a tensor whose rows move, else 0."""
+        """Number of heads of a tensor whose rows are permuted, or 0."""
         if not self._config.family.pairs or not new.startswith("blk."):
             return 0
         name = new.split(".")[2]
@@ -230,13 +229,13 @@ class _Conversion:
 
 
 def _neighbours(values: FloatArray, heads: int) -> FloatArray:
-    """Rows of q or k, (heads · head_dim, …), so that the two of a rotary pair, which lie half a
-    head apart in the checkpoint, become neighbours."""
+    """Rows of q or k, (heads · head_dim, …), permuted so that the two rows of a rotary pair, which
+    are half a head apart in the checkpoint, become adjacent."""
     halves = values.reshape(heads, 2, -1, *values.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
 
 
 def _place(name: str) -> tuple[int, str]:
-    """The model's own tensors first, then layer by layer."""
+    """Sort key: the model's own tensors first, then layer by layer."""
     parts = name.split(".")
     return (int(parts[1]), name) if parts[0] == "blk" else (-1, name)
