@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
 from ..errors import ArgumentError
 from .completion_types import (
-    ChatChoice,
     ChatCompletion,
     ChatCompletionChunk,
-    ChatDelta,
     ChatLogprob,
     ChatLogprobs,
     Completion,
-    CompletionChoice,
     CompletionLogprobs,
     FinishReason,
     StreamOptions,
@@ -38,6 +36,7 @@ Scores = Sequence[tuple[int, TokenScore]]  # where a token begins in the text, a
 Event = tuple[int, Piece | Stats]  # of a choice: the next piece, or at its end the statistics
 
 _LEAST = -9999.0  # stands for a log probability of -inf, which JSON does not have
+_NEW_MESSAGE = {"role": "assistant", "content": ""}
 
 
 @dataclass(frozen=True)
@@ -145,328 +144,266 @@ def _includes_usage(options: StreamOptions | None) -> bool:
     return bool(options and options.get("include_usage"))
 
 
-def _reasons(stats: Stats | None) -> tuple[FinishReason | None, str | None]:
-    """`finish_reason` and `stop_reason`."""
-    if stats is None:
+def _reasons(event: Piece | Stats) -> tuple[FinishReason | None, str | None]:
+    """`finish_reason` and `stop_reason` after this event."""
+    if isinstance(event, Piece):
         return None, None
-    return "stop" if stats.finish_reason in ("end", "stop") else "length", stats.finish_reason
+    return "stop" if event.finish_reason in ("end", "stop") else "length", event.finish_reason
 
 
-# -- completions of a text ---------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------
 
 
-def _completion_chunks(request: Request) -> Generator[Completion, None, None]:
-    """The answer as it comes."""
-    frame = _completion_frame(request)
-    if request.wanted.include_usage:
-        frame["usage"] = None
-    for index, event in request.events():
-        yield {**frame, "choices": [_completion_choice(request, index, event)]}
-    if request.wanted.include_usage:
-        yield {**frame, "choices": [], "usage": request.usage()}
+class _Answer(ABC):
+    """How a request is answered: whole, or as a stream of chunks."""
+
+    prefix: str  # of the answer's id
+    kind: str  # the answer's `object`
+    chunk_kind: str  # the `object` of a chunk of a stream
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    @abstractmethod
+    def _chunk_choice(self, index: int, event: Piece | Stats) -> dict[str, Any]:
+        """The choice of a chunk that reports this event."""
+
+    @abstractmethod
+    def _empty_choice(self, index: int) -> dict[str, Any]:
+        """A choice of the whole answer, before its first event."""
+
+    @abstractmethod
+    def _extend(self, choice: dict[str, Any], event: Piece | Stats) -> None:
+        """Adds an event to a choice of the whole answer."""
+
+    def _first_choices(self, index: int) -> list[dict[str, Any]]:
+        """What a stream says of a choice before its first event."""
+        return []
+
+    def whole(self) -> dict[str, Any]:
+        """The whole answer in one dictionary."""
+        request, choices = self._request, list[dict[str, Any]]()
+        frame = self._frame(self.kind)
+        for index, event in request.events():
+            if index == len(choices):
+                choices.append(self._empty_choice(index))
+            self._extend(choices[index], event)
+        return {**frame, "choices": choices, "usage": request.usage()}
+
+    def chunks(self) -> Generator[dict[str, Any], None, None]:
+        """The answer chunk by chunk, as text is generated."""
+        request, begun = self._request, -1
+        frame = self._frame(self.chunk_kind)
+        if request.wanted.include_usage:
+            frame["usage"] = None
+        for index, event in request.events():
+            choices = [self._chunk_choice(index, event)]
+            if index != begun:
+                begun = index
+                choices = [*self._first_choices(index), *choices]
+            for choice in choices:
+                yield {**frame, "choices": [choice]}
+        if request.wanted.include_usage:
+            yield {**frame, "usage": request.usage()}
+
+    def _frame(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "object": kind,
+            "created": self._request.created,
+            "model": self._request.wanted.name,
+            "choices": [],
+        }
 
 
-def _completion(request: Request) -> Completion:
-    """The answer at once."""
-    choices: list[CompletionChoice] = []
-    for index, event in request.events():
-        if index == len(choices):
-            choices.append(_completion_choice(request, index, Piece("")))
-        choice, part = choices[index], _completion_choice(request, index, event)
+class _TextAnswer(_Answer):
+    """Completions of a text: `Completion`, streamed or whole."""
+
+    prefix = "cmpl"
+    kind = chunk_kind = "text_completion"
+
+    def _chunk_choice(self, index: int, event: Piece | Stats) -> dict[str, Any]:
+        piece = event if isinstance(event, Piece) else Piece("")
+        finish, stop = _reasons(event)
+        return {
+            "text": piece.text,
+            "index": index,
+            "logprobs": self._logprobs(piece.scores),
+            "finish_reason": finish,
+            "stop_reason": stop,
+        }
+
+    def _empty_choice(self, index: int) -> dict[str, Any]:
+        return self._chunk_choice(index, Piece(""))
+
+    def _extend(self, choice: dict[str, Any], event: Piece | Stats) -> None:
+        part = self._chunk_choice(choice["index"], event)
         choice["text"] += part["text"]
         choice["finish_reason"], choice["stop_reason"] = part["finish_reason"], part["stop_reason"]
-        if choice["logprobs"] is not None and part["logprobs"] is not None:
-            for name in CompletionLogprobs.__annotations__:
-                cast(Any, choice["logprobs"])[name] += cast(Any, part["logprobs"])[name]
-    return {**_completion_frame(request), "choices": choices, "usage": request.usage()}
+        if part["logprobs"] is not None:
+            for name, values in part["logprobs"].items():
+                choice["logprobs"][name] += values
+
+    def _logprobs(self, scores: Scores) -> CompletionLogprobs | None:
+        request = self._request
+        if request.wanted.logprobs is None:
+            return None
+        logprobs: CompletionLogprobs = {
+            "tokens": [],
+            "token_logprobs": [],
+            "top_logprobs": [],
+            "text_offset": [],
+        }
+        for at, scored in scores:
+            known = not np.isnan(scored.logprob)
+            # Of tokens with the same text the likeliest counts, so it is entered last.
+            least_first = reversed(scored.top)
+            top = {request.text_of(token): max(value, _LEAST) for token, value in least_first}
+            logprobs["tokens"].append(request.text_of(scored.token))
+            logprobs["token_logprobs"].append(max(scored.logprob, _LEAST) if known else None)
+            logprobs["top_logprobs"].append(dict(reversed(top.items())) if known else None)
+            logprobs["text_offset"].append(at)
+        return logprobs
 
 
-def _completion_frame(request: Request) -> Completion:
-    return {
-        "id": f"cmpl-{uuid.uuid4().hex}",
-        "object": "text_completion",
-        "created": request.created,
-        "model": request.wanted.name,
-        "choices": [],
-    }
+class _ChatAnswer(_Answer):
+    """Answers to a conversation: `ChatCompletion`, or a stream of `ChatCompletionChunk`."""
 
+    prefix = "chatcmpl"
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
 
-def _completion_choice(request: Request, index: int, event: Piece | Stats) -> CompletionChoice:
-    piece = event if isinstance(event, Piece) else Piece("")
-    finish, stop = _reasons(event if isinstance(event, Stats) else None)
-    return {
-        "text": piece.text,
-        "index": index,
-        "logprobs": _completion_logprobs(request, piece.scores),
-        "finish_reason": finish,
-        "stop_reason": stop,
-    }
+    def _first_choices(self, index: int) -> list[dict[str, Any]]:
+        return [{**self._chunk_choice(index, Piece("")), "delta": _NEW_MESSAGE.copy()}]
 
+    def _chunk_choice(self, index: int, event: Piece | Stats) -> dict[str, Any]:
+        finish, stop = _reasons(event)
+        scores = event.scores if isinstance(event, Piece) else ()
+        return {
+            "index": index,
+            "delta": {"content": event.text} if isinstance(event, Piece) else {},
+            "logprobs": self._logprobs(scores) if scores else None,
+            "finish_reason": finish,
+            "stop_reason": stop,
+        }
 
-def _completion_logprobs(request: Request, scores: Scores) -> CompletionLogprobs | None:
-    if request.wanted.logprobs is None:
-        return None
-    logprobs: CompletionLogprobs = {
-        "tokens": [],
-        "token_logprobs": [],
-        "top_logprobs": [],
-        "text_offset": [],
-    }
-    for at, scored in scores:
-        known = not np.isnan(scored.logprob)
-        top = {request.text_of(token): max(value, _LEAST) for token, value in reversed(scored.top)}
-        logprobs["tokens"].append(request.text_of(scored.token))
-        logprobs["token_logprobs"].append(max(scored.logprob, _LEAST) if known else None)
-        logprobs["top_logprobs"].append(dict(reversed(top.items())) if known else None)
-        logprobs["text_offset"].append(at)
-    return logprobs
+    def _empty_choice(self, index: int) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": _NEW_MESSAGE.copy(),
+            "logprobs": self._logprobs(()),
+            "finish_reason": None,
+            "stop_reason": None,
+        }
 
-
-# -- completions of a conversation -------------------------------------------------------------
-
-
-def _chat_chunks(request: Request) -> Generator[ChatCompletionChunk, None, None]:
-    """The answer as it comes."""
-    frame: ChatCompletionChunk = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion.chunk",
-        "created": request.created,
-        "model": request.wanted.name,
-        "choices": [],
-    }
-    if request.wanted.include_usage:
-        frame["usage"] = None
-    begun = -1
-    for index, event in request.events():
-        if index != begun:
-            begun = index
-            yield _chat_chunk(
-                request, frame, index, Piece(""), {"role": "assistant", "content": ""}
-            )
-        delta: ChatDelta = {"content": event.text} if isinstance(event, Piece) else {}
-        yield _chat_chunk(request, frame, index, event, delta)
-    if request.wanted.include_usage:
-        yield {**frame, "usage": request.usage()}
-
-
-def _chat_chunk(
-    request: Request,
-    frame: ChatCompletionChunk,
-    index: int,
-    event: Piece | Stats,
-    delta: ChatDelta,
-) -> ChatCompletionChunk:
-    finish, stop = _reasons(event if isinstance(event, Stats) else None)
-    scores = event.scores if isinstance(event, Piece) else ()
-    return {
-        **frame,
-        "choices": [
-            {
-                "index": index,
-                "delta": delta,
-                "logprobs": _chat_logprobs(request, scores) if scores else None,
-                "finish_reason": finish,
-                "stop_reason": stop,
-            }
-        ],
-    }
-
-
-def _chat_completion(request: Request) -> ChatCompletion:
-    """The answer at once."""
-    choices: list[ChatChoice] = []
-    for index, event in request.events():
-        if index == len(choices):
-            choices.append(
-                {
-                    "index": index,
-                    "message": {"role": "assistant", "content": ""},
-                    "logprobs": _chat_logprobs(request, ()),
-                    "finish_reason": None,
-                    "stop_reason": None,
-                }
-            )
-        choice = choices[index]
+    def _extend(self, choice: dict[str, Any], event: Piece | Stats) -> None:
         if isinstance(event, Stats):
             choice["finish_reason"], choice["stop_reason"] = _reasons(event)
-            continue
+            return
         choice["message"]["content"] += event.text
-        more = _chat_logprobs(request, event.scores)
-        if choice["logprobs"] is not None and more is not None:
+        more = self._logprobs(event.scores)
+        if more is not None:
             choice["logprobs"]["content"] += more["content"]
-    return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion",
-        "created": request.created,
-        "model": request.wanted.name,
-        "choices": choices,
-        "usage": request.usage(),
-    }
+
+    def _logprobs(self, scores: Scores) -> ChatLogprobs | None:
+        if self._request.wanted.logprobs is None:
+            return None
+        return {"content": [self._logprob(scored) for _, scored in scores]}
+
+    def _logprob(self, scored: TokenScore) -> ChatLogprob:
+        top = [self._top_logprob(token, logprob) for token, logprob in scored.top]
+        return {**self._top_logprob(scored.token, scored.logprob), "top_logprobs": top}
+
+    def _top_logprob(self, token: int, logprob: float) -> TopLogprob:
+        return {
+            "token": self._request.text_of(token),
+            "logprob": max(logprob, _LEAST),
+            "bytes": list(self._request.bytes_of(token)),
+        }
 
 
-def _chat_logprobs(request: Request, scores: Scores) -> ChatLogprobs | None:
-    if request.wanted.logprobs is None:
-        return None
-    return {"content": [_chat_logprob(request, scored) for _, scored in scores]}
+# -- what `Model` calls ------------------------------------------------------------------------
 
 
-def _chat_logprob(request: Request, scored: TokenScore) -> ChatLogprob:
-    top = [_top_logprob(request, token, logprob) for token, logprob in scored.top]
-    return {**_top_logprob(request, scored.token, scored.logprob), "top_logprobs": top}
+class AnswerOptions(GenerateOptions, total=False):
+    """Keyword arguments that `create_completion` and `create_chat_completion` share."""
+
+    n: int
+    stream_options: StreamOptions | None
+    model: str | None
 
 
-def _top_logprob(request: Request, token: int, logprob: float) -> TopLogprob:
-    return {
-        "token": request.text_of(token),
-        "logprob": max(logprob, _LEAST),
-        "bytes": list(request.bytes_of(token)),
-    }
+class CompletionOptions(AnswerOptions, total=False):
+    """Keyword arguments of `Model.create_completion`, but `stream`."""
+
+    echo: bool
+    logprobs: int | None
 
 
-# -- the methods of a model --------------------------------------------------------------------
+class ChatOptions(AnswerOptions, total=False):
+    """Keyword arguments of `Model.create_chat_completion`, but `stream`."""
+
+    logprobs: bool
+    top_logprobs: int
+    chat_template: str | None
 
 
-class Completions:
-    """Those methods of `Model` that answer with dictionaries."""
+@shows_options
+def complete(
+    lm: Model,
+    prompt: Text | Sequence[Text],
+    max_tokens: int | None = 16,
+    *,
+    n: int = 1,
+    echo: bool = False,
+    logprobs: int | None = None,
+    stream: bool = False,
+    stream_options: StreamOptions | None = None,
+    model: str | None = None,
+    **options: Unpack[GenerateOptions],
+) -> Completion | Generator[Completion, None, None]:
+    """See `Model.create_completion`; `model` is what the answer calls the model `lm`."""
+    wanted = Settings(
+        lm.config.name if model is None else model,
+        max_tokens,
+        n,
+        logprobs,
+        options,
+        echo,
+        stream and _includes_usage(stream_options),
+    )
+    answer = _TextAnswer(Request(lm, texts_of(prompt, "prompt")[0], wanted))
+    if stream:
+        return cast(Generator[Completion, None, None], answer.chunks())
+    return cast(Completion, answer.whole())
 
-    @property
-    def _model(self) -> Model:
-        return cast("Model", self)
 
-    @overload
-    def create_completion(
-        self,
-        prompt: Text | Sequence[Text],
-        max_tokens: int | None = 16,
-        *,
-        n: int = 1,
-        echo: bool = False,
-        logprobs: int | None = None,
-        stream: Literal[False] = False,
-        stream_options: StreamOptions | None = None,
-        model: str | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Completion: ...
-
-    @overload
-    def create_completion(
-        self,
-        prompt: Text | Sequence[Text],
-        max_tokens: int | None = 16,
-        *,
-        n: int = 1,
-        echo: bool = False,
-        logprobs: int | None = None,
-        stream: Literal[True],
-        stream_options: StreamOptions | None = None,
-        model: str | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Generator[Completion, None, None]: ...
-
-    @shows_options
-    def create_completion(
-        self,
-        prompt: Text | Sequence[Text],
-        max_tokens: int | None = 16,
-        *,
-        n: int = 1,
-        echo: bool = False,
-        logprobs: int | None = None,
-        stream: bool = False,
-        stream_options: StreamOptions | None = None,
-        model: str | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Completion | Generator[Completion, None, None]:
-        """Continues a prompt, or several, and answers with a dictionary of the shape that OpenAI's
-        and llama-cpp-python's clients know; with `stream`, with a generator of such dictionaries,
-        whose `text` is what is new.
-
-        n: choices for each prompt; with a `seed`, the k-th has seed + k.
-        echo: the answer begins with the prompt.
-        logprobs: tells the log probability of each token, with echo the prompt's too, and of so
-          many of the likeliest tokens.
-        stream_options: {"include_usage": True} ends a stream with a chunk that holds `usage`.
-        model: what the answer calls the model.
-
-        Other arguments and errors as `generate`; those of the arguments are raised at once.
-        """
-        wanted = Settings(
-            self._model.config.name if model is None else model,
-            max_tokens,
-            n,
-            logprobs,
-            options,
-            echo,
-            stream and _includes_usage(stream_options),
-        )
-        request = Request(self._model, texts_of(prompt, "prompt")[0], wanted)
-        return _completion_chunks(request) if stream else _completion(request)
-
-    @overload
-    def create_chat_completion(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        *,
-        n: int = 1,
-        logprobs: bool = False,
-        top_logprobs: int = 0,
-        stream: Literal[False] = False,
-        stream_options: StreamOptions | None = None,
-        model: str | None = None,
-        chat_template: str | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> ChatCompletion: ...
-
-    @overload
-    def create_chat_completion(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        *,
-        n: int = 1,
-        logprobs: bool = False,
-        top_logprobs: int = 0,
-        stream: Literal[True],
-        stream_options: StreamOptions | None = None,
-        model: str | None = None,
-        chat_template: str | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Generator[ChatCompletionChunk, None, None]: ...
-
-    @shows_options
-    def create_chat_completion(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        *,
-        n: int = 1,
-        logprobs: bool = False,
-        top_logprobs: int = 0,
-        stream: bool = False,
-        stream_options: StreamOptions | None = None,
-        model: str | None = None,
-        chat_template: str | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> ChatCompletion | Generator[ChatCompletionChunk, None, None]:
-        """Answers a conversation, as `create_completion` continues a text.
-
-        messages: each {"role": "system" | "user" | "assistant", "content": …}, the latest last.
-        logprobs, top_logprobs: whether to tell the log probabilities of the answer's tokens, and
-          of how many of the likeliest.
-        chat_template: Jinja2 source to use instead of the file's, or "chatml".
-
-        Other arguments and errors as `create_completion` and `apply_chat_template`.
-        """
-        text = self._model.apply_chat_template(messages, chat_template=chat_template)
-        prompt = self._model.tokenize(text, add_bos=False)
-        wanted = Settings(
-            self._model.config.name if model is None else model,
-            max_tokens,
-            n,
-            top_logprobs if logprobs else None,
-            options,
-            include_usage=stream and _includes_usage(stream_options),
-        )
-        request = Request(self._model, [prompt], wanted)
-        return _chat_chunks(request) if stream else _chat_completion(request)
+@shows_options
+def complete_chat(
+    lm: Model,
+    messages: Sequence[Mapping[str, Any]],
+    max_tokens: int | None = None,
+    *,
+    n: int = 1,
+    logprobs: bool = False,
+    top_logprobs: int = 0,
+    stream: bool = False,
+    stream_options: StreamOptions | None = None,
+    model: str | None = None,
+    chat_template: str | None = None,
+    **options: Unpack[GenerateOptions],
+) -> ChatCompletion | Generator[ChatCompletionChunk, None, None]:
+    """See `Model.create_chat_completion`; `model` is what the answer calls the model `lm`."""
+    text = lm.apply_chat_template(messages, chat_template=chat_template)
+    wanted = Settings(
+        lm.config.name if model is None else model,
+        max_tokens,
+        n,
+        top_logprobs if logprobs else None,
+        options,
+        include_usage=stream and _includes_usage(stream_options),
+    )
+    answer = _ChatAnswer(Request(lm, [lm.tokenize(text, add_bos=False)], wanted))
+    if stream:
+        return cast(Generator[ChatCompletionChunk, None, None], answer.chunks())
+    return cast(ChatCompletion, answer.whole())

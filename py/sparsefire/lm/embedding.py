@@ -8,68 +8,82 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from .._arrays import FloatArray
 from ..errors import ArgumentError
-from .completion_types import EmbeddingItem, Embeddings
+from .completion_types import EmbeddingItem, Embeddings, EmbeddingUsage
 
 if TYPE_CHECKING:
     from .model import Model
 
-FloatArray = npt.NDArray[np.float32]
 Pooling = Literal["mean", "last"]
 Text = str | Sequence[int]
 
 
-class Embedding:
-    """Those methods of `Model` that make vectors of texts."""
+def embed(
+    model: Model,
+    text: Text | Sequence[Text],
+    *,
+    normalize: bool = True,
+    pooling: Pooling = "mean",
+    mode: str | None = None,
+) -> FloatArray:
+    """See `Model.embed`."""
+    texts, is_one = texts_of(text, "text")
+    vectors = np.empty((len(texts), model.config.d), np.float32)
+    for row, each in zip(vectors, texts, strict=True):
+        row[:] = _vector(model, ids_of(model, each), normalize, pooling, mode)
+    return vectors[0] if is_one else vectors
 
-    def embed(
-        self,
-        text: Text | Sequence[Text],
-        *,
-        normalize: bool = True,
-        pooling: Pooling = "mean",
-        mode: str | None = None,
-    ) -> FloatArray:
-        """The vector of a text, float32 (d,), or those of several texts, (n, d): the hidden states
-        after the final norm, pooled over the text's tokens. A model that was trained only to
-        predict text gives vectors of a modest quality.
 
-        text: a text, in which names of control tokens are plain text, or token ids.
-        normalize: to length 1; a vector of zeros stays.
-        pooling: "mean" of all tokens, or the "last" one's.
+def create_embedding(
+    model: Model,
+    text: Text | Sequence[Text],
+    name: str | None = None,
+    *,
+    normalize: bool = True,
+    pooling: Pooling = "mean",
+    mode: str | None = None,
+) -> Embeddings:
+    """See `Model.create_embedding`; `name` is what the answer calls the model."""
+    vectors, tokens = [], 0
+    for each in texts_of(text, "input")[0]:
+        ids = ids_of(model, each)
+        vectors.append(_vector(model, ids, normalize, pooling, mode))
+        tokens += len(ids)
+    return embeddings_of(vectors, tokens, model.config.name if name is None else name)
 
-        Errors: `ContextFullError` (a text does not fit), `ArgumentError`, `NotFiniteError`.
-        """
-        texts, one = texts_of(text, "text")
-        vectors = np.empty((len(texts), cast("Model", self).config.d), np.float32)
-        for row, each in zip(vectors, texts, strict=True):
-            row[:] = _vector(cast("Model", self), each, normalize, pooling, mode)[0]
-        return vectors[0] if one else vectors
 
-    def create_embedding(
-        self,
-        input: Text | Sequence[Text],  # noqa: A002  its name in the field's interface
-        *,
-        model: str | None = None,
-        normalize: bool = True,
-        pooling: Pooling = "mean",
-        mode: str | None = None,
-    ) -> Embeddings:
-        """As `embed`, in a dictionary of the shape that OpenAI's and llama-cpp-python's clients
-        know. model: what the answer calls the model."""
-        own = cast("Model", self)
-        data: list[EmbeddingItem] = []
-        tokens = 0
-        for index, each in enumerate(texts_of(input, "input")[0]):
-            vector, count = _vector(own, each, normalize, pooling, mode)
-            data.append({"object": "embedding", "index": index, "embedding": vector.tolist()})
-            tokens += count
-        return {
-            "object": "list",
-            "data": data,
-            "model": own.config.name if model is None else model,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        }
+def ids_of(model: Model, text: Text) -> list[int]:
+    """The token ids of a text to embed, in which names of control tokens are plain text. Errors
+    as `Model.prompt_ids`."""
+    return model.prompt_ids(model.tokenize(text, special=False) if isinstance(text, str) else text)
+
+
+def embeddings_of(vectors: Sequence[FloatArray], tokens: int, name: str) -> Embeddings:
+    """The answer with these vectors, of texts of `tokens` tokens in all. `name` is what it calls
+    the model."""
+    data: list[EmbeddingItem] = [
+        {"object": "embedding", "index": index, "embedding": vector.tolist()}
+        for index, vector in enumerate(vectors)
+    ]
+    usage: EmbeddingUsage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": name, "usage": usage}
+
+
+def _vector(
+    model: Model, ids: Sequence[int], normalize: bool, pooling: Pooling, mode: str | None
+) -> FloatArray:
+    """The vector of a text's token ids."""
+    if pooling not in ("mean", "last"):
+        raise ArgumentError(f"pooling {pooling!r}: expected 'mean' or 'last'")
+    states = model.hidden_states(ids, mode=mode)
+    vector: npt.NDArray[np.floating] = (
+        states[-1] if pooling == "last" else states.mean(axis=0, dtype=np.float64)
+    )
+    if normalize:
+        length = float(np.linalg.norm(vector))
+        vector = vector / (length or 1.0)
+    return vector.astype(np.float32)
 
 
 def texts_of(text: Text | Sequence[Text], name: str) -> tuple[list[Text], bool]:
@@ -84,19 +98,3 @@ def texts_of(text: Text | Sequence[Text], name: str) -> tuple[list[Text], bool]:
     if any(whole):
         raise ArgumentError(f"{name}: expected a text, token ids, or a list of either")
     return cast(list[Text], several), False
-
-
-def _vector(
-    model: Model, text: Text, normalize: bool, pooling: Pooling, mode: str | None
-) -> tuple[FloatArray, int]:
-    """The vector of a text, and how many tokens it has."""
-    if pooling not in ("mean", "last"):
-        raise ArgumentError(f"pooling {pooling!r}: expected 'mean' or 'last'")
-    ids = model.tokenize(text, special=False) if isinstance(text, str) else text
-    ids = model.prompt_ids(ids)
-    states = model.hidden_states(ids, mode=mode)
-    vector = states[-1] if pooling == "last" else states.mean(axis=0, dtype=np.float64)
-    if normalize:
-        length = float(np.linalg.norm(vector))
-        vector = vector / (length or 1.0)
-    return vector.astype(np.float32), len(ids)

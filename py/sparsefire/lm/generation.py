@@ -8,9 +8,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar, cast
 
+from .._arrays import FloatArray
 from ..errors import ArgumentError
 from ..text.tokenizer import Tokenizer
-from .sampling import FloatArray, Sampler, SamplerConfig, SamplerOptions, TokenScore, score
+from .sampling import Sampler, SamplerConfig, SamplerOptions, TokenScore, score
 from .session import Session
 from .stats import Share, Stats
 
@@ -106,6 +107,20 @@ def shows_options(function: _Function) -> _Function:
     ]
     cast(Any, function).__signature__ = signature.replace(parameters=parameters)
     return function
+
+
+def takes_arguments_of(function: Callable[..., Any]) -> Callable[[_Function], _Function]:
+    """Makes help() show, for a method that calls `function(self, …)`, the parameters of that
+    function in place of `**options`."""
+    _, *parameters = inspect.signature(function).parameters.values()
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+    def decorate(method: _Function) -> _Function:
+        signature = inspect.signature(method)
+        cast(Any, method).__signature__ = signature.replace(parameters=[own, *parameters])
+        return method
+
+    return decorate
 
 
 class StopFilter:

@@ -6,13 +6,13 @@ import functools
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from .._arrays import FloatArray, IntArray
 from ..arch.config import ModelConfig, read_config
 from ..arch.tensors import check_tensors
 from ..core.core import Core
@@ -26,37 +26,29 @@ from ..gguf.source import Source
 from ..text.tokenizer import Tokenizer
 from ..weights.activation import ActivationType
 from .chat import ChatTemplate
-from .completion import Completions
-from .embedding import Embedding
-from .generation import GenerateOptions, Generation, GenerationConfig, shows_options
+from .completion import ChatOptions, CompletionOptions, complete, complete_chat
+from .completion_types import ChatCompletion, ChatCompletionChunk, Completion, Embeddings
+from .embedding import Pooling, Text, create_embedding, embed
+from .generation import (
+    GenerateOptions,
+    Generation,
+    GenerationConfig,
+    shows_options,
+    takes_arguments_of,
+)
 from .loader import CoreModel
 from .neurons import ModelNeurons
-from .sampling import TokenScore, score
+from .sampling import TokenScore
+from .scoring import Perplexity, token_scores, windows_loss
 from .session import BATCH, Session
 from .stats import Share, Stats
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
 
 DEFAULT_CONTEXT = 4096  # tokens, at most, unless more are asked for: the cache takes memory
 
 _EMBEDDED = Path(__file__).parent.parent / "models"
 
 
-@dataclass(frozen=True)
-class Perplexity:
-    """How well a model predicts a text. `perplexity` is exp of `loss`, the mean negative log
-    probability in nats of the `n_scored` tokens."""
-
-    perplexity: float
-    loss: float
-    n_scored: int
-    active_share: Share
-    selected_share: Share
-    tokens_per_s: float
-
-
-class Model(Completions, Embedding):
+class Model:
     """A language model in the core. `Model.load` makes one.
 
     A model is for one thread at a time. It stays on the core that was current when it was loaded.
@@ -247,6 +239,115 @@ class Model(Completions, Embedding):
             return ""
         return f", or load the model with a larger context (at most {most})"
 
+    # -- answers as dictionaries, and vectors ----------------------------------------------------
+
+    @overload
+    def create_completion(
+        self,
+        prompt: Text | Sequence[Text],
+        max_tokens: int | None = 16,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[CompletionOptions],
+    ) -> Completion: ...
+
+    @overload
+    def create_completion(
+        self,
+        prompt: Text | Sequence[Text],
+        max_tokens: int | None = 16,
+        *,
+        stream: Literal[True],
+        **options: Unpack[CompletionOptions],
+    ) -> Generator[Completion, None, None]: ...
+
+    @takes_arguments_of(complete)
+    def create_completion(
+        self, *arguments: Any, **options: Any
+    ) -> Completion | Generator[Completion, None, None]:
+        """Continues a prompt, or several, and answers with a dictionary of the shape that OpenAI's
+        and llama-cpp-python's clients know; with `stream`, with a generator of such dictionaries,
+        whose `text` is what is new.
+
+        n: choices for each prompt; with a `seed`, the k-th has seed + k.
+        echo: the answer begins with the prompt.
+        logprobs: reports the log probability of each token, with echo the prompt's too, and of
+          that many of the likeliest tokens.
+        stream_options: {"include_usage": True} ends a stream with a chunk that holds `usage`.
+        model: what the answer calls the model.
+
+        Other arguments and errors as `generate`; those of the arguments are raised at once.
+        """
+        return complete(self, *arguments, **options)
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None = None,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ChatOptions],
+    ) -> ChatCompletion: ...
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None = None,
+        *,
+        stream: Literal[True],
+        **options: Unpack[ChatOptions],
+    ) -> Generator[ChatCompletionChunk, None, None]: ...
+
+    @takes_arguments_of(complete_chat)
+    def create_chat_completion(
+        self, *arguments: Any, **options: Any
+    ) -> ChatCompletion | Generator[ChatCompletionChunk, None, None]:
+        """Answers a conversation, as `create_completion` continues a text.
+
+        messages: each {"role": "system" | "user" | "assistant", "content": …}, the latest last.
+        logprobs, top_logprobs: whether to report the log probabilities of the answer's tokens, and
+          of how many of the likeliest.
+        chat_template: Jinja2 source to use instead of the file's, or "chatml".
+
+        Other arguments and errors as `create_completion` and `apply_chat_template`.
+        """
+        return complete_chat(self, *arguments, **options)
+
+    def embed(
+        self,
+        text: Text | Sequence[Text],
+        *,
+        normalize: bool = True,
+        pooling: Pooling = "mean",
+        mode: str | None = None,
+    ) -> FloatArray:
+        """The vector of a text, float32 (d,), or those of several texts, (n, d): the hidden states
+        after the final norm, pooled over the text's tokens. A model that was trained only to
+        predict text gives vectors of a modest quality.
+
+        text: a text, in which names of control tokens are plain text, or token ids.
+        normalize: to length 1; a vector of zeros stays.
+        pooling: "mean" of all tokens, or the "last" one's.
+
+        Errors: `ContextFullError` (a text does not fit), `ArgumentError`, `NotFiniteError`.
+        """
+        return embed(self, text, normalize=normalize, pooling=pooling, mode=mode)
+
+    def create_embedding(
+        self,
+        input: Text | Sequence[Text],  # noqa: A002  its name in OpenAI's interface
+        *,
+        model: str | None = None,
+        normalize: bool = True,
+        pooling: Pooling = "mean",
+        mode: str | None = None,
+    ) -> Embeddings:
+        """As `embed`, in a dictionary of the shape that OpenAI's and llama-cpp-python's clients
+        know. model: what the answer calls the model."""
+        return create_embedding(self, input, model, normalize=normalize, pooling=pooling, mode=mode)
+
     # -- logits and perplexity -------------------------------------------------------------------
 
     def logits(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
@@ -306,18 +407,7 @@ class Model(Completions, Embedding):
             )
         mode = self._checked_mode(mode)
         session = self._own_session(mode)
-        loss, scored, seconds = 0.0, 0, 0.0
-        for start in range(0, len(ids), context):
-            window = ids[start : start + context]
-            if len(window) < 2:
-                break
-            began = time.perf_counter()
-            session.rewind(0, mode)
-            loss += self._window_loss(session, window)
-            seconds += time.perf_counter() - began
-            scored += len(window) - 1
-            if progress is not None:
-                progress(start + len(window), len(ids), float(np.exp(loss / scored)))
+        loss, scored, seconds = windows_loss(session, ids, context, mode, progress)
         self.stats = self._new_stats(self.core, mode, self.config.name)
         _finish(self.stats, session, seconds, self.config.hidden)
         return Perplexity(
@@ -336,28 +426,7 @@ class Model(Completions, Embedding):
         tokens in its place. Errors as `logits`."""
         self._check_open()
         ids = self._checked_ids(token_ids, "token_ids")
-        session = self._own_session(self._checked_mode(mode))
-        logits = np.empty((min(BATCH, len(ids)), self.config.vocab), np.float32)
-        for start in range(0, len(ids) - 1, BATCH):
-            batch = ids[start : min(start + BATCH, len(ids) - 1)]
-            session.evaluate(batch, logits[: len(batch)])
-            for row, target in zip(logits, ids[start + 1 : start + 1 + len(batch)], strict=False):
-                yield score(row, int(target), top)
-
-    def _window_loss(self, session: Session, window: IntArray) -> float:
-        """Sum over the window's tokens but the first of -log p, in nats."""
-        total = 0.0
-        logits = np.empty((min(BATCH, len(window)), self.config.vocab), np.float32)
-        for start in range(0, len(window) - 1, BATCH):
-            batch = window[start : min(start + BATCH, len(window) - 1)]
-            rows = logits[: len(batch)]
-            session.evaluate(batch, rows)
-            targets = window[start + 1 : start + 1 + len(batch)]
-            greatest = rows.max(axis=1)
-            sums = np.exp(rows - greatest[:, None]).sum(axis=1, dtype=np.float64)
-            wanted = rows[np.arange(len(batch)), targets].astype(np.float64)
-            total += float((np.log(sums) + greatest - wanted).sum())
-        return total
+        yield from token_scores(self._own_session(self._checked_mode(mode)), ids, top)
 
     # -- what is inside --------------------------------------------------------------------------
 

@@ -11,9 +11,8 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from .._arrays import FloatArray
 from ..errors import ArgumentError, NotFiniteError
-
-FloatArray = npt.NDArray[np.float32]
 
 REPEAT_WINDOW = 64  # how many of the last tokens the repeat penalty looks at
 _GROUP = 32

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from .._arrays import FloatArray
 from ..core.core import Argument
 from ..core.handle import CoreObject
 from ..errors import ContextFullError, NotFiniteError
 from ..ffn.forward import MODES
 from .loader import CoreModel
 from .neurons import MOST_AT_ONCE
-
-FloatArray = npt.NDArray[np.float32]
 
 BATCH = 64  # tokens of a call: enough to read weights once for many, short enough to interrupt
 
@@ -43,6 +42,7 @@ class Session(CoreObject):
         self._model = model
         self.context = context
         self.hidden = config.hidden
+        self.vocab = config.vocab
         self.tokens: list[int] = []
         self.mode = ""
         self.owner: object = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..errors import ArgumentError, ContextFullError, UnsupportedError
 from ..ffn.forward import MODES
+from ..lm.embedding import embeddings_of, ids_of
 from ..lm.generation import Cancel, GenerateOptions
 from .queue import QueueFullError, ShuttingDownError, TimeLimitError
 
@@ -344,20 +345,19 @@ class Requests:
             fields.wrong("pooling", "'mean' or 'last'")
 
         def run(cancel: Cancel) -> Iterator[dict[str, Any]]:
-            data, tokens = [], 0
-            for index, text in enumerate(texts):
+            ids = [ids_of(self.model, text) for text in texts]
+            for each in ids:
+                self._check_prompt(each)
+            vectors = []
+            for each in ids:
                 if cancel.reason:
                     return
-                ids = self.model.tokenize(text, special=False) if isinstance(text, str) else text
-                ids = self.model.prompt_ids(ids)
-                self._check_prompt(ids)
-                vector = self.model.embed(ids, pooling=pooling, mode=self._mode)
-                packed = base64.b64encode(vector.astype("<f4").tobytes()).decode()
-                value = packed if packing == "base64" else vector.tolist()
-                data.append({"object": "embedding", "index": index, "embedding": value})
-                tokens += len(ids)
-            usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-            yield {"object": "list", "data": data, "model": self.names[0], "usage": usage}
+                vectors.append(self.model.embed(each, pooling=pooling, mode=self._mode))
+            answer: dict[str, Any] = {**embeddings_of(vectors, sum(map(len, ids)), self.names[0])}
+            if packing == "base64":
+                for item, vector in zip(answer["data"], vectors, strict=True):
+                    item["embedding"] = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+            yield answer
 
         return Call(run)
 

@@ -1,0 +1,80 @@
+"""How likely a model finds given tokens: scores, losses and perplexity."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._arrays import FloatArray, IntArray
+from .sampling import TokenScore, score
+from .session import BATCH, Session
+from .stats import Share
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a model predicts a text. `perplexity` is exp of `loss`, the mean negative log
+    probability in nats of the `n_scored` tokens."""
+
+    perplexity: float
+    loss: float
+    n_scored: int
+    active_share: Share
+    selected_share: Share
+    tokens_per_s: float
+
+
+def token_scores(session: Session, ids: IntArray, top: int) -> Iterator[TokenScore]:
+    """The score of each token but the first, given those before it; see `Model.token_scores`."""
+    for rows, targets in _predictions(session, ids):
+        for row, target in zip(rows, targets, strict=True):
+            yield score(row, int(target), top)
+
+
+def windows_loss(
+    session: Session,
+    ids: IntArray,
+    context: int,
+    mode: str,
+    progress: Callable[[int, int, float], object] | None,
+) -> tuple[float, int, float]:
+    """The sum of -log p, in nats, over all tokens but the first of each window of `context` tokens;
+    how many tokens those are; and the seconds spent. See `Model.perplexity`."""
+    loss, scored, seconds = 0.0, 0, 0.0
+    for start in range(0, len(ids), context):
+        window = ids[start : start + context]
+        if len(window) < 2:
+            break
+        began = time.perf_counter()
+        session.rewind(0, mode)
+        loss += _window_loss(session, window)
+        seconds += time.perf_counter() - began
+        scored += len(window) - 1
+        if progress is not None:
+            progress(start + len(window), len(ids), float(np.exp(loss / scored)))
+    return loss, scored, seconds
+
+
+def _window_loss(session: Session, window: IntArray) -> float:
+    """The sum over the window's tokens but the first of -log p, in nats."""
+    total = 0.0
+    for rows, targets in _predictions(session, window):
+        greatest = rows.max(axis=1)
+        sums = np.exp(rows - greatest[:, None]).sum(axis=1, dtype=np.float64)
+        wanted = rows[np.arange(len(rows)), targets].astype(np.float64)
+        total += float((np.log(sums) + greatest - wanted).sum())
+    return total
+
+
+def _predictions(session: Session, ids: IntArray) -> Iterator[tuple[FloatArray, IntArray]]:
+    """The logits (n, vocab) after each token but the last, in batches, with the tokens (n,) that
+    come next. The arrays of logits are used again for the next batch."""
+    logits = np.empty((min(BATCH, len(ids)), session.vocab), np.float32)
+    for start in range(0, len(ids) - 1, BATCH):
+        batch = ids[start : min(start + BATCH, len(ids) - 1)]
+        rows = logits[: len(batch)]
+        session.evaluate(batch, rows)
+        yield rows, ids[start + 1 : start + 1 + len(batch)]
