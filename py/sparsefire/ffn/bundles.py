@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arch.config import ARCHITECTURES, read_config
+from ..arch.config import ARCHITECTURES, ModelConfig, read_config
 from ..arch.read import read_biases
 from ..arch.tensors import FFN_BIASES, check_format
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
@@ -83,8 +83,8 @@ class BundleFile:
     `SparseFfn.save_bundles` wrote. Only the header is read at first, then neurons by `read`.
 
     ``source``: a path, or a seekable binary file, which stays the caller's to close. Of a file
-    that has no ``readinto`` neighbours are read in one go. ``header``: of the same file, when it
-    has been read already.
+    that has no ``readinto`` neighbours are read in one go. ``header`` and ``config``: of the same
+    file, when they have been read already.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class BundleFile:
         layer: int = 0,
         activation: str | ActivationType | None = None,
         header: GgufFile | None = None,
+        config: ModelConfig | None = None,
     ) -> None:
         self._file = _opened(source)
         self._own = isinstance(source, (str, os.PathLike))
@@ -103,15 +104,16 @@ class BundleFile:
             # From the stream, not mapped: a file that is cut off while it is mapped ends the
             # process.
             self.header = GgufFile.open(self._file) if header is None else header
-            self._read_layer(layer, activation)
+            shape = _layer_shape(self.header, layer, activation, config)
+            self._read_layer(layer, shape)
         except BaseException:
             self.close()
             raise
 
-    def _read_layer(self, layer: int, activation: str | ActivationType | None) -> None:
+    def _read_layer(self, layer: int, shape: LayerShape) -> None:
         self.name = self.header.name
         self.layer = layer
-        self.shape = _layer_shape(self.header, layer, activation)
+        self.shape = shape
         self.tensor = f"blk.{layer}.ffn_bundle.weight"
         info = self.header.tensor(self.tensor)
         check_format(self.header, info)
@@ -232,25 +234,22 @@ def _opened(source: Source) -> Any:
     return source
 
 
-def _layer_shape(file: GgufFile, layer: int, activation: str | ActivationType | None) -> LayerShape:
-    """The sizes of a layer of a model or of a file of one layer."""
+def _layer_shape(
+    file: GgufFile,
+    layer: int,
+    activation: str | ActivationType | None,
+    config: ModelConfig | None,
+) -> LayerShape:
+    """What a model, or a file of one layer, says of a layer that is stored neuron by neuron."""
     architecture = file.metadata.get("general.architecture")
-    if architecture == LAYER_ARCHITECTURE:
-        layers, shape = 1, _single_shape(file, activation)
-    elif architecture in ARCHITECTURES:
+    if config is None and architecture in ARCHITECTURES:
         config = read_config(file, activation)
-        layers = config.layers
-        hot = config.hot_counts[layer] if config.hot_counts and 0 <= layer < layers else 0
-        kind, parameter = config.activation, config.activation_parameter
-        both = config.kind.both_active
-        layer_cutoffs = config.cutoffs.items() if 0 <= layer < layers else ()
-        cutoffs = tuple((on, each[layer]) for on, each in layer_cutoffs)
-        shape = LayerShape(config.hidden, config.d, config.d, kind, parameter, hot, both, cutoffs)
-    else:
+    if config is None and architecture != LAYER_ARCHITECTURE:
         raise UnsupportedError(
             f"{file.name}: the architecture {architecture!r} is not one of "
             f"{', '.join((*ARCHITECTURES, LAYER_ARCHITECTURE))}"
         )
+    layers = 1 if config is None else config.layers
     if not 0 <= layer < layers:
         raise ArgumentError(f"layer {layer}: {file.name} has the layers 0 … {layers - 1}")
     if f"blk.{layer}.ffn_bundle.weight" not in file.tensors:
@@ -258,7 +257,20 @@ def _layer_shape(file: GgufFile, layer: int, activation: str | ActivationType | 
             f"{file.name}: layer {layer} is not stored neuron by neuron; "
             f"`sparsefire calibrate` makes such a model"
         )
-    return shape
+    return _single_shape(file, activation) if config is None else _shape_in_model(config, layer)
+
+
+def _shape_in_model(config: ModelConfig, layer: int) -> LayerShape:
+    return LayerShape(
+        config.hidden,
+        config.d,
+        config.d,
+        config.activation,
+        config.activation_parameter,
+        config.hot_counts[layer] if config.hot_counts else 0,
+        config.kind.both_active,
+        tuple((on, each[layer]) for on, each in config.cutoffs.items()),
+    )
 
 
 def _single_shape(file: GgufFile, activation: str | ActivationType | None) -> LayerShape:

@@ -1,42 +1,29 @@
-"""From a model file to a model in the core: weights are put into its memory tensor by tensor."""
+"""The model in the core: its weights, uploaded tensor by tensor, and its numbers."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._arrays import FloatArray
 from ..arch import tensors as roles
 from ..arch.config import ModelConfig
-from ..arch.read import (
-    damaged,
-    read_biases,
-    read_floats,
-    read_matrix,
-    read_vector,
-    rows_by_neuron,
-    upload_tensor,
-)
+from ..arch.read import damaged, read_floats, read_matrix, read_vector
 from ..arch.rope import FACTORS_TENSOR
 from ..core.core import Core
 from ..core.handle import CoreObject
 from ..errors import NotFiniteError
-from ..ffn.files import read_predictor
 from ..ffn.layer import SparseFfn
+from ..ffn.stored import read_layer
 from ..gguf.reader import GgufFile
-from ..weights.matrix import Matrix, bundle_views
-
-if TYPE_CHECKING:
-    from .neurons import ModelNeurons
+from ..weights.matrix import Matrix
+from .neurons import ModelNeurons
 
 
 class CoreModel(CoreObject):
     """A model of the core with its weights. `ffns` holds one `SparseFfn` a layer.
 
-    On the native core the weights that are used as they are stored stay in the mapped file. Of the
-    feed-forward layers of ReLU-like models, the down matrix is transposed, as sparse modes need.
-    With ``neurons`` the feed-forward layers are those, and `ffns` is empty.
+    On the native core the weights that are used as they are stored stay in the mapped file. With
+    ``neurons`` the feed-forward layers are its layers, and `ffns` is empty.
     """
 
     def __init__(
@@ -73,7 +60,7 @@ class CoreModel(CoreObject):
             self._load_part(layer, prefix, roles.LAYER_MATRICES, roles.LAYER_VECTORS)
             self._set_rope(layer)
             if neurons is None:
-                self.ffns.append(self._ffn(layer, prefix))
+                self.ffns.append(read_layer(core, file, config, layer))
             ffn = self.ffns[layer] if neurons is None else neurons.layers[layer]
             core.check("sf_model_set_ffn", handle, layer, ffn.handle, what=f"{prefix}ffn")
 
@@ -134,62 +121,6 @@ class CoreModel(CoreObject):
             if not (factors > 0).all():
                 raise NotFiniteError(f"{self.file.name}: tensor {name!r} holds factors ≤ 0 or NaN")
             self._set_vector(layer, roles.ROPE_FACTORS, factors, name)
-
-    # -- feed-forward layers ---------------------------------------------------------------------
-
-    def _ffn(self, layer: int, prefix: str) -> SparseFfn:
-        layout, second = "neuron", None
-        if f"{prefix}ffn_bundle.weight" in self.file.tensors:
-            *gate, up, down = self._stored_bundle(f"{prefix}ffn_bundle.weight")
-        else:
-            names = [f"{prefix}{name}.weight" for name in roles.ffn_matrices(self.config)]
-            *gate, up = (read_matrix(self.core, self.file, name) for name in names[:-1])
-            if f"{prefix}{roles.DOWN_BY_NEURON}" in self.file.tensors:
-                down = read_matrix(self.core, self.file, f"{prefix}{roles.DOWN_BY_NEURON}")
-                if names[-1] in self.file.tensors:
-                    second = read_matrix(self.core, self.file, names[-1])
-            elif self.config.activation.is_relu_family:
-                rows, kind, shape = rows_by_neuron(self.core, self.file, names[-1])
-                down = Matrix(self.core, self.core.upload(rows), kind, *shape)
-            else:
-                down = read_matrix(self.core, self.file, names[-1])
-                layout = "output"
-        hot = self.config.hot_counts
-        ffn = SparseFfn.from_matrices(
-            self.core,
-            gate[0] if gate else None,
-            up,
-            down,
-            activation=self.config.activation,
-            down_layout=layout,
-            parameter=self.config.activation_parameter,
-            predictor=read_predictor(
-                self.core,
-                self.file,
-                layer,
-                hot[layer] if hot else 0,
-                self.config.powerinfer_threshold,
-            ),
-            **read_biases(self.file, layer),
-        )
-        if second is not None:
-            ffn.set_second_down(second)
-        for on, cutoffs in self.config.cutoffs.items():
-            ffn.set_cutoff(cutoffs[layer], on)
-        if self.config.kind.both_active:
-            ffn.set_both_active(True)
-        sub_norm = f"{prefix}ffn_sub_norm.weight"
-        if sub_norm in self.file.tensors:
-            ffn.set_sub_norm(read_vector(self.file, sub_norm), self.config.norm_epsilon)
-        return ffn
-
-    def _stored_bundle(self, name: str) -> list[Matrix]:
-        """The gate (if there is one), up and transposed down of a bundle: one neuron's rows side
-        by side."""
-        info, d = self.file.tensors[name], self.config.d
-        memory = upload_tensor(self.core, self.file, name)
-        hidden, columns = info.shape
-        return bundle_views(self.core, memory, hidden, [(info.format, d)] * (columns // d))
 
     def why_not_finite(self) -> str:
         """Names the first tensor that holds NaN or infinity, for the message of an error."""

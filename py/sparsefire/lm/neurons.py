@@ -46,7 +46,7 @@ class ModelNeurons:
         self.layers: list[CachedFfn] = []
         try:
             for layer in range(config.layers):
-                files.append(BundleFile(source, layer, config.activation, header=file))
+                files.append(BundleFile(source, layer, header=file, config=config))
             caches = _caches(like, file, files)
             for each, cache in zip(files, caches, strict=True):
                 self.layers.append(CachedFfn(each, cache, core=core))
