@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 
+import make_enums
 import sparsefire
 from conftest import ROOT, missing
 from sparsefire import errors
+from sparsefire.core import enums
 from sparsefire.core import wasm as _wasm
+from sparsefire.core.core import EXCEPTIONS
 
-HEADER = ROOT / "core_c" / "include" / "sparsefire.h"
+INCLUDE = ROOT / "core_c" / "include"
+HEADER = INCLUDE / "sparsefire.h"
+POOL_HEADER = INCLUDE / "sparsefire_pool.h"
 STUB = ROOT / "py" / "sparsefire" / "core" / "_native.pyi"
 
 
@@ -40,8 +45,8 @@ def kind_of(c_type: str) -> str:
 
 
 @cache
-def header() -> dict[str, Function]:
-    text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(encoding="utf-8"), flags=re.DOTALL)
+def header(path: Path = HEADER) -> dict[str, Function]:
+    text = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     functions = {}
     for match in re.finditer(r"SF_API\s+([^;(]*?)\b(sf_\w+)\(([^;]*)\);", text):
         result, name, parameters = match.groups()
@@ -63,11 +68,14 @@ def native() -> Any:
     return _native
 
 
-def wasm_exports() -> dict[str, Any]:
+def wasm_exports(path: Path | None = None) -> dict[str, Any]:
     try:
         import wasmtime
 
-        module = wasmtime.Module(wasmtime.Engine(), _wasm.module_bytes())
+        code = _wasm.module_bytes() if path is None else path.read_bytes()
+        config = wasmtime.Config()
+        config.wasm_threads = True
+        module = wasmtime.Module(wasmtime.Engine(config), code)
     except (ImportError, errors.BackendError) as error:
         missing(str(error))
     return {e.name: e.type for e in module.exports if isinstance(e.type, wasmtime.FuncType)}
@@ -90,13 +98,25 @@ def test_the_extension_takes_the_headers_number_of_arguments() -> None:
             getattr(native(), name)(*range(len(function.parameters) + 1))
 
 
-def test_the_module_exports_every_function_with_the_headers_types() -> None:
-    exports = wasm_exports()
-    assert {name for name in exports if name.startswith("sf_")} == set(header())
-    for name, function in header().items():
+def check_exports(exports: dict[str, Any], functions: dict[str, Function]) -> None:
+    assert {name for name in exports if name.startswith("sf_")} == set(functions)
+    for name, function in functions.items():
         wanted = ["f32" if kind == "float" else "i32" for _, kind in function.parameters]
         assert [str(param) for param in exports[name].params] == wanted, name
         assert len(exports[name].results) == (function.result != "void"), name
+
+
+def test_the_module_exports_every_function_with_the_headers_types() -> None:
+    check_exports(wasm_exports(), header())
+
+
+def test_a_module_with_threads_exports_the_functions_of_both_headers() -> None:
+    path = Path(sparsefire.__file__).parent / "wasm" / "sparsefire_core_threads.wasm"
+    if not path.exists():
+        missing(f"{path} has not been built; scripts/build_wasm_modules.sh builds it")
+    pool = header(POOL_HEADER)
+    assert set(pool) == {"sf_pool_help", "sf_pool_helpers", "sf_pool_may_sleep"}
+    check_exports(wasm_exports(path), header() | pool)
 
 
 def test_unsigned_results_are_known() -> None:
@@ -128,9 +148,17 @@ def test_the_stub_agrees() -> None:
 
 
 def test_every_status_has_an_exception() -> None:
-    statuses = re.findall(r"SF_ERROR_\w+ = (-\d+)", HEADER.read_text(encoding="utf-8"))
-    assert set(map(int, statuses)) == set(errors._BY_STATUS)
-    assert len(set(errors._BY_STATUS.values())) == len(statuses)
+    statuses = [status for status in enums.Status if status < 0]
+    assert set(statuses) == set(EXCEPTIONS)
+    assert len(set(EXCEPTIONS.values())) == len(statuses)
+
+
+def test_the_enumerations_are_the_headers() -> None:
+    text = HEADER.read_text(encoding="utf-8")
+    made = make_enums.module(text)
+    assert make_enums.MODULE.read_text(encoding="utf-8") == made, "run scripts/make_enums.py"
+    enumerators = sum(map(len, make_enums.enums(text).values()))
+    assert enumerators == len(set(re.findall(r"\b(SF_[A-Z0-9_a-z]+) =", text))) > 80
 
 
 def test_public_names_exist() -> None:

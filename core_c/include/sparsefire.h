@@ -1,4 +1,5 @@
-/* sparsefire: activation-sparse neural inference. The whole public interface of the C core.
+/* sparsefire: activation-sparse neural inference. The whole public interface of the C core, but for what a WebAssembly
+ * host with threads calls besides: see sparsefire_pool.h.
  *
  * Rules that hold for every function below
  * - Only 32-bit integers, floats, sizes and pointers cross this interface.
@@ -12,6 +13,10 @@
  * - Calls on one context, and on what was opened with it, may come from several threads: a lock in the context lets
  *   one run at a time. Opening, changing and closing handles is for one thread.
  * - Results do not depend on the number of threads, bit for bit.
+ * - Values of an enumeration are passed and stored as int32_t, whose size every compiler and host agrees on. A comment
+ *   names the enumeration. Numbers that are given out keep their meaning.
+ * - Functions take flat lists of scalars, also long ones, and no structs: a host that calls a WebAssembly module or
+ *   writes in another language then needs no copy of a C layout.
  */
 #ifndef SPARSEFIRE_H
 #define SPARSEFIRE_H
@@ -35,8 +40,8 @@ extern "C" {
 
 /* ---- Status ------------------------------------------------------------------------------------------------ */
 
-enum {
-  SF_WAITING = 1, /* of sf_session_eval and sf_session_resume alone, and no error: neurons have to be read first */
+/* What functions return. sf_session_eval and sf_session_resume return SF_WAITING besides, which is no error. */
+enum sf_status {
   SF_OK = 0,
   SF_ERROR_ARGUMENT = -1,     /* a NULL, negative or otherwise meaningless argument */
   SF_ERROR_SHAPE = -2,        /* shapes that do not fit each other, or a buffer too small for its shape */
@@ -49,7 +54,7 @@ enum {
   SF_ERROR_NOT_RESIDENT = -9  /* a neuron is not in the cache */
 };
 
-/* English text of a status, never NULL. Static storage. */
+/* English text of an sf_status or of SF_WAITING, never NULL. Static storage. */
 SF_API const char *sf_status_text(int32_t status);
 
 /* The version of the core and of the Python package, which reads it here. */
@@ -59,7 +64,7 @@ SF_API const char *sf_version(void);
 
 /* ---- Limits ------------------------------------------------------------------------------------------------ */
 
-enum {
+enum sf_limit {
   SF_BATCH = 32,           /* vectors or tokens that pass through a layer together: more are cut into such batches */
   SF_MAX_NEURONS = 1 << 24 /* neurons of a layer, or elements of a vector: SF_BATCH times that fits in 32 bits */
 };
@@ -90,8 +95,8 @@ SF_API void sf_context_close(sf_context *context);
 SF_API int32_t sf_context_isa(const sf_context *context);
 SF_API int32_t sf_context_threads(const sf_context *context);
 
-/* How passes that leave neurons out choose, from the numbers of neurons alone, which of their ways is the fastest; no
- * choice changes a bit of a result. For weights in `format`: `scattered` is the time of a row out of a list over that
+/* Cost model by which passes that skip neurons choose a code path. The choice depends only on neuron counts and never
+ * changes a bit of a result. For weights in `format`: `scattered` is the time of a row out of a list over that
  * of a row among all in order, `batched` the time of a product of a row and a vector, when a row meets several vectors
  * at once, over that with one vector. A context starts with what was measured (docs/performance.md).
  * Errors: ARGUMENT (not above 0, or not finite), FORMAT. */
@@ -100,7 +105,7 @@ SF_API int32_t sf_context_set_costs(sf_context *context, int32_t format, float s
 /* ---- Weight formats ---------------------------------------------------------------------------------------- */
 
 /* The numbers are GGUF's own tensor type numbers, the layouts GGUF's own layouts. */
-enum {
+enum sf_weight_format {
   SF_F32 = 0,
   SF_F16 = 1,
   SF_Q4_0 = 2, /* blocks of 32 weights, from here on */
@@ -114,8 +119,8 @@ enum {
   SF_BF16 = 30 /* no blocks */
 };
 
-/* Bytes of one packed row of `columns` weights, or 0 when the format is unknown, columns < 1, or columns is not a
- * multiple of the format's block. */
+/* Bytes of one packed row of `columns` weights in `format`, an sf_weight_format here and below, or 0 when the format is
+ * unknown, columns < 1, or columns is not a multiple of the format's block. */
 SF_API size_t sf_format_row_bytes(int32_t format, int32_t columns);
 
 /* Quantises `rows` × `columns` floats into packed rows: rounding as GGUF's reference implementation does, and to Q4_K,
@@ -143,7 +148,7 @@ SF_API int32_t sf_matrix_multiply(sf_context *context, const sf_matrix *matrix, 
 
 /* ---- Single operations ------------------------------------------------------------------------------------- */
 
-enum {
+enum sf_activation {
   SF_IDENTITY = 0,
   SF_RELU = 1,      /* max(v, 0) */
   SF_RELU2 = 2,     /* max(v, 0)² */
@@ -153,9 +158,9 @@ enum {
   SF_FATRELU = 6    /* v if v > parameter, else 0 (ProSparse) */
 };
 
-/* y (count) = activation(x (count)); y may be x. `parameter`: FATReLU's threshold, ≥ 0, else ignored. For every
- * finite v the absolute error is at most 2e-6 · max(1, |v|), of ReLU² 1e-7 of the result. Errors: ARGUMENT,
- * NOT_FINITE. */
+/* y (count) = activation(x (count)), by an sf_activation; y may be x. `parameter`: FATReLU's threshold, ≥ 0, else
+ * ignored. For every finite v the absolute error is at most 2e-6 · max(1, |v|), of ReLU² 1e-7 of the result. Errors:
+ * ARGUMENT, NOT_FINITE. */
 SF_API int32_t sf_activate(sf_context *context, int32_t activation, float parameter, const float *x, int32_t count,
                            float *y);
 /* y (n, d) = x / √(mean(x²) + epsilon) · weight (d). y may be x. Errors: ARGUMENT, NOT_FINITE. */
@@ -181,7 +186,7 @@ SF_API int32_t sf_select_threshold(sf_context *context, const float *scores, int
 
 typedef struct sf_predictor sf_predictor;
 
-enum {
+enum sf_rule {
   SF_RULE_THRESHOLD = 0, /* score > threshold, between `least` and `most` of the cold neurons */
   SF_RULE_TOP_K = 1      /* the `most` best cold neurons */
 };
@@ -200,8 +205,8 @@ SF_API int32_t sf_predictor_open_sign(sf_predictor **out, sf_context *context, c
  * 32 of a row is 1 when weight j is negative. Errors: ARGUMENT (another kind of predictor), SHAPE (bytes too few). */
 SF_API int32_t sf_predictor_signs(const sf_predictor *predictor, uint32_t *signs, size_t bytes);
 SF_API void sf_predictor_close(sf_predictor *predictor);
-/* Neurons 0 … hot-1 are always selected and not scored; the rule holds for the others. `least` and `most` are
- * counts of those others (most ≥ hidden means no limit). Errors: ARGUMENT. */
+/* Neurons 0 … hot-1 are always selected and not scored; `rule`, an sf_rule, holds for the others. `least` and `most`
+ * are counts of those others (most ≥ hidden means no limit). Errors: ARGUMENT. */
 SF_API int32_t sf_predictor_set_rule(sf_predictor *predictor, int32_t rule, float threshold, int32_t least,
                                      int32_t most, int32_t hot);
 /* scores (n, hidden) for x (n, d), hot ones included. Errors: ARGUMENT, NOT_FINITE (x). */
@@ -213,13 +218,12 @@ SF_API int32_t sf_predictor_predict(sf_predictor *predictor, const float *x, int
 
 typedef struct sf_ffn sf_ffn;
 
-enum {
-  SF_DOWN_BY_NEURON =
-      0,                /* down transposed, (hidden, d_out): one row a neuron. Modes that leave neurons out save them */
-  SF_DOWN_BY_OUTPUT = 1 /* down as in most files, (d_out, hidden), always read whole. */
+enum sf_down_layout {
+  SF_DOWN_BY_NEURON = 0, /* down transposed, (hidden, d_out): one row a neuron, read only for active neurons */
+  SF_DOWN_BY_OUTPUT = 1  /* down as in most files, (d_out, hidden): always read whole */
 };
 
-enum {
+enum sf_mode {
   SF_DENSE = 0, /* every neuron */
   SF_EXACT = 1, /* the gate of every neuron (ungated: up), the rest only where the activation is not 0 */
   SF_SPARSE = 2 /* the predictor proposes; the gate of those is computed; then as exact. No predictor: exact */
@@ -227,14 +231,15 @@ enum {
 
 /* y = down · (activation(gate · x + gate_bias) ∘ (up · x + up_bias)) + down_bias, or, with gate NULL,
  * y = down · activation(up · x + up_bias) + down_bias.
- * gate, up: (hidden, d_in). Borrows every matrix. `parameter`: FATReLU's threshold, else 0.
+ * gate, up: (hidden, d_in). `down_layout`: an sf_down_layout; `activation`: an sf_activation. Borrows every matrix.
+ * `parameter`: FATReLU's threshold, else 0.
  * Errors: ARGUMENT, SHAPE, MEMORY. */
 SF_API int32_t sf_ffn_open(sf_ffn **out, sf_context *context, const sf_matrix *gate, const sf_matrix *up,
                            const sf_matrix *down, int32_t down_layout, int32_t activation, float parameter);
 SF_API void sf_ffn_close(sf_ffn *ffn);
 /* Gives the layer its down matrix in the other layout too: (d_out, hidden) for a layer opened with one row a neuron,
- * (hidden, d_out) for one with one row an output. Each pass then takes the one with which it is faster, as the numbers
- * of neurons tell it; a dense pass the one by output. The two differ by rounding, and so may a vector's result when it
+ * (hidden, d_out) for one with one row an output. Each pass then uses whichever is estimated to be faster from the
+ * neuron counts; a dense pass the one by output. The two differ by rounding, and so may a vector's result when it
  * is computed alone and together with others. Borrows `down`; NULL: takes it away. Errors: ARGUMENT, SHAPE, UNSUPPORTED
  * (a cached layer). */
 SF_API int32_t sf_ffn_set_second_down(sf_ffn *ffn, const sf_matrix *down);
@@ -250,16 +255,17 @@ SF_API int32_t sf_ffn_set_sub_norm(sf_ffn *ffn, const float *weight, float epsil
 SF_API int32_t sf_ffn_set_both_active(sf_ffn *ffn, int32_t both);
 /* Borrows `predictor` (NULL: none). Errors: ARGUMENT (also for one of another context), SHAPE. */
 SF_API int32_t sf_ffn_set_predictor(sf_ffn *ffn, sf_predictor *predictor);
-/* What else leaves neurons out, everywhere but in dense mode; 0, the default, leaves out exact zeros alone. */
-enum {
+/* Magnitude cutoffs; ignored in dense mode. 0, the default, skips only exact zeros. */
+enum sf_cutoff {
   SF_CUTOFF_GATE = 0,   /* |activation(gate)| ≤ cutoff: neither up nor down is computed */
   SF_CUTOFF_PRODUCT = 1 /* |activation(gate) · up| ≤ cutoff: down is not computed */
 };
-/* Both hold at once. In an ungated layer both are of |activation(up)|. Errors: ARGUMENT (negative or not finite). */
+/* Sets the cutoff of a `kind`, an sf_cutoff. Both hold at once. In an ungated layer both are of |activation(up)|.
+ * Errors: ARGUMENT (negative or not finite). */
 SF_API int32_t sf_ffn_set_cutoff(sf_ffn *ffn, int32_t kind, float cutoff);
-/* y (n, d_out) from x (n, d_in). Writes for each vector the neurons whose gate was computed (ungated: whose up was)
- * to selected (n) and those whose down was computed to active (n); either may be NULL.
- * Errors: ARGUMENT, UNSUPPORTED (a cached layer), NOT_FINITE (x), MEMORY. */
+/* y (n, d_out) from x (n, d_in), in `mode`, an sf_mode. Writes for each vector the neurons whose gate was computed
+ * (ungated: whose up was) to selected (n) and those whose down was computed to active (n); either may be NULL. Errors:
+ * ARGUMENT, UNSUPPORTED (a cached layer), NOT_FINITE (x), MEMORY. */
 SF_API int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected,
                               int32_t *active);
 /* y (d_out) of one x (d_in) with just the given neurons, ids (count) ascending and unique. Returns how many of them
@@ -273,20 +279,21 @@ SF_API int32_t sf_ffn_add_active(sf_ffn *ffn, const int32_t *ids, int32_t count,
 
 /* ---- Neuron cache: layers larger than memory --------------------------------------------------------------- */
 
-/* Neurons live outside the core (in a file, say). The cache has room for some of them; the host is told which are
+/* Unlike all others, these functions take no lock: a cache, and the layers opened on it, are for one thread at a time.
+ * Neurons live outside the core (in a file, say). The cache has room for some of them; the host is told which are
  * missing, reads them, and then computes. A neuron's bundle is its gate row, up row and down row, one after another
- * (ungated: up row, down row). No lock guards a cache: it, and the layers opened on it, are for one thread at a
- * time. */
+ * (ungated: up row, down row). */
 typedef struct sf_cache sf_cache;
 
-/* What gives way when room is needed, pinned neurons never. */
-enum {
+/* Eviction policy. Pinned neurons are never evicted. */
+enum sf_cache_policy {
   SF_CACHE_LRU = 0,   /* the least recently used */
   SF_CACHE_LFU = 1,   /* the least often used */
   SF_CACHE_WINDOW = 2 /* the least often used lately: a use weighs (1 - 1/window)^age after `age` requests */
 };
 
-/* Room for `slots` bundles of `bundle_bytes` bytes out of `hidden` neurons. Errors: ARGUMENT, MEMORY. */
+/* Room for `slots` bundles of `bundle_bytes` bytes out of `hidden` neurons; `policy`: an sf_cache_policy. Errors:
+ * ARGUMENT, MEMORY. */
 SF_API int32_t sf_cache_open(sf_cache **out, int32_t hidden, size_t bundle_bytes, int32_t slots, int32_t policy,
                              int32_t window);
 SF_API void sf_cache_close(sf_cache *cache);
@@ -323,7 +330,7 @@ SF_API int32_t sf_ffn_open_cached(sf_ffn **out, sf_context *context, sf_cache *c
 typedef struct sf_model sf_model;
 
 /* Matrices of sf_model_set_matrix. */
-enum {
+enum sf_matrix_role {
   SF_TOKEN_EMBEDDING = 0, /* (vocab, d), layer -1 */
   SF_OUTPUT = 1,          /* (vocab, d), layer -1; the embedding is used when it is not set */
   SF_ATTENTION_Q = 2,     /* (heads · head_dim, d) */
@@ -333,7 +340,7 @@ enum {
 };
 
 /* Vectors of sf_model_set_vector, F32. All but the three norms are optional. */
-enum {
+enum sf_vector_role {
   SF_OUTPUT_NORM = 0,         /* (d), layer -1 */
   SF_ATTENTION_NORM = 1,      /* (d) */
   SF_FFN_NORM = 2,            /* (d) */
@@ -355,7 +362,7 @@ enum {
 };
 
 /* Numbers of sf_model_set_number, with layer -1 where nothing else is said. */
-enum {
+enum sf_number_role {
   SF_NORM_KIND = 0,         /* SF_NORM_RMS (the start value) or SF_NORM_LAYER */
   SF_ROPE_HALVES = 1,       /* 0: rotation turns the pairs (2i, 2i + 1) of a head. 1: (i, i + rope_dims / 2) */
   SF_ROPE_AMPLITUDE = 2,    /* 1: factor of every cosine and sine */
@@ -366,12 +373,13 @@ enum {
   SF_ATTENTION_SCALE = 7,   /* 1/√head_dim: factor of query · key */
   SF_ATTENTION_CAP = 8,     /* 0: none. Else those products become cap · tanh(product / cap) */
   SF_ROPE_BASE = 9,         /* of a layer; layer -1: of every layer that has none of its own */
-  SF_ATTENTION_WINDOW = 10, /* of a layer, 0: none. Else a token sees so many tokens, itself the last of them */
+  SF_ATTENTION_WINDOW = 10, /* of a layer, 0: none. Sliding window: how many positions a token attends to,
+                               including its own */
   SF_PREDICTOR_INPUT = 11   /* 0: predictors are given what their layers are given. 1: the residual stream, before the
-    norm (PowerInfer; Song et al. 2023) */
+                               norm (PowerInfer; Song et al. 2023) */
 };
 
-enum { SF_NORM_RMS = 0, SF_NORM_LAYER = 1 };
+enum sf_norm { SF_NORM_RMS = 0, SF_NORM_LAYER = 1 };
 
 /* A model without weights. Token x → norm → attention with rotary positions on the first rope_dims of each head → norm
  * → feed-forward, each added to the residual stream (Llama; Touvron et al. 2023), with the parts of other models where
@@ -380,12 +388,14 @@ SF_API int32_t sf_model_open(sf_model **out, sf_context *context, int32_t layers
                              int32_t kv_heads, int32_t head_dim, int32_t vocab, int32_t rope_dims, float rope_base,
                              float norm_epsilon);
 SF_API void sf_model_close(sf_model *model);
-/* Borrows `matrix`. `layer`: 0 … layers-1, or -1 for the model's own. Errors: ARGUMENT, SHAPE. */
+/* Borrows `matrix`. `role`: an sf_matrix_role. `layer`: 0 … layers-1, or -1 for the model's own. Errors: ARGUMENT,
+ * SHAPE. */
 SF_API int32_t sf_model_set_matrix(sf_model *model, int32_t layer, int32_t role, const sf_matrix *matrix);
-/* Copies `count` floats. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE. */
+/* Copies `count` floats. `role`: an sf_vector_role. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE. */
 SF_API int32_t sf_model_set_vector(sf_model *model, int32_t layer, int32_t role, const float *values, int32_t count);
-/* What is not a tensor. Whole numbers and switches are floats without a fraction, up to 2^24. Sessions that are open
- * keep the rope that they began with. Errors: ARGUMENT (role, layer, a value outside its range). */
+/* What is not a tensor; `role`: an sf_number_role. Whole numbers and switches are floats without a fraction, up to
+ * 2^24. Sessions that are open keep the rope that they began with. Errors: ARGUMENT (role, layer, a value outside its
+ * range). */
 SF_API int32_t sf_model_set_number(sf_model *model, int32_t layer, int32_t role, float value);
 /* Borrows `ffn`, d_in = d_out = d. Errors: ARGUMENT (also for one of another context), SHAPE. */
 SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
@@ -394,15 +404,19 @@ SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
 
 typedef struct sf_session sf_session;
 
+/* What sf_session_eval and sf_session_resume return besides an sf_status: neurons of a cached layer have to be read
+ * first. See sf_session_missing. */
+enum sf_eval_status { SF_WAITING = 1 };
+
 /* Makes the key/value cache for up to `context` tokens and the work memory. Borrows `model`.
  * Errors: ARGUMENT, INCOMPLETE, MEMORY. */
 SF_API int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context);
 SF_API void sf_session_close(sf_session *session);
-/* Appends `n` tokens and writes logits (logits_count, vocab) of the last `logits_count` of them (0 … n; NULL
- * allowed with 0). On an error the session's position is what it was before. A token's results do not depend on how
- * the tokens are divided into calls (but see sf_ffn_set_second_down). Errors: ARGUMENT (token id, mode), CONTEXT_FULL,
- * NOT_FINITE. In a model with cached layers, n is at most SF_BATCH (else ARGUMENT), every mode computes whole
- * neurons, dense mode in the way of exact mode, and SF_WAITING may be returned: then see sf_session_missing. */
+/* Appends `n` tokens in `mode`, an sf_mode, and writes logits (logits_count, vocab) of the last `logits_count` of them
+ * (0 … n; NULL allowed with 0). On an error the session's position is what it was before. A token's results do not
+ * depend on how the tokens are divided into calls (but see sf_ffn_set_second_down). Errors: ARGUMENT (token id, mode),
+ * CONTEXT_FULL, NOT_FINITE. In a model with cached layers, n is at most SF_BATCH (else ARGUMENT), every mode computes
+ * whole neurons, dense mode in the way of exact mode, and SF_WAITING may be returned: then see sf_session_missing. */
 SF_API int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, float *logits,
                                int32_t logits_count);
 /* After SF_WAITING: the neurons of layer *layer that have to be read, ascending, to ids (hidden of that layer). Returns
@@ -422,14 +436,14 @@ SF_API int32_t sf_session_truncate(sf_session *session, int32_t position);
 SF_API int32_t sf_session_counts(sf_session *session, int32_t *selected, int32_t *active);
 
 /* What sf_session_tap records of each token. */
-enum {
+enum sf_tap {
   SF_TAP_FFN_INPUTS = 0, /* (layers, d): what goes into each feed-forward layer */
   SF_TAP_HIDDEN = 1      /* (d): the residual stream after the final norm, from which logits are made */
 };
 
-/* From now on each eval also writes what `kind` says of its tokens to buffer (n, …), which holds `floats` floats; an
- * eval that would not fit is an error SHAPE. NULL ends it. Kinds are independent of each other. Borrows `buffer`.
- * Errors: ARGUMENT. */
+/* From now on each eval also writes what `kind`, an sf_tap, says of its tokens to buffer (n, …), which holds `floats`
+ * floats; an eval that would not fit is an error SHAPE. NULL ends it. Kinds are independent of each other. Borrows
+ * `buffer`. Errors: ARGUMENT. */
 SF_API int32_t sf_session_tap(sf_session *session, int32_t kind, float *buffer, size_t floats);
 /* From now on each eval adds 1 to the byte of every neuron that fired, once for each of its tokens, and stops at 255.
  * A neuron fires when its activation is not 0, in sparse and exact mode beyond the layer's cutoff. counts: one byte a

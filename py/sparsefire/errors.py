@@ -66,22 +66,3 @@ class CoreMemoryError(SparsefireError, MemoryError):
 
 class CalibrationError(SparsefireError):
     """A predictor cannot be fitted to the samples given."""
-
-
-# The core's status codes (sparsefire.h) as exceptions.
-_BY_STATUS: dict[int, type[SparsefireError]] = {
-    -1: ArgumentError,
-    -2: ShapeError,
-    -3: FormatError,
-    -4: CoreMemoryError,
-    -5: UnsupportedError,
-    -6: NotFiniteError,
-    -7: ModelFileError,
-    -8: ContextFullError,
-    -9: NotResidentError,
-}
-
-
-def error_of_status(status: int, message: str) -> SparsefireError:
-    """The exception for one of the core's negative status codes."""
-    return _BY_STATUS.get(status, SparsefireError)(message)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 import sparsefire as sf
+from sparsefire.core.enums import Rule
 from sparsefire.core.hosts import get_core
-from sparsefire.ffn.sparsity import RULE_TOP_K
 from sparsefire.weights.matrix import Matrix
 from sparsefire.weights.quantized import weight_format
 
@@ -116,7 +116,7 @@ def same(found: Any, wanted: Any, what: str) -> None:
 def config(r: dict[str, Any]) -> sf.SparsityConfig:
     """The rule of a predictor or selection, its counts those of all neurons."""
     hot = r.get("hot", 0)
-    if r["rule"] == RULE_TOP_K:
+    if r["rule"] == Rule.RULE_TOP_K:
         return sf.SparsityConfig.with_top_k(r["most"] + hot)
     bounds = {"minimum": r["least"] + hot, "maximum": r["most"] + hot}
     return sf.SparsityConfig.with_threshold(r["threshold"], **bounds)

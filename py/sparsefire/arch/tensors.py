@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..core.enums import MatrixRole, NumberRole, VectorRole
 from ..errors import ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile, TensorInfo
 from ..weights.quantized import FORMATS, VECTOR_FORMATS
@@ -17,53 +18,53 @@ class Role(NamedTuple):
     """A tensor of the core's model: its number there, and its shape in attributes of
     `ModelConfig`."""
 
-    code: int
+    code: MatrixRole | VectorRole
     shape: tuple[str, ...]
 
 
 # Names of a layer's tensors begin with "blk.N.".
 MODEL_MATRICES = {
-    "token_embd.weight": Role(0, ("vocab", "d")),
-    "output.weight": Role(1, ("vocab", "d")),  # absent where the embedding serves for both
+    "token_embd.weight": Role(MatrixRole.TOKEN_EMBEDDING, ("vocab", "d")),
+    "output.weight": Role(
+        MatrixRole.OUTPUT, ("vocab", "d")
+    ),  # absent where the embedding serves for both
 }
 LAYER_MATRICES = {
-    "attn_q.weight": Role(2, ("q_width", "d")),
-    "attn_k.weight": Role(3, ("kv_width", "d")),
-    "attn_v.weight": Role(4, ("kv_width", "d")),
-    "attn_output.weight": Role(5, ("d", "q_width")),
+    "attn_q.weight": Role(MatrixRole.ATTENTION_Q, ("q_width", "d")),
+    "attn_k.weight": Role(MatrixRole.ATTENTION_K, ("kv_width", "d")),
+    "attn_v.weight": Role(MatrixRole.ATTENTION_V, ("kv_width", "d")),
+    "attn_output.weight": Role(MatrixRole.ATTENTION_OUTPUT, ("d", "q_width")),
 }
 MODEL_VECTORS = {
-    "output_norm.weight": Role(0, ("d",)),
-    "output_norm.bias": Role(4, ("d",)),
-    "output.bias": Role(7, ("vocab",)),
+    "output_norm.weight": Role(VectorRole.OUTPUT_NORM, ("d",)),
+    "output_norm.bias": Role(VectorRole.OUTPUT_NORM_BIAS, ("d",)),
+    "output.bias": Role(VectorRole.OUTPUT_BIAS, ("vocab",)),
 }
 LAYER_VECTORS = {
-    "attn_norm.weight": Role(1, ("d",)),
-    "ffn_norm.weight": Role(2, ("d",)),
-    "attn_norm.bias": Role(5, ("d",)),
-    "ffn_norm.bias": Role(6, ("d",)),
-    "attn_q.bias": Role(8, ("q_width",)),
-    "attn_k.bias": Role(9, ("kv_width",)),
-    "attn_v.bias": Role(10, ("kv_width",)),
-    "attn_output.bias": Role(11, ("d",)),
-    "attn_q_norm.weight": Role(12, ("head_dim",)),
-    "attn_k_norm.weight": Role(13, ("head_dim",)),
-    "post_attention_norm.weight": Role(14, ("d",)),
-    "post_ffw_norm.weight": Role(15, ("d",)),
-    "attn_sub_norm.weight": Role(16, ("q_width",)),
+    "attn_norm.weight": Role(VectorRole.ATTENTION_NORM, ("d",)),
+    "ffn_norm.weight": Role(VectorRole.FFN_NORM, ("d",)),
+    "attn_norm.bias": Role(VectorRole.ATTENTION_NORM_BIAS, ("d",)),
+    "ffn_norm.bias": Role(VectorRole.FFN_NORM_BIAS, ("d",)),
+    "attn_q.bias": Role(VectorRole.ATTENTION_Q_BIAS, ("q_width",)),
+    "attn_k.bias": Role(VectorRole.ATTENTION_K_BIAS, ("kv_width",)),
+    "attn_v.bias": Role(VectorRole.ATTENTION_V_BIAS, ("kv_width",)),
+    "attn_output.bias": Role(VectorRole.ATTENTION_OUTPUT_BIAS, ("d",)),
+    "attn_q_norm.weight": Role(VectorRole.ATTENTION_Q_NORM, ("head_dim",)),
+    "attn_k_norm.weight": Role(VectorRole.ATTENTION_K_NORM, ("head_dim",)),
+    "post_attention_norm.weight": Role(VectorRole.ATTENTION_POST_NORM, ("d",)),
+    "post_ffw_norm.weight": Role(VectorRole.FFN_POST_NORM, ("d",)),
+    "attn_sub_norm.weight": Role(VectorRole.ATTENTION_SUB_NORM, ("q_width",)),
 }
-ROPE_FACTORS = 3  # the core's number for what stretches or slows the rotation
 
-# The core's numbers for what is not a tensor, and where `ModelConfig` has it.
+# What is not a tensor, by its name in `ModelConfig`.
 NUMBERS = {
-    "embedding_scale": 3,
-    "residual_scale": 4,
-    "logit_scale": 5,
-    "logit_cap": 6,
-    "attention_scale": 7,
-    "attention_cap": 8,
+    "embedding_scale": NumberRole.EMBEDDING_SCALE,
+    "residual_scale": NumberRole.RESIDUAL_SCALE,
+    "logit_scale": NumberRole.LOGIT_SCALE,
+    "logit_cap": NumberRole.LOGIT_CAP,
+    "attention_scale": NumberRole.ATTENTION_SCALE,
+    "attention_cap": NumberRole.ATTENTION_CAP,
 }
-NORM_KIND, ROPE_HALVES, ROPE_AMPLITUDE, ROPE_BASE, WINDOW, PREDICTOR_INPUT = 0, 1, 2, 9, 10, 11
 
 # Ours, and PowerInfer's.
 PREDICTOR_MATRICES = ("ffn_predictor_p", "ffn_predictor_q", "fc1", "fc2")

@@ -17,12 +17,22 @@ from typing import Any, Self, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import (
-    ArgumentError,
-    SparsefireError,
-    UnsupportedError,
-    error_of_status,
-)
+from .. import errors
+from ..errors import ArgumentError, SparsefireError, UnsupportedError
+from .enums import Status
+
+# The core's errors as exceptions.
+EXCEPTIONS: dict[int, type[SparsefireError]] = {
+    Status.ERROR_ARGUMENT: errors.ArgumentError,
+    Status.ERROR_SHAPE: errors.ShapeError,
+    Status.ERROR_FORMAT: errors.FormatError,
+    Status.ERROR_MEMORY: errors.CoreMemoryError,
+    Status.ERROR_UNSUPPORTED: errors.UnsupportedError,
+    Status.ERROR_NOT_FINITE: errors.NotFiniteError,
+    Status.ERROR_INCOMPLETE: errors.ModelFileError,
+    Status.ERROR_CONTEXT_FULL: errors.ContextFullError,
+    Status.ERROR_NOT_RESIDENT: errors.NotResidentError,
+}
 
 
 def count_of(number: int, noun: str) -> str:
@@ -186,7 +196,8 @@ class Core(ABC):
 
     def error(self, status: int, what: str) -> SparsefireError:
         """The error for a negative status, with a message that begins with ``what``."""
-        return error_of_status(status, f"{what}: {self.text('sf_status_text', status)}")
+        error = EXCEPTIONS.get(status, SparsefireError)
+        return error(f"{what}: {self.text('sf_status_text', status)}")
 
     def open(self, name: str, *args: Argument, what: str = "") -> int:
         """Calls `name(out, *args)` and returns the opened handle. Errors as `check`."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..arch.config import ARCHITECTURES, ModelConfig, read_config
 from ..arch.read import read_biases
 from ..arch.tensors import FFN_BIASES, check_format
+from ..core.enums import Limit
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile
 from ..gguf.writer import TensorData, Writable, write_gguf
@@ -25,7 +26,6 @@ Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
 LAYER_ARCHITECTURE = "sparsefire-ffn"  # of a file that holds one layer and no model
 
-_MOST = 1 << 24  # neurons or elements of a vector; the core's own limit
 _MOST_AT_ONCE = 512  # buffers of one system call; systems allow 1,024
 
 
@@ -284,7 +284,7 @@ def _single_shape(file: GgufFile, activation: str | ActivationType | None) -> La
 
     sizes = [value("input_length", int), value("output_length", int)]
     stored = file.tensor("blk.0.ffn_bundle.weight").shape
-    if len(stored) != 2 or not all(1 <= size <= _MOST for size in (*sizes, stored[0])):
+    if len(stored) != 2 or not all(1 <= size <= Limit.MAX_NEURONS for size in (*sizes, stored[0])):
         raise ModelFileError(
             f"{file.name}: {sizes[0]} inputs, {sizes[1]} outputs and bundles of shape {stored} "
             f"are no feed-forward layer"

@@ -17,11 +17,16 @@ import numpy.typing as npt
 from .. import _arrays
 from .._files import write_json
 from ..core.core import Core
+from ..core.enums import CachePolicy
 from ..core.handle import CoreObject
 from ..errors import ArgumentError, ModelFileError, ShapeError
 from .bundles import BundleFile
 
-POLICIES = {"lru": 0, "lfu": 1, "window": 2}
+POLICIES = {
+    "lru": CachePolicy.CACHE_LRU,
+    "lfu": CachePolicy.CACHE_LFU,
+    "window": CachePolicy.CACHE_WINDOW,
+}
 
 _DEFAULT_WINDOW = 128
 _READ_AT_ONCE = 8 << 20  # bytes per read; WebAssembly hosts hold them twice

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from .. import _arrays
 from ..core.core import Core
+from ..core.enums import Cutoff, DownLayout
 from ..core.handle import CoreObject
 from ..errors import ArgumentError, ShapeError
 from ..weights.activation import ActivationType
@@ -14,8 +15,8 @@ from ..weights.matrix import Matrix
 from .forward import MODES, NeuronCounts
 from .predictor import CorePredictor, InCorePredictor
 
-DOWN_LAYOUTS = {"neuron": 0, "output": 1}
-CUTOFFS = {"gate": 0, "product": 1}
+DOWN_LAYOUTS = {"neuron": DownLayout.DOWN_BY_NEURON, "output": DownLayout.DOWN_BY_OUTPUT}
+CUTOFFS = {"gate": Cutoff.CUTOFF_GATE, "product": Cutoff.CUTOFF_PRODUCT}
 
 
 def set_core_cutoff(ffn: CoreObject, cutoff: float, on: str) -> None:

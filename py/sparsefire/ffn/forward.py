@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
+from ..core.enums import Mode
 from ..errors import ArgumentError, ShapeError
 
-MODES = {"dense": 0, "exact": 1, "sparse": 2}
+MODES = {mode.name.lower(): mode for mode in Mode}
 
 
 class NeuronCounts(NamedTuple):

@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from .. import _arrays
 from ..core.core import Core
+from ..core.enums import Rule
 from ..core.handle import CoreObject
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ModelFileError
 from ..gguf.reader import GgufFile
 from ..gguf.writer import Writable, write_gguf
-from .sparsity import RULE_THRESHOLD, SparsityConfig
+from .sparsity import SparsityConfig
 
 ARCHITECTURE = "sparsefire-predictor"  # of a GGUF file that holds one predictor
 _RULES = ("top_k", "threshold", "target_sparsity", "minimum", "maximum")
@@ -66,7 +67,7 @@ class CorePredictor(CoreObject):
         # The core counts only the cold neurons.
         most = max(0, rule.most - hot)
         least = min(max(0, rule.least - hot), most)
-        unlimited = rule.kind == RULE_THRESHOLD and rule.most >= self.hidden_dim
+        unlimited = rule.kind == Rule.RULE_THRESHOLD and rule.most >= self.hidden_dim
         self.core.check(
             "sf_predictor_set_rule",
             self.handle,

@@ -10,20 +10,18 @@ import numpy.typing as npt
 
 from .. import _arrays
 from ..core.core import Core
+from ..core.enums import Rule
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ShapeError
-
-RULE_THRESHOLD = 0
-RULE_TOP_K = 1
 
 
 @dataclass(frozen=True)
 class SparsityRule:
     """A `SparsityConfig` for a layer of known size, in the core's terms: ``kind`` is
-    RULE_THRESHOLD (score > threshold, then between ``least`` and ``most``) or RULE_TOP_K (the
-    ``most`` best)."""
+    Rule.RULE_THRESHOLD (score > threshold, then between ``least`` and ``most``) or Rule.RULE_TOP_K
+    (the ``most`` best)."""
 
-    kind: int
+    kind: Rule
     threshold: float
     least: int
     most: int
@@ -93,13 +91,13 @@ class SparsityConfig:
         least = min(self.minimum, hidden)
         most = hidden if self.maximum is None else min(self.maximum, hidden)
         if self.threshold is not None:
-            return SparsityRule(RULE_THRESHOLD, self.threshold, least, most)
+            return SparsityRule(Rule.RULE_THRESHOLD, self.threshold, least, most)
         if self.top_k is not None:
             count = self.top_k
         else:
             assert self.target_sparsity is not None
             count = round((1.0 - self.target_sparsity) * hidden)
-        return SparsityRule(RULE_TOP_K, 0.0, 0, max(least, min(count, most)))
+        return SparsityRule(Rule.RULE_TOP_K, 0.0, 0, max(least, min(count, most)))
 
     def select(
         self, scores: npt.ArrayLike, core: Core | None = None
@@ -118,7 +116,7 @@ class SparsityConfig:
         rule = self.rule(count)
         ids = np.empty(count, np.int32)
         what = f"selecting from {count} scores"
-        if rule.kind == RULE_TOP_K:
+        if rule.kind == Rule.RULE_TOP_K:
             found = core.check(
                 "sf_select_top_k",
                 core.context,

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from .. import _arrays
 from .._arrays import FloatArray
+from ..core.enums import Rule
 from ..errors import ArgumentError, CalibrationError, NotFiniteError, ShapeError
 from ..ffn.factors import Factors
 from ..ffn.layer import SparseFfn
-from ..ffn.sparsity import RULE_TOP_K, SparsityConfig
+from ..ffn.sparsity import SparsityConfig
 from .blas import one_blas_thread
 from .layers import LayerMath
 from .lowrank import Descent, ridge_weights
@@ -105,7 +106,7 @@ def _fitted(predictor: LowRankPredictor, fit: PredictorFit) -> Factors:
     """Factors as they will be stored, their scores right for the predictor's sparsity."""
     rank, relu = predictor.rank, predictor.relu_between
     rule = predictor.sparsity.rule(predictor.hidden_dim)
-    if rule.kind == RULE_TOP_K:
+    if rule.kind == Rule.RULE_TOP_K:
         start = fit.start(rank, relu)
         fit = replace(fit, recall=_recall_of_share(fit, start, rule.most / predictor.hidden_dim))
     with one_blas_thread():

@@ -10,6 +10,7 @@ from ..arch.config import ModelConfig
 from ..arch.read import damaged, read_floats, read_matrix, read_vector
 from ..arch.rope import FACTORS_TENSOR
 from ..core.core import Core
+from ..core.enums import Norm, NumberRole, VectorRole
 from ..core.handle import CoreObject
 from ..errors import NotFiniteError
 from ..ffn.layer import SparseFfn
@@ -100,18 +101,20 @@ class CoreModel(CoreObject):
         config, kind = self.config, self.config.kind
         for name, role in roles.NUMBERS.items():
             self._set_number(-1, role, getattr(config, name), name)
-        self._set_number(-1, roles.NORM_KIND, float(kind.layer_norm), "norm")
-        self._set_number(-1, roles.ROPE_HALVES, float(kind.rope_halves), "pairs of rotation")
-        self._set_number(-1, roles.ROPE_AMPLITUDE, config.rope.amplitude, "rotation amplitude")
-        self._set_number(-1, roles.PREDICTOR_INPUT, float(config.powerinfer), "predictors")
+        self._set_number(
+            -1, NumberRole.NORM_KIND, Norm.NORM_LAYER if kind.layer_norm else Norm.NORM_RMS, "norm"
+        )
+        self._set_number(-1, NumberRole.ROPE_HALVES, float(kind.rope_halves), "pairs of rotation")
+        self._set_number(-1, NumberRole.ROPE_AMPLITUDE, config.rope.amplitude, "rotation amplitude")
+        self._set_number(-1, NumberRole.PREDICTOR_INPUT, float(config.powerinfer), "predictors")
 
     def _set_rope(self, layer: int) -> None:
         """How the positions of a layer turn, and how many it sees."""
         config, name = self.config, FACTORS_TENSOR
         window = config.windows[layer]
         rope = config.window_rope if window else config.rope
-        self._set_number(layer, roles.WINDOW, window, "window")
-        self._set_number(layer, roles.ROPE_BASE, rope.base, "rotation base")
+        self._set_number(layer, NumberRole.ATTENTION_WINDOW, window, "window")
+        self._set_number(layer, NumberRole.ROPE_BASE, rope.base, "rotation base")
         factors = np.ones(config.rope_pairs, np.float32)
         if rope.factors:
             factors *= np.array(rope.factors, np.float32)
@@ -120,7 +123,7 @@ class CoreModel(CoreObject):
         if (factors != 1).any():
             if not (factors > 0).all():
                 raise NotFiniteError(f"{self.file.name}: tensor {name!r} holds factors ≤ 0 or NaN")
-            self._set_vector(layer, roles.ROPE_FACTORS, factors, name)
+            self._set_vector(layer, VectorRole.ROPE_FACTORS, factors, name)
 
     def why_not_finite(self) -> str:
         """Names the first tensor that holds NaN or infinity, for the message of an error."""

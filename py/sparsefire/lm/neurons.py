@@ -19,8 +19,6 @@ from ..ffn.cache import CacheStats, NeuronCache, read_profile_file
 from ..ffn.cached import CachedFfn
 from ..gguf.reader import GgufFile
 
-MOST_AT_ONCE = 32  # tokens that the core evaluates at once, SF_MOST_AT_ONCE
-
 _PROFILES = "sparsefire neuron profiles"
 _SHARES = "sparsefire.calibration.selected_share"
 

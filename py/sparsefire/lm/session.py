@@ -9,17 +9,15 @@ import numpy.typing as npt
 
 from .._arrays import FloatArray
 from ..core.core import Argument
+from ..core.enums import EvalStatus, Limit, Tap
 from ..core.handle import CoreObject
 from ..errors import ContextFullError, NotFiniteError
 from ..ffn.forward import MODES
 from .loader import CoreModel
-from .neurons import MOST_AT_ONCE
 
 BATCH = 64  # tokens of a call: enough to read weights once for many, short enough to interrupt
 
-_FFN_INPUTS, _HIDDEN = 0, 1  # what the core can record of each token
 _MOST_COUNTED = (1 << 31) - 1  # neurons that the core can count
-_WAITING = 1  # the core's status SF_WAITING
 
 
 class Session(CoreObject):
@@ -139,7 +137,7 @@ class Session(CoreObject):
     def evaluate(self, tokens: npt.NDArray[np.int32], logits: FloatArray | None = None) -> None:
         """Evaluates more tokens, int32 (n,) with n ≥ 1, in the mode of those before them. `logits`
         (k, vocab), when given, is filled with those of the last k ≤ n tokens."""
-        most = len(tokens) if self._model.neurons is None else MOST_AT_ONCE
+        most = len(tokens) if self._model.neurons is None else Limit.BATCH
         first = len(tokens) - (0 if logits is None else len(logits))  # with logits
         for start in range(0, len(tokens), most):
             batch = tokens[start : start + most]
@@ -169,7 +167,7 @@ class Session(CoreObject):
                 logits_count,
                 what="evaluating tokens",
             )
-            while status == _WAITING:
+            while status == EvalStatus.WAITING:
                 self._read_missing()
                 resumed = self.handle, logits
                 status = self.core.check("sf_session_resume", *resumed, what="evaluating tokens")
@@ -189,12 +187,12 @@ class Session(CoreObject):
         """Evaluates more tokens and returns what went into each layer's feed-forward part, float32
         (n, layers, d)."""
         config = self._model.config
-        return self._record(_FFN_INPUTS, tokens, (config.layers, config.d))
+        return self._record(Tap.TAP_FFN_INPUTS, tokens, (config.layers, config.d))
 
     def hidden_states(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
         """Evaluates more tokens and returns the state after each, of which logits would be made:
         the residual stream after the final norm, float32 (n, d)."""
-        return self._record(_HIDDEN, tokens, (self._model.config.d,))
+        return self._record(Tap.TAP_HIDDEN, tokens, (self._model.config.d,))
 
     def _record(
         self, kind: int, tokens: npt.NDArray[np.int32], shape: tuple[int, ...]
@@ -203,7 +201,7 @@ class Session(CoreObject):
         recorded = np.empty((len(tokens), *shape), np.float32)
         if not len(tokens):
             return recorded
-        most = BATCH if self._model.neurons is None else MOST_AT_ONCE
+        most = BATCH if self._model.neurons is None else Limit.BATCH
         step = min(most, len(tokens))
         memory = self.core.memory(recorded[:step].nbytes)
         floats = recorded[:step].size

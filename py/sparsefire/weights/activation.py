@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.core import Core
+from ..core.enums import Activation
 from ..core.hosts import get_core
 from ..errors import ArgumentError
 
@@ -42,7 +43,7 @@ class ActivationType(StrEnum):
     @property
     def code(self) -> int:
         """The activation's code in the C core."""
-        return _CODES[self]
+        return Activation[self.name]
 
     @property
     def is_relu_family(self) -> bool:
@@ -74,8 +75,6 @@ class ActivationType(StrEnum):
             )
         return result
 
-
-_CODES = {member: code for code, member in enumerate(ActivationType)}
 
 _ALIASES = {
     "linear": "identity",
