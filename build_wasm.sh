@@ -24,7 +24,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 compile_core "$work" "$emcc"
-exports=$(core_functions | sed 's/^/_/' | paste -sd,)
+exports=$(core_functions sparsefire.h | sed 's/^/_/' | paste -sd,)
 "$emcc" -Os -msimd128 --no-entry "${objects[@]}" -o "$work/core.wasm" \
   -sSTANDALONE_WASM -sEXPORTED_FUNCTIONS="$exports" -sMALLOC=emmalloc \
   -sALLOW_MEMORY_GROWTH -sMAXIMUM_MEMORY=4GB -sTOTAL_STACK=262144

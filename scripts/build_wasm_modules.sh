@@ -26,7 +26,8 @@ install_missing
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mapfile -t exports < <(core_functions | sed 's/^/--export=/')
+mapfile -t exports < <(core_functions sparsefire.h | sed 's/^/--export=/')
+mapfile -t pool_exports < <(core_functions sparsefire_pool.h | sed 's/^/--export=/')
 
 compiler=("$clang" --target=wasm32-unknown-emscripten -mbulk-memory
   -isystem "$sysroot/include/compat" -isystem "$sysroot/include")
@@ -60,8 +61,8 @@ link() {
   echo "$output/$name.wasm: $bytes bytes"
 }
 
-# sf_pool_help and __stack_pointer are for the host that starts the helpers.
-threads=("$work/pool-threads.o" --shared-memory --import-memory --export=__stack_pointer)
+# What the host that starts the helpers needs.
+threads=("$work/pool-threads.o" --shared-memory --import-memory "${pool_exports[@]}" --export=__stack_pointer)
 link sparsefire_core_threads "${threads[@]}"
 link sparsefire_core_relaxed "${relaxed[@]}"
 link sparsefire_core_relaxed_threads "${relaxed[@]}" "${threads[@]}"

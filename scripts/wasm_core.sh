@@ -24,5 +24,5 @@ compile_core() {
   for job in "${jobs[@]}"; do wait "$job"; done
 }
 
-# The functions of the header, one a line.
-core_functions() { sed -n 's/^SF_API .*[ *]\(sf_[a-z0-9_]*\)(.*/\1/p' "$root/core_c/include/sparsefire.h"; }
+# core_functions HEADER: the functions of a header of the core, one a line.
+core_functions() { sed -n 's/^SF_API .*[ *]\(sf_[a-z0-9_]*\)(.*/\1/p' "$root/core_c/include/$1"; }

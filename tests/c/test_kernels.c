@@ -125,16 +125,16 @@ static void check_panels(const sf_kernels *kernels, const test_rows *w, const re
   const sf_inputs inputs = inputs_view(x, 0);
   const int32_t count = w->rows - first;
   float *out = check_alloc((size_t)(x->n * count) * sizeof *out, 4);
-  sf_interleaved interleaved = {NULL, NULL, 0, 0, 0};
-  CHECK(sf_interleave(&interleaved, &context, &matrix) == SF_OK && interleaved.data, "interleave");
+  sf_panels panels = {NULL, NULL, 0, 0, 0};
+  CHECK(sf_panels_make(&panels, &context, &matrix) == SF_OK && panels.data, "panels");
   context.pool = sf_pool_open(1);
-  sf_multiply_interleaved(&context, &interleaved, first, &inputs, x->n, out, (size_t)count);
+  sf_multiply_panels(&context, &panels, first, &inputs, x->n, out, (size_t)count);
   for (int32_t j = 0; j < x->n; ++j) {
     for (int32_t i = 0; i < count; ++i) {
       check_dot_value("panels", w, r, first + i, x, j, (double)out[j * count + i]);
     }
   }
-  sf_interleaved_close(&interleaved);
+  sf_panels_close(&panels);
   sf_pool_close(context.pool);
   check_free(out, 4);
 }

@@ -1,3 +1,5 @@
+/* The thread pool: workers spin for a short while between jobs, then sleep. Threads, mutexes and condition variables
+ * are those of the platform: thread_posix.h, thread_win32.h, thread_wasm.h. */
 #include "base/pool.h"
 
 #include <stdlib.h>
@@ -38,154 +40,15 @@ void sf_pool_unlock(sf_pool *pool) { (void)pool; }
 
 #else
 
-/* ---- What differs between WebAssembly, POSIX and Win32 ---- */
-
 #if defined(SF_WASM_THREADS)
-/* A module cannot start a thread: the host starts helpers, workers that have instantiated the module over the same
- * memory with a stack of their own, and has each call sf_pool_help. There a helper takes a seat and waits for what
- * thread_start gives it. The caller sleeps only when the host has said that it may: a browser's main thread must not.
- */
-typedef int32_t thread_handle;
-typedef volatile uint32_t mutex;     /* 1: held */
-typedef volatile uint32_t condition; /* counts the broadcasts */
-#define THREAD_FUNCTION(name, argument) static void *name(void *argument)
-#define THREAD_RETURN return NULL
-
-enum { SEAT_EMPTY, SEAT_WAITING, SEAT_RUNNING };
-static struct {
-  volatile uint32_t state;
-  void *(*function)(void *);
-  void *argument;
-} seats[SF_MAX_THREADS];
-
-static uint32_t atomic_load32(volatile uint32_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
-static void atomic_store32(volatile uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
-/* A function of its own: in V8 11 (node 20) an indirect call in the function that has waited fails. */
-static __attribute__((noinline)) void sleep_while(volatile uint32_t *p, uint32_t v) {
-  __builtin_wasm_memory_atomic_wait32((int *)p, (int)v, -1);
-}
-static void wake_all(volatile uint32_t *p) { __builtin_wasm_memory_atomic_notify((int *)p, UINT32_MAX); }
-
-static void mutex_open(mutex *m) { *m = 0; }
-static void mutex_close(mutex *m) { (void)m; }
-static void mutex_lock(mutex *m) {
-  while (__atomic_exchange_n(m, 1, __ATOMIC_SEQ_CST)) {
-  }
-}
-static void mutex_unlock(mutex *m) { atomic_store32(m, 0); }
-static void condition_open(condition *c) { *c = 0; }
-static void condition_close(condition *c) { (void)c; }
-static void condition_wait(condition *c, mutex *m) {
-  const uint32_t broadcasts = atomic_load32(c);
-  mutex_unlock(m);
-  sleep_while(c, broadcasts);
-  mutex_lock(m);
-}
-static void condition_broadcast(condition *c) {
-  __atomic_add_fetch(c, 1, __ATOMIC_SEQ_CST);
-  wake_all(c);
-}
-static int thread_start(thread_handle *t, void *(*function)(void *), void *argument) {
-  for (int32_t i = 0; i < SF_MAX_THREADS; i++) {
-    if (atomic_load32(&seats[i].state) != SEAT_WAITING) continue;
-    seats[i].function = function;
-    seats[i].argument = argument;
-    atomic_store32(&seats[i].state, SEAT_RUNNING);
-    wake_all(&seats[i].state);
-    *t = i;
-    return 1;
-  }
-  return 0;
-}
-static void thread_join(thread_handle t) {
-  while (atomic_load32(&seats[t].state) == SEAT_RUNNING) {
-  }
-}
-
-static int32_t caller_may_sleep;
-
-/* Nothing yields a processor but sleep, here for 50 microseconds. */
-static __attribute__((noinline)) void thread_yield(void) {
-  int never = 0;
-  if (caller_may_sleep) __builtin_wasm_memory_atomic_wait32(&never, 0, 50000);
-}
-
-/* Whether the thread that calls the core may sleep; at first it may not. */
-__attribute__((export_name("sf_pool_may_sleep"))) void sf_pool_may_sleep(int32_t may);
-void sf_pool_may_sleep(int32_t may) { caller_may_sleep = may; }
-
-/* The life of helper `seat`, each seat for one: never returns, but for a seat that there is not. */
-__attribute__((export_name("sf_pool_help"))) void sf_pool_help(int32_t seat);
-void sf_pool_help(int32_t seat) {
-  while (seat >= 0 && seat < SF_MAX_THREADS) {
-    atomic_store32(&seats[seat].state, SEAT_WAITING);
-    while (atomic_load32(&seats[seat].state) == SEAT_WAITING) sleep_while(&seats[seat].state, SEAT_WAITING);
-    seats[seat].function(seats[seat].argument);
-  }
-}
-
-/* How many helpers have taken their seats, working or not. */
-__attribute__((export_name("sf_pool_helpers"))) int32_t sf_pool_helpers(void);
-int32_t sf_pool_helpers(void) {
-  int32_t count = 0;
-  for (int32_t i = 0; i < SF_MAX_THREADS; i++) count += atomic_load32(&seats[i].state) != SEAT_EMPTY;
-  return count;
-}
+#include "base/thread_wasm.h"
 #elif defined(_WIN32)
-#define WIN32_LEAN_AND_MEAN
-#include <process.h>
-#include <windows.h>
-typedef HANDLE thread_handle;
-typedef SRWLOCK mutex;
-typedef CONDITION_VARIABLE condition;
-#define THREAD_FUNCTION(name, argument) static unsigned __stdcall name(void *argument)
-#define THREAD_RETURN return 0
-static void mutex_open(mutex *m) { InitializeSRWLock(m); }
-static void mutex_close(mutex *m) { (void)m; }
-static void mutex_lock(mutex *m) { AcquireSRWLockExclusive(m); }
-static void mutex_unlock(mutex *m) { ReleaseSRWLockExclusive(m); }
-static void condition_open(condition *c) { InitializeConditionVariable(c); }
-static void condition_close(condition *c) { (void)c; }
-static void condition_wait(condition *c, mutex *m) { SleepConditionVariableSRW(c, m, INFINITE, 0); }
-static void condition_broadcast(condition *c) { WakeAllConditionVariable(c); }
-static int thread_start(thread_handle *t, unsigned(__stdcall *function)(void *), void *argument) {
-  *t = (HANDLE)_beginthreadex(NULL, 0, function, argument, 0, NULL);
-  return *t != NULL;
-}
-static void thread_join(thread_handle t) {
-  WaitForSingleObject(t, INFINITE);
-  CloseHandle(t);
-}
-static void thread_yield(void) { SwitchToThread(); }
+#include "base/thread_win32.h"
 #else
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-typedef pthread_t thread_handle;
-typedef pthread_mutex_t mutex;
-typedef pthread_cond_t condition;
-#define THREAD_FUNCTION(name, argument) static void *name(void *argument)
-#define THREAD_RETURN return NULL
-static void mutex_open(mutex *m) { pthread_mutex_init(m, NULL); }
-static void mutex_close(mutex *m) { pthread_mutex_destroy(m); }
-static void mutex_lock(mutex *m) { pthread_mutex_lock(m); }
-static void mutex_unlock(mutex *m) { pthread_mutex_unlock(m); }
-static void condition_open(condition *c) { pthread_cond_init(c, NULL); }
-static void condition_close(condition *c) { pthread_cond_destroy(c); }
-static void condition_wait(condition *c, mutex *m) { pthread_cond_wait(c, m); }
-static void condition_broadcast(condition *c) { pthread_cond_broadcast(c); }
-/* Signals belong to the caller's own threads: a worker blocks them all. */
-static int thread_start(thread_handle *t, void *(*function)(void *), void *argument) {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  int started = pthread_create(t, NULL, function, argument) == 0;
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  return started;
-}
-static void thread_join(thread_handle t) { pthread_join(t, NULL); }
-static void thread_yield(void) { sched_yield(); }
+#include "base/thread_posix.h"
 #endif
+
+/* ---- Atomic integers ---- */
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>

@@ -11,13 +11,13 @@ typedef void sf_task_fn(void *job, int32_t part, int32_t parts);
 
 enum { SF_MAX_THREADS = 256 };
 
-/* A pool of `threads` threads, the calling one included; NULL when out of memory. A thread that the system refuses
- * to start is done without. */
+/* A pool of `threads` threads, the calling one included; NULL when out of memory. If a thread cannot be
+ * created, the pool runs with fewer. */
 sf_pool *sf_pool_open(int32_t threads);
 void sf_pool_close(sf_pool *pool);
 int32_t sf_pool_threads(const sf_pool *pool);
 /* Runs task(job, 0 … parts-1, parts) and returns when all are done. The calling thread takes parts too, so the job
- * ends even if no other thread ever wakes (as in the child of a fork). 1 ≤ parts ≤ 65535. */
+ * ends even if no other thread ever wakes (as in the child of a fork). 1 ≤ parts ≤ UINT16_MAX. */
 void sf_pool_run(sf_pool *pool, sf_task_fn *task, void *job, int32_t parts);
 void sf_pool_lock(sf_pool *pool);
 void sf_pool_unlock(sf_pool *pool);

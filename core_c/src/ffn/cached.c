@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "ffn/sparse.h"
 
 /* Makes room for a layer of `hidden` neurons. */
 static int32_t reserve(sf_cached_pass *pass, int32_t hidden) {

@@ -3,7 +3,7 @@
 #ifndef SF_CACHED_H
 #define SF_CACHED_H
 
-#include "ffn/layer.h"
+#include "ffn/pass.h"
 
 /* A pass of n ≤ SF_BATCH vectors through a cached layer, which stops where the host has to read neurons: see
  * cached.c. A part of what is wanted is resident at a time. */

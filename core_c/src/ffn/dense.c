@@ -1,21 +1,8 @@
-/* The steps of a pass that stream whole matrices. */
-#include <math.h>
+/* Passes that stream whole matrices. */
+#include "ffn/dense.h"
 
 #include "base/memory.h"
-#include "ffn/layer.h"
-
-enum {
-  NEURON_GRAIN = 8, /* rows that the kernels read side by side */
-  TILE_BYTES = 256 << 10,
-  SMALLEST_TILE = 64
-};
-
-int32_t sf_ffn_tile(const sf_ffn *ffn, const sf_matrix *matrix, int64_t wanted) {
-  int64_t used = wanted < ffn->hidden ? wanted : ffn->hidden;
-  int64_t rows = (int64_t)(TILE_BYTES / matrix->row_bytes) + 1, tile = rows * ffn->hidden / used;
-  tile = tile < SMALLEST_TILE ? SMALLEST_TILE : tile;
-  return tile < ffn->hidden ? (int32_t)tile : ffn->hidden;
-}
+#include "ffn/down.h"
 
 /* ---- Gate and up of every neuron ---- */
 
@@ -42,8 +29,8 @@ static void neurons_part(void *argument, int32_t part, int32_t parts) {
   const neurons_job *job = argument;
   const sf_ffn *ffn = job->ffn;
   const sf_kernels *kernels = ffn->context->kernels;
-  int32_t begin = sf_part_begin(ffn->hidden, NEURON_GRAIN, part, parts);
-  int32_t end = sf_part_begin(ffn->hidden, NEURON_GRAIN, part + 1, parts);
+  int32_t begin = sf_part_begin(ffn->hidden, SF_ROW_GRAIN, part, parts);
+  int32_t end = sf_part_begin(ffn->hidden, SF_ROW_GRAIN, part + 1, parts);
   if (begin == end) return;
   dense_rows(ffn, ffn->up, ffn->up_bias, job->inputs, job->n, begin, end, ffn->up_values);
   if (ffn->gate) dense_rows(ffn, ffn->gate, ffn->gate_bias, job->inputs, job->n, begin, end, ffn->gate_values);
@@ -61,21 +48,6 @@ void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n) 
   neurons_job job = {ffn, inputs, n};
   size_t work = sf_size_product((size_t)ffn->hidden * (ffn->gate ? 2 : 1), ffn->up->row_bytes);
   sf_pool_run(ffn->context->pool, neurons_part, &job, sf_parts(ffn->context, sf_size_product(work, (size_t)n)));
-}
-
-/* The sums are doubles, in the order of the neurons: neurons that are 0 change no bit, so leaving them out does not. */
-void sf_ffn_apply_sub_norm(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, float *alpha) {
-  for (int32_t j = 0; ffn->sub_norm && j < n; j++) {
-    size_t list = (size_t)j * (size_t)ffn->hidden;
-    int32_t count = ids ? counts[j] : ffn->hidden;
-    double squares = 0;
-    for (int32_t i = 0; i < count; i++) squares += (double)alpha[list + (size_t)i] * (double)alpha[list + (size_t)i];
-    double scale = 1 / sqrt(squares / ffn->hidden + (double)ffn->sub_norm_epsilon);
-    for (int32_t i = 0; i < count && squares > 0; i++) { /* 0 stays 0, also without an epsilon */
-      float weight = ffn->sub_norm[ids ? ids[list + (size_t)i] : i];
-      alpha[list + (size_t)i] = (float)((double)alpha[list + (size_t)i] * scale) * weight;
-    }
-  }
 }
 
 /* ---- A dense pass ---- */

@@ -1,11 +1,10 @@
 /* What a pass ends with: the sum over neurons, by neuron, of those in a list, or by output, of all with 0 for the rest.
  */
+#include "ffn/down.h"
+
 #include <string.h>
 
 #include "base/memory.h"
-#include "ffn/layer.h"
-
-enum { COLUMN_GRAIN = 128 };
 
 /* ---- Down, one row a neuron ---- */
 
@@ -40,8 +39,8 @@ static void down_tile(const down_job *job, int32_t first, int32_t *done, int32_t
 
 static void down_part(void *argument, int32_t part, int32_t parts) {
   const down_job *job = argument;
-  int32_t begin = sf_part_begin(job->ffn->d_out, COLUMN_GRAIN, part, parts);
-  int32_t end = sf_part_begin(job->ffn->d_out, COLUMN_GRAIN, part + 1, parts);
+  int32_t begin = sf_part_begin(job->ffn->d_out, SF_COLUMN_GRAIN, part, parts);
+  int32_t end = sf_part_begin(job->ffn->d_out, SF_COLUMN_GRAIN, part + 1, parts);
   int32_t done[SF_BATCH] = {0};
   if (begin == end) return;
   for (int32_t first = 0; first < job->ffn->hidden; first += job->tile) down_tile(job, first, done, begin, end);
@@ -79,21 +78,13 @@ static int32_t add_by_output(sf_ffn *ffn, const float *values, const int32_t *wh
   return status;
 }
 
-/* What adding a row from a list takes, over the time of a byte of a matrix that is multiplied: so much a byte, and so
- * much for the row itself. Measured with AVX2 and two threads for rows of 576 to 4,096 numbers, plain ones and those in
- * blocks. With one thread rows cost half as much, but the choice must not depend on the number of threads. */
-typedef struct {
-  float byte, row;
-} list_cost;
-static const list_cost plain_cost = {1.2f, 2200.0f}, block_cost = {1.8f, 1000.0f};
-
 /* Whether a list of `count` neurons costs less than the whole matrix, which n vectors share. */
 static int32_t list_pays(const sf_ffn *ffn, int32_t count, int32_t n) {
   const sf_matrix *list = ffn->by_neuron, *all = ffn->by_output;
-  const list_cost *cost = list->format->block_columns > 1 ? &block_cost : &plain_cost;
+  sf_list_cost cost = sf_list_cost_of(list->format);
   float whole = (float)all->row_bytes * (float)ffn->d_out;
   if (n > 1) whole *= ffn->context->costs[all->format->index].batched;
-  return (float)count * ((float)list->row_bytes * cost->byte + cost->row) < whole;
+  return (float)count * ((float)list->row_bytes * cost.byte + cost.row) < whole;
 }
 
 int32_t sf_ffn_add_down(sf_ffn *ffn, const int32_t *ids, const int32_t *counts, const float *alpha, int32_t n,

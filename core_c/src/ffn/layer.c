@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "ffn/dense.h"
+#include "ffn/sparse.h"
 
 /* A layer without its matrices, or NULL when out of memory. */
 static sf_ffn *new_ffn(sf_context *context, int32_t d_in, int32_t d_out, int32_t hidden, int32_t activation,
@@ -146,48 +148,6 @@ int32_t sf_ffn_set_cutoff(sf_ffn *ffn, int32_t kind, float cutoff) {
   if (kind != SF_CUTOFF_GATE && kind != SF_CUTOFF_PRODUCT) return SF_ERROR_ARGUMENT;
   *(kind == SF_CUTOFF_GATE ? &ffn->gate_cutoff : &ffn->product_cutoff) = cutoff;
   return SF_OK;
-}
-
-int32_t sf_ffn_reserve(sf_ffn *ffn, int32_t n) {
-  size_t count = sf_size_product((size_t)n, (size_t)ffn->hidden);
-  int32_t status = sf_grow((void **)&ffn->gate_values, &ffn->gate_capacity, count, sizeof(float));
-  if (status == SF_OK) status = sf_grow((void **)&ffn->up_values, &ffn->up_capacity, count, sizeof(float));
-  if (status == SF_OK) status = sf_grow((void **)&ffn->ids, &ffn->ids_capacity, count, sizeof(int32_t));
-  return status;
-}
-
-int32_t sf_ffn_prepare(const sf_ffn *ffn, const float *x, int32_t n, sf_inputs *inputs) {
-  const sf_kernels *kernels = ffn->context->kernels;
-  const sf_format *format = ffn->up->format, *gate = ffn->gate ? ffn->gate->format : format;
-  /* One form for both: what the format that takes the smaller integers can multiply, the other can too. */
-  if (format->input == SF_INPUT_F32 ||
-      (gate->input != SF_INPUT_F32 && kernels->input_most(gate->index) < kernels->input_most(format->index))) {
-    format = gate;
-  }
-  return sf_prepare(ffn->context, format, x, n, ffn->d_in, inputs);
-}
-
-void sf_ffn_start_output(const sf_ffn *ffn, int32_t n, float *y) {
-  size_t d_out = (size_t)ffn->d_out;
-  if (!ffn->down_bias) {
-    memset(y, 0, (size_t)n * d_out * sizeof(float));
-    return;
-  }
-  for (int32_t j = 0; j < n; j++) memcpy(y + (size_t)j * d_out, ffn->down_bias, d_out * sizeof(float));
-}
-
-void sf_ffn_count_fired(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, uint8_t *fired) {
-  const float *activations = ffn->gate ? ffn->gate_values : ffn->up_values;
-  for (int32_t j = 0; j < n; j++) {
-    size_t row = (size_t)j * (size_t)ffn->hidden;
-    for (int32_t i = 0; ids && i < counts[j]; i++) {
-      uint8_t *count = &fired[ids[row + (size_t)i]];
-      *count = (uint8_t)(*count + (*count < UINT8_MAX));
-    }
-    for (int32_t i = 0; !ids && i < ffn->hidden; i++) {
-      fired[i] = (uint8_t)(fired[i] + ((fired[i] < UINT8_MAX) & (activations[row + (size_t)i] != 0.0f)));
-    }
-  }
 }
 
 int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, const float *hints, int32_t n, float *y,

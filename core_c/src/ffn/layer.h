@@ -1,76 +1,12 @@
-/* A feed-forward layer, and the steps of a pass through it. Functions here trust their arguments: the public functions
- * have checked them. */
+/* Passes of any mode through a layer in memory. */
 #ifndef SF_LAYER_H
 #define SF_LAYER_H
 
-#include "ffn/neuron_cache.h"
-#include "ffn/predictor.h"
-#include "matrix/matrix.h"
-
-struct sf_ffn {
-  sf_context *context;
-  const sf_matrix *gate, *up;
-  const sf_matrix *by_neuron, *by_output; /* down in either layout, or in both */
-  int32_t first_layout, activation;
-  float parameter;
-  float gate_cutoff, product_cutoff;
-  int32_t d_in, d_out, hidden;
-  float *gate_bias, *up_bias, *down_bias;
-  int32_t both_active; /* 1: up is activated too */
-  float *sub_norm;     /* (hidden) or NULL */
-  float sub_norm_epsilon;
-  sf_predictor *predictor;
-  sf_cache *cache;          /* NULL: the matrices have a row for each neuron. Else: for each slot of the cache */
-  sf_matrix *slot_matrices; /* of a cached layer: (3) gate, up, down; owned */
-  int32_t *rows;            /* (hidden) of a cached layer: the rows of the neurons that are computed */
-  /* Work memory of a pass of n vectors, each (n, hidden), grown as needed. */
-  float *gate_values, *up_values;
-  int32_t *ids;       /* the neurons of each vector */
-  float *some_values; /* what a part of the neurons gives, before it is put in its place */
-  int32_t *some_ids;
-  int32_t *uses;  /* (2, hidden): see sparse.c */
-  float *outputs; /* (n, d_out): see down.c */
-  size_t gate_capacity, up_capacity, ids_capacity, some_capacity, some_ids_capacity, uses_capacity, outputs_capacity;
-};
+#include "ffn/pass.h"
 
 /* sf_ffn_forward without its checks. The predictor is given `hints` (n, d_in), NULL: x. Counts the neurons that fired
  * in fired (hidden), NULL: does not. */
 int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, const float *hints, int32_t n, float *y,
                    int32_t *selected, int32_t *active, uint8_t *fired);
-
-/* Steps of a pass; n ≤ SF_BATCH. */
-
-/* Makes room for n vectors. */
-int32_t sf_ffn_reserve(sf_ffn *ffn, int32_t n);
-/* x (n, d_in) in the form, or forms, that gate and up multiply. */
-int32_t sf_ffn_prepare(const sf_ffn *ffn, const float *x, int32_t n, sf_inputs *inputs);
-/* y (n, d_out) starts as the bias. */
-void sf_ffn_start_output(const sf_ffn *ffn, int32_t n, float *y);
-/* Leaves activation(gate) ∘ up, or activation(up), of every neuron in up_values (n, hidden). */
-void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n);
-/* Normalises each vector's neurons, where the layer does: alpha[j * hidden + i], i < counts[j], of the neurons
- * ids[j * hidden + i] (NULL: of every neuron). Those that are not listed count as zeros. */
-void sf_ffn_apply_sub_norm(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, float *alpha);
-/* y (n, d_out) += of each vector j, Σ_i alpha[j * hidden + i] · down row ids[j * hidden + i], i < counts[j], in that
- * order, the ids ascending; ids NULL: of every row. Not for a cached layer unless n is 1 and the ids are its rows.
- * With down by output the sum is the product of the whole matrix with 0 for what is not listed: that is what happens
- * without down by neuron and, unless `lists` is 1, where it is faster. Errors then: MEMORY, NOT_FINITE. */
-int32_t sf_ffn_add_down(sf_ffn *ffn, const int32_t *ids, const int32_t *counts, const float *alpha, int32_t n,
-                        int32_t lists, float *y);
-/* Neurons of a tile: rows that stay in cache while each vector of a batch uses those it wants, `wanted` ≥ 1 of them in
- * all (counted once for each vector). */
-int32_t sf_ffn_tile(const sf_ffn *ffn, const sf_matrix *matrix, int64_t wanted);
-/* A pass with every neuron. */
-int32_t sf_ffn_dense(sf_ffn *ffn, const float *x, int32_t n, float *y);
-/* A pass in exact or sparse mode, y starting as the bias. Writes counts (n), see sf_ffn_forward. */
-int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hints, int32_t n, float *y,
-                      int32_t *selected, int32_t *active, uint8_t *fired);
-/* Counts in fired (hidden) the neurons ids (n, hidden), of each vector the first counts[j]; ids NULL: those whose
- * activation, left by a pass with every neuron, is not 0. */
-void sf_ffn_count_fired(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, uint8_t *fired);
-/* Adds to y what the neurons ids (count) make of one x. Dense mode leaves out exact zeros alone, the others what lies
- * below the cutoffs. Returns how many were active, or an error. Counts those in fired (hidden), NULL: does not. */
-int32_t sf_ffn_add_neurons(sf_ffn *ffn, int32_t mode, const int32_t *ids, int32_t count, const float *x, float *y,
-                           uint8_t *fired);
 
 #endif

@@ -1,28 +1,30 @@
-/* Predictors. Functions here trust their arguments: the public functions
- * have checked them. */
+/* Predictors. Each kind is a file, which puts its own fields after those that every kind has, and opens it. Functions
+ * here trust their arguments: the public functions have checked them. */
 #ifndef SF_PREDICTOR_H
 #define SF_PREDICTOR_H
 
-#include "matrix/panels.h"
+#include "matrix/context.h"
+
+/* What differs between kinds. */
+typedef struct {
+  /* scores (n, hidden - first), rows `stride` apart, of the neurons from `first` on; n ≤ SF_BATCH. */
+  int32_t (*score)(sf_predictor *predictor, const float *x, int32_t n, int32_t first, float *scores, size_t stride);
+  /* Frees what the kind has of its own; the predictor may be half open. */
+  void (*close)(sf_predictor *predictor);
+} sf_predictor_kind;
 
 struct sf_predictor {
+  const sf_predictor_kind *kind;
   sf_context *context;
   int32_t d, hidden;
-  const sf_matrix *p, *q;        /* low-rank; NULL for sign bits */
-  sf_interleaved wide_p, wide_q; /* the same rows again, where there are kernels for these */
-  uint32_t *signs;               /* sign bits: (hidden, words), bit j of word w is column 32 w + j; NULL for low-rank */
-  uint32_t *x_signs;             /* (words) */
-  int32_t words;
-  float alpha;
-  float *bias; /* (hidden) or NULL */
-  int32_t relu_between;
   int32_t rule, least, most, hot;
   float threshold;
-  float *z;      /* low-rank: (n, rank), grown as needed */
   float *scores; /* (n, hidden), grown as needed */
-  size_t z_capacity, scores_capacity;
+  size_t scores_capacity;
 };
 
+/* Sets what every kind has. `kind` has to be set before. */
+int32_t sf_predictor_start(sf_predictor *predictor, sf_context *context, int32_t d, int32_t hidden);
 /* Selected neurons of each of n finite vectors x (n, d), ascending, into ids (n, hidden), and how many into counts
  * (n). */
 int32_t sf_predict(sf_predictor *predictor, const float *x, int32_t n, int32_t *ids, int32_t *counts);

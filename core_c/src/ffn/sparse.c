@@ -5,13 +5,14 @@
  * alone. The kernels compute a row's product, and an output's sum, in the same order either way, and what was computed
  * beyond the list is not used, so the choice changes no bit of a result. (Where down is there in two layouts, the sums
  * of the two differ in their order; see down.c.) */
+#include "ffn/sparse.h"
+
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "ffn/layer.h"
-
-enum { NEURON_GRAIN = 8 };
+#include "ffn/dense.h"
+#include "ffn/down.h"
 
 /* n vectors on their way through the layer. */
 typedef struct {
@@ -102,10 +103,10 @@ static void multiply_lists(const pass *p, const sf_matrix *matrix, const int32_t
   int32_t parts = sf_parts(context, sf_size_product((size_t)wanted, matrix->row_bytes));
   int32_t tile = sf_ffn_tile(ffn, matrix, wanted), most = ffn->hidden / parts + 1;
   tile = parts > 1 && tile > most ? most : tile; /* enough tiles for every thread */
-  tile = (tile + NEURON_GRAIN - 1) / NEURON_GRAIN * NEURON_GRAIN;
+  tile = (tile + SF_ROW_GRAIN - 1) / SF_ROW_GRAIN * SF_ROW_GRAIN;
   lists_job job = {p, matrix, ids, counts, tile, values};
   int32_t tiles = (ffn->hidden + tile - 1) / tile;
-  if (parts > 1 && tiles <= UINT16_MAX) {
+  if (parts > 1 && tiles <= SF_MAX_PARTS) {
     sf_pool_run(context->pool, lists_part, &job, tiles);
     return;
   }

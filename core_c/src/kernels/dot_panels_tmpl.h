@@ -1,17 +1,16 @@
-/* Dot products of one input with rows whose blocks are interleaved (see sf_interleaved), SF_PANEL rows at a time: the
+/* Dot products of one input with rows in panels (see sf_dot_panels_fn), SF_PANEL rows at a time: the
  * lanes of a vector are rows. A block's products are summed exactly in each lane, and then scaled by both scales for
  * all of the vector's rows at once: nothing is gathered, and no lanes are summed, which take most of the time of rows
  * with few blocks. `format` is a constant wherever these functions are inlined. */
-#ifndef SF_KERNELS_DOT_INTERLEAVED_H
-#define SF_KERNELS_DOT_INTERLEAVED_H
+#ifndef SF_KERNELS_DOT_PANELS_H
+#define SF_KERNELS_DOT_PANELS_H
 
 #include "kernels/rows_tmpl.h"
 
 enum {
   PANEL_VECTORS = SF_PANEL / SF_LANES,
-  UNIT = 2,                      /* bytes of a row that lie together */
-  UNITS_BYTES = SF_PANEL * UNIT, /* of such a one of each row */
-  VECTOR_BYTES = SF_LANES * UNIT
+  UNITS_BYTES = SF_PANEL * SF_PANEL_UNIT, /* of one unit from every row of the panel */
+  VECTOR_BYTES = SF_LANES * SF_PANEL_UNIT
 };
 
 /* Two numbers of an input, for every lane. */

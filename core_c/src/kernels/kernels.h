@@ -36,7 +36,10 @@ typedef void sf_axpy_rows_fn(const sf_rows *rows, int32_t n_rows, const float *a
 
 /* Rows in panels of SF_PANEL, whose bytes are interleaved by twos: bytes 2u and 2u + 1 of row i of a panel, whose rows
  * have `bytes` each, at panel · SF_PANEL · bytes + (u · SF_PANEL + i) · 2. */
-enum { SF_PANEL = 16 };
+enum {
+  SF_PANEL = 16,    /* rows */
+  SF_PANEL_UNIT = 2 /* bytes */
+};
 /* out[i] = dot(row i, input), i < panels · SF_PANEL; the order of additions is another one than that of dot_rows. */
 typedef void sf_dot_panels_fn(const uint8_t *data, int32_t panels, int32_t columns, const sf_inputs *input, float *out);
 

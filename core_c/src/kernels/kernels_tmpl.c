@@ -41,7 +41,7 @@
 
 #include "kernels/activations_tmpl.h"
 #include "kernels/axpy_tmpl.h"
-#include "kernels/dot_interleaved_tmpl.h"
+#include "kernels/dot_panels_tmpl.h"
 #include "kernels/dot_tmpl.h"
 #include "kernels/elementwise_tmpl.h"
 #include "kernels/layer_norm_tmpl.h"

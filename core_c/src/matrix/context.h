@@ -7,10 +7,23 @@
 #include "kernels/kernels.h"
 #include "sparsefire.h"
 
-/* What sparse passes choose their way by: see sf_context_set_costs. */
+/* Multiples in which work is cut into parts, so that the kernels' inner loops run full. */
+enum {
+  SF_ROW_GRAIN = 8,      /* rows, which the kernels read side by side */
+  SF_COLUMN_GRAIN = 128, /* columns of an axpy: whole cache lines of the output */
+  SF_MAX_PARTS = UINT16_MAX
+};
+
+/* Cost model of sparse passes, for weights in one format. */
 typedef struct {
-  float scattered, batched;
+  float scattered, batched; /* see sf_context_set_costs */
 } sf_costs;
+
+/* What adding a row from a list takes, over the time of a byte of a matrix that is multiplied: so much a byte, and so
+ * much for the row itself. */
+typedef struct {
+  float byte, row;
+} sf_list_cost;
 
 struct sf_context {
   const sf_kernels *kernels;
@@ -22,6 +35,8 @@ struct sf_context {
   sf_costs costs[SF_FORMATS];
 };
 
+/* The cost of rows in this format. */
+sf_list_cost sf_list_cost_of(const sf_format *format);
 /* Into how many parts to cut work that touches `bytes` of weights: 1 when waking threads would cost more. */
 int32_t sf_parts(const sf_context *context, size_t bytes);
 /* First item of part `part` when `count` items are cut into `parts`, in multiples of `grain`. */

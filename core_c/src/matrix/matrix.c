@@ -1,10 +1,9 @@
+/* Views of weights, and products with them: all of the rows, or those in a list. */
 #include "matrix/matrix.h"
 
 #include <string.h>
 
 #include "base/memory.h"
-
-enum { ROW_GRAIN = 8, COLUMN_GRAIN = 128 };
 
 int32_t sf_matrix_open(sf_matrix **out, const void *data, size_t bytes, int32_t format, int32_t rows, int32_t columns,
                        size_t row_stride) {
@@ -89,8 +88,8 @@ typedef struct {
 
 static void multiply_part(void *argument, int32_t part, int32_t parts) {
   const multiply_job *job = argument;
-  int32_t begin = sf_part_begin(job->n_rows, ROW_GRAIN, part, parts);
-  int32_t end = sf_part_begin(job->n_rows, ROW_GRAIN, part + 1, parts);
+  int32_t begin = sf_part_begin(job->n_rows, SF_ROW_GRAIN, part, parts);
+  int32_t end = sf_part_begin(job->n_rows, SF_ROW_GRAIN, part + 1, parts);
   if (begin == end) return;
   sf_rows rows = sf_matrix_rows(job->matrix, job->ids, begin);
   job->context->kernels->dot_rows[job->matrix->format->index](&rows, end - begin, job->inputs, job->n, job->out + begin,
@@ -151,8 +150,8 @@ typedef struct {
 
 static void accumulate_part(void *argument, int32_t part, int32_t parts) {
   const accumulate_job *job = argument;
-  int32_t begin = sf_part_begin(job->matrix->columns, COLUMN_GRAIN, part, parts);
-  int32_t end = sf_part_begin(job->matrix->columns, COLUMN_GRAIN, part + 1, parts);
+  int32_t begin = sf_part_begin(job->matrix->columns, SF_COLUMN_GRAIN, part, parts);
+  int32_t end = sf_part_begin(job->matrix->columns, SF_COLUMN_GRAIN, part + 1, parts);
   if (begin == end) return;
   sf_rows rows = sf_matrix_rows(job->matrix, job->ids, 0);
   job->context->kernels->axpy_rows[job->matrix->format->index](&rows, job->count, job->alpha, begin, end, job->y);

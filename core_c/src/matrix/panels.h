@@ -11,13 +11,13 @@ typedef struct {
   const sf_format *format;
   int32_t rows, columns;
   size_t row_bytes;
-} sf_interleaved;
+} sf_panels;
 
 /* A copy of the matrix's rows; frees what was there before. Errors: MEMORY. */
-int32_t sf_interleave(sf_interleaved *interleaved, const sf_context *context, const sf_matrix *matrix);
-void sf_interleaved_close(sf_interleaved *interleaved);
+int32_t sf_panels_make(sf_panels *panels, const sf_context *context, const sf_matrix *matrix);
+void sf_panels_close(sf_panels *panels);
 /* out[j * out_stride + i - first] = row i · input j for the rows from `first` on. */
-void sf_multiply_interleaved(sf_context *context, const sf_interleaved *matrix, int32_t first, const sf_inputs *inputs,
-                             int32_t n, float *out, size_t out_stride);
+void sf_multiply_panels(sf_context *context, const sf_panels *matrix, int32_t first, const sf_inputs *inputs, int32_t n,
+                        float *out, size_t out_stride);
 
 #endif

@@ -6,9 +6,6 @@
 
 #include "base/memory.h"
 
-/* Far above any model; keeps every product of a batch and one of these within 32 bits. */
-enum { MOST = 1 << 24 };
-
 /* Sizes of a model that shapes are made of. */
 typedef enum { D, VOCAB, HEAD, Q_WIDTH, KV_WIDTH, PAIRS } size_name;
 /* Of which a role is: the model, a layer, or a layer with the model's as the default. */
@@ -62,7 +59,7 @@ static const struct {
     [SF_ATTENTION_SCALE] = {OF_MODEL, 0, -1e6f, 1e6f, 1},
     [SF_ATTENTION_CAP] = {OF_MODEL, 0, 0, 1e6f, 0},
     [SF_ROPE_BASE] = {OF_BOTH, 0, 1e-6f, 1e18f, 1e4f},
-    [SF_ATTENTION_WINDOW] = {OF_LAYER, 1, 0, MOST, 0},
+    [SF_ATTENTION_WINDOW] = {OF_LAYER, 1, 0, SF_MAX_NEURONS, 0},
     [SF_PREDICTOR_INPUT] = {OF_MODEL, 1, 0, 1, 0},
 };
 
@@ -90,7 +87,9 @@ int32_t sf_model_open(sf_model **out, sf_context *context, int32_t layers, int32
   if (!context || layers < 1 || d < 1 || heads < 1 || kv_heads < 1 || head_dim < 1 || vocab < 1) {
     return SF_ERROR_ARGUMENT;
   }
-  if (d > MOST || vocab > MOST || layers > MOST || head_dim > MOST || heads > MOST / head_dim) return SF_ERROR_ARGUMENT;
+  if (d > SF_MAX_NEURONS || vocab > SF_MAX_NEURONS || layers > SF_MAX_NEURONS || head_dim > SF_MAX_NEURONS ||
+      heads > SF_MAX_NEURONS / head_dim)
+    return SF_ERROR_ARGUMENT;
   if (heads % kv_heads != 0) return SF_ERROR_ARGUMENT;
   if (rope_dims < 0 || rope_dims % 2 != 0 || rope_dims > head_dim) return SF_ERROR_ARGUMENT;
   if (!(norm_epsilon >= 0) || !isfinite(norm_epsilon)) return SF_ERROR_ARGUMENT;
@@ -185,4 +184,16 @@ int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn) {
   if (ffn->d_in != model->d || ffn->d_out != model->d) return SF_ERROR_SHAPE;
   model->layers[layer].ffn = ffn;
   return SF_OK;
+}
+
+void sf_model_norm(const sf_model *model, const float *x, const float *weight, const float *bias, int32_t n, int32_t d,
+                   float *y) {
+  const sf_kernels *kernels = model->context->kernels;
+  for (int32_t j = 0; j < n; j++, x += d, y += d) {
+    if ((int32_t)model->own.numbers[SF_NORM_KIND] == SF_NORM_LAYER) {
+      kernels->layer_norm(x, weight, bias, d, model->norm_epsilon, y);
+    } else {
+      kernels->rms_norm(x, weight, d, model->norm_epsilon, y);
+    }
+  }
 }

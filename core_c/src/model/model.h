@@ -3,7 +3,7 @@
 #ifndef SF_MODEL_H
 #define SF_MODEL_H
 
-#include "ffn/layer.h"
+#include "ffn/pass.h"
 
 enum {
   SF_MATRIX_ROLES = SF_ATTENTION_OUTPUT + 1,
@@ -28,6 +28,9 @@ struct sf_model {
   sf_part *layers;
 };
 
+/* y (n, d) = x (n, d), each normalised as the model does it; y may be x. */
+void sf_model_norm(const sf_model *model, const float *x, const float *weight, const float *bias, int32_t n, int32_t d,
+                   float *y);
 /* 1 when every tensor that a model cannot do without is there. */
 int32_t sf_model_complete(const sf_model *model);
 

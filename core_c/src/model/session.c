@@ -1,9 +1,43 @@
 /* One sequence of tokens: the key/value cache, and the pass of a batch of tokens through the model. */
-#include "model/session.h"
-
 #include <string.h>
 
+#include "base/check.h"
 #include "base/memory.h"
+#include "ffn/cached.h"
+#include "ffn/layer.h"
+#include "model/attention.h"
+
+enum { TAPS = SF_TAP_HIDDEN + 1 };
+
+/* Tokens on their way through the layers. */
+typedef struct {
+  int32_t n, mode, first; /* first: of them, in the eval */
+  int32_t logits_count;   /* wanted, of the last ones */
+  int32_t layer;          /* where they are */
+  size_t neurons;         /* of the layers before it */
+} batch_state;
+
+struct sf_session {
+  sf_model *model;
+  int32_t context, position;
+  sf_attention attention;
+  float *x;                          /* (SF_BATCH, d) the residual stream */
+  float *normed;                     /* (SF_BATCH, d) */
+  float *added;                      /* (SF_BATCH, d) what a block adds to x */
+  int32_t *counts[2];                /* (layers) selected and active neurons of the current eval */
+  int32_t *totals[2];                /* (layers) the same since they were asked for */
+  int32_t token_counts[2][SF_BATCH]; /* the same of each token in one layer */
+  float *taps[TAPS];                 /* what the caller wants to see, or NULL */
+  size_t tap_floats[TAPS];
+  uint8_t *fired; /* (layers, hidden), see sf_session_activity */
+  size_t fired_bytes;
+  batch_state batch;
+  sf_cached_pass cached; /* of the layer where the batch is, if that is cached */
+  int32_t waiting;       /* 1: for neurons that the host reads */
+};
+
+/* What a cached pass counted is copied as it is. */
+SF_CHECK(counts_agree, sizeof((sf_cached_pass *)0)->counts == sizeof((sf_session *)0)->token_counts[0]);
 
 /* Floats of a token that a tap of this kind records. */
 static size_t tap_width(const sf_model *model, int32_t kind) {
@@ -21,7 +55,7 @@ static int32_t allocate(sf_session *session) {
     session->totals[i] = sf_array(layers, sizeof(int32_t));
     if (!session->counts[i] || !session->totals[i]) return SF_ERROR_MEMORY;
   }
-  return sf_attention_open(session);
+  return sf_attention_open(&session->attention, session->model, session->context);
 }
 
 int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context) {
@@ -44,7 +78,7 @@ int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context) {
 
 void sf_session_close(sf_session *session) {
   if (!session) return;
-  sf_attention_close(session);
+  sf_attention_close(&session->attention);
   sf_cached_close(&session->cached);
   sf_free(session->x);
   sf_free(session->normed);
@@ -58,24 +92,11 @@ void sf_session_close(sf_session *session) {
 
 /* ---- The pass through the model ---- */
 
-void sf_session_norm(const sf_session *session, const float *x, const float *weight, const float *bias, int32_t n,
-                     int32_t d, float *y) {
-  const sf_model *model = session->model;
-  const sf_kernels *kernels = model->context->kernels;
-  for (int32_t j = 0; j < n; j++, x += d, y += d) {
-    if ((int32_t)model->own.numbers[SF_NORM_KIND] == SF_NORM_LAYER) {
-      kernels->layer_norm(x, weight, bias, d, model->norm_epsilon, y);
-    } else {
-      kernels->rms_norm(x, weight, d, model->norm_epsilon, y);
-    }
-  }
-}
-
 /* normed (n, d) = x (n, d), normalised with what a part has of these roles. */
 static int32_t norm(const sf_session *session, const float *x, const sf_part *part, int32_t role, int32_t bias_role,
                     int32_t n) {
   int32_t d = session->model->d;
-  sf_session_norm(session, x, part->vectors[role], part->vectors[bias_role], n, d, session->normed);
+  sf_model_norm(session->model, x, part->vectors[role], part->vectors[bias_role], n, d, session->normed);
   return session->model->context->kernels->all_finite(session->normed, n * d) ? SF_OK : SF_ERROR_NOT_FINITE;
 }
 
@@ -86,7 +107,7 @@ static void scale_by(float factor, size_t count, float *x) {
 /* x (n, d) += added (n, d), which goes through a norm of its own in some models. */
 static void add_to_stream(sf_session *session, const float *post_norm, int32_t n) {
   const sf_model *model = session->model;
-  if (post_norm) sf_session_norm(session, session->added, post_norm, NULL, n, model->d, session->added);
+  if (post_norm) sf_model_norm(model, session->added, post_norm, NULL, n, model->d, session->added);
   scale_by(model->own.numbers[SF_RESIDUAL_SCALE], (size_t)n * (size_t)model->d, session->added);
   model->context->kernels->add(session->x, session->added, n * model->d, session->x);
 }
@@ -97,7 +118,7 @@ static int32_t before_ffn(sf_session *session) {
   int32_t layer = session->batch.layer, n = session->batch.n, first = session->batch.first;
   const sf_part *part = &model->layers[layer];
   int32_t status = norm(session, session->x, part, SF_ATTENTION_NORM, SF_ATTENTION_NORM_BIAS, n);
-  if (status == SF_OK) status = sf_attention_run(session, layer, n);
+  if (status == SF_OK) status = sf_attention_run(&session->attention, layer, session->normed, n, session->added);
   if (status != SF_OK) return status;
   add_to_stream(session, part->vectors[SF_ATTENTION_POST_NORM], n);
   status = norm(session, session->x, part, SF_FFN_NORM, SF_FFN_NORM_BIAS, n);
@@ -113,7 +134,7 @@ static int32_t before_ffn(sf_session *session) {
 /* added (n, d) = the feed-forward part of normed (n, d). SF_WAITING: when the missing neurons are there, once more. */
 static int32_t run_ffn(sf_session *session) {
   const sf_model *model = session->model;
-  sf_batch *batch = &session->batch;
+  batch_state *batch = &session->batch;
   sf_ffn *ffn = model->layers[batch->layer].ffn;
   uint8_t *fired = session->fired ? session->fired + batch->neurons : NULL;
   const float *hints = model->own.numbers[SF_PREDICTOR_INPUT] != 0 ? session->x : session->normed;
@@ -177,7 +198,7 @@ static int32_t make_logits(sf_session *session, int32_t n, float *logits) {
 /* The layers of the batch, from where it stands. */
 static int32_t run_layers(sf_session *session) {
   const sf_model *model = session->model;
-  sf_batch *batch = &session->batch;
+  batch_state *batch = &session->batch;
   for (; batch->layer < model->n_layers; batch->layer++) {
     int32_t status = session->waiting ? SF_OK : before_ffn(session);
     if (status == SF_OK) status = run_ffn(session);
@@ -208,11 +229,11 @@ static int32_t run_batch(sf_session *session, float *logits) {
  * `logits_count` of them are wanted. */
 static void begin_batch(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, int32_t first,
                         int32_t logits_count) {
-  const sf_batch batch = {n, mode, first, logits_count, 0, 0};
+  const batch_state batch = {n, mode, first, logits_count, 0, 0};
   session->batch = batch;
   session->waiting = 0;
   embed(session, tokens, n);
-  sf_attention_set_angles(session, n);
+  sf_attention_begin(&session->attention, session->position, n);
 }
 
 static size_t neurons(const sf_model *model) {
@@ -234,7 +255,7 @@ static int32_t check_eval(const sf_session *session, const int32_t *tokens, int3
   for (int32_t layer = 0; layer < model->n_layers; layer++) {
     if (model->layers[layer].ffn->cache && n > SF_BATCH) return SF_ERROR_ARGUMENT;
   }
-  for (int32_t kind = 0; kind < SF_TAPS; kind++) {
+  for (int32_t kind = 0; kind < TAPS; kind++) {
     if (session->taps[kind] && sf_size_product((size_t)n, tap_width(model, kind)) > session->tap_floats[kind]) {
       return SF_ERROR_SHAPE;
     }
@@ -314,7 +335,7 @@ int32_t sf_session_counts(sf_session *session, int32_t *selected, int32_t *activ
 }
 
 int32_t sf_session_tap(sf_session *session, int32_t kind, float *buffer, size_t floats) {
-  if (!session || kind < 0 || kind >= SF_TAPS) return SF_ERROR_ARGUMENT;
+  if (!session || kind < 0 || kind >= TAPS) return SF_ERROR_ARGUMENT;
   session->taps[kind] = buffer;
   session->tap_floats[kind] = buffer ? floats : 0;
   return SF_OK;

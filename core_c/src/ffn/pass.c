@@ -1,0 +1,76 @@
+/* The steps that passes through a layer share. */
+#include "ffn/pass.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+enum {
+  TILE_BYTES = 256 << 10, /* about what stays in a second-level cache */
+  MIN_TILE = 64           /* neurons */
+};
+
+int32_t sf_ffn_reserve(sf_ffn *ffn, int32_t n) {
+  size_t count = sf_size_product((size_t)n, (size_t)ffn->hidden);
+  int32_t status = sf_grow((void **)&ffn->gate_values, &ffn->gate_capacity, count, sizeof(float));
+  if (status == SF_OK) status = sf_grow((void **)&ffn->up_values, &ffn->up_capacity, count, sizeof(float));
+  if (status == SF_OK) status = sf_grow((void **)&ffn->ids, &ffn->ids_capacity, count, sizeof(int32_t));
+  return status;
+}
+
+int32_t sf_ffn_prepare(const sf_ffn *ffn, const float *x, int32_t n, sf_inputs *inputs) {
+  const sf_kernels *kernels = ffn->context->kernels;
+  const sf_format *format = ffn->up->format, *gate = ffn->gate ? ffn->gate->format : format;
+  /* One form for both: what the format that takes the smaller integers can multiply, the other can too. */
+  if (format->input == SF_INPUT_F32 ||
+      (gate->input != SF_INPUT_F32 && kernels->input_most(gate->index) < kernels->input_most(format->index))) {
+    format = gate;
+  }
+  return sf_prepare(ffn->context, format, x, n, ffn->d_in, inputs);
+}
+
+void sf_ffn_start_output(const sf_ffn *ffn, int32_t n, float *y) {
+  size_t d_out = (size_t)ffn->d_out;
+  if (!ffn->down_bias) {
+    memset(y, 0, (size_t)n * d_out * sizeof(float));
+    return;
+  }
+  for (int32_t j = 0; j < n; j++) memcpy(y + (size_t)j * d_out, ffn->down_bias, d_out * sizeof(float));
+}
+
+void sf_ffn_count_fired(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, uint8_t *fired) {
+  const float *activations = ffn->gate ? ffn->gate_values : ffn->up_values;
+  for (int32_t j = 0; j < n; j++) {
+    size_t row = (size_t)j * (size_t)ffn->hidden;
+    for (int32_t i = 0; ids && i < counts[j]; i++) {
+      uint8_t *count = &fired[ids[row + (size_t)i]];
+      *count = (uint8_t)(*count + (*count < UINT8_MAX));
+    }
+    for (int32_t i = 0; !ids && i < ffn->hidden; i++) {
+      fired[i] = (uint8_t)(fired[i] + ((fired[i] < UINT8_MAX) & (activations[row + (size_t)i] != 0.0f)));
+    }
+  }
+}
+
+int32_t sf_ffn_tile(const sf_ffn *ffn, const sf_matrix *matrix, int64_t wanted) {
+  int64_t used = wanted < ffn->hidden ? wanted : ffn->hidden;
+  int64_t rows = (int64_t)(TILE_BYTES / matrix->row_bytes) + 1, tile = rows * ffn->hidden / used;
+  tile = tile < MIN_TILE ? MIN_TILE : tile;
+  return tile < ffn->hidden ? (int32_t)tile : ffn->hidden;
+}
+
+/* The sums are doubles, in the order of the neurons: neurons that are 0 change no bit, so leaving them out does not. */
+void sf_ffn_apply_sub_norm(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, float *alpha) {
+  for (int32_t j = 0; ffn->sub_norm && j < n; j++) {
+    size_t list = (size_t)j * (size_t)ffn->hidden;
+    int32_t count = ids ? counts[j] : ffn->hidden;
+    double squares = 0;
+    for (int32_t i = 0; i < count; i++) squares += (double)alpha[list + (size_t)i] * (double)alpha[list + (size_t)i];
+    double scale = 1 / sqrt(squares / ffn->hidden + (double)ffn->sub_norm_epsilon);
+    for (int32_t i = 0; i < count && squares > 0; i++) { /* 0 stays 0, also without an epsilon */
+      float weight = ffn->sub_norm[ids ? ids[list + (size_t)i] : i];
+      alpha[list + (size_t)i] = (float)((double)alpha[list + (size_t)i] * scale) * weight;
+    }
+  }
+}
