@@ -218,3 +218,12 @@ def test_the_command_line_reference_is_that_of_the_parsers(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     page = ROOT / "docs" / "reference" / "cli.md"
     assert path.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="for Debian and Ubuntu")
+def test_the_readme_names_the_commands_that_are_run_on_a_bare_system() -> None:
+    command = [str(ROOT / "scripts" / "fresh.sh"), "--list"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    setup, tests = found.splitlines()
+    assert setup.startswith("scripts/setup.sh && ")
+    assert tests == "scripts/test.sh"

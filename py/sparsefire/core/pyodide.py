@@ -23,7 +23,7 @@ _MAX_VIEWS = 256
 _PAGES = 256  # initial size of the shared memory, as in build_wasm_modules.sh: 16 MiB
 _MOST_PAGES = 65536
 _STACK_BYTES = 1 << 18
-_STARTING_SECONDS = 20.0
+_STARTING_SECONDS = 60.0
 _HELPER = Path(__file__).parent / "helper.js"
 
 
