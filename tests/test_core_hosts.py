@@ -117,6 +117,13 @@ def test_memory_and_arrays_may_be_mixed(core: Core) -> None:
     assert (y - z == x).all()
 
 
+def test_memory_bytes_is_the_size_of_a_memory_of_its_own(core: Core) -> None:
+    block = core.memory(1 << 20)
+    size = core.memory_bytes()
+    assert size == 0 if core.host == "native" else size >= block.ptr + block.nbytes
+    block.close()
+
+
 def test_views_follow_memory_that_grows(core: Core) -> None:
     x = np.arange(100, dtype=np.float32)
     kept = core.upload(x)

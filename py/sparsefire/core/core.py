@@ -142,6 +142,11 @@ class Core(ABC):
     def memory(self, nbytes: int) -> Memory:
         """New core memory, aligned to 64 bytes, owned by the object. Raises `CoreMemoryError`."""
 
+    def memory_bytes(self) -> int:
+        """Size of the core's own memory, which grows and never shrinks; 0 on the native host, where
+        it is part of the process."""
+        return 0
+
     @abstractmethod
     def upload(self, buffer: Any) -> Memory:
         """Core memory that holds the bytes of a C-contiguous array, mmap or other buffer.

@@ -121,6 +121,9 @@ class PyodideCore(WasmCore):
         except self._js_exception as trap:
             raise BackendError(f"the WebAssembly core stopped in {name}: {trap}") from None
 
+    def memory_bytes(self) -> int:
+        return int(self._memory.buffer.byteLength)
+
     def _view(self, address: int, nbytes: int) -> tuple[Any, Any]:
         """The bound methods assign and assign_to of a view, which is kept."""
         if len(self._views) >= _MAX_VIEWS:

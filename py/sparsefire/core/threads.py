@@ -19,7 +19,7 @@ from .hosts import (
 
 __all__ = ["enable_threads"]
 
-_MOST_BY_DEFAULT = 8  # beyond, helpers mostly wait for memory
+DEFAULT_THREADS_LIMIT = 8  # beyond, helpers mostly wait for memory
 
 
 async def enable_threads(
@@ -48,7 +48,7 @@ async def enable_threads(
         return use_backend(isa=isa, threads=threads)
     from .pyodide import PyodideCore, processors, threads_missing
 
-    wanted = threads_wanted(threads) or min(await processors(), _MOST_BY_DEFAULT)
+    wanted = threads_wanted(threads) or min(await processors(), DEFAULT_THREADS_LIMIT)
     isa = isa or os.environ.get("SPARSEFIRE_ISA") or None
     if wanted == 1:
         return use_backend("pyodide", isa=isa, threads=1)

@@ -78,6 +78,10 @@ class WasmtimeCore(WasmCore):
             self._stale = False
         return self._bytes
 
+    def memory_bytes(self) -> int:
+        with self._lock:
+            return int(self._memory.data_len(self._store))
+
     @contextmanager
     def writing(self, addresses: list[int], nbytes: int) -> Iterator[list[memoryview]]:
         with self._lock:  # the memory would move if it grew meanwhile
