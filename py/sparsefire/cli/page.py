@@ -28,6 +28,11 @@ def add_web_parser(commands: Any) -> None:
     add("--port", type=int, metavar="N", help=f"default {_PORT}, or a free one if it is taken")
     add("-m", "--model", metavar="FILE", help="GGUF model to open; default: the embedded one")
     add("--open", action="store_true", help="open the page in the default browser")
+    add(
+        "--numpy-wheel",
+        metavar="FILE",
+        help="numpy's wheel for Pyodide, if it cannot be downloaded from Pyodide's CDN",
+    )
     add("--export", metavar="DIR", help="write the page's files for a static host, and exit")
 
 
@@ -38,7 +43,8 @@ def _web(arguments: argparse.Namespace) -> int:
     if port is not None and not 0 <= port <= 65535:
         raise ArgumentError(f"--port must be from 0 to 65535, not {port}")
     model = Path(arguments.model) if arguments.model else None
-    site = make_site(model, progress=_Bar())
+    numpy = Path(arguments.numpy_wheel) if arguments.numpy_wheel else None
+    site = make_site(model, progress=_Bar(), numpy=numpy)
     if arguments.export:
         directory = Path(arguments.export)
         total = export_site(site, directory)

@@ -1,8 +1,8 @@
-"""Compiled Python for the page, so that it starts in less than half the time.
+"""Compiles the Python sources of the page to bytecode, which more than halves its start-up time.
 
-Pyodide comes with Python's library as sources, which a page would compile at every visit. Only its
-own version of Python can make what it loads without compiling, so Pyodide does it, in node, once;
-without node the page works all the same.
+Pyodide ships Python's standard library as sources, which a page would compile at every visit. Only
+the same version of Python can compile them, so Pyodide does it once, in node. Without node the page
+uses the sources.
 """
 
 from __future__ import annotations
@@ -20,39 +20,43 @@ from pathlib import Path
 from .fetch import PYODIDE_VERSION, Progress
 
 _SCRIPT = Path(__file__).resolve().parent / "compile_python.mjs"
-_SECONDS = 300
-_KEPT_DAYS = 30  # since a page was last made of an archive
+_TIMEOUT = 300  # seconds
+_UNUSED_DAYS = 30  # after which an archive is deleted
 
 
 def compile_archives(
     archives: Mapping[str, bytes], home: Path, progress: Progress | None = None
 ) -> dict[str, Path]:
-    """For each archive (zip or wheel) by its name the path of one with compiled Python in place of
-    the sources; {} where there is no node that could do it. Results are kept beside ``home``, the
-    directory of Pyodide; those that no page was made of for a while, as of older versions, go."""
-    kept = home.parent / f"compiled-{PYODIDE_VERSION}"
-    made = {name: kept / f"{_key(data)}.zip" for name, data in archives.items()}
-    wanted = {name: path for name, path in made.items() if not path.exists()}
+    """Compiles the Python sources in archives.
+
+    archives: the bytes of each archive (zip or wheel) by its name.
+    home: the directory of Pyodide; results are cached beside it, and deleted when unused for long.
+
+    Returns the path of the compiled archive by name, or {} when node cannot compile them.
+    """
+    directory = home.parent / f"compiled-{PYODIDE_VERSION}"
+    compiled = {name: directory / f"{_key(data)}.zip" for name, data in archives.items()}
+    missing = {name: path for name, path in compiled.items() if not path.exists()}
     node = shutil.which("node")
-    if wanted and node is None:
+    if missing and node is None:
         return {}
-    if wanted and node is not None:
+    if missing and node is not None:
         if progress is not None:
-            progress("compiling Python for the page, once", 0, 0)
-        kept.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept) as directory:
-            if not _compile(node, home, archives, wanted, Path(directory)):
+            progress("compiling Python for the page (once)", 0, 0)
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory) as temporary:
+            if not _compile(node, home, archives, missing, Path(temporary)):
                 return {}
-    with contextlib.suppress(OSError):  # a cache that cannot be written
-        _prune(made.values(), home.parent)
-    return made
+    with contextlib.suppress(OSError):  # the cache is read-only
+        _prune(compiled.values(), home.parent)
+    return compiled
 
 
 def _prune(used: Iterable[Path], cache: Path) -> None:
-    """Deletes compiled archives that were not used for long; `used` are used now."""
+    """Deletes compiled archives that are unused for long; `used` are marked as used now."""
     for path in used:
         os.utime(path)
-    oldest = time.time() - _KEPT_DAYS * 86400
+    oldest = time.time() - _UNUSED_DAYS * 86400
     for path in cache.glob("compiled-*/*.zip"):
         if path.stat().st_mtime < oldest:
             path.unlink(missing_ok=True)
@@ -66,19 +70,19 @@ def _compile(
     node: str,
     home: Path,
     archives: Mapping[str, bytes],
-    wanted: Mapping[str, Path],
+    targets: Mapping[str, Path],
     directory: Path,
 ) -> bool:
-    """Makes those archives; False when node cannot."""
+    """Compiles the archives named in `targets`; returns False when node cannot."""
     command = [node, str(_SCRIPT), str(home)]
-    for index, name in enumerate(wanted):
+    for index, name in enumerate(targets):
         source = directory / f"{index}-source.zip"
         source.write_bytes(archives[name])
         command += [str(source), str(directory / f"{index}.zip")]
     try:
-        subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
+        subprocess.run(command, check=True, capture_output=True, timeout=_TIMEOUT)
     except (OSError, subprocess.SubprocessError):
         return False
-    for index, path in enumerate(wanted.values()):
+    for index, path in enumerate(targets.values()):
         (directory / f"{index}.zip").replace(path)
     return True

@@ -1,7 +1,7 @@
-"""A small server of the browser page on the loopback interface.
+"""A small HTTP server for the browser page, on the loopback interface.
 
-It sends the headers that make the page cross-origin isolated, without which a browser gives no
-shared memory and so no threads, and it serves ranges, so that a download can be resumed.
+It sends the headers of cross-origin isolation, which browsers require for shared memory and so for
+threads, and supports ranges, so that large models can be read in chunks.
 """
 
 from __future__ import annotations
@@ -12,13 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .site import SiteFile
+from .site import ISOLATION, SiteFile
 
-ISOLATION = {
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 _TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -33,8 +28,8 @@ _BLOCK = 1 << 18
 
 
 class WebServer(http.server.ThreadingHTTPServer):
-    """Serves `site` at `origin`; port 0 takes a free one. `isolated` False leaves out the headers
-    of cross-origin isolation, as many static hosts do."""
+    """Serves `site` at `origin`; port 0 chooses a free one. `isolated` False omits the headers of
+    cross-origin isolation, as many static hosts do."""
 
     daemon_threads = True
 
@@ -45,7 +40,7 @@ class WebServer(http.server.ThreadingHTTPServer):
         self.origin = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that leaves in the middle of an answer is no error."""
+        """Ignores connections that the browser closes early."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -62,7 +57,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name = unquote(urlsplit(self.path).path).lstrip("/") or "index.html"
         file = self.server.site.get(name)
         if file is None:
-            self.send_error(404, "there is no such file")
+            self.send_error(404, "no such file")
             return
         size = file.nbytes
         tag = f'"{_tag(file)}"'
@@ -83,7 +78,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(file, start, end)
 
     def _range(self, size: int) -> tuple[int, int]:
-        """First byte and end of what is asked for: of a range that is not understood, all."""
+        """Start and end of the requested range; the whole file when the range is not understood."""
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not found:
             return 0, size
@@ -95,7 +90,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     ) -> None:
         self.send_response(status)
         kind = _TYPES.get(name.rpartition(".")[2], "application/octet-stream")
-        # Addresses of which another file would have another.
+        # Addresses that change with the file.
         versioned = "?v=" in self.path or name.startswith("pyodide-")
         headers = {
             "Content-Type": kind,
@@ -122,7 +117,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 start += len(block)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silent: the terminal is for the address."""
+        """No log: the terminal shows the address."""
 
 
 def _tag(file: SiteFile) -> str:

@@ -1,7 +1,7 @@
-"""The files of the browser page: what `sparsefire web` serves, and what it exports.
+"""The files of the browser page, which `sparsefire web` serves or exports.
 
-A site is a flat table from paths to files. `site.json` in it tells the page where Pyodide, the
-package's wheel and the model are, with their sizes, so that progress can be told in bytes.
+A site maps paths to files. Its `site.json` holds the paths of Pyodide, the package's wheel and the
+model, and the sizes of all files, from which the page computes its progress.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from pathlib import Path
 from ..errors import BackendError, ModelFileError
 from ..lm.model import default_model
 from .compile import compile_archives
-from .fetch import NUMPY_WHEEL, PYODIDE_VERSION, RUNTIME_FILES, Progress, ensure_pyodide
+from .fetch import PYODIDE_VERSION, RUNTIME_FILES, Progress, ensure_pyodide, numpy_wheel
+
+# Headers of cross-origin isolation: the server sends them, and so does the service worker where a
+# server does not.
+ISOLATION = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PAGE_SUFFIXES = (".html", ".css", ".js", ".svg", ".webmanifest")
@@ -31,55 +39,62 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class SiteFile:
-    """One file: on disk, or made now."""
+    """A file of the site, on disk or in memory."""
 
     path: Path | None = None
     data: bytes = b""
 
     @property
     def nbytes(self) -> int:
-        """Its length."""
+        """Its size in bytes."""
         return len(self.data) if self.path is None else self.path.stat().st_size
 
     def read(self) -> bytes:
-        """Its bytes."""
+        """Its contents."""
         return self.data if self.path is None else self.path.read_bytes()
 
 
 def page_directory() -> Path:
-    """Where the page's own files are: in the package or, in a source tree, beside it."""
+    """The directory of the page's own files: in the package or, in a source tree, beside it."""
     for directory in (_PACKAGE / "web", _PACKAGE.parent.parent / "web"):
         if (directory / "index.html").is_file():
             return directory
     raise BackendError(
-        "the page's files are not in this installation; install sparsefire with `pip install .`, "
-        "which puts them into the package"
+        "this installation does not contain the page's files; `pip install .` in the project's "
+        "directory installs them"
     )
 
 
 def make_site(
-    model: Path | None = None, cache: Path | None = None, progress: Progress | None = None
+    model: Path | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    numpy: Path | None = None,
 ) -> dict[str, SiteFile]:
-    """Every file of the page by its path in the site; `model` is the one that it opens with.
+    """All files of the page by their paths in the site.
 
-    Pyodide is fetched when it is not in `cache`. Errors: `BackendError`, `ModelFileError`.
+    model: the model that the page loads first, by default the embedded one.
+    cache, progress, numpy: see `ensure_pyodide`.
+
+    Raises `ModelFileError` without the model, `BackendError` without Pyodide or a built core.
     """
     model = model or default_model()
     if not model.is_file():
         raise ModelFileError(f"{model}: no such file")
-    home = ensure_pyodide(cache, progress)
+    home = ensure_pyodide(cache, progress, numpy)
     site = {
         path.name: SiteFile(path)
         for path in sorted(page_directory().iterdir())
         if path.suffix in _PAGE_SUFFIXES
     }
+    site["isolation.js"] = SiteFile(data=f"self.ISOLATION = {json.dumps(ISOLATION)};\n".encode())
     runtime, wheel, chat = _add_python(site, home, progress)
     model_path = f"models/{model.name}"
     site[model_path] = SiteFile(model)
     described = {
         "version": metadata_version(),
         "pyodide": {"version": PYODIDE_VERSION, "path": f"{runtime}/"},
-        "numpy": f"{runtime}/{NUMPY_WHEEL}",
+        "numpy": f"{runtime}/{numpy_wheel(home).name}",
         "wheel": f"{wheel}?v={_stamp_of(site[wheel].read())}",
         "chat": f"{chat}?v={_stamp_of(site[chat].read())}" if chat else None,
         "model": {
@@ -96,27 +111,28 @@ def make_site(
 def _add_python(
     site: dict[str, SiteFile], home: Path, progress: Progress | None
 ) -> tuple[str, str, str]:
-    """Adds Pyodide, numpy, the package and, where it is installed, what chat templates need.
-    Returns the directory of Pyodide, the path of the wheel, and that for chat templates or ""."""
-    wheel, chat = f"wheel/{wheel_name()}", chat_archive()
-    archives = {name: (home / name).read_bytes() for name in (_STDLIB, NUMPY_WHEEL)}
+    """Adds Pyodide, numpy, the package's wheel and, where Jinja2 is installed, an archive with it
+    for chat templates. Returns the directory of Pyodide, the path of the wheel, and the path of
+    that archive or ""."""
+    wheel, chat, numpy = f"wheel/{wheel_name()}", chat_archive(), numpy_wheel(home).name
+    archives = {name: (home / name).read_bytes() for name in (_STDLIB, numpy)}
     archives[wheel] = build_wheel()
     if chat:
         archives[_CHAT_PATH] = chat
     compiled = compile_archives(archives, home, progress)
-    made = {name: SiteFile(compiled.get(name), data) for name, data in archives.items()}
-    # The directory's name is its version: browsers keep what is in it.
+    files = {name: SiteFile(compiled.get(name), data) for name, data in archives.items()}
+    # The name of the directory is its version, since browsers cache its files for good.
     runtime = f"pyodide-{PYODIDE_VERSION}"
     if compiled:
         runtime += f"-compiled-{compiled[_STDLIB].stem[:8]}"
-    for name in (*RUNTIME_FILES, NUMPY_WHEEL):
-        site[f"{runtime}/{name}"] = made.get(name) or SiteFile(home / name)
-    site |= {name: file for name, file in made.items() if "/" in name}
+    for name in (*RUNTIME_FILES, numpy):
+        site[f"{runtime}/{name}"] = files.get(name) or SiteFile(home / name)
+    site |= {name: file for name, file in files.items() if "/" in name}
     return runtime, wheel, _CHAT_PATH if chat else ""
 
 
 def export_site(site: dict[str, SiteFile], directory: Path) -> int:
-    """Writes a site to a directory for any static host; returns its bytes."""
+    """Writes a site to a directory for any static host; returns its size in bytes."""
     total = 0
     for name, file in site.items():
         target = directory / name
@@ -146,16 +162,18 @@ def metadata_version() -> str:
 
 
 def wheel_name() -> str:
-    """File name of the wheel that `build_wheel` makes."""
+    """File name of the wheel that `build_wheel` builds."""
     return f"sparsefire-{metadata_version()}-py3-none-any.whl"
 
 
 def build_wheel(models: bool = False) -> bytes:
-    """The package without its compiled extension as a wheel that Pyodide installs, `models`: with
-    the model that comes with it.
+    """Builds a wheel of the package for Pyodide, without the compiled extension.
 
-    It is made of the very files that are running, so the page never has another version. Raises
-    `BackendError` when the WebAssembly module is missing.
+    It consists of the files of the running package, so the page always has the same version.
+
+    models: include the embedded model.
+
+    Raises `BackendError` when the WebAssembly module is missing.
     """
     if not (_PACKAGE / "wasm" / "sparsefire_core.wasm").exists():
         raise BackendError(
@@ -179,8 +197,8 @@ def build_wheel(models: bool = False) -> bytes:
 
 
 def chat_archive() -> bytes | None:
-    """What chat templates need in the page, as installed here: Jinja2, and the plain Python of
-    MarkupSafe. None where Jinja2 is not installed."""
+    """An archive of what chat templates need in the page: Jinja2 and the pure Python part of
+    MarkupSafe, as installed here. None when Jinja2 is not installed."""
     entries = {}
     for name in ("jinja2", "markupsafe"):
         spec = importlib.util.find_spec(name)
