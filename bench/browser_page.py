@@ -114,7 +114,7 @@ def _use_page(page: Any, origin: str) -> float:
     began = time.perf_counter()
     page.goto(origin)
     page.click("#go")
-    page.wait_for_function("document.querySelector('#output .made')?.textContent")
+    page.wait_for_function("document.querySelector('#output .generated')?.textContent")
     first = time.perf_counter() - began
     page.wait_for_selector("html[data-state=ready]")
     if page.is_visible("#kinds"):  # the model converses too; a message may get a short answer

@@ -27,7 +27,7 @@ def test_each_mode_makes_the_native_text(page: Web, native: Model) -> None:
 
 def test_stop_ends_a_text_and_the_page_goes_on(page: Web, native: Model) -> None:
     page.begin(PROMPT, "dense", max_tokens=400, temperature=1, seed=1)
-    page.page.wait_for_function("document.querySelector('.made')?.textContent.length > 20")
+    page.page.wait_for_function("document.querySelector('.generated')?.textContent.length > 20")
     page.page.click("#stop")
     page.wait_for("ready")
     assert page.page.inner_text("#announce").startswith("Stopped: ")
@@ -61,7 +61,7 @@ def test_memory_is_stable_while_a_long_text_is_made(page: Web) -> None:
         await new Promise((done) => state.engine.addEventListener("text", ({ detail }) => {
             if (detail.tokens >= 50) done();
         }));
-        return state.engine.ask("memory");
+        return state.engine.request("memory");
     }"""
     page.page.evaluate(f"window.at50 = ({script})(); undefined")
     page.begin(PROMPT, "sparse", max_tokens=200, **GREEDY)
@@ -190,7 +190,7 @@ def test_threads_and_relaxed_arithmetic_are_chosen(visit: Any, native: Model) ->
     web.page.click("#apply")
     web.wait_for("starting")
     web.wait_for("ready")
-    assert "2 threads" in web.page.inner_text("#where")
+    assert "2 threads" in web.page.inner_text("#capabilities")
     expected = "".join(native.generate(PROMPT, 20, mode="dense", temperature=0))
     assert web.generate(PROMPT, "dense", max_tokens=20, **GREEDY) == expected
     web.page.select_option("#threads", "1")
@@ -198,7 +198,7 @@ def test_threads_and_relaxed_arithmetic_are_chosen(visit: Any, native: Model) ->
     web.page.click("#apply")
     web.wait_for("starting")
     web.wait_for("ready")
-    assert "WebAssembly relaxed SIMD" in web.page.inner_text("#where")
+    assert "WebAssembly relaxed SIMD" in web.page.inner_text("#capabilities")
     assert web.generate(PROMPT, "dense", max_tokens=5, **GREEDY)
 
 
@@ -214,7 +214,7 @@ def test_it_works_without_isolation(visit: Any, plain_origin: str, native: Model
     web.expected.append("Service Worker registration blocked by Playwright")
     web.open()
     assert not web.page.evaluate("crossOriginIsolated")
-    told = web.page.inner_text("#where")
+    told = web.page.inner_text("#capabilities")
     assert "Not cross-origin isolated" in told
     assert "One thread" in told
     assert web.page.is_disabled("#threads")
@@ -231,7 +231,7 @@ def test_a_second_visit_is_isolated_and_needs_no_server(
     with serve(site, isolated=False) as server:
         web = visit(server.origin).open()
         web.page.wait_for_function(
-            "document.getElementById('where').textContent.includes('Works without a network')"
+            "document.getElementById('capabilities').textContent.includes('Works offline')"
         )
     web.open()
     assert web.page.evaluate("crossOriginIsolated")

@@ -123,11 +123,11 @@ def test_the_page_works_on_a_plain_static_host_under_a_path(
         for isolated in (False, True):  # the service worker adds the headers at the second visit
             web.open("/some/path/")
             assert web.page.evaluate("crossOriginIsolated") is isolated
-            told = web.page.inner_text("#where")
+            told = web.page.inner_text("#capabilities")
             assert ("Not cross-origin isolated" in told) is not isolated
             assert web.generate("The people of", "sparse", max_tokens=20, **GREEDY) == expected
             web.page.wait_for_function(
-                "document.getElementById('where').textContent.includes('Works without a network')"
+                "document.getElementById('capabilities').textContent.includes('Works offline')"
             )
 
 
@@ -178,7 +178,7 @@ def test_a_large_model_that_the_page_opens_with(
         web.expected.append("Failed to load resource")
         web.open()
         many = (os.cpu_count() or 1) > 1
-        assert ("They suit a model of this size" in web.page.inner_text("#where")) is many
+        assert ("Chosen for a model of this size" in web.page.inner_text("#capabilities")) is many
         assert web.generate("abc", "dense", max_tokens=5, **GREEDY) == expected
         if ranges:
             assert server.asked[3] == server.asked[4]  # the one that was refused
@@ -189,5 +189,5 @@ def test_a_large_model_that_the_page_opens_with(
             assert server.asked == [""]
         web.page.set_input_files("#file", small)
         web.wait_for_model("small.gguf")
-        assert "One thread" in web.page.inner_text("#where")
+        assert "One thread" in web.page.inner_text("#capabilities")
         assert web.generate("abc", "exact", max_tokens=5, **GREEDY)

@@ -162,7 +162,7 @@ def test_a_model_with_a_chat_template_converses(page: Web, tmp_path: Path) -> No
             made = "".join(model.generate(ids, 12, mode="exact", temperature=0))
             messages.append({"role": "assistant", "content": made})
             assert page.page.text_content(".turn:last-child") == made
-    page.page.click("#renew")
+    page.page.click("#new-conversation")
     assert page.page.locator(".turn").count() == 0
     page.page.check("input[name=kind][value=text]")
     assert page.generate(PROMPT, "exact", max_tokens=5, **GREEDY)
@@ -204,7 +204,7 @@ def test_a_model_that_is_too_large_is_refused_with_the_numbers(page: Web, tmp_pa
     page.page.set_input_files("#file", tiny_model.write_hollow(tmp_path / "huge.gguf", 3_500_000))
     said = page.problem()
     assert re.search(r"huge\.gguf needs about 5\.\d GB of memory \(weights 5\.\d GB, ", said), said
-    assert "a page can have 4.3 GB" in said
+    assert "a page can use at most 4.3 GB" in said
     page.page.click("#problem-close")
     assert page.generate(PROMPT, max_tokens=5, **GREEDY)
 
@@ -218,7 +218,7 @@ def test_memory_that_the_browser_does_not_give_is_explained(
         web = Web(page, origin).open()
         page.set_input_files("#file", tiny_model.write_hollow(tmp_path / "fat.gguf", 75_000))
         said = web.problem()
-        assert "The browser has no more memory for fat.gguf" in said
+        assert "The browser has not enough memory for fat.gguf" in said
         web.wait_for("ready")
         page.click("#problem-close")
         assert web.generate(PROMPT, max_tokens=5, **GREEDY)
@@ -247,7 +247,7 @@ def test_a_kept_model_runs_again_without_a_server(
         web.page.set_input_files("#file", large)
         web.wait_for_model("large.gguf")
         web.page.wait_for_function(
-            "document.getElementById('where').textContent.includes('Works without a network')"
+            "document.getElementById('capabilities').textContent.includes('Works offline')"
         )
     web.expected += COMPLAINTS
     web.open()
@@ -269,7 +269,7 @@ def test_two_tabs_use_one_model_and_do_not_fetch_it_twice(
         "document.getElementById('progress-text').textContent.includes(' of ')"
     )
     download(second, f"{host.origin}/slow-ranges.gguf")
-    assert "another tab of this page is fetching slow-ranges.gguf" in second.problem()
+    assert "another tab of this page is downloading slow-ranges.gguf" in second.problem()
     second.page.click("#problem-close")
     first.wait_for_model("slow-ranges.gguf")
     second.press_in_row("slow-ranges.gguf", "Load")
@@ -305,7 +305,7 @@ def test_a_slow_download_is_cancelled_and_resumed(page: Web, host: Host, large: 
         "/: [1-9].* of 6.* MB/.test(document.getElementById('progress-text').textContent)"
     )
     page.page.click("#cancel")
-    page.page.locator("#models li", has_text="have come").wait_for()
+    page.page.locator("#models li", has_text="downloaded").wait_for()
     assert "cancelled" in page.problem()
     page.page.click("#problem-close")
     assert page.generate(PROMPT, max_tokens=5, **GREEDY)
@@ -333,7 +333,7 @@ def test_a_broken_download_goes_on_or_begins_anew(
     ("name", "said"),
     [
         ("missing", "the server answered 404: there is no such file"),
-        ("closed", "cannot be reached, or does not let other sites read its files (CORS)"),
+        ("closed", "cannot be reached, or does not allow other sites to read its files (CORS)"),
         ("html", "not a GGUF file"),
     ],
 )

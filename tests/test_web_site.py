@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 import zipfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from sparsefire.cli import main
 from sparsefire.errors import BackendError
-from sparsefire.page import compile as web_compile
-from sparsefire.page import fetch as web_fetch
-from sparsefire.page.server import ISOLATION, WebServer
-from sparsefire.page.site import SiteFile, build_wheel, export_site, page_directory
+from sparsefire.page import compile as page_compile
+from sparsefire.page import fetch as page_fetch
+from sparsefire.page.server import WebServer
+from sparsefire.page.site import ISOLATION, SiteFile, build_wheel, export_site, page_directory
 from web_harness import running
 
 pytest_plugins = ("web_fixtures",)
@@ -42,6 +45,15 @@ def test_the_page_names_no_other_server_and_no_file_that_is_missing(
             known = known.replace("begin with https://", "")
             assert "http://" not in known, name
             assert "https://" not in known, name
+
+
+def test_modules_of_the_page_do_not_import_each_other() -> None:
+    """There is no circle of imports, and every module that is imported exists."""
+    modules = {path.name: path.read_text() for path in page_directory().glob("*.js")}
+    pattern = r'^import (?:[^;"]* from )?"\./([^"]+)";'
+    graph = {name: re.findall(pattern, text, re.M) for name, text in modules.items()}
+    assert "lifecycle.js" in graph["app.js"]
+    assert set(TopologicalSorter(graph).static_order()) == set(modules)  # a circle raises an error
 
 
 def test_the_installed_package_has_the_page() -> None:
@@ -77,20 +89,20 @@ def test_compiled_python_takes_the_place_of_sources(site: dict[str, SiteFile]) -
 def test_without_node_the_page_has_the_sources(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(web_compile.shutil, "which", lambda name: None)
-    assert web_compile.compile_archives({"a.zip": b"PK"}, tmp_path / "pyodide") == {}
+    monkeypatch.setattr(page_compile.shutil, "which", lambda name: None)
+    assert page_compile.compile_archives({"a.zip": b"PK"}, tmp_path / "pyodide") == {}
 
 
 def test_compiled_archives_that_are_not_used_any_more_go(tmp_path: Path) -> None:
     archives = {"a.zip": b"PK", "b.zip": b"PKPK"}
-    kept = tmp_path / f"compiled-{web_fetch.PYODIDE_VERSION}"
+    kept = tmp_path / f"compiled-{page_fetch.PYODIDE_VERSION}"
     kept.mkdir()
     old = time.time() - 40 * 86400
-    names = [f"{web_compile._key(data)}.zip" for data in archives.values()] + ["older.zip"]
+    names = [f"{page_compile._key(data)}.zip" for data in archives.values()] + ["older.zip"]
     for name in names:
         (kept / name).write_bytes(b"compiled")
         os.utime(kept / name, (old, old))
-    made = web_compile.compile_archives(archives, tmp_path / "pyodide")
+    made = page_compile.compile_archives(archives, tmp_path / "pyodide")
     assert {path.name for path in made.values()} == set(names[:2])
     assert {path.name for path in kept.iterdir()} == set(names[:2])
 
@@ -154,19 +166,77 @@ def test_without_a_network_the_command_says_what_it_needs(
 ) -> None:
     monkeypatch.setenv("SPARSEFIRE_CACHE", str(tmp_path))
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9")
-    monkeypatch.setattr(web_fetch.shutil, "which", lambda name: None)
+    monkeypatch.setattr(page_fetch.shutil, "which", lambda name: None)
     assert main(["web", "--export", str(tmp_path / "site")]) != 0
     said = capsys.readouterr().err
-    assert "Pyodide 0.27.7 could not be fetched" in said
-    assert "With a connection to npm and PyPI run the command again" in said
+    assert "Pyodide 0.27.7 could not be downloaded" in said
+    assert "run the command again with a connection to npm" in said
     assert not (tmp_path / "site").exists()
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Path:
+    """A cache with Pyodide in it, of which the lock file alone has contents, without numpy."""
+    home = tmp_path / "cache" / f"pyodide-{page_fetch.PYODIDE_VERSION}"
+    home.mkdir(parents=True)
+    for name in page_fetch.RUNTIME_FILES:
+        (home / name).touch()
+    numpy = {"file_name": "numpy-1-wasm32.whl", "sha256": hashlib.sha256(b"numpy").hexdigest()}
+    (home / "pyodide-lock.json").write_text(json.dumps({"packages": {"numpy": numpy}}))
+    return home
+
+
+def test_numpy_comes_from_the_distribution_of_pyodide(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"v0.27.7/numpy-1-wasm32.whl": SiteFile(data=b"numpy")}
+    with running(WebServer(files)) as server:
+        monkeypatch.setattr(page_fetch, "_CDN", server.origin + "/v{version}")
+        assert page_fetch.ensure_pyodide(runtime.parent) == runtime
+    assert page_fetch.numpy_wheel(runtime).read_bytes() == b"numpy"
+    assert page_fetch.ensure_pyodide(runtime.parent) == runtime  # without the server
+
+
+@pytest.mark.parametrize("data", [b"another file", None])
+def test_another_numpy_is_refused(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, data: bytes | None
+) -> None:
+    """One with another digest, or an answer of 404."""
+    files = {} if data is None else {"numpy-1-wasm32.whl": SiteFile(data=data)}
+    with running(WebServer(files)) as server:
+        monkeypatch.setattr(page_fetch, "_CDN", server.origin)
+        with pytest.raises(BackendError, match="404" if data is None else "has the SHA-256"):
+            page_fetch.ensure_pyodide(runtime.parent)
+    assert not page_fetch.numpy_wheel(runtime).exists()
+
+
+def test_without_the_distribution_the_command_says_how_to_get_numpy(
+    runtime: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SPARSEFIRE_CACHE", str(runtime.parent))
+    monkeypatch.setattr(page_fetch, "_CDN", "http://127.0.0.1:9")
+    export = ["web", "--export", str(tmp_path / "site")]
+    assert main(export) != 0
+    said = capsys.readouterr().err
+    assert "numpy for Pyodide could not be downloaded (http://127.0.0.1:9/numpy-1-wasm32" in said
+    assert "--numpy-wheel" in said
+    assert "scripts/fetch_numpy_for_pyodide.py" in said
+    wheel = tmp_path / "download.whl"
+    assert main([*export, "--numpy-wheel", str(wheel)]) != 0
+    assert "No such file" in capsys.readouterr().err
+    wheel.write_bytes(b"numpy")
+    assert page_fetch.ensure_pyodide(runtime.parent, numpy=wheel) == runtime
+    assert page_fetch.numpy_wheel(runtime).read_bytes() == b"numpy"
 
 
 def test_a_download_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pyodide.tgz"
     path.write_bytes(b"something else")
     with pytest.raises(OSError, match="has the SHA-256"):
-        web_fetch.check_digest(path, web_fetch.PYODIDE_SHA256)
+        page_fetch.check_digest(path, page_fetch.PYODIDE_SHA256)
 
 
 @pytest.mark.parametrize(

@@ -160,13 +160,13 @@ class Web:
 
     def made(self) -> str:
         """The text so far, without the prompt."""
-        text: str = self.page.text_content("#output .made")
+        text: str = self.page.text_content("#output .generated")
         return text
 
-    def engine(self, order: str) -> dict[str, Any]:
+    def engine(self, request: str) -> dict[str, Any]:
         """Asks the page's engine something."""
         answer: dict[str, Any] = self.page.evaluate(
-            "(order) => import('/page.js').then(({state}) => state.engine.ask(order))", order
+            "(type) => import('/page.js').then(({state}) => state.engine.request(type))", request
         )
         return answer
 

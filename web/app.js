@@ -1,13 +1,13 @@
-// The page begins here. What is seen and pressed is in the modules; Python and the model are in worker.js.
-import { recolour, wireFigures } from "./figures.js";
-import { refresh, wireModels } from "./models.js";
-import { keepOffline } from "./offline.js";
-import { $, problem, remembered, setPhase, state, wireProblem } from "./page.js";
-import { startEngine, status } from "./running.js";
+// The page's entry point. The other modules handle the controls; worker.js runs Python and the model.
+import { startEngine, status } from "./lifecycle.js";
+import { refreshModels, wireModels } from "./models.js";
+import { cacheForOffline } from "./offline.js";
+import { $, problem, setPhase, state, wireProblem } from "./page.js";
+import { wireReport } from "./report.js";
 import { wireSettings } from "./settings.js";
 import { wireWriting } from "./writing.js";
 
-const LEISURE = 600; // milliseconds
+const IDLE_MILLISECONDS = 600;
 
 async function boot() {
   status.begin("Starting");
@@ -23,45 +23,26 @@ async function boot() {
   }
   $("version").textContent = state.site.version;
   await startEngine();
-  await refresh();
-  await leisure();
-  await keepOffline();
-  await refresh(); // what it takes belongs to the space in use
+  await refreshModels();
+  await untilIdle();
+  await cacheForOffline();
+  await refreshModels(); // the cache counts towards the storage in use
 }
 
-/** Until no text has been made for a while: what keeps files takes from the processor that decodes. */
-async function leisure() {
+/** Resolves once no text has been generated for a while, since filling the cache competes with decoding for the
+ *  processor. */
+async function untilIdle() {
   for (;;) {
     const changed = new Promise((resolve) => document.addEventListener("phase", () => resolve(false), { once: true }));
-    const late = new Promise((resolve) => setTimeout(resolve, LEISURE, state.phase !== "busy"));
-    if (await Promise.race([changed, late])) return;
+    const elapsed = new Promise((resolve) => setTimeout(resolve, IDLE_MILLISECONDS, state.phase !== "busy"));
+    if (await Promise.race([changed, elapsed])) return;
   }
 }
 
-function wireTheme() {
-  const root = document.documentElement;
-  const names = { "": "as the system has them", light: "light", dark: "dark" };
-  const signs = { "": "◐", light: "☀", dark: "☾" };
-  const show = () => {
-    const theme = root.dataset.theme ?? "";
-    $("theme").setAttribute("aria-label", `Colours: ${names[theme]}`);
-    $("theme-sign").textContent = signs[theme];
-  };
-  $("theme").addEventListener("click", () => {
-    const next = { "": "light", light: "dark", dark: "" }[root.dataset.theme ?? ""];
-    if (next) root.dataset.theme = next;
-    else delete root.dataset.theme;
-    remembered.set("theme", next);
-    show();
-    recolour();
-  });
-  show();
-}
-
+const restartEngine = () => startEngine(state.source);
 wireProblem();
-wireTheme();
-wireFigures();
-wireWriting();
+wireReport();
+wireWriting(restartEngine);
 wireModels();
-wireSettings(() => startEngine(state.source ?? undefined));
+wireSettings(restartEngine);
 boot();

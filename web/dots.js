@@ -1,12 +1,11 @@
-// A picture of dots: layers from top to bottom, each a block of them. A dot is only painted when its level of light has
-// changed, into pixels that go to the canvas at the size of the screen, so that the browser has nothing to stretch or to
-// blend: without a graphics processor that would take from decoding.
+// Draws dots, one block of rows per layer. A dot is redrawn only when its level changes. Pixels are written at the
+// screen's resolution, so that the browser neither scales nor blends them: without a GPU that would slow decoding.
 
-export const LEVELS = 64; // of light, each with its colour
-const LABEL = 16; // CSS pixels at the left for the layer's number
-const PAD = 10; // round the canvas, so that the round corners of its box do not cut it, which would cost
-const COVERS = 4; // how much of a pixel at its border a dot covers, in so many steps
-const UNPAINTED = 255; // as a level
+export const LEVELS = 64; // of brightness, each with its colour
+const LABEL = 16; // CSS pixels to the left for the layer numbers
+const PAD = 10; // CSS pixels around the canvas, since clipping it at its box's round corners would be slow
+const COVERAGES = 4; // steps of anti-aliasing: how much of a pixel a dot covers
+const UNPAINTED = 255; // a level that no dot has
 
 export class Dots {
   constructor(canvas) {
@@ -14,9 +13,9 @@ export class Dots {
     this.context = canvas.getContext("2d", { alpha: false });
   }
 
-  /** Places the dots of a model in the canvas; `hot`: how many of each layer's neurons are always computed, and have
-   *  another colour. Sets `group`, the neighbours that share a dot where there are more neurons than pixels, and
-   *  `perLayer`, the dots of a layer. False where there is no room. */
+  /** Lays out the dots of a model on the canvas; `hot`: the number of neurons of each layer that are always computed,
+   *  which have another colour. Sets `group`, the number of neighbours that share a dot where there are more neurons
+   *  than pixels, and `perLayer`, the number of dots of a layer. Returns false when the canvas is too small. */
   layout(layers, hidden, hot) {
     const scale = Math.min(devicePixelRatio || 1, 2);
     const { clientWidth, clientHeight } = this.canvas.parentElement;
@@ -25,28 +24,28 @@ export class Dots {
     if (width <= left || height <= 0) return false;
     Object.assign(this.canvas, { width, height });
     Object.assign(this.canvas.style, { left: `${PAD}px`, top: `${PAD}px`, width: `${width / scale}px`, height: `${height / scale}px` });
-    const { columns, rows, lines, pitch, group, cells } = placed(layers, hidden, width - left, height);
+    const { columns, rows, lines, pitch, group, cells } = grid(layers, hidden, width - left, height);
     Object.assign(this, { width, columns, rows, pitch, group, perLayer: cells });
-    // Borders of the dots, in whole pixels.
+    // Edges of the dots, in whole pixels.
     this.xs = Array.from({ length: columns + 1 }, (_, i) => left + Math.round((i * (width - left)) / columns));
     this.ys = Array.from({ length: lines + 1 }, (_, i) => Math.round((i * height) / lines));
     const size = Math.min((width - left) / columns, height / lines);
-    this.space = size >= 3 ? Math.max(1, Math.round(0.2 * size)) : 0; // between two dots
+    this.space = size >= 3 ? Math.max(1, Math.round(0.2 * size)) : 0; // gap between two dots
     this.hot = Int32Array.from({ length: layers }, (_, layer) => Math.ceil((hot[layer] ?? 0) / group));
     this.shown = new Uint8Array(layers * cells).fill(UNPAINTED);
     this.stencils = new Map();
-    this.ground(layers, left, scale);
+    this.background(layers, left, scale);
     return true;
   }
 
-  /** What lies between the dots, the numbers of the layers, and the colours. */
-  ground(layers, left, scale) {
+  /** Draws the background and the layer numbers, and prepares the colours. */
+  background(layers, left, scale) {
     const { canvas, ys, pitch } = this;
     const context = readable(canvas.width, canvas.height);
     const style = getComputedStyle(document.documentElement);
     const [map, idle, cold, bright, hot] = ["--map", "--idle", "--cold", "--cold-bright", "--hot"].map((name) => rgb(style.getPropertyValue(name)));
     const ramps = [...ramp(idle, cold, bright), ...ramp(idle, hot, hot)];
-    this.colors = Array.from({ length: COVERS + 1 }, (_, cover) => Uint32Array.from(ramps, (color) => pack(mix(map, color, cover / COVERS))));
+    this.colors = Array.from({ length: COVERAGES + 1 }, (_, coverage) => Uint32Array.from(ramps, (color) => pack(mix(map, color, coverage / COVERAGES))));
     context.fillStyle = style.getPropertyValue("--map");
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.fillStyle = style.getPropertyValue("--soft");
@@ -61,7 +60,7 @@ export class Dots {
     this.pixels = new Uint32Array(this.picture.data.buffer);
   }
 
-  /** Shows so much light, 0 … LEVELS - 1, of each dot. */
+  /** Draws the dots that changed; levels: 0 … LEVELS - 1 for each dot. */
   show(levels) {
     const { shown } = this;
     let [top, bottom] = [Infinity, 0];
@@ -75,7 +74,7 @@ export class Dots {
     if (bottom) this.context.putImageData(this.picture, 0, 0, 0, top, this.width, bottom - top);
   }
 
-  /** Paints one dot; its line. */
+  /** Paints one dot; returns its line. */
   paint(dot, level) {
     const { xs, ys, pixels, width, colors } = this;
     const layer = Math.floor(dot / this.perLayer);
@@ -83,49 +82,49 @@ export class Dots {
     const row = Math.floor(cell / this.columns);
     const [column, line] = [cell - row * this.columns, layer * this.pitch + row];
     const [w, h] = [xs[column + 1] - xs[column] - this.space, ys[line + 1] - ys[line] - this.space];
-    const covers = this.stencil(w, h);
+    const coverages = this.stencil(w, h);
     const color = cell < this.hot[layer] ? LEVELS + level : level;
     let at = ys[line] * width + xs[column];
     for (let y = 0, i = 0; y < h; y++, at += width - w) {
-      for (let x = 0; x < w; x++, i++, at++) pixels[at] = colors[covers[i]][color];
+      for (let x = 0; x < w; x++, i++, at++) pixels[at] = colors[coverages[i]][color];
     }
     return line;
   }
 
-  /** How much a dot of that size covers of each of its pixels. */
+  /** Coverage of each pixel of a dot of that size. */
   stencil(w, h) {
     const key = w * 65536 + h;
-    let covers = this.stencils.get(key);
-    if (!covers) {
+    let coverages = this.stencils.get(key);
+    if (!coverages) {
       const context = readable(w, h);
       context.roundRect(0, 0, w, h, this.space ? Math.min(w, h) / 2.2 : 0);
       context.fill();
       const { data } = context.getImageData(0, 0, w, h);
-      covers = Uint8Array.from({ length: w * h }, (_, i) => Math.round((data[4 * i + 3] / 255) * COVERS));
-      this.stencils.set(key, covers);
+      coverages = Uint8Array.from({ length: w * h }, (_, i) => Math.round((data[4 * i + 3] / 255) * COVERAGES));
+      this.stencils.set(key, coverages);
     }
-    return covers;
+    return coverages;
   }
 }
 
-/** How the dots of all layers fill a box: `lines` of `columns` dots, of which each layer has `rows`, and begins `pitch`
- *  lines after the one before it. */
-function placed(layers, hidden, width, height) {
+/** The grid that fits all layers into a box: `lines` of `columns` dots each; a layer has `rows` lines, and layers start
+ *  `pitch` lines apart. */
+function grid(layers, hidden, width, height) {
   const gap = Math.max(2, height / layers / 6);
   const band = (height - gap * (layers - 1)) / layers;
-  // The largest dot with which a layer fits into its band; below one pixel, several neurons share one.
+  // The largest dot with which a layer fits into its band; below one pixel, several neurons share a dot.
   const group = Math.max(1, Math.ceil(hidden / (Math.floor(width) * Math.max(1, Math.floor(band)))));
   const cells = Math.ceil(hidden / group);
   let dot = Math.max(1, Math.floor(Math.sqrt((width * band) / cells)));
   while (dot > 1 && Math.floor(width / dot) * Math.floor(band / dot) < cells) dot--;
   const rows = Math.ceil(cells / Math.max(1, Math.floor(width / dot)));
-  // Dots may be wider than high or the reverse, so that they fill the box.
+  // Dots need not be square, so that they fill the box.
   const columns = Math.ceil(cells / rows);
   const pitch = rows + Math.min(Math.max(1, Math.round((gap * rows) / band)), Math.ceil(rows / 2));
   return { columns, rows, pitch, lines: layers * pitch - (pitch - rows), group, cells };
 }
 
-/** To draw what is read then. */
+/** An off-screen context for drawing pixels that are read back. */
 const readable = (width, height) => new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
 
 /** "#rrggbb" → [r, g, b] */
@@ -138,10 +137,10 @@ const pack = ([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
 
 const mix = (from, to, share) => from.map((value, i) => Math.round(value + (to[i] - value) * share));
 
-/** The colours of the levels, from rest over `middle` to `bright`. */
-function ramp(rest, middle, bright) {
+/** The colours of the levels, from `idle` over `middle` to `bright`. */
+function ramp(idle, middle, bright) {
   return Array.from({ length: LEVELS }, (_, i) => {
     const share = i / (LEVELS - 1);
-    return share < 0.6 ? mix(rest, middle, share / 0.6) : mix(middle, bright, (share - 0.6) / 0.4);
+    return share < 0.6 ? mix(idle, middle, share / 0.6) : mix(middle, bright, (share - 0.6) / 0.4);
   });
 }

@@ -1,20 +1,20 @@
 // The worker in which Python runs the model.
-import { Orders } from "./orders.js";
+import { Client } from "./requests.js";
 
-export class Engine extends Orders {
+export class Engine extends Client {
   constructor() {
     super("worker.js");
-    // Shared with the worker where the browser allows it: 2 there interrupts Python at once.
-    this.shared = self.crossOriginIsolated ? new SharedArrayBuffer(1) : null;
+    // Python's interrupt buffer, where the browser allows shared memory: storing 2 (SIGINT) interrupts Python at once.
+    this.interrupt = self.crossOriginIsolated ? new SharedArrayBuffer(1) : null;
   }
 
   start(options) {
-    return this.ask("start", { ...options, shared: this.shared });
+    return this.request("start", { ...options, interrupt: this.interrupt });
   }
 
-  /** Ends a generation: in the middle of a call to Python where memory is shared, else after it. */
+  /** Stops a generation: inside a call to Python with shared memory, otherwise after the current slice. */
   stop() {
-    if (this.shared) new Uint8Array(this.shared)[0] = 2;
-    this.worker.postMessage({ order: "stop" });
+    if (this.interrupt) new Uint8Array(this.interrupt)[0] = 2;
+    this.notify("stop");
   }
 }

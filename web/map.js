@@ -1,37 +1,37 @@
-// The map of the neurons: which of them fire, and how their light fades. Only neurons that are alight are touched, and
-// a picture is only drawn when something new has come or light still moves: so it costs little.
+// The map of neurons: which of them fire, with brightness that decays. It costs little, since only lit neurons are
+// updated, and a frame is drawn only after new activity or while brightness still changes.
 import { Dots, LEVELS } from "./dots.js";
 
-const INTERVAL = 100; // milliseconds between two pictures, about
-const DECAY = 0.56; // what is left of a neuron's light after that time
-const NEAR = 0.02; // of light that moves no further
+const INTERVAL = 100; // milliseconds between two frames, approximately
+const DECAY = 0.56; // factor of a neuron's brightness per interval
+const SETTLED = 0.02; // distance from its target at which brightness stops changing
 
 export class NeuronMap {
   constructor(canvas) {
     this.picture = new Dots(canvas);
     this.layers = 0;
-    this.last = 0; // when a picture was drawn
-    this.calm = matchMedia("(prefers-reduced-motion: reduce)");
+    this.last = 0; // when the last frame was drawn
+    this.reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
     new ResizeObserver(() => this.layout()).observe(canvas.parentElement);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.layout());
+    document.addEventListener("theme", () => this.layout());
   }
 
-  /** Begins anew for a model; `hot`: how many neurons of each layer are always computed. */
+  /** Clears the map for a model; `hot`: the number of neurons of each layer that are always computed. */
   reset(layers, hidden, hot = []) {
     const neurons = layers * hidden;
     Object.assign(this, { layers, hidden, hot, tokens: 0, settled: false });
-    this.light = new Float32Array(neurons); // 0 … 1
-    this.fired = new Uint32Array(neurons); // tokens of the present text for which it fired
-    this.alight = new Uint32Array(neurons); // those with light, in the order in which they came,
-    this.count = 0; // and how many they are
+    this.brightness = new Float32Array(neurons); // 0 … 1
+    this.fired = new Uint32Array(neurons); // tokens of the current text for which each neuron fired
+    this.lit = new Uint32Array(neurons); // indices of the neurons with brightness above 0
+    this.count = 0; // of those
     this.layout();
   }
 
-  /** The window, the theme or the model has changed. */
+  /** Lays the map out again: after a change of size, theme or model. */
   layout() {
     if (!this.layers || !this.picture.layout(this.layers, this.hidden, this.hot)) return;
     const { group, perLayer } = this.picture;
-    this.levels = new Uint8Array(this.layers * perLayer); // of the dots
+    this.levels = new Uint8Array(this.layers * perLayer); // brightness level of each dot
     this.dots = new Uint32Array(this.layers * this.hidden); // the dot of each neuron
     for (let layer = 0, i = 0; layer < this.layers; layer++) {
       for (let neuron = 0; neuron < this.hidden; neuron++) this.dots[i++] = layer * perLayer + Math.floor(neuron / group);
@@ -39,28 +39,28 @@ export class NeuronMap {
     this.draw();
   }
 
-  /* ---- What fires ---- */
+  /* ---- Activity ---- */
 
-  /** Neurons fired: counts (layers · hidden) over `tokens` tokens. */
+  /** Adds activity: how often each neuron (layers · hidden) fired in `tokens` tokens. */
   feed(counts, tokens) {
-    const { light, fired } = this;
-    if (counts.length !== light?.length) return;
+    const { brightness, fired } = this;
+    if (counts.length !== brightness?.length) return;
     if (this.settled) this.begin();
     this.tokens += tokens;
     const full = Math.max(1, tokens / 2);
-    const calm = this.calm.matches;
+    const still = this.reducedMotion.matches;
     for (let i = 0; i < counts.length; i++) {
       const count = counts[i];
       if (count === 0) continue;
       fired[i] += count;
-      if (light[i] === 0) this.alight[this.count++] = i;
-      // Without motion: a slow mean of how often each fires, which 1e-6 begins.
-      const flash = calm ? light[i] || 1e-6 : Math.min(1, 0.45 + (0.55 * count) / full);
-      if (flash > light[i]) light[i] = flash;
+      if (brightness[i] === 0) this.lit[this.count++] = i;
+      // With reduced motion, brightness is a slow moving average of the firing rate, which starts at 1e-6.
+      const flash = still ? brightness[i] || 1e-6 : Math.min(1, 0.45 + (0.55 * count) / full);
+      if (flash > brightness[i]) brightness[i] = flash;
     }
-    if (calm) this.each((i) => light[i] + (Math.min(1, counts[i] / tokens) - light[i]) * 0.05);
-    // In the frame that shows the new text too; when that is too early, in the next one with text, if there is one.
-    this.wake(performance.now() - this.last < 0.8 * INTERVAL ? INTERVAL : 0);
+    if (still) this.update((i) => brightness[i] + (Math.min(1, counts[i] / tokens) - brightness[i]) * 0.05);
+    // Drawn in the frame that shows the new text, unless the last frame was too recent.
+    this.schedule(performance.now() - this.last < 0.8 * INTERVAL ? INTERVAL : 0);
   }
 
   begin() {
@@ -69,71 +69,71 @@ export class NeuronMap {
     this.tokens = 0;
   }
 
-  /** The text has ended: what stays is how often each neuron fired in it. */
+  /** Ends a text: brightness moves to how often each neuron fired in it. */
   settle() {
-    if (!this.light) return;
+    if (!this.brightness) return;
     this.settled = true;
     this.count = 0;
-    for (let i = 0; i < this.light.length; i++) if (this.fired[i] || this.light[i]) this.alight[this.count++] = i;
-    this.wake(0);
+    for (let i = 0; i < this.brightness.length; i++) if (this.fired[i] || this.brightness[i]) this.lit[this.count++] = i;
+    this.schedule(0);
   }
 
-  /** Gives every neuron that is alight the light that `next` tells; those with none are alight no more. */
-  each(next) {
-    const { alight, light } = this;
+  /** Sets the brightness of each lit neuron i to next(i), and drops those that reach 0. */
+  update(next) {
+    const { lit, brightness } = this;
     let left = 0;
     for (let k = 0; k < this.count; k++) {
-      const i = alight[k];
-      light[i] = next(i);
-      if (light[i] > 0) alight[left++] = i;
+      const i = lit[k];
+      brightness[i] = next(i);
+      if (brightness[i] > 0) lit[left++] = i;
     }
     this.count = left;
   }
 
-  /* ---- Pictures ---- */
+  /* ---- Drawing ---- */
 
-  /** Has a picture drawn after so many milliseconds. */
-  wake(delay) {
+  /** Schedules a frame in `delay` milliseconds. */
+  schedule(delay) {
     clearTimeout(this.timer);
-    const ask = () => {
+    const request = () => {
       this.frame ||= requestAnimationFrame((now) => this.step(now));
     };
-    if (delay > 0) this.timer = setTimeout(ask, delay);
-    else ask();
+    if (delay > 0) this.timer = setTimeout(request, delay);
+    else request();
   }
 
   step(now) {
     this.frame = 0;
     this.draw();
-    const passed = Math.min(now - this.last, 3 * INTERVAL);
+    const elapsed = Math.min(now - this.last, 3 * INTERVAL);
     this.last = now;
-    if (this.move(DECAY ** (passed / INTERVAL))) this.wake(INTERVAL);
-    else this.draw(); // where it came to rest
+    if (this.decay(DECAY ** (elapsed / INTERVAL))) this.schedule(INTERVAL);
+    else this.draw(); // the final state
   }
 
-  /** Lets the light of every neuron go towards where it is bound; tells whether any is still on its way. */
-  move(kept) {
-    if (this.calm.matches && !this.settled) return false;
-    const { light, fired, tokens, settled } = this;
-    let moving = false;
-    this.each((i) => {
-      // Square roots, so that those which fire seldom show too.
-      const bound = settled && tokens ? Math.sqrt(fired[i] / tokens) : 0;
-      const value = bound + (light[i] - bound) * kept;
-      if (Math.abs(value - bound) < NEAR) return bound;
-      moving = true;
+  /** Multiplies the distance of each brightness from its target by `factor`; returns whether any is still changing. */
+  decay(factor) {
+    if (this.reducedMotion.matches && !this.settled) return false;
+    const { brightness, fired, tokens, settled } = this;
+    let changing = false;
+    this.update((i) => {
+      // The square root keeps neurons that fire rarely visible.
+      const target = settled && tokens ? Math.sqrt(fired[i] / tokens) : 0;
+      const value = target + (brightness[i] - target) * factor;
+      if (Math.abs(value - target) < SETTLED) return target;
+      changing = true;
       return value;
     });
-    return moving;
+    return changing;
   }
 
   draw() {
-    const { levels, dots, light, alight } = this;
+    const { levels, dots, brightness, lit } = this;
     if (!levels) return;
     levels.fill(0);
     for (let k = 0; k < this.count; k++) {
-      const i = alight[k];
-      const level = Math.round(Math.min(1, light[i]) * (LEVELS - 1));
+      const i = lit[k];
+      const level = Math.round(Math.min(1, brightness[i]) * (LEVELS - 1));
       if (level > levels[dots[i]]) levels[dots[i]] = level;
     }
     this.picture.show(levels);

@@ -1,71 +1,63 @@
-// Models of the user's own: files, downloads, and the list of those that are kept.
-import { canKeep } from "./kept.js";
-import { Orders } from "./orders.js";
+// The user's own models: files, downloads, and the list of stored models.
+import { size } from "./format.js";
+import { cannotLoad, inspect, memoryRefusal, siteSource, status, useModel } from "./lifecycle.js";
 import { $, announce, problem, state } from "./page.js";
-import { cannotLoad, siteSource, status, tooLarge, useModel } from "./running.js";
-import { chosen } from "./settings.js";
-import { size } from "./words.js";
+import { Client } from "./requests.js";
+import { hasStorage } from "./storage.js";
 
 const channel = "BroadcastChannel" in self ? new BroadcastChannel("sparsefire-models") : null;
-const SURE_MILLISECONDS = 8000; // in which a second press deletes
+const CONFIRM_MILLISECONDS = 8000; // within which a second press deletes
 
-let store = null; // the worker that keeps models, once it is needed
-let coming = null; // what is being copied or downloaded: {name, done, total}
-let kept = { models: [] };
-let sure = null; // the model whose Delete was pressed once
-let disarming = 0;
+let store = null; // the worker that stores models, started on first use
+let current = null; // the running transfer: {name, done, total}
+let stored = { models: [] };
+let confirming = null; // the model whose Delete was pressed once
+let confirmTimer = 0;
 
-function theStore() {
+function openStore() {
   if (store) return store;
-  store = new Orders("store_worker.js");
+  store = new Client("store_worker.js");
   store.addEventListener("transfer", ({ detail }) => {
-    Object.assign(coming ?? {}, detail);
+    Object.assign(current ?? {}, detail);
     status.transfer(detail);
   });
-  store.addEventListener("head", ({ detail }) => judge(detail));
+  store.addEventListener("header", ({ detail }) => checkHeader(detail));
   return store;
 }
 
 /* ---- A file ---- */
 
-/** Copies a file to where models are kept, and loads it; where there is no such place, loads the file itself. */
+/** Stores a file and loads it; without storage, loads the file directly. */
 async function useFile(file) {
   problem("");
   const name = file.name;
   const direct = { kind: "file", blob: file, name };
-  if (state.phase === "failed") return problem("the engine does not run: reload the page first");
-  const needs = await look(direct);
-  if (!needs) return undefined;
-  const refusal = tooLarge(name, needs);
+  if (state.phase === "failed") return problem("the engine is not running: reload the page first");
+  let needs;
+  try {
+    needs = await inspect(direct);
+  } catch (error) {
+    return problem(cannotLoad(name, error));
+  }
+  const refusal = memoryRefusal(name, needs);
   if (refusal) {
-    const action = refusal.final ? null : { label: "Load it anyway", run: () => keepFile(direct, true) };
+    const action = refusal.final ? null : { label: "Load it anyway", run: () => storeFile(direct, true) };
     return problem(refusal.text, action);
   }
-  return keepFile(direct, false);
+  return storeFile(direct, false);
 }
 
-/** What loading it would take, null when it is no model that can run: then that is said. */
-async function look(source) {
-  try {
-    const { context, budget } = chosen();
-    return await state.engine.ask("inspect", { model: source, name: source.name, options: { context, budget } });
-  } catch (error) {
-    problem(cannotLoad(source.name, error));
-    return null;
-  }
-}
-
-async function keepFile(direct, sure) {
-  if (!canKeep()) return useModel(direct, { sure });
+async function storeFile(direct, force) {
+  if (!hasStorage()) return useModel(direct, { force });
   const { name } = direct;
-  const moved = await transfer("put", { file: direct.blob, name }, `Copying ${name}`);
-  if (moved.kind === "Full" || moved.kind === "Taken") {
-    const loaded = await useModel(direct, { sure });
-    if (loaded) problem(`${name} runs, but is not kept for the next visit: ${moved.error}`);
+  const copied = await transfer("put", { file: direct.blob, name }, `Copying ${name}`);
+  if (copied.kind === "Full" || copied.kind === "Locked") {
+    const loaded = await useModel(direct, { force });
+    if (loaded) problem(`${name} is loaded, but was not stored for the next visit: ${copied.error}`);
     return loaded;
   }
-  if (moved.error) return problem(moved.error);
-  return useModel({ kind: "kept", name }, { sure });
+  if (copied.error) return problem(copied.error);
+  return useModel({ kind: "stored", name }, { force });
 }
 
 /* ---- A download ---- */
@@ -77,16 +69,16 @@ async function download(address) {
     url = new URL(address, location.href);
     if (!/^https?:$/.test(url.protocol)) throw new TypeError(url.protocol);
   } catch {
-    return problem("this is no address of a file: it should begin with https://");
+    return problem("this is not the address of a file: it should begin with https://");
   }
-  // Hugging Face's page about a file, instead of the file.
+  // The address of a file's page on Hugging Face is turned into that of the file.
   if (url.hostname === "huggingface.co") url.pathname = url.pathname.replace("/blob/", "/resolve/");
   const name = nameOf(url);
-  if (!canKeep()) return problem("this browser has no place to keep a download: download the file and choose it here");
-  const got = await transfer("download", { url: url.href, name }, `Downloading ${name}`);
-  if (got.error) return problem(`${name}: ${got.error}`, resumption(got, url.href));
+  if (!hasStorage()) return problem("this browser cannot store downloads: download the file and choose it here");
+  const answer = await transfer("download", { url: url.href, name }, `Downloading ${name}`);
+  if (answer.error) return problem(`${name}: ${answer.error}`, retryAction(answer, url.href));
   $("url").value = "";
-  return useModel({ kind: "kept", name });
+  return useModel({ kind: "stored", name });
 }
 
 function nameOf(url) {
@@ -94,50 +86,47 @@ function nameOf(url) {
   try {
     last = decodeURIComponent(last);
   } catch {
-    // As it is.
+    // Malformed escapes are left as they are.
   }
   last = last.replace(/[^\w.+ -]/g, "_").slice(-120);
   return last.toLowerCase().endsWith(".gguf") ? last : `${last}.gguf`;
 }
 
-const resumption = ({ kind }, url) => (kind === "Network" ? { label: "Try again", run: () => download(url) } : null);
+const retryAction = ({ kind }, url) => (kind === "Network" ? { label: "Try again", run: () => download(url) } : null);
 
-/** The beginning of a download is here: whether the rest is worth having. */
-async function judge({ name, blob, total }) {
-  const { context, budget } = chosen();
-  const model = { kind: "file", blob, size: total };
+/** Decides from the start of a download whether the rest is worth downloading. */
+async function checkHeader({ name, blob, total }) {
   let verdict = {};
   try {
-    const needs = await state.engine.ask("inspect", { model, name, options: { context, budget } });
-    const refusal = tooLarge(name, needs);
+    const refusal = memoryRefusal(name, await inspect({ kind: "file", blob, size: total }, name));
     if (refusal?.final) verdict = { refusal: refusal.text, kind: "TooLarge" };
   } catch (error) {
-    // Of a header that goes on beyond the beginning nothing can be said yet.
+    // A JsException means that the header is longer than the start, so the decision has to wait.
     if (error.kind?.endsWith("Error") && error.kind !== "JsException") {
       verdict = { refusal: error.message.replace(`${name}: `, ""), kind: error.kind };
     }
   }
-  store.worker.postMessage({ order: "judge", ...verdict });
+  store.notify("verdict", verdict);
 }
 
 /* ---- Transfers ---- */
 
-/** Has the store copy or download, with progress and a cancel button; its answer, or {error, kind}. */
-async function transfer(order, fields, title) {
-  if (coming) return { error: "one model at a time: wait for the one that is coming, or cancel it", kind: "Busy" };
-  coming = { name: fields.name, done: 0, total: 0 };
+/** Copies or downloads, with progress and a Cancel button. Resolves to the store's answer, or {error, kind}. */
+async function transfer(type, fields, title) {
+  if (current) return { error: "another model is being transferred: wait for it, or cancel it", kind: "Busy" };
+  current = { name: fields.name, done: 0, total: 0 };
   status.beginTransfer(title);
   showList();
   navigator.storage.persist?.().catch(() => {});
   let answer;
   try {
-    answer = await theStore().ask(order, fields);
+    answer = await openStore().request(type, fields);
   } catch (error) {
     answer = { error: error.message, kind: error.kind };
   }
-  coming = null;
+  current = null;
   status.endTransfer();
-  await refresh();
+  await refreshModels();
   channel?.postMessage("changed");
   if (answer.kind === "Cancelled") announce("Cancelled.");
   return answer;
@@ -145,42 +134,42 @@ async function transfer(order, fields, title) {
 
 /* ---- The list ---- */
 
-/** Reads again what is kept. */
-export async function refresh() {
-  if (canKeep()) {
+/** Reads the list of stored models and shows it. */
+export async function refreshModels() {
+  if (hasStorage()) {
     try {
-      kept = await theStore().ask("list");
+      stored = await openStore().request("list");
     } catch {
-      kept = { models: [] }; // a private window, say; `where` tells
+      stored = { models: [] }; // no access, as in some private windows; the list of capabilities says so
     }
   }
   showList();
 }
 
 function showList() {
-  const rows = [siteRow(), ...kept.models.filter(({ name }) => name !== coming?.name || coming === null).map(keptRow)];
-  if (state.source?.kind === "file") rows.push(row(state.source.name, `${size(state.source.blob.size)}, not kept`, [inUse()]));
+  const rows = [siteRow(), ...stored.models.filter(({ name }) => name !== current?.name || current === null).map(storedRow)];
+  if (state.source?.kind === "file") rows.push(row(state.source.name, `${size(state.source.blob.size)}, not stored`, [inUseLabel()]));
   $("models").replaceChildren(...rows);
-  const { usage, quota } = kept;
-  $("storage").textContent = quota ? `${size(usage)} of the ${size(quota)} that the browser gives this site are in use.` : "";
+  const { usage, quota } = stored;
+  $("storage").textContent = quota ? `${size(usage)} of the ${size(quota)} of storage for this site is in use.` : "";
 }
 
-const uses = (kind, name) => state.source?.kind === kind && state.source.name === name;
+const isUsed = (kind, name) => state.source?.kind === kind && state.source.name === name;
 
 function siteRow() {
   const source = siteSource();
   const used = state.source?.kind === "site";
-  return row(source.name, `${size(state.site.model.bytes)}, comes with the page`, [used ? inUse() : loader(source)]);
+  return row(source.name, `${size(state.site.model.bytes)}, included with the page`, [used ? inUseLabel() : loadButton(source)]);
 }
 
-function keptRow({ name, bytes, part, total, url }) {
+function storedRow({ name, bytes, part, total, url }) {
   if (part) {
-    const facts = total ? `${size(bytes)} of ${size(total)} have come` : `${size(bytes)} have come`;
+    const facts = total ? `${size(bytes)} of ${size(total)} downloaded` : `${size(bytes)} downloaded`;
     const resume = url ? [button("Resume", `Resume ${name}`, () => download(url))] : [];
-    return row(name, facts, [...resume, deleter(name, bytes)]);
+    return row(name, facts, [...resume, deleteButton(name, bytes)]);
   }
-  const source = { kind: "kept", name };
-  return row(name, size(bytes), [uses("kept", name) ? inUse() : loader(source), deleter(name, bytes)]);
+  const source = { kind: "stored", name };
+  return row(name, size(bytes), [isUsed("stored", name) ? inUseLabel() : loadButton(source), deleteButton(name, bytes)]);
 }
 
 function row(name, facts, controls) {
@@ -206,46 +195,46 @@ function button(text, label, press) {
   return made;
 }
 
-function inUse() {
+function inUseLabel() {
   const mark = document.createElement("span");
   mark.className = "in-use";
   mark.textContent = "In use";
   return mark;
 }
 
-const loader = (source) => {
+const loadButton = (source) => {
   const made = button("Load", `Load ${source.name}`, () => useModel(source));
   made.disabled = state.phase !== "ready" && state.phase !== "busy";
   return made;
 };
 
-/** Deletes when it is pressed twice; the list may be shown anew in between. */
-function deleter(name, bytes) {
-  const armed = sure === name;
-  const label = armed ? `Press again to delete ${name}` : `Delete ${name}`;
-  return button(armed ? `Free ${size(bytes)}?` : "Delete", label, () => (armed ? remove(name) : arm(name)));
+/** Deletes on the second press; the list may be rebuilt in between. */
+function deleteButton(name, bytes) {
+  const confirms = confirming === name;
+  const label = confirms ? `Press again to delete ${name}` : `Delete ${name}`;
+  return button(confirms ? `Free ${size(bytes)}?` : "Delete", label, () => (confirms ? remove(name) : askToConfirm(name)));
 }
 
-function arm(name) {
-  sure = name;
+function askToConfirm(name) {
+  confirming = name;
   showList();
   [...$("models").querySelectorAll("button")].find((each) => each.ariaLabel === `Press again to delete ${name}`)?.focus();
-  clearTimeout(disarming);
-  disarming = setTimeout(() => {
-    sure = null;
+  clearTimeout(confirmTimer);
+  confirmTimer = setTimeout(() => {
+    confirming = null;
     showList();
-  }, SURE_MILLISECONDS);
+  }, CONFIRM_MILLISECONDS);
 }
 
 async function remove(name) {
-  sure = null;
+  confirming = null;
   try {
-    await theStore().ask("remove", { name });
-    announce(`${name} is deleted.`);
+    await openStore().request("remove", { name });
+    announce(`${name} was deleted.`);
   } catch (error) {
     problem(error.message);
   }
-  await refresh();
+  await refreshModels();
   channel?.postMessage("changed");
 }
 
@@ -260,28 +249,28 @@ export function wireModels() {
     event.preventDefault();
     download($("url").value.trim());
   });
-  $("cancel").addEventListener("click", () => store?.worker.postMessage({ order: "cancel" }));
+  $("cancel").addEventListener("click", () => store?.notify("cancel"));
   document.addEventListener("phase", () => state.site && showList());
-  if (channel) channel.onmessage = refresh;
+  if (channel) channel.onmessage = refreshModels;
   wireDrop();
 }
 
 function wireDrop() {
-  const holdsFile = (event) => event.dataTransfer?.types.includes("Files");
+  const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
   let depth = 0;
   const show = (change) => {
     depth = Math.max(0, depth + change);
     $("drop").hidden = depth === 0;
   };
-  addEventListener("dragenter", (event) => holdsFile(event) && show(1));
-  addEventListener("dragleave", (event) => holdsFile(event) && show(-1));
-  addEventListener("dragover", (event) => holdsFile(event) && event.preventDefault());
+  addEventListener("dragenter", (event) => hasFiles(event) && show(1));
+  addEventListener("dragleave", (event) => hasFiles(event) && show(-1));
+  addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
   addEventListener("drop", (event) => {
-    if (!holdsFile(event)) return;
+    if (!hasFiles(event)) return;
     event.preventDefault();
     show(-Infinity);
     const { files } = event.dataTransfer;
-    if (files.length > 1) problem("one file at a time: drop the GGUF file alone");
+    if (files.length > 1) problem("drop one GGUF file at a time");
     else if (files[0]) useFile(files[0]);
   });
 }

@@ -1,20 +1,20 @@
-// The page for visits without a network: a service worker keeps its files.
+// Caches the page's files with a service worker, so that the page works offline.
 import { state } from "./page.js";
-import { showWhere } from "./where.js";
+import { showCapabilities } from "./capabilities.js";
 
-export async function keepOffline() {
+export async function cacheForOffline() {
   if (!navigator.serviceWorker) return;
   try {
     await navigator.serviceWorker.register("sw.js");
     const { active } = await navigator.serviceWorker.ready;
-    state.offline = await ask(active, { order: "keep" });
+    state.offline = await request(active, { type: "cache" });
   } catch (error) {
     state.offline = { error: String(error?.message ?? error) };
   }
-  showWhere();
+  showCapabilities();
 }
 
-function ask(worker, message) {
+function request(worker, message) {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = ({ data }) => resolve(data);

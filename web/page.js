@@ -1,14 +1,15 @@
-// What the modules of the page share: its state, and how it speaks to the user.
+// State and helpers that the modules of the page share.
 
 export const $ = (id) => document.getElementById(id);
 
 export const state = {
-  phase: "starting", // then "ready", "busy" (it generates), "loading" (another model), or "failed" (no engine)
-  site: null, // site.json
+  phase: "starting", // then "ready", "busy" (generating), "loading" (another model) or "failed" (no engine)
+  site: null, // the contents of site.json
   engine: null,
-  where: null, // what the core got
-  model: null, // about the loaded one, null when there is none
-  source: null, // where it came from: {kind, name, …}
+  backend: null, // of the core: instruction set, threads, …
+  offline: null, // the result of caching the page's files: {bytes, …} or {error}
+  model: null, // description of the loaded model, null without one
+  source: null, // of the loaded model: {kind, name, …}
 };
 
 export function setPhase(phase) {
@@ -17,40 +18,40 @@ export function setPhase(phase) {
   document.dispatchEvent(new Event("phase"));
 }
 
-/** For screen readers. */
+/** Announces a text to screen readers. */
 export function announce(text) {
   $("announce").textContent = text;
 }
 
-let act = null;
+let problemAction = null;
 
-/** Shows what went wrong, with a way out: {label, run}, beside "Dismiss". No text hides it. */
+/** Shows an error message, with a button for an action {label, run} where there is one. An empty text hides it. */
 export function problem(text, action = null) {
   $("problem").hidden = !text;
   $("problem-text").textContent = text && sentence(text);
   $("problem-action").hidden = !action;
   $("problem-action").textContent = action?.label ?? "";
-  act = action?.run ?? null;
+  problemAction = action?.run ?? null;
   if (text) $("problem").scrollIntoView({ block: "nearest" });
 }
 
 export function wireProblem() {
   $("problem-close").addEventListener("click", () => problem(""));
   $("problem-action").addEventListener("click", () => {
-    const run = act;
+    const run = problemAction;
     problem("");
     run?.();
   });
 }
 
-/** With a capital at the beginning, unless it is a name's, and a full stop at the end. */
+/** A text as a sentence: capitalised, unless it begins with a file name, and with a full stop. */
 export function sentence(text) {
-  const begun = /^[a-z]+ /.test(text) ? `${text[0].toUpperCase()}${text.slice(1)}` : text;
-  return `${begun}${/[.!?]$/.test(text) ? "" : "."}`;
+  const start = /^[a-z]+ /.test(text) ? `${text[0].toUpperCase()}${text.slice(1)}` : text;
+  return `${start}${/[.!?]$/.test(text) ? "" : "."}`;
 }
 
-/** A choice that is kept for the next visit, where storage is allowed. */
-export const remembered = {
+/** Preferences in local storage, where that is allowed. */
+export const preferences = {
   get(name) {
     try {
       return localStorage.getItem(`sparsefire-${name}`);
@@ -62,7 +63,7 @@ export const remembered = {
     try {
       localStorage.setItem(`sparsefire-${name}`, value);
     } catch {
-      // It holds for this visit.
+      // Not stored: storage is disabled.
     }
   },
 };

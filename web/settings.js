@@ -1,43 +1,44 @@
-// The engine's settings: threads, instructions, context. They hold from the next start of the engine on.
-import { $, remembered, state } from "./page.js";
-import { abilities } from "./where.js";
+// The engine's settings: threads, arithmetic, context, neuron memory. They apply from the engine's next start.
+import { $, preferences, state } from "./page.js";
+import { capabilities } from "./capabilities.js";
 
-const MOST_THREADS = 16;
+const MAX_THREADS = 16; // in the list
 const NAMES = ["threads", "arithmetic", "context", "budget"];
 
-/** What the engine is started with, as far as the browser allows it. */
-export function chosen() {
-  const has = abilities();
-  const threads = has.isolated ? Math.min(Number(remembered.get("threads")), has.cores) : 1; // 0: what suits the model
+/** The settings that the engine starts with, limited to what the browser supports. */
+export function settings() {
+  const has = capabilities();
+  const threads = has.isolated ? Math.min(Number(preferences.get("threads")), has.cores) : 1; // 0: automatic
   return {
     threads,
-    relaxed: has.relaxed && remembered.get("arithmetic") === "relaxed",
-    context: Number(remembered.get("context")) || 0,
-    budget: Math.round(1e6 * Number(remembered.get("budget"))) || 0, // bytes
+    relaxed: has.relaxed && preferences.get("arithmetic") === "relaxed",
+    context: Number(preferences.get("context")) || 0,
+    budget: Math.round(1e6 * Number(preferences.get("budget"))) || 0, // bytes
   };
 }
 
-export const isPlain = () => chosen().threads === 1 && !chosen().relaxed;
+/** Whether these are the settings that every browser supports. */
+export const isBasic = () => settings().threads === 1 && !settings().relaxed;
 
-/** Back to what every browser has. */
-export function forgetChoices() {
-  for (const name of NAMES) remembered.set(name, name === "threads" ? "1" : "");
+/** Resets the settings to those that every browser supports. */
+export function resetSettings() {
+  for (const name of NAMES) preferences.set(name, name === "threads" ? "1" : "");
   show();
 }
 
-/** Shows what is chosen; `restart` applies it. */
-export function wireSettings(restart) {
-  const has = abilities();
-  const most = has.isolated ? Math.min(has.cores, MOST_THREADS) : 1;
-  const numbers = Array.from({ length: most }, (_, i) => new Option(String(i + 1), String(i + 1)));
-  $("threads").replaceChildren(...(most > 1 ? [new Option("What suits the model", "0")] : []), ...numbers);
-  $("threads").disabled = most === 1;
+/** Shows the settings; `restartEngine` applies changes. */
+export function wireSettings(restartEngine) {
+  const has = capabilities();
+  const max = has.isolated ? Math.min(has.cores, MAX_THREADS) : 1;
+  const numbers = Array.from({ length: max }, (_, i) => new Option(String(i + 1), String(i + 1)));
+  $("threads").replaceChildren(...(max > 1 ? [new Option("Automatic", "0")] : []), ...numbers);
+  $("threads").disabled = max === 1;
   $("arithmetic").disabled = !has.relaxed;
   show();
   $("engine-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    for (const name of NAMES) remembered.set(name, $(name).value);
-    restart();
+    for (const name of NAMES) preferences.set(name, $(name).value);
+    restartEngine();
   });
   document.addEventListener("phase", () => {
     $("apply").disabled = state.phase !== "ready" && state.phase !== "failed";
@@ -45,7 +46,7 @@ export function wireSettings(restart) {
 }
 
 function show() {
-  const now = chosen();
+  const now = settings();
   $("threads").value = String(now.threads);
   $("arithmetic").value = now.relaxed ? "relaxed" : "strict";
   $("context").value = now.context || "";

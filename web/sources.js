@@ -1,36 +1,34 @@
-// Where a model's bytes come from, read in a worker synchronously, since the Python side cannot wait. A source has
-// `size`, `read(offset, count)`, which gives a Uint8Array, and `close()`.
-import { keptFile } from "./kept.js";
-
-const nothing = () => {};
+// Sources of a model's bytes, read synchronously in a worker, since Python cannot await. A source has `size`,
+// `read(offset, count)`, which returns a Uint8Array, and `close()`.
+import { storedFile } from "./storage.js";
 
 export const ofBytes = (bytes) => ({
   size: bytes.length,
   read: (offset, count) => bytes.subarray(offset, offset + count),
-  close: nothing,
+  close() {},
 });
 
-/** A Blob or File; `size` of the whole, when the blob is only its beginning. */
+/** A Blob or File; `size` is the whole file's where the blob is only its start. */
 export function ofBlob(blob, size = blob.size) {
   const reader = new FileReaderSync();
   return {
     size,
     read: (offset, count) => {
-      if (offset + count > blob.size && blob.size < size) throw new Error("not arrived yet");
+      if (offset + count > blob.size && blob.size < size) throw new Error("not downloaded yet");
       try {
         return new Uint8Array(reader.readAsArrayBuffer(blob.slice(offset, offset + count)));
       } catch (error) {
-        throw new Error(`the file cannot be read any more (${error.name}): it was changed or removed; choose it again`);
+        throw new Error(`the file can no longer be read (${error.name}): it was changed or removed; choose it again`);
       }
     },
-    close: nothing,
+    close() {},
   };
 }
 
-/** A file that is kept. Several tabs may read it at a time: where the browser lets one alone hold it open, the others
- *  read it as a blob, which is slower for small pieces. */
-export async function ofKept(name) {
-  const file = await keptFile(name);
+/** A stored model. Several tabs may read it: where the browser allows only one open handle, other tabs read it as a
+ *  blob, which is slower for small reads. */
+export async function ofStored(name) {
+  const file = await storedFile(name);
   let handle;
   try {
     handle = await file.createSyncAccessHandle({ mode: "read-only" });
@@ -50,32 +48,32 @@ export async function ofKept(name) {
 
 /* ---- A file of the site ---- */
 
-const PIECE_BYTES = 4 << 20; // at least, of what is asked for at a time
-const PAUSES = [300, 1000, 3000]; // milliseconds before a piece that did not come is asked for again
+const CHUNK_BYTES = 4 << 20; // fetched at a time, at least
+const RETRY_DELAYS = [300, 1000, 3000]; // milliseconds
 
-/** A file of the site, read piece by piece where its server sends pieces. Where it does not, all of it is fetched, and
- *  `tell(done)` hears how much has come. */
-export async function ofUrl(url, size, tell) {
+/** A file of the site, read in chunks where the server supports ranges. Otherwise the whole file is fetched, and
+ *  `progress(done)` is called with the bytes received. */
+export async function ofUrl(url, size, progress) {
   const answer = await fetch(url, { headers: { Range: "bytes=0-3" } });
   if (!answer.ok) throw new Error(`${url.pathname}: the server answered ${answer.status}`);
-  if (answer.status !== 206) return ofBytes(await whole(answer, size, tell));
-  await answer.arrayBuffer(); // to the end: the browser keeps what came whole
-  let piece = { start: 0, bytes: new Uint8Array() };
+  if (answer.status !== 206) return ofBytes(await readWhole(answer, size, progress));
+  await answer.arrayBuffer(); // read to the end, so that the connection can be reused
+  let chunk = { start: 0, bytes: new Uint8Array() };
   return {
     size,
     read: (offset, count) => {
       const end = Math.min(offset + count, size);
-      if (offset < piece.start || end > piece.start + piece.bytes.length) {
-        piece = { start: offset, bytes: fetchPiece(url, offset, Math.min(size, Math.max(end, offset + PIECE_BYTES))) };
+      if (offset < chunk.start || end > chunk.start + chunk.bytes.length) {
+        chunk = { start: offset, bytes: fetchChunk(url, offset, Math.min(size, Math.max(end, offset + CHUNK_BYTES))) };
       }
-      return piece.bytes.subarray(offset - piece.start, end - piece.start);
+      return chunk.bytes.subarray(offset - chunk.start, end - chunk.start);
     },
-    close: () => (piece = null),
+    close: () => (chunk = null),
   };
 }
 
-/** The bytes of an answer that has begun. */
-async function whole(answer, size, tell) {
+/** Reads the whole body of an answer. */
+async function readWhole(answer, size, progress) {
   const bytes = new Uint8Array(size);
   let done = 0;
   try {
@@ -84,31 +82,31 @@ async function whole(answer, size, tell) {
       if (part.done) break;
       bytes.set(part.value, done);
       done += part.value.length;
-      tell(done);
+      progress(done);
     }
   } catch (error) {
     throw new Error(`the connection broke after ${done} of the model's ${size} bytes (${error.message})`);
   }
-  if (done < size) throw new Error(`the server ended the model after ${done} of ${size} bytes`);
+  if (done < size) throw new Error(`the server sent only ${done} of the model's ${size} bytes`);
   return bytes;
 }
 
-/** Bytes from `start` to `end`; after a break it asks again a few times. */
-function fetchPiece(url, start, end) {
+/** Fetches the bytes from `start` to `end`, synchronously, with retries. */
+function fetchChunk(url, start, end) {
   for (let failures = 0; ; failures++) {
     const request = new XMLHttpRequest();
     request.open("GET", url, false);
     request.responseType = "arraybuffer";
     request.setRequestHeader("Range", `bytes=${start}-${end - 1}`);
-    let why = "";
+    let failure = "";
     try {
       request.send();
       if (request.status === 206 && request.response.byteLength === end - start) return new Uint8Array(request.response);
-      why = request.status === 206 ? "ended too early" : `answered ${request.status}`;
+      failure = request.status === 206 ? "closed the connection early" : `answered ${request.status}`;
     } catch {
-      why = "cannot be reached";
+      failure = "cannot be reached";
     }
-    if (failures === PAUSES.length) throw new Error(`the server ${why} in the middle of the model, after ${start} bytes`);
-    for (const until = performance.now() + PAUSES[failures]; performance.now() < until; ); // Python cannot wait
+    if (failures === RETRY_DELAYS.length) throw new Error(`the server ${failure} while the model was read, at byte ${start}`);
+    for (const until = performance.now() + RETRY_DELAYS[failures]; performance.now() < until; ); // busy wait: Python cannot await
   }
 }

@@ -1,22 +1,22 @@
-// The card at the top: what is going on, and with which model. A transfer may go on beside a running model.
+// The status card at the top: progress and the model's name. A transfer may run alongside a loaded model.
+import { duration, size } from "./format.js";
 import { $ } from "./page.js";
-import { size } from "./words.js";
 
 const STAGES = {
   python: "Python and numpy",
   package: "Importing sparsefire",
-  model: "Putting the weights into the core's memory",
+  model: "Copying the weights into memory",
 };
 
-const PATIENCE = 4000; // milliseconds without a byte, after which the page says that it waits
+const STALL = 4000; // milliseconds without a byte after which the page says that it is waiting
 
 export class Status {
   constructor() {
     this.text = "";
-    this.moving = false; // a transfer has the bar
+    this.transferring = false; // then the bar shows the transfer
   }
 
-  /** Something starts of which the first stage is told next. */
+  /** Starts with an empty bar; stages follow. */
   begin(title) {
     $("model-name").textContent = title;
     $("model-facts").textContent = "Nothing leaves this machine.";
@@ -25,62 +25,61 @@ export class Status {
   }
 
   show(text) {
-    if (this.moving) return;
+    if (this.transferring) return;
     delete $("progress-box").dataset.idle;
     $("progress-text").textContent = text;
   }
 
   bar(done, total) {
-    if (this.moving) return;
+    if (this.transferring) return;
     $("progress").max = total;
     $("progress").value = done;
   }
 
   stage(name) {
-    clearTimeout(this.patience);
+    clearTimeout(this.stall);
     this.text = STAGES[name] ?? name;
     this.show(this.text);
-    if (name !== "python" && !this.moving) $("progress").removeAttribute("value"); // it goes on for an unknown time
+    if (name !== "python" && !this.transferring) $("progress").removeAttribute("value"); // of unknown length
   }
 
   bytes(done, total) {
     this.bar(done, total);
-    clearTimeout(this.patience);
+    clearTimeout(this.stall);
     const text = `${this.text}: ${size(done)} of ${size(total)}`;
-    if (done < total) this.patience = setTimeout(() => this.show(`${text}, waiting for the server`), PATIENCE);
-    // What is left after the last byte is Python's own start.
-    this.show(done < total ? text : `${size(total)} are here; Python starts`);
+    if (done < total) this.stall = setTimeout(() => this.show(`${text}, waiting for the server`), STALL);
+    this.show(done < total ? text : `${size(total)} received; starting Python`);
   }
 
   fetching(done, total) {
     this.bar(done, total);
-    this.show(`The model: ${size(done)} of ${size(total)}`);
+    this.show(`Fetching the model: ${size(done)} of ${size(total)}`);
   }
 
   loading(done, total) {
     this.bar(done, total);
-    this.show(`Into memory: ${size(done)} of ${size(total)}`);
+    this.show(`Loading into memory: ${size(done)} of ${size(total)}`);
   }
 
   model(model, source) {
     $("model-name").textContent = model.name;
-    const kept = model.budget_bytes ? `, ${size(model.budget_bytes)} of ${size(model.neuron_bytes)} of neurons in memory` : "";
+    const cached = model.budget_bytes ? `, ${size(model.budget_bytes)} of ${size(model.neuron_bytes)} of neurons in memory` : "";
     const file = source.kind === "site" ? "" : `${source.name}, `;
     $("model-facts").textContent =
       `${file}${size(model.bytes)}, ${model.layers} layers of ${model.hidden} neurons, ${model.activation}, ` +
-      `context ${model.context} tokens${kept}. Nothing leaves this machine.`;
+      `context ${model.context} tokens${cached}. Nothing leaves this machine.`;
     this.idle();
   }
 
   idle() {
-    if (this.moving) return;
+    if (this.transferring) return;
     $("progress-box").dataset.idle = "";
     $("progress").max = 1;
     $("progress").value = 0;
   }
 
   failed() {
-    clearTimeout(this.patience);
+    clearTimeout(this.stall);
     this.idle();
     $("model-name").textContent = "Not running";
     $("model-facts").textContent = "Nothing leaves this machine.";
@@ -92,25 +91,23 @@ export class Status {
     this.show(title);
     this.bar(0, 1);
     this.title = title;
-    this.moving = true;
+    this.transferring = true;
     $("cancel").hidden = false;
   }
 
   transfer({ done, total, rate }) {
-    if (!this.moving) return;
+    if (!this.transferring) return;
     const bar = $("progress");
     if (total) Object.assign(bar, { max: total, value: done });
     else bar.removeAttribute("value");
-    const of = total ? `${size(done)} of ${size(total)}` : size(done);
+    const amount = total ? `${size(done)} of ${size(total)}` : size(done);
     const left = rate && total ? `, ${duration((total - done) / rate)} left` : "";
-    $("progress-text").textContent = `${this.title}: ${of}${rate ? `, ${size(rate)}/s${left}` : ""}`;
+    $("progress-text").textContent = `${this.title}: ${amount}${rate ? `, ${size(rate)}/s${left}` : ""}`;
   }
 
   endTransfer() {
-    this.moving = false;
+    this.transferring = false;
     $("cancel").hidden = true;
     this.idle();
   }
 }
-
-const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`);

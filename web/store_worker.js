@@ -1,14 +1,15 @@
-// Keeps models in the site's private file system: copies of files, and downloads, which go on where they broke off.
-import { isTaken, modelDirectory, NOTE, PART } from "./kept.js";
-import { obey } from "./orders.js";
+// Stores models in the origin private file system: copies of files, and downloads, which can be resumed.
+import { serve } from "./requests.js";
+import { isLocked, modelDirectory, NOTE, PART } from "./storage.js";
 
-const LOOKS = [1 << 20, 16 << 20]; // bytes that have come when the header is looked at: of most models, of any
-const PIECE_BYTES = 4 << 20;
-const RETRIES = [500, 1500, 4000]; // milliseconds before a broken download goes on by itself
+// Bytes of a download after which its header is checked: enough for most models, enough for all.
+const CHECK_BYTES = [1 << 20, 16 << 20];
+const CHUNK_BYTES = 4 << 20;
+const RETRY_DELAYS = [500, 1500, 4000]; // milliseconds
 
-let transfer = null; // the AbortController of the one that runs
+let transfer = null; // AbortController of the running transfer
 
-/** An error with a sentence for the user; `retry`: it may pass. */
+/** An error with a message for the user; `retry`: trying again may succeed. */
 const failure = (message, kind, retry = false) => Object.assign(new Error(message), { kind, retry });
 
 /* ---- The list ---- */
@@ -37,7 +38,7 @@ async function readNote(directory, name) {
     const handle = await directory.getFileHandle(name + NOTE);
     return JSON.parse(await (await handle.getFile()).text());
   } catch {
-    return null; // of a copy, or damaged: then it begins anew
+    return null; // none, as for a copy, or damaged: the download starts again
   }
 }
 
@@ -59,8 +60,8 @@ async function remove({ name }) {
       await directory.removeEntry(each);
     } catch (error) {
       if (error.name === "NotFoundError") continue;
-      throw isTaken(error)
-        ? failure(`${name} is in use, here or in another tab: load another model there, or close that tab, and delete it then`, "Taken")
+      throw isLocked(error)
+        ? failure(`${name} is in use, here or in another tab: load another model there or close that tab, then delete it`, "Locked")
         : error;
     }
   }
@@ -69,14 +70,14 @@ async function remove({ name }) {
 
 /* ---- Writing ---- */
 
-/** Opens the unfinished file of a model for this tab alone. */
+/** Opens the partial file of a model with an exclusive lock. */
 async function openPart(directory, name) {
   const handle = await directory.getFileHandle(name + PART, { create: true });
   try {
     return await handle.createSyncAccessHandle();
   } catch (error) {
-    throw isTaken(error)
-      ? failure(`another tab of this page is fetching ${name}; wait until it has it, then load it here from the list`, "Taken")
+    throw isLocked(error)
+      ? failure(`another tab of this page is downloading ${name}; wait until it has finished, then load it from the list`, "Locked")
       : error;
   }
 }
@@ -91,40 +92,42 @@ function write(access, bytes, at) {
   if (written < bytes.length) throw full();
 }
 
+/** The error for a full disk, or `error` where it has another cause. */
 const full = (error) =>
   error && error.name !== "QuotaExceededError"
     ? error
-    : failure("the browser gives this page no more disk space; delete a model from the list, or free some space", "Full");
+    : failure("the browser has no more storage for this site; delete a model from the list or free some disk space", "Full");
 
-/** Makes a finished part the model. */
+/** Renames a complete partial file to the model's name. */
 async function finish(directory, name) {
   const part = await directory.getFileHandle(name + PART);
   await directory.removeEntry(name).catch((error) => {
     if (error.name !== "NotFoundError") {
-      throw failure(`${name} is there already, and in use: load another model first, here or in the other tab`, "Taken");
+      throw failure(`${name} is already stored and in use: load another model first, here or in the other tab`, "Locked");
     }
   });
   await part.move(name);
   await directory.removeEntry(name + NOTE).catch(() => {});
 }
 
-/** Tells of progress, ten times a second at most. */
-function teller(name, total) {
-  let told = 0;
-  const began = performance.now();
+/** A function that posts progress, at most ten times a second. */
+function progressReporter(name, total) {
+  let reported = 0;
+  const start = performance.now();
   let first = null;
   return (done) => {
     first ??= done;
     const now = performance.now();
-    if (now - told < 100 && done !== total) return;
-    told = now;
-    const rate = now > began + 500 ? (1000 * (done - first)) / (now - began) : 0;
+    if (now - reported < 100 && done !== total) return;
+    reported = now;
+    const rate = now > start + 500 ? (1000 * (done - first)) / (now - start) : 0;
     self.postMessage({ event: "transfer", name, done, total, rate });
   };
 }
 
+/** Runs one transfer at a time. */
 async function exclusive(work) {
-  if (transfer) throw failure("one model at a time: wait for the one that is coming, or cancel it", "Busy");
+  if (transfer) throw failure("another model is being transferred: wait for it, or cancel it", "Busy");
   transfer = new AbortController();
   try {
     return await work(transfer.signal);
@@ -136,7 +139,7 @@ async function exclusive(work) {
   }
 }
 
-/* ---- A file that the user has ---- */
+/* ---- Copies ---- */
 
 const put = ({ file, name }) =>
   exclusive(async (signal) => {
@@ -147,19 +150,19 @@ const put = ({ file, name }) =>
     const access = await openPart(directory, name);
     let done = 0;
     try {
-      const tell = teller(name, file.size);
+      const progress = progressReporter(name, file.size);
       access.truncate(0);
       while (done < file.size) {
         signal.throwIfAborted();
-        const bytes = new Uint8Array(await file.slice(done, done + PIECE_BYTES).arrayBuffer());
+        const bytes = new Uint8Array(await file.slice(done, done + CHUNK_BYTES).arrayBuffer());
         write(access, bytes, done);
         done += bytes.length;
-        tell(done);
+        progress(done);
       }
     } catch (error) {
       access.close();
       await directory.removeEntry(name + PART).catch(() => {});
-      throw error.name === "NotReadableError" ? failure(`${name} cannot be read any more; choose it again`, "Unreadable") : error;
+      throw error.name === "NotReadableError" ? failure(`${name} can no longer be read; choose it again`, "Unreadable") : error;
     }
     access.close();
     await finish(directory, name);
@@ -172,22 +175,22 @@ const download = ({ url, name }) =>
   exclusive(async (signal) => {
     const directory = await modelDirectory();
     const access = await openPart(directory, name);
-    const state = { note: await readNote(directory, name), name, directory, access, looks: 0 };
-    if (state.note?.url !== url) begin(state);
+    const state = { note: await readNote(directory, name), name, directory, access, checks: 0 };
+    if (state.note?.url !== url) restart(state);
     try {
       await fetchAll(url, state, signal);
     } finally {
       access.flush();
-      const useless = state.useless || access.getSize() === 0;
+      const discard = state.refused || access.getSize() === 0;
       access.close();
-      if (useless) await discardPart(directory, name);
+      if (discard) await discardPart(directory, name);
     }
     await finish(directory, name);
     return { name };
   });
 
-/** Forgets what had come. */
-function begin(state) {
+/** Discards the bytes downloaded so far. */
+function restart(state) {
   state.access.truncate(0);
   state.note = null;
 }
@@ -196,17 +199,17 @@ async function discardPart(directory, name) {
   for (const each of [name + PART, name + NOTE]) await directory.removeEntry(each).catch(() => {});
 }
 
-/** Fetches, and after a break goes on by itself a few times. */
+/** Downloads, and resumes a few times after the connection breaks. */
 async function fetchAll(url, state, signal) {
   for (let failures = 0; ; failures++) {
-    const before = state.access.getSize();
+    const received = state.access.getSize();
     try {
       await fetchRest(url, state, signal);
       return;
     } catch (error) {
-      if (state.access.getSize() > before) failures = 0; // it did get on
-      if (!error.retry || signal.aborted || failures >= RETRIES.length) throw error;
-      await pause(RETRIES[failures], signal);
+      if (state.access.getSize() > received) failures = 0; // there was progress
+      if (!error.retry || signal.aborted || failures >= RETRY_DELAYS.length) throw error;
+      await pause(RETRY_DELAYS[failures], signal);
     }
   }
 }
@@ -217,35 +220,35 @@ const pause = (milliseconds, signal) =>
     signal.addEventListener("abort", resolve);
   });
 
-/** Fetches what is missing of a file. */
+/** Downloads the missing part of a file. */
 async function fetchRest(url, state, signal) {
   const { access, directory, name } = state;
   const have = state.note ? access.getSize() : 0;
   if (have > 0 && have === state.note.total) return;
-  const answer = await ask(url, have, signal);
-  const goesOn = answer.status === 206;
+  const answer = await fetchFrom(url, have, signal);
+  const resumes = answer.status === 206;
   const length = Number(answer.headers.get("Content-Length")) || 0;
   const note = {
     url,
-    total: length && length + (goesOn ? have : 0),
+    total: length && length + (resumes ? have : 0),
     tag: answer.headers.get("ETag"),
     modified: answer.headers.get("Last-Modified"),
   };
-  if (answer.status === 416 || (goesOn && !sameFile(note, state.note))) {
-    begin(state); // another file is there now
-    throw failure("the file has changed on its server; try again", "Network", true);
+  if (answer.status === 416 || (resumes && !sameFile(note, state.note))) {
+    restart(state); // the file on the server is another one
+    throw failure("the file on the server has changed; try again", "Network", true);
   }
-  if (!goesOn) begin(state);
+  if (!resumes) restart(state);
   if (!state.note) await writeNote(directory, name, note);
   state.note = note;
-  await checkRoom(note.total, access.getSize());
+  await checkQuota(note.total, access.getSize());
   await receive(answer, state, signal);
 }
 
-const sameFile = (now, before) =>
-  now.total === before.total && now.tag === before.tag && now.modified === before.modified;
+const sameFile = (now, previous) =>
+  now.total === previous.total && now.tag === previous.tag && now.modified === previous.modified;
 
-async function ask(url, have, signal) {
+async function fetchFrom(url, have, signal) {
   const headers = have > 0 ? { Range: `bytes=${have}-` } : {};
   let answer;
   try {
@@ -254,26 +257,26 @@ async function ask(url, have, signal) {
     throw failure(unreachable(new URL(url).host), "Network", have > 0);
   }
   if (answer.ok || (answer.status === 416 && have > 0)) return answer;
-  const why = { 401: ": it wants a login", 403: ": it does not allow it", 404: ": there is no such file" };
-  const said = `the server answered ${answer.status}${why[answer.status] ?? ""}`;
-  throw failure(`${said}. Check the address, or download the file with the browser and drop it here`, "Network", answer.status >= 500);
+  const reasons = { 401: ": a login is required", 403: ": access is denied", 404: ": there is no such file" };
+  const message = `the server answered ${answer.status}${reasons[answer.status] ?? ""}`;
+  throw failure(`${message}. Check the address, or download the file with the browser and drop it here`, "Network", answer.status >= 500);
 }
 
 const unreachable = (host) =>
   navigator.onLine
-    ? `${host} cannot be reached, or does not let other sites read its files (CORS). Try again, or download the file with the browser and drop it here`
-    : "this machine is offline. What has come is kept: resume when there is a connection";
+    ? `${host} cannot be reached, or does not allow other sites to read its files (CORS). Try again, or download the file with the browser and drop it here`
+    : "this machine is offline. The downloaded part is kept: resume when there is a connection";
 
-async function checkRoom(total, have) {
+async function checkQuota(total, have) {
   const { usage, quota } = await navigator.storage.estimate();
   if (total - have > quota - usage) throw full();
 }
 
-const BROKEN = "the connection broke. What has come is kept: resume the download in the list of models";
+const BROKEN = "the connection broke. The downloaded part is kept: resume the download in the list of models";
 
 async function receive(answer, state, signal) {
   const { access, note, name } = state;
-  const tell = teller(name, note.total);
+  const progress = progressReporter(name, note.total);
   const reader = answer.body.getReader();
   let at = access.getSize();
   for (;;) {
@@ -287,8 +290,8 @@ async function receive(answer, state, signal) {
     if (part.done) break;
     write(access, part.value, at);
     at += part.value.length;
-    tell(at);
-    if (at >= LOOKS[state.looks]) await showHead(state);
+    progress(at);
+    if (at >= CHECK_BYTES[state.checks]) await checkHeader(state);
     signal.throwIfAborted();
   }
   if (note.total && at < note.total) {
@@ -296,24 +299,24 @@ async function receive(answer, state, signal) {
   }
 }
 
-/* The page looks at the beginning of what comes, and may say that the rest is of no use. */
+/* The page inspects the start of a download and may refuse the rest. */
 
-let judged = null;
+let resolveVerdict = null;
 
-async function showHead(state) {
+async function checkHeader(state) {
   const { access, note, name } = state;
-  while (access.getSize() >= LOOKS[state.looks]) state.looks++;
-  const bytes = new Uint8Array(LOOKS[state.looks - 1]);
+  while (access.getSize() >= CHECK_BYTES[state.checks]) state.checks++;
+  const bytes = new Uint8Array(CHECK_BYTES[state.checks - 1]);
   access.read(bytes, { at: 0 });
-  const verdict = new Promise((resolve) => (judged = resolve));
-  self.postMessage({ event: "head", name, blob: new Blob([bytes]), total: note.total || access.getSize() });
+  const verdict = new Promise((resolve) => (resolveVerdict = resolve));
+  self.postMessage({ event: "header", name, blob: new Blob([bytes]), total: note.total || access.getSize() });
   const { refusal, kind } = await verdict;
   if (!refusal) return;
-  state.useless = true;
+  state.refused = true;
   throw failure(refusal, kind);
 }
 
-obey(
+serve(
   { list, put, download, remove },
-  { urgent: { cancel: () => transfer?.abort(), judge: (data) => judged?.(data) } },
+  { listeners: { cancel: () => transfer?.abort(), verdict: (data) => resolveVerdict?.(data) } },
 );

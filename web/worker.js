@@ -1,54 +1,50 @@
-// The page's engine: Pyodide and sparsefire in a worker. One message is one order; answers carry its `id`, and
-// events (progress, text, fired neurons) come between. Orders are obeyed one after another, but "stop" at once.
-import { obey } from "./orders.js";
-import { ofBlob, ofBytes, ofKept, ofUrl } from "./sources.js";
+// The page's engine: Pyodide and sparsefire in a worker. Requests run one after another, and events (progress, text, fired
+// neurons) are posted in between; "stop" takes effect between two slices of a generation.
+import { serve } from "./requests.js";
+import { ofBlob, ofBytes, ofStored, ofUrl } from "./sources.js";
 
-// Of generation between two looks at the messages, and two frames of the page: where there is no graphics processor, a
-// frame takes milliseconds of the processor that decodes.
+// Length of a slice of generation, after which messages are handled and the page draws a frame. Without a GPU a frame
+// takes milliseconds of the processor that decodes.
 const SLICE_SECONDS = 0.066;
-const WHOLE_BYTES = 32 << 20; // a model of the site up to this size is fetched at once, a larger one in pieces
+const PROGRESS_MILLISECONDS = 60; // between two progress events
+const WHOLE_BYTES = 32 << 20; // a model of the site up to this size is fetched whole, a larger one in chunks
 
 let pyodide;
 let engine;
-let jsFile; // the Python class of files that JavaScript reads
-let interrupt = null; // Uint8Array(1) shared with the page, where it is isolated
+let JsFile; // the Python class of files read by JavaScript
+let interrupt = null; // Python's interrupt buffer, a Uint8Array(1) shared with the page where it is isolated
 let stopped = false;
-let neurons = 0; // layers · hidden of the model
+let neurons = 0; // of the model: layers · hidden
 let watching = true;
-let site; // site.json
+let site; // the contents of site.json
 
 const send = (message, transfer = []) => self.postMessage(message, transfer);
 
 /* ---- Start ---- */
 
-/** Counts the bytes of every answer to fetch() whose path is in `sizes`. */
+/** Replaces fetch() by one that reports the bytes received of the paths in `sizes`. */
 function countFetches(sizes) {
-  const total = Object.values(sizes).reduce((sum, size) => sum + size, 0);
-  const arrived = {};
-  let told = 0;
-  const tell = (final) => {
-    const now = performance.now();
-    if (!final && now - told < 60) return;
-    told = now;
-    const done = Object.values(arrived).reduce((sum, size) => sum + size, 0);
-    send({ event: "bytes", done: Math.min(done, total), total });
-  };
-  const plain = self.fetch.bind(self);
+  const sumOf = (counts) => Object.values(counts).reduce((sum, count) => sum + count, 0);
+  const total = sumOf(sizes);
+  const received = {};
+  const report = () => send({ event: "bytes", done: Math.min(sumOf(received), total), total });
+  const reportSometimes = throttled(report);
+  const originalFetch = self.fetch.bind(self);
   self.fetch = async (resource, options) => {
-    const answer = await plain(resource, options);
+    const answer = await originalFetch(resource, options);
     const url = new URL(resource?.url ?? resource, self.location.href);
     const path = Object.keys(sizes).find((name) => url.pathname.endsWith(`/${name}`));
     if (!path || !answer.ok || !answer.body) return answer;
-    arrived[path] = 0;
+    received[path] = 0;
     const counter = new TransformStream({
       transform(chunk, controller) {
-        arrived[path] += chunk.byteLength;
-        tell(false);
+        received[path] += chunk.byteLength;
+        reportSometimes();
         controller.enqueue(chunk);
       },
       flush() {
-        arrived[path] = sizes[path];
-        tell(true);
+        received[path] = sizes[path];
+        report();
       },
     });
     return new Response(answer.body.pipeThrough(counter), { status: answer.status, headers: answer.headers });
@@ -63,29 +59,29 @@ async function bytesOf(path) {
 
 const stage = (name) => send({ event: "stage", name });
 
-/** What is fetched, with bytes: Python's parts, but its script, which is imported; and the model, when it comes at once. */
-function expected(whole) {
+/** Sizes of the fetched files by path: Python's parts, except its script, which is imported, and `withModel` the model. */
+function fetchedSizes(withModel) {
   const { pyodide: runtime, bytes, wheel, numpy, chat, model } = site;
   const bare = (path) => path.split("?")[0];
   const paths = [wheel, numpy, ...["pyodide.asm.wasm", "python_stdlib.zip"].map((name) => runtime.path + name)];
   if (chat) paths.push(chat);
-  if (whole) paths.push(model.path);
+  if (withModel) paths.push(model.path);
   return Object.fromEntries(paths.map((path) => [bare(path), bytes[bare(path)]]));
 }
 
 const address = (path) => new URL(path, new URL("./", self.location.href));
 
-/** Starts Python, and makes a core with so many threads, 0 for what suits each model; with `first`, the site's model is
- *  fetched meanwhile. */
-async function start({ site: described, threads, relaxed, first, shared }) {
-  site = described;
-  const whole = first && site.model.bytes <= WHOLE_BYTES;
-  countFetches(expected(whole));
+/** Starts Python and opens a core. threads: 0 chooses the number by the model's size; relaxed: use relaxed SIMD;
+ *  prefetch: fetch the site's model meanwhile; buffer: the interrupt buffer, if there is one. */
+async function start({ site: description, threads, relaxed, prefetch, interrupt: buffer }) {
+  site = description;
+  const withModel = prefetch && site.model.bytes <= WHOLE_BYTES;
+  countFetches(fetchedSizes(withModel));
   stage("python");
   const [numpy, wheel] = [site.numpy, site.wheel].map((path) => bytesOf(address(path)));
   const chat = site.chat ? bytesOf(address(site.chat)) : null;
-  early = whole ? bytesOf(address(site.model.path)) : null;
-  for (const each of [numpy, wheel, chat, early]) each?.catch(() => {}); // told when they are awaited
+  prefetched = withModel ? bytesOf(address(site.model.path)) : null;
+  for (const each of [numpy, wheel, chat, prefetched]) each?.catch(() => {}); // errors surface where they are awaited
   const { loadPyodide } = await import(address(`${site.pyodide.path}pyodide.mjs`));
   pyodide = await loadPyodide({
     indexURL: address(site.pyodide.path).href,
@@ -93,42 +89,42 @@ async function start({ site: described, threads, relaxed, first, shared }) {
     stderr: (line) => console.debug(line),
   });
   stage("package");
-  // Unpacked by hand, so that of numpy's compiled modules only those that are used are compiled.
+  // Unpacked, not installed with loadPackage(), which would compile all of numpy's WebAssembly modules.
   pyodide.unpackArchive(await numpy, "wheel");
   pyodide.unpackArchive(await wheel, "wheel");
   if (chat) pyodide.unpackArchive(await chat, "zip", { extractDir: pyodide.FS.cwd() });
   const module = pyodide.pyimport("sparsefire.page.engine");
-  jsFile = module.JsFile;
+  JsFile = module.JsFile;
   engine = await module.open_engine(threads, relaxed);
-  if (shared) {
-    interrupt = new Uint8Array(shared);
+  if (buffer) {
+    interrupt = new Uint8Array(buffer);
     pyodide.setInterruptBuffer(interrupt);
   }
-  return { where: JSON.parse(engine.where()) };
+  return { backend: JSON.parse(engine.backend()) };
 }
 
 /* ---- Models ---- */
 
-let open = null; // the source of the loaded model, while its neurons are read from it
-let early = null; // the bytes of the site's model, on their way since the start
+let openedSource = null; // the source of the loaded model, where its neurons are read on demand
+let prefetched = null; // promise of the bytes of the site's model
 
-/** The source of {kind: "site"}, {kind: "kept", name} or {kind: "file", blob, size}. */
+/** The source of {kind: "site"}, {kind: "stored", name} or {kind: "file", blob, size}. */
 async function openSource(model) {
-  if (model.kind === "kept") return ofKept(model.name);
+  if (model.kind === "stored") return ofStored(model.name);
   if (model.kind === "file") return ofBlob(model.blob, model.size);
   const url = address(site.model.path);
   if (site.model.bytes > WHOLE_BYTES) {
     const total = site.model.bytes;
-    return ofUrl(url, total, seldom((done) => send({ event: "fetching", done, total })));
+    return ofUrl(url, total, throttled((done) => send({ event: "fetching", done, total })));
   }
-  const bytes = early ?? bytesOf(url);
-  early = null;
+  const bytes = prefetched ?? bytesOf(url);
+  prefetched = null;
   return ofBytes(await bytes);
 }
 
-/** Runs `use` with a Python file over a source. */
+/** Calls `use` with a Python file that reads from a source. */
 function withFile(source, name, use) {
-  const file = jsFile(source.read, source.size, name);
+  const file = JsFile(source.read, source.size, name);
   try {
     return use(file);
   } finally {
@@ -136,22 +132,22 @@ function withFile(source, name, use) {
   }
 }
 
-/** `tell`, but not at every call. */
-function seldom(tell) {
-  let told = 0;
-  return (done) => {
+/** Calls `report` at most once per interval. */
+function throttled(report) {
+  let reported = 0;
+  return (...values) => {
     const now = performance.now();
-    if (now - told < 60) return;
-    told = now;
-    tell(done);
+    if (now - reported < PROGRESS_MILLISECONDS) return;
+    reported = now;
+    report(...values);
   };
 }
 
-/** The source's progress is told while its bytes are read. */
-function counting(source) {
-  const tell = seldom((done) => send({ event: "loading", done, total: source.size }));
+/** A source that reports progress while it is read. */
+function withProgress(source) {
+  const report = throttled((done) => send({ event: "loading", done, total: source.size }));
   const read = (offset, count) => {
-    tell(offset);
+    report(offset);
     return source.read(offset, count);
   };
   return { ...source, read };
@@ -174,22 +170,22 @@ async function load({ model, name, options }) {
   let about;
   try {
     await engine.prepare(source.size);
-    about = withFile(counting(source), name, (file) => JSON.parse(engine.load(file, JSON.stringify(options))));
-    if (about.budget_bytes) open = source;
+    about = withFile(withProgress(source), name, (file) => JSON.parse(engine.load(file, JSON.stringify(options))));
+    if (about.budget_bytes) openedSource = source;
   } finally {
-    if (!open) source.close();
+    if (!openedSource) source.close();
   }
   if (about.error) return about;
   neurons = about.layers * about.hidden;
   engine.watch(watching);
-  setTimeout(() => engine.warm()); // once the page knows
-  return { about, where: JSON.parse(engine.where()) };
+  setTimeout(() => engine.warm_up()); // after the answer
+  return { about, backend: JSON.parse(engine.backend()) };
 }
 
 function unload() {
   engine.unload();
-  open?.close();
-  open = null;
+  openedSource?.close();
+  openedSource = null;
   neurons = 0;
 }
 
@@ -198,24 +194,24 @@ function unload() {
 const channel = new MessageChannel();
 let resume = null;
 channel.port1.onmessage = () => resume?.();
-/** Lets messages in; unlike a timer it does not wait. */
-const breathe = () =>
+/** Yields to the event loop, so that messages are handled; unlike a timer it adds no delay. */
+const yieldToMessages = () =>
   new Promise((resolve) => {
     resume = resolve;
     channel.port2.postMessage(0);
   });
 
-/** Runs Python that Stop may interrupt anywhere; null when it did. */
-function interruptible(work) {
+/** Calls Python, which Stop may interrupt anywhere; returns null when it did. */
+function interruptible(call) {
   try {
-    return JSON.parse(work());
+    return JSON.parse(call());
   } catch (error) {
     if (!String(error?.message ?? error).includes("KeyboardInterrupt")) throw error;
     return null;
   }
 }
 
-/** Breaks the text off. */
+/** Ends a stopped generation. */
 function endText() {
   if (interrupt) interrupt[0] = 0;
   engine.end();
@@ -225,13 +221,13 @@ function endText() {
 async function generate({ prompt, messages, options }) {
   stopped = false;
   if (interrupt) interrupt[0] = 0;
-  const began = performance.now();
-  const given = JSON.stringify({ prompt, messages });
-  const started = interruptible(() => engine.start(given, JSON.stringify(options)));
+  const start = performance.now();
+  const input = JSON.stringify({ prompt, messages });
+  const started = interruptible(() => engine.start(input, JSON.stringify(options)));
   if (!started) return endText();
   if (started.error) return started;
-  let last = began;
-  let first = 0; // when the first token was there
+  let last = start;
+  let first = 0; // time of the first token
   let tokens = 0;
   for (;;) {
     const report = interruptible(() => engine.run(SLICE_SECONDS)) ?? { text: "", tokens, evaluated: 0, ...endText() };
@@ -240,7 +236,7 @@ async function generate({ prompt, messages, options }) {
     if (first === 0) first = now;
     report.speed_now = tokens > 0 && now > last ? (1000 * (report.tokens - tokens)) / (now - last) : 0;
     report.speed = tokens > 0 && now > first ? (1000 * (report.tokens - 1)) / (now - first) : 0;
-    report.first_token_ms = first - began;
+    report.first_token_ms = first - start;
     report.prompt_tokens = started.prompt_tokens;
     tokens = report.tokens;
     last = now;
@@ -250,7 +246,7 @@ async function generate({ prompt, messages, options }) {
       if (interrupt) interrupt[0] = 0;
       return { done: true, reason: report.reason };
     }
-    await breathe();
+    await yieldToMessages();
   }
 }
 
@@ -266,9 +262,9 @@ function sendReport(report) {
   send({ event: "text", ...report }, transfer);
 }
 
-/* ---- Orders ---- */
+/* ---- Requests ---- */
 
-const orders = {
+const handlers = {
   start,
   inspect,
   load,
@@ -282,12 +278,12 @@ const orders = {
   memory: () => ({ python: pyodide._module.HEAPU8.length, core: engine.core_bytes() }),
 };
 
-// These may come between two slices of a text.
-const BETWEEN = new Set(["inspect", "watch", "tokens", "memory"]);
+// Requests that are answered between two slices of a generation.
+const IMMEDIATE = new Set(["inspect", "watch", "tokens", "memory"]);
 
-obey(orders, {
-  queued: (order) => !engine || !BETWEEN.has(order),
-  urgent: {
+serve(handlers, {
+  isQueued: (type) => !engine || !IMMEDIATE.has(type),
+  listeners: {
     stop: () => {
       stopped = true;
     },

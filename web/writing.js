@@ -1,25 +1,27 @@
-// Prompt in, text out: continuing a text, or a conversation.
-import { run } from "./figures.js";
+// Generates text: continues a prompt, or answers in a conversation.
+import { percent, speed } from "./format.js";
 import { $, announce, problem, sentence, setPhase, state } from "./page.js";
-import { startEngine } from "./running.js";
-import { percent, speed } from "./words.js";
+import { run } from "./report.js";
 
 const MODES = ["sparse", "exact", "dense"];
-const BROKEN = new Set(["BackendError", "CoreMemoryError", "MemoryError", "RuntimeError", "RangeError"]); // the core, that is
-const EXAMPLE = "The people of"; // the prompt that the page comes with
+// Kinds of errors after which the core cannot be used any more.
+const FATAL = new Set(["BackendError", "CoreMemoryError", "MemoryError", "RuntimeError", "RangeError"]);
+const EXAMPLE = "The people of"; // the initial prompt
 const SAMPLING = ["max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"];
 
-let wanted = false; // Generate was pressed before the model was there
+let queued = false; // Generate was pressed before a model was loaded
 let wasChat = false;
+let restartEngine = null; // set by wireWriting
 const conversation = []; // of {role, content}
 
 const radio = (name, value) => document.querySelector(`input[name="${name}"][value="${value}"]`);
 const checked = (name) => document.querySelector(`input[name="${name}"]:checked`)?.value;
-const chats = () => state.model && !state.model.chat && checked("kind") === "chat";
+const isChat = () => state.model && !state.model.chat && checked("kind") === "chat";
 
-/* ---- A model is there ---- */
+/* ---- The model ---- */
 
-export function adoptWriting() {
+/** Resets the controls for a newly loaded model. */
+export function resetWriting() {
   const { model } = state;
   for (const mode of MODES) {
     radio("mode", mode).disabled = Boolean(model.modes[mode]);
@@ -29,25 +31,25 @@ export function adoptWriting() {
   $("mode-note").textContent = refused.length ? sentence(model.modes[refused.at(-1)]) : "";
   $("kinds").hidden = Boolean(model.chat);
   radio("kind", model.chat ? "text" : "chat").checked = true;
-  adoptKind();
-  if (wanted) generate();
+  resetOutput();
+  if (queued) generate();
 }
 
-/** Text or conversation: each begins empty. */
-function adoptKind() {
+/** Clears the output and sets the controls for a text or a conversation. */
+function resetOutput() {
   conversation.length = 0;
   $("output").replaceChildren();
-  const chat = Boolean(chats());
+  const chat = Boolean(isChat());
   if (chat === wasChat) return;
   wasChat = chat;
   $("output").classList.toggle("chat", chat);
   $("output").dataset.empty = chat ? "The conversation appears here." : "The text appears here.";
-  $("prompt-label").textContent = chat ? "Your message" : "Prompt, which the model continues";
-  // What the user has written, or wants to have answered, stays.
-  if (chat && $("prompt").value === EXAMPLE && !wanted) $("prompt").value = "";
+  $("prompt-label").textContent = chat ? "Your message" : "Prompt for the model to continue";
+  // A prompt that the user wrote, or that is queued, stays.
+  if (chat && $("prompt").value === EXAMPLE && !queued) $("prompt").value = "";
   if (!chat && !$("prompt").value.trim()) $("prompt").value = EXAMPLE;
   $("prompt").placeholder = chat ? "Ask something" : "";
-  $("renew").hidden = !chat;
+  $("new-conversation").hidden = !chat;
   $("compare").hidden = chat;
 }
 
@@ -62,30 +64,30 @@ function options() {
   return given;
 }
 
-/** Resolves to why the text ended, or to null when it could not be made. */
+/** Resolves to the reason why the text ended, or to null when it could not be generated. */
 async function generate(overrides = {}) {
   if (!state.model) {
-    wanted = true;
-    announce("The text begins as soon as the model is there.");
+    queued = true;
+    announce("Generation starts once the model is loaded.");
     showButtons();
     return null;
   }
-  wanted = false;
+  queued = false;
   problem("");
   run.mode = overrides.mode ?? checked("mode");
   setPhase("busy");
-  const text = new Text($("prompt").value, chats());
+  const text = new Text($("prompt").value, isChat());
   run.write = (piece) => text.add(piece);
   announce(`Generating, ${run.mode} mode.`);
   let reason = null;
   try {
-    const ended = await state.engine.ask("generate", { ...text.given, options: { ...options(), mode: run.mode, ...overrides } });
+    const ended = await state.engine.request("generate", { ...text.input, options: { ...options(), mode: run.mode, ...overrides } });
     reason = ended.reason;
     announce(summary(reason));
-    text.keep();
+    text.commit();
   } catch (error) {
-    text.drop();
-    problem(error.message, BROKEN.has(error.kind) ? { label: "Start the engine again", run: () => startEngine(state.source) } : null);
+    text.discard();
+    problem(error.message, FATAL.has(error.kind) ? { label: "Restart the engine", run: restartEngine } : null);
   }
   text.end();
   if (state.phase === "busy") setPhase("ready");
@@ -96,14 +98,14 @@ function summary(reason) {
   const why = { stopped: "Stopped", end: "The model ended the text", context: "The context is full" }[reason] ?? "Done";
   const { last } = run;
   if (!last) return why;
-  return `${why}: ${last.tokens} tokens at ${speed(last.speed)} tokens per second, ${percent(last.share)} of the neurons computed.`;
+  return `${why}: ${last.tokens} tokens at ${speed(last.speed)} tokens per second, ${percent(last.active)} of the neurons computed.`;
 }
 
-/** One text in the output, or one turn of a conversation; it grows at most once a frame. */
+/** One text in the output, or one turn of a conversation; updated at most once per frame. */
 class Text {
   constructor(prompt, chat) {
     this.pending = "";
-    this.made = "";
+    this.text = "";
     this.frame = 0;
     if (chat) this.beginTurn(prompt);
     else this.beginText(prompt);
@@ -111,14 +113,14 @@ class Text {
   }
 
   beginText(prompt) {
-    this.given = { prompt };
-    $("output").replaceChildren(part("span", "given", prompt));
+    this.input = { prompt };
+    $("output").replaceChildren(part("span", "prompt", prompt));
     this.place($("output"));
   }
 
   beginTurn(prompt) {
     this.message = { role: "user", content: prompt };
-    this.given = { messages: [...conversation, this.message] };
+    this.input = { messages: [...conversation, this.message] };
     $("prompt").value = "";
     const turns = [part("div", "turn user", prompt), part("div", "turn assistant", "")];
     if (conversation.length === 0) $("output").replaceChildren();
@@ -127,13 +129,13 @@ class Text {
     this.place(turns[1]);
   }
 
-  /** Where the new text goes. */
+  /** Puts the new text, with a caret, into `box`. */
   place(box) {
-    const made = part("span", "made", "");
-    this.node = made.appendChild(document.createTextNode(""));
+    const generated = part("span", "generated", "");
+    this.node = generated.appendChild(document.createTextNode(""));
     this.caret = part("span", "caret", "");
     this.caret.setAttribute("aria-hidden", "true");
-    box.append(made, this.caret);
+    box.append(generated, this.caret);
   }
 
   add(piece) {
@@ -148,7 +150,7 @@ class Text {
     const box = $("output");
     const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
     this.node.appendData(this.pending);
-    this.made += this.pending;
+    this.text += this.pending;
     this.pending = "";
     if (atEnd) box.scrollTop = box.scrollHeight;
   }
@@ -159,14 +161,14 @@ class Text {
     run.write = null;
   }
 
-  /** A turn that went well belongs to the conversation. */
-  keep() {
+  /** Adds a successful turn to the conversation. */
+  commit() {
     this.flush();
-    if (this.message) conversation.push(this.message, { role: "assistant", content: this.made });
+    if (this.message) conversation.push(this.message, { role: "assistant", content: this.text });
   }
 
-  /** One that did not gives the message back. */
-  drop() {
+  /** Removes a failed turn and puts its message back into the prompt. */
+  discard() {
     if (!this.message) return;
     for (const turn of this.turns) turn.remove();
     $("prompt").value = this.message.content;
@@ -180,15 +182,15 @@ function part(tag, name, text) {
   return node;
 }
 
-/** Every mode that the model has, one after another, on the same prompt. */
+/** Generates from the same prompt in every mode that the model supports. */
 async function compare() {
-  const before = checked("mode");
+  const previous = checked("mode");
   for (const mode of MODES.filter((each) => !state.model.modes[each])) {
     radio("mode", mode).checked = true;
     const reason = await generate({ mode, temperature: 0, repeat_penalty: 1 });
     if (!reason || reason === "stopped") break;
   }
-  radio("mode", before).checked = true;
+  radio("mode", previous).checked = true;
 }
 
 /* ---- Controls ---- */
@@ -196,28 +198,30 @@ async function compare() {
 function showButtons() {
   const busy = state.phase === "busy";
   $("go").disabled = busy || state.phase === "failed" || state.phase === "loading";
-  $("go").textContent = busy ? "Generating" : wanted ? "Starting soon" : "Generate";
+  $("go").textContent = busy ? "Generating" : queued ? "Waiting for the model" : "Generate";
   $("stop").disabled = !busy;
   $("compare").disabled = state.phase !== "ready";
-  $("renew").disabled = state.phase !== "ready";
+  $("new-conversation").disabled = state.phase !== "ready";
   for (const input of document.getElementsByName("kind")) input.disabled = busy;
 }
 
-export function wireWriting() {
+/** Wires the controls; `restart` restarts the engine after a fatal error. */
+export function wireWriting(restart) {
+  restartEngine = restart;
   document.addEventListener("phase", showButtons);
   $("form").addEventListener("submit", (event) => {
     event.preventDefault();
     if ($("go").disabled) return;
-    if (chats() && !$("prompt").value.trim()) {
+    if (isChat() && !$("prompt").value.trim()) {
       announce("Write a message first.");
       $("prompt").focus();
     } else generate();
   });
-  // A field that is out of its range can only be shown when it is not folded away.
+  // The browser can point at an invalid field only while its section is open.
   $("form").addEventListener("invalid", () => ($("sampling").open = true), true);
   $("prompt").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-    if (!chats() && !event.ctrlKey && !event.metaKey) return; // in a text, Enter is a new line
+    if (!isChat() && !event.ctrlKey && !event.metaKey) return; // in a text, Enter starts a new line
     event.preventDefault();
     $("form").requestSubmit();
   });
@@ -226,10 +230,10 @@ export function wireWriting() {
     if (event.key === "Escape" && state.phase === "busy") state.engine.stop();
   });
   $("compare").addEventListener("click", compare);
-  $("renew").addEventListener("click", adoptKind);
+  $("new-conversation").addEventListener("click", resetOutput);
   for (const input of document.getElementsByName("kind")) {
     input.addEventListener("change", () => {
-      adoptKind();
+      resetOutput();
       showButtons();
     });
   }

@@ -1,7 +1,7 @@
-"""What the browser page's worker does in Python: load a model, generate, count, tell.
+"""The Python side of the browser page's worker: loads models, generates text, reports statistics.
 
-The page's JavaScript calls an `Engine` and gets JSON; it decides when to call again, so that it
-can hear a stop button between two slices of work.
+The worker's JavaScript calls an `Engine`, which returns JSON. Generation runs in slices, so that
+JavaScript can handle messages, such as a press of Stop, between them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..arch.config import ModelConfig, read_config
 from ..arch.tensors import check_tensors
 from ..core.hosts import backend, get_core, use_backend
 from ..core.pyodide import processors
-from ..core.threads import enable_threads
+from ..core.threads import DEFAULT_THREADS_LIMIT, enable_threads
 from ..errors import CoreMemoryError, SparsefireError
 from ..ffn.cache import CacheStats
 from ..ffn.files import predictor_copies
@@ -27,32 +27,38 @@ from ..gguf.reader import GgufFile
 from ..lm.model import DEFAULT_CONTEXT, Model
 from ..lm.session import Activity
 
-PAGE_CONTEXT = 2048  # tokens, at most, unless the page asks for more
-_MOST_TOKENS = 255  # of a slice: a neuron that fires is counted so far
-_WORK_BYTES = 32 << 20  # of a core beside weights and cache, roughly
-_SHARED_BYTES = 32 << 20  # of a model, from which more than one thread is worth it
-_MOST_THREADS = 8  # unless the page asks for more
-_CORE_BYTES = 1 << 32  # that WebAssembly with 32-bit addresses can have
+PAGE_CONTEXT = 2048  # default limit of the context, in tokens
+_SLICE_TOKENS = 255  # at most: firing counts are bytes
+_WORK_BYTES = 32 << 20  # estimate of a core's memory besides weights and key/value cache
+_THREADED_BYTES = 32 << 20  # smallest model for which several threads pay off
+_MEMORY_LIMIT = 1 << 32  # bytes that 32-bit WebAssembly can address
 
 
 async def open_engine(threads: int = 0, relaxed: bool = False) -> Engine:
-    """An engine with so many threads, as far as the page can have them, and with relaxed SIMD or
-    strict. 0 threads: as many as suit each model."""
+    """Opens an engine.
+
+    threads: the number of threads, where the page can use several; 0 chooses it by the size of each
+      model.
+    relaxed: use relaxed SIMD instead of strict.
+    """
     engine = Engine(threads, relaxed)
     await engine.prepare(0)
     return engine
 
 
 def threads_for(nbytes: int, processors: int) -> int:
-    """How many threads suit a model of that size. A small one's products are too short to share;
-    for others, half of the processors, which are often two to a core, leave the page its own."""
-    if nbytes < _SHARED_BYTES or processors < 2:
+    """Default number of threads for a model of `nbytes` bytes.
+
+    The products of a small model are too short to split. For larger models it is half of the
+    logical processors, since two of them often share a core and the page needs one itself.
+    """
+    if nbytes < _THREADED_BYTES or processors < 2:
         return 1
-    return min(max(2, processors // 2), _MOST_THREADS)
+    return min(max(2, processors // 2), DEFAULT_THREADS_LIMIT)
 
 
 class JsFile:
-    """A binary file whose bytes JavaScript gives: `read_at(offset, nbytes)` is a Uint8Array."""
+    """A binary file read by JavaScript: `read_at(offset, nbytes)` returns a Uint8Array."""
 
     def __init__(self, read_at: Callable[[int, int], Any], size: int, name: str) -> None:
         self._read_at = read_at
@@ -61,12 +67,12 @@ class JsFile:
         self.name = name
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of any file."""
+        """See `io.RawIOBase.seek`."""
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         return self._at
 
     def read(self, nbytes: int = -1) -> bytes:
-        """As of any file."""
+        """See `io.RawIOBase.read`."""
         left = max(0, self._size - self._at)
         nbytes = left if nbytes < 0 else min(nbytes, left)
         if nbytes == 0:
@@ -77,8 +83,9 @@ class JsFile:
 
 
 class LayerBytes:
-    """Bytes of weights that a token reads, as the file stores them: of each layer's neuron the
-    gate row and the up and down rows, of each layer its predictor, and of everything else."""
+    """Bytes of weights, in the file's formats, that a token reads: per neuron of each layer the
+    gate row (`first`) and the up and down rows (`rest`), per layer the `predictor`, and `other` for
+    all weights outside the feed-forward layers."""
 
     def __init__(self, file: GgufFile, config: ModelConfig) -> None:
         sizes = {name: info.nbytes for name, info in file.tensors.items()}
@@ -98,18 +105,19 @@ class LayerBytes:
         self.predictor = each("predictor_p", "predictor_q")
         ffn = sum(size for name, size in sizes.items() if ".ffn_" in name)
         self.other = sum(sizes.values()) - ffn
-        if "output.weight" in sizes:  # then the embedding is only looked up, one row a token
+        if "output.weight" in sizes:  # then the embedding is not the output matrix: one row a token
             self.other -= sizes.get("token_embd.weight", 0)
         self.dense = float(first.sum() + rest.sum())
 
     def read(self, mode: str, selected: Any, active: Any) -> float:
-        """Of the feed-forward layers, for a token with so many neurons by layer."""
+        """Bytes that the feed-forward layers read for a token, from the numbers of selected and of
+        active neurons of each layer."""
         predictor = self.predictor.sum() if mode == "sparse" else 0
         return float((selected * self.first + active * self.rest).sum() + predictor)
 
 
 class Engine:
-    """One core with at most one model, for a page."""
+    """A core with at most one model."""
 
     def __init__(self, threads: int = 1, relaxed: bool = False) -> None:
         self._threads = threads
@@ -118,12 +126,12 @@ class Engine:
         self._bytes: LayerBytes | None = None
         self._activity: Activity | None = None
         self._pieces: Generator[str, None, None] | None = None
-        self._seen: tuple[int, Any, Any] = (0, 0, 0)  # tokens, selected, active at the last slice
-        self._cached = CacheStats(0, 0, 0, 0, 0)  # then
+        # Totals after the last slice: evaluated tokens, selected and active neurons; the cache's.
+        self._totals: tuple[int, Any, Any] = (0, 0, 0)
+        self._cache_totals = CacheStats(0, 0, 0, 0, 0)
 
     async def prepare(self, nbytes: int) -> None:
-        """Goes to the core that suits a model of that size, which is loaded next; the model before
-        is closed."""
+        """Closes the loaded model and opens a core for a model of `nbytes` bytes."""
         self.unload()
         threads = self._threads or threads_for(nbytes, await processors())
         if threads > 1:
@@ -133,8 +141,8 @@ class Engine:
             use_backend("auto", isa=self._isa, threads=1)
             get_core().note = note
 
-    def where(self) -> str:
-        """The core, as JSON."""
+    def backend(self) -> str:
+        """Description of the core, as JSON."""
         chosen = backend()
         return json.dumps(
             {
@@ -142,25 +150,24 @@ class Engine:
                 "isa": chosen.isa,
                 "simd": chosen.simd,
                 "threads": chosen.threads,
-                "suited": self._threads == 0,  # to the model, not chosen by the user
+                "automatic": self._threads == 0,  # the number of threads
                 "note": chosen.note,
                 "version": chosen.version,
             }
         )
 
-    def warm(self) -> None:
-        """Imports what the first text would wait for."""
+    def warm_up(self) -> None:
+        """Imports modules that the first generation needs."""
         np.random.default_rng()
 
     def core_bytes(self) -> int:
-        """Bytes of the core's memory, which grows and never shrinks; 0 where it is Python's own."""
-        memory = getattr(get_core(), "_memory", None)
-        return int(memory.buffer.byteLength) if memory is not None else 0
+        """See `Core.memory_bytes`."""
+        return get_core().memory_bytes()
 
     # -- models ------------------------------------------------------------------------------------
 
     def inspect(self, source: JsFile, options: str) -> str:
-        """What loading this file would take, as JSON, from its header alone; `options` as for
+        """Memory that loading a file would need, as JSON, from its header alone; `options` as for
         `load`."""
         try:
             with GgufFile.open(cast("BinaryIO", source)) as file:
@@ -172,10 +179,11 @@ class Engine:
             return _failure(error)
 
     def load(self, source: JsFile, options: str) -> str:
-        """Loads a model in place of the one before, which is closed first; about it, as JSON.
+        """Loads a model after closing the current one; returns its description as JSON.
 
-        `options` is JSON: {"context": tokens, "budget": bytes of neurons in memory}, 0 for the
-        page's choice and for all. With a budget, `source` is read from until `unload`.
+        `options` is JSON: {"context": tokens, "budget": bytes of resident neurons}; 0 stands for
+        the default context and for all neurons. With a budget, `source` must stay readable until
+        `unload`.
         """
         self.unload()
         try:
@@ -187,14 +195,14 @@ class Engine:
                 cast("BinaryIO", source), context=context, neuron_budget=budget or None
             )
             self._bytes = LayerBytes(model.file, model.config)
-            model.tokenizer  # noqa: B018  made now, so that the first text does not wait
+            model.tokenizer  # noqa: B018  creates the tokenizer, so that the first text need not wait
             return json.dumps(self._about(model))
         except Exception as error:
             self.unload()
             return _failure(error)
 
     def unload(self) -> None:
-        """Closes the model, if there is one."""
+        """Closes the loaded model, if any."""
         self.end()
         self.watch(False)
         if self._model is not None:
@@ -225,27 +233,27 @@ class Engine:
     # -- generation --------------------------------------------------------------------------------
 
     def start(self, given: str, options: str) -> str:
-        """Begins a text. `given` is JSON: {"prompt": text} or {"messages": a conversation};
+        """Starts a generation. `given` is JSON: {"prompt": text} or {"messages": conversation};
         `options` is JSON with the arguments of `Model.generate`."""
         self.end()
         try:
             model = self._loaded()
-            what = json.loads(given)
-            prompt: str | list[int] = what.get("prompt") or ""
-            if what.get("messages"):
-                text = model.apply_chat_template(what["messages"])
+            parsed = json.loads(given)
+            prompt: str | list[int] = parsed.get("prompt") or ""
+            if parsed.get("messages"):
+                text = model.apply_chat_template(parsed["messages"])
                 prompt = model.tokenize(text, add_bos=False)
             if model.neurons is not None:
-                self._cached = model.neurons.stats
+                self._cache_totals = model.neurons.stats
             self._pieces = model.generate(prompt, **json.loads(options))
-            self._seen = (0, 0, 0)
+            self._totals = (0, 0, 0)
             return json.dumps({"prompt_tokens": model.stats.prompt_tokens})
         except Exception as error:
             return _failure(error)
 
     def run(self, seconds: float) -> str:
-        """Goes on for about so long; the first call ends with the first piece of text. JSON with
-        the new text, and whether and why it has ended."""
+        """Generates for about `seconds`; the first slice ends after the first token. Returns JSON
+        with the new text, whether and why generation has ended, and the counts of the slice."""
         model, pieces = self._loaded(), self._pieces
         if pieces is None:
             return json.dumps({"text": "", "done": True, "reason": "stopped"})
@@ -256,7 +264,7 @@ class Engine:
         try:
             for piece in pieces:
                 text.append(piece)
-                if first or len(text) >= _MOST_TOKENS or time.perf_counter() >= until:
+                if first or len(text) >= _SLICE_TOKENS or time.perf_counter() >= until:
                     break
             else:
                 done, reason = True, model.stats.finish_reason
@@ -271,9 +279,9 @@ class Engine:
         return json.dumps(report)
 
     def _counts(self, model: Model) -> dict[str, Any]:
-        """Tokens so far, and the neurons and bytes of those since the last slice."""
+        """The number of tokens so far, and neurons and bytes per token since the last slice."""
         session, stats = model.session, model.stats
-        evaluated, selected, active = self._seen
+        evaluated, selected, active = self._totals
         tokens = session.evaluated - evaluated
         report: dict[str, Any] = {
             "tokens": len(stats.token_ids),
@@ -289,35 +297,35 @@ class Engine:
             report["ffn_bytes"] = self._bytes.read(stats.mode, new_selected, new_active)
             report["dense_ffn_bytes"] = self._bytes.dense
             report["other_bytes"] = self._bytes.other
-            self._seen = (session.evaluated, session.selected.copy(), session.active.copy())
+            self._totals = (session.evaluated, session.selected.copy(), session.active.copy())
         if model.neurons is not None:
             report |= self._cache_counts(model.neurons.stats)
         return report
 
     def _cache_counts(self, stats: CacheStats) -> dict[str, Any]:
-        """Since the last slice: neurons wanted and found in memory, and bytes read for others."""
-        before, self._cached = self._cached, stats
-        hits, misses = stats.hits - before.hits, stats.misses - before.misses
+        """Since the last slice: requested neurons, cache hits, and bytes read on misses."""
+        previous, self._cache_totals = self._cache_totals, stats
+        hits, misses = stats.hits - previous.hits, stats.misses - previous.misses
         return {
             "cache_hits": hits,
             "cache_wanted": hits + misses,
-            "cache_read_bytes": stats.bytes_read - before.bytes_read,
+            "cache_read_bytes": stats.bytes_read - previous.bytes_read,
         }
 
     def end(self) -> None:
-        """Breaks a text off."""
+        """Ends the current generation."""
         if self._pieces is not None:
             self._pieces.close()
         self._pieces = None
 
     def token_ids(self) -> str:
-        """The ids of the last text, as JSON."""
+        """The token ids of the last text, as JSON."""
         return json.dumps(self._loaded().stats.token_ids)
 
-    # -- what fires --------------------------------------------------------------------------------
+    # -- activity ----------------------------------------------------------------------------------
 
     def watch(self, wanted: bool) -> None:
-        """Has the firing neurons counted, or not."""
+        """Starts or stops counting which neurons fire."""
         if self._activity is not None:
             self._activity.close()
         self._activity = None
@@ -325,8 +333,8 @@ class Engine:
             self._activity = self._model.session.watch()
 
     def fired(self, target: Any) -> bool:
-        """Writes the counts since the last call to a Uint8Array (layers · hidden); False where
-        nothing is counted."""
+        """Writes the firing counts since the last call to a Uint8Array of layers · hidden elements;
+        returns False when counting is off."""
         if self._activity is None:
             return False
         target.assign(self._activity.take())
@@ -344,7 +352,7 @@ def _context(config: ModelConfig, options: dict[str, Any]) -> int:
 
 
 def _refusal(model: Model, mode: str) -> str | None:
-    """Why the model cannot run in this mode, or None."""
+    """Why the model does not support a mode, or None."""
     try:
         model.generate([0], 0, mode=mode).close()
     except SparsefireError as error:
@@ -353,7 +361,7 @@ def _refusal(model: Model, mode: str) -> str | None:
 
 
 def _chat_refusal(model: Model) -> str | None:
-    """Why one cannot converse with the model, or None."""
+    """Why the model does not support chat, or None."""
     try:
         model.apply_chat_template([{"role": "user", "content": "Hello"}])
     except SparsefireError as error:
@@ -362,20 +370,20 @@ def _chat_refusal(model: Model) -> str | None:
 
 
 def _neuron_bytes(file: GgufFile) -> int:
-    """Bytes of the neurons of a model that stores each by itself, so that it can be read alone; 0
-    of other models."""
+    """Bytes of the neurons of a model with bundled layers, whose neurons can be read one by one; 0
+    for other models."""
     bundles = [info.nbytes for name, info in file.tensors.items() if ".ffn_bundle." in name]
     return sum(bundles)
 
 
 def _budget(file: GgufFile, options: dict[str, Any]) -> int:
-    """Bytes of neurons that are kept in memory; 0: all of them."""
+    """Bytes of resident neurons; 0 when all of them are resident."""
     wanted = int(options.get("budget") or 0)
     return wanted if 0 < wanted < _neuron_bytes(file) else 0
 
 
 def _memory_needed(file: GgufFile, config: ModelConfig, options: dict[str, Any]) -> dict[str, int]:
-    """Bytes of core memory, about, that the model takes with these options."""
+    """Estimate of the core memory that a model needs with these options, in bytes."""
     context, budget = _context(config, options), _budget(file, options)
     weights = sum(info.nbytes for info in file.tensors.values()) + predictor_copies(file)
     if budget:
@@ -385,18 +393,18 @@ def _memory_needed(file: GgufFile, config: ModelConfig, options: dict[str, Any])
         "weights_bytes": weights,
         "cache_bytes": cache,
         "needed_bytes": weights + cache + _WORK_BYTES,
-        "limit_bytes": _CORE_BYTES,
+        "limit_bytes": _MEMORY_LIMIT,
         "context_tokens": context,
         "neuron_bytes": _neuron_bytes(file),
     }
 
 
 def _failure(error: BaseException) -> str:
-    """An error as JSON: a sentence, and its kind."""
+    """An error as JSON: its message and kind."""
     if isinstance(error, SparsefireError):
         kind, message = type(error).__name__, " ".join(str(error).split())
     elif isinstance(error, MemoryError):
-        kind, message = CoreMemoryError.__name__, "the browser gives this page no more memory"
+        kind, message = CoreMemoryError.__name__, "the browser has no more memory for this page"
     else:
         kind, message = type(error).__name__, str(error).strip() or type(error).__name__
     return json.dumps({"error": message, "kind": kind})

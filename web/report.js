@@ -1,38 +1,40 @@
-// What a generation costs, in numbers: now, by layer, by mode; and the map.
+// What a generation costs: the figures, the table of layers, the table of modes and the map of neurons.
+import { percent, size, speed } from "./format.js";
 import { NeuronMap } from "./map.js";
 import { $, state } from "./page.js";
 import { Speeds } from "./speeds.js";
-import { percent, size, speed } from "./words.js";
 
-const INTERVAL = 200; // milliseconds between two changes of the figures
+const INTERVAL = 200; // milliseconds between two updates of the figures
 
 const map = new NeuronMap($("map"));
 const speeds = new Speeds($("side"));
-let shown = 0; // when
-export const run = { mode: "", write: null, last: null }; // the present text: its mode, and who writes it
+let updated = 0; // when the figures were last updated
 
-/** Begins anew for a model. */
-export function adoptFigures(model) {
+/** The current text: its mode, where its pieces go, the last figures, and the last shares by layer. */
+export const run = { mode: "", write: null, last: null, layers: null };
+
+/** Resets everything for a newly loaded model. */
+export function resetReport(model) {
   map.reset(model.layers, model.hidden, model.hot);
   speeds.reset(model.modes);
   $("map-empty").hidden = false;
   for (const id of ["speed-now", "speed-mean", "share", "bytes", "hits", "disk"]) $(id).textContent = "–";
   for (const id of ["read-ffn", "read-other"]) $(id).style.width = "0";
-  $("read-note").textContent = "Weights read per token, of what the dense mode reads.";
+  $("read-note").textContent = "Weights read per token, relative to dense mode.";
   for (const each of document.querySelectorAll(".cached")) each.hidden = !model.budget_bytes;
-  run.last = null;
+  run.last = run.layers = null;
   labelMap();
   showLayers([]);
 }
 
-/** A slice of a generation. */
+/** Shows one slice of a generation. */
 export function showReport(report) {
   run.write?.(report.text);
   if (report.evaluated > 0) {
-    const share = mean(report.active);
-    run.last = { tokens: report.tokens, speed: report.speed, share };
-    if (report.tokens > 1) speeds.add(run.mode, report, share);
-    showFigures(report, share);
+    const active = mean(report.active);
+    run.last = { tokens: report.tokens, speed: report.speed, active };
+    if (report.tokens > 1) speeds.add(run.mode, report, active);
+    showFigures(report, active);
     if (report.fired) {
       $("map-empty").hidden = true;
       map.feed(new Uint8Array(report.fired), report.evaluated);
@@ -46,27 +48,27 @@ export function showReport(report) {
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-function showFigures(report, share) {
+function showFigures(report, active) {
   const now = performance.now();
-  if (!report.done && now - shown < INTERVAL) return;
-  shown = now;
+  if (!report.done && now - updated < INTERVAL) return;
+  updated = now;
   if (report.speed_now) $("speed-now").textContent = speed(report.speed_now);
   if (report.speed) $("speed-mean").textContent = speed(report.speed);
-  $("share").textContent = percent(share);
+  $("share").textContent = percent(active);
   const read = report.ffn_bytes + report.other_bytes;
   const dense = report.dense_ffn_bytes + report.other_bytes;
   $("bytes").textContent = size(read);
   $("read-ffn").style.width = `${(100 * report.ffn_bytes) / dense}%`;
   $("read-other").style.width = `${(100 * report.other_bytes) / dense}%`;
   $("read-note").textContent =
-    `Weights read per token: ${size(read)} of the dense mode's ${size(dense)}; in the feed-forward layers ` +
-    `${size(report.ffn_bytes)} of ${size(report.dense_ffn_bytes)}.`;
+    `Weights read per token: ${size(read)}, dense mode ${size(dense)}; in the feed-forward layers ` +
+    `${size(report.ffn_bytes)}, dense mode ${size(report.dense_ffn_bytes)}.`;
   if (report.cache_wanted) {
     $("hits").textContent = percent(report.cache_hits / report.cache_wanted);
     $("disk").textContent = size(report.cache_read_bytes / report.evaluated);
   }
-  if ($("layers-box").open) showLayers(report.active, report.selected);
-  else run.layers = [report.active, report.selected];
+  run.layers = [report.active, report.selected];
+  if ($("layers-box").open) showLayers(...run.layers);
 }
 
 function showLayers(active, selected = []) {
@@ -90,21 +92,17 @@ function showLayers(active, selected = []) {
 
 function labelMap() {
   const { layers, hidden } = state.model;
-  const fired = run.last
-    ? `In the last text ${percent(run.last.share)} of them were computed for a token.`
-    : "Nothing has fired yet.";
-  $("map").setAttribute("aria-label", `Map of the model's neurons, ${layers} layers of ${hidden}. ${fired}`);
+  const activity = run.last
+    ? `In the last text ${percent(run.last.active)} of them were computed per token.`
+    : "No activity yet.";
+  $("map").setAttribute("aria-label", `Map of the model's neurons, ${layers} layers of ${hidden}. ${activity}`);
 }
 
-export function wireFigures() {
+export function wireReport() {
   $("watch").addEventListener("change", ({ target }) => {
-    state.engine.ask("watch", { on: target.checked }).catch(() => {});
-    $("map-box").classList.toggle("off", !target.checked);
+    state.engine.request("watch", { on: target.checked }).catch(() => {});
   });
   $("layers-box").addEventListener("toggle", () => {
     if (run.layers) showLayers(...run.layers);
   });
 }
-
-/** The colours have changed. */
-export const recolour = () => map.layout();

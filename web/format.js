@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Formats numbers for display.
 
 const UNITS = ["bytes", "kB", "MB", "GB", "TB"];
 
@@ -13,9 +13,9 @@ export function size(bytes) {
   return `${value < 9.95 && unit > 0 ? value.toFixed(1) : Math.round(value)} ${UNITS[unit]}`;
 }
 
-/** "3.1 %" of a share 0 … 1 */
-export function percent(share) {
-  const value = 100 * (share ?? 0);
+/** "3.1 %" for a fraction from 0 to 1 */
+export function percent(fraction) {
+  const value = 100 * (fraction ?? 0);
   return `${value < 9.95 ? value.toFixed(1) : Math.round(value)} %`;
 }
 
@@ -23,3 +23,6 @@ export function percent(share) {
 export function speed(perSecond) {
   return perSecond < 9.95 ? perSecond.toFixed(1) : String(Math.round(perSecond));
 }
+
+/** "42 s", "3 min" */
+export const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`);

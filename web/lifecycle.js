@@ -1,0 +1,145 @@
+// The engine's life cycle: start, load a model, switch models, restart after a failure.
+import { Engine } from "./engine.js";
+import { resetReport, showReport } from "./report.js";
+import { announce, problem, sentence, setPhase, state } from "./page.js";
+import { isBasic, resetSettings, settings } from "./settings.js";
+import { Status } from "./status.js";
+import { showCapabilities } from "./capabilities.js";
+import { size } from "./format.js";
+import { resetWriting } from "./writing.js";
+
+export const status = new Status();
+
+const SITE = { kind: "site" };
+export const siteSource = () => ({ ...SITE, name: state.site.model.name });
+
+/** Starts the engine, terminating a running one, and loads a model: by default the site's own. */
+export async function startEngine(given = null) {
+  const source = given ?? siteSource();
+  state.engine?.close();
+  state.model = state.backend = null;
+  setPhase("starting");
+  status.begin(source.name);
+  const engine = (state.engine = new Engine());
+  engine.addEventListener("bytes", ({ detail }) => status.bytes(detail.done, detail.total));
+  engine.addEventListener("stage", ({ detail }) => status.stage(detail.name));
+  engine.addEventListener("fetching", ({ detail }) => status.fetching(detail.done, detail.total));
+  engine.addEventListener("loading", ({ detail }) => status.loading(detail.done, detail.total));
+  engine.addEventListener("text", ({ detail }) => showReport(detail));
+  try {
+    const { threads, relaxed } = settings();
+    const prefetch = source.kind === "site"; // the model, while Python starts
+    const started = await engine.start({ site: state.site, threads, relaxed, prefetch });
+    state.backend = started.backend;
+    showCapabilities();
+    await load(source);
+  } catch (error) {
+    if (state.engine === engine) await recoverStart(source, error);
+  }
+}
+
+async function recoverStart(source, error) {
+  if (state.backend && source.kind !== "site") {
+    problem(`${error.message}. The page's own model is loaded instead`);
+    return startEngine();
+  }
+  status.failed();
+  setPhase("failed");
+  const basic = { label: "Start with one thread and strict arithmetic", run: () => (resetSettings(), startEngine()) };
+  const again = { label: "Try again", run: () => startEngine() };
+  problem(`the page could not start: ${error.message}`, isBasic() ? again : basic);
+}
+
+/** Loads a model into the core and shows it. */
+async function load(source) {
+  const { about, backend } = await state.engine.request("load", { model: source, name: source.name, options: modelOptions() });
+  state.model = about;
+  state.backend = backend;
+  showCapabilities();
+  state.source = source;
+  status.model(about, source);
+  resetReport(about);
+  setPhase("ready");
+  announce(`${about.name} is ready.`);
+  resetWriting();
+}
+
+/** Loads another model, unless it needs too much memory; `force` skips the check against the machine's memory. On
+ *  failure the previous model is restored. Returns whether the new model is loaded. */
+export async function useModel(source, { force = false } = {}) {
+  if (state.phase === "busy") state.engine.stop();
+  while (!["ready", "failed"].includes(state.phase)) await nextPhase();
+  if (state.phase === "failed") return false;
+  problem("");
+  const previous = state.source;
+  setPhase("loading");
+  status.begin(source.name);
+  try {
+    await checkMemory(source, force);
+  } catch (error) {
+    status.model(state.model, state.source);
+    setPhase("ready");
+    problem(error.action === undefined ? cannotLoad(source.name, error) : error.message, error.action);
+    return false;
+  }
+  try {
+    await load(source);
+    return true;
+  } catch (error) {
+    await restore(previous, explained(error, source));
+    return false;
+  }
+}
+
+const nextPhase = () => new Promise((resolve) => document.addEventListener("phase", resolve, { once: true }));
+
+/** Restores the previous model after a failed load, in a new core, since a core's memory cannot shrink. */
+async function restore(previous, text) {
+  await startEngine(previous);
+  problem(state.phase === "ready" ? `${sentence(text)} ${state.source.name} was restored` : text);
+}
+
+function explained(error, source) {
+  if (error.kind === "CoreMemoryError") {
+    return `The browser has not enough memory for ${source.name}: ${error.message}. Close other tabs, use a smaller quantisation, or set a shorter context under “Engine”.`;
+  }
+  return cannotLoad(source.name, error);
+}
+
+/** The message for a file that is not a supported model, with the file's name once. */
+export const cannotLoad = (name, error) => `${name} cannot be loaded: ${error.message.replace(`${name}: `, "")}`;
+
+/** The options that a model is inspected and loaded with. */
+function modelOptions() {
+  const { context, budget } = settings();
+  return { context, budget };
+}
+
+/** Reads a model's header: how much memory loading it would take. Rejects when it is not a supported model. */
+export const inspect = (source, name = source.name) =>
+  state.engine.request("inspect", { model: source, name, options: modelOptions() });
+
+/** Throws an error with the sizes when the model needs more memory than is available. */
+async function checkMemory(source, force) {
+  const refusal = memoryRefusal(source.name, await inspect(source), force);
+  if (!refusal) return;
+  const action = refusal.final ? null : { label: "Load it anyway", run: () => useModel(source, { force: true }) };
+  throw Object.assign(new Error(refusal.text), { action });
+}
+
+/** Why a model does not fit into memory, or null: its needs, found by `inspect`, against the limits of WebAssembly and,
+ *  without `force`, of the machine. A refusal that is not `final` may be overridden. */
+export function memoryRefusal(name, needs, force = false) {
+  const parts = `weights ${size(needs.weights_bytes)}, a context of ${needs.context_tokens} tokens ${size(needs.cache_bytes)}`;
+  const need = `${name} needs about ${size(needs.needed_bytes)} of memory (${parts})`;
+  const smaller = needs.neuron_bytes ? "reduce the memory for neurons" : "use a smaller quantisation";
+  const remedy = `${smaller}, or set a shorter context under “Engine”`;
+  if (needs.needed_bytes > needs.limit_bytes) {
+    return { final: true, text: `${need}, but a page can use at most ${size(needs.limit_bytes)}: ${remedy}` };
+  }
+  const machine = (navigator.deviceMemory ?? Infinity) * 2 ** 30; // rounded by the browser, which reports at most 8 GB
+  if (!force && needs.needed_bytes > 0.8 * machine && needs.needed_bytes > 2 ** 28) {
+    return { final: false, text: `${need}, but the browser reports ${size(machine)} in this machine: ${remedy}, or load it anyway` };
+  }
+  return null;
+}

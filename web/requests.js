@@ -1,0 +1,73 @@
+// Requests to a worker: the page sends them with `Client`, the worker answers them with `serve`.
+
+/** The page's side: a request becomes a promise; messages with an `event` become events. */
+export class Client extends EventTarget {
+  constructor(script) {
+    super();
+    this.pending = new Map();
+    this.count = 0;
+    this.worker = new Worker(new URL(script, import.meta.url), { type: "module" });
+    this.worker.onmessage = ({ data }) => this.receive(data);
+    this.worker.onerror = (event) => {
+      event.preventDefault();
+      this.fail(event.message || "the worker's script did not load");
+    };
+  }
+
+  receive(data) {
+    if (data.event) {
+      this.dispatchEvent(new CustomEvent(data.event, { detail: data }));
+      return;
+    }
+    const promise = this.pending.get(data.id);
+    this.pending.delete(data.id);
+    if (data.error) promise?.reject(Object.assign(new Error(data.error), data, { message: data.error }));
+    else promise?.resolve(data);
+  }
+
+  /** Rejects all pending requests. */
+  fail(message) {
+    for (const { reject } of this.pending.values()) reject(new Error(message));
+    this.pending.clear();
+  }
+
+  /** Resolves to the worker's answer; rejects with an error that has the worker's message and `kind`. */
+  request(type, fields = {}, transfer = []) {
+    const id = ++this.count;
+    return new Promise((resolve, reject) => {
+      this.pending.set(id, { resolve, reject });
+      this.worker.postMessage({ id, type, ...fields }, transfer);
+    });
+  }
+
+  /** Sends a message that gets no answer. */
+  notify(type, fields = {}) {
+    this.worker.postMessage({ type, ...fields });
+  }
+
+  /** Terminates the worker and frees its memory. */
+  close() {
+    this.worker.terminate();
+    this.fail("the worker was terminated");
+  }
+}
+
+/** The worker's side. `handlers` answer requests: those for which `isQueued(type)` holds run one after another, the
+ *  others as soon as the worker receives them. `listeners` handle messages that get no answer. */
+export function serve(handlers, { listeners = {}, isQueued = () => false } = {}) {
+  let queue = Promise.resolve();
+  const answer = async (data) => {
+    try {
+      self.postMessage({ id: data.id, ...(await handlers[data.type](data)) });
+    } catch (error) {
+      // The last line of a Python traceback holds its message.
+      const message = String(error?.message ?? error).trim().split("\n").at(-1);
+      self.postMessage({ id: data.id, error: message, kind: error?.kind ?? error?.name });
+    }
+  };
+  self.onmessage = ({ data }) => {
+    if (listeners[data.type]) listeners[data.type](data);
+    else if (isQueued(data.type)) queue = queue.then(() => answer(data));
+    else answer(data);
+  };
+}
