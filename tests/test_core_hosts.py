@@ -20,6 +20,7 @@ from sparsefire import errors
 from sparsefire.core import hosts
 from sparsefire.core import wasm as _wasm
 from sparsefire.core.core import Core
+from sparsefire.weights.matrix import Matrix
 
 RELU = 1
 
@@ -519,6 +520,16 @@ def test_the_npus_that_linux_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "platform", "darwin")
     assert sf.devices().npus is None
     assert "not looked for on this system" in str(sf.devices())
+
+
+def test_a_closed_object_says_so(core: Core) -> None:
+    matrix = Matrix.from_array(np.ones((2, 32)), core=core)
+    matrix.close()
+    matrix.close()
+    with pytest.raises(errors.ArgumentError, match="this Matrix was closed"):
+        matrix.multiply(np.ones(32))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = matrix.nothing  # type: ignore[attr-defined]
 
 
 # -- the build -----------------------------------------------------------------------------------

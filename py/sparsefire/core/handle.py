@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import ArgumentError
 from .core import Core
 
 
@@ -25,4 +26,10 @@ class CoreObject:
     def close(self) -> None:
         """Closes the handle. The object cannot be used afterwards; closing twice is allowed."""
         self._finalizer()
-        self.handle = 0
+        self.__dict__.pop("handle", None)
+
+    def __getattr__(self, name: str) -> Any:
+        # Asked for what is not there: of `handle`, only after `close`.
+        if name == "handle":
+            raise ArgumentError(f"this {type(self).__name__} was closed")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
