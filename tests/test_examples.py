@@ -81,7 +81,7 @@ def test_quantization() -> None:
 
 
 def test_benchmarks() -> None:
-    output = run("benchmarks.py", "--shape", "64x128", "--repeats", "2", "--formats", "q8_0")
-    assert output.count("50.0%") == 2  # a line for each host
+    output = run("benchmarks.py", "--shape", "64x128", "--repeats", "2")
+    assert output.count("50.0% active") == 2  # a line for each host
     for host in ("native", "wasmtime"):
-        assert f"\n{host}, " in output
+        assert f"{host}, " in output

@@ -28,17 +28,19 @@ ROOM = 12 << 20  # bytes beside weights and key/value cache: code, stack, and wo
 
 @cache
 def smollm2() -> Path:
-    spec = importlib.util.spec_from_file_location("peer_files", ROOT / "bench" / "peer_files.py")
+    spec = importlib.util.spec_from_file_location(
+        "peer_files", ROOT / "bench" / "lib" / "peer_files.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     peer_files = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(peer_files)
     try:
         with locked("smollm2"):
-            path: Path = peer_files.smollm2()
+            found: Path = peer_files.smollm2()
     except (OSError, subprocess.CalledProcessError) as error:
         missing(f"SmolLM2 cannot be had: {error}")
-    return path
+    return found
 
 
 def answer(model: Model) -> tuple[list[int], Any]:

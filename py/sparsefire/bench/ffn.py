@@ -25,6 +25,7 @@ from ..weights.quantized import quantize_rows, weight_format
 _SECONDS = 5.0  # total time when the number of repetitions is not given
 _FEWEST, _MOST = 7, 201
 _ROWS_AT_ONCE = 1024
+ALL_ACTIVE = 8.0  # a bias that keeps every gate of a `random_layer` positive
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,17 @@ def bench_ffn(
 
 
 def random_layer(
-    core: Core, random: np.random.Generator, d: int, hidden: int, gated: bool, format: str
+    core: Core,
+    random: np.random.Generator,
+    d: int,
+    hidden: int,
+    gated: bool,
+    format: str,
+    bias: float = ALL_ACTIVE,
 ) -> SparseFfn:
-    """A ReLU layer of ``d`` inputs and outputs with random weights. Biases of 8 keep all gates
-    (ungated: ups) positive, so that every selected neuron is active."""
+    """A ReLU layer of ``d`` inputs and outputs with random weights. For a standard normal input,
+    gates (ungated: ups) are normal with mean ``bias`` and deviation 1: by default all are
+    positive, so that every selected neuron is active."""
     kind, parts = weight_format(format), 2 + gated
     row = kind.row_bytes(d)
     bundle = np.empty((hidden, parts * row), np.uint8)
@@ -135,7 +143,7 @@ def random_layer(
         piece[:] = quantize_rows(values, kind, core)
     memory = core.upload(bundle)
     views = bundle_views(core, memory, hidden, [(kind, d)] * parts)
-    shift = np.full(hidden, 8.0, np.float32)
+    shift = np.full(hidden, bias, np.float32)
     return SparseFfn.from_matrices(
         core,
         views[0] if gated else None,

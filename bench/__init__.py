@@ -1,0 +1,1 @@
+"""Benchmarks of sparsefire: see README.md beside this file."""

@@ -1,0 +1,127 @@
+"""The programs of bench/ start, and work at tiny sizes where they need no peer. Not how fast
+anything is."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from llama_variants import llama_variants
+from sparsefire.lm.model import Model
+from tiny_model import write
+
+PROGRAMS = (
+    "peers",
+    "versions",
+    "install",
+    "browser",
+    "browser.page",
+    *(f"studies.{path.stem}" for path in (ROOT / "bench" / "studies").glob("[!_]*.py")),
+)
+# What `bench.peers` can do without a peer.
+ALONE = ("sparse", "exact", "shares", "threads", "calls", "load", "wasm")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_has_help_and_is_in_the_readme(program: str) -> None:
+    done = run("-m", f"bench.{program}", "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"usage: python -m bench.{program} " in done.stdout
+    assert f"`python -m bench.{program}" in (ROOT / "bench" / "README.md").read_text("utf-8")
+
+
+def test_the_readme_lists_every_section() -> None:
+    text = (ROOT / "bench" / "README.md").read_text("utf-8")
+    for path in (ROOT / "bench" / "peers").glob("[!_]*.py"):
+        assert f"| `{path.stem.replace('_', '-')}` |" in text
+
+
+@pytest.mark.parametrize("section", ALONE)
+def test_sections_without_a_peer(section: str) -> None:
+    done = run("-m", "bench.peers", "--quick", "--json", section)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert rows
+    for row in rows:
+        assert row["section"] == section
+        assert row["value"] is not None
+        assert not {"target", "reached"} & set(row)
+
+
+def test_versions_of_one_installation() -> None:
+    done = run("-m", "bench.versions", sys.executable, sys.executable, "--quick", "--json")
+    assert done.returncode == 0, done.stderr
+    found = [each["what"] for each in json.loads(done.stdout)]
+    assert "256×512 q8_0 sparse, 1 thread" in found
+    assert "decode a token sparse, 1 thread" in found
+
+
+@pytest.mark.parametrize(
+    ("program", "module", "arguments", "peer"),
+    [
+        ("peers", "llama_cpp", ["--quick", "dense"], "llama.cpp"),
+        ("browser.page", "playwright.sync_api", ["start"], "playwright"),
+        ("studies.plots", "threadpoolctl", ["roofline"], "threadpoolctl"),
+    ],
+)
+def test_a_missing_peer_is_one_sentence(
+    program: str, module: str, arguments: list[str], peer: str
+) -> None:
+    """A module that is None in sys.modules is one that cannot be imported."""
+    code = (
+        f"import sys, runpy; sys.modules[{module!r}] = None; "
+        f"sys.argv[1:] = {arguments!r}; "
+        f"runpy.run_module('bench.{program}', run_name='__main__', alter_sys=True)"
+    )
+    done = run("-c", code)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].strip() == (
+        f"{peer} is not installed; install it with: python -m bench.install {peer}"
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("study", "arguments", "expected"),
+    [
+        ("same_text", ["--quick"], r"embedded model, strict: \d of 1 texts"),
+        ("neuron_budget", ["--tokens", "8"], r"(?m)^20% .* \d+\.\d%"),
+        (
+            "calibrate_layer",
+            ["--shape", "64x128", "--samples", "300", "--rank", "32"],
+            r"s for 300 samples",
+        ),
+    ],
+)
+def test_studies_at_small_sizes(study: str, arguments: list[str], expected: str) -> None:
+    done = run("-m", f"bench.studies.{study}", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert re.search(expected, done.stdout), done.stdout
+
+
+def test_models_for_the_comparison_with_llama_cpp_can_be_read(tmp_path: Path) -> None:
+    names = []
+    for name, tiny in llama_variants():
+        names.append(name)
+        if len(names) <= 3:
+            with Model.load(write(tmp_path / f"{name}.gguf", tiny)) as model:
+                assert model.config.architecture
+    assert len(names) > 20
+
+
+def test_benchmarks_change_no_import_path_and_use_no_private_names() -> None:
+    for path in (ROOT / "bench").rglob("*.py"):
+        text = path.read_text("utf-8")
+        assert "sys.path" not in text, path
+        assert not re.search(r"(?<!self)(?<!cls)\._(core|native|handle|ffn)\w*", text), path
