@@ -64,7 +64,7 @@ new PerformanceObserver((list) => {
 @contextmanager
 def served(model: Path | None) -> Iterator[tuple[Any, str]]:
     """Chromium and the address of the page."""
-    with running(make_site(model)) as server, launch() as browser:
+    with launch() as browser, running(make_site(model)) as server:
         yield browser, server.origin
 
 

@@ -103,6 +103,7 @@ json.dumps(curves)
 
 def roofline() -> Path:
     """Products with 1 to 64 vectors, against what memory and arithmetic allow on one thread."""
+    limits, pyplot = peer("threadpoolctl"), _pyplot()
     core = hosts.open_core("native", threads=1)
     random = np.random.default_rng(0)
     values = random.standard_normal(ROOFLINE_SHAPE, np.float32)
@@ -118,11 +119,11 @@ def roofline() -> Path:
             x = random.standard_normal((n, columns), np.float32)
             out = np.empty((n, rows), np.float32)
             runs[f"{format} {n}"] = _product(matrix, x, out)
-    with peer("threadpoolctl").threadpool_limits(1, user_api="blas"):
+    with limits.threadpool_limits(1, user_api="blas"):
         times = interleave(runs, 40.0, 60)
     peak = 2 * 1024**3 / times["sgemm"].median / 1e9
     bandwidth = big.nbytes / times["read"].median / 1e9
-    figure, axis = _pyplot().subplots(figsize=(7.5, 5))
+    figure, axis = pyplot.subplots(figsize=(7.5, 5))
     intensity = np.geomspace(0.3, 300, 50)
     roof = np.minimum(peak, bandwidth * intensity)
     axis.plot(intensity, roof, "k-", linewidth=1)
