@@ -112,7 +112,14 @@ def shows_options(function: _Function) -> _Function:
 def takes_arguments_of(function: Callable[..., Any]) -> Callable[[_Function], _Function]:
     """Makes help() show, for a method that calls `function(self, …)`, the parameters of that
     function in place of `**options`."""
-    _, *parameters = inspect.signature(function).parameters.values()
+    # Annotations are evaluated, because their names are those of the function's module.
+    scope = cast(Any, function).__globals__
+    _, *parameters = (
+        each.replace(annotation=eval(each.annotation, scope))
+        if index and isinstance(each.annotation, str)
+        else each
+        for index, each in enumerate(inspect.signature(function).parameters.values())
+    )
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
     def decorate(method: _Function) -> _Function:
