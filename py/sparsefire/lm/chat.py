@@ -1,8 +1,8 @@
-"""Chat templates: a conversation as the one text that a model was trained to continue.
+"""Chat templates: they format a conversation as the text that a model was trained to continue.
 
 A model file carries its own template, in Jinja2, under `tokenizer.chat_template`. Templates are
-programs that came with a file, so they run in a sandbox with a limit on work and size
-(`chat_sandbox`, which needs the extra "chat").
+programs that came with a file, so they run in a sandbox that limits work and size (`sandbox`,
+which needs the extra "chat").
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _KEY = "tokenizer.chat_template"
 _NAMES_KEY = "tokenizer.chat_templates"
 
-# The format of many models; it is used only where it is asked for by name.
+# The format of many models; used only on request, by name.
 CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -36,12 +36,12 @@ _SPECIAL = {
 
 
 class ChatTemplate:
-    """One or several templates of a model. It may be used by several threads at once.
+    """The template of a model, or several by name. Several threads may use it at once.
 
     sources: Jinja2 sources by name. "default" is rendered, or "tool_use", where there is one, when
       tools are given.
     special_tokens: texts that templates know as `bos_token`, `eos_token` and so on.
-    name: how messages call the file.
+    name: the file's name in error messages.
 
     Errors: `ModelFileError` (no template, or one that is too long). The source is compiled when
     it is first rendered.
@@ -65,7 +65,8 @@ class ChatTemplate:
     def from_metadata(
         cls, metadata: Mapping[str, Any], name: str = "the model", *, template: str | None = None
     ) -> ChatTemplate:
-        """The templates of a GGUF file's metadata; `name` is what messages call the file.
+        """The templates of a GGUF file's metadata; `name` is the file's name in
+        error messages.
 
         template: Jinja2 source to use instead of the file's, or "chatml" for the format of that
           name. The special tokens are still the file's.
@@ -91,16 +92,16 @@ class ChatTemplate:
         """The text of a conversation.
 
         messages: each with a "role" and a "content": a text, None (with "tool_calls"), or a list
-          of {"type": "text", "text": …} parts, which are joined. Other keys are handed on.
-        add_generation_prompt: ends with what comes before the assistant's next message.
+          of {"type": "text", "text": …} parts, which are joined. Other keys are passed on.
+        add_generation_prompt: appends the start of the assistant's next message.
         tools: JSON schemas of functions, for templates that describe them to the model.
         template: name of the template, where the file has several.
-        variables: further ones that the template knows, for example `enable_thinking`.
+        variables: further variables of the template, for example `enable_thinking`.
 
-        The text may begin with the token that begins texts: encode it with `add_bos=False` then.
+        The text may begin with the BOS token, so encode it with `add_bos=False`.
 
-        Errors: `ArgumentError` (the messages do not have that form, or the template refuses them:
-        with its own words), `ModelFileError` (the template is wrong, or takes too much time or
+        Errors: `ArgumentError` (the messages do not have that form, or the template refuses them,
+        with its own message), `ModelFileError` (the template is wrong, or takes too much time or
         space), `UnsupportedError` (content that is not text), `BackendError` (Jinja2 is not
         installed).
         """
@@ -138,7 +139,7 @@ class ChatTemplate:
 
 
 def _stored(metadata: Mapping[str, Any], name: str) -> dict[str, str]:
-    """The sources in the file, by name; the first is "default" where none is called so."""
+    """The sources in the file, by name; without a "default", the first becomes it."""
     names = metadata.get(_NAMES_KEY, [])
     keys = {"default": _KEY}
     if isinstance(names, list):

@@ -1,4 +1,4 @@
-"""Speed of the modes of a model, side by side."""
+"""Decoding speed of a model in each mode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from .model import Model
 from .session import Session
 
-_BLOCK = 16  # tokens that a mode evaluates at a stretch
+_BLOCK = 16  # tokens of one turn
 
 
 def compare_modes(
@@ -21,9 +21,9 @@ def compare_modes(
 ) -> dict[str, float]:
     """Tokens per second of each mode, evaluating the same tokens after the same prompt.
 
-    The modes take turns, some tokens each, so that what else the machine does slows all of them
-    alike; who begins changes too. What counts is the median time of a token. After about `seconds`
-    no further turn begins. There must be at least one token.
+    The modes take turns of a few tokens, in alternating order, so that other load on the machine
+    slows all of them alike. The speed is that of the median token. After about `seconds` no further
+    turn begins. `token_ids` must not be empty.
     """
     length = len(prompt_ids) + len(token_ids)
     sessions = {mode: model.new_session(length) for mode in modes}
@@ -47,7 +47,7 @@ def compare_modes(
 
 
 def _seconds(session: Session, tokens: Sequence[int]) -> list[float]:
-    """How long evaluating each of the tokens, one by one, takes."""
+    """The seconds that each of the tokens takes, evaluated one by one."""
     found = []
     for token in tokens:
         started = time.perf_counter()

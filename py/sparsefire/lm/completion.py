@@ -41,7 +41,7 @@ _NEW_MESSAGE = {"role": "assistant", "content": ""}
 
 @dataclass(frozen=True)
 class Settings:
-    """What a request wants beside its prompts: each is completed `n` times."""
+    """What a request asks for, apart from its prompts. Each prompt is completed `n` times."""
 
     name: str
     max_tokens: int | None
@@ -53,7 +53,7 @@ class Settings:
 
 
 class Request:
-    """One request. Choice i belongs to prompt i // n. Everything is checked when it is made."""
+    """One request. Choice i belongs to prompt i // n. The constructor checks all arguments."""
 
     def __init__(self, model: Model, prompts: Sequence[Text], wanted: Settings):
         if wanted.n < 1:
@@ -101,7 +101,7 @@ class Request:
             return Piece(text)
         cancel = self.wanted.options.get("cancel")
         decoder = self._model.tokenizer.streaming_decoder(special=True)
-        # The token that begins texts may be there without being in the text.
+        # BOS may have been added to the ids without being in the text.
         is_bos = ids[0] == self._model.tokenizer.bos
         added = is_bos and self._model.detokenize(ids, special=True) != text
         first = TokenScore(ids[0], float("nan"))
@@ -115,7 +115,7 @@ class Request:
         return Piece(text, tuple(scores))
 
     def usage(self) -> Usage:
-        """What the request took so far."""
+        """Tokens of the request so far."""
         prompt = sum(map(len, self._ids))
         completion = sum(run.stats.n_tokens for run in self._runs)
         return {
@@ -125,7 +125,7 @@ class Request:
         }
 
     def bytes_of(self, token: int) -> bytes:
-        """What a token stands for, a control token for its name."""
+        """The bytes of a token; of a control token, its name's."""
         return self._model.tokenizer.token_bytes(token, special=True)
 
     def text_of(self, token: int) -> str:
@@ -134,13 +134,13 @@ class Request:
 
 
 def _with_seed(options: GenerateOptions, k: int) -> GenerateOptions:
-    """Those of the k-th choice of a prompt: each has a seed of its own."""
+    """The options of the k-th choice of a prompt, which has its own seed."""
     seed = options.get("seed")
     return options if seed is None else cast(GenerateOptions, {**options, "seed": seed + k})
 
 
 def _includes_usage(options: StreamOptions | None) -> bool:
-    """What `stream_options` says."""
+    """Whether `stream_options` asks for a last chunk with usage."""
     return bool(options and options.get("include_usage"))
 
 
@@ -166,7 +166,7 @@ class _Answer(ABC):
 
     @abstractmethod
     def _chunk_choice(self, index: int, event: Piece | Stats) -> dict[str, Any]:
-        """The choice of a chunk that reports this event."""
+        """The choice, in a chunk, for this event."""
 
     @abstractmethod
     def _empty_choice(self, index: int) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class _Answer(ABC):
         """Adds an event to a choice of the whole answer."""
 
     def _first_choices(self, index: int) -> list[dict[str, Any]]:
-        """What a stream says of a choice before its first event."""
+        """Choices that a stream sends before the first event of choice `index`."""
         return []
 
     def whole(self) -> dict[str, Any]:
@@ -256,7 +256,7 @@ class _TextAnswer(_Answer):
         }
         for at, scored in scores:
             known = not np.isnan(scored.logprob)
-            # Of tokens with the same text the likeliest counts, so it is entered last.
+            # Of tokens with the same text the most likely one counts, so it is entered last.
             least_first = reversed(scored.top)
             top = {request.text_of(token): max(value, _LEAST) for token, value in least_first}
             logprobs["tokens"].append(request.text_of(scored.token))

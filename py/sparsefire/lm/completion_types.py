@@ -9,8 +9,8 @@ FinishReason = Literal["stop", "length"]
 
 
 class Usage(TypedDict):
-    """How many tokens a request took. Those of a prompt that is completed several times count
-    once."""
+    """Number of tokens of a request. The tokens of a prompt count once, however many completions
+    it has."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -18,8 +18,8 @@ class Usage(TypedDict):
 
 
 class CompletionLogprobs(TypedDict):
-    """Of each token: its text, its natural log probability, the likeliest tokens there with
-    theirs, and where it begins in the choice's text. The first token of an echoed prompt has no
+    """For each token: its text, its natural log probability, the most likely tokens in its place
+    with theirs, and its offset in the choice's text. The first token of an echoed prompt has no
     probability."""
 
     tokens: list[str]
@@ -29,9 +29,9 @@ class CompletionLogprobs(TypedDict):
 
 
 class CompletionChoice(TypedDict):
-    """`finish_reason` is None until the last chunk of a stream: "stop" where the model ended the
-    text or a stop text came, else "length". `stop_reason`, which not every client knows, is more
-    exact: the `finish_reason` of `Stats`."""
+    """`finish_reason` is None until the last chunk of a stream, then "stop" for an end-of-text
+    token or a stop text, else "length". `stop_reason`, an extension, is the more precise
+    `finish_reason` of `Stats`."""
 
     text: str
     index: int
@@ -60,7 +60,7 @@ class TopLogprob(TypedDict):
 
 
 class ChatLogprob(TopLogprob):
-    """A token of an answer, with the likeliest tokens in its place."""
+    """A token of an answer, with the most likely tokens in its place."""
 
     top_logprobs: list[TopLogprob]
 
@@ -72,7 +72,7 @@ class ChatLogprobs(TypedDict):
 
 
 class ChatMessage(TypedDict):
-    """What the model answers."""
+    """The model's message."""
 
     role: Literal["assistant"]
     content: str
@@ -100,7 +100,7 @@ class ChatCompletion(TypedDict):
 
 
 class ChatDelta(TypedDict, total=False):
-    """What a chunk adds: the role first, then content."""
+    """The change that a chunk brings: the role first, then content."""
 
     role: Literal["assistant"]
     content: str
@@ -136,7 +136,7 @@ class EmbeddingItem(TypedDict):
 
 
 class EmbeddingUsage(TypedDict):
-    """How many tokens the texts had."""
+    """Number of tokens of the texts."""
 
     prompt_tokens: int
     total_tokens: int

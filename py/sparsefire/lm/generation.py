@@ -1,4 +1,4 @@
-"""The loop that makes text, one token at a time."""
+"""The generation loop, one token at a time."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class GenerateOptions(SamplerOptions, total=False):
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """When a run ends, how it draws, and what it tells of its tokens. `max_tokens` None means as
-    many as the context holds; `logprobs`, when given, how many of the likeliest tokens each
-    token's score names."""
+    """When a run ends, how it samples, and what it reports of its tokens. `max_tokens` None means
+    as many as the context holds; `logprobs`, when given, is the number of most likely tokens that
+    each token's score lists."""
 
     sampler: SamplerConfig
     max_tokens: int | None = None
@@ -131,7 +131,7 @@ def takes_arguments_of(function: Callable[..., Any]) -> Callable[[_Function], _F
 
 
 class StopFilter:
-    """Holds text back while it may be the beginning of a stop text."""
+    """Holds text back while it may be the prefix of a stop text."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
@@ -139,8 +139,8 @@ class StopFilter:
         self.stopped = False
 
     def feed(self, text: str) -> str:
-        """What of the text so far may be shown. `stopped` tells that a stop text came; it and what
-        follows are dropped."""
+        """The part of the text so far that may be shown. `stopped` becomes true at a stop text,
+        which is dropped with what follows."""
         if not self._stops:
             return text
         text = self._held + text
@@ -159,7 +159,7 @@ class StopFilter:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`."""
+    """Length of the longest suffix of `text` that is a prefix of `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length
@@ -169,7 +169,7 @@ def _overlap(text: str, stop: str) -> int:
 @dataclass(frozen=True)
 class Piece:
     """New text, whole characters only, and with `logprobs` the scores of the tokens that begin in
-    it, each with the place in the run's text where it begins, in characters."""
+    it, each with its offset in the run's text, in characters."""
 
     text: str
     scores: tuple[tuple[int, TokenScore], ...] = ()
@@ -180,7 +180,7 @@ class _CancelledError(Exception):
 
 
 class Generation:
-    """One run: an iterator of pieces that fills `stats` as it goes. `close` breaks it off."""
+    """One run: an iterator of pieces that updates `stats`. `close` ends it early."""
 
     def __init__(
         self,
@@ -196,10 +196,10 @@ class Generation:
         self._config = config
         self._sampler = Sampler(config.sampler)
         self._filter = StopFilter(config.stop)
-        self._steps = 0  # evaluations of one token after the prompt, and their seconds
+        self._steps = 0  # evaluations of single tokens after the prompt, and their seconds
         self._step_seconds = 0.0
         self._decoded = self._shown = 0  # characters of text
-        self._scores: list[tuple[int, TokenScore]] = []  # of tokens that are not shown yet
+        self._scores: list[tuple[int, TokenScore]] = []  # of tokens not shown yet
         self._pieces = self._run(list(prompt))
 
     def __iter__(self) -> Iterator[Piece]:
@@ -255,8 +255,7 @@ class Generation:
             yield Piece(text, scores)
 
     def _tokens(self, prompt: list[int]) -> Iterator[tuple[int, FloatArray]]:
-        """Yields new tokens, each with the logits that it was drawn from, until there is a reason
-        to end."""
+        """Yields new tokens, each with the logits that it was sampled from, until the run ends."""
         stats, session, config = self.stats, self._session, self._config
         tokens, window = list(prompt), list(prompt)  # all of the text, and what is in the context
         if config.max_tokens == 0:
@@ -302,7 +301,7 @@ class Generation:
         return session.feed(window, self.stats.mode, self._check)
 
     def _shifted(self, window: list[int]) -> list[int]:
-        """The window without the older half of what follows the kept start."""
+        """The window without the older half of what follows its kept prefix."""
         keep = self._config.keep
         if window[0] == self._tokenizer.bos:
             keep = max(keep, 1)

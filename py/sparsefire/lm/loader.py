@@ -72,7 +72,7 @@ class CoreModel(CoreObject):
         matrices: dict[str, roles.Role],
         vectors: dict[str, roles.Role],
     ) -> None:
-        """Loads the tensors of a layer, or with layer -1 those of the model itself."""
+        """Uploads the tensors of a layer, or for layer -1 those outside of layers."""
         for name, role in matrices.items():
             full = f"{prefix}{name}"
             if full in self.file.tensors:
@@ -109,7 +109,7 @@ class CoreModel(CoreObject):
         self._set_number(-1, NumberRole.PREDICTOR_INPUT, float(config.powerinfer), "predictors")
 
     def _set_rope(self, layer: int) -> None:
-        """How the positions of a layer turn, and how many it sees."""
+        """Sets the rotary embedding and the attention window of a layer."""
         config, name = self.config, FACTORS_TENSOR
         window = config.windows[layer]
         rope = config.window_rope if window else config.rope

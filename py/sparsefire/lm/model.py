@@ -43,7 +43,7 @@ from .scoring import Perplexity, token_scores, windows_loss
 from .session import BATCH, Session
 from .stats import Share, Stats
 
-DEFAULT_CONTEXT = 4096  # tokens, at most, unless more are asked for: the cache takes memory
+DEFAULT_CONTEXT = 4096  # tokens; an upper limit of the default, since the cache takes memory
 
 _EMBEDDED = Path(__file__).parent.parent / "models"
 
@@ -51,7 +51,8 @@ _EMBEDDED = Path(__file__).parent.parent / "models"
 class Model:
     """A language model in the core. `Model.load` makes one.
 
-    A model is for one thread at a time. It stays on the core that was current when it was loaded.
+    A model may be used by one thread at a time. It stays on the core that was current when it was
+    loaded.
     """
 
     def __init__(
@@ -78,14 +79,14 @@ class Model:
 
         source: by default the model in the file that the environment variable SPARSEFIRE_MODEL
           names, else the one that comes with the package.
-        activation: of the feed-forward layers, where the file does not say the right one.
-        context: how many tokens a text may have, prompt included; at most (and by default, up to
-          4096) what the model was trained for.
-        neuron_budget: how many bytes of the feed-forward layers' weights are in the core at most,
-          where the model is one that `sparsefire calibrate` wrote; the others stay in the file and
-          are read when a token needs them. Results are the same, bit for bit, in exact and sparse
+        activation: activation of the feed-forward layers, in place of the file's.
+        context: context length in tokens, prompt included; at most (and by default, up to 4096)
+          what the model was trained for.
+        neuron_budget: how many bytes of the feed-forward layers' weights are resident at most, for
+          a model that `sparsefire calibrate` wrote; the other weights stay in the file and are
+          read when a token needs them. Results are the same, bit for bit, in exact and sparse
           mode. A `NeuronCache` instead of a number gives its other settings too, and with
-          ``hot_fraction`` the same share of each layer. `neurons` tells what was read.
+          ``hot_fraction`` the same share of each layer. `neurons` reports what was read.
         core: by default the current one, see `use_backend`.
 
         Errors: `ModelFileError` (missing, damaged or incomplete; the message names the tensor or
@@ -143,8 +144,8 @@ class Model:
         **variables: Any,
     ) -> str:
         """The text of a conversation, as the model's own chat template writes it; see
-        `ChatTemplate.render`. It holds the token that begins texts where the model wants it, so
-        tokenise it with `add_bos=False`.
+        `ChatTemplate.render`. It includes the BOS token where the model wants one, so tokenise it
+        with `add_bos=False`.
 
         chat_template: Jinja2 source to use instead of the file's, or "chatml".
         """
@@ -167,25 +168,24 @@ class Model:
     ) -> Generator[str, None, None]:
         """Continues a prompt and yields the new text piece by piece, whole characters only.
 
-        prompt: text, in which names of control tokens are understood, or token ids. An empty one
-          begins a text anew, if the model can.
-        max_tokens: of new text; None: as many as the context holds. Generation also ends where the
-          model ends the text, before a text in `stop`, and when the context is full;
+        prompt: text, in which names of control tokens are parsed, or token ids. An empty prompt
+          stands for the BOS token, which the model must have.
+        max_tokens: limit of new tokens; None: as many as the context holds. Generation also ends
+          at an end-of-text token, before a stop text, and when the context is full;
           `stats.finish_reason` says which.
         mode: "dense", "exact" or "sparse"; by default `config.default_mode`.
         stop: a text or several that end the generation and are not part of it.
         temperature, top_k, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty,
-          logit_bias, seed: see `SamplerConfig`; a temperature of 0 always takes the likeliest
-          token.
+          logit_bias, seed: see `SamplerConfig`; a temperature of 0 is greedy.
         cancel: a `Cancel`, with which another thread can end the run, or a time limit. The thread
           that iterates closes the generator instead.
-        context_shift: goes on when the context is full: the older half of the text is dropped, but
-          for its first `keep` tokens (and the one that begins texts), and what is left is
-          evaluated again in its new place. That costs about as much as one more prompt token for
-          each new token, in bursts of half a context, and the model forgets what was dropped.
+        context_shift: continues when the context is full: the older half of the text is dropped,
+          except its first `keep` tokens (and the BOS token), and the rest is evaluated again at
+          its new positions. That costs about as much as one more prompt token for each new token,
+          in bursts of half a context, and the model forgets what was dropped.
 
-        What the model has seen last is kept, so a prompt that begins alike is read faster. After
-        the run, or where it was broken off, `stats` tells about it.
+        The key/value cache is kept, so a prompt that shares a prefix with the last text is
+        evaluated faster. After the run, complete or not, `stats` describes it.
 
         Errors: `ContextFullError` (the prompt does not fit), `ArgumentError`, `UnsupportedError`
         (mode), `NotFiniteError`. Those of the arguments are raised at once.
@@ -201,8 +201,9 @@ class Model:
         logprobs: int | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Generation:
-        """As `generate`, but yields a `Piece` at a time and keeps statistics of its own. With
-        `logprobs`, pieces carry the scores of their tokens, and of so many of the likeliest."""
+        """As `generate`, but yields `Piece` objects and keeps statistics of its own. With
+        `logprobs`, pieces carry the scores of their tokens and of that many of the most likely
+        tokens in place of each."""
         self._check_open()
         config = GenerationConfig.of(max_tokens, logprobs, options)
         mode = self._checked_mode(options.get("mode"))
@@ -272,7 +273,7 @@ class Model:
         n: choices for each prompt; with a `seed`, the k-th has seed + k.
         echo: the answer begins with the prompt.
         logprobs: reports the log probability of each token, with echo the prompt's too, and of
-          that many of the likeliest tokens.
+          that many of the most likely tokens.
         stream_options: {"include_usage": True} ends a stream with a chunk that holds `usage`.
         model: what the answer calls the model.
 
@@ -308,7 +309,7 @@ class Model:
 
         messages: each {"role": "system" | "user" | "assistant", "content": …}, the latest last.
         logprobs, top_logprobs: whether to report the log probabilities of the answer's tokens, and
-          of how many of the likeliest.
+          of how many of the most likely tokens.
         chat_template: Jinja2 source to use instead of the file's, or "chatml".
 
         Other arguments and errors as `create_completion` and `apply_chat_template`.
@@ -325,10 +326,10 @@ class Model:
     ) -> FloatArray:
         """The vector of a text, float32 (d,), or those of several texts, (n, d): the hidden states
         after the final norm, pooled over the text's tokens. A model that was trained only to
-        predict text gives vectors of a modest quality.
+        predict text gives vectors of modest quality.
 
         text: a text, in which names of control tokens are plain text, or token ids.
-        normalize: to length 1; a vector of zeros stays.
+        normalize: scales to length 1; a vector of zeros stays.
         pooling: "mean" of all tokens, or the "last" one's.
 
         Errors: `ContextFullError` (a text does not fit), `ArgumentError`, `NotFiniteError`.
@@ -422,13 +423,13 @@ class Model:
     def token_scores(
         self, token_ids: npt.ArrayLike, top: int = 0, *, mode: str | None = None
     ) -> Iterator[TokenScore]:
-        """The score of each token but the first, given those before it, with the `top` likeliest
-        tokens in its place. Errors as `logits`."""
+        """The score of each token but the first, given those before it, with the `top` most
+        likely tokens in its place. Errors as `logits`."""
         self._check_open()
         ids = self._checked_ids(token_ids, "token_ids")
         yield from token_scores(self._own_session(self._checked_mode(mode)), ids, top)
 
-    # -- what is inside --------------------------------------------------------------------------
+    # -- parts -----------------------------------------------------------------------------------
 
     @property
     def core(self) -> Core:
@@ -460,8 +461,8 @@ class Model:
         return self._core_model.neurons
 
     def ffn_inputs(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
-        """What goes into each feed-forward layer for token ids (n,), n at most the context:
-        float32 (n, layers, d). Errors as `logits`."""
+        """The input of each feed-forward layer for token ids (n,), n at most the context: float32
+        (n, layers, d). Errors as `logits`."""
         self._check_open()
         ids = self._checked_ids(token_ids, "token_ids")
         mode = self._checked_mode(mode)
@@ -601,7 +602,7 @@ def _checked_context(context: int | None, config: ModelConfig) -> int:
 
 
 def _finish(stats: Stats, session: Session, seconds: float, hidden: int) -> None:
-    """Fills in what evaluating all tokens at once has counted."""
+    """Fills in the statistics of tokens that were evaluated as a batch."""
     stats.evaluated_tokens = session.evaluated
     stats.prompt_tokens_per_s = session.evaluated / seconds if seconds > 0 else 0.0
     stats.active_share = Share.of(session.active, session.evaluated, hidden)

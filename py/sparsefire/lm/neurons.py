@@ -1,4 +1,4 @@
-"""Models whose feed-forward neurons stay in their file, but for those in a neuron cache."""
+"""Models whose feed-forward neurons are read from their file on demand, through neuron caches."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _SHARES = "sparsefire.calibration.selected_share"
 
 class ModelNeurons:
     """The feed-forward layers of a model that was loaded with a ``neuron_budget``: `layers`, each
-    with a `NeuronCache` of its own (`CachedFfn.cache`), and what they do together.
+    with its own `NeuronCache` (`CachedFfn.cache`), and their statistics and profiles together.
 
-    The budget is divided among the layers by the share of their neurons that calibration found to
-    be selected, so that all have room for as many tokens.
+    The budget is divided among the layers in proportion to the neurons that calibration found to
+    be selected, so that each layer holds the neurons of the same number of tokens.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ModelNeurons:
 
     @property
     def stats(self) -> CacheStats:
-        """What the caches have done since the model was loaded."""
+        """Hits, reads and evictions of all caches since the model was loaded."""
         total = CacheStats(0, 0, 0, 0, 0)
         for cache in self.caches:
             total += cache.stats
@@ -69,7 +69,7 @@ class ModelNeurons:
 
     @property
     def budget_bytes(self) -> int:
-        """Bytes of weights that the caches hold at most."""
+        """Capacity of the caches in bytes of weights."""
         return sum(each.cache.slots * (each.nbytes // each.hidden) for each in self.layers)
 
     @property
@@ -78,17 +78,17 @@ class ModelNeurons:
         return sum(layer.nbytes for layer in self.layers)
 
     def reclassify(self) -> int:
-        """`NeuronCache.reclassify` of every layer; how many neurons are new in the hot sets."""
+        """Calls `NeuronCache.reclassify` for every layer; the number of neurons new in hot sets."""
         return sum(cache.reclassify() for cache in self.caches)
 
     def save_profile(self, path: str | os.PathLike[str]) -> None:
-        """Writes how often each neuron was used, as JSON, in one step."""
+        """Writes how often each neuron was used, as JSON, atomically."""
         layers = [cache.profile() for cache in self.caches]
         write_json(Path(path), {"kind": _PROFILES, "version": 1, "layers": layers})
 
     def load_profile(self, path: str | os.PathLike[str]) -> None:
-        """Takes the uses that `save_profile` wrote in place of those counted so far, and makes the
-        most used neurons of each layer its hot set. The budget may be another one.
+        """Replaces the use counts by those that `save_profile` wrote, and makes the most used
+        neurons of each layer its hot set. The budget may differ.
 
         Errors: `ModelFileError` (missing, damaged), `ShapeError` (of a model of other sizes).
         """
@@ -102,11 +102,11 @@ class ModelNeurons:
             cache.set_profile(each, f"{path}, layer {index}")
 
     def read(self, layer: int, missing: npt.NDArray[np.int32]) -> None:
-        """Reads neurons that the core is waiting for. For `Session`."""
+        """Reads neurons that the core is waiting for, for `Session`."""
         self.layers[layer].cache.load(missing)
 
     def close(self) -> None:
-        """Gives the memory back and closes the files. Closing twice is allowed."""
+        """Frees the memory and closes the files. Closing twice is allowed."""
         for layer in self.layers:
             layer.close()
 
@@ -118,7 +118,7 @@ class ModelNeurons:
 
 
 def _caches(like: NeuronCache, file: GgufFile, files: list[BundleFile]) -> list[NeuronCache]:
-    """A cache for each layer with the settings of ``like``, whose bytes they divide."""
+    """A cache for each layer with the settings of ``like``, among which its bytes are divided."""
     caches = [copy.copy(like) for _ in files]
     if like.budget_bytes is not None:
         each = [bundles.bundle_bytes for bundles in files]
@@ -144,8 +144,10 @@ def divide(
     hidden: Sequence[int],
     shares: npt.NDArray[np.float64],
 ) -> list[int]:
-    """How many neurons of each layer fit into ``budget`` bytes, at least one and in proportion to
-    ``shares`` of their neurons; what a layer does not need goes to the others."""
+    """The number of neurons of each layer that share ``budget`` bytes: at least one, in proportion
+    to ``shares`` of the layers' neurons. What a layer does not need goes to the others.
+
+    nbytes: bytes of a neuron in each layer. hidden: neurons of each layer."""
     sizes, most = np.array(nbytes, np.float64), np.array(hidden, np.float64)
     weights = np.maximum(np.nan_to_num(shares, nan=0.0), 1e-3) * most
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .._arrays import FloatArray
 from ..errors import ArgumentError, NotFiniteError
 
-REPEAT_WINDOW = 64  # how many of the last tokens the repeat penalty looks at
+REPEAT_WINDOW = 64  # number of last tokens that the repeat penalty considers
 _GROUP = 32
 
 
@@ -41,13 +41,12 @@ class SamplerConfig:
       multiplied (Keskar et al. 2019); 1 changes nothing;
     - `frequency_penalty` × how often this run has drawn the token, and `presence_penalty` once for
       every token that it has drawn, are subtracted from the logits; 0 changes nothing;
-    - `top_k`: only the k likeliest tokens stay; 0 keeps all;
-    - `min_p`: tokens less likely than this share of the likeliest one's probability go; 0 keeps
-      all;
-    - `top_p`: of those, only the likeliest that together have this share of their probability
-      stay; 1 keeps all;
-    - `temperature`: logits are divided by it, and one token is drawn. 0 takes the likeliest
-      token, of equal ones the lowest id; then only the bias and the penalties matter.
+    - `top_k`: only the k most likely tokens stay; 0 keeps all;
+    - `min_p`: tokens less likely than this share of the greatest probability go; 0 keeps all;
+    - `top_p`: of those, the smallest set of most likely tokens that has this share of their
+      probability stays; 1 keeps all;
+    - `temperature`: logits are divided by it, and one token is drawn. 0 is greedy: the most likely
+      token, the lowest id of equal ones; then only the bias and the penalties matter.
 
     The same `seed` and the same logits give the same tokens; None seeds from the system.
     """
@@ -81,8 +80,8 @@ class SamplerConfig:
 
 
 class Sampler:
-    """Draws tokens as its `SamplerConfig` says; one a generation, since it keeps the random
-    state."""
+    """Draws tokens as its `SamplerConfig` says. It keeps the random state, so each generation has
+    one of its own."""
 
     def __init__(self, config: SamplerConfig) -> None:
         self.config = config
@@ -164,8 +163,8 @@ def _bound_of_top(logits: FloatArray, k: int) -> float:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """What the model thought of a token where it stands: its natural log probability before bias,
-    penalties and temperature, and the likeliest tokens there, as (id, log probability)."""
+    """A token's natural log probability given those before it, before bias, penalties and
+    temperature, and the most likely tokens in its place, as (id, log probability)."""
 
     token: int
     logprob: float
@@ -173,8 +172,8 @@ class TokenScore:
 
 
 def score(logits: FloatArray, token: int, top: int) -> TokenScore:
-    """The score of a token for logits (vocab,), with the `top` likeliest tokens, the likeliest
-    first and of equal ones the lowest id first."""
+    """The score of a token for logits (vocab,), with the `top` most likely tokens, in descending
+    order and equal ones by ascending id."""
     greatest = logits.max()
     total = np.exp(logits - greatest).sum(dtype=np.float64)
     offset = float(greatest) + math.log(total)
@@ -183,5 +182,5 @@ def score(logits: FloatArray, token: int, top: int) -> TokenScore:
     if top:
         ids = np.flatnonzero(logits >= _bound_of_top(logits, top))
         ids = ids[np.argsort(-logits[ids], kind="stable")][:top]
-    likeliest = tuple((int(each), float(logits[each]) - offset) for each in ids)
-    return TokenScore(token, float(logits[token]) - offset, likeliest)
+    most_likely = tuple((int(each), float(logits[each]) - offset) for each in ids)
+    return TokenScore(token, float(logits[token]) - offset, most_likely)

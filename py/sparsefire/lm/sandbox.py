@@ -1,8 +1,8 @@
-"""The sandbox that chat templates run in. Imported only when one is rendered: it needs Jinja2.
+"""The sandbox for chat templates. Imported only when one is rendered, since it needs Jinja2.
 
-Jinja2's own sandbox keeps a template from the interpreter's insides, but not from looping for
-ever or building texts without end. So loops, macros, outputs and the operations that make long
-values out of short ones are metered here.
+Jinja2's own sandbox protects the interpreter's internals, but does not stop infinite loops or
+unbounded texts. So loops, macros, outputs and operations that build long values from short ones
+are metered here.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ..errors import ArgumentError, ModelFileError, SparsefireError
 
 _MOST_SOURCE = 1 << 20  # characters
-_MOST_WORK = 1 << 25  # characters put out, in all, and turns of loops
+_MOST_WORK = 1 << 25  # characters of output plus iterations of loops
 _MOST_TEXT = 1 << 23  # characters of one value
 _MOST_SECONDS = 5.0
-_MOST_WIDTH = 10_000  # of padding
-_MOST_BITS = 4096  # of whole numbers
+_MOST_WIDTH = 10_000  # characters of padding
+_MOST_BITS = 4096  # bits of an integer
 
 
 class _RunawayError(Exception):
-    """The template does more than a chat template has to."""
+    """The template exceeds the limits on work or size."""
 
 
 class _RefusedError(Exception):
@@ -42,14 +42,14 @@ class _RefusedError(Exception):
 
 
 class _Meter:
-    """Work left to one rendering."""
+    """The work that one rendering may still do."""
 
     def __init__(self) -> None:
         self._left = _MOST_WORK
         self._end = time.monotonic() + _MOST_SECONDS
 
     def spend(self, work: int) -> None:
-        """Takes so much off, and looks at the clock."""
+        """Subtracts `work`; raises when none is left or the time is up."""
         self._left -= work
         if self._left < 0 or time.monotonic() > self._end:
             raise _RunawayError
@@ -59,8 +59,8 @@ _meter: ContextVar[_Meter] = ContextVar("chat template meter")
 
 
 def _weigh(*values: Any) -> int:
-    """Roughly how many characters values have as text. A list that holds another twice counts it
-    twice, as writing it out would."""
+    """Approximate length of values as text. A list that holds another twice counts it twice, as
+    printing it would."""
     weight, waiting = 0, list(values)
     while waiting:
         value = waiting.pop()
@@ -90,7 +90,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is, where Jinja2's own filter escapes for HTML."""
+    """JSON without the HTML escapes of Jinja2's own filter."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -101,9 +101,9 @@ def _to_json(
 
 
 def _metered(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A filter, or a method of a text, whose result cannot be huge."""
+    """A filter or string method with a limit on the size of its result."""
 
-    @functools.wraps(function)  # keeps the marks of filters that want the context
+    @functools.wraps(function)  # keeps Jinja2's marks on filters that take the context
     def call(*values: Any, **named: Any) -> Any:
         given = [*values, *named.values()]
         weight = _weigh(*given)
@@ -118,7 +118,7 @@ def _metered(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def _growth(given: list[Any], name: str) -> int:
-    """The factor by which a function may make more of its arguments."""
+    """The factor by which a function may enlarge its arguments."""
     texts = [value for value in given if isinstance(value, str)]
     if name in ("format", "format_map") and any(map(_has_wide_field, texts)):
         raise _RunawayError
@@ -138,7 +138,7 @@ def _has_wide_field(text: str) -> bool:
 
 
 class _Generation(Extension):
-    """The tag `generation` marks what the assistant says; it changes nothing here."""
+    """The tag `generation` marks the assistant's text for training; it is ignored here."""
 
     tags = {"generation"}  # noqa: RUF012 (as in the base class)
 
@@ -164,15 +164,15 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _to_json
         self.filters = {name: _metered(each, name) for name, each in self.filters.items()}
 
-    # What compiled templates call, beside what they call by themselves.
+    # Compiled templates call these, in addition to what Jinja2 makes them call.
 
     def put_out(self, value: Any) -> Any:
-        """Meters a value that becomes text."""
+        """Meters a value that is output."""
         _meter.get(_Meter()).spend(1 + _weigh(value))
         return value
 
     def turn(self, work: int) -> None:
-        """Meters a turn of a loop, or a call of a macro, of so many characters of plain text."""
+        """Meters an iteration of a loop, or a call of a macro, by its literal text."""
         _meter.get(_Meter()).spend(work)
 
     def joined(self, *values: Any) -> str:
@@ -181,12 +181,12 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return "".join(map(str, values))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """The operators that can make much of little."""
+        """Meters the operators that can build large values from small ones."""
         _check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        # Methods of texts are metered as filters are; Jinja2 wraps `format`.
+        # String methods are metered like filters; Jinja2 wraps `format`.
         method = getattr(__obj, "__wrapped__", __obj)
         owner = getattr(method, "__self__", None)
         if isinstance(owner, (str, bytes, int)):
@@ -252,7 +252,7 @@ def _check_operator(operator: str, left: Any, right: Any) -> None:
 
 
 class CompiledTemplate:
-    """A template that is ready to run. `name` is how messages call it.
+    """A compiled template. `name` is its name in error messages.
 
     Errors: `ModelFileError` (a syntax error, or too long).
     """
@@ -264,20 +264,20 @@ class CompiledTemplate:
                 f"{name}: a chat template of {len(source)} characters; at most {_MOST_SOURCE} are "
                 "supported"
             )
-        token = _meter.set(_Meter())  # constant parts are computed now
+        token = _meter.set(_Meter())  # constant expressions are evaluated at compile time
         try:
             self._template = _Sandbox().from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ModelFileError(
                 f"{name}: the chat template has an error in line {error.lineno}: {error.message}"
             ) from None
-        except Exception as error:  # also what Python says to a tree that is too deep
+        except Exception as error:  # RecursionError among them, for a tree that is too deep
             raise self._translated(error) from None
         finally:
             _meter.reset(token)
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        """The text. Errors: `ArgumentError`, `ModelFileError`."""
+        """The rendered text. Errors: `ArgumentError`, `ModelFileError`."""
         token = _meter.set(_Meter())
         try:
             return self._template.render(variables)

@@ -1,4 +1,4 @@
-"""One sequence of tokens in a model: the key/value cache, and what it has counted."""
+"""One sequence of tokens in a model: its key/value cache and neuron counts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..errors import ContextFullError, NotFiniteError
 from ..ffn.forward import MODES
 from .loader import CoreModel
 
-BATCH = 64  # tokens of a call: enough to read weights once for many, short enough to interrupt
+BATCH = 64  # tokens of a call: enough to amortise reading weights, few enough to interrupt
 
-_MOST_COUNTED = (1 << 31) - 1  # neurons that the core can count
+_MOST_COUNTED = (1 << 31) - 1  # limit of the core's neuron counters
 
 
 class Session(CoreObject):
-    """Evaluates tokens one after the other, keeping those before them in the cache.
+    """Evaluates tokens in order, with a key/value cache of those before them.
 
-    `tokens` are those in the cache, computed in mode `mode`; `owner` is whoever evaluated last.
-    `evaluated` counts tokens since `reset_counts`, `selected` and `active` their neurons.
+    `tokens` are those in the cache, computed in mode `mode`; `owner` is the object that evaluated
+    last. `evaluated` counts tokens since `reset_counts`, `selected` and `active` their neurons.
     """
 
     def __init__(self, model: CoreModel, context: int) -> None:
@@ -58,7 +58,7 @@ class Session(CoreObject):
         self.reset_counts()
 
     def reset_counts(self) -> None:
-        """Begins counting anew."""
+        """Sets all counts to zero."""
         layers = self._model.config.layers
         self.evaluated = 0
         self._collect_counts()
@@ -79,20 +79,20 @@ class Session(CoreObject):
         return active
 
     def _collect_counts(self) -> None:
-        """Takes over what the core has counted."""
+        """Adds the counts of the core to the totals."""
         if self._uncollected:
             self.core.check("sf_session_counts", self.handle, *self._counts_out, what="counts")
             self._totals += self._counts
             self._uncollected = 0
 
     def close(self) -> None:
-        """Gives the memory back; what was counted stays. Closing twice is allowed."""
+        """Frees the memory; the counts stay. Closing twice is allowed."""
         if self.handle:
             self._collect_counts()
         super().close()
 
     def rewind(self, length: int, mode: str) -> None:
-        """Forgets all but the first `length` tokens, and everything when those were computed in
+        """Truncates the cache to the first `length` tokens, or to none when they were computed in
         another mode."""
         if mode != self.mode:
             length = 0
@@ -107,9 +107,9 @@ class Session(CoreObject):
     def feed(
         self, tokens: Sequence[int], mode: str, check: Callable[[], object] | None = None
     ) -> FloatArray:
-        """Makes the cache hold exactly `tokens`, keeping the start that it holds already, and
-        returns the logits (vocab,) after the last one. The array is used again by the next call.
-        `check` is called before each `BATCH` of tokens, and may raise to end it there.
+        """Makes the cache hold exactly `tokens`, reusing the prefix that it has in common with
+        them, and returns the logits (vocab,) after the last token. The array is reused by the next
+        call. `check` is called before each `BATCH` of tokens, and may raise to end the call there.
         """
         known = 0
         if mode == self.mode:
@@ -177,20 +177,20 @@ class Session(CoreObject):
         self._uncollected += n
 
     def _read_missing(self) -> None:
-        """Reads the neurons that the core has stopped for."""
+        """Reads the neurons that the core is waiting for."""
         assert self._model.neurons is not None
         where = self.core.out(self._missing_of), self.core.out(self._missing)
         count = self.core.check("sf_session_missing", self.handle, *where, what="missing neurons")
         self._model.neurons.read(int(self._missing_of[0]), self._missing[:count])
 
     def ffn_inputs(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
-        """Evaluates more tokens and returns what went into each layer's feed-forward part, float32
+        """Evaluates more tokens and returns the input of each feed-forward layer, float32
         (n, layers, d)."""
         config = self._model.config
         return self._record(Tap.TAP_FFN_INPUTS, tokens, (config.layers, config.d))
 
     def hidden_states(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
-        """Evaluates more tokens and returns the state after each, of which logits would be made:
+        """Evaluates more tokens and returns the state after each, from which logits are computed:
         the residual stream after the final norm, float32 (n, d)."""
         return self._record(Tap.TAP_HIDDEN, tokens, (self._model.config.d,))
 
@@ -217,13 +217,13 @@ class Session(CoreObject):
         return recorded
 
     def watch(self) -> Activity:
-        """Has the core count, from now on, which neurons fire."""
+        """Starts counting which neurons fire."""
         self._watched = Activity(self)  # kept: the core writes to its memory
         return self._watched
 
 
 class Activity:
-    """Which neurons of a session fired since they were last read. Counting ends with `close()`.
+    """Counts of the neurons of a session that fired. Counting ends with `close()`.
 
     A neuron fires when its activation is not 0 (in sparse and exact mode, beyond the layer's
     cutoff), whatever mode computes it.
@@ -246,13 +246,13 @@ class Activity:
 
     def take(self) -> npt.NDArray[np.uint8]:
         """Tokens for which each neuron fired since the last call, at most 255: uint8
-        (layers, hidden), used again by the next call."""
+        (layers, hidden), reused by the next call."""
         self._memory.read(self._counts)
         self._memory.write(self._zeros)
         return self._counts
 
     def close(self) -> None:
-        """Ends the counting. Closing twice is allowed."""
+        """Stops counting. Closing twice is allowed."""
         if self._session._watched is self:
             self._session._watched = None
             self._session.core.check(

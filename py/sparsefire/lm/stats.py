@@ -1,4 +1,4 @@
-"""What a run of a model did, in numbers."""
+"""Statistics of a run of a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Share:
 
     @classmethod
     def of(cls, counts: npt.NDArray[np.int64], tokens: int, hidden: int) -> Share:
-        """From the neurons counted in each layer over so many tokens."""
+        """From the neurons counted in each layer, int64 (layers,), over `tokens` tokens."""
         if tokens == 0:
             return cls(0.0, (0.0,) * len(counts))
         shares = counts / (tokens * hidden)
@@ -27,15 +27,14 @@ class Share:
 
 @dataclass
 class Stats:
-    """The last run of a model.
+    """Statistics of one run.
 
-    `active_share` is the share of neurons whose up and down were computed, `selected_share` of
-    those whose gate was, over the `evaluated_tokens`. `tokens_per_s` counts the evaluations that
-    each made one token, and their time only; `prompt_tokens_per_s` those of the prompt.
-    `finish_reason` of a generation is "end" (the model ended the text), "stop" (a stop text came),
-    "length" (enough tokens), "context" (the context is full), "cancelled" or "time" (as its
-    `Cancel` says), or "" (it was broken off). `context_shifts` counts how often the older half of
-    the text was dropped.
+    `active_share` is the share of neurons whose up and down rows were computed, `selected_share`
+    the share whose gate was, over the `evaluated_tokens`. `tokens_per_s` is the speed of decoding,
+    without the prompt; `prompt_tokens_per_s` that of the prompt. `finish_reason` of a generation is
+    "end" (an end-of-text token), "stop" (a stop text), "length" (`max_tokens`), "context" (the
+    context is full), "cancelled" or "time" (as its `Cancel` says), or "" (closed early).
+    `context_shifts` counts how often the older half of the text was dropped.
     """
 
     model: str
@@ -64,15 +63,15 @@ class Stats:
         return len(self.token_ids)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """All fields and counts, for JSON."""
         return {**asdict(self), "prompt_tokens": self.prompt_tokens, "n_tokens": self.n_tokens}
 
     def where(self) -> str:
-        """Host, instruction set and threads, as in "native, avx2, 2 threads"."""
+        """Host, instruction set and threads, for example "native, avx2, 2 threads"."""
         return f"{self.backend}, {self.isa}, {self.threads} thread{'s' * (self.threads != 1)}"
 
     def neurons(self) -> str:
-        """The share of neurons computed, as in "3.1 % of neurons computed"."""
+        """The share of neurons computed, for example "3.1 % of neurons computed"."""
         text = f"{100 * self.active_share.mean:.1f} % of neurons computed"
         if self.mode != "dense":
             text += f" ({100 * self.selected_share.mean:.1f} % of gates)"
