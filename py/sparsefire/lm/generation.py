@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_type_hints
 
 from .._arrays import FloatArray
 from ..errors import ArgumentError
@@ -112,15 +112,11 @@ def shows_options(function: _Function) -> _Function:
 def takes_arguments_of(function: Callable[..., Any]) -> Callable[[_Function], _Function]:
     """Makes help() show, for a method that calls `function(self, …)`, the parameters of that
     function in place of `**options`."""
-    # Annotations are evaluated, because their names are those of the function's module.
-    scope = cast(Any, function).__globals__
-    _, *parameters = (
-        each.replace(annotation=eval(each.annotation, scope))
-        if index and isinstance(each.annotation, str)
-        else each
-        for index, each in enumerate(inspect.signature(function).parameters.values())
-    )
+    first, *rest = inspect.signature(function).parameters.values()
+    # Annotations become types, because their names are those of the function's module.
+    hints = get_type_hints(function, localns={first.annotation: Any})
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [each.replace(annotation=hints.get(each.name, each.empty)) for each in rest]
 
     def decorate(method: _Function) -> _Function:
         signature = inspect.signature(method)
