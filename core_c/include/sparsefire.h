@@ -66,6 +66,7 @@ SF_API const char *sf_version(void);
 
 enum sf_limit {
   SF_BATCH = 32,           /* vectors or tokens that pass through a layer together: more are cut into such batches */
+  SF_MAX_THREADS = 256,    /* threads of a context; no more are started */
   SF_MAX_NEURONS = 1 << 24 /* neurons of a layer, or elements of a vector: SF_BATCH times that fits in 32 bits */
 };
 

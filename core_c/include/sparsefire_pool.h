@@ -13,7 +13,8 @@
 extern "C" {
 #endif
 
-/* Worker loop of helper `index`, 0 … 255, one helper for each. Returns only when the index is out of range. */
+/* Worker loop of helper `index`, 0 … SF_MAX_THREADS - 1, one helper for each. Returns only when the index is out of
+ * range. */
 SF_API void sf_pool_help(int32_t index);
 /* How many helpers have entered sf_pool_help, working or not. */
 SF_API int32_t sf_pool_helpers(void);

@@ -4,12 +4,12 @@
 
 #include <stdint.h>
 
+#include "sparsefire.h"
+
 typedef struct sf_pool sf_pool;
 
 /* Does part `part` of `parts` of a job. Must give the same results however the parts are spread over threads. */
 typedef void sf_task_fn(void *job, int32_t part, int32_t parts);
-
-enum { SF_MAX_THREADS = 256 };
 
 /* A pool of `threads` threads, the calling one included; NULL when out of memory. If a thread cannot be
  * created, the pool runs with fewer. */

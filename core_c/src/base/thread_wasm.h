@@ -5,7 +5,6 @@
 
 #include <stdint.h>
 
-#include "base/pool.h"
 #include "sparsefire_pool.h"
 
 typedef int32_t thread_handle;       /* index of a helper */

@@ -21,6 +21,7 @@ class Status(IntEnum):
 
 class Limit(IntEnum):
     BATCH = 32
+    MAX_THREADS = 256
     MAX_NEURONS = 16777216
 
 
