@@ -6,6 +6,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/scripts/tools.sh"
 
 need_tool clang clang
+need_tool pkg-config pkg-config
 need_tool clang-format clang-format
 need_tool clang-19 clang-19
 need_tool wasm-ld-19 lld-19

@@ -25,7 +25,14 @@ class Build:
 
 
 BUILDS = (
-    Build("gcc", ("gcc",), ("-DCMAKE_C_COMPILER=gcc",)),
+    Build(
+        "gcc",
+        ("gcc",),
+        (
+            "-DCMAKE_C_COMPILER=gcc",
+            "-DSPARSEFIRE_SHARED=ON",
+        ),  # for the test of the installed library
+    ),
     Build("clang", ("clang",), ("-DCMAKE_C_COMPILER=clang",)),
     Build(
         "memory-sanitized",

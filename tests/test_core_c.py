@@ -31,3 +31,16 @@ def test_c(kind: Build, program: str) -> None:
         env=environment,
     )
     assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"
+
+
+def test_the_installed_library_serves_other_projects() -> None:
+    """Builds and runs core_c/example.c with either library, by find_package and by pkg-config."""
+    for tool in ("cmake", "ctest", "gcc", "pkg-config"):
+        if not shutil.which(tool):
+            missing(f"{tool} is not installed; ./scripts/test.sh installs it")
+    built = build(BUILDS[0])
+    if isinstance(built, str):
+        pytest.fail(f"the C tests do not build:\n{built}", pytrace=False)
+    command = ["ctest", "--test-dir", str(built.parent), "-R", "^install$", "--no-tests=error"]
+    done = subprocess.run([*command, "--output-on-failure"], capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"

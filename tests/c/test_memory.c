@@ -1,0 +1,105 @@
+/* Running out of memory: with every allocation failing in turn, each handle's functions return SF_ERROR_MEMORY, give
+ * nothing back, and leak nothing (which the build with the address sanitizer finds). The linker puts the functions here
+ * in the place of malloc and calloc. */
+#include <stdlib.h>
+
+#include "check.h"
+#include "sparsefire.h"
+
+static int left = -1; /* allocations until one fails; negative: none does */
+
+void *__real_malloc(size_t bytes);
+void *__real_calloc(size_t count, size_t bytes);
+void *__wrap_malloc(size_t bytes);
+void *__wrap_calloc(size_t count, size_t bytes);
+
+static int fails(void) { return left >= 0 && left-- == 0; }
+void *__wrap_malloc(size_t bytes) { return fails() ? NULL : __real_malloc(bytes); }
+void *__wrap_calloc(size_t count, size_t bytes) { return fails() ? NULL : __real_calloc(count, bytes); }
+
+enum { D = 32, HIDDEN = 64, VOCAB = 32, TOKENS = 3 };
+static float weights[HIDDEN * D], vector[HIDDEN], out[TOKENS * HIDDEN];
+static uint8_t q8[HIDDEN * D / 32 * 34];
+
+/* Opens, uses and closes a handle of every kind, up to the first error. Returns the status. */
+static int32_t use_everything(void) {
+  sf_context *context = NULL;
+  sf_matrix *f32 = NULL, *square = NULL, *blocks = NULL;
+  sf_predictor *low_rank = NULL, *signs = NULL;
+  sf_cache *cache = NULL;
+  sf_ffn *ffn = NULL, *cached = NULL;
+  sf_model *model = NULL;
+  sf_session *session = NULL;
+  int32_t tokens[TOKENS] = {1, 2, 3}, ids[HIDDEN], status = sf_context_open(&context, -1, 1);
+  if (status == SF_OK) status = sf_matrix_open(&f32, weights, sizeof weights, SF_F32, HIDDEN, D, 0);
+  if (status == SF_OK) status = sf_matrix_open(&square, weights, sizeof weights, SF_F32, D, D, 0);
+  if (status == SF_OK) status = sf_matrix_open(&blocks, q8, sizeof q8, SF_Q8_0, HIDDEN, D, 0);
+  if (status == SF_OK) status = sf_matrix_multiply(context, blocks, vector, 1, out);
+  if (status == SF_OK) status = sf_predictor_open(&low_rank, context, square, blocks, vector, 1);
+  if (status == SF_OK) status = sf_predictor_scores(low_rank, weights, TOKENS, out);
+  if (status == SF_OK) status = sf_predictor_open_sign(&signs, context, f32, 1);
+  if (status == SF_OK) status = sf_ffn_open(&ffn, context, f32, f32, f32, SF_DOWN_BY_NEURON, SF_RELU, 0);
+  if (status == SF_OK) status = sf_ffn_set_bias(ffn, vector, vector, vector);
+  if (status == SF_OK) status = sf_ffn_set_sub_norm(ffn, vector, 1e-5f);
+  if (status == SF_OK) status = sf_ffn_set_predictor(ffn, low_rank);
+  if (status == SF_OK) status = sf_predictor_set_rule(low_rank, SF_RULE_TOP_K, 0, 0, HIDDEN / 2, 0);
+  for (int32_t mode = SF_DENSE; mode <= SF_SPARSE; mode++) {
+    if (status == SF_OK) status = sf_ffn_forward(ffn, mode, weights, TOKENS, out, NULL, NULL);
+  }
+  if (status == SF_OK) status = sf_cache_open(&cache, HIDDEN, 3 * D * sizeof(float), HIDDEN / 2, SF_CACHE_LFU, 1);
+  if (status == SF_OK) status = sf_ffn_open_cached(&cached, context, cache, SF_F32, D, D, 1, SF_RELU, 0);
+  if (status == SF_OK) status = sf_model_open(&model, context, 2, D, 2, 1, 16, VOCAB, 16, 1e4f, 1e-5f);
+  const struct {
+    int32_t role;
+    const sf_matrix *matrix;
+  } roles[] = {{SF_ATTENTION_Q, square}, {SF_ATTENTION_OUTPUT, square}};
+  sf_matrix *kv = NULL;
+  if (status == SF_OK) status = sf_matrix_open(&kv, weights, sizeof weights, SF_F32, 16, D, 0);
+  if (status == SF_OK) status = sf_model_set_matrix(model, -1, SF_TOKEN_EMBEDDING, square);
+  if (status == SF_OK) status = sf_model_set_vector(model, -1, SF_OUTPUT_NORM, vector, D);
+  for (int32_t layer = 0; layer < 2; layer++) {
+    for (int i = 0; i < 2 && status == SF_OK; i++) {
+      status = sf_model_set_matrix(model, layer, roles[i].role, roles[i].matrix);
+    }
+    if (status == SF_OK) status = sf_model_set_matrix(model, layer, SF_ATTENTION_K, kv);
+    if (status == SF_OK) status = sf_model_set_matrix(model, layer, SF_ATTENTION_V, kv);
+    if (status == SF_OK) status = sf_model_set_vector(model, layer, SF_ATTENTION_NORM, vector, D);
+    if (status == SF_OK) status = sf_model_set_vector(model, layer, SF_FFN_NORM, vector, D);
+    if (status == SF_OK) status = sf_model_set_ffn(model, layer, layer ? cached : ffn);
+  }
+  if (status == SF_OK) status = sf_session_open(&session, model, TOKENS);
+  if (status == SF_OK) status = sf_session_eval(session, tokens, TOKENS, SF_SPARSE, out, 1);
+  int32_t layer;
+  if (status == SF_WAITING) status = sf_session_missing(session, &layer, ids) > 0 ? SF_OK : SF_ERROR_ARGUMENT;
+  sf_session_close(session);
+  sf_model_close(model);
+  sf_ffn_close(cached);
+  sf_cache_close(cache);
+  sf_ffn_close(ffn);
+  sf_predictor_close(signs);
+  sf_predictor_close(low_rank);
+  sf_matrix_close(kv);
+  sf_matrix_close(blocks);
+  sf_matrix_close(square);
+  sf_matrix_close(f32);
+  sf_context_close(context);
+  return status;
+}
+
+int main(void) {
+  for (int i = 0; i < HIDDEN * D; i++) weights[i] = (float)(i % 7 - 3) / 8;
+  for (int i = 0; i < HIDDEN; i++) vector[i] = 1;
+  CHECK(sf_quantize(SF_Q8_0, weights, HIDDEN, D, q8, sizeof q8) == SF_OK, "quantise");
+  CHECK(use_everything() == SF_OK, "without a failure");
+  int n = 0;
+  for (; n < 1000; n++) {
+    left = n;
+    int32_t status = use_everything();
+    if (left >= 0) break; /* there are fewer allocations than that */
+    CHECK(status == SF_ERROR_MEMORY, "allocation %d: status %d", n, (int)status);
+  }
+  CHECK(n > 50 && n < 1000, "%d allocations", n);
+  left = -1;
+  CHECK(use_everything() == SF_OK, "once more");
+  return check_result();
+}
