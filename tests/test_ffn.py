@@ -384,3 +384,36 @@ def test_what_extras_refuse(tmp_path: Path) -> None:
     layer.set_sub_norm(np.ones(4))
     with pytest.raises(UnsupportedError, match="a norm before its down"):
         layer.save_bundles(tmp_path / "a.gguf")
+
+
+@on_every_core
+@given(
+    gap=st.integers(-70, 70),
+    n=st.integers(1, 3),
+    way=st.sampled_from(["dense", "exact", "sparse", "ids", "matrix"]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_out_may_overlap_the_input(
+    gap: int, n: int, way: str, dtype: type[np.floating], host_core: Core
+) -> None:
+    d = 32
+    random = np.random.default_rng(7)
+    gate, up, down = random.standard_normal((3, d, d))
+    ffn = sf.SparseFfn(up, down, "relu", gate=gate)
+    ffn.set_predictor(sf.SignPredictor(gate, 1.5))
+    matrix = Matrix.from_array(up)
+
+    def run(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        if way == "matrix":
+            return matrix.multiply(x, out)
+        if way == "ids":
+            return ffn.forward_sparse(x, [range(0, d, 2)] * n, out=out)
+        return ffn.forward(x, mode=way, out=out)
+
+    memory = np.zeros(n * d + 140, dtype)
+    x = memory[70 : 70 + n * d].reshape(n, d)
+    out = memory[70 + gap : 70 + gap + n * d].reshape(n, d)
+    x[...] = random.standard_normal((n, d))
+    wanted = run(x.copy())
+    assert run(x, out) is out
+    np.testing.assert_array_equal(out, wanted.astype(dtype))

@@ -79,10 +79,18 @@ class Result:
     """The destination of (n, d) results: a new float32 array, or the caller's ``out``.
 
     ``buffer`` is the float32 C-contiguous (n, d) array to fill, and `finish` returns the result
-    in the caller's shape; ``out`` may have any float dtype and strides.
+    in the caller's shape; ``out`` may have any float dtype and strides, and may overlap ``x``, the
+    input that results are computed from.
     """
 
-    def __init__(self, n: int, d: int, single: bool, out: npt.NDArray[np.floating] | None) -> None:
+    def __init__(
+        self,
+        n: int,
+        d: int,
+        single: bool,
+        out: npt.NDArray[np.floating] | None,
+        x: FloatArray | None = None,
+    ) -> None:
         shape = (d,) if single else (n, d)
         if out is not None:
             if not isinstance(out, np.ndarray) or out.dtype.kind != "f":
@@ -94,6 +102,8 @@ class Result:
         self._out = out
         self._shape = shape
         direct = out is not None and out.dtype == np.float32 and out.flags.c_contiguous
+        if direct and x is not None and np.may_share_memory(out, x):
+            direct = False  # results would be written over inputs that are still to be read
         self._copy = out is not None and not direct
         target = out if direct else np.empty(shape, np.float32)
         assert target is not None

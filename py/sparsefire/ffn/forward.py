@@ -65,7 +65,7 @@ class ActiveRequest:
         lists: list[Any] = [active] if single else list(active)  # type: ignore[arg-type]
         if len(lists) != len(self.x):
             raise ShapeError(f"active: expected {len(self.x)} id lists, got {len(lists)}")
-        self.result = _arrays.Result(len(self.x), d_out, single, out)
+        self.result = _arrays.Result(len(self.x), d_out, single, out, self.x)
         self.ids = [_arrays.active_ids(each, hidden) for each in lists]
 
     def finish(self, layer: _Counting, active: npt.ArrayLike) -> npt.NDArray[np.floating]:

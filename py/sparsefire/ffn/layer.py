@@ -351,7 +351,7 @@ class SparseFfn:
             assert chosen is not None
             given = values[0] if single else values
             return self.forward_sparse(given, chosen.predict(given), out=out)
-        result = _arrays.Result(len(values), self.d_out, single, out)
+        result = _arrays.Result(len(values), self.d_out, single, out, values)
         if mode != "sparse" or chosen is attached:
             ffn.set_predictor(attached)  # it may have been recalibrated
             self.counts = ffn.forward(mode, values, result.buffer)

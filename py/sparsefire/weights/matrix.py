@@ -92,7 +92,7 @@ class Matrix(CoreObject):
         """x · matrixᵀ: (rows,) for x (columns,), (n, rows) for x (n, columns); float32, or
         written to ``out``. NaN or infinity in ``x`` raises `NotFiniteError`."""
         values, single = _arrays.vectors(x, self.columns)
-        result = _arrays.Result(len(values), self.rows, single, out)
+        result = _arrays.Result(len(values), self.rows, single, out, values)
         if len(values):
             self.core.check(
                 "sf_matrix_multiply",
