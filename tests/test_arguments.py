@@ -72,4 +72,4 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_an_npu_is_refused_with_the_reason() -> None:
     with pytest.raises(sf.BackendError, match="does not support NPUs"):
         sf.use_backend("npu")
-    assert "none found" in str(sf.devices())
+    assert "the core uses no NPU" in str(sf.devices())
