@@ -99,7 +99,7 @@ SF_API int32_t sf_context_threads(const sf_context *context);
 /* Cost model by which passes that skip neurons choose a code path. The choice depends only on neuron counts and never
  * changes a bit of a result. For weights in `format`: `scattered` is the time of a row out of a list over that
  * of a row among all in order, `batched` the time of a product of a row and a vector, when a row meets several vectors
- * at once, over that with one vector. A context starts with what was measured (docs/performance.md).
+ * at once, over that with one vector. A context starts with what was measured.
  * Errors: ARGUMENT (not above 0, or not finite), FORMAT. */
 SF_API int32_t sf_context_set_costs(sf_context *context, int32_t format, float scattered, float batched);
 

@@ -74,13 +74,13 @@ def write_bundles(
 
 
 def _joined(matrices: list[Matrix]) -> ByteArray:
-    """The packed rows of each matrix side by side, uint8 (hidden, bundle bytes)."""
+    """The packed rows of the matrices, concatenated per neuron: uint8 (hidden, bundle bytes)."""
     return np.concatenate([each.packed() for each in matrices], axis=1)
 
 
 class BundleFile:
-    """The neurons of layer ``layer`` of a calibrated model, or of the one layer that
-    `SparseFfn.save_bundles` wrote. Only the header is read at first, then neurons by `read`.
+    """The neurons of layer ``layer`` of a calibrated model, or of a layer written by
+    `SparseFfn.save_bundles`. Only the header is read at first, then neurons by `read`.
 
     ``source``: a path, or a seekable binary file, which stays the caller's to close. Of a file
     that has no ``readinto`` neighbours are read in one go. ``header`` and ``config``: of the same
@@ -125,7 +125,7 @@ class BundleFile:
         if f"blk.{layer}.ffn_sub_norm.weight" in self.header.tensors:
             raise UnsupportedError(
                 f"{self.name}: layer {layer} has a norm before its down matrix, which needs all "
-                "of its neurons at once: load the model whole"
+                "of its neurons: load the model without a neuron budget"
             )
         self.format: WeightFormat = weight_format(info.format)
         self.gated = self._gated(info.shape)
@@ -145,8 +145,8 @@ class BundleFile:
 
     def read(self, neurons: npt.NDArray[np.int32], out: list[memoryview]) -> Iterator[int]:
         """Fills ``out``, buffers of `bundle_bytes` bytes, with the bundles of ``neurons``,
-        ascending; after each run of neighbours it yields how many those were. `ModelFileError`
-        with file, offset and neuron when one cannot be read."""
+        ascending; yields the length of each contiguous run. `ModelFileError` with file, offset and
+        neuron if one cannot be read."""
         apart = np.diff(neurons, prepend=-2) != 1
         apart[::_MOST_AT_ONCE] = True
         starts = np.flatnonzero(apart).tolist()
@@ -168,7 +168,8 @@ class BundleFile:
             yield end - start
 
     def _read_run(self, neuron: int, out: list[memoryview]) -> int:
-        """Fills ``out`` with neighbours, ``neuron`` the first; how many whole ones there were."""
+        """Fills ``out`` with consecutive neurons from ``neuron`` on; returns how many were
+        complete."""
         nbytes = self.bundle_bytes
         try:
             self._file.seek(self.offset + neuron * nbytes)
@@ -207,7 +208,7 @@ class BundleFile:
         )
 
     def close(self) -> None:
-        """Closes the file, unless it is the caller's."""
+        """Closes the file, unless it belongs to the caller."""
         self._finalizer()
 
 
@@ -240,7 +241,7 @@ def _layer_shape(
     activation: str | ActivationType | None,
     config: ModelConfig | None,
 ) -> LayerShape:
-    """What a model, or a file of one layer, says of a layer that is stored neuron by neuron."""
+    """The shape of a layer stored neuron by neuron, in a model or in a file of one layer."""
     architecture = file.metadata.get("general.architecture")
     if config is None and architecture in ARCHITECTURES:
         config = read_config(file, activation)
@@ -255,7 +256,7 @@ def _layer_shape(
     if f"blk.{layer}.ffn_bundle.weight" not in file.tensors:
         raise ModelFileError(
             f"{file.name}: layer {layer} is not stored neuron by neuron; "
-            f"`sparsefire calibrate` makes such a model"
+            f"`sparsefire calibrate` writes such a model"
         )
     return _single_shape(file, activation) if config is None else _shape_in_model(config, layer)
 

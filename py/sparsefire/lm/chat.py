@@ -43,8 +43,8 @@ class ChatTemplate:
     special_tokens: texts that templates know as `bos_token`, `eos_token` and so on.
     name: the file's name in error messages.
 
-    Errors: `ModelFileError` (no template, or one that is too long). The source is compiled when
-    it is first rendered.
+    Errors: `ModelFileError` (no template, or one that is too long). The source is compiled on first
+    use.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Completions and chat completions as dictionaries, in the shapes of OpenAI's interface."""
+"""Completions and chat completions as dictionaries, in the shapes of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Scores = Sequence[tuple[int, TokenScore]]  # where a token begins in the text, and its score
 Event = tuple[int, Piece | Stats]  # of a choice: the next piece, or at its end the statistics
 
-_LEAST = -9999.0  # stands for a log probability of -inf, which JSON does not have
+_LEAST = -9999.0  # replaces a log probability of -inf, which JSON lacks
 _NEW_MESSAGE = {"role": "assistant", "content": ""}
 
 
@@ -155,7 +155,7 @@ def _reasons(event: Piece | Stats) -> tuple[FinishReason | None, str | None]:
 
 
 class _Answer(ABC):
-    """How a request is answered: whole, or as a stream of chunks."""
+    """Answers a request, completely or as a stream of chunks."""
 
     prefix: str  # of the answer's id
     kind: str  # the answer's `object`
@@ -362,7 +362,7 @@ def complete(
     model: str | None = None,
     **options: Unpack[GenerateOptions],
 ) -> Completion | Generator[Completion, None, None]:
-    """See `Model.create_completion`; `model` is what the answer calls the model `lm`."""
+    """See `Model.create_completion`; `model` is the name of `lm` in the answer."""
     wanted = Settings(
         lm.config.name if model is None else model,
         max_tokens,
@@ -393,7 +393,7 @@ def complete_chat(
     chat_template: str | None = None,
     **options: Unpack[GenerateOptions],
 ) -> ChatCompletion | Generator[ChatCompletionChunk, None, None]:
-    """See `Model.create_chat_completion`; `model` is what the answer calls the model `lm`."""
+    """See `Model.create_chat_completion`; `model` is the name of `lm` in the answer."""
     text = lm.apply_chat_template(messages, chat_template=chat_template)
     wanted = Settings(
         lm.config.name if model is None else model,

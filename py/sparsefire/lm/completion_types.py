@@ -1,5 +1,5 @@
-"""The dictionaries of completions, chat completions and embeddings: those of OpenAI's interface,
-which llama-cpp-python shares."""
+"""The dictionaries of completions, chat completions and embeddings: those of OpenAI's API, as in
+llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ChatMessage(TypedDict):
 
 
 class ChatChoice(TypedDict):
-    """As `CompletionChoice`."""
+    """Like `CompletionChoice`."""
 
     index: int
     message: ChatMessage
@@ -107,7 +107,7 @@ class ChatDelta(TypedDict, total=False):
 
 
 class ChatChunkChoice(TypedDict):
-    """As `ChatChoice`, in a stream."""
+    """Like `ChatChoice`, in a stream."""
 
     index: int
     delta: ChatDelta
@@ -152,6 +152,6 @@ class Embeddings(TypedDict):
 
 
 class StreamOptions(TypedDict, total=False):
-    """`include_usage`: a stream ends with a chunk that holds `usage` and no choices."""
+    """`include_usage`: the stream ends with a chunk that contains `usage` and no choices."""
 
     include_usage: bool

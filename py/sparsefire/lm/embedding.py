@@ -1,4 +1,4 @@
-"""Vectors of texts, from a model's hidden states."""
+"""Text embeddings from a model's hidden states."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def create_embedding(
     pooling: Pooling = "mean",
     mode: str | None = None,
 ) -> Embeddings:
-    """See `Model.create_embedding`; `name` is what the answer calls the model."""
+    """See `Model.create_embedding`; `name` is the model's name in the answer."""
     vectors, tokens = [], 0
     for each in texts_of(text, "input")[0]:
         ids = ids_of(model, each)
@@ -60,8 +60,8 @@ def ids_of(model: Model, text: Text) -> list[int]:
 
 
 def embeddings_of(vectors: Sequence[FloatArray], tokens: int, name: str) -> Embeddings:
-    """The answer with these vectors, of texts of `tokens` tokens in all. `name` is what it calls
-    the model."""
+    """The answer with these vectors, for texts of `tokens` tokens in total. `name` is the model's
+    name in the answer."""
     data: list[EmbeddingItem] = [
         {"object": "embedding", "index": index, "embedding": vector.tolist()}
         for index, vector in enumerate(vectors)
@@ -87,8 +87,7 @@ def _vector(
 
 
 def texts_of(text: Text | Sequence[Text], name: str) -> tuple[list[Text], bool]:
-    """One or several texts, each a str or token ids, and whether it was one that was not in a
-    list."""
+    """One or several texts, each a str or token ids, as a list, and whether it was a single one."""
     if isinstance(text, str):
         return [text], True
     several = list(text)

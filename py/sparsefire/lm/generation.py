@@ -19,29 +19,29 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Cancel:
-    """Ends runs early: give it to a run as `cancel`, and call `cancel()` from any thread, or from a
-    signal handler. The run stops before its next token, or within a prompt after at most 64 of
-    its tokens, and its `finish_reason` is the `reason`. With `seconds`, all runs that have it end
-    once that time has passed since it was made, for the reason "time"."""
+    """Stops runs early: pass it to a run as `cancel`, and call `cancel()` from any thread or signal
+    handler. The run stops before its next token, or within a prompt after at most 64 of its tokens,
+    and its `finish_reason` is the `reason`. With `seconds`, runs that have it stop once that time
+    has passed since its creation, with the reason "time"."""
 
     def __init__(self, seconds: float | None = None) -> None:
         self._reason = ""
         self._end = None if seconds is None else time.monotonic() + seconds
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """Ends the runs. The first reason stays."""
+        """Stops the runs. The first reason is kept."""
         self._reason = self._reason or reason
 
     @property
     def reason(self) -> str:
-        """Why runs end; empty while they may go on."""
+        """Why runs stop; empty while they may continue."""
         if not self._reason and self._end is not None and time.monotonic() >= self._end:
             self._reason = "time"
         return self._reason
 
 
 class GenerateOptions(SamplerOptions, total=False):
-    """Keyword arguments of everything that generates text; see `Model.generate`."""
+    """Keyword arguments of all methods that generate text; see `Model.generate`."""
 
     mode: str | None
     stop: str | Sequence[str]
@@ -86,13 +86,13 @@ class GenerationConfig:
         if self.keep < 0:
             raise ArgumentError(f"keep must be 0 or more, not {self.keep}")
         if "" in self.stop:
-            raise ArgumentError("stop: an empty text would stop at once")
+            raise ArgumentError("stop: an empty text would stop immediately")
         if self.context_shift and self.max_tokens is None:
-            raise ArgumentError("max_tokens: with context_shift a text has no end; say how long")
+            raise ArgumentError("max_tokens: required with context_shift, since a text has no end")
 
 
 def shows_options(function: _Function) -> _Function:
-    """Names the fields of `GenerateOptions` in the signature that help() shows, in place of
+    """Lists the fields of `GenerateOptions` in the signature that help() shows, instead of
     `**options`."""
     defaults: dict[str, Any] = {"mode": None, "stop": ()}
     for field in (*fields(SamplerConfig), *fields(GenerationConfig)):
@@ -149,7 +149,7 @@ class StopFilter:
         return shown
 
     def finish(self) -> str:
-        """What was held back."""
+        """The withheld text."""
         held, self._held = self._held, ""
         return held
 
@@ -205,12 +205,11 @@ class Generation:
         return next(self._pieces)
 
     def close(self) -> None:
-        """Ends the run where it is. To be called by the thread that iterates; others use a
-        `Cancel`."""
+        """Interrupts the run. Must be called by the iterating thread; others use a `Cancel`."""
         self._pieces.close()
 
     def texts(self) -> Generator[str, None, None]:
-        """The text alone, piece by piece."""
+        """Only the text, piece by piece."""
         try:
             for piece in self._pieces:
                 if piece.text:
@@ -240,7 +239,7 @@ class Generation:
             self._update_stats()
 
     def _piece(self, text: str, last: bool = False) -> Iterator[Piece]:
-        """The piece that shows this text, if there is something to show."""
+        """The piece with this text, if there is anything to show."""
         self._shown += len(text)
         count = 0
         while count < len(self._scores) and (last or self._scores[count][0] < self._shown):

@@ -21,11 +21,10 @@ from .neurons import ModelNeurons
 
 
 class CoreModel(CoreObject):
-    """A model of the core with its weights. `ffns` holds one `SparseFfn` a layer.
+    """A model in the core with its weights. `ffns` has one `SparseFfn` per layer.
 
-    On the native core the weights that are used as they are stored stay in the mapped file. With
-    ``neurons`` the feed-forward layers are its layers, and `ffns` is empty.
-    """
+    On the native core, weights that need no conversion stay in the mapped file. With ``neurons``
+    the feed-forward layers are its layers, and `ffns` is empty."""
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ _EMBEDDED = Path(__file__).parent.parent / "models"
 
 
 class Model:
-    """A language model in the core. `Model.load` makes one.
+    """A language model in the core. `Model.load` creates one.
 
     A model may be used by one thread at a time. It stays on the core that was current when it was
     loaded.
@@ -103,7 +103,7 @@ class Model:
             if neuron_budget is not None:
                 if isinstance(source, (bytes, bytearray, memoryview)):
                     raise ArgumentError(
-                        "neuron_budget: the model is in memory already; give a path or a file"
+                        "neuron_budget: the model is already in memory; give a path or a file"
                     )
                 neurons = ModelNeurons(core, source, file, config, neuron_budget)
             return cls(file, config, CoreModel(core, file, config, neurons), context)
@@ -117,7 +117,7 @@ class Model:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokeniser of the file, made on first use."""
+        """The tokeniser of the file, created on first use."""
         return Tokenizer.from_metadata(self._file.metadata, self._file.name)
 
     def tokenize(
@@ -132,7 +132,7 @@ class Model:
 
     @functools.cached_property
     def chat_template(self) -> ChatTemplate:
-        """The chat template of the file; `UnsupportedError` when it has none."""
+        """The chat template of the file; `UnsupportedError` if it has none."""
         return ChatTemplate.from_metadata(self._file.metadata, self._file.name)
 
     def apply_chat_template(
@@ -173,8 +173,8 @@ class Model:
         max_tokens: limit of new tokens; None: as many as the context holds. Generation also ends
           at an end-of-text token, before a stop text, and when the context is full;
           `stats.finish_reason` says which.
-        mode: "dense", "exact" or "sparse"; by default `config.default_mode`.
-        stop: a text or several that end the generation and are not part of it.
+        mode: "dense", "exact" or "sparse"; default `config.default_mode`.
+        stop: one or several texts before which generation stops.
         temperature, top_k, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty,
           logit_bias, seed: see `SamplerConfig`; a temperature of 0 is greedy.
         cancel: a `Cancel`, with which another thread can end the run, or a time limit. The thread
@@ -188,7 +188,7 @@ class Model:
         evaluated faster. After the run, complete or not, `stats` describes it.
 
         Errors: `ContextFullError` (the prompt does not fit), `ArgumentError`, `UnsupportedError`
-        (mode), `NotFiniteError`. Those of the arguments are raised at once.
+        (mode), `NotFiniteError`. Errors in arguments are raised immediately.
         """
         return self.start(prompt, max_tokens, **options).texts()
 
@@ -226,7 +226,7 @@ class Model:
         if not ids and self.tokenizer.bos is not None:
             ids = [self.tokenizer.bos]
         if not ids:
-            raise ArgumentError("the prompt is empty, and the model has no token to begin with")
+            raise ArgumentError("the prompt is empty, and the model has no BOS token")
         if len(ids) > self.context:
             raise ContextFullError(
                 f"the prompt has {len(ids)} tokens but the context holds {self.context}; shorten "
@@ -266,18 +266,18 @@ class Model:
     def create_completion(
         self, *arguments: Any, **options: Any
     ) -> Completion | Generator[Completion, None, None]:
-        """Continues a prompt, or several, and answers with a dictionary of the shape that OpenAI's
-        and llama-cpp-python's clients know; with `stream`, with a generator of such dictionaries,
-        whose `text` is what is new.
+        """Continues one or several prompts and returns a dictionary in the shape of OpenAI's and
+        llama-cpp-python's APIs; with `stream`, a generator of such dictionaries, each with the new
+        `text`.
 
-        n: choices for each prompt; with a `seed`, the k-th has seed + k.
+        n: choices per prompt; with a `seed`, the k-th uses seed + k.
         echo: the answer begins with the prompt.
         logprobs: reports the log probability of each token, with echo the prompt's too, and of
           that many of the most likely tokens.
         stream_options: {"include_usage": True} ends a stream with a chunk that holds `usage`.
         model: what the answer calls the model.
 
-        Other arguments and errors as `generate`; those of the arguments are raised at once.
+        Other arguments and errors as `generate`. Errors in arguments are raised immediately.
         """
         return complete(self, *arguments, **options)
 
@@ -305,7 +305,7 @@ class Model:
     def create_chat_completion(
         self, *arguments: Any, **options: Any
     ) -> ChatCompletion | Generator[ChatCompletionChunk, None, None]:
-        """Answers a conversation, as `create_completion` continues a text.
+        """Answers a conversation; the counterpart of `create_completion`.
 
         messages: each {"role": "system" | "user" | "assistant", "content": …}, the latest last.
         logprobs, top_logprobs: whether to report the log probabilities of the answer's tokens, and
@@ -324,7 +324,7 @@ class Model:
         pooling: Pooling = "mean",
         mode: str | None = None,
     ) -> FloatArray:
-        """The vector of a text, float32 (d,), or those of several texts, (n, d): the hidden states
+        """The embedding of a text, float32 (d,), or of several texts, (n, d): the hidden states
         after the final norm, pooled over the text's tokens. A model that was trained only to
         predict text gives vectors of modest quality.
 
@@ -345,8 +345,8 @@ class Model:
         pooling: Pooling = "mean",
         mode: str | None = None,
     ) -> Embeddings:
-        """As `embed`, in a dictionary of the shape that OpenAI's and llama-cpp-python's clients
-        know. model: what the answer calls the model."""
+        """Like `embed`, but returns a dictionary in the shape of OpenAI's and llama-cpp-python's
+        APIs. model: the model's name in the answer."""
         return create_embedding(self, input, model, normalize=normalize, pooling=pooling, mode=mode)
 
     # -- logits and perplexity -------------------------------------------------------------------
@@ -384,12 +384,12 @@ class Model:
         mode: str | None = None,
         progress: Callable[[int, int, float], object] | None = None,
     ) -> Perplexity:
-        """How well the model predicts a text (or token ids): consecutive windows of `context`
-        tokens that do not overlap (by default `self.context`), each evaluated alone, in which
-        every token but the first is scored. A shorter window at the end counts too.
+        """The perplexity of a text (or token ids), in consecutive windows of `context` tokens (by
+        default `self.context`) that do not overlap and are evaluated independently. Every token of
+        a window except the first is scored. A shorter window at the end counts too.
 
         In a text, names of control tokens are plain text. `progress` is called after each window
-        with the tokens done, the tokens in all, and the perplexity so far.
+        with the tokens done, the total number of tokens, and the perplexity so far.
 
         Errors: `ArgumentError` (fewer than 2 tokens), otherwise as `logits`.
         """
@@ -455,7 +455,7 @@ class Model:
 
     @property
     def neurons(self) -> ModelNeurons | None:
-        """The layers and caches of a model that was loaded with a ``neuron_budget``, else None."""
+        """The layers and caches of a model loaded with a ``neuron_budget``, otherwise None."""
         self._check_open()
         assert self._core_model is not None
         return self._core_model.neurons
@@ -471,8 +471,8 @@ class Model:
         return self._own_session(mode).ffn_inputs(ids)
 
     def hidden_states(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
-        """The state after each of token ids (n,), n at most the context: the residual stream after
-        the final norm, of which logits are made, float32 (n, d). Errors as `logits`."""
+        """The hidden state after each of token ids (n,), n at most the context: the residual stream
+        after the final norm, from which logits are computed, float32 (n, d). Errors as `logits`."""
         self._check_open()
         ids = self._checked_ids(token_ids, "token_ids")
         mode = self._checked_mode(mode)
@@ -482,18 +482,18 @@ class Model:
 
     @property
     def session(self) -> Session:
-        """The sequence of tokens that `generate` and the others use."""
+        """The token sequence that `generate` and the other methods use."""
         self._check_open()
         return self._session
 
     def new_session(self, context: int) -> Session:
-        """Another sequence of up to `context` tokens beside the model's own."""
+        """A further token sequence of up to `context` tokens."""
         self._check_open()
         assert self._core_model is not None
         return Session(self._core_model, context)
 
     def _own_session(self, mode: str) -> Session:
-        """The model's session, empty and with its counts at zero."""
+        """The model's session, emptied and with counts reset."""
         session = self._session
         session.rewind(0, mode)
         session.owner = None
@@ -512,13 +512,13 @@ class Model:
         if mode == "exact" and not self._leaves_out():
             raise UnsupportedError(
                 f"{self._file.name}: {mode} mode skips neurons whose activation is zero, and "
-                f"{self.config.activation} has hardly any; only the dense mode makes sense, unless "
-                "layers have cutoffs (see SparseFfn.set_cutoff, and `sparsefire calibrate`)"
+                f"{self.config.activation} has hardly any; use dense mode, unless layers have "
+                "cutoffs (see SparseFfn.set_cutoff, and `sparsefire calibrate`)"
             )
         return mode
 
     def _leaves_out(self) -> bool:
-        """Whether exact mode may leave a neuron out."""
+        """Whether exact mode can skip neurons."""
         assert self._core_model is not None
         if self.config.activation.is_relu_family or self._core_model.neurons is not None:
             return True
@@ -552,7 +552,7 @@ class Model:
         return Stats(model=name, mode=mode, backend=core.host, isa=core.isa, threads=core.threads)
 
     def close(self) -> None:
-        """Gives the memory back. Closing twice is allowed."""
+        """Frees the memory. Closing twice is allowed."""
         self._session.close()
         if self._core_model is not None:
             self._core_model.close()
@@ -577,7 +577,7 @@ class Model:
 
 
 def default_model() -> Path:
-    """The file that SPARSEFIRE_MODEL names, else the model in the package."""
+    """The file named by SPARSEFIRE_MODEL, or else the model in the package."""
     chosen = os.environ.get("SPARSEFIRE_MODEL")
     if chosen:
         return Path(chosen)
@@ -595,8 +595,8 @@ def _checked_context(context: int | None, config: ModelConfig) -> int:
         return min(config.context_length, DEFAULT_CONTEXT)
     if not 1 <= context <= config.context_length:
         raise ArgumentError(
-            f"context: {context} is outside 1 … {config.context_length}, the tokens that the "
-            "model was trained for"
+            f"context: {context} is outside 1 … {config.context_length}, the context length of "
+            "the model"
         )
     return context
 

@@ -90,7 +90,7 @@ class ModelNeurons:
         """Replaces the use counts by those that `save_profile` wrote, and makes the most used
         neurons of each layer its hot set. The budget may differ.
 
-        Errors: `ModelFileError` (missing, damaged), `ShapeError` (of a model of other sizes).
+        Errors: `ModelFileError` (missing, damaged), `ShapeError` (model of other sizes).
         """
         found = read_profile_file(Path(path))
         if not isinstance(found, dict) or found.get("kind") != _PROFILES:

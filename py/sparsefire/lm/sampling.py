@@ -34,10 +34,10 @@ class SamplerOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How the next token is drawn. The steps are taken in this order:
+    """How the next token is sampled. The steps are applied in this order:
 
-    - `logit_bias`: token id → what is added to its logit; -inf forbids the token;
-    - `repeat_penalty`: logits of the last 64 tokens are divided by it when positive, else
+    - `logit_bias`: token id → value added to its logit; -inf forbids the token;
+    - `repeat_penalty`: positive logits of the last 64 tokens are divided by it, negative ones
       multiplied (Keskar et al. 2019); 1 changes nothing;
     - `frequency_penalty` × how often this run has drawn the token, and `presence_penalty` once for
       every token that it has drawn, are subtracted from the logits; 0 changes nothing;
@@ -89,14 +89,15 @@ class Sampler:
         self._drawn: Counter[int] = Counter()
 
     def sample(self, logits: FloatArray, last: Sequence[int] = ()) -> int:
-        """The next token's id for logits (vocab,). `last` holds the tokens so far, the prompt's
-        too, the latest last. The logits are not changed. `NotFiniteError` when they hold NaN."""
+        """The next token's id for logits (vocab,). `last` contains the tokens so far, including the
+        prompt's, the latest last. The logits are not changed. `NotFiniteError` if they contain
+        NaN."""
         token = self._draw(self._adjusted(logits, last))
         self._drawn[token] += 1
         return token
 
     def _adjusted(self, logits: FloatArray, last: Sequence[int]) -> FloatArray:
-        """The logits with bias and penalties: a copy, where there are any."""
+        """The logits with bias and penalties: a copy, if there are any."""
         config = self.config
         penalised = config.repeat_penalty != 1.0 and len(last) > 0
         counted = (config.frequency_penalty or config.presence_penalty) and self._drawn

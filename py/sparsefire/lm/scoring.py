@@ -28,7 +28,7 @@ class Perplexity:
 
 
 def token_scores(session: Session, ids: IntArray, top: int) -> Iterator[TokenScore]:
-    """The score of each token but the first, given those before it; see `Model.token_scores`."""
+    """The score of each token except the first; see `Model.token_scores`."""
     for rows, targets in _predictions(session, ids):
         for row, target in zip(rows, targets, strict=True):
             yield score(row, int(target), top)

@@ -52,7 +52,7 @@ class Session(CoreObject):
         self._logits_out = core.out(self._one_logits)
         self._token_in = core.inp(self._one_token)
         self._counts_out = (core.out(self._counts[0]), core.out(self._counts[1]))
-        self._uncollected = 0  # tokens whose neurons the core alone has counted
+        self._uncollected = 0  # tokens whose counts are only in the core
         self._missing = np.empty(config.hidden, np.int32)
         self._missing_of = np.zeros(1, np.int32)
         self.reset_counts()
@@ -128,15 +128,15 @@ class Session(CoreObject):
         return self._last_logits
 
     def step(self, token: int) -> FloatArray:
-        """Evaluates one more token in the mode of those before it; logits (vocab,) as `feed`."""
+        """Evaluates one more token in the current mode; logits (vocab,) as from `feed`."""
         self._one_token[0] = token
         self._call(self._token_in, 1, self._logits_out, 1)
         self.tokens.append(token)
         return self._last_logits
 
     def evaluate(self, tokens: npt.NDArray[np.int32], logits: FloatArray | None = None) -> None:
-        """Evaluates more tokens, int32 (n,) with n ≥ 1, in the mode of those before them. `logits`
-        (k, vocab), when given, is filled with those of the last k ≤ n tokens."""
+        """Evaluates more tokens, int32 (n,) with n ≥ 1, in the current mode. `logits` (k, vocab),
+        if given, is filled with those of the last k ≤ n tokens."""
         most = len(tokens) if self._model.neurons is None else Limit.BATCH
         first = len(tokens) - (0 if logits is None else len(logits))  # with logits
         for start in range(0, len(tokens), most):
@@ -197,7 +197,7 @@ class Session(CoreObject):
     def _record(
         self, kind: int, tokens: npt.NDArray[np.int32], shape: tuple[int, ...]
     ) -> FloatArray:
-        """Evaluates more tokens and returns what the core records of each, float32 (n, *shape)."""
+        """Evaluates more tokens and returns the recorded values, float32 (n, *shape)."""
         recorded = np.empty((len(tokens), *shape), np.float32)
         if not len(tokens):
             return recorded
@@ -225,8 +225,8 @@ class Session(CoreObject):
 class Activity:
     """Counts of the neurons of a session that fired. Counting ends with `close()`.
 
-    A neuron fires when its activation is not 0 (in sparse and exact mode, beyond the layer's
-    cutoff), whatever mode computes it.
+    A neuron fires if its activation is not 0 (in sparse and exact mode, beyond the layer's cutoff),
+    in any mode.
     """
 
     def __init__(self, session: Session) -> None:

@@ -54,12 +54,12 @@ class Stats:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
+        """Number of prompt tokens."""
         return len(self.prompt_token_ids)
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that were generated."""
+        """Number of generated tokens."""
         return len(self.token_ids)
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """An HTTP server with OpenAI's API for one model: an ASGI application.
 
-The event loop only moves bytes; the model works in a thread of its own (`server_queue`), and the
-bodies of requests become calls of it in `server_requests`. Needs the extra "serve".
+The event loop only moves bytes. The model runs in its own thread (`queue`), and `requests` turns
+request bodies into calls of it. Needs the extra "serve".
 """
 
 from __future__ import annotations
