@@ -87,7 +87,7 @@ class Session(CoreObject):
 
     def close(self) -> None:
         """Frees the memory; the counts stay. Closing twice is allowed."""
-        if self.handle:
+        if self._finalizer.alive:
             self._collect_counts()
         super().close()
 
