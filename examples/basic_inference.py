@@ -1,9 +1,9 @@
-"""What sparse inference is, on one layer of the embedded model.
+"""Sparse inference on one layer of the embedded model.
 
     python examples/basic_inference.py [--prompt TEXT] [--layer N]
 
-Takes the inputs that one feed-forward layer sees while the model reads a text, and computes the
-layer in four ways: dense, exact, with its predictor, and with a predictor written here in numpy.
+Records the inputs of one feed-forward layer while the model reads a text, and computes the layer
+in four ways: dense, exact, with its predictor, and with a custom predictor in numpy.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Array = npt.NDArray[np.floating]
 
 
 class LastNeurons:
-    """A predictor of one's own: any object with `predict` will do. This one proposes the neurons
-    that were active for the input before, which shows how far habit alone would get."""
+    """A custom predictor: any object with a `predict` method. This one proposes the neurons that
+    were active for the previous input, as a baseline."""
 
     def __init__(self, gate: Array) -> None:
         self.gate = gate

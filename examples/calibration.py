@@ -1,11 +1,11 @@
-"""What a predictor can know: recall and cost of low-rank and sign predictors on a real layer.
+"""Recall and cost of low-rank and sign predictors on a real layer.
 
     python examples/calibration.py [--text FILE] [--layer N] [--tokens N] [--png FILE]
 
-Takes the inputs of one feed-forward layer of the embedded model, from a text (by default one that
-the model writes itself), fits predictors of several ranks to them, and compares them with a
-predictor that looks at signs alone. With matplotlib installed (`pip install
-'sparsefire[examples]'`), --png draws how often neurons fire, and recall against cost.
+Records the inputs of one feed-forward layer of the embedded model for a text (by default one that
+the model generates), fits predictors of several ranks to them, and compares them with a predictor
+that uses only signs. With matplotlib installed (`pip install 'sparsefire[examples]'`), --png draws
+how often neurons fire, and recall against cost.
 """
 
 from __future__ import annotations

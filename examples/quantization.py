@@ -1,10 +1,10 @@
-"""What weight formats cost and save, on one layer.
+"""Size, error and speed of weight formats on one layer.
 
     python examples/quantization.py [--layer N]
 
-Packs the weights of a feed-forward layer of the embedded model in each format, and compares size,
-error and time of the layer computed on them as they are packed. Then two things that surprise:
-what turning a quantised matrix around costs, and how integers of another scheme come in.
+Quantises the weights of a feed-forward layer of the embedded model to each format, and compares
+size, error and time of the layer. Then shows the error of transposing a quantised matrix, and how
+to import integers of another quantisation scheme.
 """
 
 from __future__ import annotations
