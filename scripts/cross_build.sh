@@ -73,7 +73,10 @@ build_core() {
   cmake -G Ninja -S "$root/core_c" -B "$kept/$target" "${options[@]}" "-DCMAKE_SYSTEM_PROCESSOR=${target%%-*}" \
     "-DCMAKE_C_COMPILER=$kept/$target/bin/cc" "-DCMAKE_AR=$kept/$target/bin/ar" \
     "-DCMAKE_RANLIB=$kept/$target/bin/ranlib" -DCMAKE_POSITION_INDEPENDENT_CODE=ON >/dev/null
-  cmake --build "$kept/$target" | tail -n 1
+  cmake --build "$kept/$target" >"$work/build.log" || {
+    cat "$work/build.log"
+    return 1
+  }
 }
 
 # build_extension TARGET: the Python extension, linked without Python where the system lets Python's own functions be
@@ -103,7 +106,7 @@ python_symbols() {
 
 # run_tests TARGET: the C tests, where they can be run.
 run_tests() {
-  local target=$1 runner=() program
+  local target=$1 runner=() program said
   case $target in
     "$(uname -m)"-linux-*) ;;
     *-windows-*)
@@ -123,7 +126,11 @@ run_tests() {
   for program in "$kept/$target"/tests/test_*; do
     case $program in *.exe) ;; *.*) continue ;; esac
     [ -f "$program" ] || continue
-    echo "$target: $(basename "$program"): $("${runner[@]}" "$program" 2>/dev/null | tail -n 1)"
+    said=$("${runner[@]}" "$program" 2>&1) || {
+      echo "$said"
+      return 1
+    }
+    echo "$target: $(basename "$program"): ${said##*$'\n'}"
   done
 }
 
