@@ -75,8 +75,8 @@ def main() -> None:
     twice = once.transpose()
     before, after = once.error(values).relative, twice.error(values.T).relative
     print(
-        f"\nA layer keeps its down matrix turned around, one row a neuron. Turning a Q8_0 matrix "
-        f"rounds it again:\nerror {before:.2e} before, {after:.2e} after, that is "
+        f"\nA layer stores its down matrix transposed, one row per neuron. Transposing a Q8_0 "
+        f"matrix requantises it:\nerror {before:.2e} before, {after:.2e} after, that is "
         f"{after / before:.2f} times as much. F32, F16 and BF16 lose nothing."
     )
 
@@ -87,7 +87,7 @@ def main() -> None:
     halves = np.stack((packed & 15, packed >> 4), axis=1).reshape(-1, 64).astype(np.float64)
     meant = ((halves - zeros[:, None]) * scales[:, None]).reshape(256, 128)
     print(
-        f"\n4-bit integers with a zero point for each 64 weights come in as {weights}:\nthe "
+        f"\n4-bit integers with a zero point per 64 weights are imported as {weights}:\nthe "
         f"integers fit in its bytes, so only the scales are rounded, error "
         f"{weights.error(meant).relative:.1e}."
     )

@@ -1,4 +1,4 @@
-"""What SentencePiece vocabularies do to a text before it is cut into tokens."""
+"""SentencePiece's normalisation of a text before tokenising."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _KEY = "tokenizer.ggml.precompiled_charsmap"
 
 
 class Normalizer:
-    """Replaces characters by those that the vocabulary was trained on, then handles blanks.
+    """Replaces characters by those that the vocabulary was trained on, then handles spaces.
 
-    add_blank: puts a blank before a text that is not empty. trim: takes blanks off both ends and
-    makes one of several. charsmap: replacements, or None.
+    add_blank: prepends a space to a text that is not empty. trim: strips spaces at both ends and
+    collapses runs of them. charsmap: replacements, or None.
     """
 
     def __init__(self, add_blank: bool, trim: bool, charsmap: CharsMap | None = None) -> None:
@@ -28,7 +28,7 @@ class Normalizer:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], *, trim: bool) -> Normalizer:
-        """As the file says; `trim` where it is silent."""
+        """From a file's metadata; `trim` is the default of a missing key."""
         stored = metadata.get(_KEY)
         charsmap = None
         if stored is not None:
@@ -42,12 +42,11 @@ class Normalizer:
         )
 
     def normalize(self, text: str, starts: bool) -> str:
-        """The text as its tokens spell it, with "▁" for blanks. `starts`: a blank may be put
-        before it."""
+        """The normalised text, with "▁" for spaces. `starts`: a space may be prepended."""
         if self._charsmap is not None:
             text = self._charsmap.replace(text)
         if self._trim:
-            # A "▁" in the text itself is a blank only at the end: so does the reference.
+            # A "▁" in the text itself is a space only at the end, as in the reference.
             text = re.sub(" +", " ", text).lstrip(" ").rstrip(f" {BLANK}")
         if text and starts and self.add_blank:
             text = f" {text}"
@@ -56,7 +55,7 @@ class Normalizer:
 
 class CharsMap:
     """SentencePiece's table of replacements: a double-array trie (Aoe 1989) from UTF-8 to the
-    places of NUL-terminated strings behind it. The longest entry wins.
+    offsets of NUL-terminated strings after it. The longest entry wins.
 
     `ModelFileError` when the table is not of that form.
     """
@@ -85,7 +84,7 @@ class CharsMap:
         return "".join(parts) + raw[kept:].decode("utf-8")
 
     def _longest(self, raw: bytes, start: int) -> tuple[int, str | None]:
-        """Length in bytes and replacement of the longest entry at a place."""
+        """Length in bytes and replacement of the longest entry at a position."""
         units = self._units
         count = len(units)
         length, found = 0, -1

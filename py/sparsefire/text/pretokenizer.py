@@ -1,7 +1,8 @@
-"""How byte-level BPE vocabularies cut text into words, by the name in `tokenizer.ggml.pre`.
+"""Pre-tokenisers: how byte-level BPE vocabularies split text into words, by the name in
+`tokenizer.ggml.pre`.
 
-A rule is one or several patterns, applied one after the other, each to the pieces of the one
-before. They use classes that Python's `re` lacks: \\p{L}, \\p{N}, Unicode white space and others.
+A rule is one or several patterns, applied in sequence, each to the pieces of the previous one. They
+use classes that Python's `re` lacks: \\p{L}, \\p{N}, Unicode white space and others.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..errors import UnsupportedError
 # White space by Unicode's property; Python's \s has U+001C … U+001F as well.
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
-# Patterns as tokenizer.json has them, which `_translated` turns into Python's.
+# Patterns as in tokenizer.json, which `_translated` converts to Python's.
 _CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 GPT2 = _CONTRACTIONS + r"| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _END = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -38,9 +39,9 @@ DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud
 @dataclass(frozen=True)
 class _Rule:
     patterns: tuple[str, ...]
-    add_bos: bool = False  # when the file does not say
+    add_bos: bool = False  # default of a missing key
     whole_words_first: bool = False  # a word that is a token is not merged from its bytes
-    composed: bool = False  # the text is brought into Unicode's form NFC first
+    composed: bool = False  # the text is normalised to NFC first
     total: bool = True  # the last pattern matches everywhere
 
 
@@ -88,7 +89,7 @@ class PreTokenizer:
 
 
 def _isolate(pattern: re.Pattern[str], pieces: Iterable[str]) -> Iterator[str]:
-    """Cuts each piece into what matches and what lies between."""
+    """Splits each piece into matches and the text between them."""
     for piece in pieces:
         at = 0
         for match in pattern.finditer(piece):
@@ -102,12 +103,12 @@ def _isolate(pattern: re.Pattern[str], pieces: Iterable[str]) -> Iterator[str]:
 
 @functools.cache
 def pretokenizer(name: str) -> PreTokenizer:
-    """The rule of that name; `UnsupportedError` when it is not known."""
+    """The rule of that name; `UnsupportedError` if it is unknown."""
     known = _ALIASES.get(name, name)
     if known not in _RULES:
         said = f"the rule {name!r} ('tokenizer.ggml.pre')" if name else "no rule at all"
         raise UnsupportedError(
-            f"the vocabulary names {said} for cutting text into words; known ones: "
+            f"the vocabulary names the pre-tokeniser {said}, which is unknown; known ones: "
             f"{', '.join(_RULES)}"
         )
     return PreTokenizer(known, _RULES[known])

@@ -1,9 +1,9 @@
-"""SentencePiece vocabularies: text is not cut into words first, and a blank is a letter, "▁".
+"""SentencePiece vocabularies: text is not split into words first, and a space is a letter, "▁".
 
-`tokenizer.ggml.model` = "llama" merges neighbours, the pair whose token has the highest score
-first; "t5" takes the tokens whose scores have the highest sum (Kudo 2018). Characters without a
-token are spelt in bytes where the vocabulary has tokens for bytes. Results are those of the
-SentencePiece library (Kudo and Richardson 2018).
+`tokenizer.ggml.model` = "llama" merges adjacent tokens, the pair with the highest score first; "t5"
+chooses the tokens with the highest sum of scores (Kudo 2018). Characters without a token fall back
+to bytes if the vocabulary has byte tokens. Results equal those of the SentencePiece library (Kudo
+and Richardson 2018).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BYTE_NAME = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 class Pieces(ABC):
-    """What both ways of cutting have in common."""
+    """Base class of both algorithms."""
 
     def __init__(
         self, vocabulary: Vocabulary, scores: Sequence[float], normalizer: Normalizer
@@ -40,7 +40,7 @@ class Pieces(ABC):
         self._vocabulary = vocabulary
         self._scores = scores
         self._normalizer = normalizer
-        # Of several tokens of one name the first counts.
+        # If several tokens have the same name, the first counts.
         self._ids: dict[str, int] = {}
         kinds = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
         for token in vocabulary.of_type(*kinds):
@@ -63,16 +63,16 @@ class Pieces(ABC):
         return found
 
     def _word_pattern(self) -> re.Pattern[str] | None:
-        """Cuts before blanks that follow a letter, where no token goes across such a place. Then
-        words can be remembered, and the result is the same."""
+        """A pattern that splits before spaces that follow a letter, if no token crosses such a
+        position. Words can then be cached with the same result."""
         across = re.compile(f"[^{BLANK}]{BLANK}")
         if any(BLANK in name[1:] and across.search(name) for name in self._ids):
             return None
         return re.compile(f"{BLANK}*[^{BLANK}]+|{BLANK}+")
 
     def encode(self, text: str, ids: list[int], starts: bool) -> None:
-        """Appends the tokens of a text without special tokens. `starts`: it begins a text, or
-        follows a special token, so that a blank is put before it."""
+        """Appends the tokens of a text without special tokens. `starts`: it begins a text or
+        follows a special token, so a space is prepended."""
         text = self._normalizer.normalize(text, starts)
         words: Iterable[str] = (text,) if self._word is None else self._word.findall(text)
         cache = self._cache
@@ -123,7 +123,7 @@ class Pieces(ABC):
         return text.encode("utf-8", "surrogateescape")
 
     def strip_start(self, raw: bytes) -> bytes:
-        """The bytes of a whole text without the blank that was put before it."""
+        """The bytes of a whole text without the prepended space."""
         return raw.removeprefix(b" ") if self._normalizer.add_blank else raw
 
     def __repr__(self) -> str:
@@ -131,7 +131,7 @@ class Pieces(ABC):
 
 
 class PieceBpe(Pieces):
-    """Merges neighbours, the pair whose token has the highest score first."""
+    """Merges adjacent tokens, the pair with the highest score first."""
 
     def __init__(
         self, vocabulary: Vocabulary, scores: Sequence[float], normalizer: Normalizer
@@ -148,7 +148,7 @@ class PieceBpe(Pieces):
 
 
 class Unigram(Pieces):
-    """Takes the tokens whose scores have the highest sum."""
+    """Chooses the tokens with the highest sum of scores."""
 
     def __init__(
         self, vocabulary: Vocabulary, scores: Sequence[float], normalizer: Normalizer

@@ -1,4 +1,4 @@
-"""Turns text into token ids and back, by the vocabulary in a GGUF file."""
+"""Tokenising and detokenising with the vocabulary of a GGUF file."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from .vocabulary import TokenType, Vocabulary, numbers, strings
 
 
 class Segmenter(Protocol):
-    """A way to cut text into tokens."""
+    """A tokenising algorithm."""
 
     def encode(self, text: str, ids: list[int], starts: bool) -> None:
-        """Appends the tokens of a text without special tokens; `starts`: nothing but special
-        tokens is before it."""
+        """Appends the tokens of a text without special tokens; `starts`: only special tokens
+        precede it."""
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for."""
 
     def strip_start(self, raw: bytes) -> bytes:
-        """The bytes of a whole text without what `encode` puts before it."""
+        """The bytes of a whole text without what `encode` prepends."""
 
 
 class Tokenizer:
-    """Turns text into token ids and back. `from_metadata` makes one from a model file.
+    """Converts text to token ids and back. `from_metadata` creates one from a model file.
 
-    `size` is the number of tokens; `bos` and `eos` are ids or None; `end_ids` holds every id
-    that ends a generation; `add_bos` and `add_eos` say whether a text gets them.
+    `size` is the number of tokens; `bos` and `eos` are ids or None; `end_ids` contains every id
+    that ends a generation; `add_bos` and `add_eos` say whether they are added to a text.
     """
 
     def __init__(self, vocabulary: Vocabulary, segmenter: Segmenter, kind: str = "") -> None:
@@ -43,10 +43,10 @@ class Tokenizer:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], name: str = "the model") -> Tokenizer:
-        """The tokeniser of a GGUF file's metadata; `name` is what messages call the file.
+        """The tokeniser of a GGUF file's metadata; `name` is the name of the file in messages.
 
-        Errors: `ModelFileError` (a key is missing or does not fit), `UnsupportedError` (another
-        kind of tokeniser, or a splitting rule that is not known).
+        Errors: `ModelFileError` (a key is missing or invalid), `UnsupportedError` (another kind of
+        tokeniser, or an unknown pre-tokeniser).
         """
         kind = metadata.get("tokenizer.ggml.model")
         if kind is None:
@@ -67,12 +67,12 @@ class Tokenizer:
 
     @property
     def bos(self) -> int | None:
-        """The id that begins a text, or None."""
+        """The BOS token's id, or None."""
         return self.vocabulary.bos
 
     @property
     def eos(self) -> int | None:
-        """The id that ends a text, or None."""
+        """The EOS token's id, or None."""
         return self.vocabulary.eos
 
     @property
@@ -82,12 +82,12 @@ class Tokenizer:
 
     @property
     def add_bos(self) -> bool:
-        """True when a text begins with `bos`, unless `encode` is told otherwise."""
+        """True if `encode` prepends `bos` by default."""
         return self.vocabulary.add_bos
 
     @property
     def add_eos(self) -> bool:
-        """True when a text ends with `eos`, unless `encode` is told otherwise."""
+        """True if `encode` appends `eos` by default."""
         return self.vocabulary.add_eos
 
     # -- text to ids -----------------------------------------------------------------------------
@@ -103,9 +103,9 @@ class Tokenizer:
         """Token ids of a text.
 
         With `special`, names of control tokens in the text (as in "<|endoftext|>") become those
-        tokens; otherwise they are ordinary text. `add_bos` and `add_eos` put the tokens that
-        begin and end a text around it; by default as the file says. A lone surrogate is read as
-        U+FFFD. `ArgumentError` when the vocabulary lacks a byte or character.
+        tokens; otherwise they are ordinary text. `add_bos` and `add_eos` add the BOS and EOS
+        tokens; the defaults are the file's. A lone surrogate is read as U+FFFD. `ArgumentError` if
+        the vocabulary lacks a byte or character.
         """
         if not isinstance(text, str):
             raise ArgumentError(f"expected text as str, got {type(text).__name__}")
@@ -148,11 +148,11 @@ class Tokenizer:
         return raw
 
     def decode(self, ids: Iterable[int], *, special: bool = False, continues: bool = False) -> str:
-        """The text of token ids. Control tokens are left out unless `special`; bytes that are not
+        """The text of token ids. Control tokens are omitted unless `special`; bytes that are not
         UTF-8 become U+FFFD.
 
-        continues: the ids continue a text. Otherwise the blank that some vocabularies put before
-        a text is taken off again.
+        continues: the ids continue a text. Otherwise the space that some vocabularies prepend to a
+        text is removed.
 
         Errors: `ArgumentError` for a negative id.
         """
@@ -165,7 +165,7 @@ class Tokenizer:
         return (raw if continues else self._segmenter.strip_start(raw)).decode("utf-8", "replace")
 
     def streaming_decoder(self, *, special: bool = False) -> StreamingDecoder:
-        """A decoder that takes one token at a time, of ids that continue a text."""
+        """A decoder for one token at a time, of ids that continue a text."""
         return StreamingDecoder(self, special=special)
 
     def __repr__(self) -> str:
@@ -173,7 +173,7 @@ class Tokenizer:
 
 
 class StreamingDecoder:
-    """Turns tokens into text as they come, and never gives out half a character."""
+    """Decodes tokens incrementally, and never returns a partial character."""
 
     def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
         self._tokenizer = tokenizer
@@ -181,11 +181,11 @@ class StreamingDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token: int) -> str:
-        """The text that is complete with this token; it may be empty."""
+        """The text completed by this token; it may be empty."""
         return self._decoder.decode(self._tokenizer.token_bytes(token, special=self._special))
 
     def finish(self) -> str:
-        """What is left: U+FFFD when the last character was not completed, else nothing."""
+        """The rest: U+FFFD if the last character is incomplete, otherwise nothing."""
         return self._decoder.decode(b"", True)
 
 

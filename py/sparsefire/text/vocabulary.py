@@ -1,4 +1,4 @@
-"""The tokens of a model file: their names, kinds, and what begins and ends a text."""
+"""The tokens of a model file: their names, kinds, and the BOS, EOS and end tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ModelFileError
 
-BLANK = "▁"  # how SentencePiece vocabularies spell a blank
+BLANK = "▁"  # a space in SentencePiece vocabularies
 
 
 class TokenType(IntEnum):
@@ -41,9 +41,9 @@ _TURN_ENDS = (
 class Vocabulary:
     """Token names by id, with their kinds.
 
-    `bos` begins and `eos` ends a text (ids or None); `end_ids` holds every id that ends a
-    generation; `unknown`, `separator` and `padding` are ids or None. `add_bos` and `add_eos` say
-    whether a text gets them; `add_separator` whether one stands between two texts.
+    `bos`, `eos`, `unknown`, `separator` and `padding` are ids or None; `end_ids` contains every id
+    that ends a generation. `add_bos` and `add_eos` say whether they are added to a text,
+    `add_separator` whether a separator is inserted between two texts.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class Vocabulary:
         add_eos: bool = False,
         **defaults: int,
     ) -> Vocabulary:
-        """The vocabulary of a GGUF file's metadata. The keyword arguments are what holds where
-        the file is silent: whether to add tokens, and ids of `bos`, `eos` and `unknown`.
+        """The vocabulary of a GGUF file's metadata. The keyword arguments are the defaults of
+        missing keys: whether to add tokens, and the ids of `bos`, `eos` and `unknown`.
 
         Errors: `ModelFileError` naming the key.
         """
@@ -132,7 +132,7 @@ class Vocabulary:
 
     @functools.cached_property
     def ids(self) -> dict[str, int]:
-        """Name → id; of several tokens of one name, the first."""
+        """Name → id; the first of several tokens with the same name."""
         return dict(zip(reversed(self.tokens), range(self.size - 1, -1, -1), strict=True))
 
     def of_type(self, *types: TokenType) -> list[int]:
@@ -140,8 +140,8 @@ class Vocabulary:
         return [token for token, kind in enumerate(self.types) if kind in types]
 
     def splitter(self, special: bool) -> re.Pattern[str] | None:
-        """A pattern that finds the tokens that are matched as they are written, the longest one
-        where several begin: control tokens if `special`, and user-defined ones always."""
+        """A pattern that matches tokens by their names, the longest first: control tokens if
+        `special`, and always user-defined ones."""
         if special not in self._splitters:
             self._splitters[special] = self._new_splitter(special)
         return self._splitters[special]
@@ -159,8 +159,8 @@ class Vocabulary:
 
 
 def _any_of(names: Sequence[str]) -> str:
-    """A pattern for the longest of some sorted names, branching where names part, so that finding
-    one among thousands does not try them all."""
+    """A pattern for the longest of some sorted names, as a trie, so that finding one among
+    thousands does not try them all."""
     shared = names[0]
     while not names[-1].startswith(shared):  # sorted: what the first and the last share, all do
         shared = shared[:-1]
