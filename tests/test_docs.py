@@ -83,7 +83,11 @@ def test_the_toolkit_page_runs(
     assert scope["cache"].stats.hits > 0
 
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *(ROOT / folder / "README.md" for folder in ("bench", "core_c")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 everywhere = pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 
