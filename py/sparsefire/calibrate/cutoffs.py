@@ -124,10 +124,10 @@ def calibrate_cutoffs(
     if output is not None:
         check_output(Path(output))
         gguf_package()
-    told = progress or (lambda _stage, _share: None)
+    announce = progress or (lambda _stage, _share: None)
     with Model.load(source, activation=activation) as model:
         windows = text_windows(model, text, tokens)
-        trial = _Trial(model, windows, seed, told)
+        trial = _Trial(model, windows, seed, announce)
         settings = trial.settings(on, sorted(sparsities))
         best = _best(settings, trial.perplexity_dense, perplexity_cost, force)
         chosen = best
@@ -136,7 +136,7 @@ def calibrate_cutoffs(
             chosen = trial.without_slow_layers(best)
             chosen = chosen if chosen is not None and chosen.speedup >= _LEAST_GAIN else None
         if chosen is not None and output is not None:
-            told("writing", 0.99)
+            announce("writing", 0.99)
             metadata = _metadata(model, chosen, trial)
             write_gguf(output, metadata, _tensors(model, chosen))
     return CutoffCalibration(
@@ -250,14 +250,14 @@ def _at(curves: Sequence[_Curve], sparsities: npt.NDArray[np.float64]) -> tuple[
 class _Trial:
     """Tries settings on a model."""
 
-    def __init__(self, model: Model, windows: Windows, seed: int, told: Progress) -> None:
-        self.model, self.windows, self.told = model, windows, told
+    def __init__(self, model: Model, windows: Windows, seed: int, announce: Progress) -> None:
+        self.model, self.windows, self.announce = model, windows, announce
         self.fit, self.held = windows.all[::2], windows.all[1::2]
         samples = record_inputs(
             model,
             Windows(self.fit),
             seed,
-            lambda share: told("reading the text", _RECORDED * share),
+            lambda share: announce("reading the text", _RECORDED * share),
             _FIT_TOKENS,
         )
         self.inputs = samples.inputs
@@ -296,12 +296,12 @@ class _Trial:
             part = (0.98 - _RECORDED) / len(on)
             curves = []
             for layer in range(layers):
-                self.told("trying cutoffs", begin + 0.5 * part * layer / layers)
+                self.announce("trying cutoffs", begin + 0.5 * part * layer / layers)
                 x = self._inputs_of(layer)
                 curves.append(_curve(self.model, layer, x, kind, self._divergence))
             for place, sparsity in enumerate(sparsities):
                 share = begin + part * (0.5 + 0.5 * place / len(sparsities))
-                self.told("measuring perplexity and speed", share)
+                self.announce("measuring perplexity and speed", share)
                 shared = self._best_shared(curves, kind, sparsity)
                 found.append(self._measured(kind, sparsity, curves, shared))
         return found

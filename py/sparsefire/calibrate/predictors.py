@@ -97,24 +97,24 @@ def calibrate_model(
         weight_format(predictor_format)
     check_output(Path(output))
     gguf_package()
-    told = progress or (lambda _stage, _share: None)
+    announce = progress or (lambda _stage, _share: None)
     model = Model.load(source, activation=activation)
     try:
         windows = text_windows(model, text, tokens)
         samples = record_inputs(
-            model, windows, seed, lambda share: told("reading the text", _RECORDED * share)
+            model, windows, seed, lambda share: announce("reading the text", _RECORDED * share)
         )
         formats = [_bundle_format(ffn, format) for ffn in model.ffns]
         descent = Descent(seed=seed)
         options = [FitOptions(recall, rank, each, predictor_format, descent) for each in formats]
-        fits = _fit_layers(model, samples, options, told)
+        fits = _fit_layers(model, samples, options, announce)
         _check_gain(model, fits)
-        told("writing", _FITTED)
+        announce("writing", _FITTED)
         metadata = _metadata(model, fits, format, recall, windows.size)
         write_gguf(output, metadata, _tensors(model, fits, formats, format))
     finally:
         model.close()
-    dense, sparse = _perplexities(Path(output), activation, windows, told)
+    dense, sparse = _perplexities(Path(output), activation, windows, announce)
     reports = tuple(fit.report for fit in fits)
     return CalibrationReport(
         source=str(source),
@@ -137,7 +137,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _fit_layers(
-    model: Model, samples: Samples, options: list[FitOptions], told: Progress
+    model: Model, samples: Samples, options: list[FitOptions], announce: Progress
 ) -> list[LayerFit]:
     """Fits the layers, several in parallel."""
     shares, lock = [0.0] * len(options), threading.Lock()
@@ -146,7 +146,7 @@ def _fit_layers(
         def progress(share: float) -> None:
             with lock:
                 shares[layer] = share
-                told("fitting predictors", _RECORDED + (_FITTED - _RECORDED) * _mean(shares))
+                announce("fitting predictors", _RECORDED + (_FITTED - _RECORDED) * _mean(shares))
 
         split = samples.split(layer)
         result = fit_layer(layer, model.ffns[layer], split, options[layer], progress)
@@ -291,7 +291,7 @@ def _packed_rows(matrix: Matrix, format: str, transpose: bool = False) -> ByteAr
 
 
 def _perplexities(
-    path: Path, activation: str | None, windows: Windows, told: Progress
+    path: Path, activation: str | None, windows: Windows, announce: Progress
 ) -> tuple[float, float]:
     """Perplexity of the new file over the held-out windows, dense and sparse."""
 
@@ -302,7 +302,7 @@ def _perplexities(
             begin = _FITTED + (1 - _FITTED) * index / 2
 
             def done(tokens: int, total: int, _: float, begin: float = begin) -> None:
-                told("measuring perplexity", begin + (1 - _FITTED) / 2 * tokens / total)
+                announce("measuring perplexity", begin + (1 - _FITTED) / 2 * tokens / total)
 
             result = model.perplexity(held.reshape(-1), held.shape[1], mode=mode, progress=done)
             results.append(result.perplexity)

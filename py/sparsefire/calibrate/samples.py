@@ -78,11 +78,11 @@ def record_inputs(
     model: Model,
     windows: Windows,
     seed: int,
-    told: Callable[[float], object],
+    announce: Callable[[float], object],
     most: int | None = None,
 ) -> Samples:
     """Runs the windows through the model and keeps the FFN inputs of as many random tokens of each
-    as memory allows, about `most` in all. `told` is called with the share that is done."""
+    as memory allows, about `most` in total. `announce` is called with the share that is done."""
     config, (count, length) = model.config, windows.all.shape
     bytes_per_token = 4 * config.layers * config.d
     room = min(_SAMPLE_BYTES // bytes_per_token, _SCORES // config.hidden)
@@ -93,7 +93,7 @@ def record_inputs(
     for index, window in enumerate(windows.all):
         tokens = np.sort(random.choice(length, kept, replace=False))
         inputs[index] = model.ffn_inputs(window, mode="dense")[tokens]
-        told((index + 1) / count)
+        announce((index + 1) / count)
     order = random.permutation(count * kept)
     flat = inputs.reshape(count * kept, config.layers, config.d)
     return Samples(flat[order], np.repeat(windows.kinds, kept)[order])

@@ -127,7 +127,7 @@ def quantize_model(
     target = Path(output)
     _check_target(Path(source), target, force)
     gguf_package()  # fails early if it is missing
-    told = progress or (lambda what, share: None)
+    announce = progress or (lambda what, share: None)
     with GgufFile.open(source) as file:
         chooser = _Chooser(file, wanted, output_format, embedding_format)
         tensors: dict[str, Writable] = {}
@@ -136,8 +136,8 @@ def quantize_model(
         done = 0
         for name, info in file.tensors.items():
             kind, note = chooser.choose(info)
-            told_now = _Told(told, name, done / total)
-            data = TensorData(kind, info.shape, _maker(file, info, kind, core, told_now))
+            announce_now = _Announcement(announce, name, done / total)
+            data = TensorData(kind, info.shape, _maker(file, info, kind, core, announce_now))
             tensors[name] = data
             after = packed_bytes(kind, info.shape)
             reports.append(
@@ -160,15 +160,15 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
 
 
 @dataclass
-class _Told:
-    """Tells that a tensor has its turn."""
+class _Announcement:
+    """Reports that a tensor is being written."""
 
-    told: Progress
+    announce: Progress
     name: str
     share: float
 
     def __call__(self) -> None:
-        self.told(self.name, self.share)
+        self.announce(self.name, self.share)
 
 
 class _Chooser:
@@ -239,12 +239,12 @@ class _Chooser:
 
 
 def _maker(
-    file: GgufFile, info: TensorInfo, kind: str, core: Core, told: Callable[[], None]
+    file: GgufFile, info: TensorInfo, kind: str, core: Core, announce: Callable[[], None]
 ) -> Callable[[], ByteArray]:
     """A function that returns the packed bytes when they are written."""
 
     def make() -> ByteArray:
-        told()
+        announce()
         data = file.tensor_data(info.name)
         if info.format.lower() == kind.lower():
             return data

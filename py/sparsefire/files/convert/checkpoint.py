@@ -116,7 +116,7 @@ class _Conversion:
         architecture = names[config.family.architecture]
         self._names = gguf.get_tensor_name_map(architecture, config.layers)
 
-    def tensors(self, told: Progress) -> dict[str, TensorData]:
+    def tensors(self, announce: Progress) -> dict[str, TensorData]:
         """All tensors by their names in the new file, created when they are written."""
         found: dict[str, StoredTensor] = {}
         for name, stored in self._checkpoint.tensors.items():
@@ -143,7 +143,7 @@ class _Conversion:
             stored = found[new]
             kind = self._kind(stored)
             packed_bytes(kind, stored.shape)
-            make = self._maker(new, stored, kind, told, done / total)
+            make = self._maker(new, stored, kind, announce, done / total)
             tensors[new] = TensorData(kind, stored.shape, make)
             done += math.prod(stored.shape)
         return tensors
@@ -188,10 +188,10 @@ class _Conversion:
         return self._format if fits else "f16"
 
     def _maker(
-        self, new: str, stored: StoredTensor, kind: str, told: Progress, share: float
+        self, new: str, stored: StoredTensor, kind: str, announce: Progress, share: float
     ) -> Callable[[], ByteArray]:
         def make() -> ByteArray:
-            told(stored.name, share)
+            announce(stored.name, share)
             heads = self._moved_heads(new)
             if kind == stored.format and stored.dtype != "F64" and not heads:
                 return stored.data
