@@ -20,7 +20,7 @@ zig_compiler "$machine-linux-gnu.2.17" "$work/bin"
 
 export CC="$work/bin/cc" CMAKE_ARGS="-DCMAKE_AR=$work/bin/ar -DCMAKE_RANLIB=$work/bin/ranlib" PATH="$tools:$PATH"
 python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$work/built" -Cinstall.strip=true "$root"
-auditwheel show "$work"/built/*.whl
+auditwheel show "$work"/built/*.whl 2>/dev/null
 auditwheel repair --plat "$platform" --wheel-dir "$work/tagged" "$work"/built/*.whl >/dev/null 2>&1 || {
   echo "build_wheel.sh: the wheel does not deserve the tag $platform" >&2
   exit 1

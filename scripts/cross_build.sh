@@ -89,12 +89,12 @@ build_extension() {
     *-windows-*)
       output=$kept/$target/_native.pyd
       { echo 'LIBRARY python3.dll'; echo EXPORTS; python_symbols "$object"; } >"$work/python3.def"
-      "$tools/python" -m ziglang dlltool -m i386:x86-64 -d "$work/python3.def" -l "$work/libpython3.a"
+      "$zig" dlltool -m i386:x86-64 -d "$work/python3.def" -l "$work/libpython3.a"
       libraries=("$work/libpython3.a")
       ;;
     *-macos) libraries=(-undefined dynamic_lookup) ;;
   esac
-  "$compiler" -shared "$object" "$kept/$target/libsparsefire_core.a" "${libraries[@]}" -o "$output"
+  "$compiler" -shared "$object" "$kept/$target/libsparsefire.a" "${libraries[@]}" -o "$output"
   echo "$target: linked ${output#"$root/"}"
 }
 
