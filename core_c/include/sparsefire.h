@@ -1,22 +1,22 @@
-/* sparsefire: activation-sparse neural inference. The whole public interface of the C core, but for what a WebAssembly
- * host with threads calls besides: see sparsefire_pool.h.
+/* sparsefire: activation-sparse neural inference. The public interface of the C core; functions that only a
+ * WebAssembly host with threads calls are in sparsefire_pool.h.
  *
  * Rules that hold for every function below
  * - Only 32-bit integers, floats, sizes and pointers cross this interface.
  * - A function that can fail returns int32_t: SF_OK (0), or a negative SF_ERROR_* that sf_status_text() explains.
  *   Functions that return a count say so; a negative count is an SF_ERROR_*.
  * - After an error, outputs are unspecified but nothing is leaked and every handle stays usable.
- * - sf_x_open(&out, …) makes a handle that the caller owns and gives back with sf_x_close(handle); closing NULL is
+ * - sf_x_open(&out, …) makes a handle that the caller owns and closes with sf_x_close(handle); closing NULL is
  *   allowed. "Borrows" means that the memory or handle must outlive the borrower; "copies" means it need not.
  * - Arrays are row-major and contiguous; shapes stand in comments as (rows, columns). `n` is a number of vectors.
  * - The core never prints, exits, reads the environment or opens files. Every size is checked before use.
- * - Calls on one context, and on what was opened with it, may come from several threads: a lock in the context lets
- *   one run at a time. Opening, changing and closing handles is for one thread.
+ * - Calls on one context, and on what was opened with it, may come from several threads: a lock in the context
+ *   serialises them. Handles are opened, changed and closed by one thread at a time.
  * - Results do not depend on the number of threads, bit for bit.
  * - Values of an enumeration are passed and stored as int32_t, whose size every compiler and host agrees on. A comment
- *   names the enumeration. Numbers that are given out keep their meaning.
- * - Functions take flat lists of scalars, also long ones, and no structs: a host that calls a WebAssembly module or
- *   writes in another language then needs no copy of a C layout.
+ *   names the enumeration. Published values keep their meaning.
+ * - Functions take flat lists of scalars, even long ones, and no structs, so that hosts of a WebAssembly module and
+ *   bindings to other languages need no copy of a C layout.
  */
 #ifndef SPARSEFIRE_H
 #define SPARSEFIRE_H
@@ -65,9 +65,9 @@ SF_API const char *sf_version(void);
 /* ---- Limits ------------------------------------------------------------------------------------------------ */
 
 enum sf_limit {
-  SF_BATCH = 32,           /* vectors or tokens that pass through a layer together: more are cut into such batches */
-  SF_MAX_THREADS = 256,    /* threads of a context; no more are started */
-  SF_MAX_NEURONS = 1 << 24 /* neurons of a layer, or elements of a vector: SF_BATCH times that fits in 32 bits */
+  SF_BATCH = 32, /* vectors or tokens that pass through a layer together; longer inputs are split into such batches */
+  SF_MAX_THREADS = 256,    /* most threads of a context */
+  SF_MAX_NEURONS = 1 << 24 /* most neurons of a layer, or elements of a vector; SF_BATCH times that fits in 32 bits */
 };
 
 /* ---- Memory (for hosts whose memory is not the caller's, such as wasm) ------------------------------------- */
@@ -97,15 +97,15 @@ SF_API int32_t sf_context_isa(const sf_context *context);
 SF_API int32_t sf_context_threads(const sf_context *context);
 
 /* Cost model by which passes that skip neurons choose a code path. The choice depends only on neuron counts and never
- * changes a bit of a result. For weights in `format`: `scattered` is the time of a row out of a list over that
- * of a row among all in order, `batched` the time of a product of a row and a vector, when a row meets several vectors
- * at once, over that with one vector. A context starts with what was measured.
+ * changes a bit of a result. For weights in `format`: `scattered` is the time per row when rows are listed, divided by
+ * the time per row when all are read in order; `batched` the time per product of a row and a vector when a row is
+ * multiplied by several vectors, divided by the time with one vector. The defaults were measured.
  * Errors: ARGUMENT (not above 0, or not finite), FORMAT. */
 SF_API int32_t sf_context_set_costs(sf_context *context, int32_t format, float scattered, float batched);
 
 /* ---- Weight formats ---------------------------------------------------------------------------------------- */
 
-/* The numbers are GGUF's own tensor type numbers, the layouts GGUF's own layouts. */
+/* Values are GGUF's tensor type numbers, and layouts are GGUF's. */
 enum sf_weight_format {
   SF_F32 = 0,
   SF_F16 = 1,
@@ -125,7 +125,7 @@ enum sf_weight_format {
 SF_API size_t sf_format_row_bytes(int32_t format, int32_t columns);
 
 /* Quantises `rows` × `columns` floats into packed rows: rounding as GGUF's reference implementation does, and to Q4_K,
- * Q5_K and Q6_K by a search for the least squared error. What NaN and infinity become is unspecified.
+ * Q5_K and Q6_K by a search for the least squared error. Results for NaN and infinity are unspecified.
  * Errors: FORMAT, SHAPE (dst_bytes too small), ARGUMENT. */
 SF_API int32_t sf_quantize(int32_t format, const float *src, int32_t rows, int32_t columns, void *dst,
                            size_t dst_bytes);
@@ -172,13 +172,13 @@ SF_API int32_t sf_softmax(sf_context *context, const float *x, int32_t count, fl
 
 /* ---- Selection: scores to a sorted list of active neurons -------------------------------------------------- */
 
-/* Each writes ascending ids to `ids`, which holds `count` entries, and returns how many (≥ 0), or an error.
+/* Each function writes ascending ids to `ids`, which has room for `count`, and returns their number or an error.
  * A NaN score is never selected. */
 
-/* The k largest scores; of equal ones the lower id first. k ≥ count selects all but NaN; k ≤ 0 none.
+/* The k largest scores; ties go to the lower id. k ≥ count selects all but NaN; k ≤ 0 none.
  * Errors: ARGUMENT. */
 SF_API int32_t sf_select_top_k(sf_context *context, const float *scores, int32_t count, int32_t k, int32_t *ids);
-/* Every score > threshold, then, if these are fewer than `least` or more than `most`, the top `least` or `most`.
+/* Every score > threshold; if these are fewer than `least` or more than `most`, the top `least` or `most`.
  * Errors: ARGUMENT (least > most, NaN threshold). */
 SF_API int32_t sf_select_threshold(sf_context *context, const float *scores, int32_t count, float threshold,
                                    int32_t least, int32_t most, int32_t *ids);
@@ -193,8 +193,8 @@ enum sf_rule {
 };
 
 /* Low-rank predictor: scores (hidden) = Q · f(P · x) + bias, with P (rank, d), Q (hidden, rank), f the identity, or
- * ReLU when `relu_between` is 1. Borrows P and Q, of which it keeps copies with interleaved rows where they are in Q4_0
- * or Q8_0: short rows such as Q's are multiplied faster so. Copies `bias` (hidden), NULL for zeros.
+ * ReLU when `relu_between` is 1. Borrows P and Q. If they are in Q4_0 or Q8_0, it also keeps copies of them in panels,
+ * in which short rows such as Q's are multiplied faster. Copies `bias` (hidden), NULL for zeros.
  * Starts with rule THRESHOLD, threshold 0, no hot prefix. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE (bias). */
 SF_API int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const sf_matrix *p, const sf_matrix *q,
                                  const float *bias, int32_t relu_between);
@@ -206,8 +206,8 @@ SF_API int32_t sf_predictor_open_sign(sf_predictor **out, sf_context *context, c
  * 32 of a row is 1 when weight j is negative. Errors: ARGUMENT (another kind of predictor), SHAPE (bytes too few). */
 SF_API int32_t sf_predictor_signs(const sf_predictor *predictor, uint32_t *signs, size_t bytes);
 SF_API void sf_predictor_close(sf_predictor *predictor);
-/* Neurons 0 … hot-1 are always selected and not scored; `rule`, an sf_rule, holds for the others. `least` and `most`
- * are counts of those others (most ≥ hidden means no limit). Errors: ARGUMENT. */
+/* Neurons 0 … hot-1 are always selected and not scored; `rule`, an sf_rule, applies to the others, and so do
+ * `least` and `most` (most ≥ hidden means no limit). Errors: ARGUMENT. */
 SF_API int32_t sf_predictor_set_rule(sf_predictor *predictor, int32_t rule, float threshold, int32_t least,
                                      int32_t most, int32_t hot);
 /* scores (n, hidden) for x (n, d), hot ones included. Errors: ARGUMENT, NOT_FINITE (x). */
@@ -238,21 +238,21 @@ enum sf_mode {
 SF_API int32_t sf_ffn_open(sf_ffn **out, sf_context *context, const sf_matrix *gate, const sf_matrix *up,
                            const sf_matrix *down, int32_t down_layout, int32_t activation, float parameter);
 SF_API void sf_ffn_close(sf_ffn *ffn);
-/* Gives the layer its down matrix in the other layout too: (d_out, hidden) for a layer opened with one row a neuron,
- * (hidden, d_out) for one with one row an output. Each pass then uses whichever is estimated to be faster from the
- * neuron counts; a dense pass the one by output. The two differ by rounding, and so may a vector's result when it
- * is computed alone and together with others. Borrows `down`; NULL: takes it away. Errors: ARGUMENT, SHAPE, UNSUPPORTED
+/* Gives the layer its down matrix in the other layout as well: (d_out, hidden) for a layer opened with one row a
+ * neuron, (hidden, d_out) for one with one row an output. Each pass then uses whichever is estimated to be faster from
+ * the neuron counts; a dense pass the one by output. The two differ by rounding, and so may a vector's result when it
+ * is computed alone and together with others. Borrows `down`; NULL removes it. Errors: ARGUMENT, SHAPE, UNSUPPORTED
  * (a cached layer). */
 SF_API int32_t sf_ffn_set_second_down(sf_ffn *ffn, const sf_matrix *down);
 /* Copies; any may be NULL for none. gate_bias, up_bias: (hidden); down_bias: (d_out).
  * Errors: ARGUMENT (gate_bias on an ungated layer), MEMORY, NOT_FINITE. */
 SF_API int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bias, const float *down_bias);
-/* From now on the neurons' values, activation(gate) ∘ up, go through an RMS norm before `down` (BitNet b1.58; Ma et al.
- * 2025). weight: (hidden), copied; NULL: none. In sparse mode, neurons that are left out count as zeros.
+/* Applies an RMS norm to the neurons' values, activation(gate) ∘ up, before `down` (BitNet b1.58; Ma et al.
+ * 2025). weight: (hidden), copied; NULL: none. In sparse mode, skipped neurons count as zeros.
  * sf_ffn_add_active is UNSUPPORTED with it. Errors: ARGUMENT, UNSUPPORTED (a cached layer), MEMORY, NOT_FINITE. */
 SF_API int32_t sf_ffn_set_sub_norm(sf_ffn *ffn, const float *weight, float epsilon);
-/* `both` 1: from now on up goes through the activation as the gate does, activation(gate) ∘ activation(up) (dReLU;
- * Song et al. 2024). 0 ends it. Errors: ARGUMENT (an ungated layer). */
+/* `both` 1: activates up as well as the gate, activation(gate) ∘ activation(up) (dReLU; Song et al. 2024). 0, the
+ * default: only the gate. Errors: ARGUMENT (an ungated layer). */
 SF_API int32_t sf_ffn_set_both_active(sf_ffn *ffn, int32_t both);
 /* Borrows `predictor` (NULL: none). Errors: ARGUMENT (also for one of another context), SHAPE. */
 SF_API int32_t sf_ffn_set_predictor(sf_ffn *ffn, sf_predictor *predictor);
@@ -261,7 +261,7 @@ enum sf_cutoff {
   SF_CUTOFF_GATE = 0,   /* |activation(gate)| ≤ cutoff: neither up nor down is computed */
   SF_CUTOFF_PRODUCT = 1 /* |activation(gate) · up| ≤ cutoff: down is not computed */
 };
-/* Sets the cutoff of a `kind`, an sf_cutoff. Both hold at once. In an ungated layer both are of |activation(up)|.
+/* Sets the cutoff of a `kind`, an sf_cutoff. Both apply together. In an ungated layer both compare |activation(up)|.
  * Errors: ARGUMENT (negative or not finite). */
 SF_API int32_t sf_ffn_set_cutoff(sf_ffn *ffn, int32_t kind, float cutoff);
 /* y (n, d_out) from x (n, d_in), in `mode`, an sf_mode. Writes for each vector the neurons whose gate was computed
@@ -269,21 +269,21 @@ SF_API int32_t sf_ffn_set_cutoff(sf_ffn *ffn, int32_t kind, float cutoff);
  * ARGUMENT, UNSUPPORTED (a cached layer), NOT_FINITE (x), MEMORY. */
 SF_API int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, float *y, int32_t *selected,
                               int32_t *active);
-/* y (d_out) of one x (d_in) with just the given neurons, ids (count) ascending and unique. Returns how many of them
+/* y (d_out) of one x (d_in) with only the given neurons, ids (count) ascending and unique. Returns how many of them
  * were active (see sf_ffn_forward). Errors: ARGUMENT (an id out of range or order), UNSUPPORTED (no down by neuron),
  * NOT_FINITE (x). */
 SF_API int32_t sf_ffn_forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y);
 
-/* As sf_ffn_forward_active, but adds to y and leaves the bias out: neurons in several calls, ascending from call to
- * call, give bit for bit what one call gives. */
+/* As sf_ffn_forward_active, but adds to y and omits the bias. Several calls, with neurons ascending from call to call,
+ * give bit for bit the result of one call. */
 SF_API int32_t sf_ffn_add_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y);
 
 /* ---- Neuron cache: layers larger than memory --------------------------------------------------------------- */
 
 /* Unlike all others, these functions take no lock: a cache, and the layers opened on it, are for one thread at a time.
- * Neurons live outside the core (in a file, say). The cache has room for some of them; the host is told which are
- * missing, reads them, and then computes. A neuron's bundle is its gate row, up row and down row, one after another
- * (ungated: up row, down row). */
+ * Neurons are stored outside the core, for example in a file, and some of them are resident in the cache: the host
+ * asks which are missing, reads those, and then computes. A neuron's bundle is its gate row, up row and down row, one
+ * after another (ungated: up row, down row). */
 typedef struct sf_cache sf_cache;
 
 /* Eviction policy. Pinned neurons are never evicted. */
@@ -298,31 +298,31 @@ enum sf_cache_policy {
 SF_API int32_t sf_cache_open(sf_cache **out, int32_t hidden, size_t bundle_bytes, int32_t slots, int32_t policy,
                              int32_t window);
 SF_API void sf_cache_close(sf_cache *cache);
-/* From now on the neurons ids (count), ascending, stay once they are read, and all others may go.
+/* Pins the neurons ids (count), ascending, from the time they are loaded, and unpins all others.
  * Errors: ARGUMENT, SHAPE (no slot would be left for the others). */
 SF_API int32_t sf_cache_pin(sf_cache *cache, const int32_t *ids, int32_t count);
-/* Asks for the neurons ids (count), ascending. Returns how many of them, from the first on, can be resident at once
- * (all, or at least 1), and writes those among them that are not yet to missing (count) and *missing_count: for each,
- * write its bundle where sf_cache_bundles() says, and then call sf_cache_loaded(). What was asked for and not loaded is
- * forgotten at the next request. Errors: ARGUMENT. */
+/* Requests the neurons ids (count), ascending. Returns how many of them, from the first on, can be resident together
+ * (all, or at least 1), and writes those of them that are missing to missing (count) and *missing_count. For each,
+ * write its bundle where sf_cache_bundles() says, then call sf_cache_loaded(). Neurons that were requested and not
+ * loaded are dropped at the next request. Errors: ARGUMENT. */
 SF_API int32_t sf_cache_request(sf_cache *cache, const int32_t *ids, int32_t count, int32_t *missing,
                                 int32_t *missing_count);
-/* Writes to bundles (count) where the bundle of each of the neurons ids (count), ascending, lies or is to be written,
- * NULL for one that has no place. The memory is the cache's. Errors: ARGUMENT. */
+/* Writes to bundles (count) the address of the bundle of each of the neurons ids (count), ascending, loaded or to be
+ * loaded; NULL for one without a slot. The memory is the cache's. Errors: ARGUMENT. */
 SF_API int32_t sf_cache_bundles(sf_cache *cache, const int32_t *ids, int32_t count, void **bundles);
 /* The bundles of the neurons ids (count), ascending, have been written. Errors: ARGUMENT, NOT_RESIDENT. */
 SF_API int32_t sf_cache_loaded(sf_cache *cache, const int32_t *ids, int32_t count);
-/* Number of neurons that are resident now. */
+/* Number of resident neurons. */
 SF_API int32_t sf_cache_resident(const sf_cache *cache);
-/* What happened since the last call of this function: how many neurons were asked for and resident, to *hits, and had
- * to be read, to *misses; and for how many tokens of evals each neuron was wanted, to wanted (hidden). A count stops at
- * the largest int32_t. Errors: ARGUMENT. */
+/* Counts since the last call of this function: requested neurons that were resident (*hits) or had to be read
+ * (*misses), and for how many tokens of evals each neuron was selected, wanted (hidden). Counts saturate at INT32_MAX.
+ * Errors: ARGUMENT. */
 SF_API int32_t sf_cache_counts(sf_cache *cache, int32_t *hits, int32_t *misses, int32_t *wanted);
 
 /* A feed-forward layer whose weights are bundles in `cache`, which it borrows, all rows in `format`. It may be part of
  * a model: see sf_session_missing. Of its functions, sf_ffn_forward is UNSUPPORTED; sf_ffn_forward_active and
- * sf_ffn_add_active answer NOT_RESIDENT for a neuron that is not loaded. Errors: ARGUMENT, FORMAT, SHAPE (bundle_bytes
- * is not that of such rows), MEMORY. */
+ * sf_ffn_add_active return NOT_RESIDENT for a neuron that is not loaded. Errors: ARGUMENT, FORMAT, SHAPE (bundle_bytes
+ * does not fit such rows), MEMORY. */
 SF_API int32_t sf_ffn_open_cached(sf_ffn **out, sf_context *context, sf_cache *cache, int32_t format, int32_t d_in,
                                   int32_t d_out, int32_t gated, int32_t activation, float parameter);
 
@@ -333,7 +333,7 @@ typedef struct sf_model sf_model;
 /* Matrices of sf_model_set_matrix. */
 enum sf_matrix_role {
   SF_TOKEN_EMBEDDING = 0, /* (vocab, d), layer -1 */
-  SF_OUTPUT = 1,          /* (vocab, d), layer -1; the embedding is used when it is not set */
+  SF_OUTPUT = 1,          /* (vocab, d), layer -1; the embedding if not set */
   SF_ATTENTION_Q = 2,     /* (heads · head_dim, d) */
   SF_ATTENTION_K = 3,     /* (kv_heads · head_dim, d) */
   SF_ATTENTION_V = 4,     /* (kv_heads · head_dim, d) */
@@ -342,18 +342,18 @@ enum sf_matrix_role {
 
 /* Vectors of sf_model_set_vector, F32. All but the three norms are optional. */
 enum sf_vector_role {
-  SF_OUTPUT_NORM = 0,         /* (d), layer -1 */
-  SF_ATTENTION_NORM = 1,      /* (d) */
-  SF_FFN_NORM = 2,            /* (d) */
-  SF_ROPE_FACTORS = 3,        /* (rope_dims / 2), layer -1 for every layer that has none of its own: each frequency is
-                                 divided by its factor */
-  SF_OUTPUT_NORM_BIAS = 4,    /* (d), layer -1; biases of norms are for SF_NORM_LAYER */
-  SF_ATTENTION_NORM_BIAS = 5, /* (d) */
-  SF_FFN_NORM_BIAS = 6,       /* (d) */
-  SF_OUTPUT_BIAS = 7,         /* (vocab), layer -1 */
-  SF_ATTENTION_Q_BIAS = 8,    /* (heads · head_dim) */
-  SF_ATTENTION_K_BIAS = 9,    /* (kv_heads · head_dim) */
-  SF_ATTENTION_V_BIAS = 10,   /* (kv_heads · head_dim) */
+  SF_OUTPUT_NORM = 0,            /* (d), layer -1 */
+  SF_ATTENTION_NORM = 1,         /* (d) */
+  SF_FFN_NORM = 2,               /* (d) */
+  SF_ROPE_FACTORS = 3,           /* (rope_dims / 2), layer -1: default of all layers; each frequency is
+                                    divided by its factor */
+  SF_OUTPUT_NORM_BIAS = 4,       /* (d), layer -1; biases of norms are for SF_NORM_LAYER */
+  SF_ATTENTION_NORM_BIAS = 5,    /* (d) */
+  SF_FFN_NORM_BIAS = 6,          /* (d) */
+  SF_OUTPUT_BIAS = 7,            /* (vocab), layer -1 */
+  SF_ATTENTION_Q_BIAS = 8,       /* (heads · head_dim) */
+  SF_ATTENTION_K_BIAS = 9,       /* (kv_heads · head_dim) */
+  SF_ATTENTION_V_BIAS = 10,      /* (kv_heads · head_dim) */
   SF_ATTENTION_OUTPUT_BIAS = 11, /* (d) */
   SF_ATTENTION_Q_NORM = 12,      /* (head_dim): of each query head, before its rotation */
   SF_ATTENTION_K_NORM = 13,      /* (head_dim): of each key head */
@@ -362,21 +362,21 @@ enum sf_vector_role {
   SF_ATTENTION_SUB_NORM = 16     /* (heads · head_dim): of the heads together, before the output matrix */
 };
 
-/* Numbers of sf_model_set_number, with layer -1 where nothing else is said. */
+/* Numbers of sf_model_set_number, for layer -1 unless stated otherwise. Comments begin with the default. */
 enum sf_number_role {
-  SF_NORM_KIND = 0,         /* SF_NORM_RMS (the start value) or SF_NORM_LAYER */
+  SF_NORM_KIND = 0,         /* SF_NORM_RMS, or SF_NORM_LAYER */
   SF_ROPE_HALVES = 1,       /* 0: rotation turns the pairs (2i, 2i + 1) of a head. 1: (i, i + rope_dims / 2) */
   SF_ROPE_AMPLITUDE = 2,    /* 1: factor of every cosine and sine */
   SF_EMBEDDING_SCALE = 3,   /* 1: factor of the embeddings */
-  SF_RESIDUAL_SCALE = 4,    /* 1: factor of all that is added to the residual stream */
+  SF_RESIDUAL_SCALE = 4,    /* 1: factor of every addition to the residual stream */
   SF_LOGIT_SCALE = 5,       /* 1: factor of the logits */
-  SF_LOGIT_CAP = 6,         /* 0: none. Else, then, logits become cap · tanh(logit / cap) */
+  SF_LOGIT_CAP = 6,         /* 0: none. Otherwise logits become cap · tanh(logit / cap), after SF_LOGIT_SCALE */
   SF_ATTENTION_SCALE = 7,   /* 1/√head_dim: factor of query · key */
-  SF_ATTENTION_CAP = 8,     /* 0: none. Else those products become cap · tanh(product / cap) */
-  SF_ROPE_BASE = 9,         /* of a layer; layer -1: of every layer that has none of its own */
+  SF_ATTENTION_CAP = 8,     /* 0: none. Otherwise those products become cap · tanh(product / cap) */
+  SF_ROPE_BASE = 9,         /* of a layer; layer -1: default of all layers */
   SF_ATTENTION_WINDOW = 10, /* of a layer, 0: none. Sliding window: how many positions a token attends to,
                                including its own */
-  SF_PREDICTOR_INPUT = 11   /* 0: predictors are given what their layers are given. 1: the residual stream, before the
+  SF_PREDICTOR_INPUT = 11   /* 0: predictors get their layers' inputs. 1: the residual stream before the
                                norm (PowerInfer; Song et al. 2023) */
 };
 
@@ -394,8 +394,8 @@ SF_API void sf_model_close(sf_model *model);
 SF_API int32_t sf_model_set_matrix(sf_model *model, int32_t layer, int32_t role, const sf_matrix *matrix);
 /* Copies `count` floats. `role`: an sf_vector_role. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE. */
 SF_API int32_t sf_model_set_vector(sf_model *model, int32_t layer, int32_t role, const float *values, int32_t count);
-/* What is not a tensor; `role`: an sf_number_role. Whole numbers and switches are floats without a fraction, up to
- * 2^24. Sessions that are open keep the rope that they began with. Errors: ARGUMENT (role, layer, a value outside its
+/* Sets a hyperparameter; `role`: an sf_number_role. Integers and switches are floats without a fraction, up to 2^24.
+ * Open sessions keep their rotary frequencies. Errors: ARGUMENT (role, layer, a value outside its
  * range). */
 SF_API int32_t sf_model_set_number(sf_model *model, int32_t layer, int32_t role, float value);
 /* Borrows `ffn`, d_in = d_out = d. Errors: ARGUMENT (also for one of another context), SHAPE. */
@@ -405,8 +405,8 @@ SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
 
 typedef struct sf_session sf_session;
 
-/* What sf_session_eval and sf_session_resume return besides an sf_status: neurons of a cached layer have to be read
- * first. See sf_session_missing. */
+/* Further result of sf_session_eval and sf_session_resume: neurons of a cached layer have to be read before the
+ * evaluation can go on. See sf_session_missing. */
 enum sf_eval_status { SF_WAITING = 1 };
 
 /* Makes the key/value cache for up to `context` tokens and the work memory. Borrows `model`.
@@ -414,42 +414,43 @@ enum sf_eval_status { SF_WAITING = 1 };
 SF_API int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context);
 SF_API void sf_session_close(sf_session *session);
 /* Appends `n` tokens in `mode`, an sf_mode, and writes logits (logits_count, vocab) of the last `logits_count` of them
- * (0 … n; NULL allowed with 0). On an error the session's position is what it was before. A token's results do not
+ * (0 … n; NULL allowed with 0). An error leaves the session's position unchanged. A token's results do not
  * depend on how the tokens are divided into calls (but see sf_ffn_set_second_down). Errors: ARGUMENT (token id, mode),
  * CONTEXT_FULL, NOT_FINITE. In a model with cached layers, n is at most SF_BATCH (else ARGUMENT), every mode computes
- * whole neurons, dense mode in the way of exact mode, and SF_WAITING may be returned: then see sf_session_missing. */
+ * whole neurons, dense mode in the same way as exact mode, and SF_WAITING may be returned: then see sf_session_missing.
+ */
 SF_API int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, float *logits,
                                int32_t logits_count);
 /* After SF_WAITING: the neurons of layer *layer that have to be read, ascending, to ids (hidden of that layer). Returns
  * how many. For each, write its bundle where sf_cache_bundles() of that layer's cache says, call sf_cache_loaded(), and
- * then sf_session_resume(). What is done to the session instead drops the eval. Errors: ARGUMENT (not waiting). */
+ * then sf_session_resume(). Any other call on the session abandons the evaluation. Errors: ARGUMENT (not waiting). */
 SF_API int32_t sf_session_missing(const sf_session *session, int32_t *layer, int32_t *ids);
-/* Goes on with the eval that returned SF_WAITING, and returns what that would: again SF_WAITING, say. `logits`: as
- * given to sf_session_eval. Errors: ARGUMENT (not waiting), NOT_RESIDENT (neurons were not read), and those of that
- * one. */
+/* Continues the evaluation that returned SF_WAITING, and returns as sf_session_eval does, possibly SF_WAITING again.
+ * `logits`: the same buffer as for sf_session_eval. Errors: ARGUMENT (not waiting), NOT_RESIDENT (neurons were not
+ * read), and those of sf_session_eval. */
 SF_API int32_t sf_session_resume(sf_session *session, float *logits);
 /* Tokens in the cache. */
 SF_API int32_t sf_session_position(const sf_session *session);
-/* Forgets all but the first `position` tokens. Errors: ARGUMENT. */
+/* Keeps only the first `position` tokens. Errors: ARGUMENT. */
 SF_API int32_t sf_session_truncate(sf_session *session, int32_t position);
 /* Neurons of the evals since the last call of this function, summed over their tokens, per layer: selected (layers),
- * active (layers); see sf_ffn_forward. A sum stops at the largest int32_t. Errors: ARGUMENT. */
+ * active (layers); see sf_ffn_forward. Sums saturate at INT32_MAX. Errors: ARGUMENT. */
 SF_API int32_t sf_session_counts(sf_session *session, int32_t *selected, int32_t *active);
 
-/* What sf_session_tap records of each token. */
+/* What sf_session_tap records for each token. */
 enum sf_tap {
-  SF_TAP_FFN_INPUTS = 0, /* (layers, d): what goes into each feed-forward layer */
+  SF_TAP_FFN_INPUTS = 0, /* (layers, d): the input of each feed-forward layer */
   SF_TAP_HIDDEN = 1      /* (d): the residual stream after the final norm, from which logits are made */
 };
 
-/* From now on each eval also writes what `kind`, an sf_tap, says of its tokens to buffer (n, …), which holds `floats`
- * floats; an eval that would not fit is an error SHAPE. NULL ends it. Kinds are independent of each other. Borrows
+/* Lets each evaluation also record what `kind`, an sf_tap, names: buffer (n, …), of `floats` floats; an evaluation that
+ * does not fit fails with SHAPE. NULL stops the recording. Kinds are independent of each other. Borrows
  * `buffer`. Errors: ARGUMENT. */
 SF_API int32_t sf_session_tap(sf_session *session, int32_t kind, float *buffer, size_t floats);
-/* From now on each eval adds 1 to the byte of every neuron that fired, once for each of its tokens, and stops at 255.
+/* Lets each evaluation add 1 to the byte of every neuron that fired, once for each token, saturating at 255.
  * A neuron fires when its activation is not 0, in sparse and exact mode beyond the layer's cutoff. counts: one byte a
- * neuron, layer after layer, (layers, hidden); `bytes` of them. The caller may read and clear them between evals. NULL
- * ends it. Borrows `counts`. Errors: ARGUMENT, SHAPE (too few bytes). */
+ * neuron, layer after layer, (layers, hidden); `bytes` of them. The caller may read and clear them between evaluations.
+ * NULL stops the counting. Borrows `counts`. Errors: ARGUMENT, SHAPE (too few bytes). */
 SF_API int32_t sf_session_activity(sf_session *session, uint8_t *counts, size_t bytes);
 
 #ifdef __cplusplus

@@ -120,7 +120,7 @@ typedef struct {
   int64_t uses; /* Σ over these of the vectors that want them */
 } shared_neurons;
 
-/* Finds the neurons that so many of the vectors want that computing them for every vector costs less. */
+/* Finds the neurons selected for so many of the vectors that computing them for all of them costs less. */
 static void find_shared(const pass *p, const sf_costs *costs, shared_neurons *shared) {
   int32_t hidden = p->ffn->hidden, *places = shared->places;
   memset(places, 0, (size_t)hidden * sizeof(int32_t));
@@ -138,7 +138,7 @@ static void find_shared(const pass *p, const sf_costs *costs, shared_neurons *sh
   }
 }
 
-/* The shared neurons for every vector at once; the rest of each vector's list for it alone. */
+/* Computes shared neurons for all vectors together, and the rest of each vector's list separately. */
 static void multiply_shared(const pass *p, const sf_matrix *matrix, const shared_neurons *shared, float *values) {
   sf_ffn *ffn = p->ffn;
   int32_t rest[SF_BATCH];
