@@ -89,7 +89,7 @@ def _group(item: pytest.Item) -> str:
     fixtures = getattr(item, "fixturenames", ())
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     if item.path.stem == "test_core_c":
-        return f"c {parameters['kind'].name}"
+        return f"c {parameters['kind'].name if 'kind' in parameters else 'gcc'}"
     for host in ("node", "chromium"):
         if f"pyodide_{host}" in fixtures or parameters.get("pyodide") == host:
             return f"pyodide {host}"
@@ -108,7 +108,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     items.sort(key=turn)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def missing(reason: str) -> NoReturn:
