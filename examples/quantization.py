@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import sparsefire as sf
-from sparsefire.weights.quantized import FORMATS
+from sparsefire.weights.formats import FORMATS
 
 Array = npt.NDArray[np.floating]
 

@@ -13,7 +13,7 @@ from sparsefire.bench.cache import EXPONENT, bench_cache, power_law
 from sparsefire.bench.ffn import bench_ffn
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, FormatError
-from sparsefire.weights.quantized import FORMATS
+from sparsefire.weights.formats import FORMATS
 
 KEYS = {
     *("dense_ms", "predictor_ms", "sparse_ms", "speedup", "limit", "efficiency", "active_share"),

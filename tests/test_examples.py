@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from conftest import ROOT, missing
-from sparsefire.weights.quantized import FORMATS
+from sparsefire.weights.formats import FORMATS
 
 
 def run(name: str, *arguments: str, **environment: str) -> str:

@@ -24,8 +24,8 @@ from sparsefire.errors import (
     UnsupportedError,
 )
 from sparsefire.ffn.layer import SparseFfn
+from sparsefire.weights.formats import FORMATS
 from sparsefire.weights.matrix import Matrix
-from sparsefire.weights.quantized import FORMATS
 
 Doubles = npt.NDArray[np.float64]
 

@@ -15,8 +15,8 @@ import pytest
 import sparsefire as sf
 from sparsefire.core import hosts
 from sparsefire.core.core import Core
+from sparsefire.weights.formats import FORMATS
 from sparsefire.weights.matrix import Matrix
-from sparsefire.weights.quantized import FORMATS
 
 D, HIDDEN = 256, 96
 

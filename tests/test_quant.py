@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import sparsefire as sf
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, FormatError, ShapeError
+from sparsefire.weights.formats import FORMATS, weight_format
 from sparsefire.weights.matrix import Matrix
-from sparsefire.weights.quantized import FORMATS, weight_format
 
 
 def test_formats_are_numbered_as_in_gguf() -> None:
@@ -23,6 +23,15 @@ def test_formats_are_numbered_as_in_gguf() -> None:
         assert kind.code == number
         assert (kind.block, kind.block_bytes) == gguf.GGML_QUANT_SIZES[number]
         assert weight_format(kind.code) is weight_format(name.upper()) is kind
+        # Of files in a K format GGUF tells how the rest is mixed: the small and medium mixtures.
+        types = gguf.LlamaFileType
+        endings = ("_M", "") if name.endswith("_k") else ("",)
+        prefix = "ALL_F32" if name == "f32" else f"MOSTLY_{name.upper()}"
+        assert kind.file_type in {
+            types[prefix + ending] for ending in endings if prefix + ending in types.__members__
+        }
+        assert FORMATS[kind.fallbacks[-1]].block == 1
+        assert set(kind.fallbacks) <= set(FORMATS)
     assert weight_format("q4_K") is FORMATS["q4_k"]
     for unknown in ("q8_1", "", 77):
         with pytest.raises(FormatError, match="known"):

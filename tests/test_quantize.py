@@ -16,7 +16,7 @@ from sparsefire.errors import ArgumentError, FormatError, ModelFileError, NotFin
 from sparsefire.ffn.layer import SparseFfn
 from sparsefire.files.quantize import QuantizeReport, quantize_model
 from sparsefire.lm.model import Model
-from sparsefire.weights.quantized import FORMATS
+from sparsefire.weights.formats import FORMATS
 
 Q = gguf.GGMLQuantizationType
 

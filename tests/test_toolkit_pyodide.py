@@ -105,7 +105,7 @@ found["edges"] = [
 # Every format and activation; integers; what cannot be.
 wide = random.standard_normal((4, 256)).astype(np.float32)
 found["packed"], found["errors"] = {}, {}
-from sparsefire.weights.quantized import FORMATS
+from sparsefire.weights.formats import FORMATS
 for name in FORMATS:
     packed = sf.QuantizedWeights.quantize(wide, name)
     found["packed"][name] = packed.packed.tolist()

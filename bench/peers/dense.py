@@ -8,8 +8,9 @@ import numpy as np
 
 from sparsefire.core import hosts
 from sparsefire.core.core import Core
+from sparsefire.weights.formats import weight_format
 from sparsefire.weights.matrix import Matrix
-from sparsefire.weights.quantized import QuantizedWeights, weight_format
+from sparsefire.weights.quantized import QuantizedWeights
 
 from ..lib.command import Effort
 from ..lib.ggml import Ggml, Product

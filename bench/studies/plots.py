@@ -21,8 +21,8 @@ import numpy.typing as npt
 from sparsefire.bench.ffn import bench_ffn
 from sparsefire.core import hosts
 from sparsefire.lm.model import default_model
+from sparsefire.weights.formats import weight_format
 from sparsefire.weights.matrix import Matrix
-from sparsefire.weights.quantized import weight_format
 
 from ..browser.site import python_page
 from ..lib.command import run_program

@@ -24,7 +24,7 @@ import sparsefire as sf
 from sparsefire.ffn.factors import Factors
 from sparsefire.fit.layers import LayerMath
 from sparsefire.fit.predictor_fit import PredictorFit, Split, Tables
-from sparsefire.weights.quantized import weight_format
+from sparsefire.weights.formats import weight_format
 
 from ..lib.command import run_program
 from ..lib.peer_files import peer

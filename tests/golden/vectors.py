@@ -11,8 +11,8 @@ import numpy.typing as npt
 import sparsefire as sf
 from sparsefire.core.enums import Rule
 from sparsefire.core.hosts import get_core
+from sparsefire.weights.formats import weight_format
 from sparsefire.weights.matrix import Matrix
-from sparsefire.weights.quantized import weight_format
 
 LAYER, LOW_RANK, SIGN, SELECTION = 1, 2, 3, 4
 ACTIVATIONS = list(sf.ActivationType)

@@ -9,8 +9,9 @@ from .._arrays import FloatArray
 from ..core.core import Core, Memory
 from ..errors import ModelFileError, NotFiniteError
 from ..gguf.reader import GgufFile
+from ..weights.formats import WeightFormat, weight_format
 from ..weights.matrix import Matrix
-from ..weights.quantized import WeightFormat, dequantize_rows, quantize_rows, weight_format
+from ..weights.quantized import dequantize_rows, quantize_rows
 from .tensors import FFN_BIASES, check_format
 
 _TILE = 1 << 20  # weights that are transposed at a time, so that they stay in cache

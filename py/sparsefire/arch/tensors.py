@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..core.enums import MatrixRole, NumberRole, VectorRole
 from ..errors import ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile, TensorInfo
-from ..weights.quantized import FORMATS, VECTOR_FORMATS
+from ..weights.formats import FORMATS, VECTOR_FORMATS
 from .config import ModelConfig
 from .keys import REPAIR
 from .rope import FACTORS_TENSOR

@@ -19,8 +19,9 @@ from ..ffn.layer import SparseFfn
 from ..ffn.low_rank import LowRankPredictor
 from ..ffn.sparsity import SparsityConfig
 from ..fit.layers import predictor_format
+from ..weights.formats import weight_format
 from ..weights.matrix import bundle_views
-from ..weights.quantized import quantize_rows, weight_format
+from ..weights.quantized import quantize_rows
 
 _SECONDS = 5.0  # total time when the number of repetitions is not given
 _FEWEST, _MOST = 7, 201

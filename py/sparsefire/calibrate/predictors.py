@@ -23,21 +23,21 @@ from ..gguf.reader import TypedValue, ValueType
 from ..gguf.source import ByteArray
 from ..gguf.writer import TensorData, Writable, check_output, gguf_package, write_gguf
 from ..lm.model import Model
+from ..weights.formats import CALIBRATION_FORMATS, weight_format
 from ..weights.matrix import Matrix
-from ..weights.quantized import dequantize_rows, quantize_rows, weight_format
+from ..weights.quantized import dequantize_rows, quantize_rows
 from .samples import FEWEST_TOKENS, Samples, Windows, record_inputs, text_windows
 
 if TYPE_CHECKING:
     from ..ffn.layer import SparseFfn
 
-FORMATS = ("keep", "f32", "f16", "q8_0")
+FORMATS = ("keep", *CALIBRATION_FORMATS)
 DEFAULT_TOKENS = 100_000
 
 
 _PERPLEXITY_WINDOWS = 32
 _MOST_WORKERS = 4  # each needs memory for the scores of its layer
 _RECORDED, _FITTED = 0.15, 0.9  # shares of the work
-_FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,9 @@ def _metadata(
         if not key.startswith("sparsefire.")
     }
     if format != "keep":
-        metadata["general.file_type"] = TypedValue(_FILE_TYPES[format], ValueType("u32"))
+        metadata["general.file_type"] = TypedValue(
+            weight_format(format).file_type, ValueType("u32")
+        )
         metadata["general.quantization_version"] = TypedValue(2, ValueType("u32"))
     reports = [fit.report for fit in fits]
     metadata[f"{model.config.architecture}.hidden_activation"] = str(model.config.activation)

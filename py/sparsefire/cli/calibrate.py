@@ -7,13 +7,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
+from ..weights.formats import CALIBRATION_FORMATS
 from .common import Progress, add_host_options, choose_host, read_text
 
 if TYPE_CHECKING:
     from ..calibrate.cutoffs import CutoffCalibration
     from ..calibrate.predictors import CalibrationReport
 
-_FORMATS = ("keep", "f32", "f16", "q8_0")
+_FORMATS = ("keep", *CALIBRATION_FORMATS)
 
 
 def add_calibrate_parser(commands: Any) -> None:

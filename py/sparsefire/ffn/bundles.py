@@ -19,8 +19,9 @@ from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile
 from ..gguf.writer import TensorData, Writable, write_gguf
 from ..weights.activation import ActivationType
+from ..weights.formats import WeightFormat, weight_format
 from ..weights.matrix import Matrix
-from ..weights.quantized import ByteArray, WeightFormat, weight_format
+from ..weights.quantized import ByteArray
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 

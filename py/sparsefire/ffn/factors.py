@@ -8,7 +8,8 @@ import numpy as np
 
 from .._arrays import FloatArray
 from ..core.core import Core
-from ..weights.quantized import dequantize_rows, quantize_rows, weight_format
+from ..weights.formats import weight_format
+from ..weights.quantized import dequantize_rows, quantize_rows
 
 
 @dataclass(frozen=True)

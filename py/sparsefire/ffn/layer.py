@@ -15,8 +15,9 @@ from ..core.core import Core
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ShapeError, UnsupportedError
 from ..weights.activation import ActivationType
+from ..weights.formats import WeightFormat, weight_format
 from ..weights.matrix import Matrix, bundle_views
-from ..weights.quantized import QuantizedWeights, WeightFormat, weight_format
+from ..weights.quantized import QuantizedWeights
 from .bundles import BundleFile, Source, write_bundles
 from .core_layer import CoreFfn, check_predictor
 from .cutoff import CutoffReport, calibrate_cutoff

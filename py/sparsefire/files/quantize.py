@@ -17,46 +17,16 @@ from ..errors import ArgumentError, ModelFileError, NotFiniteError
 from ..ffn.bundles import LAYER_ARCHITECTURE
 from ..gguf.reader import GgufFile, TensorInfo, TypedValue, ValueType, packed_bytes
 from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
-from ..weights.quantized import (
-    FORMATS,
-    ByteArray,
-    WeightFormat,
-    dequantize_rows,
-    quantize_rows,
-    weight_format,
-)
+from ..weights.formats import FORMATS, WeightFormat, weight_format
+from ..weights.quantized import ByteArray, dequantize_rows, quantize_rows
 
 _PIECE_WEIGHTS = 4 << 20  # unpacked at a time
 _HALF_MOST = 65504.0
-
-# Fallbacks for columns that are not a multiple of a format's block size: the first that fits, of
-# about as many bits.
-_INSTEAD = {
-    "q4_k": ("q5_0", "q8_0", "f16"),
-    "q5_k": ("q5_1", "q8_0", "f16"),
-    "q6_k": ("q8_0", "f16"),
-}
-_ELSE = ("f16",)
 
 # Below this number of bits per weight the output matrix gets more: it is read for every token, and
 # no later layer averages its errors.
 _FINE_BITS = 6.0
 _OUTPUT_FORMATS = ("q6_k", "q8_0", "f16")
-
-# GGUF's codes for the format of most of a file (`general.file_type`).
-FILE_TYPES = {
-    "f32": 0,
-    "f16": 1,
-    "q4_0": 2,
-    "q4_1": 3,
-    "q8_0": 7,
-    "q5_0": 8,
-    "q5_1": 9,
-    "q4_k": 15,
-    "q5_k": 17,
-    "q6_k": 18,
-    "bf16": 32,
-}
 
 
 @dataclass(frozen=True)
@@ -184,11 +154,10 @@ class _Chooser:
         self._file = file
         self._wanted = wanted
         tied = "output.weight" not in file.tensors
-        bits = 8 * wanted.block_bytes / wanted.block
         chosen: dict[str, tuple[str, ...]] = {}
         logits = "token_embd.weight" if tied else "output.weight"
-        if bits < _FINE_BITS:
-            chosen[logits] = tuple(each for each in _OUTPUT_FORMATS if each in FORMATS)
+        if wanted.bits_per_weight < _FINE_BITS:
+            chosen[logits] = _OUTPUT_FORMATS
         if embedding_format is not None:
             chosen["token_embd.weight"] = (weight_format(embedding_format).name,)
         if output_format is not None:
@@ -205,9 +174,9 @@ class _Chooser:
             return info.format, "a vector"
         columns = self._columns(info)
         formats = self._chosen.get(info.name, (self._wanted.name,))
-        fallbacks = [*formats, *_INSTEAD.get(formats[0], _ELSE)]
+        fallbacks = [*formats, *FORMATS[formats[0]].fallbacks]
         for kind in fallbacks:
-            if kind in FORMATS and columns % FORMATS[kind].block == 0:
+            if columns % FORMATS[kind].block == 0:
                 return kind, self._note(kind, formats, columns)
         return info.format, f"{columns} columns fit no block"  # not reached: f16 has no blocks
 
@@ -297,7 +266,6 @@ def _metadata(file: GgufFile, wanted: WeightFormat) -> dict[str, Any]:
         for key, value in file.typed_metadata().items()
         if not key.startswith("split.")  # the new file is in one part
     }
-    if wanted.name in FILE_TYPES:
-        metadata["general.file_type"] = TypedValue(FILE_TYPES[wanted.name], ValueType("u32"))
+    metadata["general.file_type"] = TypedValue(wanted.file_type, ValueType("u32"))
     metadata["general.quantization_version"] = TypedValue(2, ValueType("u32"))
     return metadata

@@ -12,7 +12,7 @@ from .._arrays import FloatArray
 from ..errors import CalibrationError
 from ..ffn.factors import Factors
 from ..ffn.layer import SparseFfn
-from ..weights.quantized import weight_format
+from ..weights.formats import weight_format
 from . import thresholds as cuts
 from .lowrank import Descent
 from .mass import MassTable

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
+from ..weights.formats import FORMATS
 from .source import ByteArray, Bytes, Source, Stream, open_source
 
 _MAX_KEYS = 1 << 16
@@ -45,20 +46,13 @@ class TensorFormat(NamedTuple):
     block_bytes: int
 
 
+# By GGUF's number: the formats that the core computes on, and those that are only recognised.
 TENSOR_FORMATS: dict[int, TensorFormat] = {
-    0: TensorFormat("f32", 1, 4),
-    1: TensorFormat("f16", 1, 2),
-    2: TensorFormat("q4_0", 32, 18),
-    3: TensorFormat("q4_1", 32, 20),
-    6: TensorFormat("q5_0", 32, 22),
-    7: TensorFormat("q5_1", 32, 24),
-    8: TensorFormat("q8_0", 32, 34),
+    each.code: TensorFormat(each.name, each.block, each.block_bytes) for each in FORMATS.values()
+} | {
     9: TensorFormat("q8_1", 32, 36),
     10: TensorFormat("q2_k", 256, 84),
     11: TensorFormat("q3_k", 256, 110),
-    12: TensorFormat("q4_k", 256, 144),
-    13: TensorFormat("q5_k", 256, 176),
-    14: TensorFormat("q6_k", 256, 210),
     15: TensorFormat("q8_k", 256, 292),
     16: TensorFormat("iq2_xxs", 256, 66),
     17: TensorFormat("iq2_xs", 256, 74),
@@ -74,7 +68,6 @@ TENSOR_FORMATS: dict[int, TensorFormat] = {
     27: TensorFormat("i64", 1, 8),
     28: TensorFormat("f64", 1, 8),
     29: TensorFormat("iq1_m", 256, 56),
-    30: TensorFormat("bf16", 1, 2),
     34: TensorFormat("tq1_0", 256, 54),
     35: TensorFormat("tq2_0", 256, 66),
     39: TensorFormat("mxfp4", 32, 17),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.core import Core
 from ..core.hosts import get_core
-from .quantized import weight_format
+from .formats import weight_format
 
 
 def set_costs(format: str, scattered: float, batched: float, *, core: Core | None = None) -> None:

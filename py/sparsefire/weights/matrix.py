@@ -13,7 +13,8 @@ from .. import _arrays
 from ..core.core import Core, Memory
 from ..core.handle import CoreObject
 from ..core.hosts import get_core
-from .quantized import QuantizedWeights, WeightFormat, dequantize_rows, weight_format
+from .formats import WeightFormat, weight_format
+from .quantized import QuantizedWeights, dequantize_rows
 
 _READ_BYTES = 8 << 20
 

@@ -13,67 +13,14 @@ import numpy.typing as npt
 from .. import _arrays
 from ..core.core import Core
 from ..core.hosts import get_core
-from ..errors import ArgumentError, FormatError, ShapeError
+from ..errors import ArgumentError, ShapeError
+from .formats import WeightFormat, weight_format
 
 ByteArray = npt.NDArray[np.uint8]
 
 # Rows are passed to the core in chunks of about this size, so that a host that copies its
 # arguments (wasm) needs little scratch memory.
 _PIECE_BYTES = 4 << 20
-
-
-@dataclass(frozen=True)
-class WeightFormat:
-    """A weight format: GGUF's tensor type number, and how a row is packed."""
-
-    name: str
-    code: int
-    block: int  # weights in a block; columns are a multiple of it
-    block_bytes: int
-
-    def row_bytes(self, columns: int) -> int:
-        """Bytes of a packed row of ``columns`` weights; `FormatError` if ``columns`` is not a
-        multiple of the block size."""
-        if columns < 1 or columns % self.block:
-            smaller = ", or q8_0" if self.block > 32 and columns % 32 == 0 else ""
-            raise FormatError(
-                f"{self.name} packs rows in blocks of {self.block} weights, so {columns} columns "
-                f"do not fit: use f16 or f32{smaller}, or pad the rows with zeros"
-            )
-        return columns // self.block * self.block_bytes
-
-
-FORMATS: dict[str, WeightFormat] = {
-    each.name: each
-    for each in (
-        WeightFormat("f32", 0, 1, 4),
-        WeightFormat("f16", 1, 1, 2),
-        WeightFormat("bf16", 30, 1, 2),
-        WeightFormat("q8_0", 8, 32, 34),
-        WeightFormat("q4_0", 2, 32, 18),
-        WeightFormat("q4_1", 3, 32, 20),
-        WeightFormat("q5_0", 6, 32, 22),
-        WeightFormat("q5_1", 7, 32, 24),
-        WeightFormat("q4_k", 12, 256, 144),
-        WeightFormat("q5_k", 13, 256, 176),
-        WeightFormat("q6_k", 14, 256, 210),
-    )
-}
-
-# Those of plain numbers, in which a file may hold vectors.
-VECTOR_FORMATS = ("f32", "f16", "bf16")
-
-_BY_CODE = {each.code: each for each in FORMATS.values()}
-
-
-def weight_format(name: str | int | WeightFormat) -> WeightFormat:
-    """The format of a name (any case) or of a GGUF tensor type number, else `FormatError`."""
-    if isinstance(name, WeightFormat):
-        return name
-    found = _BY_CODE.get(name) if isinstance(name, int) else FORMATS.get(str(name).lower())
-    if found is None:
-        raise FormatError(f"unknown weight format {name!r}; known ones: {', '.join(FORMATS)}")
-    return found
 
 
 def quantize_rows(

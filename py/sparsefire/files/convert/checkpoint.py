@@ -18,8 +18,8 @@ from ...errors import ArgumentError, ModelFileError, NotFiniteError, Unsupported
 from ...gguf.reader import TypedValue, ValueType, packed_bytes
 from ...gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ...text.tokenizer import Tokenizer
-from ...weights.quantized import FORMATS, ByteArray, quantize_rows, weight_format
-from ..quantize import FILE_TYPES
+from ...weights.formats import FORMATS, weight_format
+from ...weights.quantized import ByteArray, quantize_rows
 from .config import Config
 from .safetensors import Checkpoint, StoredTensor, read_json_object
 from .tokenizer import tokenizer_metadata
@@ -84,8 +84,8 @@ def convert_checkpoint(
     tensors = job.tensors(progress or (lambda what, share: None))
     kinds = [each.format for each in tensors.values() if len(each.shape) > 1]
     most = max(set(kinds), key=kinds.count)
-    if most in FILE_TYPES:
-        metadata["general.file_type"] = TypedValue(FILE_TYPES[most], ValueType("u32"))
+    if most in FORMATS:
+        metadata["general.file_type"] = TypedValue(FORMATS[most].file_type, ValueType("u32"))
     writable: dict[str, Writable] = {**tensors}
     write_gguf(target, metadata, writable)
     return ConvertReport(

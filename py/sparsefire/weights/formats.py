@@ -1,0 +1,83 @@
+"""The weight formats: one row each, from which every other table of formats is derived."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import FormatError
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """A weight format: its numbers in GGUF, how a row is packed, and where it is used.
+
+    code: GGUF's tensor type.
+    block: weights in a block; the columns of a matrix are a multiple of it.
+    block_bytes: bytes of a block.
+    file_type: GGUF's `general.file_type` of a file whose matrices are mostly in this format.
+    fallbacks: formats of about as many bits, in order, for a matrix whose columns are not a
+      multiple of the block size. The last one takes any number of columns.
+    of_calibration: whether `sparsefire calibrate` converts models to this format.
+    """
+
+    name: str
+    code: int
+    block: int
+    block_bytes: int
+    file_type: int
+    fallbacks: tuple[str, ...] = ("f16",)
+    of_calibration: bool = False
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per weight, scales included."""
+        return 8 * self.block_bytes / self.block
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of a packed row of ``columns`` weights; `FormatError` if ``columns`` is not a
+        multiple of the block size."""
+        if columns < 1 or columns % self.block:
+            smaller = ", or q8_0" if self.block > 32 and columns % 32 == 0 else ""
+            raise FormatError(
+                f"{self.name} packs rows in blocks of {self.block} weights, so {columns} columns "
+                f"do not fit: use f16 or f32{smaller}, or pad the rows with zeros"
+            )
+        return columns // self.block * self.block_bytes
+
+
+_Q5_0, _Q5_1, _Q8_0 = (("q5_0", "q8_0", "f16"), ("q5_1", "q8_0", "f16"), ("q8_0", "f16"))
+
+FORMATS: dict[str, WeightFormat] = {
+    each.name: each
+    for each in (
+        WeightFormat("f32", 0, 1, 4, 0, of_calibration=True),
+        WeightFormat("f16", 1, 1, 2, 1, of_calibration=True),
+        WeightFormat("bf16", 30, 1, 2, 32),
+        WeightFormat("q8_0", 8, 32, 34, 7, of_calibration=True),
+        WeightFormat("q4_0", 2, 32, 18, 2),
+        WeightFormat("q4_1", 3, 32, 20, 3),
+        WeightFormat("q5_0", 6, 32, 22, 8),
+        WeightFormat("q5_1", 7, 32, 24, 9),
+        WeightFormat("q4_k", 12, 256, 144, 15, _Q5_0),
+        WeightFormat("q5_k", 13, 256, 176, 17, _Q5_1),
+        WeightFormat("q6_k", 14, 256, 210, 18, _Q8_0),
+    )
+}
+
+# Those of plain numbers, in which a file may hold vectors.
+VECTOR_FORMATS = tuple(each.name for each in FORMATS.values() if each.block == 1)
+
+# What `sparsefire calibrate` converts models to.
+CALIBRATION_FORMATS = tuple(each.name for each in FORMATS.values() if each.of_calibration)
+
+_BY_CODE = {each.code: each for each in FORMATS.values()}
+
+
+def weight_format(name: str | int | WeightFormat) -> WeightFormat:
+    """The format of a name (any case) or of a GGUF tensor type number, else `FormatError`."""
+    if isinstance(name, WeightFormat):
+        return name
+    found = _BY_CODE.get(name) if isinstance(name, int) else FORMATS.get(str(name).lower())
+    if found is None:
+        raise FormatError(f"unknown weight format {name!r}; known ones: {', '.join(FORMATS)}")
+    return found
