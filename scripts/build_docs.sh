@@ -7,7 +7,7 @@ python=${PYTHON:-python3}
 if [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ]; then python=$root/.venv/bin/python; fi
 # What `import sparsefire` offers, then the modules of what its functions take and return.
 modules=(sparsefire)
-for module in errors weights.activation weights.matrix weights.quantized text.tokenizer text.vocabulary ffn.layer \
+for module in errors weights.activation weights.formats weights.matrix weights.quantized text.tokenizer text.vocabulary ffn.layer \
   ffn.cache ffn.sparsity lm.neurons lm.chat lm.sampling lm.stats calibrate.predictors calibrate.cutoffs files.inspect \
   files.quantize files.convert.checkpoint bench.ffn bench.cache; do
   modules+=("sparsefire.$module")
