@@ -185,7 +185,6 @@ SF_INLINE void vb_floats(vb a, vf *r) {
 
 SF_INLINE void vb_load_floats(const int8_t *p, vf *r) { vb_floats(vb_load_i8(p), r); }
 
-/* Two chains of multiply-adds, so that one does not wait for the other. */
 SF_INLINE vi v_set1_int(int32_t x) { return vdupq_n_s32(x); }
 
 static inline vi neon_dot_pairs(int16x8_t levels, vi pair, vi sum) {
@@ -203,6 +202,7 @@ SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {
   return neon_dot_pairs(vreinterpretq_s16_u16(vmovl_u8(vshr_n_u8(both, 4))), upper, sum);
 }
 
+/* Two chains of multiply-adds, so that one does not wait for the other. */
 SF_INLINE vf vb_dot(vb a, vb b) {
   vi low = vmull_s16(vget_low_s16(a.r[0]), vget_low_s16(b.r[0]));
   vi high = vmull_high_s16(a.r[0], b.r[0]);
