@@ -12,17 +12,34 @@ from ..errors import ModelFileError
 from .vocabulary import BLANK, flag
 
 _KEY = "tokenizer.ggml.precompiled_charsmap"
+# How `convert` records where a space is prepended, which GGUF has no key for; see `Normalizer`.
+SCHEME_KEY = "tokenizer.sparsefire.prepend_scheme"
+_SCHEMES = ("every", "always", "first")
 
 
 class Normalizer:
     """Replaces characters by those that the vocabulary was trained on, then handles spaces.
 
     add_blank: prepends a space to a text that is not empty. trim: strips spaces at both ends and
-    collapses runs of them. charsmap: replacements, or None.
+    collapses runs of them. charsmap: replacements, or None. scheme: where a space is prepended:
+    "every" (each part of a text between special tokens), "always" (each part that does not begin
+    with one) or "first" (the start of a text that does not begin with one), as Metaspace's
+    `prepend_scheme` of the tokenizers package has it.
     """
 
-    def __init__(self, add_blank: bool, trim: bool, charsmap: CharsMap | None = None) -> None:
+    def __init__(
+        self,
+        add_blank: bool,
+        trim: bool,
+        charsmap: CharsMap | None = None,
+        scheme: str = "every",
+    ) -> None:
+        if scheme not in _SCHEMES:
+            raise ModelFileError(
+                f"key '{SCHEME_KEY}' is {scheme!r}; expected one of {', '.join(_SCHEMES)}"
+            )
         self.add_blank = add_blank
+        self._scheme = scheme
         self._trim = trim
         self._charsmap = charsmap
 
@@ -39,18 +56,25 @@ class Normalizer:
             flag(metadata, "add_space_prefix", True),
             flag(metadata, "remove_extra_whitespaces", trim),
             charsmap,
+            metadata.get(SCHEME_KEY, "every"),
         )
 
     def normalize(self, text: str, starts: bool) -> str:
-        """The normalised text, with "▁" for spaces. `starts`: a space may be prepended."""
+        """The normalised text, with "▁" for spaces. `starts`: it is the start of a whole text, and
+        not what follows a special token."""
         if self._charsmap is not None:
             text = self._charsmap.replace(text)
         if self._trim:
             # A "▁" in the text itself is a space only at the end, as in the reference.
             text = re.sub(" +", " ", text).lstrip(" ").rstrip(f" {BLANK}")
-        if text and starts and self.add_blank:
+        if text and self.add_blank and self._prepends(text, starts):
             text = f" {text}"
         return text.replace(" ", BLANK)
+
+    def _prepends(self, text: str, starts: bool) -> bool:
+        if self._scheme == "every":
+            return True
+        return (starts or self._scheme == "always") and not text.startswith((" ", BLANK))
 
 
 class CharsMap:

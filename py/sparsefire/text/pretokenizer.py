@@ -114,6 +114,12 @@ def pretokenizer(name: str) -> PreTokenizer:
     return PreTokenizer(known, _RULES[known])
 
 
+def rules_of(patterns: Iterable[str]) -> list[str]:
+    """Names of the rules with these patterns, written as in tokenizer.json."""
+    wanted = tuple(patterns)
+    return [name for name, rule in _RULES.items() if rule.patterns == wanted]
+
+
 def _translated(pattern: str) -> str:
     r"""The pattern in Python's `re`, which lacks \p{…} and has another \s: both become ranges of
     characters, in brackets of their own outside of a class."""

@@ -71,8 +71,8 @@ class Pieces(ABC):
         return re.compile(f"{BLANK}*[^{BLANK}]+|{BLANK}+")
 
     def encode(self, text: str, ids: list[int], starts: bool) -> None:
-        """Appends the tokens of a text without special tokens. `starts`: it begins a text or
-        follows a special token, so a space is prepended."""
+        """Appends the tokens of a text without special tokens. `starts`: it is the start of a whole
+        text, and does not follow a special token."""
         text = self._normalizer.normalize(text, starts)
         words: Iterable[str] = (text,) if self._word is None else self._word.findall(text)
         cache = self._cache

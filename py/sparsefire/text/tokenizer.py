@@ -18,8 +18,7 @@ class Segmenter(Protocol):
     """A tokenising algorithm."""
 
     def encode(self, text: str, ids: list[int], starts: bool) -> None:
-        """Appends the tokens of a text without special tokens; `starts`: only special tokens
-        precede it."""
+        """Appends the tokens of a text without special tokens; `starts`: nothing precedes it."""
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for."""
@@ -122,7 +121,7 @@ class Tokenizer:
             if index % 2:
                 ids.append(self.vocabulary.ids[part])
             elif part:
-                self._segmenter.encode(part, ids, True)
+                self._segmenter.encode(part, ids, index == 0)
         if self.add_eos if add_eos is None else add_eos:
             ids.append(self._wanted(self.eos, "add_eos", "ends"))
         return ids

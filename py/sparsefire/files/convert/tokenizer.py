@@ -9,23 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelFileError, UnsupportedError
-from ...text.pretokenizer import DEEPSEEK_CODER, DIGIT, GPT2, GPT4, TEKKEN
+from ...text.normalizer import SCHEME_KEY
 from ...text.vocabulary import BLANK, TokenType
 from .safetensors import read_json_object
 from .sentencepiece import SentencePieceModel
-
-# Rules for cutting text into words, by the patterns in tokenizer.json.
-_RULES: dict[tuple[str, ...], str] = {
-    (GPT2,): "gpt-2",
-    (GPT4 % "{1,3}",): "dbrx",
-    (GPT4 % "",): "deepseek-r1-qwen",
-    (DIGIT, GPT2): "smollm",
-    (TEKKEN,): "tekken",
-    DEEPSEEK_CODER: "deepseek-coder",
-}
-# The same patterns where the vocabulary says more.
-_WITH_WHOLE_WORDS = {"dbrx": "llama-bpe"}
-_COMPOSED = {"deepseek-r1-qwen": "qwen2"}
+from .tokenizer_json import Ends, TokenizerJson, check_flags
 
 
 def tokenizer_metadata(directory: Path, vocab: int, pre: str | None = None) -> dict[str, Any]:
@@ -40,14 +28,22 @@ def tokenizer_metadata(directory: Path, vocab: int, pre: str | None = None) -> d
     settings = read_json_object(directory / "tokenizer_config.json")
     described = read_json_object(directory / "tokenizer.json")
     stored = directory / "tokenizer.model"
+    source = TokenizerJson(directory / "tokenizer.json", described)
+    if source.bpe and described:
+        source.check_model()
+        source.check_added_tokens()
     if stored.exists():
         model = SentencePieceModel.read(stored.read_bytes(), str(stored))
         table = _Table(list(model.tokens), list(model.types), list(model.scores))
         keys = model.metadata()
+        if source.pieces:  # of two descriptions of a vocabulary, this one says where spaces go
+            keys |= _spaces(source)
     elif described:
-        table, keys = _from_json(directory / "tokenizer.json", described, pre)
+        source.check_model()
+        table, keys = _from_json(directory / "tokenizer.json", source, pre)
     else:
         raise UnsupportedError(f"{directory}: neither tokenizer.json nor tokenizer.model")
+    ends = source.ends()
     table.add(_added_tokens(directory, settings, described), directory)
     if len(table.tokens) > vocab:
         raise ModelFileError(
@@ -56,8 +52,8 @@ def tokenizer_metadata(directory: Path, vocab: int, pre: str | None = None) -> d
         )
     table.fill(vocab)
     keys |= table.metadata("tokenizer.ggml.scores" in keys)
-    keys |= _special_ids(directory, settings, table)
-    keys |= _added_at_the_ends(settings, described)
+    keys |= _special_ids(directory, settings, table, ends)
+    keys |= _added_at_the_ends(settings, ends, bool(described))
     return keys | _chat_templates(directory, settings)
 
 
@@ -103,18 +99,8 @@ class _Table:
         return keys
 
 
-def _from_json(
-    path: Path, described: Mapping[str, Any], pre: str | None
-) -> tuple[_Table, dict[str, Any]]:
-    model = described.get("model")
-    model = model if isinstance(model, Mapping) else {}
-    vocabulary, merges = model.get("vocab"), model.get("merges")
-    if model.get("type", "BPE") != "BPE" or not isinstance(vocabulary, dict):
-        raise UnsupportedError(
-            f"{path}: a tokeniser of the type {model.get('type')!r}; BPE is supported"
-        )
-    if not isinstance(merges, list):
-        raise ModelFileError(f"{path}: the merges are missing")
+def _from_json(path: Path, source: TokenizerJson, pre: str | None) -> tuple[_Table, dict[str, Any]]:
+    vocabulary, merges = source.model["vocab"], source.model["merges"]
     try:
         pairs = [each.split(" ", 1) if isinstance(each, str) else list(each) for each in merges]
         ids = {int(token): str(name) for name, token in vocabulary.items()}
@@ -130,22 +116,16 @@ def _from_json(
         table.tokens.append(ids.get(token, f"[PAD{token}]"))
         table.types.append(int(TokenType.NORMAL if token in ids else TokenType.UNUSED))
         table.scores.append(0.0)
-    if model.get("byte_fallback"):
-        return table, _pieces(table, pairs, model, described)
-    rule = pre or _rule(path, described, model)
+    if source.pieces:
+        return table, _pieces(table, pairs, source)
     return table, {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": rule,
+        "tokenizer.ggml.pre": source.rule(pairs, pre),
         "tokenizer.ggml.merges": [" ".join(pair) for pair in pairs],
     }
 
 
-def _pieces(
-    table: _Table,
-    pairs: Sequence[Sequence[str]],
-    model: Mapping[str, Any],
-    described: Mapping[str, Any],
-) -> dict[str, Any]:
+def _pieces(table: _Table, pairs: Sequence[Sequence[str]], source: TokenizerJson) -> dict[str, Any]:
     """SentencePiece's BPE, whose merges say the order of its scores."""
     ranks: dict[str, int] = {}
     for rank, (left, right) in enumerate(pairs):
@@ -155,67 +135,26 @@ def _pieces(
         table.scores[token] = -float(ranks.get(name, last))
         if name.startswith("<0x") and len(name) == 6:
             table.types[token] = int(TokenType.BYTE)
-        elif name == model.get("unk_token"):
+        elif name == source.model.get("unk_token"):
             table.types[token] = int(TokenType.UNKNOWN)
+    source.check_pieces_model(table.types.count(TokenType.BYTE))
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.scores": None,  # set from the table
-        "tokenizer.ggml.add_space_prefix": _puts_a_blank(described),
         "tokenizer.ggml.remove_extra_whitespaces": False,
+        **_spaces(source),
     }
 
 
-def _puts_a_blank(described: Mapping[str, Any]) -> bool:
-    """Whether a blank goes before a text: by a normaliser or by a pre-tokeniser."""
-    steps = [*_steps(described, "normalizer", "normalizers")]
-    steps += _steps(described, "pre_tokenizer", "pretokenizers")
-    return any(
-        step.get("type") == "Prepend"
-        or (
-            step.get("type") == "Metaspace"
-            and step.get("prepend_scheme", "always") != "never"
-            and step.get("add_prefix_space", True)
-        )
-        for step in steps
-    )
-
-
-def _steps(described: Mapping[str, Any], name: str, inner: str) -> list[Mapping[str, Any]]:
-    """The parts of a normaliser or pre-tokeniser, one or a sequence."""
-    step = described.get(name)
-    if not isinstance(step, Mapping):
-        return []
-    parts = step.get(inner) if step.get("type") == "Sequence" else [step]
-    return [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
-
-
-def _rule(path: Path, described: Mapping[str, Any], model: Mapping[str, Any]) -> str:
-    """The rule for cutting text into words, recognised by its patterns."""
-    patterns: list[str] = []
-    for step in _steps(described, "pre_tokenizer", "pretokenizers"):
-        kind = step.get("type")
-        if kind == "Split":
-            pattern = step.get("pattern")
-            patterns.append(str(pattern.get("Regex")) if isinstance(pattern, Mapping) else "?")
-        elif kind == "Digits" and step.get("individual_digits"):
-            patterns.append(DIGIT)
-        elif kind == "ByteLevel":
-            if step.get("use_regex", True):
-                patterns.append(GPT2)
-        else:
-            patterns.append(f"({kind})")
-    rule = _RULES.get(tuple(patterns))
-    if rule is None:
-        raise UnsupportedError(
-            f"{path}: the rule for cutting text into words is not known: {patterns}. If it is one "
-            "that a GGUF file can name, name it with --pre"
-        )
-    if model.get("ignore_merges"):
-        rule = _WITH_WHOLE_WORDS.get(rule, rule)
-    if any(step.get("type") == "NFC" for step in _steps(described, "normalizer", "normalizers")):
-        rule = _COMPOSED.get(rule, rule)
-    return rule
+def _spaces(source: TokenizerJson) -> dict[str, Any]:
+    """Where a space is put before a text. GGUF's own key says only whether there is one; then it
+    means SentencePiece's way, "every"."""
+    scheme = source.prepend_scheme()
+    keys: dict[str, Any] = {"tokenizer.ggml.add_space_prefix": scheme != "never"}
+    if scheme in ("always", "first"):
+        keys[SCHEME_KEY] = scheme
+    return keys
 
 
 def _added_tokens(
@@ -234,6 +173,7 @@ def _added_tokens(
         listed += [(int(token), each) for token, each in decoder.items() if token.isdecimal()]
     for token, each in listed:
         if isinstance(each, Mapping):
+            check_flags(directory, each)
             added[token] = (each.get("content", ""), bool(each.get("special")))
     for token, (name, _) in added.items():
         if not isinstance(token, int) or token < 0 or not isinstance(name, str) or not name:
@@ -241,15 +181,25 @@ def _added_tokens(
     return added
 
 
-def _special_ids(directory: Path, settings: Mapping[str, Any], table: _Table) -> dict[str, Any]:
+def _special_ids(
+    directory: Path, settings: Mapping[str, Any], table: _Table, around: Ends
+) -> dict[str, Any]:
     """Ids of the tokens that begin and end texts and so on: by name in the tokeniser's settings,
-    else by number in the model's."""
+    else those that the post-processor adds, else by number in the model's settings."""
     configs = [
         read_json_object(directory / f"{name}.json") for name in ("config", "generation_config")
     ]
     keys = {}
     for key, name in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")):
         token = _named(settings.get(f"{name}_token"), table)
+        added = getattr(around, name, None)
+        told = isinstance(settings.get(f"add_{name}_token"), bool)
+        if added is not None and token not in (None, added) and not told:
+            raise UnsupportedError(
+                f"{directory}: 'post_processor' adds the token {added}, but {name}_token of "
+                f"tokenizer_config.json is {token}"
+            )
+        token = added if token is None else token
         for config in configs:
             given = config.get(f"{name}_token_id")
             given = given[0] if isinstance(given, list) and given else given
@@ -272,24 +222,17 @@ def _named(value: Any, table: _Table) -> int | None:
     return table.find(value) if isinstance(value, str) else None
 
 
-def _added_at_the_ends(settings: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
+def _added_at_the_ends(settings: Mapping[str, Any], ends: Ends, described: bool) -> dict[str, Any]:
     """Whether texts get tokens at their ends: as the settings say, else as the post-processor of
     tokenizer.json does."""
-    begins, ends = settings.get("add_bos_token"), settings.get("add_eos_token")
-    steps = _steps(described, "post_processor", "processors")
-    template = next(
-        (each.get("single") for each in steps if each.get("type") == "TemplateProcessing"), None
-    )
-    if isinstance(template, list) and template:
-        begins = "SpecialToken" in template[0] if begins is None else begins
-        ends = "SpecialToken" in template[-1] if ends is None else ends
     keys = {}
-    # A SentencePiece model says nothing of them; those of this family have one at the front.
-    for key, value in (("add_bos_token", begins), ("add_eos_token", ends)):
+    for name, token in (("bos", ends.bos), ("eos", ends.eos)):
+        value = settings.get(f"add_{name}_token")
+        # A SentencePiece model says nothing of them; those of this family have one at the front.
         if isinstance(value, bool):
-            keys[f"tokenizer.ggml.{key}"] = value
+            keys[f"tokenizer.ggml.add_{name}_token"] = value
         elif described:
-            keys[f"tokenizer.ggml.{key}"] = False
+            keys[f"tokenizer.ggml.add_{name}_token"] = token is not None
     return keys
 
 
