@@ -508,12 +508,13 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
         GgufFile.open(second)
     with pytest.raises(UnsupportedError, match="only be opened by their path"):
         GgufFile.open(first.read_bytes())
-    renamed = tmp_path / "other.gguf"
-    renamed.write_bytes(first.read_bytes())
-    with pytest.raises(ModelFileError, match="which is called other-00001-of-00002"):
-        GgufFile.open(renamed)
+    for name in ("other.gguf", "model-00001-of-00002 (1).gguf", "sha256-0123"):
+        renamed = tmp_path / name
+        renamed.write_bytes(first.read_bytes())
+        with pytest.raises(ModelFileError, match=r"found by their names: .*NAME-00001-of-00002"):
+            GgufFile.open(renamed)
     second.unlink()
-    with pytest.raises(ModelFileError, match=r"model-00002-of-00002.gguf: No such file"):
+    with pytest.raises(ModelFileError, match=r"model-00002-of-00002.gguf: No such file: part 2"):
         GgufFile.open(first)
     for changes, message in (
         ({"split.no": 0}, "not part 2 of a model in 2"),

@@ -331,13 +331,26 @@ class GgufFile:
             )
         path = Path(source)
         names = _part_names(path, count)
+        if path.name not in names:
+            raise ModelFileError(
+                f"{self.name}: part {number + 1} of a model in {count} files, which are found by "
+                f"their names: put them in one folder as NAME-{1:05}-of-{count:05}.gguf to "
+                f"NAME-{count:05}-of-{count:05}.gguf, and open the first; or join them with "
+                "`llama-gguf-split --merge` (files joined end to end are not one model)"
+            )
         if number != 0 or path.name != names[0]:
             raise ModelFileError(
                 f"{self.name}: part {number + 1} of a model in {count} files; open the first, "
                 f"which is called {names[0]}"
             )
         for index in range(1, count):
-            self._add_part(path.with_name(names[index]), index, count, mapped)
+            other = path.with_name(names[index])
+            if not other.exists():
+                raise ModelFileError(
+                    f"{other}: No such file: part {index + 1} of {count} of the model is missing "
+                    f"beside {self.name}"
+                )
+            self._add_part(other, index, count, mapped)
         wanted = self._split_key("tensors.count", len(self.tensors))
         if len(self.tensors) != wanted:
             raise ModelFileError(
