@@ -172,6 +172,26 @@ def test_weights_that_need_not_move_keep_their_bits(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("hub/models--org--My-Model-1B/snapshots/4194c3ff", "My-Model-1B"),
+        ("hub/models--gpt2/snapshots/4194c3ff", "gpt2"),
+        ("snapshots/latest", "latest"),
+        ("models--org--Model", "models--org--Model"),
+    ],
+)
+def test_names_of_cached_checkpoints(folder: str, name: str, tmp_path: Path) -> None:
+    """Hugging Face's cache has links to blobs in a folder that a commit names."""
+    blobs = hf_checkpoint.write(tmp_path / "blobs")
+    (tmp_path / folder).mkdir(parents=True)
+    for each in blobs.iterdir():
+        (tmp_path / folder / each.name).symlink_to(each)
+    convert_checkpoint(tmp_path / folder, tmp_path / "out.gguf")
+    with GgufFile.open(tmp_path / "out.gguf") as file:
+        assert file.metadata["general.name"] == name
+
+
 def test_formats(tmp_path: Path) -> None:
     hf = CHECKPOINTS["llama"]
     folder = hf_checkpoint.write(tmp_path / "a", hf)
@@ -367,6 +387,21 @@ def test_special_ids_and_chat_templates(tmp_path: Path) -> None:
     assert keys["tokenizer.chat_templates"] == ["tool_use"]
     (tmp_path / "chat_template.jinja").write_text("c")
     assert tokenizer_metadata(tmp_path, size)["tokenizer.chat_template"] == "c"
+
+
+def test_a_rule_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For files that name no pre-tokeniser, or one that is unknown."""
+    path = tmp_path / "out.gguf"
+    convert_checkpoint(hf_checkpoint.write(tmp_path / "checkpoint"), path)
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"\5\0\0\0\0\0\0\0gpt-2", b"\5\0\0\0\0\0\0\0gpt-x"))
+    assert main(["generate", "the", "-m", str(path), "-n", "1"]) == 1
+    assert "'gpt-x', which is unknown" in capsys.readouterr().err
+    assert main(["generate", "the", "-m", str(path), "-n", "1", "--pre", "gpt-2"]) == 0
+    assert main(["generate", "the", "-m", str(path), "-n", "1", "--pre", "gpt-9"]) == 2
+    assert "pre: unknown pre-tokeniser 'gpt-9'" in capsys.readouterr().err
+    with Model.load(path, pre="gpt-2") as model, Model.load(raw) as as_stored:
+        assert model.tokenize("I'm here 12") == as_stored.tokenize("I'm here 12")
 
 
 # -- what is refused ---------------------------------------------------------------------------

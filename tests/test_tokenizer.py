@@ -349,7 +349,9 @@ def test_begin_of_text_follows_the_rule_when_the_file_is_silent() -> None:
         ({"token_type": np.array([1, 1], np.int32)}, ModelFileError, "2 entries for 97 tokens"),
         ({"token_type": ["x"]}, ModelFileError, "not a list of integers"),
         ({"eos_token_id": 97}, ModelFileError, "eos_token_id' is 97, outside the 97 tokens"),
-        ({"bos_token_id": -1}, ModelFileError, "outside"),
+        ({"bos_token_id": -2}, ModelFileError, "outside"),
+        ({"bos_token_id": -1, "add_bos_token": True}, ModelFileError, "bos_token_id' is -1, which"),
+        ({"eos_token_id": 2**32 - 1, "add_eos_token": True}, ModelFileError, "stands for no token"),
         ({"bos_token_id": "x"}, ModelFileError, "not an integer"),
         ({"eot_token_id": 1.5}, ModelFileError, "not an integer"),
     ],
@@ -363,6 +365,44 @@ def test_bad_metadata(change: dict[str, Any], error: type[Exception], message: s
     with pytest.raises(error, match=message) as caught:
         Tokenizer.from_metadata(metadata, "x.gguf")
     assert str(caught.value).startswith("x.gguf: ")
+
+
+@pytest.mark.parametrize("name", ["bos", "eos", "unknown", "seperator", "padding", "eot", "eom"])
+@pytest.mark.parametrize("value", [-1, 2**32 - 1])
+def test_ids_that_stand_for_no_token(name: str, value: int) -> None:
+    changed = {f"tokenizer.ggml.{name}_token_id": value, "tokenizer.ggml.add_bos_token": False}
+    tokenizer = Tokenizer.from_metadata({**METADATA, **changed})
+    vocabulary = tokenizer.vocabulary
+    assert getattr(vocabulary, {"seperator": "separator"}.get(name, name), None) is None
+    assert value not in tokenizer.end_ids
+    assert tokenizer.decode(tokenizer.encode("the")) == "the"
+
+
+def test_no_token_is_not_the_default() -> None:
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "a"],
+        "tokenizer.ggml.token_type": np.array([2, 3, 3, 1], np.int32),
+        "tokenizer.ggml.scores": np.zeros(4, np.float32),
+    }
+    assert Tokenizer.from_metadata(metadata).vocabulary.unknown == 0
+    metadata["tokenizer.ggml.unknown_token_id"] = -1
+    assert Tokenizer.from_metadata(metadata).vocabulary.unknown is None
+
+
+def test_named_rule() -> None:
+    for stored in (None, "default", "gpt-4o"):
+        metadata = {**METADATA, "tokenizer.ggml.pre": stored}
+        if stored is None:
+            del metadata["tokenizer.ggml.pre"]
+        with pytest.raises(UnsupportedError, match="--pre"):
+            Tokenizer.from_metadata(metadata)
+        named = Tokenizer.from_metadata(metadata, pre="smollm")
+        assert "smollm" in repr(named)
+    with pytest.raises(ArgumentError, match=r"pre: unknown pre-tokeniser 'x'; known ones: gpt-2"):
+        Tokenizer.from_metadata(METADATA, pre="x")
+    with pytest.raises(ArgumentError, match="only byte-level BPE has a pre-tokeniser"):
+        Tokenizer.from_metadata({**METADATA, "tokenizer.ggml.model": "llama"}, pre="gpt-2")
 
 
 PYODIDE = """

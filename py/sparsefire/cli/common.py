@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """-m, --activation, --neuron-budget, and those of `add_host_options`."""
+    """-m, --activation, --pre, --neuron-budget, and those of `add_host_options`."""
     add = parser.add_argument
     add("-m", "--model", metavar="FILE", help="GGUF model; default: the one in the package")
     add(
@@ -34,6 +34,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="activation of the feed-forward layers, overriding the file: relu, relu2, silu, "
         "gelu …",
+    )
+    add(
+        "--pre",
+        metavar="RULE",
+        help="pre-tokeniser of a byte-level BPE vocabulary, overriding the file: gpt-2, "
+        "llama-bpe, qwen2 …",
     )
     add(
         "--neuron-budget",
@@ -145,6 +151,7 @@ def load_model(arguments: argparse.Namespace, context: int | None = None) -> Any
         activation=arguments.activation,
         context=context,
         neuron_budget=budget,
+        pre=arguments.pre,
     )
 
 

@@ -29,7 +29,11 @@ def add_convert_parser(commands: Any) -> None:
         metavar="FORMAT",
         help="weight format: q8_0, f16 …; default: unchanged",
     )
-    add("--name", metavar="NAME", help="model name; default: the directory's name")
+    add(
+        "--name",
+        metavar="NAME",
+        help="model name; default: the directory's, or the cached repository's",
+    )
     add("--pre", metavar="RULE", help="pre-tokeniser, if it is not recognised")
     add("--force", action="store_true", help="replace an existing OUT.gguf")
     add("--json", action="store_true", help="print one JSON object instead")

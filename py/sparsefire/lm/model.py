@@ -73,6 +73,7 @@ class Model:
         activation: str | ActivationType | None = None,
         context: int | None = None,
         neuron_budget: int | NeuronCache | None = None,
+        pre: str | None = None,
         core: Core | None = None,
     ) -> Model:
         """Loads a model from a GGUF file: a path, the file's bytes, or a seekable binary file.
@@ -87,6 +88,8 @@ class Model:
           read when a token needs them. Results are the same, bit for bit, in exact and sparse
           mode. A `NeuronCache` instead of a number gives its other settings too, and with
           ``hot_fraction`` the same share of each layer. `neurons` reports what was read.
+        pre: name of the pre-tokeniser of a byte-level BPE vocabulary, in place of the file's; for
+          files that name none, or one that is not known here.
         core: by default the current one, see `use_backend`.
 
         Errors: `ModelFileError` (missing, damaged or incomplete; the message names the tensor or
@@ -99,6 +102,9 @@ class Model:
         try:
             config = read_config(file, activation)
             check_tensors(file, config)
+            tokenizer = None
+            if pre is not None:
+                tokenizer = Tokenizer.from_metadata(file.metadata, file.name, pre=pre)
             context = _checked_context(context, config)
             if neuron_budget is not None:
                 if isinstance(source, (bytes, bytearray, memoryview)):
@@ -106,7 +112,10 @@ class Model:
                         "neuron_budget: the model is already in memory; give a path or a file"
                     )
                 neurons = ModelNeurons(core, source, file, config, neuron_budget)
-            return cls(file, config, CoreModel(core, file, config, neurons), context)
+            model = cls(file, config, CoreModel(core, file, config, neurons), context)
+            if tokenizer is not None:
+                model.tokenizer = tokenizer
+            return model
         except BaseException:
             if neurons is not None:
                 neurons.close()

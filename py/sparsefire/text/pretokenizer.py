@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from ..errors import UnsupportedError
+from ..errors import ArgumentError, UnsupportedError
 
 # White space by Unicode's property; Python's \s has U+001C … U+001F as well.
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -106,12 +106,21 @@ def pretokenizer(name: str) -> PreTokenizer:
     """The rule of that name; `UnsupportedError` if it is unknown."""
     known = _ALIASES.get(name, name)
     if known not in _RULES:
-        said = f"the rule {name!r} ('tokenizer.ggml.pre')" if name else "no rule at all"
+        said = f"the pre-tokeniser {name!r}, which is unknown" if name else "no rule at all"
         raise UnsupportedError(
-            f"the vocabulary names the pre-tokeniser {said}, which is unknown; known ones: "
-            f"{', '.join(_RULES)}"
+            f"the vocabulary names {said} ('tokenizer.ggml.pre'); known pre-tokenisers: "
+            f"{', '.join(_RULES)}. If you know which of them the model was trained with, name it "
+            "with --pre (pre=…)"
         )
     return PreTokenizer(known, _RULES[known])
+
+
+def check_rule(name: str) -> None:
+    """`ArgumentError` if there is no rule of that name."""
+    if not isinstance(name, str) or _ALIASES.get(name, name) not in _RULES:
+        raise ArgumentError(
+            f"pre: unknown pre-tokeniser {name!r}; known ones: {', '.join((*_RULES, *_ALIASES))}"
+        )
 
 
 def rules_of(patterns: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from .byte_bpe import ByteLevelBpe
 from .normalizer import Normalizer
-from .pretokenizer import pretokenizer
+from .pretokenizer import check_rule, pretokenizer
 from .sentencepiece import PieceBpe, Unigram
 from .vocabulary import TokenType, Vocabulary, numbers, strings
 
@@ -41,11 +41,15 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {}
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any], name: str = "the model") -> Tokenizer:
+    def from_metadata(
+        cls, metadata: Mapping[str, Any], name: str = "the model", *, pre: str | None = None
+    ) -> Tokenizer:
         """The tokeniser of a GGUF file's metadata; `name` is the name of the file in messages.
 
+        pre: name of the pre-tokeniser of a byte-level BPE vocabulary, in place of the file's.
+
         Errors: `ModelFileError` (a key is missing or invalid), `UnsupportedError` (another kind of
-        tokeniser, or an unknown pre-tokeniser).
+        tokeniser, or an unknown pre-tokeniser), `ArgumentError` (`pre`).
         """
         kind = metadata.get("tokenizer.ggml.model")
         if kind is None:
@@ -54,6 +58,14 @@ class Tokenizer:
             raise UnsupportedError(
                 f"{name}: the tokeniser {kind!r} is not supported; supported: {_SUPPORTED}"
             )
+        if pre is not None:
+            if kind != "gpt2":
+                raise ArgumentError(
+                    f"pre: {name} has a vocabulary of the kind {kind!r}; only byte-level BPE has "
+                    "a pre-tokeniser"
+                )
+            check_rule(pre)
+            metadata = {**metadata, "tokenizer.ggml.pre": pre}
         try:
             return _KINDS[kind](metadata)
         except (ModelFileError, UnsupportedError) as error:

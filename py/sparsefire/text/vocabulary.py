@@ -24,6 +24,8 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+# Ids that stand for no token: -1, as a signed or an unsigned number of 32 bits.
+_NO_TOKEN = (-1, 0xFFFFFFFF)
 # Tokens that end a model's turn and that files do not always name as such. They count where the
 # file calls them control tokens.
 _TURN_ENDS = (
@@ -94,24 +96,35 @@ class Vocabulary:
         Errors: `ModelFileError` naming the key.
         """
         tokens = strings(metadata, "tokens")
+        adds = {
+            "bos": flag(metadata, "add_bos_token", add_bos),
+            "eos": flag(metadata, "add_eos_token", add_eos),
+        }
 
         def identity(name: str) -> int | None:
             value = _token_id(metadata, name)
+            if value in _NO_TOKEN:
+                if adds.get(name):
+                    raise ModelFileError(
+                        f"'tokenizer.ggml.{name}_token_id' is {value}, which stands for no token, "
+                        "but texts are to get one"
+                    )
+                return None
             default = defaults.get(name)
             return default if value is None and (default or 0) < len(tokens) else value
 
-        ends = (_token_id(metadata, name) for name in ("eot", "eom"))
+        ends = (identity(name) for name in ("eot", "eom"))
         return cls(
             tokens,
             types=integers(metadata, "token_type"),
             bos=identity("bos"),
             eos=identity("eos"),
             unknown=identity("unknown"),
-            separator=_token_id(metadata, "seperator"),  # spelt so in the GGUF specification
-            padding=_token_id(metadata, "padding"),
+            separator=identity("seperator"),  # spelt so in the GGUF specification
+            padding=identity("padding"),
             end_ids=[end for end in ends if end is not None],
-            add_bos=flag(metadata, "add_bos_token", add_bos),
-            add_eos=flag(metadata, "add_eos_token", add_eos),
+            add_bos=adds["bos"],
+            add_eos=adds["eos"],
             add_separator=flag(metadata, "add_sep_token", False),
         )
 

@@ -60,7 +60,7 @@ def convert_checkpoint(
     relu2, fatrelu …), which are recorded in the file.
 
     format: weight format; "keep" keeps F32, F16 and BF16. Vectors become F32.
-    name: model name; by default the directory's name.
+    name: model name; by default the directory's name, or the repository's in a Hugging Face cache.
     pre: GGUF's name of the pre-tokeniser of a byte-level BPE vocabulary, if it is not recognised.
     force: replace an existing `output`.
 
@@ -77,7 +77,7 @@ def convert_checkpoint(
     if not values:
         raise ModelFileError(f"{folder}: no config.json; give the directory of a checkpoint")
     config = Config(values, folder / "config.json")
-    metadata = config.metadata(name or folder.resolve().name)
+    metadata = config.metadata(name or _model_name(folder))
     metadata |= tokenizer_metadata(folder, config.vocab, pre)
     tokenizer = Tokenizer.from_metadata(metadata, str(folder))
     job = _Conversion(config, Checkpoint(folder), folder, format, core or get_core())
@@ -98,6 +98,15 @@ def convert_checkpoint(
         sum(math.prod(each.shape) for each in tensors.values()),
         target.stat().st_size,
     )
+
+
+def _model_name(folder: Path) -> str:
+    """The directory's name; in Hugging Face's cache, models--OWNER--NAME/snapshots/COMMIT, NAME."""
+    folder = folder.resolve()
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.split("--", 2)[-1]
+    return folder.name
 
 
 class _Conversion:
