@@ -411,6 +411,26 @@ def test_a_rule_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("changes", "error", "message"),
     [
         ({"model_type": "gpt2"}, UnsupportedError, "type 'gpt2' are not converted; .*llama"),
+        (
+            {"config": {"architectures": ["LlamaSparseReluForCausalLM"]}},
+            UnsupportedError,
+            r"architectures' names \['LlamaSparse.*than LlamaForCausalLM",
+        ),
+        (
+            {"config": {"auto_map": {"AutoModelForCausalLM": "sparse.SparseLlamaForCausalLM"}}},
+            UnsupportedError,
+            r"auto_map' names \['SparseLlamaForCausalLM'\]",
+        ),
+        ({"config": {"hidden_act": None}}, ModelFileError, "'hidden_act' is missing"),
+        ({"config": {"hidden_activation": "relu"}}, ModelFileError, "is not 'silu', as"),
+        ({"config": {"mlp_activation": "relu"}}, UnsupportedError, "'mlp_activation' may change"),
+        ({"config": {"sparse_relu": True}}, UnsupportedError, "'sparse_relu' may change"),
+        ({"tensors": {"lm_head.weight": None}}, ModelFileError, "lm_head.weight' is missing, and"),
+        (
+            {"tensors": {"lm_head.weight": np.ones((3, 64), np.float32)}},
+            ModelFileError,
+            "'lm_head.weight' has shape",
+        ),
         ({"activation": "sine"}, UnsupportedError, "unknown activation 'sine'"),
         ({"activation": "fatrelu"}, ModelFileError, "hidden_act_param' is missing"),
         ({"config": {"hidden_size": None}}, ModelFileError, "'hidden_size' is None"),
@@ -466,6 +486,16 @@ def test_tokenisers_that_do_not_fit(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ModelFileError, match=r"tokenizer\.json: not JSON"):
         tokenizer_metadata(tmp_path, 500)
+
+
+def test_index_entries_without_tensors(tmp_path: Path) -> None:
+    folder = hf_checkpoint.write(tmp_path, shards=2)
+    index = folder / "model.safetensors.index.json"
+    values = json.loads(index.read_text())
+    values["weight_map"]["model.extra.weight"] = "model-00002-of-00002.safetensors"
+    index.write_text(json.dumps(values))
+    with pytest.raises(ModelFileError, match=r"00002-of-00002.*'model\.extra\.weight' is missing"):
+        Checkpoint(folder)
 
 
 def test_damaged_safetensors(tmp_path: Path) -> None:

@@ -178,6 +178,13 @@ class _Conversion:
                 ("ffn_down", (d, hidden)),
             )
             shapes |= {f"blk.{layer}.{name}.weight": shape for name, shape in parts}
+        if not config.tied:
+            if "output.weight" not in found:
+                raise ModelFileError(
+                    f"{self._folder}: the head 'lm_head.weight' is missing, and config.json does "
+                    "not say that it is tied to the embedding (tie_word_embeddings)"
+                )
+            shapes["output.weight"] = (config.vocab, d)
         for name, shape in shapes.items():
             if name not in found:
                 raise ModelFileError(f"{self._folder}: the tensor for {name!r} is missing")

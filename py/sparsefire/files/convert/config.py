@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +20,20 @@ class Family(NamedTuple):
 
     architecture: str  # GGUF's name
     pairs: bool  # rotary pairs are neighbours there, halves in the checkpoint: rows of q and k move
+    model: str  # the class of transformers that computes it
 
 
 FAMILIES = {
-    "llama": Family("llama", pairs=True),
-    "mistral": Family("llama", pairs=True),
-    "qwen2": Family("qwen2", pairs=False),
-    "qwen3": Family("qwen3", pairs=False),
+    "llama": Family("llama", pairs=True, model="LlamaForCausalLM"),
+    "mistral": Family("llama", pairs=True, model="MistralForCausalLM"),
+    "qwen2": Family("qwen2", pairs=False, model="Qwen2ForCausalLM"),
+    "qwen3": Family("qwen3", pairs=False, model="Qwen3ForCausalLM"),
 }
+_ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "hidden_act_param", "hidden_act_threshold")
+# Keys that may say another activation than those above.
+_LIKE_ACTIVATION = re.compile(
+    r"(^|_)act(ivation|_fn|_function)?(_|$)|relu|(^|_)spars", re.IGNORECASE
+)
 
 
 class Config:
@@ -42,6 +49,7 @@ class Config:
                 f"{', '.join(FAMILIES)}"
             )
         self.family = FAMILIES[kind]
+        self._check_model(kind)
         self.layers = self.integer("num_hidden_layers")
         self.d = self.integer("hidden_size")
         self.hidden = self.integer("intermediate_size")
@@ -53,6 +61,20 @@ class Config:
         self.head_dim = self.integer("head_dim", own)
         self.vocab = self.integer("vocab_size")
         self.tied = bool(values.get("tie_word_embeddings", False))
+
+    def _check_model(self, kind: str) -> None:
+        """Raises for a model that another class than the family's computes: another name in
+        `model_type` does not make it one of the family."""
+        model = self.family.model
+        own = str(self._mapping("auto_map").get("AutoModelForCausalLM", model)).rpartition(".")[2]
+        models = {"architectures": self.get("architectures", [model]), "auto_map": [own]}
+        for key, found in models.items():
+            if found != [model]:
+                raise UnsupportedError(
+                    f"{self._path}: {key!r} names {found!r}, which may compute something else than "
+                    f"{model}, the one of the type {kind!r}. If only the activation differs, name "
+                    f"the activation in 'hidden_act' and {model} here"
+                )
 
     def fail(self, name: str, problem: str) -> ModelFileError:
         """The error for a wrong value."""
@@ -192,7 +214,17 @@ class Config:
         return (1 / (kept + (1 - kept) / factor)).astype(np.float32)
 
     def _activation_keys(self) -> dict[str, Any]:
-        name = self.get("hidden_act", self.get("hidden_activation", "silu"))
+        for key, value in self._values.items():
+            if key not in _ACTIVATION_KEYS and _LIKE_ACTIVATION.search(key) and value:
+                raise UnsupportedError(
+                    f"{self._path}: {key!r} may change the activation, and is not understood; "
+                    "'hidden_act' names it"
+                )
+        name = self.get("hidden_act", self.get("hidden_activation"))
+        if name is None:
+            raise self.fail("hidden_act", "is missing: the activation")
+        if self.get("hidden_activation", name) != name:
+            raise self.fail("hidden_activation", f"is not {name!r}, as 'hidden_act' says")
         try:
             kind = ActivationType(name)
         except ArgumentError as error:

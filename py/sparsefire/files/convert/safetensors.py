@@ -60,10 +60,12 @@ class Checkpoint:
 
     def __init__(self, directory: Path) -> None:
         self.tensors: dict[str, StoredTensor] = {}
-        for path in _files(directory):
-            self._read(path)
+        files = _files(directory)
+        for path in files:
+            self._read(path, files[path])
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path, wanted: set[str]) -> None:
+        """Reads a file, which has at least the tensors that the index says."""
         try:
             with path.open("rb") as file:
                 data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
@@ -85,21 +87,28 @@ class Checkpoint:
             if name in self.tensors:
                 raise ModelFileError(f"{path}: tensor {name!r} is in another file as well")
             self.tensors[name] = _tensor(path, name, entry, body)
+        missing = sorted(wanted - header.keys())
+        if missing:
+            raise ModelFileError(
+                f"{path}: tensor {missing[0]!r} is missing, which {_INDEX} says is in it"
+            )
 
 
-def _files(directory: Path) -> list[Path]:
+def _files(directory: Path) -> dict[Path, set[str]]:
+    """The files, with the names of the tensors that the index says are in each."""
     index = directory / _INDEX
     if index.exists():
         entries = read_json_object(index).get("weight_map")
         if not isinstance(entries, dict) or not all(isinstance(x, str) for x in entries.values()):
             raise ModelFileError(f"{index}: 'weight_map' is missing or is not a list of files")
-        names = sorted(set(entries.values()))
-        for name in names:
+        files: dict[Path, set[str]] = {}
+        for tensor, name in sorted(entries.items(), key=lambda entry: entry[1]):
             if Path(name).name != name:
                 raise ModelFileError(f"{index}: {name!r} is not the name of a file beside it")
-        return [directory / name for name in names]
+            files.setdefault(directory / name, set()).add(tensor)
+        return files
     if (directory / _SINGLE).exists():
-        return [directory / _SINGLE]
+        return {directory / _SINGLE: set()}
     raise UnsupportedError(
         f"{directory}: no {_SINGLE} and no {_INDEX}; only safetensors checkpoints are converted "
         "(for pytorch_model.bin: load the model with transformers, then save_pretrained)"
