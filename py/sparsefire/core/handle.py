@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from ..errors import ArgumentError
 from .core import Core
+
+
+class _Guarded(Protocol):
+    """An object with a lock."""
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Reentrant."""
+
+
+_Self = TypeVar("_Self", bound=_Guarded)
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def locked(
+    method: Callable[Concatenate[_Self, _Given], _Result],
+) -> Callable[Concatenate[_Self, _Given], _Result]:
+    """A method that holds the `lock` of its object while it runs, so that calls from several
+    threads wait for each other."""
+
+    @functools.wraps(method)
+    def guarded(self: _Self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return cast(Callable[Concatenate[_Self, _Given], _Result], guarded)
 
 
 class CoreObject:

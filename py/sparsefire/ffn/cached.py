@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from .. import _arrays
 from ..core.core import Core
-from ..core.handle import CoreObject
+from ..core.handle import CoreObject, locked
 from ..core.hosts import get_core
 from ..errors import ModelFileError
 from ..weights.activation import ActivationType
@@ -82,7 +83,8 @@ class CachedFfn:
     Results equal those of `SparseFfn` with the same neurons, bit for bit.
 
     Create one with `open`. A failed read raises a `ModelFileError` that names the file, the byte
-    and the neuron; the layer and its cache stay usable.
+    and the neuron; the layer and its cache stay usable. Several threads may use a layer: calls wait
+    for each other, and `counts` is of the last one, whichever thread made it.
     """
 
     def __init__(
@@ -137,6 +139,11 @@ class CachedFfn:
             raise
 
     @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """The cache's lock, which calls hold."""
+        return self.cache.lock
+
+    @property
     def handle(self) -> int:
         """The layer's handle in the core."""
         return self._core_ffn.handle
@@ -181,6 +188,7 @@ class CachedFfn:
         """The attached predictor."""
         return self._predictor
 
+    @locked
     def set_predictor(self, predictor: InCorePredictor | None) -> None:
         """Attaches a predictor for sparse mode; None removes it. `ShapeError` if its input or
         hidden size is not the layer's."""
@@ -199,12 +207,14 @@ class CachedFfn:
         """See `SparseFfn.product_cutoff`."""
         return self._cutoffs["product"]
 
+    @locked
     def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
         """See `SparseFfn.set_cutoff`. Whole neurons are read from the file before their values are
         known, so a cutoff saves arithmetic, not reads."""
         self._core_ffn.set_cutoff(float(cutoff), on)
         self._cutoffs[on] = float(cutoff)
 
+    @locked
     def forward(
         self,
         x: npt.ArrayLike,
@@ -239,6 +249,7 @@ class CachedFfn:
         """`forward` with every neuron."""
         return self.forward(x, mode="dense", out=out)
 
+    @locked
     def forward_sparse(
         self,
         x: npt.ArrayLike,
@@ -278,6 +289,7 @@ class CachedFfn:
             x.close()
             self.cache.count(lists)
 
+    @locked
     def close(self) -> None:
         """Closes the file and gives the cache's memory back; the cache may then serve another
         layer. Closing twice is allowed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from .. import _arrays
 from ..arch.read import upload_tensor
 from ..core.core import Core
+from ..core.handle import locked
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ShapeError, UnsupportedError
 from ..weights.activation import ActivationType
@@ -70,6 +72,9 @@ class SparseFfn:
     if it is quantised, or else f32. The matrices are stored neuron by neuron, so ``w2`` is
     transposed (and requantised if it is quantised, see `QuantizedWeights.transpose`). ``parameter``
     is the threshold of the activation "fatrelu".
+
+    Several threads may use a layer: calls wait for each other, and `counts` is of the last one,
+    whichever thread made it.
 
     Errors: `ShapeError` naming the argument, `FormatError`, `ArgumentError`.
     """
@@ -163,6 +168,7 @@ class SparseFfn:
     ) -> None:
         if any(bias is not None for bias in (gate_bias, up_bias, down_bias)):
             self._core_ffn.set_bias(gate_bias, up_bias, down_bias)
+        self.lock = threading.RLock()  # a model's layers share its lock
         self.set_predictor(predictor)
         self.counts = NeuronCounts.of((), ())
 
@@ -276,6 +282,7 @@ class SparseFfn:
         values = None if weight is None else _arrays.vector(weight, self.hidden, "weight")
         self._core_ffn.set_sub_norm(values, float(epsilon))
 
+    @locked
     def set_predictor(self, predictor: InCorePredictor | None) -> None:
         """Attaches a predictor for sparse mode; None removes it. `ShapeError` if its input or
         hidden size is not the layer's."""
@@ -296,6 +303,7 @@ class SparseFfn:
         in the down product. 0, the default, skips none."""
         return self._core_ffn.cutoffs["product"]
 
+    @locked
     def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
         """Sets `cutoff`, or with ``on`` "product" `product_cutoff`; `ArgumentError` if it is
         negative or not finite."""
@@ -324,6 +332,7 @@ class SparseFfn:
         """
         return calibrate_cutoff(self, samples, max_error, on, seed)
 
+    @locked
     def forward(
         self,
         x: npt.ArrayLike,
@@ -375,6 +384,7 @@ class SparseFfn:
         """`forward` with every neuron."""
         return self.forward(x, mode="dense", out=out)
 
+    @locked
     def forward_sparse(
         self,
         x: npt.ArrayLike,

@@ -176,7 +176,11 @@ class _CancelledError(Exception):
 
 
 class Generation:
-    """One run: an iterator of pieces that updates `stats`. `close` ends it early."""
+    """One run: an iterator of pieces that updates `stats`. `close` ends it early.
+
+    Each piece is computed under the session's lock. Between two pieces other runs may use the
+    session, from this thread or another; the text is then evaluated again, so that no run sees
+    another's."""
 
     def __init__(
         self,
@@ -202,16 +206,18 @@ class Generation:
         return self
 
     def __next__(self) -> Piece:
-        return next(self._pieces)
+        with self._session.lock:
+            return next(self._pieces)
 
     def close(self) -> None:
         """Interrupts the run. Must be called by the iterating thread; others use a `Cancel`."""
-        self._pieces.close()
+        with self._session.lock:
+            self._pieces.close()
 
     def texts(self) -> Generator[str, None, None]:
         """Only the text, piece by piece."""
         try:
-            for piece in self._pieces:
+            for piece in self:
                 if piece.text:
                     yield piece.text
         finally:

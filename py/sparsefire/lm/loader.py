@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from .._arrays import FloatArray
@@ -24,7 +26,10 @@ class CoreModel(CoreObject):
     """A model in the core with its weights. `ffns` has one `SparseFfn` per layer.
 
     On the native core, weights that need no conversion stay in the mapped file. With ``neurons``
-    the feed-forward layers are its layers, and `ffns` is empty."""
+    the feed-forward layers are its layers, and `ffns` is empty.
+
+    `lock` is held by whoever evaluates tokens: sessions of a model share its layers' predictors,
+    cutoffs and caches. The layers themselves take the same lock."""
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class CoreModel(CoreObject):
         self.file = file
         self.config = config
         self.neurons = neurons
+        self.lock = threading.RLock() if neurons is None else neurons.lock
         self.ffns: list[SparseFfn] = []
         self._matrices: list[Matrix] = []
         self._load_part(-1, "", roles.MODEL_MATRICES, roles.MODEL_VECTORS)
@@ -61,6 +67,7 @@ class CoreModel(CoreObject):
             self._set_rope(layer)
             if neurons is None:
                 self.ffns.append(read_layer(core, file, config, layer))
+                self.ffns[layer].lock = self.lock
             ffn = self.ffns[layer] if neurons is None else neurons.layers[layer]
             core.check("sf_model_set_ffn", handle, layer, ffn.handle, what=f"{prefix}ffn")
 

@@ -6,6 +6,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -16,6 +17,7 @@ from .._arrays import FloatArray, IntArray
 from ..arch.config import ModelConfig, read_config
 from ..arch.tensors import check_tensors
 from ..core.core import Core
+from ..core.handle import locked
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
 from ..ffn.cache import NeuronCache
@@ -51,8 +53,13 @@ _EMBEDDED = Path(__file__).parent.parent / "models"
 class Model:
     """A language model in the core. `Model.load` creates one.
 
-    A model may be used by one thread at a time. It stays on the core that was current when it was
-    loaded.
+    Several threads may use a model. A call waits while another one evaluates tokens; generators
+    take turns, a piece each, and every one gives the text that it would give alone. `stats` is of
+    the run that began last, whichever thread began it; `Generation.stats` is of its own run.
+    Threads that generate at once evaluate texts again, so a queue, as in `sparsefire serve`, is
+    faster.
+
+    A model stays on the core that was current when it was loaded.
     """
 
     def __init__(
@@ -222,9 +229,10 @@ class Model:
                 f"keep: {config.keep} tokens leave no room in a context of {self.context}"
             )
         ids = self.prompt_ids(prompt)
-        self.stats = self._new_stats(self.core, mode, self.config.name)
-        self.stats.prompt_token_ids = list(ids)
-        return Generation(self._session, self.tokenizer, self.stats, config, ids)
+        stats = self._new_stats(self.core, mode, self.config.name)
+        stats.prompt_token_ids = list(ids)
+        self.stats = stats
+        return Generation(self._session, self.tokenizer, stats, config, ids)
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """The token ids that `generate` begins with. Errors as `generate`."""
@@ -360,6 +368,7 @@ class Model:
 
     # -- logits and perplexity -------------------------------------------------------------------
 
+    @locked
     def logits(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
         """The logits after each token, float32 (n, vocab), for token ids (n,).
 
@@ -385,6 +394,7 @@ class Model:
         _finish(self.stats, session, time.perf_counter() - started, self.config.hidden)
         return logits
 
+    @locked
     def perplexity(
         self,
         text: str | npt.ArrayLike,
@@ -436,9 +446,14 @@ class Model:
         likely tokens in its place. Errors as `logits`."""
         self._check_open()
         ids = self._checked_ids(token_ids, "token_ids")
-        yield from token_scores(self._own_session(self._checked_mode(mode)), ids, top)
+        yield from token_scores(self._session, ids, top, self._checked_mode(mode))
 
     # -- parts -----------------------------------------------------------------------------------
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """The lock that every call holds while it evaluates tokens. Reentrant."""
+        return self._session.lock
 
     @property
     def core(self) -> Core:
@@ -469,6 +484,7 @@ class Model:
         assert self._core_model is not None
         return self._core_model.neurons
 
+    @locked
     def ffn_inputs(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
         """The input of each feed-forward layer for token ids (n,), n at most the context: float32
         (n, layers, d). Errors as `logits`."""
@@ -479,6 +495,7 @@ class Model:
             raise ContextFullError(f"expected 1 … {self.context} tokens, got {len(ids)}")
         return self._own_session(mode).ffn_inputs(ids)
 
+    @locked
     def hidden_states(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
         """The hidden state after each of token ids (n,), n at most the context: the residual stream
         after the final norm, from which logits are computed, float32 (n, d). Errors as `logits`."""
@@ -560,6 +577,7 @@ class Model:
     def _new_stats(core: Core, mode: str, name: str) -> Stats:
         return Stats(model=name, mode=mode, backend=core.host, isa=core.isa, threads=core.threads)
 
+    @locked
     def close(self) -> None:
         """Frees the memory. Closing twice is allowed."""
         self._session.close()

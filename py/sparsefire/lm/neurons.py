@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,11 +43,13 @@ class ModelNeurons:
         like = budget if isinstance(budget, NeuronCache) else NeuronCache(budget_bytes=budget)
         files: list[BundleFile] = []
         self.layers: list[CachedFfn] = []
+        self.lock = threading.RLock()  # of all caches, since evaluating a token uses them together
         try:
             for layer in range(config.layers):
                 files.append(BundleFile(source, layer, header=file, config=config))
             caches = _caches(like, file, files)
             for each, cache in zip(files, caches, strict=True):
+                cache.lock = self.lock
                 self.layers.append(CachedFfn(each, cache, core=core))
         except BaseException:
             self.close()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .._arrays import FloatArray
 from ..core.core import Argument
 from ..core.enums import EvalStatus, Limit, Tap
-from ..core.handle import CoreObject
+from ..core.handle import CoreObject, locked
 from ..errors import ContextFullError, NotFiniteError
 from ..ffn.forward import MODES
 from .loader import CoreModel
@@ -25,6 +25,9 @@ class Session(CoreObject):
 
     `tokens` are those in the cache, computed in mode `mode`; `owner` is the object that evaluated
     last. `evaluated` counts tokens since `reset_counts`, `selected` and `active` their neurons.
+
+    Several threads may use the sessions of a model: each call waits for the `lock` that they
+    share. Who makes several calls that belong together holds it meanwhile.
     """
 
     def __init__(self, model: CoreModel, context: int) -> None:
@@ -38,6 +41,7 @@ class Session(CoreObject):
         )
         super().__init__(core, handle, "sf_session_close")
         self._model = model
+        self.lock = model.lock
         self.context = context
         self.hidden = config.hidden
         self.vocab = config.vocab
@@ -57,6 +61,7 @@ class Session(CoreObject):
         self._missing_of = np.zeros(1, np.int32)
         self.reset_counts()
 
+    @locked
     def reset_counts(self) -> None:
         """Sets all counts to zero."""
         layers = self._model.config.layers
@@ -78,6 +83,7 @@ class Session(CoreObject):
         active: npt.NDArray[np.int64] = self._totals[1]
         return active
 
+    @locked
     def _collect_counts(self) -> None:
         """Adds the counts of the core to the totals."""
         if self._uncollected:
@@ -85,12 +91,14 @@ class Session(CoreObject):
             self._totals += self._counts
             self._uncollected = 0
 
+    @locked
     def close(self) -> None:
         """Frees the memory; the counts stay. Closing twice is allowed."""
         if self._finalizer.alive:
             self._collect_counts()
         super().close()
 
+    @locked
     def rewind(self, length: int, mode: str) -> None:
         """Truncates the cache to the first `length` tokens, or to none when they were computed in
         another mode."""
@@ -104,6 +112,7 @@ class Session(CoreObject):
         del self.tokens[length:]
         self.mode = mode
 
+    @locked
     def feed(
         self, tokens: Sequence[int], mode: str, check: Callable[[], object] | None = None
     ) -> FloatArray:
@@ -127,6 +136,7 @@ class Session(CoreObject):
             self.evaluate(rest[start : start + BATCH], self._one_logits if is_last else None)
         return self._last_logits
 
+    @locked
     def step(self, token: int) -> FloatArray:
         """Evaluates one more token in the current mode; logits (vocab,) as from `feed`."""
         self._one_token[0] = token
@@ -134,6 +144,7 @@ class Session(CoreObject):
         self.tokens.append(token)
         return self._last_logits
 
+    @locked
     def evaluate(self, tokens: npt.NDArray[np.int32], logits: FloatArray | None = None) -> None:
         """Evaluates more tokens, int32 (n,) with n ≥ 1, in the current mode. `logits` (k, vocab),
         if given, is filled with those of the last k ≤ n tokens."""
@@ -194,6 +205,7 @@ class Session(CoreObject):
         the residual stream after the final norm, float32 (n, d)."""
         return self._record(Tap.TAP_HIDDEN, tokens, (self._model.config.d,))
 
+    @locked
     def _record(
         self, kind: int, tokens: npt.NDArray[np.int32], shape: tuple[int, ...]
     ) -> FloatArray:
