@@ -370,6 +370,18 @@ def test_sentencepiece_as_json(tmp_path: Path) -> None:
     fast.save(str(tmp_path / "tokenizer.json"))
     ours = Tokenizer.from_metadata(tokenizer_metadata(tmp_path, len(pieces)))
     assert ours.encode("The people", add_bos=False) == fast.encode("The people").ids
+    # Beside tokenizer.model it says where spaces go, and is refused for what is not known.
+    (tmp_path / "tokenizer.model").write_bytes(raw)
+    fast.normalizer = None
+    fast.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    fast.save(str(tmp_path / "tokenizer.json"))
+    ours = Tokenizer.from_metadata(tokenizer_metadata(tmp_path, len(pieces)))
+    for text in [*TEXTS, "the</s>people</s> of"]:
+        assert ours.encode(text, add_bos=False) == fast.encode(text).ids
+    fast.normalizer = normalizers.NFKC()
+    fast.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UnsupportedError, match="'normalizer': NFKC"):
+        tokenizer_metadata(tmp_path, len(pieces))
 
 
 def test_special_ids_and_chat_templates(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def pretokenizer(name: str) -> PreTokenizer:
     """The rule of that name; `UnsupportedError` if it is unknown."""
     known = _ALIASES.get(name, name)
     if known not in _RULES:
-        said = f"the pre-tokeniser {name!r}, which is unknown" if name else "no rule at all"
+        said = f"the pre-tokeniser rule {name!r}, which is unknown" if name else "no rule at all"
         raise UnsupportedError(
             f"the vocabulary names {said} ('tokenizer.ggml.pre'); known pre-tokenisers: "
             f"{', '.join(_RULES)}. If you know which of them the model was trained with, name it "
