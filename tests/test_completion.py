@@ -314,7 +314,7 @@ def test_echo_scores_the_prompt(tiny: Model) -> None:
 
 def test_echo_of_a_text_that_begins_with_a_token_of_its_own(tmp_path: Path) -> None:
     with Model.load(tiny_model.write(tmp_path / "a.gguf", add_bos=True)) as model:
-        for prompt, offsets in (("ab", [0, 0]), ("<|end|>ab", [0, 0, 7])):
+        for prompt, offsets in (("ab", [0, 0]), ("<|end|>ab", [0, 7])):
             (choice,) = model.create_completion(prompt, 0, echo=True, logprobs=0)["choices"]
             assert choice["text"] == prompt
             assert choice["logprobs"] is not None
@@ -364,9 +364,26 @@ def chatty(tmp_path: Path) -> Iterator[Model]:
         yield model
 
 
+def test_bos_stands_once(chatty: Model) -> None:
+    assert chatty.tokenize("ab")[0] == END
+    assert chatty.tokenize("<|end|>ab") == chatty.tokenize("ab")
+    assert chatty.tokenize("<|end|>ab", add_bos=True) == [END, *chatty.tokenize("ab")]
+    assert chatty.tokenize("ab", add_bos=False) == chatty.tokenize("ab")[1:]
+    for template in ("{{ messages[0].content }}", "{{ bos_token + messages[0].content }}"):
+        chatty.create_chat_completion(MESSAGES, 1, chat_template=template)
+        assert chatty.stats.prompt_token_ids == chatty.tokenize(MESSAGES[0]["content"])
+
+
+def test_a_seed_below_0_is_a_different_one_each_time(chatty: Model) -> None:
+    options: dict[str, Any] = {"temperature": 5, "top_k": 0, "top_p": 1, "min_p": 0, "seed": -1}
+    choices = chatty.create_completion("ab", 20, n=3, **options)["choices"]
+    assert len({choice["text"] for choice in choices}) == 3
+
+
 def test_chat_completion(chatty: Model) -> None:
     answer = chatty.create_chat_completion(MESSAGES, 9, temperature=0)
-    ids = chatty.tokenize("system: ab<|end|>user: cd<|end|>assistant:", add_bos=False)
+    ids = chatty.tokenize("system: ab<|end|>user: cd<|end|>assistant:")
+    assert ids[0] == END  # the template has no BOS token, and the file wants one
     assert chatty.stats.prompt_token_ids == ids
     text = "".join(chatty.generate(ids, 9, temperature=0))
     assert answer["choices"] == [

@@ -137,6 +137,21 @@ def test_no_tokens_wanted(tiny: Model) -> None:
     assert tiny.stats.evaluated_tokens == 0
 
 
+def test_the_name_of_a_control_token_stops_at_that_token(tmp_path: Path) -> None:
+    path = tiny_model.write(tmp_path / "m.gguf")
+    with Model.load(path) as model:
+        token = model.tokenizer.vocabulary.ids["[unused3]"]
+        types = list(model.tokenizer.vocabulary.types)
+    types[token] = 3
+    path = tiny_model.write(tmp_path / "m.gguf", keys={"tokenizer.ggml.token_type": types})
+    with Model.load(path) as model:
+        options: dict[str, Any] = {"temperature": 0, "logit_bias": {token: 1e9}}
+        assert list(model.generate("a", 5, stop="[unused3]", **options)) == []
+        assert (model.stats.finish_reason, model.stats.token_ids) == ("stop", [])
+        list(model.generate("a", 5, stop="[unused4]", **options))
+        assert model.stats.token_ids == [token] * 5
+
+
 def test_stop_texts(tiny: Model) -> None:
     options: dict[str, Any] = {"temperature": 1.5, "seed": 8, "top_k": 0, "min_p": 0}
     whole = "".join(tiny.generate("ab", 40, **options))

@@ -44,6 +44,12 @@ def test_draws_follow_the_softmax() -> None:
         assert np.abs(shares(config, logits) - expected).max() < 0.02
 
 
+def test_a_seed_below_0_is_a_different_one_each_time() -> None:
+    logits = np.zeros(1 << 16, np.float32)
+    samplers = [Sampler(SamplerConfig(**{**PLAIN, "temperature": 1, "seed": -1})) for _ in range(3)]
+    assert len({tuple(each.sample(logits) for _ in range(3)) for each in samplers}) == 3
+
+
 def test_same_seed_same_tokens() -> None:
     logits = np.random.default_rng(0).standard_normal(500).astype(np.float32)
 
@@ -176,7 +182,6 @@ def test_minus_infinity_is_never_drawn() -> None:
         {"frequency_penalty": float("nan")},
         {"presence_penalty": float("inf")},
         {"logit_bias": {3: float("inf")}},
-        {"seed": -1},
     ],
 )
 def test_settings_without_a_meaning(change: dict[str, Any]) -> None:

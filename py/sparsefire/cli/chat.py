@@ -80,7 +80,7 @@ class Chat:
         said: list[str] = []
         try:
             prompt = self._model.apply_chat_template(self.messages, chat_template=self._template)
-            ids = self._model.tokenize(prompt, add_bos=False)
+            ids = self._model.tokenize(prompt)
             for piece in self._model.generate(
                 ids, self._max_tokens, cancel=cancel, **self._options
             ):

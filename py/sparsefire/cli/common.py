@@ -98,7 +98,12 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="temperature, 0 for greedy decoding; default %(default)s",
     )
-    add("--seed", type=int, metavar="N", help="random seed; default: a different one each time")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="random seed; default, and below 0: a different one each time",
+    )
     for option, default, metavar, text in (
         ("--top-k", 40, "N", "sample from the N most likely tokens, 0 for all"),
         ("--top-p", 0.95, "P", "sample from the most likely tokens up to probability P, 1 for all"),

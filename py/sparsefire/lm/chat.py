@@ -98,7 +98,7 @@ class ChatTemplate:
         template: name of the template, where the file has several.
         variables: further variables of the template, for example `enable_thinking`.
 
-        The text may begin with the BOS token, so encode it with `add_bos=False`.
+        The text may begin with the BOS token, of which `Tokenizer.encode` adds no second one.
 
         Errors: `ArgumentError` (the messages do not have that form, or the template refuses them,
         with its own message), `ModelFileError` (the template is wrong, or takes too much time or

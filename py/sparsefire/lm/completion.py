@@ -137,7 +137,11 @@ class Request:
 def _with_seed(options: GenerateOptions, k: int) -> GenerateOptions:
     """The options of the k-th choice of a prompt, which has its own seed."""
     seed = options.get("seed")
-    return options if seed is None else cast(GenerateOptions, {**options, "seed": seed + k})
+    return (
+        options
+        if seed is None or seed < 0
+        else cast(GenerateOptions, {**options, "seed": seed + k})
+    )
 
 
 def _includes_usage(options: StreamOptions | None) -> bool:
@@ -405,7 +409,7 @@ def complete_chat(
         options,
         include_usage=stream and _includes_usage(stream_options),
     )
-    answer = _ChatAnswer(Request(lm, [lm.tokenize(text, add_bos=False)], wanted))
+    answer = _ChatAnswer(Request(lm, [lm.tokenize(text)], wanted))
     if stream:
         return cast(Generator[ChatCompletionChunk, None, None], answer.chunks())
     return cast(ChatCompletion, answer.whole())

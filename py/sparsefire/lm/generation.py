@@ -196,6 +196,7 @@ class Generation:
         self._config = config
         self._sampler = Sampler(config.sampler)
         self._filter = StopFilter(config.stop)
+        self._stop_ids = tokenizer.control_ids(config.stop)  # these leave no text to find
         self._steps = 0  # evaluations of single tokens after the prompt, and their seconds
         self._step_seconds = 0.0
         self._decoded = self._shown = 0  # characters of text
@@ -271,6 +272,9 @@ class Generation:
             started = time.perf_counter()
             token = self._sampler.sample(logits, tokens)
             self._step_seconds += time.perf_counter() - started
+            if token in self._stop_ids:
+                stats.finish_reason = "stop"
+                return
             if token in self._tokenizer.end_ids:
                 stats.finish_reason = "end"
                 return

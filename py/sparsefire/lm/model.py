@@ -160,8 +160,8 @@ class Model:
         **variables: Any,
     ) -> str:
         """The text of a conversation, as the model's own chat template writes it; see
-        `ChatTemplate.render`. It includes the BOS token where the model wants one, so tokenise it
-        with `add_bos=False`.
+        `ChatTemplate.render`. It may begin with the BOS token, of which `tokenize` adds no
+        second one.
 
         chat_template: Jinja2 source to use instead of the file's, or "chatml".
         """
@@ -190,7 +190,8 @@ class Model:
           at an end-of-text token, before a stop text, and when the context is full;
           `stats.finish_reason` says which.
         mode: "dense", "exact" or "sparse"; default `config.default_mode`.
-        stop: one or several texts before which generation stops.
+        stop: one or several texts before which generation stops; the name of a control token stops
+          it at that token.
         temperature, top_k, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty,
           logit_bias, seed: see `SamplerConfig`; a temperature of 0 is greedy.
         cancel: a `Cancel`, with which another thread can end the run, or a time limit. The thread

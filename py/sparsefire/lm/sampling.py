@@ -48,7 +48,8 @@ class SamplerConfig:
     - `temperature`: logits are divided by it, and one token is drawn. 0 is greedy: the most likely
       token, the lowest id of equal ones; then only the bias and the penalties matter.
 
-    The same `seed` and the same logits give the same tokens; None seeds from the system.
+    The same `seed` and the same logits give the same tokens; None, or one below
+    0, seeds from the system.
     """
 
     temperature: float = 0.8
@@ -70,7 +71,6 @@ class SamplerConfig:
             ("repeat_penalty", 0 < self.repeat_penalty < math.inf, "above 0"),
             ("frequency_penalty", math.isfinite(self.frequency_penalty), "finite"),
             ("presence_penalty", math.isfinite(self.presence_penalty), "finite"),
-            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
         ):
             if not valid:
                 raise ArgumentError(f"{name} must be {wanted}, not {getattr(self, name)}")
@@ -85,7 +85,8 @@ class Sampler:
 
     def __init__(self, config: SamplerConfig) -> None:
         self.config = config
-        self._random = np.random.default_rng(config.seed)
+        fixed = config.seed is not None and config.seed >= 0
+        self._random = np.random.default_rng(config.seed if fixed else None)
         self._drawn: Counter[int] = Counter()
 
     def sample(self, logits: FloatArray, last: Sequence[int] = ()) -> int:

@@ -242,7 +242,7 @@ class Engine:
             prompt: str | list[int] = parsed.get("prompt") or ""
             if parsed.get("messages"):
                 text = model.apply_chat_template(parsed["messages"])
-                prompt = model.tokenize(text, add_bos=False)
+                prompt = model.tokenize(text)
             if model.neurons is not None:
                 self._cache_totals = model.neurons.stats
             self._pieces = model.generate(prompt, **json.loads(options))

@@ -154,7 +154,7 @@ def options_of(fields: Fields, mode: str | None) -> GenerateOptions:
         options["top_k"] = max(top_k, 0)
     seed = fields.integer("seed", -(1 << 63), (1 << 64) - 1)
     if seed is not None:
-        options["seed"] = seed % (1 << 64)
+        options["seed"] = seed
     options["stop"] = _stops(fields)
     options["logit_bias"] = _logit_bias(fields)
     return cast(GenerateOptions, options)
@@ -309,7 +309,7 @@ class Requests:
         def run(cancel: Cancel) -> Iterator[dict[str, Any]]:
             if self.limits.prompt_tokens is not None:
                 text = self.model.apply_chat_template(messages, chat_template=self._chat_template)
-                self._check_prompt(self.model.tokenize(text, add_bos=False))
+                self._check_prompt(self.model.tokenize(text))
             create: Any = self.model.create_chat_completion
             answer = create(
                 messages,

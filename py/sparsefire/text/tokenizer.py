@@ -101,6 +101,15 @@ class Tokenizer:
         """True if `encode` appends `eos` by default."""
         return self.vocabulary.add_eos
 
+    def control_ids(self, names: Iterable[str]) -> frozenset[int]:
+        """The ids of those names that are control tokens', which leave no text."""
+        found = {self.vocabulary.ids.get(name) for name in names}
+        return frozenset(
+            token
+            for token in found
+            if token is not None and self.vocabulary.types[token] == TokenType.CONTROL
+        )
+
     # -- text to ids -----------------------------------------------------------------------------
 
     def encode(
@@ -115,8 +124,8 @@ class Tokenizer:
 
         With `special`, names of control tokens in the text (as in "<|endoftext|>") become those
         tokens; otherwise they are ordinary text. `add_bos` and `add_eos` add the BOS and EOS
-        tokens; the defaults are the file's. A lone surrogate is read as U+FFFD. `ArgumentError` if
-        the vocabulary lacks a byte or character.
+        tokens; the defaults are the file's, but no second BOS token is added. A lone surrogate is
+        read as U+FFFD. `ArgumentError` if the vocabulary lacks a byte or character.
         """
         if not isinstance(text, str):
             raise ArgumentError(f"expected text as str, got {type(text).__name__}")
@@ -125,8 +134,6 @@ class Tokenizer:
         except UnicodeEncodeError:
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         ids: list[int] = []
-        if self.add_bos if add_bos is None else add_bos:
-            ids.append(self._wanted(self.bos, "add_bos", "begins"))
         splitter = self.vocabulary.splitter(special)
         parts = [text] if splitter is None else splitter.split(text)
         for index, part in enumerate(parts):
@@ -134,6 +141,10 @@ class Tokenizer:
                 ids.append(self.vocabulary.ids[part])
             elif part:
                 self._segmenter.encode(part, ids, index == 0)
+        # By default a text that the caller began with the BOS token does not get another.
+        begun = add_bos is None and ids[:1] == [self.bos]
+        if (self.add_bos if add_bos is None else add_bos) and not begun:
+            ids.insert(0, self._wanted(self.bos, "add_bos", "begins"))
         if self.add_eos if add_eos is None else add_eos:
             ids.append(self._wanted(self.eos, "add_eos", "ends"))
         return ids
