@@ -167,6 +167,14 @@ def test_completion(shared: Running, model: Model) -> None:
     assert answer["choices"] == model.create_completion(ids, 3, temperature=0)["choices"]
 
 
+def test_values_that_change_nothing(shared: Running) -> None:
+    body = {"prompt": "ab", "max_tokens": 8}
+    greedy = shared.post("completions", **body, temperature=0).json()["choices"]
+    harmless = {"logprobs": False, "grammar": "", "repetition_penalty": 1.0, "min_tokens": 0}
+    for fields in ({"top_p": 0}, {"top_p": 0, "temperature": 2}, {"temperature": 0, **harmless}):
+        assert shared.post("completions", **body, **fields).json()["choices"] == greedy
+
+
 @pytest.mark.parametrize("usage", [True, False])
 def test_streams(shared: Running, model: Model, usage: bool) -> None:
     body: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "stream": True}
@@ -280,7 +288,28 @@ def test_clients_at_once_get_what_they_get_alone(shared: Running, model: Model) 
         ("completions", {"temperature": "hot"}, "temperature"),
         ("completions", {"temperature": -1}, "temperature"),
         ("completions", {"temperature": 10**400}, "temperature"),
-        ("completions", {"top_p": 0}, "top_p"),
+        ("completions", {"top_p": -1}, "top_p"),
+        ("completions", {"grammar": "root ::= x"}, "grammar"),
+        ("completions", {"guided_json": {"type": "object"}}, "guided_json"),
+        ("completions", {"repetition_penalty": 9.0}, "repetition_penalty"),
+        ("completions", {"min_tokens": 50}, "min_tokens"),
+        ("completions", {"ignore_eos": True}, "ignore_eos"),
+        (
+            "chat/completions",
+            {"messages": [], "chat_template_kwargs": {"a": 1}},
+            "chat_template_kwargs",
+        ),
+        (
+            "chat/completions",
+            {"messages": [], "add_generation_prompt": False},
+            "add_generation_prompt",
+        ),
+        (
+            "chat/completions",
+            {"messages": [], "continue_final_message": True},
+            "continue_final_message",
+        ),
+        ("chat/completions", {"messages": [], "reasoning_effort": "low"}, "reasoning_effort"),
         ("completions", {"n": 17}, "n"),
         ("completions", {"n": 0}, "n"),
         ("completions", {"stop": ""}, "stop"),
@@ -575,7 +604,7 @@ def test_other_web_pages_are_kept_out(start: Start) -> None:
     asking = {
         "Origin": "https://page.example",
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization, content-type",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang,user-agent",
     }
     response = server.client.options("/v1/completions", headers=asking)
     assert "access-control-allow-origin" not in response.headers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,37 @@ if TYPE_CHECKING:
     from ..lm.model import Model
 
 _MOST_STOPS, _MOST_LOGPROBS = 16, 20
+
+# Fields of other servers that would change the answer, with the values that change nothing.
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "grammar": ("",),
+    "json_schema": ({},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "repetition_penalty": (1,),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "typical_p": (1,),
+    "mirostat": (0,),
+    "dry_multiplier": (0,),
+    "xtc_probability": (0,),
+    "use_beam_search": (False,),
+    "skip_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "reasoning_effort": (),
+    "prediction": (),
+    "web_search_options": (),
+    "verbosity": (),
+}
 
 
 class ApiError(Exception):
@@ -135,6 +167,8 @@ def _no_constant(name: str) -> NoReturn:
 
 def options_of(fields: Fields, mode: str | None) -> GenerateOptions:
     """The generation options of a request, with `mode` as the default mode."""
+    for name, harmless in _UNSUPPORTED.items():
+        fields.refuse(name, *harmless)
     options: dict[str, Any] = {"mode": fields.text("mode") or mode}
     if options["mode"] is not None and options["mode"] not in MODES:
         fields.wrong("mode", f"one of {', '.join(MODES)}")
@@ -149,6 +183,8 @@ def options_of(fields: Fields, mode: str | None) -> GenerateOptions:
         value = fields.number(name)
         if value is not None:
             options[name] = value
+    if options.get("top_p") == 0:  # clients mean the most likely token alone
+        options["top_p"] = math.ulp(0.0)
     top_k = fields.integer("top_k", -1)
     if top_k is not None:
         options["top_k"] = max(top_k, 0)
@@ -264,7 +300,9 @@ class Requests:
         max_tokens = self._max_tokens(fields, "max_tokens")
         if fields.any("max_tokens") is None:
             max_tokens = 16 if max_tokens is None else min(16, max_tokens)
-        logprobs = fields.integer("logprobs", 0, _MOST_LOGPROBS)
+        logprobs = None
+        if fields.any("logprobs") is not False:  # as in the interface for chats
+            logprobs = fields.integer("logprobs", 0, _MOST_LOGPROBS)
         echo, options = fields.flag("echo"), options_of(fields, self._mode)
         stream, usage = self._stream(fields)
 
