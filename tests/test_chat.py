@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import tiny_model
+from sparsefire.lm.chat import ChatTemplate
 from sparsefire.lm.model import Model
 
 TEMPLATE = (
@@ -134,3 +135,21 @@ def test_interrupt_ends_the_answer_only(tmp_path: Path) -> None:
     text = output.decode("utf-8", "replace")
     assert " \N{HORIZONTAL ELLIPSIS}\n[" in text
     assert "new tokens at" in text.splitlines()[-1]
+
+
+def test_arguments_of_tool_calls_are_objects_for_templates() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "ö"}'}}
+    messages = [{"role": "user", "content": "w"}, {"role": "assistant", "tool_calls": [call]}]
+    arguments = "messages[1].tool_calls[0].function.arguments"
+    for source, wanted in (
+        (f"{{{{ {arguments} | tojson }}}}", '{"a": "ö"}'),
+        (f"{{% for k, v in {arguments} | items %}}{{{{ k }}}}={{{{ v }}}}{{% endfor %}}", "a=ö"),
+        (f"{{{{ 'x' + {arguments} }}}}", 'x{"a": "ö"}'),
+        ("{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}", "user:w;assistant:;"),
+        ("{{ messages[1].content is defined }}", "False"),
+        ("{{ 'x' + messages[1]['content'] + 'y' }}", "xy"),
+    ):
+        assert ChatTemplate(source).render(messages, False) == wanted
+    for text in ("no JSON", "[1]", '"a"'):
+        call["function"] = {"name": "f", "arguments": text}
+        assert ChatTemplate(f"{{{{ {arguments} }}}}").render(messages, False) == text

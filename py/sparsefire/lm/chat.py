@@ -7,6 +7,7 @@ which needs the extra "chat").
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,15 @@ class ChatTemplate:
             "documents": None,
             **variables,
         }
-        return self._compile(template).render(given)
+        compiled = self._compile(template)
+        first: ArgumentError | None = None
+        for form in _forms(given["messages"]):
+            try:
+                return compiled.render({**given, "messages": form})
+            except ArgumentError as error:
+                first = first or error
+        assert first is not None
+        raise first
 
     def _compile(self, name: str) -> CompiledTemplate:
         if name not in self._compiled:
@@ -200,8 +209,42 @@ def _checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, A
             raise ArgumentError(
                 f"messages[{index}]: 'content' must be a text, not {type(content).__name__}"
             )
-        checked.append({**message, "content": content})
+        checked.append({**message, "content": content} if "content" in message else {**message})
     return checked
+
+
+def _forms(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The messages as templates may want them, in the order in which they are tried: arguments of
+    tool calls as objects or as texts, and then absent contents as empty texts."""
+    forms = [_with_decoded_arguments(messages), messages]
+    forms += [[{"content": "", **each} for each in form] for form in forms]
+    return [form for place, form in enumerate(forms) if form not in forms[:place]]
+
+
+def _with_decoded_arguments(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with the arguments of tool calls as objects, where they are JSON texts of
+    objects, as OpenAI's interface has them."""
+    return [
+        {**each, "tool_calls": [_decoded_call(call) for call in each["tool_calls"]]}
+        if isinstance(each.get("tool_calls"), list)
+        else each
+        for each in messages
+    ]
+
+
+def _decoded_call(call: Any) -> Any:
+    if not isinstance(call, Mapping) or not isinstance(function := call.get("function"), Mapping):
+        return call
+    text = function.get("arguments")
+    if not isinstance(text, str):
+        return call
+    try:
+        arguments = json.loads(text)
+    except (ValueError, RecursionError):
+        return call
+    if not isinstance(arguments, dict):
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _part_text(part: object, where: str) -> str:
