@@ -153,3 +153,16 @@ def test_arguments_of_tool_calls_are_objects_for_templates() -> None:
     for text in ("no JSON", "[1]", '"a"'):
         call["function"] = {"name": "f", "arguments": text}
         assert ChatTemplate(f"{{{{ {arguments} }}}}").render(messages, False) == text
+
+
+def test_templates_that_take_contents_as_parts() -> None:
+    source = (
+        "{% for m in messages %}<{{ m['role'] }}>{% for part in m['content'] %}"
+        "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
+    template = ChatTemplate(source)
+    for content in ("What is 2+2?", [{"type": "text", "text": "What is 2+2?"}]):
+        messages = [{"role": "user", "content": content}]
+        assert template.render(messages, False) == "<user>What is 2+2?"
+        named = ChatTemplate("{{ 'S:' + messages[0]['content'][0]['text'] }}")
+        assert named.render(messages, False) == "S:What is 2+2?"

@@ -118,11 +118,18 @@ class ChatTemplate:
         }
         compiled = self._compile(template)
         first: ArgumentError | None = None
+        passable: str | None = None
         for form in _forms(given["messages"]):
             try:
-                return compiled.render({**given, "messages": form})
+                text = compiled.render({**given, "messages": form})
             except ArgumentError as error:
                 first = first or error
+                continue
+            if _shows_last(text, given["messages"]):
+                return text
+            passable = text if passable is None else passable
+        if passable is not None:
+            return passable
         assert first is not None
         raise first
 
@@ -213,11 +220,33 @@ def _checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     return checked
 
 
+def _shows_last(text: str, messages: list[dict[str, Any]]) -> bool:
+    """True if a rendered text holds what the user's last message says."""
+    said = [
+        each["content"]
+        for each in messages
+        if each["role"] == "user" and isinstance(each.get("content"), str)
+    ]
+    return not said or said[-1].strip() in text
+
+
+def _as_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with each text as a list of one part."""
+    return [
+        {**each, "content": [{"type": "text", "text": each["content"]}]}
+        if isinstance(each.get("content"), str)
+        else each
+        for each in messages
+    ]
+
+
 def _forms(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The messages as templates may want them, in the order in which they are tried: arguments of
-    tool calls as objects or as texts, and then absent contents as empty texts."""
+    tool calls as objects or as texts, then absent contents as empty texts,
+    then contents as lists of parts. A form fits that shows what the user said last."""
     forms = [_with_decoded_arguments(messages), messages]
     forms += [[{"content": "", **each} for each in form] for form in forms]
+    forms.append(_as_parts(messages))
     return [form for place, form in enumerate(forms) if form not in forms[:place]]
 
 
