@@ -185,7 +185,7 @@ def sanitized_package(home: Path) -> dict[str, str]:
     command = ["gcc", "-shared", "-fPIC", "-O1", "-g", "-fsanitize=address,undefined"]
     command += ["-fno-sanitize-recover=all", "-DPy_LIMITED_API=0x030b0000"]
     command += ["-I", sysconfig.get_path("include"), "-I", str(ROOT / "core_c" / "include")]
-    command += [str(ROOT / "py" / "ext" / "_native.c"), str(built.parent / "libsparsefire_core.a")]
+    command += [str(ROOT / "py" / "ext" / "_native.c"), str(built.parent / "libsparsefire.a")]
     command += ["-o", str(package / "core" / "_native.abi3.so"), "-lm", "-lpthread"]
     subprocess.run(command, check=True)
     ask = ["gcc", "-print-file-name=libasan.so"]
