@@ -59,7 +59,8 @@ static inline void half_places(int32_t format, int *first, int *second) {
 }
 
 static inline test_rows rows_make(int32_t format, int32_t rows, int32_t columns, size_t gap, size_t offset) {
-  const size_t row_bytes = sf_format_row_bytes(format, columns), block = (size_t)sf_format_find(format)->block_bytes;
+  const size_t row_bytes = sf_format_row_bytes(format, columns),
+               block = (size_t)sf_format_find(format)->traits->block_bytes;
   test_rows w = {format, rows, columns, row_bytes + gap, offset, NULL};
   w.data = check_alloc(w.stride * (size_t)(rows - 1) + row_bytes, offset); /* no gap after the last row */
   for (int32_t i = 0; i < rows; ++i) {
@@ -120,7 +121,8 @@ static inline double weight_of_q6_k(const uint8_t *p, int c) {
 
 static inline double rows_weight(const test_rows *w, int32_t row, int32_t column) {
   const sf_format *format = sf_format_find(w->format);
-  const uint8_t *p = w->data + (size_t)row * w->stride + (size_t)(column / format->block_columns * format->block_bytes);
+  const uint8_t *p = w->data + (size_t)row * w->stride +
+                     (size_t)(column / format->traits->block_columns * format->traits->block_bytes);
   uint8_t bytes[4] = {0, 0, 0, 0};
   float value;
   switch (w->format) {
@@ -145,7 +147,8 @@ static inline double rows_weight(const test_rows *w, int32_t row, int32_t column
  * plus offset, which may be more than the weight. The bound of rounding errors grows with it. */
 static inline double rows_level(const test_rows *w, int32_t row, int32_t column) {
   const sf_format *format = sf_format_find(w->format);
-  const uint8_t *p = w->data + (size_t)row * w->stride + (size_t)(column / format->block_columns * format->block_bytes);
+  const uint8_t *p = w->data + (size_t)row * w->stride +
+                     (size_t)(column / format->traits->block_columns * format->traits->block_bytes);
   const double weight = fabs(rows_weight(w, row, column));
   switch (w->format) {
     case SF_Q4_0:
@@ -207,7 +210,7 @@ static inline void inputs_free(test_inputs *x) {
 /* Value c of input j, as rows of the format see it. */
 static inline double inputs_value(const test_inputs *x, int32_t format, int32_t j, int32_t c) {
   const size_t i = (size_t)j * (size_t)x->columns + (size_t)c;
-  const int integers = sf_format_find(format)->input == SF_INPUT_I16;
+  const int integers = !sf_is_plain(sf_format_find(format)->traits);
   return integers ? (double)x->values[i] * (double)x->scales[i / 32] : (double)x->f32[i];
 }
 

@@ -23,8 +23,8 @@ int32_t sf_ffn_prepare(const sf_ffn *ffn, const float *x, int32_t n, sf_inputs *
   const sf_kernels *kernels = ffn->context->kernels;
   const sf_format *format = ffn->up->format, *gate = ffn->gate ? ffn->gate->format : format;
   /* One form for both: what the format that takes the smaller integers can multiply, the other can too. */
-  if (format->input == SF_INPUT_F32 ||
-      (gate->input != SF_INPUT_F32 && kernels->input_most(gate->index) < kernels->input_most(format->index))) {
+  if (sf_is_plain(format->traits) ||
+      (!sf_is_plain(gate->traits) && kernels->input_most(gate->index) < kernels->input_most(format->index))) {
     format = gate;
   }
   return sf_prepare(ffn->context, format, x, n, ffn->d_in, inputs);

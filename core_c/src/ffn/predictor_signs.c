@@ -74,7 +74,7 @@ int32_t sf_predictor_open_sign(sf_predictor **out, sf_context *context, const sf
   if (!predictor->x_signs || !predictor->signs || !row) status = SF_ERROR_MEMORY;
   for (int32_t i = 0; i < gate->rows && status == SF_OK; i++) {
     const sf_format *format = gate->format;
-    format->dequantize(gate->data + (size_t)i * gate->stride, (size_t)(d / format->block_columns), row);
+    format->dequantize(gate->data + (size_t)i * gate->stride, (size_t)(d / format->traits->block_columns), row);
     pack_signs(row, d, predictor->signs + (size_t)i * (size_t)words);
   }
   sf_free(row);

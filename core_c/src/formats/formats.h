@@ -5,33 +5,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "formats/conversions.h"
-
-/* How a weight format wants its input vector: as floats, or as 16-bit integers in blocks of 32 with a scale.
- * 16 bits keep a dot product within about 1e-5 of floating point while the multiply stays an integer one
- * (pmaddwd and its kin). */
-typedef enum { SF_INPUT_F32, SF_INPUT_I16 } sf_input_kind;
-
-enum { SF_BLOCK = 32 }; /* columns of a block in every block format, and of an I16 input */
-
-/* Every format: plain numbers, first F32, then those of two bytes, and blocks. */
-#define SF_EACH_HALF_FORMAT(DO) DO(F16, f16) DO(BF16, bf16)
-#define SF_EACH_BLOCK_FORMAT(DO) \
-  DO(Q4_0, q4_0)                 \
-  DO(Q4_1, q4_1) DO(Q5_0, q5_0) DO(Q5_1, q5_1) DO(Q8_0, q8_0) DO(Q4_K, q4_k) DO(Q5_K, q5_k) DO(Q6_K, q6_k)
-#define SF_EACH_FORMAT(DO) DO(F32, f32) SF_EACH_HALF_FORMAT(DO) SF_EACH_BLOCK_FORMAT(DO)
+#include "formats/traits.h"
 
 /* Index of a format in the kernel tables (sf_format maps SF_F32 … to it). */
-#define SF_FORMAT_NAME(NAME, name) SF_FORMAT_##NAME,
-typedef enum { SF_EACH_FORMAT(SF_FORMAT_NAME) SF_FORMATS } sf_format_index;
-#undef SF_FORMAT_NAME
+#define SF_FORMAT(NAME, name) SF_FORMAT_##NAME,
+typedef enum {
+#include "formats/lists.h"
+  SF_FORMATS
+} sf_format_index;
+#undef SF_FORMAT
+
+/* Conversions of whole blocks from and to floats. Any input is safe; what NaN and infinity become is unspecified. */
+typedef void sf_quantize_fn(const float *src, size_t blocks, uint8_t *dst);
+typedef void sf_dequantize_fn(const uint8_t *src, size_t blocks, float *dst);
 
 typedef struct {
   int32_t format;        /* SF_F32, … */
-  int32_t block_columns; /* columns of a block */
-  int32_t block_bytes;   /* bytes of a block */
   sf_format_index index; /* place in the kernel tables */
-  sf_input_kind input;   /* what dot_rows wants to be given */
+  const sf_traits *traits;
   sf_quantize_fn *quantize;
   sf_dequantize_fn *dequantize;
 } sf_format;

@@ -11,7 +11,7 @@ SF_INLINE void axpy_plain(sf_format_index format, int n_rows, const uint8_t *con
   const size_t size = weight_bytes(format);
   vf a[SF_STREAMS];
   for (int r = 0; r < n_rows; ++r) a[r] = v_set1(alpha[r]);
-  const int asks = is_asked_for(format, c1 - c0);
+  const int asks = is_prefetched(format, c1 - c0);
   int32_t c = c0;
   for (; c + SF_LANES <= c1; c += SF_LANES) {
     vf sum = v_load(y + c);
@@ -52,7 +52,7 @@ SF_INLINE void axpy_sub_block(sf_format_index format, int n_rows, const uint8_t 
   for (int r = 0; r < n_rows; ++r) {
     const vf a = v_set1(scale[r][s]), m = v_set1(has_min(format) ? min[r][s] : 0);
     vf q[VECTORS];
-    load_level_floats(format, row[r] + at, s, q);
+    load_quant_floats(format, row[r] + at, s, q);
     for (int k = 0; k < VECTORS; ++k) {
       sum[k] = v_fma(a, q[k], sum[k]);
       if (has_min(format)) sum[k] = v_sub(sum[k], m);

@@ -1,4 +1,4 @@
-/* Dot products of rows with several inputs: see dot.h. Rows are brought into one of two forms, floats or levels of 16
+/* Dot products of rows with several inputs: see dot.h. Rows are brought into one of two forms, floats or quants of 16
  * bits with their scales, by code of their format; the rest exists once for all formats. */
 #ifndef SF_KERNELS_DOT_BATCH_H
 #define SF_KERNELS_DOT_BATCH_H
@@ -17,7 +17,7 @@ enum {
 typedef struct {
   union {
     float floats[CHUNK];
-    int16_t levels[CHUNK];        /* block formats */
+    int16_t quants[CHUNK];        /* block formats */
     vf vectors[CHUNK / SF_LANES]; /* so that none lies across cache lines */
   } buffer;
   const uint8_t *floats; /* plain formats: F32 itself, or converted in `buffer` */
@@ -46,28 +46,30 @@ SF_INLINE void load_blocks(sf_format_index format, const uint8_t *p, int32_t n, 
     store_group(chunk->scales[g], scale);
     store_group(chunk->offsets[g], offset);
     for (int32_t s = 0; s < blocks; ++s) {
-      vb_store(chunk->buffer.levels + g * GROUP_COLUMNS + s * SF_BLOCK, load_levels(format, p, s));
+      vb_store(chunk->buffer.quants + g * GROUP_COLUMNS + s * SF_BLOCK, load_quants(format, p, s));
     }
   }
 }
 
 /* Columns c … c + n - 1 of a row, c a multiple of a group. */
+SF_INLINE void load_columns(sf_format_index format, const uint8_t *row, int32_t c, int32_t n, batch_chunk *chunk) {
+  if (!is_plain(format)) {
+    load_blocks(format, row + (size_t)(c / GROUP_COLUMNS) * group_bytes(format), n, chunk);
+  } else if (traits_of(format)->storage == SF_FLOATS_32) {
+    chunk->floats = row + (size_t)c * sizeof(float);
+  } else {
+    load_plain(format, row + (size_t)c * weight_bytes(format), n, chunk);
+  }
+}
+
 SF_NOT_INLINE void batch_load(sf_format_index format, const uint8_t *row, int32_t c, int32_t n, batch_chunk *chunk) {
-  const size_t first_group = (size_t)(c / GROUP_COLUMNS);
-#define LOAD_PLAIN(NAME, name)                                                                \
-  case SF_FORMAT_##NAME:                                                                      \
-    load_plain(SF_FORMAT_##NAME, row + (size_t)c * weight_bytes(SF_FORMAT_##NAME), n, chunk); \
-    break;
-#define LOAD_BLOCKS(NAME, name)                                                                 \
-  case SF_FORMAT_##NAME:                                                                        \
-    load_blocks(SF_FORMAT_##NAME, row + first_group * group_bytes(SF_FORMAT_##NAME), n, chunk); \
-    break;
   switch (format) {
-    case SF_FORMAT_F32:
-      chunk->floats = row + (size_t)c * sizeof(float);
-      break;
-      SF_EACH_HALF_FORMAT(LOAD_PLAIN)
-      SF_EACH_BLOCK_FORMAT(LOAD_BLOCKS)
+#define SF_FORMAT(NAME, name)                         \
+  case SF_FORMAT_##NAME:                              \
+    load_columns(SF_FORMAT_##NAME, row, c, n, chunk); \
+    break;
+#include "formats/lists.h"
+#undef SF_FORMAT
     default:
       break;
   }
@@ -125,7 +127,7 @@ SF_INLINE void tile_group(sf_product product, int n_rows, int n_inputs, const ba
     sub_block v[SF_TILE_INPUTS];
     for (int j = 0; j < n_inputs; ++j) v[j] = load_input(product, some->values + (size_t)j * (size_t)columns + at);
     for (int r = 0; r < n_rows; ++r) {
-      const sub_block w = load_unpacked(product, chunk[r].buffer.levels + at);
+      const sub_block w = load_unpacked(product, chunk[r].buffer.quants + at);
       for (int j = 0; j < n_inputs; ++j) {
         acc[r][j] = v_fma(dot_sub_block(product, w, v[j]), v_set1(scales[r][j][s]), acc[r][j]);
       }
@@ -198,8 +200,8 @@ static void batch_group(sf_format_index format, const uint8_t *const *row, const
       case PRODUCT_FLOATS:
         batch_columns(PRODUCT_FLOATS, chunk, inputs, n_inputs, c, n, columns, sums);
         break;
-      case PRODUCT_LEVELS8:
-        if (SF_DOT8) batch_columns(PRODUCT_LEVELS8, chunk, inputs, n_inputs, c, n, columns, sums);
+      case PRODUCT_QUANTS8:
+        if (SF_DOT8) batch_columns(PRODUCT_QUANTS8, chunk, inputs, n_inputs, c, n, columns, sums);
         break;
       case PRODUCT_SIGNED8:
         if (SF_DOT8) batch_columns(PRODUCT_SIGNED8, chunk, inputs, n_inputs, c, n, columns, sums);

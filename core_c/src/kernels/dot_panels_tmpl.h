@@ -20,20 +20,20 @@ SF_INLINE vi load_pair(const int16_t *x) {
   return v_set1_int(both);
 }
 
-/* sum[v] = the products of a block's 32 levels with the input's, whose scale comes before them. */
+/* sum[v] = the products of a block's 32 quants with the input's, whose scale comes before them. */
 SF_INLINE void dot_panel_block(sf_format_index format, const uint8_t *p, const int16_t *x, vi *sum) {
-  const int units = format == SF_FORMAT_Q8_0 ? SF_BLOCK / 2 : SF_BLOCK / 4;
+  const int bytes = traits_of(format)->storage == SF_QUANTS_BYTES;
+  const int units = bytes ? SF_BLOCK / 2 : SF_BLOCK / 4;
   for (int v = 0; v < PANEL_VECTORS; ++v) sum[v] = v_set1_int(0);
 #if defined(__clang__) /* which would write out all of them, and gain nothing */
 #pragma clang loop unroll(disable)
 #endif
   for (int u = 0; u < units; ++u) {
     const uint8_t *unit = p + (1 + u) * UNITS_BYTES;
-    const vi first = load_pair(x + 2 * u), second = load_pair(x + (format == SF_FORMAT_Q8_0 ? 0 : 16) + 2 * u);
+    const vi first = load_pair(x + 2 * u), second = load_pair(x + (bytes ? 0 : 16) + 2 * u);
     for (int v = 0; v < PANEL_VECTORS; ++v) {
-      const uint8_t *levels = unit + v * VECTOR_BYTES;
-      sum[v] =
-          format == SF_FORMAT_Q8_0 ? v_dot_bytes(levels, first, sum[v]) : v_dot_nibbles(levels, first, second, sum[v]);
+      const uint8_t *quants = unit + v * VECTOR_BYTES;
+      sum[v] = bytes ? v_dot_bytes(quants, first, sum[v]) : v_dot_nibbles(quants, first, second, sum[v]);
     }
   }
 }
@@ -48,11 +48,11 @@ SF_INLINE void dot_panels(sf_format_index format, const uint8_t *data, int32_t p
     for (int32_t b = 0; b < columns / SF_BLOCK; ++b, data += block_bytes) {
       vi products[PANEL_VECTORS];
       dot_panel_block(format, data, input->values + (size_t)b * SF_BLOCK, products);
-      const vf x_scale = v_set1(input->scales[b]), x_offset = v_set1((float)centre_of(format) * input->sums[b]);
+      const vf x_scale = v_set1(input->scales[b]), x_offset = v_set1((float)zero_point_of(format) * input->sums[b]);
       for (int v = 0; v < PANEL_VECTORS; ++v) {
         const vf scale = v_load_f16(data + v * VECTOR_BYTES);
         sum[v] = v_fma(v_float(products[v]), v_mul(scale, x_scale), sum[v]);
-        if (centre_of(format)) sum[v] = v_sub(sum[v], v_mul(scale, x_offset));
+        if (zero_point_of(format)) sum[v] = v_sub(sum[v], v_mul(scale, x_offset));
       }
     }
     for (int v = 0; v < PANEL_VECTORS; ++v) v_store(out + v * SF_LANES, sum[v]);

@@ -10,7 +10,7 @@
  * in order are what that prefetcher is made for, and asking for them too only costs (see SF_IN_ORDER).
  *
  * Several inputs (dot_batch): bound by arithmetic. Four rows, a chunk of their columns at a time, meet all inputs
- * while the chunk is in the first-level cache; accumulators wait in memory between chunks. */
+ * while the chunk is in the first-quant cache; accumulators wait in memory between chunks. */
 #ifndef SF_KERNELS_DOT_H
 #define SF_KERNELS_DOT_H
 
@@ -133,10 +133,10 @@ SF_INLINE void dot_rows(sf_format_index format, const sf_rows *rows, int32_t n_r
                         int32_t n_inputs, float *out, size_t out_stride) {
   if (n_inputs > 1) {
     dot_batch(format, rows, n_rows, inputs, n_inputs, out, out_stride);
-  } else if (SF_IN_ORDER > 0 && lie_together(format, rows)) {
+  } else if (SF_IN_ORDER > 0 && is_contiguous(format, rows)) {
     dot_one(format, SF_IN_ORDER, 0, rows, n_rows, inputs, out);
   } else {
-    dot_one(format, SF_STREAMS, is_asked_for(format, rows->columns), rows, n_rows, inputs, out);
+    dot_one(format, SF_STREAMS, is_prefetched(format, rows->columns), rows, n_rows, inputs, out);
   }
 }
 

@@ -59,7 +59,7 @@ static void rope(float *x, const float *cos_sin, int32_t pairs, int32_t halves) 
 /* Blocks of values so small that their inverse scale would overflow become zeros. */
 static void quantize_i16(const float *x, int32_t columns, int32_t most_level, int16_t *values, float *scales,
                          float *sums) {
-  const float levels = (float)most_level;
+  const float quants = (float)most_level;
   const vf zero = v_set1(0);
   static const uint8_t one[SF_BLOCK] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                         1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -70,9 +70,9 @@ static void quantize_i16(const float *x, int32_t columns, int32_t most_level, in
     for (int k = 0; k < SF_BLOCK; k += SF_LANES) odd = v_fma(v_load(x + c + k), zero, odd);
     const float none = v_sum(odd);
     const int empty = !(most >= 1e-30f) || none != 0;
-    const vf inverse = v_set1(empty ? 0.0f : levels / most);
+    const vf inverse = v_set1(empty ? 0.0f : quants / most);
     for (int k = 0; k < SF_BLOCK; k += SF_LANES) v_store_i16(values + c + k, v_mul(v_load(x + c + k), inverse));
-    scales[c / SF_BLOCK] = empty ? none : most / levels;
+    scales[c / SF_BLOCK] = empty ? none : most / quants;
     sums[c / SF_BLOCK] = scales[c / SF_BLOCK] * v_sum(vb_dot(vb_load_i16(values + c), ones));
   }
 }

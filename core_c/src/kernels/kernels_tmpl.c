@@ -4,7 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "formats/blocks.h"
 #include "kernels/kernels.h"
 #include "sparsefire.h"
 
@@ -47,7 +46,7 @@
 #include "kernels/layer_norm_tmpl.h"
 
 /* The kernels of each format, and their places in the table. */
-#define FORMAT_KERNELS(NAME, name)                                                                              \
+#define SF_FORMAT(NAME, name)                                                                                   \
   static void dot_rows_##name(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs,   \
                               float *out, size_t out_stride) {                                                  \
     dot_rows(SF_FORMAT_##NAME, rows, n_rows, inputs, n_inputs, out, out_stride);                                \
@@ -56,25 +55,38 @@
                                float *y) {                                                                      \
     axpy_rows(SF_FORMAT_##NAME, rows, n_rows, alpha, c0, c1, y);                                                \
   }
-#define DOT_ROWS(NAME, name) [SF_FORMAT_##NAME] = dot_rows_##name,
-#define AXPY_ROWS(NAME, name) [SF_FORMAT_##NAME] = axpy_rows_##name,
-
-SF_EACH_FORMAT(FORMAT_KERNELS)
+#include "formats/lists.h"
+#undef SF_FORMAT
 
 /* Formats of predictors. */
-#define PANEL_KERNEL(NAME, name)                                                                              \
+#define SF_FORMAT_WITH_PANELS(NAME, name)                                                                     \
   static void dot_panels_##name(const uint8_t *data, int32_t panels, int32_t columns, const sf_inputs *input, \
                                 float *out) {                                                                 \
     dot_panels(SF_FORMAT_##NAME, data, panels, columns, input, out);                                          \
   }
-PANEL_KERNEL(Q4_0, q4_0)
-PANEL_KERNEL(Q8_0, q8_0)
+#include "formats/lists.h"
+#undef SF_FORMAT_WITH_PANELS
 
 const sf_kernels SF_ISA_TABLE = {
     .name = SF_ISA_NAME,
-    .dot_rows = {SF_EACH_FORMAT(DOT_ROWS)},
-    .axpy_rows = {SF_EACH_FORMAT(AXPY_ROWS)},
-    .dot_panels = {[SF_FORMAT_Q4_0] = dot_panels_q4_0, [SF_FORMAT_Q8_0] = dot_panels_q8_0},
+    .dot_rows =
+        {
+#define SF_FORMAT(NAME, name) [SF_FORMAT_##NAME] = dot_rows_##name,
+#include "formats/lists.h"
+#undef SF_FORMAT
+        },
+    .axpy_rows =
+        {
+#define SF_FORMAT(NAME, name) [SF_FORMAT_##NAME] = axpy_rows_##name,
+#include "formats/lists.h"
+#undef SF_FORMAT
+        },
+    .dot_panels =
+        {
+#define SF_FORMAT_WITH_PANELS(NAME, name) [SF_FORMAT_##NAME] = dot_panels_##name,
+#include "formats/lists.h"
+#undef SF_FORMAT_WITH_PANELS
+        },
     .input_most = input_most,
     .quantize_i16 = quantize_i16,
     .activate = activate,

@@ -1,5 +1,5 @@
-/* Products of a sub-block's levels with those of an input: of 16 bits, or, where the instruction set has a dot product
- * for them (SF_DOT8), of 8 bits for the formats whose levels have no more. `product` and `format` are constants
+/* Products of a sub-block's quants with those of an input: of 16 bits, or, where the instruction set has a dot product
+ * for them (SF_DOT8), of 8 bits for the formats whose quants have no more. `product` and `format` are constants
  * wherever these functions are inlined. Within a sub-block every sum is exact. */
 #ifndef SF_KERNELS_PRODUCTS_H
 #define SF_KERNELS_PRODUCTS_H
@@ -12,29 +12,21 @@
 
 typedef enum {
   PRODUCT_FLOATS,  /* not of integers */
-  PRODUCT_16,      /* any levels; inputs up to 32767 */
-  PRODUCT_LEVELS8, /* levels 0 … 63; inputs up to 127 */
-  PRODUCT_SIGNED8  /* levels -128 … 127; inputs up to 63 */
+  PRODUCT_16,      /* any quants; inputs up to 32767 */
+  PRODUCT_QUANTS8, /* quants 0 … 63; inputs up to 127 */
+  PRODUCT_SIGNED8  /* quants -128 … 127; inputs up to 63 */
 } sf_product;
 
 SF_INLINE sf_product product_of(sf_format_index format) {
   if (is_plain(format)) return PRODUCT_FLOATS;
   if (!SF_DOT8) return PRODUCT_16;
-  switch (format) {
-    case SF_FORMAT_Q4_0:
-    case SF_FORMAT_Q4_1:
-    case SF_FORMAT_Q4_K:
-      return PRODUCT_LEVELS8;
-    case SF_FORMAT_Q8_0:
-      return PRODUCT_SIGNED8;
-    default:
-      return PRODUCT_16;
-  }
+  if (traits_of(format)->storage == SF_QUANTS_BYTES) return PRODUCT_SIGNED8;
+  return has_nibbles(format) ? PRODUCT_QUANTS8 : PRODUCT_16;
 }
 
 static int32_t input_most(sf_format_index format) {
   const sf_product product = product_of(format);
-  return product == PRODUCT_LEVELS8 ? 127 : product == PRODUCT_SIGNED8 ? 63 : 32767;
+  return product == PRODUCT_QUANTS8 ? 127 : product == PRODUCT_SIGNED8 ? 63 : 32767;
 }
 
 #if SF_DOT8
@@ -62,54 +54,48 @@ SF_INLINE sub_block load_input(sf_product product, const int16_t *x) {
   return r;
 }
 
-/* The levels of sub-block s of the group at p (see load_levels). */
+/* The quants of sub-block s of the group at p (see load_quants). */
 SF_INLINE sub_block load_row(sf_format_index format, const uint8_t *p, int s) {
   sub_block r;
 #if SF_DOT8
-  const uint8_t *block = p + (size_t)s * (group_bytes(format) / GROUP);
-  switch (format) {
-    case SF_FORMAT_Q8_0:
-      r.narrow = v8_load(block + 2);
-      return r;
-    case SF_FORMAT_Q4_0:
-      r.narrow = v8_load_nibbles(block + 2);
-      return r;
-    case SF_FORMAT_Q4_1:
-      r.narrow = v8_load_nibbles(block + 4);
-      return r;
-    case SF_FORMAT_Q4_K:
-      r.narrow = v8_nibble(v8_load(p + Q4_K_NIBBLES + 32 * (s / 2)), s % 2);
-      return r;
-    default:
-      break;
+  const sf_traits *traits = traits_of(format);
+  if (product_of(format) != PRODUCT_16) {
+    if (traits->storage == SF_QUANTS_PLANES) {
+      r.narrow = v8_nibble(v8_load(p + sf_plane_run(traits->low, s)), sf_plane_shift(traits->low, s) != 0);
+    } else if (traits->storage == SF_QUANTS_HALVES) {
+      r.narrow = v8_load_nibbles(block_at(format, p, s) + traits->low.at);
+    } else {
+      r.narrow = v8_load(block_at(format, p, s) + traits->low.at);
+    }
+    return r;
   }
 #endif
-  r.wide = load_levels(format, p, s);
+  r.wide = load_quants(format, p, s);
   return r;
 }
 
-/* Levels that are 16-bit integers in memory. */
-SF_INLINE sub_block load_unpacked(sf_product product, const int16_t *levels) {
+/* Quants that are 16-bit integers in memory. */
+SF_INLINE sub_block load_unpacked(sf_product product, const int16_t *quants) {
   sub_block r;
 #if SF_DOT8
   if (product != PRODUCT_16) {
-    r.narrow = v8_load_i16(levels);
+    r.narrow = v8_load_i16(quants);
     return r;
   }
 #endif
   (void)product;
-  r.wide = vb_load_i16(levels);
+  r.wide = vb_load_i16(quants);
   return r;
 }
 
 /* Their dot product, over the lanes of a vector. */
-SF_INLINE vf dot_sub_block(sf_product product, sub_block levels, sub_block x) {
+SF_INLINE vf dot_sub_block(sf_product product, sub_block quants, sub_block x) {
 #if SF_DOT8
-  if (product == PRODUCT_LEVELS8) return v8_dot_levels(levels.narrow, x.narrow);
-  if (product == PRODUCT_SIGNED8) return v8_dot_signed(levels.narrow, x.narrow);
+  if (product == PRODUCT_QUANTS8) return v8_dot_quants(quants.narrow, x.narrow);
+  if (product == PRODUCT_SIGNED8) return v8_dot_signed(quants.narrow, x.narrow);
 #endif
   (void)product;
-  return vb_dot(levels.wide, x.wide);
+  return vb_dot(quants.wide, x.wide);
 }
 
 #endif

@@ -1,12 +1,15 @@
 /* Access to the rows of a weight matrix, shared by the dot and axpy kernels.
  *
  * Formats of plain numbers (F32, F16, BF16) are read as vectors of floats. Block formats are all read alike, 32
- * columns (a sub-block) at a time, as w = scale · (q - centre) - min, with q a vb of small integers; scales and mins
- * are read for a group of 8 sub-blocks at once. `format` is a constant wherever these functions are inlined. */
+ * columns (a sub-block) at a time, as w = scale · (q - zero point) - min, with q a vb of small integers; scales and
+ * mins are read for a group of 8 sub-blocks at once. `format` is a constant wherever these functions are inlined. */
 #ifndef SF_KERNELS_ROWS_H
 #define SF_KERNELS_ROWS_H
 
-/* What an instruction set has its own way for. */
+#include "formats/lists.h"
+#include "formats/packed_scales.h"
+
+/* Optional overrides of an instruction set. */
 #ifndef SF_HALVES_TAIL
 #define SF_HALVES_TAIL 0 /* v_load_halves_tail */
 #endif
@@ -29,22 +32,34 @@ SF_INLINE const uint8_t *row_at(const sf_rows *rows, int32_t i) {
   return rows->data + (size_t)(rows->ids ? rows->ids[i] : i) * rows->stride;
 }
 
+/* What the format is made of; a constant where the format is one. */
+SF_INLINE const sf_traits *traits_of(sf_format_index format) {
+#define SF_FORMAT(NAME, name) [SF_FORMAT_##NAME] = &sf_traits_##name,
+  static const sf_traits *const all[SF_FORMATS] = {
+#include "formats/lists.h"
+  };
+#undef SF_FORMAT
+  return all[format];
+}
+
 /* ---- Plain numbers ---- */
 
-SF_INLINE int is_plain(sf_format_index format) { return format <= SF_FORMAT_BF16; }
+SF_INLINE int is_plain(sf_format_index format) { return sf_is_plain(traits_of(format)); }
 
 /* Bytes of a weight. */
-SF_INLINE size_t weight_bytes(sf_format_index format) { return format == SF_FORMAT_F32 ? 4 : 2; }
+SF_INLINE size_t weight_bytes(sf_format_index format) { return (size_t)traits_of(format)->block_bytes; }
 
 SF_INLINE vf load_weights(sf_format_index format, const uint8_t *p) {
-  return format == SF_FORMAT_F16 ? v_load_f16(p) : format == SF_FORMAT_BF16 ? v_load_bf16(p) : v_load(p);
+  const sf_storage storage = traits_of(format)->storage;
+  return storage == SF_FLOATS_16 ? v_load_f16(p) : storage == SF_FLOATS_B16 ? v_load_bf16(p) : v_load(p);
 }
 
 /* n ≤ SF_LANES of them, zeros above. */
 SF_INLINE vf load_some_weights(sf_format_index format, const uint8_t *p, int32_t n) {
   if (n >= SF_LANES) return load_weights(format, p);
-  return format == SF_FORMAT_F16    ? v_load_f16_tail(p, n)
-         : format == SF_FORMAT_BF16 ? v_load_bf16_tail(p, n)
+  const sf_storage storage = traits_of(format)->storage;
+  return storage == SF_FLOATS_16    ? v_load_f16_tail(p, n)
+         : storage == SF_FLOATS_B16 ? v_load_bf16_tail(p, n)
                                     : v_load_tail(p, n);
 }
 
@@ -52,10 +67,10 @@ SF_INLINE vf load_some(const float *p, int32_t n) { return n >= SF_LANES ? v_loa
 
 enum { LINE = 64 }; /* bytes of a cache line: from one prefetch to the next */
 
-SF_INLINE int32_t weights_in_line(sf_format_index format) { return format == SF_FORMAT_F32 ? LINE / 4 : LINE / 2; }
+SF_INLINE int32_t weights_in_line(sf_format_index format) { return LINE / (int32_t)weight_bytes(format); }
 
-/* Whether rows, of which `columns` are read, are asked for ahead (see SF_FOLLOWED). */
-SF_INLINE int is_asked_for(sf_format_index format, int32_t columns) {
+/* Whether rows, of which `columns` are read, are prefetched (see SF_FOLLOWED). */
+SF_INLINE int is_prefetched(sf_format_index format, int32_t columns) {
   return !is_plain(format) || (size_t)columns * weight_bytes(format) < (size_t)SF_FOLLOWED;
 }
 
@@ -63,29 +78,13 @@ SF_INLINE int is_asked_for(sf_format_index format, int32_t columns) {
 
 /* Bytes of a group of 8 sub-blocks. */
 SF_INLINE size_t group_bytes(sf_format_index format) {
-  switch (format) {
-    case SF_FORMAT_Q4_0:
-      return (size_t)GROUP * Q4_0_BYTES;
-    case SF_FORMAT_Q4_1:
-      return (size_t)GROUP * Q4_1_BYTES;
-    case SF_FORMAT_Q5_0:
-      return (size_t)GROUP * Q5_0_BYTES;
-    case SF_FORMAT_Q5_1:
-      return (size_t)GROUP * Q5_1_BYTES;
-    case SF_FORMAT_Q8_0:
-      return (size_t)GROUP * Q8_0_BYTES;
-    case SF_FORMAT_Q4_K:
-      return Q4_K_BYTES;
-    case SF_FORMAT_Q5_K:
-      return Q5_K_BYTES;
-    default:
-      return Q6_K_BYTES;
-  }
+  const sf_traits *traits = traits_of(format);
+  return (size_t)(GROUP_COLUMNS / traits->block_columns * traits->block_bytes);
 }
 
 /* Whether the rows are all that lies there, one after the other, which is what a processor's prefetcher follows; those
  * of a bundle of matrices have the others' between them. */
-SF_INLINE int lie_together(sf_format_index format, const sf_rows *rows) {
+SF_INLINE int is_contiguous(sf_format_index format, const sf_rows *rows) {
   const size_t columns = (size_t)rows->columns;
   const size_t bytes =
       is_plain(format) ? columns * weight_bytes(format) : columns / SF_BLOCK * group_bytes(format) / GROUP;
@@ -95,89 +94,105 @@ SF_INLINE int lie_together(sf_format_index format, const sf_rows *rows) {
 /* Of a group, a line is asked for at each of the first sub-blocks: whether at sub-block s there is one left. */
 SF_INLINE int has_line(sf_format_index format, int s) { return (size_t)s * LINE < group_bytes(format); }
 
-/* Whether there are mins. */
-SF_INLINE int has_min(sf_format_index format) {
-  return format == SF_FORMAT_Q4_1 || format == SF_FORMAT_Q5_1 || format == SF_FORMAT_Q4_K || format == SF_FORMAT_Q5_K;
-}
+/* Whether each sub-block has a min. */
+SF_INLINE int has_min(sf_format_index format) { return traits_of(format)->m != SF_NO_MIN; }
 
 /* Whether sub-blocks share bytes by twos, so that code which knows whether s is even is simpler. */
-SF_INLINE int is_paired(sf_format_index format) { return format == SF_FORMAT_Q4_K || format == SF_FORMAT_Q5_K; }
-
-/* What levels are counted from; Q6_K's and Q8_0's are signed as they come. */
-SF_INLINE int centre_of(sf_format_index format) {
-  return format == SF_FORMAT_Q4_0 ? 8 : format == SF_FORMAT_Q5_0 ? 16 : 0;
+SF_INLINE int is_paired(sf_format_index format) {
+  const sf_traits *traits = traits_of(format);
+  return traits->storage == SF_QUANTS_PLANES && traits->low.bits == 4 && traits->low.apart == 1;
 }
 
-/* The lower halves of 32 bytes, or the upper ones. */
-SF_INLINE vb half_bytes(const uint8_t *p, int upper) {
-  return upper ? vb_shr(vb_load_u8(p), 4) : vb_and(vb_load_u8(p), 15);
+/* Whether quants are nibbles that are multiplied as they are. */
+SF_INLINE int has_nibbles(sf_format_index format) {
+  const sf_traits *traits = traits_of(format);
+  return traits->low.bits == 4 && traits->high.bits == 0 && traits->scales != SF_SCALES_RUNS;
 }
 
-/* The levels of sub-block s of the group at p. Those of Q6_K, which has two scales in 32 columns, come times these. */
-SF_INLINE vb load_levels(sf_format_index format, const uint8_t *p, int s) {
-  const size_t block = (size_t)s * (group_bytes(format) / GROUP);
-  const uint8_t *nibbles = p;
-  uint32_t fifths = 0;
-  switch (format) {
-    case SF_FORMAT_Q8_0:
-      return vb_load_i8((const int8_t *)(p + block + 2));
-    case SF_FORMAT_Q4_0:
-      return vb_load_nibbles(p + block + 2);
-    case SF_FORMAT_Q4_1:
-      return vb_load_nibbles(p + block + 4);
-    case SF_FORMAT_Q5_0:
-    case SF_FORMAT_Q5_1:
-      nibbles = p + block + (format == SF_FORMAT_Q5_0 ? 6 : 8);
-      memcpy(&fifths, nibbles - 4, sizeof fifths);
-      return vb_or(vb_load_nibbles(nibbles), vb_fifths(fifths));
-    case SF_FORMAT_Q4_K:
-      return half_bytes(p + Q4_K_NIBBLES + 32 * (s >> 1), s & 1);
-    case SF_FORMAT_Q5_K: {
-      const vb low = half_bytes(p + Q5_K_NIBBLES + 32 * (s >> 1), s & 1);
-      return vb_or(low, vb_and(vb_shr(vb_scale(vb_load_u8(p + Q5_K_FIFTHS), 16, 16), s), 16));
-    }
-    default: {
-      const int part = s / 4, in_part = s % 4;
-      const vb low = vb_and(vb_shr(vb_load_u8(p + 64 * part + 32 * (in_part % 2)), 4 * (in_part / 2)), 15);
-      const vb pairs = vb_scale(vb_load_u8(p + Q6_K_PAIRS + 32 * part), 16, 16);
-      const int8_t *scales = (const int8_t *)(p + Q6_K_SCALES + 2 * s);
-      return vb_scale(vb_add(vb_or(low, vb_and(vb_shr(pairs, 2 * in_part), 48)), -32), scales[0], scales[1]);
-    }
+/* The zero point of the quants that load_quants gives: it has subtracted that of formats whose runs have scales. */
+SF_INLINE int zero_point_of(sf_format_index format) {
+  const sf_traits *traits = traits_of(format);
+  return traits->scales == SF_SCALES_RUNS ? 0 : traits->zero_point;
+}
+
+/* The block of sub-block s of the group at p, of formats with blocks of one sub-block. */
+SF_INLINE const uint8_t *block_at(sf_format_index format, const uint8_t *p, int s) {
+  return p + (size_t)s * (group_bytes(format) / GROUP);
+}
+
+/* The quants of sub-block s of a block of planes. */
+SF_INLINE vb load_planes(sf_format_index format, const uint8_t *p, int s) {
+  const sf_traits *traits = traits_of(format);
+  const sf_plane low = traits->low, high = traits->high;
+  const vb bytes = vb_load_u8(p + sf_plane_run(low, s));
+  const int shift = sf_plane_shift(low, s), mask = (1 << low.bits) - 1;
+  vb quants;
+  if (is_paired(format)) {
+    quants = shift ? vb_shr(bytes, 4) : vb_and(bytes, mask);
+  } else {
+    quants = vb_and(vb_shr(bytes, shift), mask);
   }
+  if (high.bits) {
+    const int unit = 1 << low.bits;
+    const vb above = vb_scale(vb_load_u8(p + sf_plane_run(high, s)), unit, unit);
+    quants = vb_or(quants, vb_and(vb_shr(above, sf_plane_shift(high, s)), ((1 << high.bits) - 1) * unit));
+  }
+  return quants;
+}
+
+/* The quants of sub-block s of the group at p. Those of formats whose runs of 16 columns have scales come without the
+ * zero point, times these scales. */
+SF_INLINE vb load_quants(sf_format_index format, const uint8_t *p, int s) {
+  const sf_traits *traits = traits_of(format);
+  if (traits->storage == SF_QUANTS_BYTES) return vb_load_i8((const int8_t *)(block_at(format, p, s) + traits->low.at));
+  if (traits->storage == SF_QUANTS_HALVES) {
+    const uint8_t *block = block_at(format, p, s);
+    const vb low = vb_load_nibbles(block + traits->low.at);
+    if (!traits->high.bits) return low;
+    uint32_t high;
+    memcpy(&high, block + traits->high.at, sizeof high);
+    return vb_or(low, vb_high_bits(high));
+  }
+  const vb quants = load_planes(format, p, s);
+  if (traits->scales != SF_SCALES_RUNS) return quants;
+  return vb_scale(vb_add(quants, -traits->zero_point), traits->run_scale(p, 2 * s), traits->run_scale(p, 2 * s + 1));
 }
 
 #if SF_HALF_FLOATS
-/* The levels of a format of nibbles as floats, counted from the centre, which is exact. */
+/* The quants of a format of nibbles as floats, less the zero point, which is exact. */
 SF_INLINE void load_nibble_floats(sf_format_index format, const uint8_t *p, int s, vf *r) {
   enum { HALF = SF_BLOCK / SF_LANES / 2 };
-  const vf centre = v_set1((float)centre_of(format));
-  if (format == SF_FORMAT_Q4_K) {
-    const uint8_t *nibbles = p + Q4_K_NIBBLES + 32 * (s >> 1);
-    v_load_half_floats(nibbles, s & 1, r);
-    v_load_half_floats(nibbles + 16, s & 1, r + HALF);
+  const sf_traits *traits = traits_of(format);
+  const vf zero_point = v_set1((float)zero_point_of(format));
+  if (traits->storage == SF_QUANTS_PLANES) {
+    const uint8_t *nibbles = p + sf_plane_run(traits->low, s);
+    const int upper = sf_plane_shift(traits->low, s) != 0;
+    v_load_half_floats(nibbles, upper, r);
+    v_load_half_floats(nibbles + 16, upper, r + HALF);
   } else {
-    const uint8_t *block = p + (size_t)s * (group_bytes(format) / GROUP);
-    v_load_half_floats(block + (format == SF_FORMAT_Q4_0 ? 2 : 4), 0, r);
-    v_load_half_floats(block + (format == SF_FORMAT_Q4_0 ? 2 : 4), 1, r + HALF);
+    const uint8_t *nibbles = block_at(format, p, s) + traits->low.at;
+    v_load_half_floats(nibbles, 0, r);
+    v_load_half_floats(nibbles, 1, r + HALF);
   }
-  for (int k = 0; centre_of(format) && k < 2 * HALF; ++k) r[k] = v_sub(r[k], centre);
+  for (int k = 0; zero_point_of(format) && k < 2 * HALF; ++k) r[k] = v_sub(r[k], zero_point);
 }
 #endif
 
-/* The same as floats, counted from the centre. */
-SF_INLINE void load_level_floats(sf_format_index format, const uint8_t *p, int s, vf *r) {
-  if (format == SF_FORMAT_Q8_0) {
-    vb_load_floats((const int8_t *)(p + (size_t)s * Q8_0_BYTES + 2), r);
+/* The same as floats, less the zero point. */
+SF_INLINE void load_quant_floats(sf_format_index format, const uint8_t *p, int s, vf *r) {
+  const sf_traits *traits = traits_of(format);
+  if (traits->storage == SF_QUANTS_BYTES) {
+    vb_load_floats((const int8_t *)(block_at(format, p, s) + traits->low.at), r);
     return;
   }
 #if SF_HALF_FLOATS
-  if (format == SF_FORMAT_Q4_0 || format == SF_FORMAT_Q4_1 || format == SF_FORMAT_Q4_K) {
+  if (has_nibbles(format)) {
     load_nibble_floats(format, p, s, r);
     return;
   }
 #endif
-  const vb levels = load_levels(format, p, s);
-  vb_floats(centre_of(format) ? vb_add(levels, -centre_of(format)) : levels, r);
+  const vb quants = load_quants(format, p, s);
+  vb_floats(zero_point_of(format) ? vb_add(quants, -zero_point_of(format)) : quants, r);
 }
 
 /* The halves at p, p + step, … of n ≤ 8 sub-blocks; above, the last one again, or 0. */
@@ -204,13 +219,13 @@ SF_INLINE void group_halves(const uint8_t *p, size_t step, int32_t n, vf *r) {
 #endif
 }
 
-/* Those of a block of Q4_K or Q5_K. */
+/* The scales and mins of a block with packed ones, d and m being its first two halves. */
 SF_INLINE void k_scales(const uint8_t *p, vf *scale, vf *min) {
 #if SF_K_SCALES
   v_load_k_scales(p, scale, min);
 #else
   uint8_t unpacked[2 * GROUP];
-  sf_unpack_k_scales(p + K_SCALES, unpacked);
+  sf_unpack_6bit_scales(p, unpacked);
   v_load_u8(unpacked, scale);
   v_load_u8(unpacked + GROUP, min);
   for (int k = 0; k < GROUP_VECTORS; ++k) {
@@ -223,20 +238,20 @@ SF_INLINE void k_scales(const uint8_t *p, vf *scale, vf *min) {
 /* The scales and mins (0 for formats without them) of the first n ≤ 8 sub-blocks of the group at p; above, any of
  * these, or 0. */
 SF_INLINE void group_scales(sf_format_index format, const uint8_t *p, int32_t n, vf *scale, vf *min) {
+  const sf_traits *traits = traits_of(format);
   const size_t step = group_bytes(format) / GROUP;
   const vf zero = v_set1(0);
   for (int k = 0; k < GROUP_VECTORS; ++k) min[k] = zero;
-  switch (format) {
-    case SF_FORMAT_Q4_K:
-    case SF_FORMAT_Q5_K:
+  switch (traits->scales) {
+    case SF_SCALES_6BIT:
       k_scales(p, scale, min);
       break;
-    case SF_FORMAT_Q6_K:
-      for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_set1(v_half(p + Q6_K_D));
+    case SF_SCALES_RUNS:
+      for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_set1(v_half(p + traits->d));
       break;
     default:
-      group_halves(p, step, n, scale);
-      if (has_min(format)) group_halves(p + 2, step, n, min);
+      group_halves(p + traits->d, step, n, scale);
+      if (has_min(format)) group_halves(p + traits->m, step, n, min);
       for (int k = 0; has_min(format) && k < GROUP_VECTORS; ++k) min[k] = v_sub(zero, min[k]);
       break;
   }
@@ -250,16 +265,17 @@ SF_INLINE void load_group(const float *p, int32_t n, vf *r) {
   }
 }
 
-/* What a weight's level 0 stands below 0: the mins, or the centre times the scale; 0 for the formats without both. */
+/* What a weight's quant 0 stands below 0: the mins, or the zero point times the scale; 0 for the formats without both.
+ */
 SF_INLINE void group_offsets(sf_format_index format, const vf *scale, const vf *min, vf *offset) {
   for (int k = 0; k < GROUP_VECTORS; ++k) {
-    offset[k] = has_min(format) ? min[k] : v_mul(scale[k], v_set1((float)centre_of(format)));
+    offset[k] = has_min(format) ? min[k] : v_mul(scale[k], v_set1((float)zero_point_of(format)));
   }
 }
 
-SF_INLINE int has_offset(sf_format_index format) { return has_min(format) || centre_of(format); }
+SF_INLINE int has_offset(sf_format_index format) { return has_min(format) || zero_point_of(format); }
 
-/* sum - offset · x_sum: takes from a dot product what levels counted from 0 have put in too much. */
+/* sum - offset · x_sum: takes from a dot product what quants counted from 0 have put in too much. */
 SF_INLINE vf take_offsets(vf sum, const vf *offset, const vf *x_sum) {
   vf off = v_mul(offset[0], x_sum[0]);
   for (int k = 1; k < GROUP_VECTORS; ++k) off = v_fma(offset[k], x_sum[k], off);

@@ -70,7 +70,7 @@ int32_t sf_context_threads(const sf_context *context) {
   return context ? sf_pool_threads(context->pool) : SF_ERROR_ARGUMENT;
 }
 
-sf_list_cost sf_list_cost_of(const sf_format *format) { return format->block_columns > 1 ? block_cost : plain_cost; }
+sf_list_cost sf_list_cost_of(const sf_format *format) { return sf_is_plain(format->traits) ? plain_cost : block_cost; }
 
 int32_t sf_parts(const sf_context *context, size_t bytes) {
   int32_t threads = sf_pool_threads(context->pool);

@@ -43,7 +43,7 @@ int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x,
                    sf_inputs *inputs) {
   memset(inputs, 0, sizeof *inputs);
   inputs->f32 = x;
-  if (format->input == SF_INPUT_F32) return SF_OK;
+  if (sf_is_plain(format->traits)) return SF_OK;
   /* Block formats: sf_matrix_open has seen to it that columns is a multiple of 32. */
   size_t count = sf_size_product((size_t)n, (size_t)columns);
   int32_t status = sf_grow((void **)&context->values, &context->values_capacity, count, sizeof(int16_t));
@@ -124,7 +124,7 @@ int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, 
     multiply_job one = {context, matrix, NULL, matrix->rows, n, &inputs, ys[k], (size_t)matrix->rows};
     job.jobs[k] = one;
     work += (size_t)matrix->rows * matrix->row_bytes;
-    if (matrix->format->input != SF_INPUT_F32) format = matrix->format;
+    if (!sf_is_plain(matrix->format->traits)) format = matrix->format;
   }
   int32_t status = sf_prepare(context, format, x, n, matrices[0]->columns, &inputs);
   if (status != SF_OK) return status;

@@ -165,7 +165,7 @@ static void after_ffn(sf_session *session) {
 static void embed(sf_session *session, const int32_t *tokens, int32_t n) {
   const sf_model *model = session->model;
   const sf_matrix *embedding = model->own.matrices[SF_TOKEN_EMBEDDING];
-  size_t d = (size_t)model->d, blocks = d / (size_t)embedding->format->block_columns;
+  size_t d = (size_t)model->d, blocks = d / (size_t)embedding->format->traits->block_columns;
   for (int32_t j = 0; j < n; j++) {
     const uint8_t *row = embedding->data + (size_t)tokens[j] * embedding->stride;
     embedding->format->dequantize(row, blocks, session->x + (size_t)j * d);

@@ -185,7 +185,7 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
   return r;
 }
 
-SF_INLINE vb vb_fifths(uint32_t bits) {
+SF_INLINE vb vb_high_bits(uint32_t bits) {
   const __m256i each =
       _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, (int16_t)-32768);
   vb r;
@@ -238,8 +238,8 @@ SF_INLINE void vb_load_floats(const int8_t *p, vf *r) {
 SF_INLINE vi v_set1_int(int32_t x) { return _mm256_set1_epi32(x); }
 
 SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
-  const vi levels = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(levels, pair));
+  const vi quants = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(quants, pair));
 }
 
 SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {

@@ -128,7 +128,7 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
   return _mm512_and_si512(_mm512_srlv_epi16(_mm512_cvtepu8_epi16(bytes), low_high), _mm512_set1_epi16(15));
 }
 
-SF_INLINE vb vb_fifths(uint32_t bits) { return _mm512_maskz_set1_epi16(bits, 16); }
+SF_INLINE vb vb_high_bits(uint32_t bits) { return _mm512_maskz_set1_epi16(bits, 16); }
 
 SF_INLINE vb vb_and(vb a, int mask) { return _mm512_and_si512(a, _mm512_set1_epi16((int16_t)mask)); }
 
@@ -157,8 +157,8 @@ SF_INLINE void vb_load_floats(const int8_t *p, vf *r) {
 SF_INLINE vi v_set1_int(int32_t x) { return _mm512_set1_epi32(x); }
 
 SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
-  const vi levels = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)p));
-  return _mm512_add_epi32(sum, _mm512_madd_epi16(levels, pair));
+  const vi quants = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)p));
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(quants, pair));
 }
 
 SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {

@@ -140,7 +140,7 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
   return r;
 }
 
-SF_INLINE vb vb_fifths(uint32_t bits) {
+SF_INLINE vb vb_high_bits(uint32_t bits) {
   static const int16_t powers[8] = {1, 2, 4, 8, 16, 32, 64, 128};
   const int16x8_t each = vld1q_s16(powers);
   vb r;
@@ -187,9 +187,9 @@ SF_INLINE void vb_load_floats(const int8_t *p, vf *r) { vb_floats(vb_load_i8(p),
 
 SF_INLINE vi v_set1_int(int32_t x) { return vdupq_n_s32(x); }
 
-static inline vi neon_dot_pairs(int16x8_t levels, vi pair, vi sum) {
+static inline vi neon_dot_pairs(int16x8_t quants, vi pair, vi sum) {
   const int16x8_t x = vreinterpretq_s16_s32(pair);
-  return vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16(levels), vget_low_s16(x)), vmull_high_s16(levels, x)));
+  return vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16(quants), vget_low_s16(x)), vmull_high_s16(quants, x)));
 }
 
 SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {

@@ -233,7 +233,7 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
 }
 
 /* 16 where the bit is set, else 0. */
-SF_INLINE vb vb_fifths(uint32_t bits) {
+SF_INLINE vb vb_high_bits(uint32_t bits) {
   vb r;
   for (int k = 0; k < 32; ++k) r.h[k] = (int16_t)((bits >> k & 1) << 4);
   return r;
@@ -318,7 +318,7 @@ SF_INLINE void v_store_i16(int16_t *p, vf a) {
   SF_EACH_LANE p[k] = (int16_t)r.i[k];
 }
 
-/* Asks for the cache line at p, for soon but not at once: into the second-level cache. */
+/* Asks for the cache line at p, for soon but not at once: into the second-quant cache. */
 SF_INLINE void v_prefetch(const void *p) { (void)p; }
 
 #endif

@@ -170,7 +170,7 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
   return r;
 }
 
-SF_INLINE vb vb_fifths(uint32_t bits) {
+SF_INLINE vb vb_high_bits(uint32_t bits) {
   const vi each = _mm_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128);
   vb r;
   for (int k = 0; k < 4; ++k) {
@@ -208,8 +208,8 @@ SF_INLINE vb vb_scale(vb a, int first, int last) {
 SF_INLINE vi v_set1_int(int32_t x) { return _mm_set1_epi32(x); }
 
 SF_INLINE vi v_dot_bytes(const uint8_t *p, vi pair, vi sum) {
-  const vi levels = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p));
-  return _mm_add_epi32(sum, _mm_madd_epi16(levels, pair));
+  const vi quants = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p));
+  return _mm_add_epi32(sum, _mm_madd_epi16(quants, pair));
 }
 
 SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {

@@ -188,7 +188,7 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
   return r;
 }
 
-SF_INLINE vb vb_fifths(uint32_t bits) {
+SF_INLINE vb vb_high_bits(uint32_t bits) {
   const v128_t each = wasm_i16x8_const(1, 2, 4, 8, 16, 32, 64, 128);
   vb r;
   for (int k = 0; k < 4; ++k) {

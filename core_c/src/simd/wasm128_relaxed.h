@@ -67,10 +67,10 @@ SF_INLINE vf wasm128_pairs(v128_t sums) {
   return wasm_f32x4_convert_i32x4(wasm_i32x4_dot_i16x8(sums, wasm_i16x8_const_splat(1)));
 }
 
-/* Σ levels · x over the lanes, levels 0 … 63 and x -127 … 127: 4 · 63 · 127 fits in 16 bits. */
-SF_INLINE vf v8_dot_levels(v8 levels, v8 x) {
-  return wasm128_pairs(wasm_i16x8_add(wasm_i16x8_relaxed_dot_i8x16_i7x16(x.r[0], levels.r[0]),
-                                      wasm_i16x8_relaxed_dot_i8x16_i7x16(x.r[1], levels.r[1])));
+/* Σ quants · x over the lanes, quants 0 … 63 and x -127 … 127: 4 · 63 · 127 fits in 16 bits. */
+SF_INLINE vf v8_dot_quants(v8 quants, v8 x) {
+  return wasm128_pairs(wasm_i16x8_add(wasm_i16x8_relaxed_dot_i8x16_i7x16(x.r[0], quants.r[0]),
+                                      wasm_i16x8_relaxed_dot_i8x16_i7x16(x.r[1], quants.r[1])));
 }
 
 /* Σ w · x over the lanes, w -128 … 127 and x + 64 given, x -63 … 63: Σ w · (x + 64) - Σ w · 64, which wraps around on
