@@ -22,6 +22,8 @@ typedef struct {
   } buffer;
   const uint8_t *floats; /* plain formats: F32 itself, or converted in `buffer` */
   float scales[CHUNK_GROUPS][GROUP_SIZE], offsets[CHUNK_GROUPS][GROUP_SIZE];
+  float mins[CHUNK_GROUPS];               /* where runs have mins, */
+  int8_t run_mins[CHUNK_GROUPS][SF_RUNS]; /* and the integers of these */
 } batch_chunk;
 
 /* Accumulators, (input, row). */
@@ -45,6 +47,11 @@ SF_INLINE void load_blocks(sf_format_index format, const uint8_t *p, int32_t n, 
     group_offsets(format, scale, min, offset);
     store_group(chunk->scales[g], scale);
     store_group(chunk->offsets[g], offset);
+    if (has_run_mins(format)) {
+      const sf_traits *traits = traits_of(format);
+      chunk->mins[g] = v_half(p + traits->m);
+      for (int i = 0; i < SF_RUNS; ++i) chunk->run_mins[g][i] = (int8_t)traits->run_min(p, i);
+    }
     for (int32_t s = 0; s < blocks; ++s) {
       vb_store(chunk->buffer.quants + g * GROUP_COLUMNS + s * SF_BLOCK, load_quants(format, p, s));
     }
@@ -108,7 +115,7 @@ SF_INLINE void tile_plain(int n_rows, int n_inputs, const batch_chunk *chunk, in
 /* The same for block formats and one group of the chunk, of n sub-blocks; inputs at `some`. */
 SF_INLINE void tile_group(sf_product product, int n_rows, int n_inputs, const batch_chunk *chunk, int32_t g, int32_t n,
                           const sf_inputs *some, int32_t columns, vf (*acc)[SF_TILE_INPUTS]) {
-  float scales[SF_TILE_ROWS][SF_TILE_INPUTS][GROUP_SIZE];
+  float scales[SF_TILE_ROWS][SF_TILE_INPUTS][GROUP_SIZE], min_scales[SF_TILE_ROWS][SF_TILE_INPUTS][GROUP_SIZE];
   for (int j = 0; j < n_inputs; ++j) {
     const size_t at = (size_t)j * (size_t)(columns / SF_BLOCK) + (size_t)(g * GROUP);
     vf x_scale[GROUP_VECTORS], x_sum[GROUP_VECTORS];
@@ -120,6 +127,10 @@ SF_INLINE void tile_group(sf_product product, int n_rows, int n_inputs, const ba
       for (int k = 0; k < GROUP_VECTORS; ++k) offset[k] = v_load(chunk[r].offsets[g] + k * SF_LANES);
       acc[r][j] = take_offsets(acc[r][j], offset, x_sum);
       store_product(scales[r][j], scale, x_scale);
+      if (product == PRODUCT_16_MINS) {
+        for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_set1(chunk[r].mins[g]);
+        store_product(min_scales[r][j], scale, x_scale);
+      }
     }
   }
   for (int32_t s = 0; s < n; ++s) {
@@ -130,6 +141,11 @@ SF_INLINE void tile_group(sf_product product, int n_rows, int n_inputs, const ba
       const sub_block w = load_unpacked(product, chunk[r].buffer.quants + at);
       for (int j = 0; j < n_inputs; ++j) {
         acc[r][j] = v_fma(dot_sub_block(product, w, v[j]), v_set1(scales[r][j][s]), acc[r][j]);
+        if (product == PRODUCT_16_MINS) {
+          const int8_t *mins = chunk[r].run_mins[g] + 2 * s;
+          const vf min = vb_dot(both_runs(w.wide, mins[0], mins[1]), v[j].wide);
+          acc[r][j] = v_fma(min, v_set1(-min_scales[r][j][s]), acc[r][j]);
+        }
       }
     }
   }
@@ -199,6 +215,9 @@ static void batch_group(sf_format_index format, const uint8_t *const *row, const
     switch (product_of(format)) {
       case PRODUCT_FLOATS:
         batch_columns(PRODUCT_FLOATS, chunk, inputs, n_inputs, c, n, columns, sums);
+        break;
+      case PRODUCT_16_MINS:
+        batch_columns(PRODUCT_16_MINS, chunk, inputs, n_inputs, c, n, columns, sums);
         break;
       case PRODUCT_QUANTS8:
         if (SF_DOT8) batch_columns(PRODUCT_QUANTS8, chunk, inputs, n_inputs, c, n, columns, sums);

@@ -46,7 +46,8 @@ SF_INLINE void streams_plain(sf_format_index format, int streams, int asks, cons
 /* The products of the rows' scales and the input's for a group of n sub-blocks; what offsets contribute needs no more
  * than the sums of the input's values and goes into the accumulators at once. */
 SF_INLINE void streams_scales(sf_format_index format, int streams, const uint8_t *const *row, size_t at, int32_t n,
-                              const float *x_scales, const float *x_sums, float (*scale)[GROUP_SIZE], vf *sum) {
+                              const float *x_scales, const float *x_sums, float (*scale)[GROUP_SIZE],
+                              float (*min_scale)[GROUP_SIZE], vf *sum) {
   vf x_scale[GROUP_VECTORS], x_sum[GROUP_VECTORS];
   load_group(x_scales, n, x_scale);
   load_group(x_sums, n, x_sum);
@@ -56,19 +57,24 @@ SF_INLINE void streams_scales(sf_format_index format, int streams, const uint8_t
     group_offsets(format, s, min, offset);
     if (has_offset(format)) sum[r] = take_offsets(sum[r], offset, x_sum);
     store_product(scale[r], s, x_scale);
+    if (has_run_mins(format)) store_product(min_scale[r], min, x_scale);
   }
 }
 
 /* Adds the products of sub-block s of a group: integer products, summed exactly, then scaled by both scales. */
 SF_INLINE void streams_sub_block(sf_format_index format, int streams, int asks, const uint8_t *const *row,
                                  const uint8_t *const *next, size_t at, int s, const int16_t *x,
-                                 float (*scale)[GROUP_SIZE], vf *sum) {
+                                 float (*scale)[GROUP_SIZE], float (*min_scale)[GROUP_SIZE], vf *sum) {
   const sf_product product = product_of(format);
   const sub_block v = load_input(product, x + s * SF_BLOCK);
   for (int r = 0; asks && has_line(format, s) && r < streams; ++r) v_prefetch(next[r] + at + (size_t)s * LINE);
   for (int r = 0; r < streams; ++r) {
     const vf dot = dot_sub_block(product, load_row(format, row[r] + at, s), v);
     sum[r] = v_fma(dot, v_set1(scale[r][s]), sum[r]);
+    if (has_run_mins(format)) {
+      const vf min = vb_dot(load_run_mins(format, row[r] + at, s), v.wide);
+      sum[r] = v_fma(min, v_set1(-min_scale[r][s]), sum[r]);
+    }
   }
 }
 
@@ -80,19 +86,19 @@ SF_INLINE void streams_blocks(sf_format_index format, int streams, int asks, con
     const int32_t n = blocks - g < GROUP ? blocks - g : GROUP;
     const size_t at = (size_t)(g / GROUP) * group_bytes(format);
     const int16_t *x = input->values + (size_t)g * SF_BLOCK;
-    float scale[SF_STREAMS][GROUP_SIZE];
+    float scale[SF_STREAMS][GROUP_SIZE], min_scale[SF_STREAMS][GROUP_SIZE];
     if (n == GROUP / 2) { /* a constant: all there is of the rows of most predictors, of 128 columns */
-      streams_scales(format, streams, row, at, GROUP / 2, input->scales + g, input->sums + g, scale, sum);
+      streams_scales(format, streams, row, at, GROUP / 2, input->scales + g, input->sums + g, scale, min_scale, sum);
     } else {
-      streams_scales(format, streams, row, at, n, input->scales + g, input->sums + g, scale, sum);
+      streams_scales(format, streams, row, at, n, input->scales + g, input->sums + g, scale, min_scale, sum);
     }
     if (is_paired(format)) {
       for (int s = 0; s < GROUP; s += 2) {
-        streams_sub_block(format, streams, asks, row, next, at, s & ~1, x, scale, sum);
-        streams_sub_block(format, streams, asks, row, next, at, s | 1, x, scale, sum);
+        streams_sub_block(format, streams, asks, row, next, at, s & ~1, x, scale, min_scale, sum);
+        streams_sub_block(format, streams, asks, row, next, at, s | 1, x, scale, min_scale, sum);
       }
     } else {
-      for (int s = 0; s < n; ++s) streams_sub_block(format, streams, asks, row, next, at, s, x, scale, sum);
+      for (int s = 0; s < n; ++s) streams_sub_block(format, streams, asks, row, next, at, s, x, scale, min_scale, sum);
     }
   }
 }

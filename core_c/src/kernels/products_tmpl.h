@@ -13,16 +13,21 @@
 typedef enum {
   PRODUCT_FLOATS,  /* not of integers */
   PRODUCT_16,      /* any quants; inputs up to 32767 */
+  PRODUCT_16_MINS, /* the same, and another product with the mins of runs */
   PRODUCT_QUANTS8, /* quants 0 … 63; inputs up to 127 */
   PRODUCT_SIGNED8  /* quants -128 … 127; inputs up to 63 */
 } sf_product;
 
 SF_INLINE sf_product product_of(sf_format_index format) {
   if (is_plain(format)) return PRODUCT_FLOATS;
+  if (has_run_mins(format)) return PRODUCT_16_MINS;
   if (!SF_DOT8) return PRODUCT_16;
   if (traits_of(format)->storage == SF_QUANTS_BYTES) return PRODUCT_SIGNED8;
   return has_nibbles(format) ? PRODUCT_QUANTS8 : PRODUCT_16;
 }
+
+/* Whether the integers have 16 bits. */
+SF_INLINE int is_wide(sf_product product) { return product == PRODUCT_16 || product == PRODUCT_16_MINS; }
 
 static int32_t input_most(sf_format_index format) {
   const sf_product product = product_of(format);
@@ -44,7 +49,7 @@ typedef union {
 SF_INLINE sub_block load_input(sf_product product, const int16_t *x) {
   sub_block r;
 #if SF_DOT8
-  if (product != PRODUCT_16) {
+  if (!is_wide(product)) {
     r.narrow = product == PRODUCT_SIGNED8 ? v8_add_64(v8_load_i16(x)) : v8_load_i16(x);
     return r;
   }
@@ -59,7 +64,7 @@ SF_INLINE sub_block load_row(sf_format_index format, const uint8_t *p, int s) {
   sub_block r;
 #if SF_DOT8
   const sf_traits *traits = traits_of(format);
-  if (product_of(format) != PRODUCT_16) {
+  if (!is_wide(product_of(format))) {
     if (traits->storage == SF_QUANTS_PLANES) {
       r.narrow = v8_nibble(v8_load(p + sf_plane_run(traits->low, s)), sf_plane_shift(traits->low, s) != 0);
     } else if (traits->storage == SF_QUANTS_HALVES) {
@@ -78,7 +83,7 @@ SF_INLINE sub_block load_row(sf_format_index format, const uint8_t *p, int s) {
 SF_INLINE sub_block load_unpacked(sf_product product, const int16_t *quants) {
   sub_block r;
 #if SF_DOT8
-  if (product != PRODUCT_16) {
+  if (!is_wide(product)) {
     r.narrow = v8_load_i16(quants);
     return r;
   }

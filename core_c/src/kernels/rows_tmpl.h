@@ -95,7 +95,16 @@ SF_INLINE int is_contiguous(sf_format_index format, const sf_rows *rows) {
 SF_INLINE int has_line(sf_format_index format, int s) { return (size_t)s * LINE < group_bytes(format); }
 
 /* Whether each sub-block has a min. */
-SF_INLINE int has_min(sf_format_index format) { return traits_of(format)->m != SF_NO_MIN; }
+SF_INLINE int has_min(sf_format_index format) {
+  const sf_traits *traits = traits_of(format);
+  return traits->m != SF_NO_MIN && traits->scales != SF_SCALES_RUNS;
+}
+
+/* Whether each run of 16 columns has a min, m times a small integer. */
+SF_INLINE int has_run_mins(sf_format_index format) {
+  const sf_traits *traits = traits_of(format);
+  return traits->m != SF_NO_MIN && traits->scales == SF_SCALES_RUNS;
+}
 
 /* Whether sub-blocks share bytes by twos, so that code which knows whether s is even is simpler. */
 SF_INLINE int is_paired(sf_format_index format) {
@@ -156,6 +165,15 @@ SF_INLINE vb load_quants(sf_format_index format, const uint8_t *p, int s) {
   const vb quants = load_planes(format, p, s);
   if (traits->scales != SF_SCALES_RUNS) return quants;
   return vb_scale(vb_add(quants, -traits->zero_point), traits->run_scale(p, 2 * s), traits->run_scale(p, 2 * s + 1));
+}
+
+/* A sub-block of small integers, one for each of its two runs. */
+SF_INLINE vb both_runs(vb any, int first, int second) { return vb_scale(vb_add(vb_and(any, 0), 1), first, second); }
+
+/* The integers of the mins of sub-block s of the group at p, for each column. */
+SF_INLINE vb load_run_mins(sf_format_index format, const uint8_t *p, int s) {
+  const sf_traits *traits = traits_of(format);
+  return both_runs(vb_load_u8(p), traits->run_min(p, 2 * s), traits->run_min(p, 2 * s + 1));
 }
 
 #if SF_HALF_FLOATS
@@ -248,6 +266,7 @@ SF_INLINE void group_scales(sf_format_index format, const uint8_t *p, int32_t n,
       break;
     case SF_SCALES_RUNS:
       for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_set1(v_half(p + traits->d));
+      for (int k = 0; has_run_mins(format) && k < GROUP_VECTORS; ++k) min[k] = v_set1(v_half(p + traits->m));
       break;
     default:
       group_halves(p + traits->d, step, n, scale);
