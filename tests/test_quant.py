@@ -70,7 +70,7 @@ def odd_rows(columns: int) -> Any:
 
 
 PLAIN = ("f32", "f16", "bf16")
-K_FORMATS = ("q4_k", "q5_k", "q6_k")
+K_FORMATS = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
 WRITTEN_BY_GGUF = tuple(each for each in FORMATS if each not in K_FORMATS)
 
 
@@ -125,20 +125,23 @@ def test_k_quantiser(format: str, host_core: Core) -> None:
     found = weights.dequantize()
     assert np.array_equal(found, by_gguf(weights.packed, format, 512))
     assert np.isfinite(found).all()
-    levels = {"q4_k": 15, "q5_k": 31, "q6_k": 63}[format]
+    levels = {"q2_k": 3, "q3_k": 7, "q4_k": 15, "q5_k": 31, "q6_k": 63}[format]
     for row, back in zip(rows, found, strict=True):
         # Half a step, and what rounding the scales and mins to 6 or 8 bits may add: at most half
         # of a 63rd (or 128th) of the largest range in each, all for each run of 256 weights.
         for start in (0, 256):
             part = row[start : start + 256]
             reach = part.max(initial=0) - part.min(initial=0)
-            bound = 2.2 * reach / levels if format != "q6_k" else 2 * np.abs(part).max() / 32
+            bound = 2.2 * reach / levels
+            if format in ("q3_k", "q6_k"):  # quants count from the middle of their range
+                bound = 2 * np.abs(part).max() / ((levels + 1) / 2)
             assert np.abs(back[start : start + 256] - part).max() <= bound + 2.0**-16
-    plain = {"q4_k": "q4_1", "q5_k": "q5_1", "q6_k": "q5_1"}[format]
+    plain = {"q4_k": "q4_1", "q5_k": "q5_1", "q6_k": "q5_1"}.get(format)
     normal = np.random.default_rng(0).standard_normal((64, 1024)).astype(np.float32)
     error = sf.QuantizedWeights.quantize(normal, format).error(normal).relative
-    assert error < 0.95 * sf.QuantizedWeights.quantize(normal, plain).error(normal).relative
-    assert error < {"q4_k": 0.073, "q5_k": 0.037, "q6_k": 0.018}[format]
+    if plain is not None:
+        assert error < 0.95 * sf.QuantizedWeights.quantize(normal, plain).error(normal).relative
+    assert error < {"q2_k": 0.28, "q3_k": 0.15, "q4_k": 0.073, "q5_k": 0.037, "q6_k": 0.018}[format]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -153,6 +156,7 @@ def test_extreme_weights_do_no_harm(format: str, host_core: Core) -> None:
 
 ERRORS = {"bf16": 0.0017, "q8_0": 0.0054, "q4_0": 0.087, "q4_1": 0.079, "q5_0": 0.043}
 ERRORS |= {"q5_1": 0.038, "q4_k": 0.072, "q5_k": 0.036, "q6_k": 0.018, "f16": 0.00021, "f32": 0}
+ERRORS |= {"q2_k": 0.27, "q3_k": 0.145}
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -322,7 +326,15 @@ def test_int4_as_q4_1(group: int, core: Core) -> None:
 
 
 # The largest error of a weight over the largest weight, of integers that fit no better.
-STEPS = {"bf16": 2**-8, "q4_0": 1 / 7, "q4_1": 1 / 14, "q5_0": 1 / 15, "q5_1": 1 / 30}
+STEPS = {
+    "bf16": 2**-8,
+    "q2_k": 1 / 2,
+    "q3_k": 1 / 3,
+    "q4_0": 1 / 7,
+    "q4_1": 1 / 14,
+    "q5_0": 1 / 15,
+    "q5_1": 1 / 30,
+}
 
 
 @pytest.mark.parametrize("format", FORMATS)

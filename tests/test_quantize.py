@@ -67,7 +67,8 @@ def test_weights_are_rounded_as_gguf_does(format: str, floats: Path, tmp_path: P
             wanted = gguf.quantize(np.ascontiguousarray(original), Q[format.upper()])
         except NotImplementedError:  # the package cannot pack the formats of 256 weights
             norm = np.linalg.norm(original)
-            assert np.linalg.norm(values - original) < 0.12 * norm
+            bound = {"q2_k": 0.32, "q3_k": 0.18}.get(format, 0.12)
+            assert np.linalg.norm(values - original) < bound * norm
             continue
         assert np.array_equal(packed, wanted.reshape(-1).view(np.uint8)), name
     assert report.bytes_after == out.stat().st_size
@@ -106,7 +107,8 @@ def test_columns_that_do_not_divide(tmp_path: Path) -> None:
 
 def test_blocks_of_256_give_way_to_blocks_of_32(tmp_path: Path) -> None:
     path = tiny_model.write(tmp_path / "in.gguf", d=96, hidden=256)
-    for format, instead in (("q4_k", "q5_0"), ("q5_k", "q5_1"), ("q6_k", "q8_0")):
+    pairs = (("q4_k", "q5_0"), ("q5_k", "q5_1"), ("q6_k", "q8_0"))
+    for format, instead in (("q2_k", "q4_0"), ("q3_k", "q4_0"), *pairs):
         quantize_model(path, tmp_path / "out.gguf", format, force=True)
         after = stored(tmp_path / "out.gguf")
         assert after["blk.1.ffn_down.weight"][0] == format

@@ -114,7 +114,9 @@ enum sf_weight_format {
   SF_Q5_0 = 6,
   SF_Q5_1 = 7,
   SF_Q8_0 = 8,
-  SF_Q4_K = 12, /* blocks of 256 weights */
+  SF_Q2_K = 10, /* blocks of 256 weights */
+  SF_Q3_K = 11,
+  SF_Q4_K = 12,
   SF_Q5_K = 13,
   SF_Q6_K = 14,
   SF_BF16 = 30 /* no blocks */
@@ -124,8 +126,8 @@ enum sf_weight_format {
  * unknown, columns < 1, or columns is not a multiple of the format's block. */
 SF_API size_t sf_format_row_bytes(int32_t format, int32_t columns);
 
-/* Quantises `rows` × `columns` floats into packed rows: rounding as GGUF's reference implementation does, and to Q4_K,
- * Q5_K and Q6_K by a search for the least squared error. Results for NaN and infinity are unspecified.
+/* Quantises `rows` × `columns` floats into packed rows: rounding as GGUF's reference implementation does, and to
+ * formats with blocks of 256 by a search for the least squared error. Results for NaN and infinity are unspecified.
  * Errors: FORMAT, SHAPE (dst_bytes too small), ARGUMENT. */
 SF_API int32_t sf_quantize(int32_t format, const float *src, int32_t rows, int32_t columns, void *dst,
                            size_t dst_bytes);

@@ -31,13 +31,13 @@ static inline uint16_t random_half(void) {
 }
 
 /* Every format, in the order of their numbers. */
-static const int32_t all_formats[] = {SF_F32,  SF_F16,  SF_Q4_0, SF_Q4_1, SF_Q5_0, SF_Q5_1,
-                                      SF_Q8_0, SF_Q4_K, SF_Q5_K, SF_Q6_K, SF_BF16};
+static const int32_t all_formats[] = {SF_F32,  SF_F16,  SF_Q4_0, SF_Q4_1, SF_Q5_0, SF_Q5_1, SF_Q8_0,
+                                      SF_Q2_K, SF_Q3_K, SF_Q4_K, SF_Q5_K, SF_Q6_K, SF_BF16};
 enum { ALL_FORMATS = sizeof all_formats / sizeof all_formats[0] };
 
 static inline const char *format_name(int32_t format) {
-  static const char *const names[] = {"f32",  "f16",  "q4_0", "q4_1", "q5_0", "q5_1",
-                                      "q8_0", "q4_k", "q5_k", "q6_k", "bf16"};
+  static const char *const names[] = {"f32",  "f16",  "q4_0", "q4_1", "q5_0", "q5_1", "q8_0",
+                                      "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "bf16"};
   for (int f = 0; f < ALL_FORMATS; ++f) {
     if (all_formats[f] == format) return names[f];
   }
@@ -54,8 +54,8 @@ typedef struct {
 /* Where the halves of a block are: two places, the second -1 where there is only one. */
 static inline void half_places(int32_t format, int *first, int *second) {
   const int two = format == SF_Q4_1 || format == SF_Q5_1 || format == SF_Q4_K || format == SF_Q5_K;
-  *first = format == SF_Q6_K ? 208 : 0;
-  *second = two ? 2 : -1;
+  *first = format == SF_Q6_K ? 208 : format == SF_Q3_K ? 108 : format == SF_Q2_K ? 80 : 0;
+  *second = format == SF_Q2_K ? 82 : two ? 2 : -1;
 }
 
 static inline test_rows rows_make(int32_t format, int32_t rows, int32_t columns, size_t gap, size_t offset) {
@@ -119,6 +119,19 @@ static inline double weight_of_q6_k(const uint8_t *p, int c) {
   return half_at(p + 208) * signed_byte(p[192 + c / 16]) * (low + 16 * high - 32);
 }
 
+/* Weight c of a block of Q2_K at p. */
+static inline double weight_of_q2_k(const uint8_t *p, int c) {
+  const int q = p[16 + c / 128 * 32 + c % 32] >> c % 128 / 32 * 2 & 3;
+  return half_at(p + 80) * (p[c / 16] % 16) * q - half_at(p + 82) * (p[c / 16] / 16);
+}
+
+/* Weight c of a block of Q3_K at p. */
+static inline double weight_of_q3_k(const uint8_t *p, int c) {
+  const int i = c / 16, q = p[32 + c / 128 * 32 + c % 32] >> c % 128 / 32 * 2 & 3;
+  const int low = i < 8 ? p[96 + i] % 16 : p[96 + i - 8] / 16, high = p[104 + i % 4] >> i / 4 * 2 & 3;
+  return half_at(p + 108) * (low + 16 * high - 32) * (q - (p[c % 32] >> c / 32 & 1 ? 0 : 4));
+}
+
 static inline double rows_weight(const test_rows *w, int32_t row, int32_t column) {
   const sf_format *format = sf_format_find(w->format);
   const uint8_t *p = w->data + (size_t)row * w->stride +
@@ -136,6 +149,10 @@ static inline double rows_weight(const test_rows *w, int32_t row, int32_t column
     case SF_Q4_K:
     case SF_Q5_K:
       return weight_of_k(w->format, p, column % 256);
+    case SF_Q2_K:
+      return weight_of_q2_k(p, column % 256);
+    case SF_Q3_K:
+      return weight_of_q3_k(p, column % 256);
     case SF_Q6_K:
       return weight_of_q6_k(p, column % 256);
     default:
@@ -158,6 +175,8 @@ static inline double rows_level(const test_rows *w, int32_t row, int32_t column)
     case SF_Q4_1:
     case SF_Q5_1:
       return weight + 2 * fabs(half_at(p + 2));
+    case SF_Q2_K:
+      return weight + 2 * 15 * fabs(half_at(p + 82));
     case SF_Q4_K:
     case SF_Q5_K:
       return weight + 2 * 63 * fabs(half_at(p + 2));

@@ -327,8 +327,10 @@ int main(int argc, char **argv) {
       test_ffn(context, threaded, formats[f], 97, 64);
       if (f < 3) test_ffn(context, threaded, formats[f], 260, 320);
     }
-    const int32_t k_formats[] = {SF_Q4_K, SF_Q5_K, SF_Q6_K};
-    for (int32_t f = 0; f < 3; f++) test_ffn(context, threaded, k_formats[f], 41, 256);
+    const int32_t k_formats[] = {SF_Q2_K, SF_Q3_K, SF_Q4_K, SF_Q5_K, SF_Q6_K};
+    for (size_t f = 0; f < sizeof k_formats / sizeof k_formats[0]; f++) {
+      test_ffn(context, threaded, k_formats[f], 41, 256);
+    }
     test_sign_predictor(context);
     test_ffn(context, threaded, SF_F32, 33, 77);
     test_down_by_output(context);

@@ -8,6 +8,8 @@
 #include "formats/q5_0.h"
 #include "formats/q5_1.h"
 #include "formats/q8_0.h"
+#include "formats/q2_k.h"
+#include "formats/q3_k.h"
 #include "formats/q4_k.h"
 #include "formats/q5_k.h"
 #include "formats/q6_k.h"

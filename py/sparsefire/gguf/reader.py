@@ -51,8 +51,6 @@ TENSOR_FORMATS: dict[int, TensorFormat] = {
     each.code: TensorFormat(each.name, each.block, each.block_bytes) for each in FORMATS.values()
 } | {
     9: TensorFormat("q8_1", 32, 36),
-    10: TensorFormat("q2_k", 256, 84),
-    11: TensorFormat("q3_k", 256, 110),
     15: TensorFormat("q8_k", 256, 292),
     16: TensorFormat("iq2_xxs", 256, 66),
     17: TensorFormat("iq2_xs", 256, 74),

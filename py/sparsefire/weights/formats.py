@@ -45,7 +45,8 @@ class WeightFormat:
         return columns // self.block * self.block_bytes
 
 
-_Q5_0, _Q5_1, _Q8_0 = (("q5_0", "q8_0", "f16"), ("q5_1", "q8_0", "f16"), ("q8_0", "f16"))
+_Q4_0, _Q5_0 = ("q4_0", "q8_0", "f16"), ("q5_0", "q8_0", "f16")
+_Q5_1, _Q8_0 = (("q5_1", "q8_0", "f16"), ("q8_0", "f16"))
 
 FORMATS: dict[str, WeightFormat] = {
     each.name: each
@@ -58,6 +59,8 @@ FORMATS: dict[str, WeightFormat] = {
         WeightFormat("q4_1", 3, 32, 20, 3),
         WeightFormat("q5_0", 6, 32, 22, 8),
         WeightFormat("q5_1", 7, 32, 24, 9),
+        WeightFormat("q2_k", 10, 256, 84, 10, _Q4_0),
+        WeightFormat("q3_k", 11, 256, 110, 12, _Q4_0),
         WeightFormat("q4_k", 12, 256, 144, 15, _Q5_0),
         WeightFormat("q5_k", 13, 256, 176, 17, _Q5_1),
         WeightFormat("q6_k", 14, 256, 210, 18, _Q8_0),

@@ -28,8 +28,8 @@ def quantize_rows(
 ) -> ByteArray:
     """Packs ``values`` (rows, columns) into uint8 (rows, row bytes).
 
-    Rounds as GGUF's reference implementation does. For "q4_k", "q5_k" and "q6_k", which leave the
-    choice of scales open, it searches for those with the least squared error.
+    Rounds as GGUF's reference implementation does. For the formats with blocks of 256, which
+    leave the choice of scales open, it searches for those with the least squared error.
     """
     core = core or get_core()
     kind = weight_format(format)
