@@ -124,7 +124,7 @@ SF_INLINE vf v_load_halves_tail(const uint8_t *p, size_t step, int n) {
   return _mm256_cvtph_ps(_mm_and_si128(avx2_halves(p, step, n), first));
 }
 
-/* Of a block of Q4_K or Q5_K at p (blocks.h), d times the eight scales and m times the mins. */
+/* Of a block of Q4_K or Q5_K at p, d times the eight scales and m times the mins. */
 #define SF_K_SCALES 1
 SF_INLINE void v_load_k_scales(const uint8_t *p, vf *scale, vf *min) {
   const __m128i block = _mm_loadu_si128((const __m128i *)(const void *)p); /* d and m, then three words */
