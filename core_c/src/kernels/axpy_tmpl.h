@@ -51,13 +51,17 @@ SF_INLINE void axpy_sub_block(sf_format_index format, int n_rows, const uint8_t 
   for (int k = 0; k < VECTORS; ++k) sum[k] = v_load(y + k * SF_LANES);
   for (int r = 0; r < n_rows; ++r) {
     const vf a = v_set1(scale[r][s]), m = v_set1(has_min(format) ? min[r][s] : 0);
-    vf q[VECTORS], run_min[VECTORS];
+    vf q[VECTORS];
     load_quant_floats(format, row[r] + at, s, q);
-    if (has_run_mins(format)) vb_floats(load_run_mins(format, row[r] + at, s), run_min);
     for (int k = 0; k < VECTORS; ++k) {
       sum[k] = v_fma(a, q[k], sum[k]);
       if (has_min(format)) sum[k] = v_sub(sum[k], m);
-      if (has_run_mins(format)) sum[k] = v_fma(v_set1(-min[r][s]), run_min[k], sum[k]);
+    }
+    if (has_run_mins(format)) {
+      const vf run_scale = v_set1(-min[r][s]);
+      vf run_min[VECTORS];
+      vb_floats(load_run_mins(format, row[r] + at, s), run_min);
+      for (int k = 0; k < VECTORS; ++k) sum[k] = v_fma(run_scale, run_min[k], sum[k]);
     }
   }
   for (int k = 0; k < VECTORS; ++k) v_store(y + k * SF_LANES, sum[k]);
