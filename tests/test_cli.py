@@ -271,7 +271,7 @@ def test_usage(arguments: list[str], part: str) -> None:
     [
         (["--temp", "-1"], 2, "temperature must be 0 or more"),
         (["--top-p", "2"], 2, "top_p"),
-        (["--seed", "-4"], 2, "seed"),
+        (["--seed", "1.5"], 2, "seed"),
         (["-n", "-4"], 2, "max_tokens"),
         (["--threads", "0"], 2, "threads"),
         (["--threads", "100000"], 2, "threads"),
@@ -286,6 +286,11 @@ def test_usage(arguments: list[str], part: str) -> None:
 )
 def test_values(path: Path, arguments: list[str], status: int, part: str) -> None:
     fails(run("generate", "x y z", "-m", path, *arguments), status, part)
+
+
+def test_a_seed_below_0_is_another_every_time(path: Path) -> None:
+    done = run("generate", "x y z", "-m", path, "--seed", "-1", "--json")
+    assert done.returncode == 0, done.stderr
 
 
 def test_modes_that_the_model_does_not_have(silu: Path) -> None:
