@@ -9,7 +9,7 @@ root=$(cd "$(dirname "$0")" && pwd)
 . "$root/scripts/wasm_core.sh"
 output=${1:-$root/py/sparsefire/wasm/sparsefire_core.wasm}
 emcc=${EMCC:-emcc}
-# A dot and an axpy kernel for each of thirteen weight formats take 75 KB of it.
+# Kernels for each of thirteen weight formats take a large part of it.
 max_bytes=$((180 * 1024))
 # The one function that the module asks of its host: called after its memory has grown, when views of it are stale.
 allowed_import=env.emscripten_notify_memory_growth

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,17 +116,6 @@ def add_core(core: Core, isa: str | None, threads: int | None) -> None:
     """Makes `open_core` return `core` for its host, ``isa`` and ``threads``: for cores that the
     caller has to create, because opening them is asynchronous."""
     _cores[core.host, isa, threads] = core
-
-
-@contextmanager
-def using(core: Core) -> Iterator[Core]:
-    """Makes `core` the current one until the context ends."""
-    global _current
-    before, _current = _current, core
-    try:
-        yield core
-    finally:
-        _current = before
 
 
 def threads_wanted(threads: int | None) -> int | None:
