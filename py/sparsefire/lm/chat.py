@@ -117,11 +117,12 @@ class ChatTemplate:
             **variables,
         }
         compiled = self._compile(template)
+        deadline = compiled.deadline()
         first: ArgumentError | None = None
         passable: str | None = None
         for form in _forms(given["messages"]):
             try:
-                text = compiled.render({**given, "messages": form})
+                text = compiled.render({**given, "messages": form}, deadline)
             except ArgumentError as error:
                 first = first or error
                 continue

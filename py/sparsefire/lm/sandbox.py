@@ -8,9 +8,8 @@ are metered here.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-import re
-import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
@@ -24,58 +23,17 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import ArgumentError, ModelFileError, SparsefireError
+from . import metering
+from .metering import RunawayError
 
-_MOST_SOURCE = 1 << 20  # characters
-_MOST_WORK = 1 << 25  # characters of output plus iterations of loops
-_MOST_TEXT = 1 << 23  # characters of one value
-_MOST_SECONDS = 5.0
-_MOST_WIDTH = 10_000  # characters of padding
-_MOST_BITS = 4096  # bits of an integer
-
-
-class _RunawayError(Exception):
-    """The template exceeds the limits on work or size."""
+_MOST_SOURCE = 1 << 16  # characters
+_MOST_TOKENS = 1 << 14
+_MOST_NESTED = 20  # blocks inside each other, as in Python
+_NODE = 64  # bytes that one step of a template takes
 
 
 class _RefusedError(Exception):
     """The template itself refuses the messages."""
-
-
-class _Meter:
-    """The work that one rendering may still do."""
-
-    def __init__(self) -> None:
-        self._left = _MOST_WORK
-        self._end = time.monotonic() + _MOST_SECONDS
-
-    def spend(self, work: int) -> None:
-        """Subtracts `work`; raises when none is left or the time is up."""
-        self._left -= work
-        if self._left < 0 or time.monotonic() > self._end:
-            raise _RunawayError
-
-
-_meter: ContextVar[_Meter] = ContextVar("chat template meter")
-
-
-def _weigh(*values: Any) -> int:
-    """Approximate length of values as text. A list that holds another twice counts it twice, as
-    printing it would."""
-    weight, waiting = 0, list(values)
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, (str, bytes)):
-            weight += len(value)
-        elif isinstance(value, dict):
-            weight += 16 * len(value)
-            waiting += value.keys()
-            waiting += value.values()
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            weight += 16 * len(value)
-            waiting += value
-        if weight > _MOST_TEXT:
-            raise _RunawayError
-    return weight
 
 
 def _refuse(message: object) -> NoReturn:
@@ -91,6 +49,7 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """JSON without the HTML escapes of Jinja2's own filter."""
+    metering.json_cost(value, indent, separators)
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -100,41 +59,10 @@ def _to_json(
     )
 
 
-def _metered(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A filter or string method with a limit on the size of its result."""
-
-    @functools.wraps(function)  # keeps Jinja2's marks on filters that take the context
-    def call(*values: Any, **named: Any) -> Any:
-        given = [*values, *named.values()]
-        weight = _weigh(*given)
-        if name not in ("range", "round", "default", "d"):
-            weight *= _growth(given, name)
-        if weight > _MOST_TEXT:
-            raise _RunawayError
-        _meter.get(_Meter()).spend(1)
-        return function(*values, **named)
-
-    return call
-
-
-def _growth(given: list[Any], name: str) -> int:
-    """The factor by which a function may enlarge its arguments."""
-    texts = [value for value in given if isinstance(value, str)]
-    if name in ("format", "format_map") and any(map(_has_wide_field, texts)):
-        raise _RunawayError
-    for value in given:
-        if isinstance(value, int) and abs(value) > _MOST_WIDTH:
-            raise _RunawayError
-    if name in ("replace", "join") and len(texts) > 1:
-        counted = [len(value) for value in given if isinstance(value, (str, list, tuple))]
-        return 1 + min(counted[0], max(counted[1:]))
-    widths = [value for value in given if isinstance(value, int) and value > 0]
-    return 1 + (max(widths, default=0) if name in ("indent", "expandtabs") else 0)
-
-
-def _has_wide_field(text: str) -> bool:
-    """True for a format with a width of more than four digits, or of another value."""
-    return re.search(r"\d{5}|\*|\{[^}]*\{", text) is not None
+def _date(form: str) -> str:
+    """The `strftime_now` of templates."""
+    metering.spend(1024 * len(form))
+    return datetime.now().strftime(form)
 
 
 class _Generation(Extension):
@@ -149,106 +77,155 @@ class _Generation(Extension):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(("*", "**", "%", "+"))
+    intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
     def __init__(self) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _Generation],
-            finalize=self.put_out,
+            finalize=_put_out,
+            optimized=False,  # nothing is evaluated before it is metered
         )
-        self.globals = {name: self.globals[name] for name in ("range", "dict", "namespace")}
-        self.globals["raise_exception"] = _refuse
-        self.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
-        self.filters["tojson"] = _to_json
-        self.filters = {name: _metered(each, name) for name, each in self.filters.items()}
+        self.globals = {
+            "range": metering.make_range,
+            "dict": lambda *values, **named: metering.contained(dict(*values, **named), 1),
+            "namespace": self.globals["namespace"],
+            "raise_exception": _refuse,
+            "strftime_now": _date,
+        }
+        filters = {
+            name: metering.filtered(each, name)
+            for name, each in self.filters.items()
+            if name in metering.FILTERS
+        }
+        self.filters = {**filters, "tojson": _to_json}
+        self.tests = {name: _timed(each) for name, each in self.tests.items()}
 
     # Compiled templates call these, in addition to what Jinja2 makes them call.
 
-    def put_out(self, value: Any) -> Any:
-        """Meters a value that is output."""
-        _meter.get(_Meter()).spend(1 + _weigh(value))
-        return value
-
     def turn(self, work: int) -> None:
         """Meters an iteration of a loop, or a call of a macro, by its literal text."""
-        _meter.get(_Meter()).spend(work)
+        metering.spend(work)
+
+    def compared(self, value: Any) -> Any:
+        """Meters a comparison, which may visit a whole tree."""
+        metering.spend(1)
+        return value
 
     def joined(self, *values: Any) -> str:
         """The operator ~."""
-        _meter.get(_Meter()).spend(_weigh(*values))
+        metering.spend(metering.together(*values))
         return "".join(map(str, values))
 
+    sliced = staticmethod(metering.sliced)
+    iterated = staticmethod(metering.iterated)
+    contained = staticmethod(metering.contained)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """An item; a key that is a tuple is measured, since it is hashed."""
+        if not isinstance(argument, (str, int)):
+            metering.measure(argument)
+        return super().getitem(obj, argument)
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Meters the operators that can build large values from small ones."""
-        _check_operator(operator, left, right)
+        """Meters the operators."""
+        metering.operated(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        # String methods are metered like filters; Jinja2 wraps `format`.
-        method = getattr(__obj, "__wrapped__", __obj)
-        owner = getattr(method, "__self__", None)
-        if isinstance(owner, (str, bytes, int)):
-            _metered(lambda *_, **__: None, method.__name__)(owner, *args, **kwargs)
+        metering.called(__obj, args, kwargs)
         return super().call(__context, __obj, *args, **kwargs)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """The syntax tree, with a call of `turn` in every loop and macro, and `joined` for ~."""
+        """The syntax tree, in which every place where values can grow calls a method above."""
+        if sum(1 for _ in itertools.islice(self.lex(source), _MOST_TOKENS + 1)) > _MOST_TOKENS:
+            raise RunawayError
         tree = super()._parse(source, name, filename)
-        blocks: list[nodes.For | nodes.Macro | nodes.CallBlock] = [
-            *tree.find_all(nodes.For),
-            *tree.find_all(nodes.Macro),
-        ]
-        blocks += tree.find_all(nodes.CallBlock)
-        for block in blocks:
-            work = 1 + sum(len(each.data) for each in block.find_all(nodes.TemplateData))
-            call = _call("turn", [nodes.Const(work)], block.lineno)
-            block.body.insert(0, nodes.ExprStmt(call, lineno=block.lineno))
-        _replace_concatenations(tree, self)
+        if tree.find(nodes.EvalContextModifier):  # the tag `autoescape`
+            raise RunawayError
+        if _nesting(tree) > _MOST_NESTED:
+            raise RunawayError
+        _meter_tree(tree, self)
         return tree
 
 
-def _call(method: str, arguments: list[nodes.Expr], line: int) -> nodes.Call:
-    """The call of a method of the environment."""
-    function = nodes.EnvironmentAttribute(method, lineno=line)
-    return nodes.Call(function, arguments, [], None, None, lineno=line)
+_BLOCKS = (
+    nodes.For,
+    nodes.Macro,
+    nodes.CallBlock,
+    nodes.FilterBlock,
+    nodes.AssignBlock,
+    nodes.With,
+)
 
 
-def _replace_concatenations(node: nodes.Node, environment: _Sandbox) -> None:
+def _nesting(node: nodes.Node) -> int:
+    """How many blocks with names of their own are inside each other."""
+    inside = max(map(_nesting, node.iter_child_nodes()), default=0)
+    return inside + isinstance(node, _BLOCKS)
+
+
+@jinja2.pass_context  # so that it is not called when a template is compiled
+def _put_out(context: Context, value: Any) -> Any:
+    """Meters a value that is output; it is held as a piece and in the whole."""
+    metering.spend(_NODE + 2 * metering.shown(value))
+    return value
+
+
+def _timed(test: Callable[..., Any]) -> Callable[..., Any]:
+    """A test that looks at the time."""
+
+    @functools.wraps(test)  # keeps Jinja2's marks
+    def call(*values: Any, **named: Any) -> Any:
+        metering.spend(1)
+        return test(*values, **named)
+
+    return call
+
+
+def _meter_tree(node: nodes.Node, environment: _Sandbox) -> None:
     for name, value in node.iter_fields():
-        children = value if isinstance(value, list) else [value]
-        for place, child in enumerate(children):
-            if not isinstance(child, nodes.Node):
-                continue
-            _replace_concatenations(child, environment)
-            if isinstance(child, nodes.Concat):
-                call = _call("joined", child.nodes, child.lineno)
-                call.set_environment(environment)
-                if isinstance(value, list):
-                    value[place] = call
-                else:
-                    setattr(node, name, call)
+        if isinstance(value, list):
+            value[:] = [_metered_node(each, environment) for each in value]
+        else:
+            setattr(node, name, _metered_node(value, environment))
+    if isinstance(node, (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)):
+        text = sum(len(each.data) + _NODE for each in node.find_all(nodes.TemplateData))
+        call = _call(environment, "turn", [nodes.Const(_NODE + 4 * text)], node.lineno)
+        node.body.insert(0, nodes.ExprStmt(call, lineno=node.lineno))
+    if isinstance(node, nodes.For):
+        node.iter = _call(environment, "iterated", [node.iter], node.lineno)
+    if isinstance(node, nodes.Compare):
+        node.expr = _call(environment, "compared", [node.expr], node.lineno)
 
 
-def _check_operator(operator: str, left: Any, right: Any) -> None:
-    whole = isinstance(left, int) and isinstance(right, int)
-    if operator == "%" and isinstance(left, str):
-        if _has_wide_field(left):
-            raise _RunawayError
-    elif operator == "**":
-        if not whole or abs(right) * left.bit_length() > _MOST_BITS:
-            raise _RunawayError
-    elif operator == "*" and whole:
-        if left.bit_length() + right.bit_length() > _MOST_BITS:
-            raise _RunawayError
-    elif operator == "*":
-        times = next((value for value in (left, right) if isinstance(value, int)), 1)
-        if max(1, times) * _weigh(left, right) > _MOST_TEXT:
-            raise _RunawayError
-    else:
-        _weigh(left, right)
-    _meter.get(_Meter()).spend(1)
+def _metered_node(node: Any, environment: _Sandbox) -> Any:
+    """The node, or a call of the method that evaluates it with its cost."""
+    if not isinstance(node, nodes.Node):
+        return node
+    _meter_tree(node, environment)
+    line = node.lineno
+    if isinstance(node, nodes.Concat):
+        return _call(environment, "joined", node.nodes, line)
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+        part = node.arg
+        bounds = [each or nodes.Const(None) for each in (part.start, part.stop, part.step)]
+        return _call(environment, "sliced", [node.node, *bounds], line)
+    if isinstance(node, (nodes.List, nodes.Dict)) or (
+        isinstance(node, nodes.Tuple) and node.ctx == "load"
+    ):
+        count = nodes.Const(len(node.items))
+        return _call(environment, "contained", [node, count], line)
+    return node
+
+
+def _call(environment: _Sandbox, method: str, arguments: list[nodes.Expr], line: int) -> nodes.Call:
+    """The call of a method of the environment, not metered itself."""
+    function = nodes.EnvironmentAttribute(method, lineno=line)
+    call = nodes.Call(function, arguments, [], None, None, lineno=line)
+    call.set_environment(environment)
+    return call
 
 
 class CompiledTemplate:
@@ -264,7 +241,9 @@ class CompiledTemplate:
                 f"{name}: a chat template of {len(source)} characters; at most {_MOST_SOURCE} are "
                 "supported"
             )
-        token = _meter.set(_Meter())  # constant expressions are evaluated at compile time
+        token = metering.meter.set(
+            metering.Meter()
+        )  # constant expressions are evaluated at compile time
         try:
             self._template = _Sandbox().from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -274,22 +253,27 @@ class CompiledTemplate:
         except Exception as error:  # RecursionError among them, for a tree that is too deep
             raise self._translated(error) from None
         finally:
-            _meter.reset(token)
+            metering.meter.reset(token)
 
-    def render(self, variables: Mapping[str, Any]) -> str:
+    @staticmethod
+    def deadline() -> float:
+        """The time at which renderings that start now, one after another, must end."""
+        return metering.deadline()
+
+    def render(self, variables: Mapping[str, Any], deadline: float) -> str:
         """The rendered text. Errors: `ArgumentError`, `ModelFileError`."""
-        token = _meter.set(_Meter())
+        token = metering.meter.set(metering.Meter(deadline))
         try:
             return self._template.render(variables)
         except Exception as error:
             raise self._translated(error) from None
         finally:
-            _meter.reset(token)
+            metering.meter.reset(token)
 
     def _translated(self, error: Exception) -> SparsefireError:
         if isinstance(error, _RefusedError):
             return ArgumentError(f"the chat template refuses these messages: {error}")
-        if isinstance(error, (_RunawayError, RecursionError, MemoryError, OverflowError)):
+        if isinstance(error, (RunawayError, RecursionError, MemoryError, OverflowError)):
             return ModelFileError(
                 f"{self._name}: the chat template takes too much time or space; it is stopped"
             )

@@ -1,0 +1,475 @@
+"""What operations of chat templates may cost, found before they run.
+
+A rendering has a budget of bytes and a time. Each operation that makes a value first takes an upper
+bound of the value's bytes from the budget, and nothing is ever given back, so the values alive at
+any moment fit the budget whatever a template does. A container counts as its whole tree, with what
+it holds twice counted twice, as printing, comparing and hashing would visit it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Sequence, ValuesView
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from jinja2.utils import Namespace
+
+_MOST_BYTES = 1 << 25  # of the values that one rendering makes
+_MOST_SECONDS = 1.0
+_MOST_NODES = 1 << 16  # values in one container, with those inside
+_MOST_WIDTH = 10_000  # characters of padding, digits, items of a batch
+_MOST_BITS = 4096  # bits of an integer
+_MOST_RANGE = 100_000
+_MOST_ESCAPE = 12  # characters of JSON for one character, as in \\ud83d\\ude00
+_REFERENCE = 16  # bytes of one item of a list that grew
+_NODE = 64  # bytes of a small value
+
+
+class RunawayError(Exception):
+    """The template exceeds the limits on work or size."""
+
+
+def deadline() -> float:
+    """The time at which work that starts now must end."""
+    return time.monotonic() + _MOST_SECONDS
+
+
+class Meter:
+    """The work that one rendering may still do."""
+
+    def __init__(self, end: float | None = None) -> None:
+        self._left = _MOST_BYTES
+        self._end = deadline() if end is None else end
+
+    def spend(self, size: int) -> None:
+        """Takes `size` bytes; raises when none is left or the time is up."""
+        self._left -= size
+        if self._left < 0 or time.monotonic() > self._end:
+            raise RunawayError
+
+
+meter: ContextVar[Meter] = ContextVar("chat template meter")
+
+
+def spend(size: int) -> None:
+    """Takes `size` bytes from the budget of the rendering that runs."""
+    meter.get(Meter()).spend(size)
+
+
+class _Measure(NamedTuple):
+    """The tree of a value."""
+
+    size: int  # bytes of its texts
+    nodes: int
+    depth: int
+
+
+def measure(*values: Any) -> _Measure:
+    """The tree of values. Errors: `RunawayError` (larger than a container may be)."""
+    size = nodes = depth = 0
+    level: list[Any] = list(values)
+    while level:
+        depth += 1
+        nodes += len(level)
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                size += text_size(value)
+                continue
+            if isinstance(value, Namespace):
+                value = object.__getattribute__(value, "_Namespace__attrs")
+            if isinstance(value, dict):
+                inside: Any = [*value.keys(), *value.values()] if _fits(value) else ()
+            elif isinstance(value, ItemsView):
+                inside = [each for pair in value for each in pair] if _fits(value) else ()
+            elif isinstance(value, (list, tuple, set, frozenset, KeysView, ValuesView)):
+                inside = value if _fits(value) else ()
+            elif isinstance(value, range):
+                size += 32
+                continue
+            else:
+                size += len(value) if isinstance(value, bytes) else 32
+                continue
+            if nodes + len(below) + len(inside) > _MOST_NODES:
+                raise RunawayError
+            below += inside
+        if size > _MOST_BYTES or nodes > _MOST_NODES:
+            raise RunawayError
+        level = below
+    spend(nodes)  # the time to visit them
+    return _Measure(size, nodes, depth)
+
+
+def _fits(value: Any) -> bool:
+    if len(value) > _MOST_NODES:
+        raise RunawayError
+    return True
+
+
+def text_size(text: str) -> int:
+    """Bytes of a text, at most."""
+    return len(text) if text.isascii() else 4 * len(text)
+
+
+def shown(value: Any) -> int:
+    """Bytes of `str(value)`, at most."""
+    if isinstance(value, str):
+        return text_size(value)
+    size, nodes, _ = measure(value)
+    return size * _MOST_ESCAPE + nodes * _NODE
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int)
+
+
+def _width(values: Sequence[Any]) -> int:
+    """The largest integer among the arguments after the first."""
+    widths = [abs(value) for value in values[1:] if _whole(value)]
+    if max(widths, default=0) > _MOST_WIDTH:
+        raise RunawayError
+    return max(widths, default=0)
+
+
+def _formatted(text: str, mark: str, values: Sequence[Any]) -> int:
+    """Bytes of a format: each field may show all values, padded to the widest number in it."""
+    if re.search(r"\d{5}|\*|\{[^{}]*\{", text if mark == "%" else text.replace("{{", "")):
+        raise RunawayError  # a width of more than four digits, or of another value
+    widest = max(map(int, re.findall(r"\d+", text)), default=0)
+    return 4 * len(text) + text.count(mark) * (4 * widest + sum(map(shown, values)) + 400)
+
+
+# The bytes that the result of a filter or method takes, at most, from its arguments: `values[0]` is
+# the value that is filtered.
+
+
+def _none(values: Sequence[Any]) -> int:
+    return 0
+
+
+def _text(factor: int) -> Callable[[Sequence[Any]], int]:
+    """A result of at most `factor` times the bytes of the arguments."""
+
+    def cost(values: Sequence[Any]) -> int:
+        return factor * sum(map(shown, values))
+
+    return cost
+
+
+def _padded(values: Sequence[Any]) -> int:
+    return 2 * sum(map(shown, values)) + 4 * _width(values)
+
+
+def _indented(values: Sequence[Any]) -> int:
+    size = sum(map(shown, values))
+    text = values[0] if isinstance(values[0], str) else ""
+    margin = max([_width(values), *(len(each) for each in values[1:] if isinstance(each, str))])
+    lines = 1 + sum(map(text.count, "\n\t\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"))
+    return 4 * size + lines * (4 * max(margin, 8) + _NODE)
+
+
+def _split(values: Sequence[Any]) -> int:
+    text = values[0]
+    if not isinstance(text, str):
+        return shown(text)
+    separator = values[1] if len(values) > 1 and isinstance(values[1], str) else None
+    pieces = text.count(separator) + 1 if separator else len(text) // 2 + 1
+    return 2 * text_size(text) + pieces * (_NODE + 32)
+
+
+def _lines(values: Sequence[Any]) -> int:
+    return _indented([values[0]])
+
+
+def _listed(values: Sequence[Any]) -> int:
+    value = values[0] if values else ()
+    if isinstance(value, str):
+        return len(value) * (_REFERENCE if value.isascii() else 96)
+    if isinstance(value, range):
+        return 48 * len(value)
+    return _REFERENCE * len(value) if hasattr(value, "__len__") else 0
+
+
+def _replaced(values: Sequence[Any]) -> int:
+    texts = [
+        value if isinstance(value, str) else str(value) for value in values[:3] if shown(value) >= 0
+    ]
+    if len(texts) < 3:
+        return 0
+    text, old, new = texts
+    wide = 1 if text.isascii() and new.isascii() else 4
+    return wide * (len(text) + (text.count(old) if old else len(text) + 1) * len(new))
+
+
+def _joined(values: Sequence[Any]) -> int:
+    # `"separator".join(values)` and `values | join("separator")`
+    size, nodes, _ = measure(*values)
+    items = [v for v in values[:2] if not isinstance(v, str)] or values[:2]
+    pieces = (
+        max(len(v) for v in items if hasattr(v, "__len__"))
+        if any(hasattr(v, "__len__") for v in items)
+        else 0
+    )
+    longest = max((text_size(v) for v in values if isinstance(v, str)), default=0)
+    wide = 4 if any(isinstance(v, str) and not v.isascii() for v in values) else 1
+    flat = (
+        all(isinstance(v, (str, int)) for item in items if not isinstance(item, str) for v in item)
+        if all(hasattr(v, "__iter__") for v in items)
+        else False
+    )
+    whole = size if flat else size * _MOST_ESCAPE + nodes * _NODE
+    return wide * whole + pieces * (4 * longest if wide > 1 else longest) + pieces * 8
+
+
+def _translated(values: Sequence[Any]) -> int:
+    text, table = values[0], values[1] if len(values) > 1 else {}
+    if not isinstance(table, dict):
+        raise RunawayError
+    measure(table)
+    longest = max((len(v) for v in table.values() if isinstance(v, str)), default=1)
+    return 4 * len(text) * max(1, longest)
+
+
+def _summed(values: Sequence[Any]) -> int:
+    size, nodes, _ = measure(*values)
+    rows = len(values[0]) if hasattr(values[0], "__len__") else 1
+    plain = all(isinstance(each, (int, float)) for each in values[1:])
+    return nodes * _REFERENCE * (1 if plain else rows) + size
+
+
+def _sorted(values: Sequence[Any]) -> int:
+    size, nodes, _ = measure(*values)
+    return 4 * size + 128 * nodes
+
+
+def _batched(values: Sequence[Any]) -> int:
+    return _sorted(values) + _REFERENCE * _width(values) * 8
+
+
+def _jsoned(values: Sequence[Any]) -> int:
+    value, indent, separators = values
+    size, nodes, depth = measure(value)
+    margin = indent if _whole(indent) else len(indent or "")
+    if not 0 <= margin <= 64:
+        raise RunawayError
+    between = sum(map(shown, separators or ()))
+    return size * _MOST_ESCAPE // (1 if size > 1 << 12 else 1) + nodes * (
+        4 * _NODE + between + margin * depth
+    )
+
+
+def _rounded(values: Sequence[Any]) -> int:
+    if _width(values) > 100 or (_whole(values[0]) and values[0].bit_length() > _MOST_BITS):
+        raise RunawayError
+    return _NODE
+
+
+def _number(values: Sequence[Any]) -> int:
+    if isinstance(values[0], str) and len(values[0]) > _MOST_WIDTH:
+        raise RunawayError
+    return _NODE
+
+
+def _percent(values: Sequence[Any]) -> int:
+    text = values[0] if isinstance(values[0], str) else ""
+    return _formatted(text, "%", values[1:]) + shown(values[0])
+
+
+def _braces(values: Sequence[Any]) -> int:
+    return _formatted(values[0], "{", values[1:])
+
+
+_FILTERS: dict[str, Callable[[Sequence[Any]], int]] = {
+    **dict.fromkeys(("default", "d", "first", "last", "length", "count", "attr", "items"), _none),
+    **dict.fromkeys(("map", "select", "reject", "selectattr", "rejectattr"), _listed),
+    **dict.fromkeys(("string", "safe"), _text(1)),
+    **dict.fromkeys(("trim", "truncate"), _text(2)),
+    **dict.fromkeys(("upper", "lower", "capitalize"), _text(3)),
+    **dict.fromkeys(("e", "escape", "forceescape"), _text(6)),
+    **dict.fromkeys(("title", "wordcount"), _text(72)),
+    "urlencode": _text(36),
+    "center": _padded,
+    "indent": _indented,
+    "list": _listed,
+    "reverse": lambda values: (
+        _listed(values) + 4 * (len(values[0]) if isinstance(values[0], str) else 0)
+    ),
+    "replace": _replaced,
+    "join": _joined,
+    "sum": _summed,
+    **dict.fromkeys(("sort", "unique", "groupby", "min", "max", "dictsort"), _sorted),
+    **dict.fromkeys(("batch", "slice"), _batched),
+    "round": _rounded,
+    **dict.fromkeys(("abs", "int", "float", "filesizeformat"), _number),
+    "format": _percent,
+}
+
+_TEXT_METHODS: dict[str, Callable[[Sequence[Any]], int]] = {
+    **dict.fromkeys(
+        ("strip", "lstrip", "rstrip", "removeprefix", "removesuffix", "partition", "rpartition"),
+        lambda values: 2 * text_size(values[0]),
+    ),
+    **dict.fromkeys(
+        ("startswith", "endswith", "find", "rfind", "index", "rindex", "count", "isalnum",
+         "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric",
+         "isprintable", "isspace", "istitle", "isupper"),
+        _none,
+    ),
+    **dict.fromkeys(
+        ("upper", "lower", "capitalize", "casefold", "title", "swapcase"),
+        lambda values: 3 * text_size(values[0]),
+    ),
+    **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _padded),
+    "expandtabs": _indented,
+    **dict.fromkeys(("split", "rsplit"), _split),
+    "splitlines": _lines,
+    "replace": _replaced,
+    "join": _joined,
+    "translate": _translated,
+    "format": _braces,
+    "format_map": _braces,
+}  # fmt: skip
+
+_METHODS: dict[type, dict[str, Callable[[Sequence[Any]], int]]] = {
+    str: _TEXT_METHODS,
+    dict: {**dict.fromkeys(("get", "items", "keys", "values"), _none), "copy": _sorted},
+    list: {**dict.fromkeys(("index", "count"), _sorted), "copy": _listed},
+    tuple: dict.fromkeys(("index", "count"), _sorted),
+    int: {"bit_length": _none},
+    float: {"is_integer": _none},
+}
+_CLOSED = (*_METHODS, bytes, bytearray, set, frozenset, complex, range, type, KeysView, ValuesView,
+           ItemsView)  # fmt: skip
+
+_SCOPES = ("_loop_vars", "_block_vars")  # which Jinja2 adds to every call
+
+FILTERS = frozenset(_FILTERS)
+
+
+def filtered(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A filter that takes what its result costs. Iterators are read into lists, so that they can
+    be measured, and come out as iterators again."""
+    skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    def call(*values: Any, **named: Any) -> Any:
+        values = (*values[:skipped], *(_read(each) for each in values[skipped:]))
+        spend(1 + _FILTERS[name]([*values[skipped:], *named.values()]))
+        result = function(*values, **named)
+        return iter(_read(result)) if isinstance(result, Iterator) else result
+
+    call.__dict__.update(getattr(function, "__dict__", {}))
+    call.__name__ = name
+    return call
+
+
+def _read(value: Any) -> Any:
+    """A list of an iterator's items; another value itself."""
+    if not isinstance(value, Iterator):
+        return value
+    items = []
+    for each in value:
+        spend(_NODE)
+        items.append(each)
+    return items
+
+
+def json_cost(value: Any, indent: object, separators: object) -> None:
+    """Takes what the JSON of a value costs."""
+    if separators is not None and not (
+        isinstance(separators, (list, tuple)) and all(isinstance(s, str) for s in separators)
+    ):
+        raise TypeError("separators must be two texts")
+    spend(_jsoned([value, indent, separators]))
+
+
+def called(function: Any, values: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Takes what a call costs; refuses methods of built-in types that are not listed."""
+    named = {name: each for name, each in named.items() if name not in _SCOPES}
+    spend(_NODE + 128 * (len(values) + len(named)))  # copied several times on the way
+    method = getattr(function, "__wrapped__", function)  # Jinja2 wraps `format`
+    owner = getattr(method, "__self__", None)
+    name = getattr(method, "__name__", "")
+    if name == "maketrans" or isinstance(owner, _CLOSED):
+        kind = next((each for each in _METHODS if isinstance(owner, each)), None)
+        cost = _METHODS[kind].get(name) if kind is not None else None
+        if cost is None:
+            raise RunawayError
+        spend(cost([owner, *map(_read_once, values), *named.values()]))
+
+
+def _read_once(value: Any) -> Any:
+    if isinstance(value, Iterator):
+        raise RunawayError  # measuring it would use it up
+    return value
+
+
+def operated(operator: str, left: Any, right: Any) -> None:
+    """Takes what an operator's result costs."""
+    whole = _whole(left) and _whole(right)
+    if whole or (isinstance(left, (int, float)) and isinstance(right, (int, float))):
+        bits = [each.bit_length() for each in (left, right) if _whole(each)]
+        if operator == "**" and (not whole or abs(right) * left.bit_length() > _MOST_BITS):
+            raise RunawayError
+        if sum(bits) > _MOST_BITS:
+            raise RunawayError
+        spend(1)
+    elif operator == "%":
+        spend(_percent([left, right]))
+    elif operator == "*":
+        times = next((each for each in (left, right) if _whole(each)), 1)
+        size, nodes, _ = measure(left, right)
+        if not isinstance(left, str) and not isinstance(right, str):
+            if nodes * max(1, times) > _MOST_NODES:
+                raise RunawayError
+            size = 0
+        spend(max(1, times) * (size + _REFERENCE * nodes))
+    elif isinstance(left, str) and isinstance(right, str):
+        spend(together(left, right))
+    else:
+        size, nodes, _ = measure(left, right)
+        spend(_REFERENCE * nodes if operator == "+" else 96 * nodes + size)
+
+
+def together(*values: Any) -> int:
+    """Bytes of the values' texts in one; six times that where a part is already escaped, since
+    the others then are too."""
+    plain = all(not isinstance(each, str) or each.isascii() for each in values)
+    size = sum(len(v) if isinstance(v, str) else shown(v) for v in values)
+    factor = 6 if any(hasattr(each, "__html__") for each in values) else 1
+    return size * factor * (1 if plain else 4)
+
+
+def sliced(value: Any, start: Any, stop: Any, step: Any) -> Any:
+    """`value[start:stop:step]`."""
+    part = slice(start, stop, step)
+    if isinstance(value, (str, list, tuple, bytes)):
+        length = len(range(*part.indices(len(value))))
+        wide = _REFERENCE
+        if isinstance(value, (str, bytes)):
+            wide = 1 if isinstance(value, bytes) or value.isascii() else 4
+        spend(_NODE + wide * length)
+    return value[part]
+
+
+def iterated(values: Any) -> Any:
+    """What a loop iterates over; loops may list it."""
+    if isinstance(values, (str, range)):
+        spend(_listed([values]) if isinstance(values, str) else _NODE)
+    return values
+
+
+def contained(value: Any, own: int) -> Any:
+    """A list, tuple or dict that was just made of `own` items."""
+    measure(value)
+    spend(_NODE + own * _REFERENCE * (8 if isinstance(value, dict) else 1))
+    return value
+
+
+def make_range(*bounds: int) -> range:
+    """The `range` of templates."""
+    made = range(*bounds)
+    if any(each.bit_length() > 64 for each in bounds) or len(made) > _MOST_RANGE:
+        raise RunawayError
+    return made
