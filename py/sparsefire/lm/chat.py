@@ -117,12 +117,12 @@ class ChatTemplate:
             **variables,
         }
         compiled = self._compile(template)
-        deadline = compiled.deadline()
+        meter = compiled.meter()
         first: ArgumentError | None = None
         passable: str | None = None
         for form in _forms(given["messages"]):
             try:
-                text = compiled.render({**given, "messages": form}, deadline)
+                text = compiled.render({**given, "messages": form}, meter)
             except ArgumentError as error:
                 first = first or error
                 continue

@@ -10,7 +10,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Sequence, ValuesView
+from collections.abc import (
+    Callable,
+    Collection,
+    ItemsView,
+    Iterator,
+    KeysView,
+    Sequence,
+    ValuesView,
+)
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -22,26 +30,28 @@ _MOST_NODES = 1 << 16  # values in one container, with those inside
 _MOST_WIDTH = 10_000  # characters of padding, digits, items of a batch
 _MOST_BITS = 4096  # bits of an integer
 _MOST_RANGE = 100_000
-_MOST_ESCAPE = 12  # characters of JSON for one character, as in \\ud83d\\ude00
+_REPR = 12  # characters of JSON or Python's notation for one character, with those on the way
+_ESCAPE = 6  # characters of HTML for one character, as in &quot;
 _REFERENCE = 16  # bytes of one item of a list that grew
-_NODE = 64  # bytes of a small value
+_NODE = 64  # bytes of a small value, or characters of its text
+_WIDEST = 4  # bytes of a character
+
+_NOTATION = {"%": r"%(\([^)]*\))?[^a-zA-Z%(]*[ra]", "{": "!"}  # formats in Python's notation
 
 
 class RunawayError(Exception):
     """The template exceeds the limits on work or size."""
 
 
-def deadline() -> float:
-    """The time at which work that starts now must end."""
-    return time.monotonic() + _MOST_SECONDS
-
-
 class Meter:
-    """The work that one rendering may still do."""
+    """The work that may still be done to answer one request, whatever number of renderings it
+    takes. Not for several threads."""
 
-    def __init__(self, end: float | None = None) -> None:
+    def __init__(self) -> None:
         self._left = _MOST_BYTES
-        self._end = deadline() if end is None else end
+        self._end = time.monotonic() + _MOST_SECONDS
+        self._written = 0  # characters of output
+        self._wide = 1  # bytes of each
 
     def spend(self, size: int) -> None:
         """Takes `size` bytes; raises when none is left or the time is up."""
@@ -49,26 +59,62 @@ class Meter:
         if self._left < 0 or time.monotonic() > self._end:
             raise RunawayError
 
+    def write(self, characters: int, width: int) -> None:
+        """Takes a text that is output: once as a piece, and once in the whole, all of which is as
+        wide as its widest character."""
+        if width > self._wide:
+            self.spend((width - self._wide) * self._written)
+            self._wide = width
+        self._written += characters
+        self.spend(_NODE + characters * (width + self._wide))
+
 
 meter: ContextVar[Meter] = ContextVar("chat template meter")
 
 
 def spend(size: int) -> None:
     """Takes `size` bytes from the budget of the rendering that runs."""
-    meter.get(Meter()).spend(size)
+    meter.get().spend(size)
 
 
-class _Measure(NamedTuple):
-    """The tree of a value."""
+def write(value: Any) -> None:
+    """Takes what the output of a value costs."""
+    if isinstance(value, str):
+        meter.get().write(len(value), _width(value))
+    else:
+        tree = measure(value)
+        meter.get().write(tree.printed, tree.growth)
 
-    size: int  # bytes of its texts
+
+class _Tree(NamedTuple):
+    """The tree of a value, or of several."""
+
+    characters: int  # of its texts and numbers
     nodes: int
     depth: int
+    width: int  # bytes of the widest character
+    escape: int  # characters that one may become: where a part is escaped, the others will be
+
+    @property
+    def growth(self) -> int:
+        """Bytes of one of these characters in a text made of all."""
+        return self.width * self.escape
+
+    @property
+    def size(self) -> int:
+        """Bytes of the texts and numbers."""
+        return self.characters * self.growth
+
+    @property
+    def printed(self) -> int:
+        """Characters of the tree in Python's notation or JSON."""
+        return self.characters * _REPR + self.nodes * _NODE
 
 
-def measure(*values: Any) -> _Measure:
+def measure(*values: Any) -> _Tree:
     """The tree of values. Errors: `RunawayError` (larger than a container may be)."""
-    size = nodes = depth = 0
+    characters = nodes = depth = 0
+    width = escape = 1
     level: list[Any] = list(values)
     while level:
         depth += 1
@@ -76,56 +122,62 @@ def measure(*values: Any) -> _Measure:
         below: list[Any] = []
         for value in level:
             if isinstance(value, str):
-                size += text_size(value)
-                continue
-            if isinstance(value, Namespace):
-                value = object.__getattribute__(value, "_Namespace__attrs")
-            if isinstance(value, dict):
-                inside: Any = [*value.keys(), *value.values()] if _fits(value) else ()
-            elif isinstance(value, ItemsView):
-                inside = [each for pair in value for each in pair] if _fits(value) else ()
-            elif isinstance(value, (list, tuple, set, frozenset, KeysView, ValuesView)):
-                inside = value if _fits(value) else ()
-            elif isinstance(value, range):
-                size += 32
-                continue
+                characters += len(value)
+                width = max(width, _width(value))
+                if hasattr(value, "__html__"):
+                    escape = _ESCAPE
+            elif isinstance(value, int):
+                characters += 32 + value.bit_length() // 3
+            elif (inside := _inside(value)) is not None:
+                if nodes + len(below) + len(inside) > _MOST_NODES:
+                    raise RunawayError
+                below += inside
             else:
-                size += len(value) if isinstance(value, bytes) else 32
-                continue
-            if nodes + len(below) + len(inside) > _MOST_NODES:
-                raise RunawayError
-            below += inside
-        if size > _MOST_BYTES or nodes > _MOST_NODES:
+                characters += 4 * len(value) if isinstance(value, bytes) else 32
+        if characters > _MOST_BYTES or nodes > _MOST_NODES:
             raise RunawayError
         level = below
     spend(nodes)  # the time to visit them
-    return _Measure(size, nodes, depth)
+    return _Tree(characters, nodes, depth, width, escape)
 
 
-def _fits(value: Any) -> bool:
+def _inside(value: Any) -> Collection[Any] | None:
+    """What a container holds; None for other values."""
+    if isinstance(value, Namespace):
+        value = object.__getattribute__(value, "_Namespace__attrs")
+    if not isinstance(value, _CONTAINERS):
+        return None
     if len(value) > _MOST_NODES:
         raise RunawayError
-    return True
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, ItemsView):
+        return [each for pair in value for each in pair]
+    return value
 
 
-def text_size(text: str) -> int:
-    """Bytes of a text, at most."""
-    return len(text) if text.isascii() else 4 * len(text)
+_CONTAINERS = (dict, ItemsView, list, tuple, set, frozenset, KeysView, ValuesView)
 
 
-def shown(value: Any) -> int:
-    """Bytes of `str(value)`, at most."""
-    if isinstance(value, str):
-        return text_size(value)
-    size, nodes, _ = measure(value)
-    return size * _MOST_ESCAPE + nodes * _NODE
+def _width(text: str) -> int:
+    """Bytes of a character of a text, at most."""
+    return 1 if text.isascii() else _WIDEST
+
+
+def shown(*values: Any) -> int:
+    """Bytes of the texts of values in one, at most."""
+    texts = [each for each in values if isinstance(each, str)]
+    tree = measure(*(each for each in values if not isinstance(each, str)))
+    width = max([tree.width, *map(_width, texts)])
+    escape = _ESCAPE if any(hasattr(each, "__html__") for each in texts) else tree.escape
+    return (sum(map(len, texts)) + tree.printed) * width * escape
 
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int)
 
 
-def _width(values: Sequence[Any]) -> int:
+def _padding(values: Sequence[Any]) -> int:
     """The largest integer among the arguments after the first."""
     widths = [abs(value) for value in values[1:] if _whole(value)]
     if max(widths, default=0) > _MOST_WIDTH:
@@ -138,7 +190,9 @@ def _formatted(text: str, mark: str, values: Sequence[Any]) -> int:
     if re.search(r"\d{5}|\*|\{[^{}]*\{", text if mark == "%" else text.replace("{{", "")):
         raise RunawayError  # a width of more than four digits, or of another value
     widest = max(map(int, re.findall(r"\d+", text)), default=0)
-    return 4 * len(text) + text.count(mark) * (4 * widest + sum(map(shown, values)) + 400)
+    notation = _REPR if re.search(_NOTATION[mark], text) else 1
+    field = _WIDEST * widest + notation * shown(text, *values) + 400
+    return _WIDEST * len(text) + text.count(mark) * field
 
 
 # The bytes that the result of a filter or method takes, at most, from its arguments: `values[0]` is
@@ -153,21 +207,20 @@ def _text(factor: int) -> Callable[[Sequence[Any]], int]:
     """A result of at most `factor` times the bytes of the arguments."""
 
     def cost(values: Sequence[Any]) -> int:
-        return factor * sum(map(shown, values))
+        return factor * shown(*values)
 
     return cost
 
 
 def _padded(values: Sequence[Any]) -> int:
-    return 2 * sum(map(shown, values)) + 4 * _width(values)
+    return 2 * shown(*values) + _WIDEST * _padding(values)
 
 
 def _indented(values: Sequence[Any]) -> int:
-    size = sum(map(shown, values))
     text = values[0] if isinstance(values[0], str) else ""
-    margin = max([_width(values), *(len(each) for each in values[1:] if isinstance(each, str))])
+    margin = max([_padding(values), *(len(each) for each in values[1:] if isinstance(each, str))])
     lines = 1 + sum(map(text.count, "\n\t\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"))
-    return 4 * size + lines * (4 * max(margin, 8) + _NODE)
+    return 4 * shown(*values) + lines * (_WIDEST * max(margin, 8) + _NODE)
 
 
 def _split(values: Sequence[Any]) -> int:
@@ -176,7 +229,7 @@ def _split(values: Sequence[Any]) -> int:
         return shown(text)
     separator = values[1] if len(values) > 1 and isinstance(values[1], str) else None
     pieces = text.count(separator) + 1 if separator else len(text) // 2 + 1
-    return 2 * text_size(text) + pieces * (_NODE + 32)
+    return 2 * shown(text) + pieces * (_NODE + 32)
 
 
 def _lines(values: Sequence[Any]) -> int:
@@ -193,34 +246,25 @@ def _listed(values: Sequence[Any]) -> int:
 
 
 def _replaced(values: Sequence[Any]) -> int:
-    texts = [
-        value if isinstance(value, str) else str(value) for value in values[:3] if shown(value) >= 0
-    ]
-    if len(texts) < 3:
+    if len(values) < 3:
         return 0
-    text, old, new = texts
-    wide = 1 if text.isascii() and new.isascii() else 4
-    return wide * (len(text) + (text.count(old) if old else len(text) + 1) * len(new))
+    growth = measure(*values).growth
+    text, old, new = (each if isinstance(each, str) else str(each) for each in values[:3])
+    times = text.count(old) if old else len(text) + 1
+    return growth * (len(text) + times * len(new))
 
 
 def _joined(values: Sequence[Any]) -> int:
-    # `"separator".join(values)` and `values | join("separator")`
-    size, nodes, _ = measure(*values)
-    items = [v for v in values[:2] if not isinstance(v, str)] or values[:2]
-    pieces = (
-        max(len(v) for v in items if hasattr(v, "__len__"))
-        if any(hasattr(v, "__len__") for v in items)
-        else 0
+    # `separator.join(items)` and `items | join(separator)`
+    tree = measure(*values)
+    texts = [len(each) for each in values if isinstance(each, str)]
+    items = next((each for each in values[:2] if not isinstance(each, str)), None)
+    pieces = len(items) if isinstance(items, Collection) else max(texts, default=0)
+    plain = items is None or (
+        isinstance(items, Collection) and all(isinstance(each, (str, int)) for each in items)
     )
-    longest = max((text_size(v) for v in values if isinstance(v, str)), default=0)
-    wide = 4 if any(isinstance(v, str) and not v.isascii() for v in values) else 1
-    flat = (
-        all(isinstance(v, (str, int)) for item in items if not isinstance(item, str) for v in item)
-        if all(hasattr(v, "__iter__") for v in items)
-        else False
-    )
-    whole = size if flat else size * _MOST_ESCAPE + nodes * _NODE
-    return wide * whole + pieces * (4 * longest if wide > 1 else longest) + pieces * 8
+    written = tree.characters if plain else tree.printed
+    return tree.growth * (written + pieces * max(texts, default=0)) + 8 * pieces
 
 
 def _translated(values: Sequence[Any]) -> int:
@@ -228,40 +272,37 @@ def _translated(values: Sequence[Any]) -> int:
     if not isinstance(table, dict):
         raise RunawayError
     measure(table)
-    longest = max((len(v) for v in table.values() if isinstance(v, str)), default=1)
-    return 4 * len(text) * max(1, longest)
+    longest = max((len(each) for each in table.values() if isinstance(each, str)), default=1)
+    return _WIDEST * len(text) * max(1, longest)
 
 
 def _summed(values: Sequence[Any]) -> int:
-    size, nodes, _ = measure(*values)
+    tree = measure(*values)
     rows = len(values[0]) if hasattr(values[0], "__len__") else 1
     plain = all(isinstance(each, (int, float)) for each in values[1:])
-    return nodes * _REFERENCE * (1 if plain else rows) + size
+    return tree.nodes * _REFERENCE * (1 if plain else rows) + tree.size
 
 
 def _sorted(values: Sequence[Any]) -> int:
-    size, nodes, _ = measure(*values)
-    return 4 * size + 128 * nodes
+    tree = measure(*values)
+    return 4 * tree.size + 128 * tree.nodes
 
 
 def _batched(values: Sequence[Any]) -> int:
-    return _sorted(values) + _REFERENCE * _width(values) * 8
+    return _sorted(values) + _REFERENCE * _padding(values) * 8
 
 
-def _jsoned(values: Sequence[Any]) -> int:
-    value, indent, separators = values
-    size, nodes, depth = measure(value)
+def _jsoned(value: Any, indent: Any, separators: Sequence[str]) -> int:
+    tree = measure(value, *separators)
     margin = indent if _whole(indent) else len(indent or "")
     if not 0 <= margin <= 64:
         raise RunawayError
-    between = sum(map(shown, separators or ()))
-    return size * _MOST_ESCAPE // (1 if size > 1 << 12 else 1) + nodes * (
-        4 * _NODE + between + margin * depth
-    )
+    between = sum(map(len, separators)) + margin * tree.depth
+    return tree.growth * (tree.printed + tree.nodes * between) + tree.nodes * 4 * _NODE
 
 
 def _rounded(values: Sequence[Any]) -> int:
-    if _width(values) > 100 or (_whole(values[0]) and values[0].bit_length() > _MOST_BITS):
+    if _padding(values) > 100 or (_whole(values[0]) and values[0].bit_length() > _MOST_BITS):
         raise RunawayError
     return _NODE
 
@@ -309,7 +350,7 @@ _FILTERS: dict[str, Callable[[Sequence[Any]], int]] = {
 _TEXT_METHODS: dict[str, Callable[[Sequence[Any]], int]] = {
     **dict.fromkeys(
         ("strip", "lstrip", "rstrip", "removeprefix", "removesuffix", "partition", "rpartition"),
-        lambda values: 2 * text_size(values[0]),
+        lambda values: 2 * shown(values[0]),
     ),
     **dict.fromkeys(
         ("startswith", "endswith", "find", "rfind", "index", "rindex", "count", "isalnum",
@@ -319,7 +360,7 @@ _TEXT_METHODS: dict[str, Callable[[Sequence[Any]], int]] = {
     ),
     **dict.fromkeys(
         ("upper", "lower", "capitalize", "casefold", "title", "swapcase"),
-        lambda values: 3 * text_size(values[0]),
+        lambda values: 3 * shown(values[0]),
     ),
     **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _padded),
     "expandtabs": _indented,
@@ -381,7 +422,7 @@ def json_cost(value: Any, indent: object, separators: object) -> None:
         isinstance(separators, (list, tuple)) and all(isinstance(s, str) for s in separators)
     ):
         raise TypeError("separators must be two texts")
-    spend(_jsoned([value, indent, separators]))
+    spend(_jsoned(value, indent, separators or ()))
 
 
 def called(function: Any, values: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -419,26 +460,18 @@ def operated(operator: str, left: Any, right: Any) -> None:
         spend(_percent([left, right]))
     elif operator == "*":
         times = next((each for each in (left, right) if _whole(each)), 1)
-        size, nodes, _ = measure(left, right)
+        tree = measure(left, right)
+        size = tree.size
         if not isinstance(left, str) and not isinstance(right, str):
-            if nodes * max(1, times) > _MOST_NODES:
+            if tree.nodes * max(1, times) > _MOST_NODES:
                 raise RunawayError
             size = 0
-        spend(max(1, times) * (size + _REFERENCE * nodes))
+        spend(max(1, times) * (size + _REFERENCE * tree.nodes))
     elif isinstance(left, str) and isinstance(right, str):
-        spend(together(left, right))
+        spend(shown(left, right))
     else:
-        size, nodes, _ = measure(left, right)
-        spend(_REFERENCE * nodes if operator == "+" else 96 * nodes + size)
-
-
-def together(*values: Any) -> int:
-    """Bytes of the values' texts in one; six times that where a part is already escaped, since
-    the others then are too."""
-    plain = all(not isinstance(each, str) or each.isascii() for each in values)
-    size = sum(len(v) if isinstance(v, str) else shown(v) for v in values)
-    factor = 6 if any(hasattr(each, "__html__") for each in values) else 1
-    return size * factor * (1 if plain else 4)
+        tree = measure(left, right)
+        spend(_REFERENCE * tree.nodes if operator == "+" else 96 * tree.nodes + tree.size)
 
 
 def sliced(value: Any, start: Any, stop: Any, step: Any) -> Any:

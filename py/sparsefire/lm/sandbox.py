@@ -11,7 +11,6 @@ import functools
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -24,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import ArgumentError, ModelFileError, SparsefireError
 from . import metering
-from .metering import RunawayError
+from .metering import Meter, RunawayError
 
 _MOST_SOURCE = 1 << 16  # characters
 _MOST_TOKENS = 1 << 14
@@ -100,7 +99,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             if name in metering.FILTERS
         }
         self.filters = {**filters, "tojson": _to_json}
-        self.tests = {name: _timed(each) for name, each in self.tests.items()}
+        tests: Mapping[str, Any] = self.tests
+        self.tests = {name: _timed(each) for name, each in tests.items()}
 
     # Compiled templates call these, in addition to what Jinja2 makes them call.
 
@@ -115,7 +115,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def joined(self, *values: Any) -> str:
         """The operator ~."""
-        metering.spend(metering.together(*values))
+        metering.spend(metering.shown(*values))
         return "".join(map(str, values))
 
     sliced = staticmethod(metering.sliced)
@@ -168,8 +168,8 @@ def _nesting(node: nodes.Node) -> int:
 
 @jinja2.pass_context  # so that it is not called when a template is compiled
 def _put_out(context: Context, value: Any) -> Any:
-    """Meters a value that is output; it is held as a piece and in the whole."""
-    metering.spend(_NODE + 2 * metering.shown(value))
+    """Meters a value that is output."""
+    metering.write(value)
     return value
 
 
@@ -220,7 +220,7 @@ def _metered_node(node: Any, environment: _Sandbox) -> Any:
     return node
 
 
-def _call(environment: _Sandbox, method: str, arguments: list[nodes.Expr], line: int) -> nodes.Call:
+def _call(environment: _Sandbox, method: str, arguments: list[Any], line: int) -> nodes.Call:
     """The call of a method of the environment, not metered itself."""
     function = nodes.EnvironmentAttribute(method, lineno=line)
     call = nodes.Call(function, arguments, [], None, None, lineno=line)
@@ -241,9 +241,7 @@ class CompiledTemplate:
                 f"{name}: a chat template of {len(source)} characters; at most {_MOST_SOURCE} are "
                 "supported"
             )
-        token = metering.meter.set(
-            metering.Meter()
-        )  # constant expressions are evaluated at compile time
+        token = metering.meter.set(Meter())  # for what Jinja2 evaluates when it compiles
         try:
             self._template = _Sandbox().from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -256,13 +254,16 @@ class CompiledTemplate:
             metering.meter.reset(token)
 
     @staticmethod
-    def deadline() -> float:
-        """The time at which renderings that start now, one after another, must end."""
-        return metering.deadline()
+    def meter() -> Meter:
+        """The work that the renderings for one request may do together."""
+        return Meter()
 
-    def render(self, variables: Mapping[str, Any], deadline: float) -> str:
-        """The rendered text. Errors: `ArgumentError`, `ModelFileError`."""
-        token = metering.meter.set(metering.Meter(deadline))
+    def render(self, variables: Mapping[str, Any], meter: Meter) -> str:
+        """The rendered text; its work is taken from `meter`, which one request's renderings share.
+
+        Errors: `ArgumentError`, `ModelFileError`.
+        """
+        token = metering.meter.set(meter)
         try:
             return self._template.render(variables)
         except Exception as error:
@@ -281,6 +282,4 @@ class CompiledTemplate:
             return ModelFileError(
                 f"{self._name}: the chat template does what a template may not: {error}"
             )
-        return ArgumentError(
-            f"{self._name}: the chat template cannot render these messages: {error}"
-        )
+        return ArgumentError(f"the chat template cannot render these messages: {error}")
