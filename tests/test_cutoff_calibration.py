@@ -45,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def forced(source: Path, on: str) -> tuple[Path, CutoffCalibration]:
     output = source.with_name(f"{on}.gguf")
     report = calibrate_cutoffs(
-        source, output, TEXT, sparsities=[0.5], on=[on], force=True, tokens=1_000
+        source, output, TEXT, sparsities=[0.5], on=[on], even_if_slower=True, tokens=1_000
     )
     return output, report
 
@@ -185,7 +185,7 @@ def test_on_the_command_line(
     output = tmp_path / "new.gguf"
     command = ["calibrate", "-m", str(source), "--text", str(text), "--tokens", "1000"]
     command += ["--on", "product", "--sparsity", "0.3"]
-    assert main([*command, "-o", str(output), "--force", "--json"]) == 0
+    assert main([*command, "-o", str(output), "--even-if-slower", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["chosen"]["sparsity"] == 0.3
     assert main(["inspect", str(output)]) == 0
@@ -205,7 +205,7 @@ def test_bundles_get_cutoffs_too(tmp_path: Path) -> None:
     bundled = tiny_model.write(tmp_path / "b.gguf", replace(TINY, bundled=True))
     output = tmp_path / "c.gguf"
     report = calibrate_cutoffs(
-        bundled, output, TEXT, sparsities=[0.4], on=["product"], force=True, tokens=1_000
+        bundled, output, TEXT, sparsities=[0.4], on=["product"], even_if_slower=True, tokens=1_000
     )
     assert report.chosen is not None
     with Model.load(output) as model:

@@ -1,30 +1,87 @@
-"""Writing files in one step."""
+"""Writing files: what an output may replace, and how it does, in one step."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+
+from .errors import ArgumentError
+
+# What ends a program without an exception, so that no `finally` runs.
+_ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def check_output(target: Path, inputs: Iterable[Path] = (), *, force: bool = True) -> None:
+    """Checks that a file may be written to ``target``, which is best known before minutes of work.
+    ``inputs`` are the files that the new one is made from, and are never replaced, under whatever
+    name; another file that exists is replaced only with ``force``. Errors: `ArgumentError`."""
+    if target.is_dir():
+        raise ArgumentError(f"{target}: is a directory; give the name of a file")
+    if target.exists():
+        if any(each.exists() and each.samefile(target) for each in inputs):
+            raise ArgumentError(f"{target}: the output is the input; give the output another name")
+        if not target.is_file():
+            raise ArgumentError(f"{target}: is no ordinary file; give the output another name")
+        if not force:
+            raise ArgumentError(f"{target}: the file exists; --force (force=True) replaces it")
+    parent = target.resolve().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ArgumentError(
+            f"{target}: cannot be written; its directory must exist and allow new files"
+        )
 
 
 @contextmanager
-def replaced(target: Path) -> Iterator[Path]:
+def replaced(target: Path, inputs: Iterable[Path] = (), *, force: bool = True) -> Iterator[Path]:
     """Gives the path of a new file beside ``target``, and moves what was written there to
-    ``target`` when the context ends; after an error neither file is left or changed. The caller
-    flushes its file to disk (`os.fsync`) before the context ends."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    ``target`` when the context ends; after an error, or a signal that ends the program, neither
+    file is left or changed. A link stays, and the file that it names is replaced. The caller
+    flushes its file to disk (`os.fsync`) before the context ends. Errors as `check_output`."""
+    inputs = tuple(inputs)
+    check_output(target, inputs, force=force)
+    final = target.resolve()
+    part = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
-        yield part
-        part.replace(target)
+        with _removed_at_signals(part):
+            yield part
+            check_output(target, inputs, force=force)  # others may have made it meanwhile
+            part.replace(final)
     finally:
         part.unlink(missing_ok=True)
 
 
-def write_json(target: Path, value: object) -> None:
-    """Writes a JSON file in one step. Errors: OSError."""
-    with replaced(target) as part, part.open("w", encoding="utf-8") as file:
+@contextmanager
+def _removed_at_signals(part: Path) -> Iterator[None]:
+    """Removes a file if a signal ends the program that its caller does not handle. Python delivers
+    signals to the main thread only; elsewhere this does nothing."""
+    ours: list[signal.Signals] = []
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        part.unlink(missing_ok=True)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is threading.main_thread():
+        for each in _ENDINGS:
+            if signal.getsignal(each) is signal.SIG_DFL:
+                signal.signal(each, end)
+                ours.append(each)
+    try:
+        yield
+    finally:
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL)
+
+
+def write_json(target: Path, value: object, inputs: Iterable[Path] = ()) -> None:
+    """Writes a JSON file in one step. Errors as `replaced`, and OSError."""
+    with replaced(target, inputs) as part, part.open("w", encoding="utf-8") as file:
         file.write(json.dumps(value) + "\n")
         file.flush()
         os.fsync(file.fileno())

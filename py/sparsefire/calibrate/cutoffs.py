@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray
+from .._files import check_output
 from .._progress import Progress
 from ..arch.config import CUTOFF_KEYS, SPARSEFIRE_VERSION
 from ..arch.read import rows_by_neuron
@@ -21,7 +22,7 @@ from ..errors import ArgumentError
 from ..ffn.core_layer import CUTOFFS
 from ..ffn.cutoff import neuron_values
 from ..gguf.reader import TypedValue, ValueType
-from ..gguf.writer import TensorData, Writable, check_output, gguf_package, write_gguf
+from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ..lm.compare import compare_modes
 from ..lm.model import Model
 from ..weights.matrix import Matrix
@@ -98,10 +99,11 @@ def calibrate_cutoffs(
     sparsities: Sequence[float] = SPARSITIES,
     on: Sequence[str] = ("product", "gate"),
     perplexity_cost: float = 0.01,
-    force: bool = False,
+    even_if_slower: bool = False,
     tokens: int = DEFAULT_TOKENS,
     activation: str | None = None,
     seed: int = 0,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> CutoffCalibration:
     """Finds cutoffs on |activation(gate) · up| ("product") and on |activation(gate)| ("gate") that
@@ -114,31 +116,35 @@ def calibrate_cutoffs(
     model's output; or evenly, as in CATS (Lee et al. 2024), if that is better for the text. Cutoffs
     on the gate save up and down of a neuron; those on the product save only down and change far
     less. Layers that do not get faster on this machine keep no cutoff. About ``tokens`` tokens of
-    the text are used, half for fitting and half held out. ``force`` writes the setting even if
-    dense is best.
+    the text are used, half for fitting and half held out. ``even_if_slower`` writes the best
+    setting even if dense is better. ``force`` replaces a file that exists at ``output``, which may
+    not be ``source``.
 
     Errors: `CalibrationError` (too little text), `ArgumentError`, `BackendError` (the gguf package
     is not installed), and those of `Model.load`.
     """
     _check_arguments(sparsities, on, perplexity_cost, tokens)
     if output is not None:
-        check_output(Path(output))
+        check_output(Path(output), [Path(source)], force=force)
         gguf_package()
     announce = progress or (lambda _stage, _share: None)
     with Model.load(source, activation=activation) as model:
+        if output is not None:
+            check_output(Path(output), model.file.paths, force=force)
         windows = text_windows(model, text, tokens)
         trial = _Trial(model, windows, seed, announce)
         settings = trial.settings(on, sorted(sparsities))
-        best = _best(settings, trial.perplexity_dense, perplexity_cost, force)
+        best = _best(settings, trial.perplexity_dense, perplexity_cost, even_if_slower)
         chosen = best
-        if best is not None and not force:
+        if best is not None and not even_if_slower:
             # Measured again: the best of many may have been lucky.
             chosen = trial.without_slow_layers(best)
             chosen = chosen if chosen is not None and chosen.speedup >= _LEAST_GAIN else None
         if chosen is not None and output is not None:
             announce("writing", 0.99)
             metadata = _metadata(model, chosen, trial)
-            write_gguf(output, metadata, _tensors(model, chosen))
+            tensors = _tensors(model, chosen)
+            write_gguf(output, metadata, tensors, model.file.paths, force=force)
     return CutoffCalibration(
         source=str(source),
         output=None if output is None or chosen is None else str(output),
@@ -165,13 +171,13 @@ def _check_arguments(
 
 
 def _best(
-    settings: Sequence[CutoffSetting], dense: float, most_cost: float, force: bool
+    settings: Sequence[CutoffSetting], dense: float, most_cost: float, even_if_slower: bool
 ) -> CutoffSetting | None:
-    """The fastest setting within the accepted cost that is faster than dense. With ``force`` there
-    is always one, if necessary the one that costs least."""
+    """The fastest setting within the accepted cost that is faster than dense. With
+    ``even_if_slower`` there is always one, if necessary the one that costs least."""
     cheap = [each for each in settings if each.perplexity <= dense * (1 + most_cost)]
     best = max(cheap, key=lambda each: each.speedup, default=None)
-    if force:
+    if even_if_slower:
         return best or min(settings, key=lambda each: each.perplexity)
     return best if best is not None and best.speedup >= _LEAST_GAIN else None
 

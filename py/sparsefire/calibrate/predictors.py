@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._files import check_output
 from .._progress import Progress
 from ..arch.config import SPARSEFIRE_VERSION
 from ..core.hosts import available_cores
@@ -21,7 +22,7 @@ from ..fit.layers import FitOptions, LayerFit, LayerReport, fit_layer
 from ..fit.lowrank import Descent
 from ..gguf.reader import TypedValue, ValueType
 from ..gguf.source import ByteArray
-from ..gguf.writer import TensorData, Writable, check_output, gguf_package, write_gguf
+from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ..lm.model import Model
 from ..weights.formats import CALIBRATION_FORMATS, weight_format
 from ..weights.matrix import Matrix
@@ -75,10 +76,12 @@ def calibrate_model(
     predictor_format: str | None = None,
     activation: str | None = None,
     seed: int = 0,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> CalibrationReport:
     """Runs ``text`` through the model in ``source``, fits a predictor for each layer, and writes
-    the model with them to ``output``, which may be the same file.
+    the model with them to ``output``, which may not be the same file. ``force`` replaces another
+    file that exists there.
 
     About ``tokens`` tokens, spread over the text, are divided into windows: 14 of 20 for fitting, 3
     for tuning, and 3 held out, on which thresholds keep ``recall`` of the activation mass at the
@@ -95,11 +98,12 @@ def calibrate_model(
     _check_arguments(rank, recall, tokens, format)
     if predictor_format is not None:
         weight_format(predictor_format)
-    check_output(Path(output))
+    check_output(Path(output), [Path(source)], force=force)
     gguf_package()
     announce = progress or (lambda _stage, _share: None)
     model = Model.load(source, activation=activation)
     try:
+        check_output(Path(output), model.file.paths, force=force)
         windows = text_windows(model, text, tokens)
         samples = record_inputs(
             model, windows, seed, lambda share: announce("reading the text", _RECORDED * share)
@@ -111,7 +115,8 @@ def calibrate_model(
         _check_gain(model, fits)
         announce("writing", _FITTED)
         metadata = _metadata(model, fits, format, recall, windows.size)
-        write_gguf(output, metadata, _tensors(model, fits, formats, format))
+        tensors = _tensors(model, fits, formats, format)
+        write_gguf(output, metadata, tensors, model.file.paths, force=force)
     finally:
         model.close()
     dense, sparse = _perplexities(Path(output), activation, windows, announce)

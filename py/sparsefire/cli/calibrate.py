@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._files import check_output
 from ..errors import ArgumentError
 from ..weights.formats import CALIBRATION_FORMATS
 from .common import Progress, add_host_options, choose_host, read_text
@@ -46,6 +48,7 @@ def add_calibrate_parser(commands: Any) -> None:
     )
     add("--activation", metavar="NAME", help="activation function, overriding the file")
     add("--seed", type=int, default=0, metavar="N", help="random seed; default %(default)s")
+    add("--force", action="store_true", help="replace an existing OUT.gguf")
     add("--json", action="store_true", help="print one JSON object instead")
     _add_predictor_options(parser.add_argument_group("predictors"))
     _add_cutoff_options(parser.add_argument_group("cutoffs"))
@@ -92,7 +95,11 @@ def _add_cutoff_options(group: Any) -> None:
         help="quantity to cut off: product, |activation(gate) · up|, saves the down product; gate, "
         "|activation(gate)|, saves up and down; default: try both",
     )
-    add("--force", action="store_true", help="write the best setting even if dense is better")
+    add(
+        "--even-if-slower",
+        action="store_true",
+        help="write the best setting even if dense is better",
+    )
 
 
 def _shares(text: str) -> list[float]:
@@ -103,6 +110,9 @@ def _shares(text: str) -> list[float]:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
+    if arguments.output is not None:
+        inputs = [Path(each) for each in (arguments.model, arguments.text)]
+        check_output(Path(arguments.output), inputs, force=arguments.force)
     text = read_text(arguments.text)
     choose_host(arguments)
     if _method(arguments) == "cutoffs":
@@ -123,6 +133,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             predictor_format=arguments.predictor_format,
             activation=arguments.activation,
             seed=arguments.seed,
+            force=arguments.force,
             progress=show,
         )
     print(json.dumps(report.as_dict()) if arguments.json else _table(report))
@@ -152,10 +163,11 @@ def _calibrate_cutoffs(arguments: argparse.Namespace, text: str) -> int:
             sparsities=arguments.sparsity or SPARSITIES,
             on=("product", "gate") if arguments.on == "both" else (arguments.on,),
             perplexity_cost=arguments.perplexity_cost / 100,
-            force=arguments.force,
+            even_if_slower=arguments.even_if_slower,
             tokens=DEFAULT_TOKENS if arguments.tokens is None else arguments.tokens,
             activation=arguments.activation,
             seed=arguments.seed,
+            force=arguments.force,
             progress=show,
         )
     print(json.dumps(report.as_dict()) if arguments.json else cutoff_table(report))

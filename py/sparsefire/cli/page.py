@@ -34,6 +34,7 @@ def add_web_parser(commands: Any) -> None:
         help="numpy's wheel for Pyodide, if it cannot be downloaded from Pyodide's CDN",
     )
     add("--export", metavar="DIR", help="write the page's files for a static host, and exit")
+    add("--force", action="store_true", help="replace existing files in DIR")
 
 
 def _web(arguments: argparse.Namespace) -> int:
@@ -47,7 +48,7 @@ def _web(arguments: argparse.Namespace) -> int:
     site = make_site(model, progress=_Bar(), numpy=numpy)
     if arguments.export:
         directory = Path(arguments.export)
-        total = export_site(site, directory)
+        total = export_site(site, directory, force=arguments.force)
         print(f"{directory}: {len(site)} files, {total / 1e6:.1f} MB")
         print("docs/guide/browser.md describes hosting. To try it: sparsefire web")
         return 0

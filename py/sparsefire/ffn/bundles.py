@@ -97,7 +97,8 @@ class BundleFile:
         config: ModelConfig | None = None,
     ) -> None:
         self._file = _opened(source)
-        self._own = isinstance(source, (str, os.PathLike))
+        self.paths = (Path(source),) if isinstance(source, (str, os.PathLike)) else ()
+        self._own = bool(self.paths)
         # Closed with this object, or when it is collected, unless it is the caller's.
         close = self._file.close if self._own else _nothing
         self._finalizer = weakref.finalize(self, close)

@@ -351,9 +351,10 @@ class NeuronCache:
             cache.load(missing)
 
     def save_profile(self, path: str | os.PathLike[str]) -> None:
-        """Writes the number of uses of each neuron as JSON, atomically."""
-        self._attached()
-        write_json(Path(path), self.profile())
+        """Writes the number of uses of each neuron as JSON, atomically. The layer's own file is
+        never replaced: `ArgumentError`."""
+        paths = self._attached().file.paths
+        write_json(Path(path), self.profile(), paths)
 
     def profile(self) -> dict[str, Any]:
         """The profile that `save_profile` writes."""

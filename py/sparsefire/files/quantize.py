@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .._files import check_output
 from .._progress import Progress
 from ..core.core import Core
 from ..core.hosts import get_core
@@ -85,7 +86,7 @@ def quantize_model(
     output_format: of "output.weight", or of the embedding if it is tied.
     embedding_format: of "token_embd.weight".
     force: replace an existing `output`. The file is written to a temporary file next to it and
-      renamed when it is complete. It may not be `source` itself.
+      renamed when it is complete. It may not be `source`, or a part of it.
     progress: called with the current step and the share that is done, 0 … 1.
 
     Errors: `ArgumentError` (the output exists or is the input), `FormatError` (unknown format),
@@ -95,10 +96,11 @@ def quantize_model(
     wanted = weight_format(format)
     core = core or get_core()
     target = Path(output)
-    _check_target(Path(source), target, force)
+    check_output(target, [Path(source)], force=force)
     gguf_package()  # fails early if it is missing
     announce = progress or (lambda what, share: None)
     with GgufFile.open(source) as file:
+        check_output(target, file.paths, force=force)
         chooser = _Chooser(file, wanted, output_format, embedding_format)
         tensors: dict[str, Writable] = {}
         reports = []
@@ -114,19 +116,9 @@ def quantize_model(
                 QuantizedTensor(name, info.shape, info.format, kind, info.nbytes, after, note)
             )
             done += info.nbytes
-        write_gguf(target, _metadata(file, wanted), tensors)
+        write_gguf(target, _metadata(file, wanted), tensors, file.paths, force=force)
         before = file.nbytes
     return QuantizeReport(str(target), wanted.name, before, target.stat().st_size, tuple(reports))
-
-
-def _check_target(source: Path, target: Path, force: bool) -> None:
-    if target.exists():
-        if source.exists() and target.samefile(source):
-            raise ArgumentError(f"{target}: the output is the input; give the output another name")
-        if not force:
-            raise ArgumentError(f"{target}: the file exists; --force (force=True) replaces it")
-        if target.is_dir():
-            raise ArgumentError(f"{target}: is a directory; give the name of a file")
 
 
 @dataclass

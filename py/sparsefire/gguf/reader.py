@@ -283,11 +283,14 @@ class GgufFile:
 
     `name` identifies it in messages, `version` is 2 or 3, `metadata` maps keys to values (numbers,
     bools, strings, lists of strings, numpy arrays of numbers), `metadata_types` maps keys to their
-    `ValueType`, and `tensors` maps names to `TensorInfo`. All are in the file's order. A file
-    opened by its path is memory-mapped."""
+    `ValueType`, and `tensors` maps names to `TensorInfo`. All are in the file's order. `paths` are
+    those of the file or files, if it was opened by its path, which maps it into memory."""
 
     def __init__(self, source: Source, *, mapped: bool = True, part: int = 0) -> None:
         self.name, first = open_source(source, mapped)
+        self.paths: tuple[Path, ...] = ()
+        if isinstance(source, (str, os.PathLike)):
+            self.paths = (Path(source),)
         self._source = first
         self._sources = [first]
         self.metadata: dict[str, Any] = {}
@@ -361,6 +364,7 @@ class GgufFile:
     def _add_part(self, path: Path, index: int, count: int, mapped: bool) -> None:
         part = GgufFile(path, mapped=mapped, part=index)
         self._sources += part._sources
+        self.paths += part.paths
         if part._split_key("no", 0) != index or part._split_key("count", 0) != count:
             raise ModelFileError(f"{path}: not part {index + 1} of a model in {count} files")
         twice = self.tensors.keys() & part.tensors.keys()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,18 +46,13 @@ _NUMPY_VALUES = {
 }
 
 
-def check_output(path: Path) -> None:
-    """Checks, before minutes of work, that a file can be written there; else `ArgumentError`."""
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ArgumentError(
-            f"{path}: cannot be written; its directory must exist and allow new files"
-        )
-
-
 def write_gguf(
     path: str | os.PathLike[str],
     metadata: Mapping[str, Any],
     tensors: Mapping[str, Writable],
+    inputs: Iterable[Path] = (),
+    *,
+    force: bool = True,
 ) -> None:
     """Writes a GGUF file to a temporary file next to `path` and renames it when it is complete.
 
@@ -66,13 +61,14 @@ def write_gguf(
       float, the dtype of a numpy array or scalar. Empty arrays are omitted, as by the `gguf`
       package. "general.architecture" is required.
     tensors: `TensorData`, `QuantizedWeights`, or numpy arrays of float32 or float16, by name.
+    inputs, force: what `path` may be and replace, see `check_output`.
 
     Errors: `BackendError` (the gguf package is not installed), `ArgumentError`, OSError.
     """
     gguf = gguf_package()
     target = Path(path)
     prepared = {name: _prepare(name, tensor) for name, tensor in tensors.items()}
-    with replaced(target) as part:
+    with replaced(target, inputs, force=force) as part:
         writer = gguf.GGUFWriter(part, _architecture(metadata))
         try:
             _add_metadata(writer, gguf, metadata)

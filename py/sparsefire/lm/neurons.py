@@ -41,6 +41,7 @@ class ModelNeurons:
         budget: int | NeuronCache,
     ) -> None:
         like = budget if isinstance(budget, NeuronCache) else NeuronCache(budget_bytes=budget)
+        self._paths = file.paths
         files: list[BundleFile] = []
         self.layers: list[CachedFfn] = []
         self.lock = threading.RLock()  # of all caches, since evaluating a token uses them together
@@ -85,9 +86,10 @@ class ModelNeurons:
         return sum(cache.reclassify() for cache in self.caches)
 
     def save_profile(self, path: str | os.PathLike[str]) -> None:
-        """Writes how often each neuron was used, as JSON, atomically."""
+        """Writes how often each neuron was used, as JSON, atomically. The model's own file is never
+        replaced: `ArgumentError`."""
         layers = [cache.profile() for cache in self.caches]
-        write_json(Path(path), {"kind": _PROFILES, "version": 1, "layers": layers})
+        write_json(Path(path), {"kind": _PROFILES, "version": 1, "layers": layers}, self._paths)
 
     def load_profile(self, path: str | os.PathLike[str]) -> None:
         """Replaces the use counts by those that `save_profile` wrote, and makes the most used

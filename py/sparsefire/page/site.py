@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from .._files import check_output, replaced
 from ..errors import BackendError, ModelFileError
 from ..lm.model import default_model
 from .compile import compile_archives
@@ -131,15 +132,20 @@ def _add_python(
     return runtime, wheel, _CHAT_PATH if chat else ""
 
 
-def export_site(site: dict[str, SiteFile], directory: Path) -> int:
-    """Writes a site to a directory for any static host; returns its size in bytes."""
-    total = 0
+def export_site(site: dict[str, SiteFile], directory: Path, *, force: bool = True) -> int:
+    """Writes a site to a directory for any static host; returns its size in bytes. Files that exist
+    are replaced only with ``force``, and never by themselves: `ArgumentError`, before anything is
+    written."""
+    inputs = [file.path for file in site.values() if file.path is not None]
+    for name in site:
+        if (directory / name).exists():
+            check_output(directory / name, inputs, force=force)
     for name, file in site.items():
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(file.read())
-        total += file.nbytes
-    return total
+        with replaced(target, inputs, force=force) as part:
+            part.write_bytes(file.read())
+    return sum(file.nbytes for file in site.values())
 
 
 def _stamp_of(data: bytes) -> str:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ..._arrays import FloatArray
+from ..._files import check_output
 from ..._progress import Progress
 from ...core.core import Core
 from ...core.hosts import get_core
-from ...errors import ArgumentError, ModelFileError, NotFiniteError, UnsupportedError
+from ...errors import ModelFileError, NotFiniteError, UnsupportedError
 from ...gguf.reader import TypedValue, ValueType, packed_bytes
 from ...gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ...text.tokenizer import Tokenizer
@@ -62,15 +63,15 @@ def convert_checkpoint(
     format: weight format; "keep" keeps F32, F16 and BF16. Vectors become F32.
     name: model name; by default the directory's name, or the repository's in a Hugging Face cache.
     pre: GGUF's name of the pre-tokeniser of a byte-level BPE vocabulary, if it is not recognised.
-    force: replace an existing `output`.
+    force: replace an existing `output`, which is never a file of the checkpoint.
 
     Errors: `ModelFileError` (a file is missing or does not fit), `UnsupportedError` (another kind
     of model, tokeniser or tensor), `ArgumentError`, `NotFiniteError`, `BackendError` (the gguf
     package is not installed), OSError.
     """
     folder, target = Path(directory), Path(output)
-    if target.exists() and not force:
-        raise ArgumentError(f"{target}: the file exists; --force (force=True) replaces it")
+    inputs = _inputs(folder)
+    check_output(target, inputs, force=force)
     if format != "keep":
         format = weight_format(format).name
     values = read_json_object(folder / "config.json")
@@ -87,7 +88,7 @@ def convert_checkpoint(
     if most in FORMATS:
         metadata["general.file_type"] = TypedValue(FORMATS[most].file_type, ValueType("u32"))
     writable: dict[str, Writable] = {**tensors}
-    write_gguf(target, metadata, writable)
+    write_gguf(target, metadata, writable, inputs, force=force)
     return ConvertReport(
         str(target),
         config.family.architecture,
@@ -98,6 +99,13 @@ def convert_checkpoint(
         sum(math.prod(each.shape) for each in tensors.values()),
         target.stat().st_size,
     )
+
+
+def _inputs(folder: Path) -> list[Path]:
+    """The files of a checkpoint: all of its directory, but GGUF files that were made there."""
+    if not folder.is_dir():
+        return []
+    return [each for each in folder.iterdir() if each.suffix != ".gguf"]
 
 
 def _model_name(folder: Path) -> str:
