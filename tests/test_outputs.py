@@ -193,3 +193,45 @@ def test_handlers_of_the_program_stay(tmp_path: Path) -> None:
         assert signal.getsignal(signal.SIGTERM) is handler
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+_SMALL = 60_000  # bytes that a file may have in `limited`
+
+_LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+from sparsefire.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def limited(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command that cannot make a file larger than `_SMALL`, as on a disk that is full."""
+    command = [sys.executable, "-c", _LIMITED, str(_SMALL), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit of the size of a file")
+def test_a_failure_to_write_names_the_file_and_the_cause(model: Path, tmp_path: Path) -> None:
+    folder = hf_checkpoint.write(tmp_path / "checkpoint")
+    out = tmp_path / "new" / "out.gguf"
+    out.parent.mkdir()
+    for arguments in (
+        ("quantize", str(model), str(out), "f16"),
+        ("convert", str(folder), str(out)),
+    ):
+        failed = limited(*arguments)
+        assert failed.returncode == 1
+        assert failed.stderr == f"sparsefire: error: {out}: File too large\n"
+        assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device /dev/full")
+def test_a_full_standard_output_is_named(model: Path) -> None:
+    command = [sys.executable, "-m", "sparsefire", "inspect", str(model)]
+    with Path("/dev/full").open("wb") as full:
+        failed = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        )
+    assert failed.returncode == 1
+    assert failed.stderr == "sparsefire: error: standard output: No space left on device\n"

@@ -51,9 +51,19 @@ def replaced(target: Path, inputs: Iterable[Path] = (), *, force: bool = True) -
         with _removed_at_signals(part):
             yield part
             check_output(target, inputs, force=force)  # others may have made it meanwhile
-            part.replace(final)
+            with named_errors(target):
+                part.replace(final)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(target: Path) -> Iterator[None]:
+    """Lets an OSError of writing, such as that of a full disk, name the file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
 
 
 @contextmanager
@@ -81,7 +91,18 @@ def _removed_at_signals(part: Path) -> Iterator[None]:
 
 def write_json(target: Path, value: object, inputs: Iterable[Path] = ()) -> None:
     """Writes a JSON file in one step. Errors as `replaced`, and OSError."""
-    with replaced(target, inputs) as part, part.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value) + "\n")
+    write_bytes(target, f"{json.dumps(value)}\n".encode(), inputs)
+
+
+def write_bytes(
+    target: Path, data: bytes, inputs: Iterable[Path] = (), *, force: bool = True
+) -> None:
+    """Writes a file in one step. Errors as `replaced`, and OSError, which names the file."""
+    with (
+        replaced(target, inputs, force=force) as part,
+        named_errors(target),
+        part.open("wb") as file,
+    ):
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from .._shown import shown
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile
 from ..weights.activation import ActivationType
@@ -228,7 +229,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
     epsilon = "layer_norm_epsilon" if kind.layer_norm else "layer_norm_rms_epsilon"
     return ModelConfig(
         architecture=architecture,
-        name=name if isinstance(name, str) else architecture,
+        name=shown(name) if isinstance(name, str) else architecture,
         layers=layers,
         d=d,
         hidden=hidden,

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from .._shown import shown
 from ..errors import ArgumentError, ContextFullError, UnsupportedError
 from .common import (
     add_mode_options,
@@ -169,6 +170,6 @@ def _answer(chat: Chat, model: Any, text: str) -> None:
         if model.stats.finish_reason == "context":
             print("[the context is full; /reset starts over]")
     except ContextFullError as error:
-        print(f"[{error}]")
+        print(f"[{shown(str(error))}]")
     finally:
         signal.signal(signal.SIGINT, previous)

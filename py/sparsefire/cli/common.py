@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import errno
 import os
 import re
 import sys
@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
+from .._shown import json_line, shown
 from ..errors import ArgumentError, SparsefireError
+
+_FULL = (errno.ENOSPC, errno.EFBIG)
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -181,7 +184,7 @@ def cache_report(model: Any) -> dict[str, Any]:
 
 def print_json(report: dict[str, Any]) -> None:
     """Prints an object as one line of JSON."""
-    print(json.dumps(report, ensure_ascii=False))
+    print(json_line(report))
 
 
 class Progress:
@@ -207,6 +210,7 @@ class Progress:
             )
 
     def __call__(self, what: str, share: float) -> None:
+        what = shown(what)
         now = time.monotonic()
         if not self._on or now - self._shown < (0.1 if self._bar is not None else 2.0):
             return
@@ -235,15 +239,28 @@ def run_command(program: str, command: Command, arguments: argparse.Namespace) -
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of the output is gone. Python flushes once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _can_be_written(sys.stdout)  # no more: the reader is gone
         return 1
     except SparsefireError as error:
         message, status = str(error), 2 if isinstance(error, ArgumentError) else 1
     except OSError as error:
-        name = f"{error.filename}: " if error.filename is not None else ""
-        message, status = f"{name}{error.strerror or error}", 1
+        name, blocked = error.filename, not _can_be_written(sys.stdout)
+        if name is None and (blocked or error.errno in _FULL):
+            name = "standard output"  # whatever writes a file names it
+        prefix = "" if name is None else f"{name}: "
+        message, status = f"{prefix}{error.strerror or error}", 1
     except MemoryError:
         message, status = "out of memory", 1
-    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{program}: error: {shown(' '.join(message.split()))}", file=sys.stderr)
     return status
+
+
+def _can_be_written(stream: TextIO) -> bool:
+    """Whether what is left in the buffer can be written. If not, nothing more is: Python would try
+    again at exit, and complain."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
+    return True

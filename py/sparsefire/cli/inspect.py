@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .._shown import json_line, shown
 from ..arch.config import CUTOFF_KEYS
+from .common import print_json
 
 if TYPE_CHECKING:
     from ..files.inspect import Inspection
@@ -43,9 +44,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
     source = default_model() if arguments.file == "-" else arguments.file
     found = inspect_file(source, activation=arguments.activation, context=arguments.context)
     if arguments.json:
-        print(json.dumps(found.as_dict(), ensure_ascii=False))
+        print_json(found.as_dict())
     else:
-        print("\n".join(_lines(found, arguments.tensors, arguments.metadata)))
+        for line in _lines(found, arguments.tensors, arguments.metadata):
+            print(shown(line))
     return 1 if found.damage else 0
 
 
@@ -167,7 +169,7 @@ def _verdict(found: Inspection) -> str:
 
 
 def _one_line(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    text = f"{value:.6g}" if isinstance(value, float) else json_line(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 

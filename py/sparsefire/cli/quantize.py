@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from .._shown import shown
 from .common import Progress, add_host_options, choose_host
 
 if TYPE_CHECKING:
@@ -66,6 +67,6 @@ def _summary(report: QuantizeReport) -> str:
         if each.note and each.after.lower() != report.format and len(each.shape) > 1:
             notes.setdefault((each.after, each.note), []).append(each.name)
     for (kind, note), names in notes.items():
-        shown = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
-        lines.append(f"{len(names)} in {kind.upper()} ({note}): {shown}")
+        listed = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+        lines.append(shown(f"{len(names)} in {kind.upper()} ({note}): {listed}"))
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import sys
 from types import FrameType
 from typing import Any
 
+from .._shown import shown
 from ..errors import ArgumentError, BackendError
 from .common import add_mode_options, add_model_options, load_model, read_text
 
@@ -134,7 +135,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     port = listening.getsockname()[1]
     print(
-        f"serving {server.requests.names[0]} at http://{host}:{port}/v1 (Ctrl-C to stop)",
+        f"serving {shown(server.requests.names[0])} at http://{host}:{port}/v1 (Ctrl-C to stop)",
         flush=True,
     )
     config = uvicorn.Config(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._files import replaced
+from .._files import named_errors, replaced
 from ..errors import ArgumentError, BackendError
 from ..weights.quantized import QuantizedWeights
 from .reader import TypedValue, ValueType, format_code, packed_bytes, value_type_codes
@@ -80,16 +80,29 @@ def write_gguf(
                     packed_bytes(tensor.format, tensor.shape),
                     raw_dtype=gguf.GGMLQuantizationType(format_code(tensor.format)),
                 )
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
+            with named_errors(target):
+                writer.write_header_to_file()
+                writer.write_kv_data_to_file()
+                writer.write_ti_data_to_file()
             for name, tensor in prepared.items():
-                writer.write_tensor_data(_packed(name, tensor))
-            for file in writer.fout or ():
-                file.flush()
-                os.fsync(file.fileno())
+                packed = _packed(name, tensor).view(_Written)
+                with named_errors(target):
+                    writer.write_tensor_data(packed)
+            with named_errors(target):
+                for file in writer.fout or ():
+                    file.flush()
+                    os.fsync(file.fileno())
         finally:
-            writer.close()
+            with named_errors(target):
+                writer.close()
+
+
+class _Written(np.ndarray[Any, Any]):
+    """Bytes whose writing fails with the system's cause; numpy's `tofile` only counts items."""
+
+    def tofile(self, file: Any, *_: Any) -> None:
+        """Writes the bytes to an open file."""
+        file.write(self.data)
 
 
 def gguf_package() -> Any:

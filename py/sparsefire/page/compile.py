@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from .._files import write_bytes
 from .fetch import PYODIDE_VERSION, Progress
 
 _SCRIPT = Path(__file__).resolve().parent / "compile_python.mjs"
@@ -77,7 +78,7 @@ def _compile(
     command = [node, str(_SCRIPT), str(home)]
     for index, name in enumerate(targets):
         source = directory / f"{index}-source.zip"
-        source.write_bytes(archives[name])
+        write_bytes(source, archives[name])
         command += [str(source), str(directory / f"{index}.zip")]
     try:
         subprocess.run(command, check=True, capture_output=True, timeout=_TIMEOUT)

@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from .._files import named_errors, write_bytes
 from ..errors import BackendError
 
 PYODIDE_VERSION = "0.27.7"
@@ -122,7 +123,8 @@ def _download(url: str, target: Path, what: str, tell: Progress) -> None:
             size = int(answer.headers.get("Content-Length") or 0)
             done = 0
             while block := answer.read(1 << 16):
-                out.write(block)
+                with named_errors(target):
+                    out.write(block)
                 done += len(block)
                 tell(what, done, size)
     except urllib.error.HTTPError as error:
@@ -137,7 +139,7 @@ def _unpack(tarball: Path, home: Path) -> None:
         for member in archive.getmembers():
             source = archive.extractfile(member) if member.isfile() else None
             if source is not None:
-                (home / Path(member.name).name).write_bytes(source.read())
+                write_bytes(home / Path(member.name).name, source.read())
 
 
 # ---- numpy ---------------------------------------------------------------------------------------

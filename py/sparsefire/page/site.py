@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from .._files import check_output, replaced
+from .._files import check_output, write_bytes
 from ..errors import BackendError, ModelFileError
 from ..lm.model import default_model
 from .compile import compile_archives
@@ -143,8 +143,7 @@ def export_site(site: dict[str, SiteFile], directory: Path, *, force: bool = Tru
     for name, file in site.items():
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(target, inputs, force=force) as part:
-            part.write_bytes(file.read())
+        write_bytes(target, file.read(), inputs, force=force)
     return sum(file.nbytes for file in site.values())
 
 

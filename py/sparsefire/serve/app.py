@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -100,17 +100,17 @@ class Server:
 
     async def _models(self, request: Request) -> Response:
         data = [self._about(name) for name in self.requests.names]
-        return JSONResponse({"object": "list", "data": data})
+        return _json({"object": "list", "data": data})
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in self.requests.names:
             raise ApiError(404, f"the model {name!r} does not exist here", code="model_not_found")
-        return JSONResponse(self._about(name))
+        return _json(self._about(name))
 
     async def _health(self, request: Request) -> Response:
         queue = self.queue
-        return JSONResponse({"status": "ok", "running": queue.running, "waiting": queue.waiting})
+        return _json({"status": "ok", "running": queue.running, "waiting": queue.waiting})
 
     async def _metrics(self, request: Request) -> Response:
         text = self.metrics.text(
