@@ -87,6 +87,7 @@ def rows_by_neuron(
     kind = format_by_neuron(stored.name, d)
     packed = file.tensor_data(name).reshape(d, -1)
     rows = np.empty((hidden, kind.row_bytes(d)), np.uint8)
+    what = f"{file.name}: tensor {name!r}"
     step = max(_TILE // d // stored.block, 1) * stored.block
     for first in range(0, hidden, step):
         last = min(first + step, hidden)
@@ -95,7 +96,7 @@ def rows_by_neuron(
         values = dequantize_rows(tile, stored, last - first, core)
         if not np.isfinite(values).all():
             raise NotFiniteError(damaged(file, name))
-        rows[first:last] = quantize_rows(values.T, kind, core)
+        rows[first:last] = quantize_rows(values.T, kind, core, what)
     return rows, kind, (hidden, d)
 
 

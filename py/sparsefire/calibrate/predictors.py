@@ -250,7 +250,7 @@ def _copied(model: Model, name: str, format: str) -> TensorData:
     def converted() -> ByteArray:
         packed = model.file.tensor_data(name).reshape(info.shape[0], -1)
         values = dequantize_rows(packed, info.format, info.shape[1], core)
-        return quantize_rows(values, format, core)
+        return quantize_rows(values, format, core, f"{model.file.name}: tensor {name!r}")
 
     return TensorData(format, info.shape, converted)
 

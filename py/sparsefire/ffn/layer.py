@@ -19,7 +19,7 @@ from ..errors import ArgumentError, ShapeError, UnsupportedError
 from ..weights.activation import ActivationType
 from ..weights.formats import WeightFormat, weight_format
 from ..weights.matrix import Matrix, bundle_views
-from ..weights.quantized import QuantizedWeights
+from ..weights.quantized import QuantizedWeights, quantize_rows
 from .bundles import BundleFile, Source, write_bundles
 from .core_layer import CoreFfn, check_predictor
 from .cutoff import CutoffReport, calibrate_cutoff
@@ -59,7 +59,8 @@ def _packed(
     array = np.asarray(value)
     if not np.isfinite(array).all():
         raise ArgumentError(f"{name}: NaN or infinity in {array.shape} weights")
-    return QuantizedWeights.quantize(array.T if turned else array, kind.name, core)
+    array = array.T if turned else array
+    return QuantizedWeights(quantize_rows(array, kind, core, name), kind, array.shape)
 
 
 class SparseFfn:

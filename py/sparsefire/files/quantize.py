@@ -22,7 +22,6 @@ from ..weights.formats import FORMATS, WeightFormat, weight_format
 from ..weights.quantized import ByteArray, dequantize_rows, quantize_rows
 
 _PIECE_WEIGHTS = 4 << 20  # unpacked at a time
-_HALF_MOST = 65504.0
 
 # Below this number of bits per weight the output matrix gets more: it is read for every token, and
 # no later layer averages its errors.
@@ -90,7 +89,8 @@ def quantize_model(
     progress: called with the current step and the share that is done, 0 … 1.
 
     Errors: `ArgumentError` (the output exists or is the input), `FormatError` (unknown format),
-    `ModelFileError`, `NotFiniteError` (a weight is not finite, or too large for F16),
+    `ModelFileError`, `NotFiniteError` (a weight is not finite, or too large for its
+    format),
     `UnsupportedError`, `BackendError` (the gguf package is not installed), OSError.
     """
     wanted = weight_format(format)
@@ -209,18 +209,16 @@ def _maker(
         data = file.tensor_data(info.name)
         if info.format.lower() == kind.lower():
             return data
+        what = f"{file.name}: tensor {info.name!r}"
         try:
-            return _converted(data, info, kind, core)
-        except (ArgumentError, NotFiniteError):
-            raise NotFiniteError(
-                f"{file.name}: tensor {info.name!r} holds NaN, infinity, or weights too large for "
-                f"{kind.upper()}; the model is damaged, or needs F32 or BF16"
-            ) from None
+            return _converted(data, info, kind, core, what)
+        except ArgumentError:
+            raise NotFiniteError(f"{what} holds NaN or infinity; the model is damaged") from None
 
     return make
 
 
-def _converted(data: ByteArray, info: TensorInfo, kind: str, core: Core) -> ByteArray:
+def _converted(data: ByteArray, info: TensorInfo, kind: str, core: Core, what: str) -> ByteArray:
     columns = info.shape[-1]
     rows = data.reshape(-1, data.size // (data_rows := _rows(info)))
     packed = np.empty((data_rows, weight_format(kind).row_bytes(columns)), np.uint8)
@@ -228,9 +226,7 @@ def _converted(data: ByteArray, info: TensorInfo, kind: str, core: Core) -> Byte
     for start in range(0, data_rows, step):
         piece = np.ascontiguousarray(rows[start : start + step])
         values = unpacked_rows(piece, info.format, columns, core)
-        if kind == "f16" and (np.abs(values) > _HALF_MOST).any():
-            raise NotFiniteError
-        packed[start : start + step] = quantize_rows(values, kind, core)
+        packed[start : start + step] = quantize_rows(values, kind, core, what)
     return packed
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .. import _arrays
 from ..core.core import Core
 from ..core.hosts import get_core
-from ..errors import ArgumentError, ShapeError
+from ..errors import ArgumentError, NotFiniteError, ShapeError
 from .formats import WeightFormat, weight_format
 
 ByteArray = npt.NDArray[np.uint8]
@@ -22,42 +22,88 @@ ByteArray = npt.NDArray[np.uint8]
 # arguments (wasm) needs little scratch memory.
 _PIECE_BYTES = 4 << 20
 
+# Weights up to this are in the range of every format: half floats, of which the scales of blocks
+# are made, reach 65,504, and a block's minimum is one.
+_SAFE = 32768.0
+
 
 def quantize_rows(
-    values: npt.ArrayLike, format: str | WeightFormat, core: Core | None = None
+    values: npt.ArrayLike,
+    format: str | WeightFormat,
+    core: Core | None = None,
+    what: str = "weights",
 ) -> ByteArray:
     """Packs ``values`` (rows, columns) into uint8 (rows, row bytes).
 
     Rounds as GGUF's reference implementation does. For the formats with blocks of 256, which
     leave the choice of scales open, it searches for those with the least squared error.
+
+    Errors, which name ``what``: `ArgumentError` (NaN or infinity), `NotFiniteError` (a weight that
+    the format cannot hold), `ShapeError`, `FormatError`.
     """
     core = core or get_core()
     kind = weight_format(format)
     array = np.asarray(values)
     if array.ndim != 2 or 0 in array.shape:
-        raise ShapeError(f"weights: expected shape (rows, columns), got {array.shape}")
+        raise ShapeError(f"{what}: expected shape (rows, columns), got {array.shape}")
     rows, columns = array.shape
     row_bytes = kind.row_bytes(columns)
     packed = np.empty((rows, row_bytes), np.uint8)
     step = max(1, _PIECE_BYTES // (4 * columns))
     for start in range(0, rows, step):
-        piece = _arrays.real_array(array[start : start + step], "weights")
-        if not np.isfinite(piece).all():
+        given = array[start : start + step]
+        with np.errstate(over="ignore"):  # checked below
+            piece = _arrays.real_array(given, what)
+        most = max(piece.max(), -piece.min())
+        if not np.isfinite(most):
+            if np.isfinite(given).all():
+                raise _too_large(given, "f32", what)
             raise ArgumentError(
-                f"weights: NaN or infinity in rows {start} … {start + len(piece) - 1}"
+                f"{what}: NaN or infinity in rows {start} … {start + len(piece) - 1}"
             )
         target = packed[start : start + step]
-        core.check(
-            "sf_quantize",
-            kind.code,
-            core.inp(piece),
-            len(piece),
-            columns,
-            core.out(target),
-            target.nbytes,
-            what=f"quantising ({rows}, {columns}) weights to {kind.name}",
-        )
+        _quantize(core, kind, piece, target)
+        if most > _SAFE and not _in_range(core, kind, piece, target):
+            raise _too_large(piece, kind.name, what)
     return packed
+
+
+def _quantize(core: Core, kind: WeightFormat, values: _arrays.FloatArray, out: ByteArray) -> None:
+    """Packs values (rows, columns) into ``out`` (rows, row bytes)."""
+    core.check(
+        "sf_quantize",
+        kind.code,
+        core.inp(values),
+        *values.shape,
+        core.out(out),
+        out.nbytes,
+        what=f"quantising {values.shape} weights to {kind.name}",
+    )
+
+
+def _in_range(
+    core: Core, kind: WeightFormat, values: _arrays.FloatArray, packed: ByteArray
+) -> bool:
+    """Whether the format holds values as large as these. Formats round in proportion, so ``packed``
+    must be the packed values divided by a power of two, times it, but for about a step. Scales that
+    are too large for half floats are infinite, or cut off."""
+    shift = int(np.frexp(np.abs(values).max())[1])
+    small = np.empty_like(packed)
+    _quantize(core, kind, np.ldexp(values, -shift), small)
+    columns = values.shape[1]
+    stored = dequantize_rows(packed, kind, columns, core)
+    with np.errstate(invalid="ignore"):
+        scaled = np.ldexp(stored, -shift) - dequantize_rows(small, kind, columns, core)
+    return bool((np.abs(scaled) < 2.0**-kind.bits_per_weight).all())  # false for NaN
+
+
+def _too_large(values: npt.NDArray[Any], format: str, what: str) -> NotFiniteError:
+    """The error for the largest of the values."""
+    largest = values.flat[np.abs(values).argmax()]
+    wider = "" if format == "f32" else "; F32 holds it"
+    return NotFiniteError(
+        f"{what}: the weight {largest:g} is too large for {format.upper()}{wider}"
+    )
 
 
 def dequantize_rows(
@@ -140,7 +186,8 @@ class QuantizedWeights:
         """Packs ``values`` (rows, columns), of any real dtype and strides.
 
         Errors: `FormatError` (unknown format, columns not a multiple of the block),
-        `ShapeError`, `ArgumentError` (NaN or infinity).
+        `ShapeError`, `ArgumentError` (NaN or infinity), `NotFiniteError` (a weight that the format
+        cannot hold).
         """
         array = np.asarray(values)
         return cls(quantize_rows(array, format, core), format, array.shape)

@@ -234,19 +234,16 @@ class _Conversion:
         return {"attn_q": self._config.heads, "attn_k": self._config.kv_heads}.get(name, 0)
 
     def _packed(self, stored: StoredTensor, values: FloatArray, kind: str) -> ByteArray:
-        most = 65504.0 if kind == "f16" else math.inf
-        if not (np.abs(values) <= min(most, float(np.finfo(np.float32).max))).all():
-            raise NotFiniteError(
-                f"{self._folder}: tensor {stored.name!r} holds NaN, infinity, or weights too large "
-                f"for {kind.upper()}"
-            )
+        what = f"{self._folder}: tensor {stored.name!r}"
+        if not np.isfinite(values).all():
+            raise NotFiniteError(f"{what} holds NaN, infinity, or weights too large for F32")
         if kind == "f32":
             return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8)
         rows = values.reshape(-1, stored.shape[-1])
         step = max(1, _PIECE_WEIGHTS // stored.shape[-1])
         return np.concatenate(
             [
-                quantize_rows(rows[start : start + step], kind, self._core)
+                quantize_rows(rows[start : start + step], kind, self._core, what)
                 for start in range(0, len(rows), step)
             ]
         )
