@@ -328,6 +328,17 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     fails(run("generate", "x", "-m", __file__), 1, "not a GGUF file")
 
 
+def test_a_byte_order_mark_is_no_text(path: Path, text: Path, tmp_path: Path) -> None:
+    marked = tmp_path / "marked.txt"
+    marked.write_bytes(b"\xef\xbb\xbf" + text.read_bytes())
+    plain, other = (
+        json.loads(run("perplexity", "-m", path, "--text", each, "--json").stdout)
+        for each in (text, marked)
+    )
+    assert other["n_scored"] == plain["n_scored"]
+    assert other["perplexity"] == plain["perplexity"]
+
+
 def test_texts_that_cannot_be_scored(path: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     fails(run("perplexity", "-m", path, "--text", text), 1, "text.txt: No such file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,3 +236,18 @@ def test_a_full_standard_output_is_named(model: Path) -> None:
         )
     assert failed.returncode == 1
     assert failed.stderr == "sparsefire: error: standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+def test_no_wheel_for_pyodide_is_made_without_the_module(tmp_path: Path) -> None:
+    scripts = Path(__file__).resolve().parent.parent / "scripts"
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts" / "build_web_wheel.sh"
+    shutil.copy(scripts / script.name, script)
+    out = tmp_path / "out"
+    failed = subprocess.run(
+        ["bash", str(script), str(out)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert failed.returncode == 1
+    assert "run ./build_wasm.sh first" in failed.stderr
+    assert not out.exists()

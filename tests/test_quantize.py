@@ -253,3 +253,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report["bytes_after"] < report["bytes_before"]
     assert main(["quantize", str(path), out, "q9", "--force"]) in (1, 2)
     assert "q9" in capsys.readouterr().err
+
+
+def test_other_names_of_formats(floats: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    for name, format in (("Q4_K_M", "q4_k"), ("q3_k_s", "q3_k"), ("FP16", "f16"), ("Q6_K", "q6_k")):
+        assert quantize_model(floats, out, name, force=True).format == format
+        assert stored(out)["blk.0.ffn_up.weight"][0] == format
+    report = quantize_model(floats, out, "q4_0", embedding_format="Q5_K_M", force=True)
+    assert by_name(report)["token_embd.weight"].after == "q5_k"
+    for unknown in ("IQ4_XS", "Q4_K_L", "q9"):
+        with pytest.raises(FormatError, match=f"{unknown}.*known ones: f32, f16, bf16, q8_0"):
+            quantize_model(floats, out, unknown, force=True)

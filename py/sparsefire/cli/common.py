@@ -164,10 +164,11 @@ def load_model(arguments: argparse.Namespace, context: int | None = None) -> Any
 
 
 def read_text(path: str) -> str:
-    """A UTF-8 text file; "-" reads standard input."""
+    """A UTF-8 text file, without the byte order mark that it may begin with; "-" reads standard
+    input."""
     raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ArgumentError(f"{path}: not UTF-8 text (at byte {error.start})") from None
 

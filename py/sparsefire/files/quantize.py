@@ -18,7 +18,7 @@ from ..errors import ArgumentError, ModelFileError, NotFiniteError
 from ..ffn.bundles import LAYER_ARCHITECTURE
 from ..gguf.reader import GgufFile, TensorInfo, TypedValue, ValueType, packed_bytes
 from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
-from ..weights.formats import FORMATS, WeightFormat, weight_format
+from ..weights.formats import FORMATS, WeightFormat, file_format, weight_format
 from ..weights.quantized import ByteArray, dequantize_rows, quantize_rows
 
 _PIECE_WEIGHTS = 4 << 20  # unpacked at a time
@@ -82,6 +82,7 @@ def quantize_model(
     listed in the report. With formats of fewer than 6 bits the output matrix is stored in Q6_K or
     Q8_0.
 
+    format: a weight format, or one of llama.cpp's mixtures: "Q4_K_M" is Q4_K here.
     output_format: of "output.weight", or of the embedding if it is tied.
     embedding_format: of "token_embd.weight".
     force: replace an existing `output`. The file is written to a temporary file next to it and
@@ -93,7 +94,7 @@ def quantize_model(
     format),
     `UnsupportedError`, `BackendError` (the gguf package is not installed), OSError.
     """
-    wanted = weight_format(format)
+    wanted = file_format(format)
     core = core or get_core()
     target = Path(output)
     check_output(target, [Path(source)], force=force)
@@ -151,9 +152,9 @@ class _Chooser:
         if wanted.bits_per_weight < _FINE_BITS:
             chosen[logits] = _OUTPUT_FORMATS
         if embedding_format is not None:
-            chosen["token_embd.weight"] = (weight_format(embedding_format).name,)
+            chosen["token_embd.weight"] = (file_format(embedding_format).name,)
         if output_format is not None:
-            chosen[logits] = (weight_format(output_format).name,)
+            chosen[logits] = (file_format(output_format).name,)
         self._chosen = chosen
 
     def choose(self, info: TensorInfo) -> tuple[str, str]:

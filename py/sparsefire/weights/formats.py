@@ -76,6 +76,20 @@ CALIBRATION_FORMATS = tuple(each.name for each in FORMATS.values() if each.of_ca
 _BY_CODE = {each.code: each for each in FORMATS.values()}
 
 
+# What others call the same: llama.cpp's mixtures by the format of most of their matrices.
+_OTHER_NAMES = {
+    f"{kind}_{size}": kind
+    for kind, sizes in (("q2_k", "s"), ("q3_k", "sml"), ("q4_k", "sm"), ("q5_k", "sm"))
+    for size in sizes
+} | {"fp32": "f32", "float32": "f32", "fp16": "f16", "float16": "f16", "bfloat16": "bf16"}
+
+
+def file_format(name: str) -> WeightFormat:
+    """The format that a new file is asked to have: as `weight_format`, and by the other names that
+    are common for it, as in "Q4_K_M"."""
+    return weight_format(_OTHER_NAMES.get(str(name).lower(), name))
+
+
 def weight_format(name: str | int | WeightFormat) -> WeightFormat:
     """The format of a name (any case) or of a GGUF tensor type number, else `FormatError`."""
     if isinstance(name, WeightFormat):

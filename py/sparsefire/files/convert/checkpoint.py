@@ -19,7 +19,7 @@ from ...errors import ModelFileError, NotFiniteError, UnsupportedError
 from ...gguf.reader import TypedValue, ValueType, packed_bytes
 from ...gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ...text.tokenizer import Tokenizer
-from ...weights.formats import FORMATS, weight_format
+from ...weights.formats import FORMATS, file_format
 from ...weights.quantized import ByteArray, quantize_rows
 from .config import Config
 from .safetensors import Checkpoint, StoredTensor, read_json_object
@@ -73,7 +73,7 @@ def convert_checkpoint(
     inputs = _inputs(folder)
     check_output(target, inputs, force=force)
     if format != "keep":
-        format = weight_format(format).name
+        format = file_format(format).name
     values = read_json_object(folder / "config.json")
     if not values:
         raise ModelFileError(f"{folder}: no config.json; give the directory of a checkpoint")
