@@ -43,8 +43,9 @@ TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}<|end|>{% endfor %}"
     "assistant:"
 )
-# Seconds of work, so that a test can come in between: no end is drawn.
+# Seconds of work, so that a test can come in between: no end is drawn, and the context holds it.
 COUNT = 20_000
+CONTEXT = 1 << 15
 LONG: dict[str, Any] = {"prompt": "ab", "max_tokens": COUNT, "logit_bias": {str(END): -100}}
 
 
@@ -52,7 +53,7 @@ LONG: dict[str, Any] = {"prompt": "ab", "max_tokens": COUNT, "logit_bias": {str(
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keys = {"tokenizer.chat_template": TEMPLATE, "general.name": "tiny"}
     folder = tmp_path_factory.mktemp("server")
-    return tiny_model.write(folder / "a.gguf", keys=keys, context=1 << 15)
+    return tiny_model.write(folder / "a.gguf", keys=keys, context=CONTEXT)
 
 
 class Running:
@@ -103,7 +104,7 @@ def start(path: Path) -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
         def begin(limits: Limits | None = None, **options: Any) -> Running:
-            model = stack.enter_context(Model.load(path, context=1 << 15))
+            model = stack.enter_context(Model.load(path, context=CONTEXT))
             running = Running(Server(Requests(model, ["tiny"], limits or Limits()), **options))
             stack.callback(running.close)
             return running
@@ -114,7 +115,7 @@ def start(path: Path) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def shared(path: Path) -> Iterator[Running]:
     """A server with default limits, for requests that leave nothing behind."""
-    with Model.load(path, context=1 << 15) as model:
+    with Model.load(path, context=CONTEXT) as model:
         running = Running(Server(Requests(model, ["tiny", "other"], Limits())))
         yield running
         running.close()
@@ -123,7 +124,7 @@ def shared(path: Path) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def model(path: Path) -> Iterator[Model]:
     """The same model, to compare with."""
-    with Model.load(path, context=1 << 15) as loaded:
+    with Model.load(path, context=CONTEXT) as loaded:
         yield loaded
 
 
@@ -645,7 +646,8 @@ def serve(path: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
 @pytest.mark.parametrize(("grace", "signals"), [("1", 1), ("60", 2)])
 def test_the_command_and_its_end(path: Path, grace: str, signals: int) -> None:
-    with serve(path, "--port", "0", "--grace", grace, SPARSEFIRE_API_KEY="key") as process:
+    options = ("--port", "0", "--grace", grace, "--context", str(CONTEXT))
+    with serve(path, *options, SPARSEFIRE_API_KEY="key") as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         url = re.search(r"http://127\.0\.0\.1:\d+", line)
