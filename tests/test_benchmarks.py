@@ -9,16 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
+from bench.lib.random_models import realistic
 from conftest import ROOT
 from llama_variants import llama_variants
 from sparsefire.lm.model import Model
-from tiny_model import write
+from tiny_model import Tiny, write
 
 PROGRAMS = (
     "peers",
     "versions",
+    "archs",
     "install",
     "browser",
     "browser.page",
@@ -118,6 +122,74 @@ def test_models_for_the_comparison_with_llama_cpp_can_be_read(tmp_path: Path) ->
             with Model.load(write(tmp_path / f"{name}.gguf", tiny)) as model:
                 assert model.config.architecture
     assert len(names) > 20
+
+
+def test_architectures_are_compared_with_given_logits(tmp_path: Path) -> None:
+    models, logits = tmp_path / "models", tmp_path / "logits"
+    models.mkdir()
+    logits.mkdir()
+    for name in ("a-right", "b-wrong", "c-without"):
+        write(models / f"{name}.gguf")
+    write(models / "d-refused.gguf", Tiny(arch="unheard-of"))
+    with Model.load(models / "a-right.gguf") as model:
+        vocab = model.config.vocab
+        tokens = np.array([(37 * i + 11) % vocab for i in range(40)], np.int32)
+        right = model.logits(tokens)
+    for name, factor in (("a-right", 1.0), ("b-wrong", 1.01), ("d-refused", 1.0)):
+        header = np.array([40, vocab], np.int32).tobytes()
+        data = (right * factor).astype(np.float32).tobytes()
+        (logits / f"{name}.gguf.logits").write_bytes(header + data)
+
+    done = run("-m", "bench.archs", str(models), str(logits), "--json")
+    assert done.returncode == 1, done.stderr
+    found = {each["model"]: each for each in json.loads(done.stdout)}
+    verdicts = {name: each["verdict"] for name, each in found.items()}
+    assert verdicts == {
+        "a-right": "ok",
+        "b-wrong": "different",
+        "c-without": "no logits",
+        "d-refused": "refused",
+    }
+    assert found["b-wrong"]["error"] == pytest.approx((0.01 / 1.01) ** 2, rel=1e-3)
+    assert "unheard-of" in found["d-refused"]["reason"]
+
+    done = run("-m", "bench.archs", str(models), str(logits), "--only", "a-*")
+    assert done.returncode == 0, done.stderr
+    assert "| a-right | ok | 0.0e+00 |  |" in done.stdout
+    assert done.stdout.endswith("\n1 ok\n")
+
+
+def test_mixtures_of_the_peers_test_get_more_experts(tmp_path: Path) -> None:
+    source, copy = tmp_path / "source.gguf", tmp_path / "copy.gguf"
+    writer = gguf.GGUFWriter(source, "qwen3moe")
+    writer.add_expert_count(2)
+    writer.add_expert_used_count(2)
+    random = np.random.default_rng(0)
+    shapes = {
+        "blk.0.ffn_up_exps.weight": (2, 12, 8),
+        "blk.0.ffn_gate_inp.weight": (2, 8),
+        "blk.0.attn_sinks.weight": (2,),
+        "blk.0.ffn_up_exps.scale": (2,),
+        "rope_freqs.weight": (4,),
+    }
+    for name, shape in shapes.items():
+        writer.add_tensor(name, random.standard_normal(shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    reader = gguf.GGUFReader(realistic(source, copy))
+    assert reader.fields["qwen3moe.expert_count"].contents() == 8
+    assert reader.fields["qwen3moe.expert_used_count"].contents() == 3
+    tensors = {each.name: each.data for each in reader.tensors}
+    assert {name: each.shape for name, each in tensors.items()} == {
+        "blk.0.ffn_up_exps.weight": (8, 12, 8),
+        "blk.0.ffn_gate_inp.weight": (8, 8),
+        "blk.0.attn_sinks.weight": (2,),
+        "rope_freqs.weight": (4,),
+    }
+    assert tensors["rope_freqs.weight"].min() >= 0.5
 
 
 def test_benchmarks_change_no_import_path_and_use_no_private_names() -> None:

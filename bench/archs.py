@@ -1,0 +1,116 @@
+"""Which architectures run, and do they give llama.cpp's logits? Small random models of all that
+llama.cpp has.
+
+    python -m bench.archs MODELS LOGITS                  # models and logits that are there
+    python -m bench.archs --build LLAMA_CPP FOLDER       # makes them first, in FOLDER
+    python -m bench.archs MODELS LOGITS --only 'qwen*'
+
+The error of a model is its normalised mean squared error: the sum of the squared differences over
+the sum of llama.cpp's squared logits, for 40 tokens, all in F32. Above 1e-6 something is computed
+differently. `bench/README.md` says where the sources come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+import sparsefire as sf
+
+from .lib.random_models import make_models
+
+LARGEST_ERROR = 1e-6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model: ``verdict`` is "ok", "different", "refused" or "no logits"."""
+
+    model: str
+    verdict: str
+    error: float | None = None
+    reason: str = ""
+
+
+def comparisons(models: Path, logits: Path, only: str = "*") -> Iterator[Comparison]:
+    """Compares the models in one folder with the peer's logits in another."""
+    for path in sorted(models.glob(f"{only}.gguf")):
+        expected = logits / f"{path.name}.logits"
+        if expected.exists():
+            yield _compare(path, _read_logits(expected))
+        else:
+            reason = "llama.cpp gave none"
+            yield Comparison(path.stem, "no logits", reason=reason)
+
+
+def _read_logits(path: Path) -> npt.NDArray[np.float32]:
+    """Logits as `peer_logits` writes them, (tokens, vocabulary)."""
+    data = path.read_bytes()
+    count, vocabulary = np.frombuffer(data, np.int32, 2)
+    return np.frombuffer(data, np.float32, offset=8).reshape(count, vocabulary)
+
+
+def _compare(path: Path, expected: npt.NDArray[np.float32]) -> Comparison:
+    count, vocabulary = expected.shape
+    tokens = np.array([(37 * i + 11) % vocabulary for i in range(count)], np.int32)
+    try:
+        with sf.Model.load(path) as model:
+            found = model.logits(tokens)
+    except sf.SparsefireError as refusal:
+        reason = str(refusal).removeprefix(f"{path}: ")
+        return Comparison(path.stem, "refused", reason=reason)
+    wanted = expected.astype(np.float64)
+    error = float(((found - wanted) ** 2).sum() / (wanted**2).sum())
+    return Comparison(path.stem, "ok" if error <= LARGEST_ERROR else "different", error)
+
+
+def table(found: list[Comparison]) -> str:
+    """A table in Markdown, and how many models there are of each verdict."""
+    lines = ["| model | | error | refused because |", "|---|---|---|---|"]
+    for each in found:
+        error = "" if each.error is None else f"{each.error:.1e}"
+        reason = each.reason.split(";")[0].replace("|", "\\|")
+        lines.append(f"| {each.model} | {each.verdict} | {error} | {reason} |")
+    counts = collections.Counter(each.verdict for each in found)
+    lines += ["", ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Compares what the command line names; 1 when a model gives other logits."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.archs",
+        description="Which architectures run, and do they give llama.cpp's logits?",
+    )
+    add = parser.add_argument
+    add("models", type=Path, metavar="MODELS", help="folder of random models; with --build, where")
+    add("logits", type=Path, nargs="?", metavar="LOGITS", help="folder of llama.cpp's logits")
+    add("--build", type=Path, metavar="LLAMA_CPP", help="make both from the sources of llama.cpp")
+    add("--only", default="*", metavar="PATTERN", help="names of models, such as 'qwen*'")
+    add("--json", action="store_true", help="print JSON instead")
+    arguments = parser.parse_args()
+    models, logits = arguments.models, arguments.logits
+    if (arguments.build is None) == (logits is None):
+        parser.error("name MODELS and LOGITS, or --build LLAMA_CPP and a folder")
+    if arguments.build is not None:
+        models, logits = make_models(arguments.build, arguments.models)
+    found = list(comparisons(models, logits, arguments.only))
+    if not found:
+        parser.error(f"{models} has no model {arguments.only!r}")
+    if arguments.json:
+        print(json.dumps([asdict(each) for each in found], indent=1))
+    else:
+        print(table(found))
+    return int(any(each.verdict == "different" for each in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Small random models of every architecture that llama.cpp has, with llama.cpp's logits of them.
+
+llama.cpp's own test of architectures writes the models. It is built from llama.cpp's sources
+together with a program that writes logits (`llama_peer/`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+_PEER = Path(__file__).resolve().parent / "llama_peer"
+_EXPERTS, _EXPERTS_USED = 8, 3
+# Tensors of which each expert has a part.
+_OF_EXPERTS = ("ffn_gate_inp.", "exp_probs_b", "_exps.", "_chexps.")
+
+
+def make_models(source: Path, folder: Path) -> tuple[Path, Path]:
+    """Builds the peer from the sources of llama.cpp and makes the models and their logits in
+    ``folder``; the folders of both. What is built already is used again."""
+    build, raw = folder / "build", folder / "raw"
+    models, logits = folder / "models", folder / "logits"
+    for each in (raw, models, logits):
+        each.mkdir(parents=True, exist_ok=True)
+    configure = ["cmake", "-S", str(_PEER), "-B", str(build), f"-DLLAMA_SOURCE={source.resolve()}"]
+    subprocess.run([*configure, "-DCMAKE_BUILD_TYPE=Release"], check=True)
+    targets = ["--target", "test-llama-archs", "peer_logits", "--config", "Release"]
+    jobs = ["--parallel", str(os.cpu_count() or 1)]
+    subprocess.run(["cmake", "--build", str(build), *targets, *jobs], check=True)
+    subprocess.run([build / "bin" / "test-llama-archs", "-o", raw], check=True, capture_output=True)
+    made = [realistic(path, models / path.name) for path in sorted(raw.glob("*.gguf"))]
+    subprocess.run([build / "bin" / "peer_logits", logits, *made], check=True)
+    return models, logits
+
+
+def realistic(source: Path, target: Path) -> Path:
+    """Copies a model of llama.cpp's test as real files are. The test gives every optional tensor
+    random values: factors of rotary frequencies are made positive, the scales of tensors (for which
+    real files have other formats) and classifiers left out. Its mixtures have two experts of two;
+    so that a router decides something, the copy has eight of three."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    random = np.random.default_rng(0)
+    experts = _copy_keys(reader, writer)
+    for tensor in reader.tensors:
+        name, values = tensor.name, tensor.data
+        if name.endswith((".scale", ".input_scale")) or name.startswith("cls."):
+            continue
+        if "rope_freqs" in name or "rope_factors" in name:
+            values = np.abs(values) + 0.5
+        elif values.shape[0] == experts and any(part in name for part in _OF_EXPERTS):
+            values = _more_experts(values, random)
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+def _copy_keys(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> int:
+    """Copies the keys, with more experts where there are some; how many there were."""
+    keys = dict(_keys(reader))
+    prefix = reader.fields["general.architecture"].contents()
+    count, used = f"{prefix}.expert_count", f"{prefix}.expert_used_count"
+    experts = int(keys[count][0]) if count in keys else 0
+    for key, (value, kind, items) in keys.items():
+        if experts and key == count:
+            value = _EXPERTS
+        elif experts and key == used:
+            value = _EXPERTS_USED if items is None else [_EXPERTS_USED] * len(value)
+        writer.add_key_value(key, value, kind, items)
+    return experts
+
+
+def _keys(reader: gguf.GGUFReader) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
+    """Value, type, and type of the elements of a list, of each key."""
+    for key, field in reader.fields.items():
+        value, kind = field.contents(), field.types[0]
+        is_array = kind == gguf.GGUFValueType.ARRAY
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        if is_array and len(value) == 0:
+            continue
+        yield key, (value, kind, field.types[-1] if is_array else None)
+
+
+def _more_experts(values: npt.NDArray[Any], random: np.random.Generator) -> npt.NDArray[Any]:
+    """Random values for all experts, which are the first axis, as spread as ``values`` are."""
+    spread = float(values.astype(np.float64).std())
+    shape = (_EXPERTS, *values.shape[1:])
+    return (random.standard_normal(shape) * spread).astype(values.dtype)
