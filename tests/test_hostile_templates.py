@@ -225,6 +225,11 @@ def hostile() -> Iterator[tuple[str, str]]:
             ),
         )
     yield "an error after much output", "{{ 'a' * 10000000 }}{{ raise_exception('a') }}"
+    for form in ("is string", "is not string"):  # only in one of the forms that are tried
+        yield (
+            f"content {form}",
+            f"{{% if messages[0].content {form} %}}{loop * 3}{'{% endfor %}' * 3}{{% endif %}}",
+        )
     # The source itself.
     for name, part in {
         "outputs": "{{a}}", "sums": "{{1+1}}", "sets": "{%set a=1%}",

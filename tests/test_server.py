@@ -688,3 +688,22 @@ def test_wrong_options(path: Path) -> None:
                 assert process.returncode == 2
                 assert errors.count("\n") == 1
                 assert part in errors
+
+
+@pytest.mark.parametrize(
+    "template",
+    [None, "{{ raise_exception('not so') }}", "{{ messages[0].a.b }}", "{{ 'a' * 10 ** 9 }}", "{{"],
+)
+def test_errors_do_not_tell_where_the_file_is(tmp_path: Path, template: str | None) -> None:
+    keys = {} if template is None else {"tokenizer.chat_template": template}
+    path = tiny_model.write(tmp_path / "secret.gguf", keys=keys, context=512)
+    with Model.load(path) as model:
+        running = Running(Server(Requests(model, ["tiny"], Limits())))
+        try:
+            answer = running.post("chat/completions", messages=[{"role": "user", "content": "a"}])
+        finally:
+            running.close()
+    assert answer.status_code in (400, 500)
+    assert answer.json()["error"]["message"]
+    assert "secret" not in answer.text
+    assert str(tmp_path) not in answer.text

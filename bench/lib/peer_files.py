@@ -28,6 +28,7 @@ PEERS = {
     "onnx": "onnx",
     "playwright.sync_api": "playwright",
     "threadpoolctl": "threadpoolctl",
+    "transformers": "transformers",
 }
 
 

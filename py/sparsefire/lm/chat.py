@@ -7,11 +7,12 @@ which needs the extra "chat").
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, BackendError, ModelFileError, UnsupportedError
+from .dialect import Dialect, Tools
 
 if TYPE_CHECKING:
     from .sandbox import CompiledTemplate
@@ -60,7 +61,6 @@ class ChatTemplate:
             raise ModelFileError(f"{name}: no chat template")
         self.special_tokens = {"bos_token": "", "eos_token": "", **(special_tokens or {})}
         self._name = name
-        self._compiled: dict[str, CompiledTemplate] = {}
 
     @classmethod
     def from_metadata(
@@ -93,7 +93,8 @@ class ChatTemplate:
         """The text of a conversation.
 
         messages: each with a "role" and a "content": a text, None (with "tool_calls"), or a list
-          of {"type": "text", "text": …} parts, which are joined. Other keys are passed on.
+          of {"type": "text", "text": …} parts. Other keys are passed on. The template gets roles,
+          contents, tool calls and reasoning in the form that it takes.
         add_generation_prompt: appends the start of the assistant's next message.
         tools: JSON schemas of functions, for templates that describe them to the model.
         template: name of the template, where the file has several.
@@ -108,51 +109,47 @@ class ChatTemplate:
         """
         if template is None:
             template = "tool_use" if tools and "tool_use" in self.sources else "default"
+        checked = _checked_messages(messages)
+        compiled = self._prepare(template)
+        dialect = self._dialect(compiled, tools)
         given = {
-            **self.special_tokens,
-            "messages": _checked_messages(messages),
+            "messages": dialect.translated(checked),
+            "tools": dialect.tools(),
             "add_generation_prompt": add_generation_prompt,
-            "tools": tools or None,
-            "documents": None,
-            **variables,
         }
-        compiled = self._compile(template)
-        meter = compiled.meter()
-        first: ArgumentError | None = None
-        passable: str | None = None
-        for form in _forms(given["messages"]):
-            try:
-                text = compiled.render({**given, "messages": form}, meter)
-            except ArgumentError as error:
-                first = first or error
-                continue
-            if _shows_last(text, given["messages"]):
-                return text
-            passable = text if passable is None else passable
-        if passable is not None:
-            return passable
-        assert first is not None
-        raise first
+        return compiled.render({"documents": None, **self.special_tokens, **given, **variables})
 
-    def _compile(self, name: str) -> CompiledTemplate:
-        if name not in self._compiled:
-            if name not in self.sources:
-                raise ArgumentError(
-                    f"{self._name} has no chat template {name!r}; it has: {', '.join(self.sources)}"
-                )
-            try:
-                from .sandbox import CompiledTemplate
-            except ImportError as error:
-                raise BackendError(
-                    "chat templates need Jinja2: pip install 'sparsefire[chat]'"
-                ) from error
-            self._compiled[name] = CompiledTemplate(
-                self.sources[name], self._name if name == "default" else f"{self._name}, {name!r}"
-            )
-        return self._compiled[name]
+    def _prepare(self, name: str) -> CompiledTemplate:
+        if name not in self.sources:
+            raise ArgumentError(f"no chat template {name!r}; there are: {', '.join(self.sources)}")
+        title = self._name if name == "default" else f"{self._name}, {name!r}"
+        try:
+            return _compiled(self.sources[name], title)
+        except ImportError as error:
+            raise BackendError(
+                "chat templates need Jinja2: pip install 'sparsefire[chat]'"
+            ) from error
+
+    def _dialect(self, template: CompiledTemplate, tools: Tools) -> Dialect:
+        from .metering import Meter
+
+        meter = Meter()
+        constant = {"documents": None, "add_generation_prompt": False, **self.special_tokens}
+
+        def render(messages: Sequence[Mapping[str, Any]], tools: Tools) -> str | None:
+            return template.attempt({"messages": messages, "tools": tools, **constant}, meter)
+
+        return Dialect(render, template.known, tools)
 
     def __repr__(self) -> str:
         return f"ChatTemplate({', '.join(self.sources)})"
+
+
+@functools.lru_cache(maxsize=8)  # a template that a call brings along is compiled once
+def _compiled(source: str, name: str) -> CompiledTemplate:
+    from .sandbox import CompiledTemplate
+
+    return CompiledTemplate(source, name)
 
 
 def _stored(metadata: Mapping[str, Any], name: str) -> dict[str, str]:
@@ -207,10 +204,9 @@ def _checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, A
             raise ArgumentError(f"messages[{index}]: expected a dict with a 'role'")
         content = message.get("content")
         if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
-            content = "".join(
-                _part_text(part, f"messages[{index}].content[{place}]")
-                for place, part in enumerate(content)
-            )
+            for place, part in enumerate(content):
+                _check_part(part, f"messages[{index}].content[{place}]")
+            content = list(content)
         elif content is None and not message.get("tool_calls"):
             raise ArgumentError(f"messages[{index}]: 'content' is missing")
         elif content is not None and not isinstance(content, str):
@@ -221,66 +217,10 @@ def _checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     return checked
 
 
-def _shows_last(text: str, messages: list[dict[str, Any]]) -> bool:
-    """True if a rendered text holds what the user's last message says."""
-    said = [
-        each["content"]
-        for each in messages
-        if each["role"] == "user" and isinstance(each.get("content"), str)
-    ]
-    return not said or said[-1].strip() in text
-
-
-def _as_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with each text as a list of one part."""
-    return [
-        {**each, "content": [{"type": "text", "text": each["content"]}]}
-        if isinstance(each.get("content"), str)
-        else each
-        for each in messages
-    ]
-
-
-def _forms(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The messages as templates may want them, in the order in which they are tried: arguments of
-    tool calls as objects or as texts, then absent contents as empty texts,
-    then contents as lists of parts. A form fits that shows what the user said last."""
-    forms = [_with_decoded_arguments(messages), messages]
-    forms += [[{"content": "", **each} for each in form] for form in forms]
-    forms.append(_as_parts(messages))
-    return [form for place, form in enumerate(forms) if form not in forms[:place]]
-
-
-def _with_decoded_arguments(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with the arguments of tool calls as objects, where they are JSON texts of
-    objects, as OpenAI's interface has them."""
-    return [
-        {**each, "tool_calls": [_decoded_call(call) for call in each["tool_calls"]]}
-        if isinstance(each.get("tool_calls"), list)
-        else each
-        for each in messages
-    ]
-
-
-def _decoded_call(call: Any) -> Any:
-    if not isinstance(call, Mapping) or not isinstance(function := call.get("function"), Mapping):
-        return call
-    text = function.get("arguments")
-    if not isinstance(text, str):
-        return call
-    try:
-        arguments = json.loads(text)
-    except (ValueError, RecursionError):
-        return call
-    if not isinstance(arguments, dict):
-        return call
-    return {**call, "function": {**function, "arguments": arguments}}
-
-
-def _part_text(part: object, where: str) -> str:
+def _check_part(part: object, where: str) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(part, Mapping) and kind == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
+        return
     if isinstance(kind, str) and kind != "text":
         raise UnsupportedError(f"{where}: content of the type {kind!r}; only text is supported")
     raise ArgumentError(f"{where}: expected {{'type': 'text', 'text': …}}")

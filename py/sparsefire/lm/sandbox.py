@@ -28,6 +28,7 @@ from .metering import Meter, RunawayError
 _MOST_SOURCE = 1 << 16  # characters
 _MOST_TOKENS = 1 << 14
 _MOST_NESTED = 20  # blocks inside each other, as in Python
+_TOO_MUCH = (RunawayError, RecursionError, MemoryError, OverflowError)
 _NODE = 64  # bytes that one step of a template takes
 
 
@@ -235,6 +236,7 @@ class CompiledTemplate:
     """
 
     def __init__(self, source: str, name: str) -> None:
+        self.known: dict[object, Any] = {}  # see `dialect`
         self._name = name
         if len(source) > _MOST_SOURCE:
             raise ModelFileError(
@@ -253,28 +255,37 @@ class CompiledTemplate:
         finally:
             metering.meter.reset(token)
 
-    @staticmethod
-    def meter() -> Meter:
-        """The work that the renderings for one request may do together."""
-        return Meter()
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """The rendered text. Errors: `ArgumentError`, `ModelFileError`."""
+        try:
+            return self._run(variables, Meter())
+        except Exception as error:
+            raise self._translated(error) from None
 
-    def render(self, variables: Mapping[str, Any], meter: Meter) -> str:
-        """The rendered text; its work is taken from `meter`, which one request's renderings share.
+    def attempt(self, variables: Mapping[str, Any], meter: Meter) -> str | None:
+        """The rendered text, or None if there is none; its work is taken from `meter`, which
+        several attempts may share.
 
-        Errors: `ArgumentError`, `ModelFileError`.
+        Errors: `ModelFileError` (too much work).
         """
+        try:
+            return self._run(variables, meter)
+        except _TOO_MUCH as error:
+            raise self._translated(error) from None
+        except Exception:
+            return None
+
+    def _run(self, variables: Mapping[str, Any], meter: Meter) -> str:
         token = metering.meter.set(meter)
         try:
             return self._template.render(variables)
-        except Exception as error:
-            raise self._translated(error) from None
         finally:
             metering.meter.reset(token)
 
     def _translated(self, error: Exception) -> SparsefireError:
         if isinstance(error, _RefusedError):
             return ArgumentError(f"the chat template refuses these messages: {error}")
-        if isinstance(error, (RunawayError, RecursionError, MemoryError, OverflowError)):
+        if isinstance(error, _TOO_MUCH):
             return ModelFileError(
                 f"{self._name}: the chat template takes too much time or space; it is stopped"
             )

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .metrics import Metrics
 from .queue import Job, ModelQueue, TimeLimitError
-from .requests import ApiError, Call, Limits, Requests, error_of
+from .requests import ApiError, Call, Limits, Requests
 
 _log = logging.getLogger("sparsefire.serve.app")
 
@@ -198,7 +198,7 @@ class _Endpoint:
             status = 499
             self._server.metrics.add("requests_cancelled_total")
         except Exception as error:
-            answer = error_of(error)
+            answer = self._server.requests.answer_to(error)
             if answer.status == 500:
                 _log.error("%s failed", self._path, exc_info=error)
             if status != 200:  # else the answer has begun
@@ -240,7 +240,7 @@ class _Endpoint:
                 chunk = await job.next()
                 await asyncio.sleep(0)  # others have their turn, though chunks may be waiting
         except Exception as error:
-            await _send_event(send, error_of(error).body)
+            await _send_event(send, self._server.requests.answer_to(error).body)
             await send({"type": "http.response.body", "body": b""})
             raise
         if watcher.done():

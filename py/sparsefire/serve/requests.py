@@ -244,6 +244,11 @@ class Requests:
         self.model, self.names, self.limits = model, names, limits
         self._mode, self._chat_template = mode, chat_template
 
+    def answer_to(self, error: Exception) -> ApiError:
+        """The response to an error of the model; other exceptions are internal errors. It names
+        the model as requests do, and not its file, whose path is nobody's business."""
+        return _error_of(error, str(error).replace(self.model.file.name, self.names[0]))
+
     def _check_model(self, fields: Fields) -> None:
         name = fields.text("model")
         if name is not None and name not in self.names:
@@ -424,11 +429,10 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
 
 
-def error_of(error: Exception) -> ApiError:
+def _error_of(error: Exception, message: str) -> ApiError:
     """The response to an error of the model; other exceptions are internal errors."""
     if isinstance(error, ApiError):
         return error
-    message = str(error)
     if isinstance(error, ContextFullError):
         return ApiError(400, message, code="context_length_exceeded")
     if isinstance(error, ArgumentError):
