@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sparsefire.errors import ModelFileError
+from sparsefire.errors import ArgumentError, ModelFileError
 from sparsefire.lm.chat import ChatTemplate
 
 pytest.importorskip("jinja2")
@@ -348,3 +348,5 @@ def test_long_conversations_are_rendered() -> None:
     messages = [{"role": "user", "content": "word " * 100}] * 2000
     text = ChatTemplate(source).render(messages)
     assert len(text) == 2000 * len("<|user|>\n<|end|>" + "word " * 100) - 2000
+    with pytest.raises(ArgumentError, match=r"messages: .* too much time or space"):
+        ChatTemplate(source).render([{"role": "user", "content": "a" * 20_000_000}])

@@ -103,9 +103,9 @@ class ChatTemplate:
         The text may begin with the BOS token, of which `Tokenizer.encode` adds no second one.
 
         Errors: `ArgumentError` (the messages do not have that form, or the template refuses them,
-        with its own message), `ModelFileError` (the template is wrong, or takes too much time or
-        space), `UnsupportedError` (content that is not text), `BackendError` (Jinja2 is not
-        installed).
+        with its own message, or takes too much time or space for them), `ModelFileError` (the
+        template is wrong, or takes too much for any messages), `UnsupportedError` (content that is
+        not text), `BackendError` (Jinja2 is not installed).
         """
         if template is None:
             template = "tool_use" if tools and "tool_use" in self.sources else "default"

@@ -256,9 +256,16 @@ class CompiledTemplate:
             metering.meter.reset(token)
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        """The rendered text. Errors: `ArgumentError`, `ModelFileError`."""
+        """The rendered text, of a template that has rendered something short.
+
+        Errors: `ArgumentError` (among them too much work), `ModelFileError`.
+        """
         try:
             return self._run(variables, Meter())
+        except _TOO_MUCH:
+            raise ArgumentError(
+                "messages: the chat template takes too much time or space for them"
+            ) from None
         except Exception as error:
             raise self._translated(error) from None
 
