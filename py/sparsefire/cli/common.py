@@ -45,6 +45,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "llama-bpe, qwen2 …",
     )
     add(
+        "--no-mmap",
+        action="store_false",
+        dest="mapped",
+        help="read the model into memory once instead of mapping its file, which may then be "
+        "changed while it is in use",
+    )
+    add(
         "--neuron-budget",
         type=_budget,
         metavar="SIZE",
@@ -160,6 +167,7 @@ def load_model(arguments: argparse.Namespace, context: int | None = None) -> Any
         context=context,
         neuron_budget=budget,
         pre=arguments.pre,
+        mapped=arguments.mapped,
     )
 
 

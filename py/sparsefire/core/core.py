@@ -118,6 +118,7 @@ class Core(ABC):
     isa: str
     threads: int
     context: int
+    shares_buffers: bool  # whether `upload` uses a buffer where it is, instead of a copy
     note: str = ""  # why there are not more threads, or not the fastest instructions
 
     def __init__(self, isa: str | None = None) -> None:

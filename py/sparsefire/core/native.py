@@ -52,6 +52,7 @@ class NativeCore(Core):
     """The core in this process."""
 
     host = "native"
+    shares_buffers = True
     pointer_dtype = np.uintp
 
     def __init__(self, isa: str | None = None) -> None:

@@ -110,6 +110,7 @@ class WasmCore(Core):
     """A core in a WebAssembly instance with its own memory."""
 
     pointer_dtype = np.uint32
+    shares_buffers = False
 
     def __init__(self, isa: str | None = None) -> None:
         super().__init__(isa)

@@ -100,7 +100,8 @@ def quantize_model(
     check_output(target, [Path(source)], force=force)
     gguf_package()  # fails early if it is missing
     announce = progress or (lambda what, share: None)
-    with GgufFile.open(source) as file:
+    # Read, not mapped: a file that is cut off while it is mapped ends the process.
+    with GgufFile.open(source, mapped=False) as file:
         check_output(target, file.paths, force=force)
         chooser = _Chooser(file, wanted, output_format, embedding_format)
         tensors: dict[str, Writable] = {}

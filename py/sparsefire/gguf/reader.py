@@ -493,6 +493,12 @@ class GgufFile:
             nbytes = min(_PIECE_BYTES, info.nbytes - start)
             yield start, self._sources[info.part].read(info.offset + start, nbytes)
 
+    def check_unchanged(self) -> None:
+        """Raises `ModelFileError` if a file changed since it was opened: its size, or the time at
+        which it was last written. Cheap enough for every call that uses mapped bytes."""
+        for source in self._sources:
+            source.check_unchanged()
+
     def close(self) -> None:
         """Closes the file. Tensor data that was returned stays valid."""
         for source in self._sources:

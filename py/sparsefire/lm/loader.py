@@ -56,6 +56,7 @@ class CoreModel(CoreObject):
         self.file = file
         self.config = config
         self.neurons = neurons
+        self._uses_file = neurons is not None or (file.mapped and core.shares_buffers)
         self.lock = threading.RLock() if neurons is None else neurons.lock
         self.ffns: list[SparseFfn] = []
         self._matrices: list[Matrix] = []
@@ -130,6 +131,13 @@ class CoreModel(CoreObject):
             if not (factors > 0).all():
                 raise NotFiniteError(f"{self.file.name}: tensor {name!r} holds factors ≤ 0 or NaN")
             self._set_vector(layer, VectorRole.ROPE_FACTORS, factors, name)
+
+    def check_file(self) -> None:
+        """Raises `ModelFileError` if weights are still in the file, mapped or to be read, and it
+        changed: a mapped file that was cut off ends the process, and other weights give another
+        model's text."""
+        if self._uses_file:
+            self.file.check_unchanged()
 
     def why_not_finite(self) -> str:
         """Names the first tensor that holds NaN or infinity, for the message of an error."""

@@ -81,6 +81,7 @@ class Model:
         context: int | None = None,
         neuron_budget: int | NeuronCache | None = None,
         pre: str | None = None,
+        mapped: bool = True,
         core: Core | None = None,
     ) -> Model:
         """Loads a model from a GGUF file: a path, the file's bytes, or a seekable binary file.
@@ -97,7 +98,13 @@ class Model:
           ``hot_fraction`` the same share of each layer. `neurons` reports what was read.
         pre: name of the pre-tokeniser of a byte-level BPE vocabulary, in place of the file's; for
           files that name none, or one that is not known here.
+        mapped: whether the native core uses the weights of a path where the file is mapped into
+          memory, shared with other processes. Otherwise they are read once, which takes time and
+          memory of its own, and the file may change afterwards.
         core: by default the current one, see `use_backend`.
+
+        A file that is changed in place while its mapped weights are in use, or its neurons are
+        read, is noticed at the next evaluation: `ModelFileError`.
 
         Errors: `ModelFileError` (missing, damaged or incomplete; the message names the tensor or
         key), `UnsupportedError` (architecture, weight format or tokeniser), `NotFiniteError`,
@@ -105,7 +112,7 @@ class Model:
         """
         source = default_model() if source is None else source
         core = core or get_core()
-        file, neurons = GgufFile.open(source), None
+        file, neurons = GgufFile.open(source, mapped=mapped), None
         try:
             config = read_config(file, activation)
             check_tensors(file, config)

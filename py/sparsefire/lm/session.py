@@ -165,6 +165,7 @@ class Session(CoreObject):
             raise ContextFullError(
                 f"the context holds {self.context} tokens, of which {room} are free, not {n}"
             )
+        self._model.check_file()
         if (self._uncollected + n) * self.hidden > _MOST_COUNTED:
             self._collect_counts()
         try:
