@@ -26,6 +26,7 @@ except ImportError:
 
 _RAW_SIZE = 16  # bytes of one raw value in wasmtime's C API
 _MAX_ARGUMENTS = 16
+_ROOM_TO_GROW = 16 << 20  # bytes of address space behind a memory that has none reserved
 
 Call: TypeAlias = Callable[[list[int | float]], int]
 
@@ -41,10 +42,17 @@ class WasmtimeCore(WasmCore):
     def __init__(self, isa: str | None = None, *, fast: bool | None = None) -> None:
         super().__init__(isa)
         self.note = "one thread, since wasmtime's Python package starts no helpers"
-        module = _module(choose_module(isa, False, self._runs))
-        self._store = wasmtime.Store(_engine())
-        imports = [self._import(entry) for entry in module.imports]
-        exports = wasmtime.Instance(self._store, module, imports).exports(self._store)
+        name = choose_module(isa, False, self._runs)
+        try:
+            exports = self._instance(name, reserve=True)
+        except wasmtime.WasmtimeError:  # of address space, which batch systems limit
+            try:
+                exports = self._instance(name, reserve=False)
+            except (wasmtime.WasmtimeError, AttributeError) as error:
+                raise BackendError(
+                    f"wasmtime cannot start the core: {_reason(error)}; if the address space is "
+                    "limited (ulimit -v), raise the limit, or use the backend 'native'"
+                ) from None
         self._memory: Any = exports["memory"]
         self._stale = True
         self._bytes = memoryview(b"")
@@ -52,10 +60,17 @@ class WasmtimeCore(WasmCore):
         functions["_initialize"](self._store)
         self._calls, self.fast = _calls(self._store, functions, fast)
 
+    def _instance(self, name: str, reserve: bool) -> Any:
+        """The exports of a new instance of a module."""
+        module = _module(name, reserve)
+        self._store = wasmtime.Store(_engine(reserve))
+        imports = [self._import(entry) for entry in module.imports]
+        return wasmtime.Instance(self._store, module, imports).exports(self._store)
+
     @staticmethod
     def _runs(module: bytes) -> bool:
         try:
-            wasmtime.Module.validate(_engine(), module)
+            wasmtime.Module.validate(_engine(True), module)
         except wasmtime.WasmtimeError:
             return False
         return True
@@ -98,24 +113,35 @@ class WasmtimeCore(WasmCore):
         try:
             return self._calls[name](numbers)
         except wasmtime.Trap as trap:
-            reason = str(trap).strip().splitlines()[-1].strip()  # after the backtrace
-            raise BackendError(f"the WebAssembly core stopped in {name}: {reason}") from None
+            raise BackendError(f"the WebAssembly core stopped in {name}: {_reason(trap)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """The cause of an error, which comes after what failed and the backtrace."""
+    return str(error).strip().splitlines()[-1].strip()
 
 
 @cache
-def _engine() -> Any:
+def _engine(reserve: bool) -> Any:
     """The engine, with wasmtime's own on-disk cache if possible: compiling a module takes some
-    tenths of a second, loading it from the cache a few milliseconds."""
+    tenths of a second, loading it from the cache a few milliseconds.
+
+    reserve: whether a memory may have the 4 GB of address space in which it can grow and needs no
+    checks of bounds. Otherwise it has what it uses, and moves when it grows."""
     config = wasmtime.Config()
+    if not reserve:
+        config.memory_reservation = 0
+        config.memory_guard_size = 0
+        config.memory_reservation_for_growth = _ROOM_TO_GROW
     with suppress(wasmtime.WasmtimeError):  # no directory for the cache
         config.cache = True
     return wasmtime.Engine(config)
 
 
 @cache
-def _module(name: str) -> Any:
-    """A compiled module, for every core of the process."""
-    return wasmtime.Module(_engine(), module_bytes(name))
+def _module(name: str, reserve: bool) -> Any:
+    """A compiled module, for every core of the process with that kind of memory."""
+    return wasmtime.Module(_engine(reserve), module_bytes(name))
 
 
 def _calls(
