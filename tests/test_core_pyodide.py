@@ -100,6 +100,40 @@ found
     assert pyodide.run(code) == [True, True, True, True]
 
 
+UNREACHABLE = """
+import numpy as np, sparsefire as sf
+from pyodide.code import run_js
+from sparsefire.core.hosts import get_core
+
+def fails(*_):
+    raise RuntimeError("Unknown typed array type 'Uint8Array'. This is a problem with Pyodide")
+
+core, array, messages = get_core(), np.zeros(64, np.uint8), []
+memory = core.memory(64)
+for broken in (fails, run_js("() => { throw new RangeError('offset is out of bounds') }")):
+    core._views[memory.ptr, 64] = broken, broken
+    for act in (memory.write, memory.read):
+        try:
+            act(array)
+        except sf.CoreMemoryError as error:
+            messages.append(str(error))
+core._views.clear()
+memory.write(array + 1)
+memory.read(array)
+messages, int(array.sum())
+"""
+
+
+def test_what_pyodide_cannot_reach_is_an_error(pyodide: PyodideRuntime) -> None:
+    """As above 2 GB of Python's memory, which would cost this machine as much."""
+    messages, total = pyodide.run(UNREACHABLE)
+    assert total == 64
+    causes = ["(Unknown typed array type 'Uint8Array')"] * 2
+    causes += ["(RangeError: offset is out of bounds)"] * 2
+    for message, cause in zip(messages, causes, strict=True):
+        assert f"{cause}, as happens when Python's memory has grown above 2 GB" in message
+
+
 def test_a_failure_there_is_an_exception_here(pyodide: PyodideRuntime) -> None:
     with pytest.raises(PyodideError, match="ZeroDivisionError"):
         pyodide.run("1 / 0")

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackendError
+from ..errors import BackendError, CoreMemoryError
 from .wasm import WasmCore, choose_module, module_bytes
 
 _MAX_VIEWS = 256
@@ -46,6 +46,7 @@ class PyodideCore(WasmCore):
                 "use_backend('auto') chooses an available one"
             ) from None
         self._js_exception: type[Exception] = JsException
+        self._failures = JsException, RuntimeError  # the latter where Pyodide itself is at fault
         self._uint8_array = js.Uint8Array
         self._views: dict[tuple[int, int], tuple[Any, Any]] = {}
         self._workers: list[Any] = []
@@ -120,6 +121,8 @@ class PyodideCore(WasmCore):
             return function(*numbers) or 0
         except self._js_exception as trap:
             raise BackendError(f"the WebAssembly core stopped in {name}: {trap}") from None
+        except RuntimeError as error:
+            raise _out_of_reach(error) from None
 
     def memory_bytes(self) -> int:
         return int(self._memory.buffer.byteLength)
@@ -134,11 +137,27 @@ class PyodideCore(WasmCore):
 
     def _copy_in(self, address: int, source: memoryview) -> None:
         key = (address, len(source))
-        (self._views.get(key) or self._view(*key))[0](source)
+        try:
+            (self._views.get(key) or self._view(*key))[0](source)
+        except self._failures as error:
+            raise _out_of_reach(error) from None
 
     def _copy_out(self, address: int, target: memoryview) -> None:
         key = (address, len(target))
-        (self._views.get(key) or self._view(*key))[1](target)
+        try:
+            (self._views.get(key) or self._view(*key))[1](target)
+        except self._failures as error:
+            raise _out_of_reach(error) from None
+
+
+def _out_of_reach(error: Exception) -> CoreMemoryError:
+    """The error for bytes that cannot be exchanged with JavaScript. Pyodide takes addresses for
+    signed numbers, so it reaches the lower half of Python's 4 GB only."""
+    cause = str(error).strip().splitlines()[-1].partition(". ")[0]
+    return CoreMemoryError(
+        f"Pyodide cannot exchange data with the core ({cause}), as happens when Python's memory "
+        "has grown above 2 GB; start Pyodide again, and hold fewer arrays"
+    )
 
 
 @cache
