@@ -25,7 +25,7 @@ def test_formats_are_numbered_as_in_gguf() -> None:
         assert weight_format(kind.code) is weight_format(name.upper()) is kind
         # Of files in a K format GGUF tells how the rest is mixed: the small and medium mixtures.
         types = gguf.LlamaFileType
-        endings = ("_M", "") if name.endswith("_k") else ("",)
+        endings = ("_M", "") if name.endswith("_k") else ("", "_MOE")
         prefix = "ALL_F32" if name == "f32" else f"MOSTLY_{name.upper()}"
         assert kind.file_type in {
             types[prefix + ending] for ending in endings if prefix + ending in types.__members__
@@ -70,8 +70,8 @@ def odd_rows(columns: int) -> Any:
 
 
 PLAIN = ("f32", "f16", "bf16")
-K_FORMATS = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
-WRITTEN_BY_GGUF = tuple(each for each in FORMATS if each not in K_FORMATS)
+SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl")
+WRITTEN_BY_GGUF = tuple(each for each in FORMATS if each not in SEARCHED)
 
 
 @pytest.mark.parametrize("format", WRITTEN_BY_GGUF)
@@ -116,8 +116,8 @@ def test_any_bytes_are_read_as_by_the_gguf_package(format: str, host_core: Core)
     assert np.array_equal(found, by_gguf(packed, format, columns), equal_nan=True)
 
 
-@pytest.mark.parametrize("format", K_FORMATS)
-def test_k_quantiser(format: str, host_core: Core) -> None:
+@pytest.mark.parametrize("format", SEARCHED)
+def test_searching_quantisers(format: str, host_core: Core) -> None:
     """The gguf package cannot write these formats: it reads what ours writes, and the error is
     below that of the format with as many bits a level and plain scales."""
     rows = odd_rows(512)
@@ -125,7 +125,7 @@ def test_k_quantiser(format: str, host_core: Core) -> None:
     found = weights.dequantize()
     assert np.array_equal(found, by_gguf(weights.packed, format, 512))
     assert np.isfinite(found).all()
-    levels = {"q2_k": 3, "q3_k": 7, "q4_k": 15, "q5_k": 31, "q6_k": 63}[format]
+    levels = {"q2_k": 3, "q3_k": 7, "q4_k": 15, "q5_k": 31, "q6_k": 63}.get(format, 11)
     for row, back in zip(rows, found, strict=True):
         # Half a step, and what rounding the scales and mins to 6 or 8 bits may add: at most half
         # of a 63rd (or 128th) of the largest range in each, all for each run of 256 weights.
@@ -133,15 +133,15 @@ def test_k_quantiser(format: str, host_core: Core) -> None:
             part = row[start : start + 256]
             reach = part.max(initial=0) - part.min(initial=0)
             bound = 2.2 * reach / levels
-            if format in ("q3_k", "q6_k"):  # quants count from the middle of their range
+            if format in ("q3_k", "q6_k", "iq4_nl"):  # quants count from the middle of their range
                 bound = 2 * np.abs(part).max() / ((levels + 1) / 2)
             assert np.abs(back[start : start + 256] - part).max() <= bound + 2.0**-16
-    plain = {"q4_k": "q4_1", "q5_k": "q5_1", "q6_k": "q5_1"}.get(format)
+    plain = {"q4_k": "q4_1", "q5_k": "q5_1", "q6_k": "q5_1", "iq4_nl": "q4_0"}.get(format)
     normal = np.random.default_rng(0).standard_normal((64, 1024)).astype(np.float32)
     error = sf.QuantizedWeights.quantize(normal, format).error(normal).relative
     if plain is not None:
         assert error < 0.95 * sf.QuantizedWeights.quantize(normal, plain).error(normal).relative
-    assert error < {"q2_k": 0.28, "q3_k": 0.15, "q4_k": 0.073, "q5_k": 0.037, "q6_k": 0.018}[format]
+    assert error < 1.03 * ERRORS[format]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -151,7 +151,7 @@ def test_extreme_weights_do_no_harm(format: str, host_core: Core) -> None:
     rows[1] *= -1
     rows[2, ::2] *= -1
     rows[3] = np.float32(1e-45)
-    if format in ("f32", "bf16"):
+    if format in ("f32", "bf16", "mxfp4"):
         assert np.isfinite(sf.QuantizedWeights.quantize(rows, format).dequantize()).all()
     else:
         with pytest.raises(NotFiniteError, match=r"the weight .*3e\+38 is too large"):
@@ -160,7 +160,7 @@ def test_extreme_weights_do_no_harm(format: str, host_core: Core) -> None:
 
 ERRORS = {"bf16": 0.0017, "q8_0": 0.0054, "q4_0": 0.087, "q4_1": 0.079, "q5_0": 0.043}
 ERRORS |= {"q5_1": 0.038, "q4_k": 0.072, "q5_k": 0.036, "q6_k": 0.018, "f16": 0.00021, "f32": 0}
-ERRORS |= {"q2_k": 0.27, "q3_k": 0.145}
+ERRORS |= {"q2_k": 0.27, "q3_k": 0.145, "iq4_nl": 0.073, "mxfp4": 0.115}
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -332,6 +332,8 @@ def test_int4_as_q4_1(group: int, core: Core) -> None:
 # The largest error of a weight over the largest weight, of integers that fit no better.
 STEPS = {
     "bf16": 2**-8,
+    "iq4_nl": 1 / 8,
+    "mxfp4": 1 / 4,
     "q2_k": 1 / 2,
     "q3_k": 1 / 3,
     "q4_0": 1 / 7,

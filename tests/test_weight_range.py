@@ -34,6 +34,7 @@ MOST = {
     "q4_k": HALF * 63 * 15,
     "q5_k": HALF * 63 * 31,
     "q6_k": HALF * 127 * 32,
+    "iq4_nl": HALF * 127,
 }
 
 

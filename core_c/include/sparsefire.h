@@ -119,7 +119,9 @@ enum sf_weight_format {
   SF_Q4_K = 12,
   SF_Q5_K = 13,
   SF_Q6_K = 14,
-  SF_BF16 = 30 /* no blocks */
+  SF_IQ4_NL = 20, /* blocks of 32 */
+  SF_BF16 = 30,   /* no blocks */
+  SF_MXFP4 = 39   /* blocks of 32 */
 };
 
 /* Bytes of one packed row of `columns` weights in `format`, an sf_weight_format here and below, or 0 when the format is
@@ -127,8 +129,8 @@ enum sf_weight_format {
 SF_API size_t sf_format_row_bytes(int32_t format, int32_t columns);
 
 /* Quantises `rows` × `columns` floats into packed rows: rounding as GGUF's reference implementation does, and to
- * formats with blocks of 256 by a search for the least squared error. Results for NaN and infinity are unspecified.
- * Errors: FORMAT, SHAPE (dst_bytes too small), ARGUMENT. */
+ * formats with blocks of 256 and IQ4_NL by a search for the least squared error. Results for NaN and infinity are
+ * unspecified. Errors: FORMAT, SHAPE (dst_bytes too small), ARGUMENT. */
 SF_API int32_t sf_quantize(int32_t format, const float *src, int32_t rows, int32_t columns, void *dst,
                            size_t dst_bytes);
 /* The reverse: packed rows to floats (rows, columns). Errors: FORMAT, SHAPE (src_bytes too small), ARGUMENT. */

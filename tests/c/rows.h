@@ -30,19 +30,43 @@ static inline uint16_t random_half(void) {
   return (uint16_t)((bits >> 16 & 0x83ff) | exponent << 10);
 }
 
-/* Every format, in the order of their numbers. */
-static const int32_t all_formats[] = {SF_F32,  SF_F16,  SF_Q4_0, SF_Q4_1, SF_Q5_0, SF_Q5_1, SF_Q8_0,
-                                      SF_Q2_K, SF_Q3_K, SF_Q4_K, SF_Q5_K, SF_Q6_K, SF_BF16};
-enum { ALL_FORMATS = sizeof all_formats / sizeof all_formats[0] };
+/* Every format, in the order of their numbers, with its name, the places of
+ * the halves in a block (-1: none), and how far from what it was a weight may be that is written and read, as a share
+ * of the largest in 256 columns: half a step, but where the largest is one end of the levels and there is one level
+ * less at the other, a whole one; and what rounding scales may add. */
+typedef struct {
+  int32_t format;
+  const char *name;
+  int halves[2];
+  double share;
+} format_row;
+static const format_row format_rows[] = {
+    {SF_F32, "f32", {-1, -1}, 0},
+    {SF_F16, "f16", {0, -1}, 0x1p-11},
+    {SF_Q4_0, "q4_0", {0, -1}, 1 / 8.0},
+    {SF_Q4_1, "q4_1", {0, 2}, 1 / 14.0},
+    {SF_Q5_0, "q5_0", {0, -1}, 1 / 16.0},
+    {SF_Q5_1, "q5_1", {0, 2}, 1 / 30.0},
+    {SF_Q8_0, "q8_0", {0, -1}, 1 / 220.0},
+    {SF_Q2_K, "q2_k", {80, 82}, 1 / 1.8},
+    {SF_Q3_K, "q3_k", {108, -1}, 1 / 3.0},
+    {SF_Q4_K, "q4_k", {0, 2}, 1 / 7.0},
+    {SF_Q5_K, "q5_k", {0, 2}, 1 / 12.0},
+    {SF_Q6_K, "q6_k", {208, -1}, 1 / 25.0},
+    {SF_IQ4_NL, "iq4_nl", {0, -1}, 1 / 6.0},
+    {SF_BF16, "bf16", {-1, -1}, 0x1p-8},
+    {SF_MXFP4, "mxfp4", {-1, -1}, 1 / 3.9},
+};
+enum { ALL_FORMATS = sizeof format_rows / sizeof format_rows[0] };
 
-static inline const char *format_name(int32_t format) {
-  static const char *const names[] = {"f32",  "f16",  "q4_0", "q4_1", "q5_0", "q5_1", "q8_0",
-                                      "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "bf16"};
+static inline const format_row *format_row_of(int32_t format) {
   for (int f = 0; f < ALL_FORMATS; ++f) {
-    if (all_formats[f] == format) return names[f];
+    if (format_rows[f].format == format) return &format_rows[f];
   }
-  return "?";
+  return NULL;
 }
+
+static inline const char *format_name(int32_t format) { return format_row_of(format)->name; }
 
 /* rows × columns random weights of a format: packed rows, each followed by `gap` bytes. */
 typedef struct {
@@ -50,13 +74,6 @@ typedef struct {
   size_t stride, offset;
   uint8_t *data;
 } test_rows;
-
-/* Where the halves of a block are: two places, the second -1 where there is only one. */
-static inline void half_places(int32_t format, int *first, int *second) {
-  const int two = format == SF_Q4_1 || format == SF_Q5_1 || format == SF_Q4_K || format == SF_Q5_K;
-  *first = format == SF_Q6_K ? 208 : format == SF_Q3_K ? 108 : format == SF_Q2_K ? 80 : 0;
-  *second = format == SF_Q2_K ? 82 : two ? 2 : -1;
-}
 
 static inline test_rows rows_make(int32_t format, int32_t rows, int32_t columns, size_t gap, size_t offset) {
   const size_t row_bytes = sf_format_row_bytes(format, columns),
@@ -66,15 +83,16 @@ static inline test_rows rows_make(int32_t format, int32_t rows, int32_t columns,
   for (int32_t i = 0; i < rows; ++i) {
     uint8_t *p = w.data + (size_t)i * w.stride;
     for (size_t at = 0; at < row_bytes; at += block) {
-      int first, second;
-      half_places(format, &first, &second);
       const uint16_t halves[2] = {random_half(), random_half()};
       const float value = random_unit();
+      const int *places = format_row_of(format)->halves;
       for (size_t k = 0; k < block; ++k) p[at + k] = (uint8_t)(random_bits() >> 24);
       if (format == SF_F32) memcpy(p + at, &value, 4);
       if (format == SF_BF16) memcpy(p + at, (const uint8_t *)&value + 2, 2);
-      if (format != SF_F32 && format != SF_BF16) memcpy(p + at + first, &halves[0], 2);
-      if (second >= 0) memcpy(p + at + second, &halves[1], 2);
+      if (format == SF_MXFP4) p[at] = (uint8_t)(114 + p[at] % 8); /* 2^-14 … 2^-7 */
+      for (int k = 0; k < 2; ++k) {
+        if (places[k] >= 0) memcpy(p + at + places[k], &halves[k], 2);
+      }
     }
   }
   return w;
@@ -132,6 +150,19 @@ static inline double weight_of_q3_k(const uint8_t *p, int c) {
   return half_at(p + 108) * (low + 16 * high - 32) * (q - (p[c % 32] >> c / 32 & 1 ? 0 : 4));
 }
 
+/* Weight c of a block of IQ4_NL at p. */
+static inline double weight_of_iq4_nl(const uint8_t *p, int c) {
+  static const int levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  return half_at(p) * levels[c < 16 ? p[2 + c] % 16 : p[2 + c - 16] / 16];
+}
+
+/* Weight c of a block of MXFP4 at p: of four bits, sign, two of exponent with a bias of 1, and one of mantissa. */
+static inline double weight_of_mxfp4(const uint8_t *p, int c) {
+  const int q = c < 16 ? p[1 + c] % 16 : p[1 + c - 16] / 16, exponent = q / 2 % 4, mantissa = q % 2;
+  const double value = exponent ? ldexp(2 + mantissa, exponent - 2) : mantissa / 2.0;
+  return ldexp(q / 8 ? -value : value, p[0] - 127);
+}
+
 static inline double rows_weight(const test_rows *w, int32_t row, int32_t column) {
   const sf_format *format = sf_format_find(w->format);
   const uint8_t *p = w->data + (size_t)row * w->stride +
@@ -155,6 +186,10 @@ static inline double rows_weight(const test_rows *w, int32_t row, int32_t column
       return weight_of_q3_k(p, column % 256);
     case SF_Q6_K:
       return weight_of_q6_k(p, column % 256);
+    case SF_IQ4_NL:
+      return weight_of_iq4_nl(p, column % 32);
+    case SF_MXFP4:
+      return weight_of_mxfp4(p, column % 32);
     default:
       return weight_of_32(w->format, p, column % 32);
   }

@@ -321,8 +321,9 @@ int main(int argc, char **argv) {
     sf_context *context, *threaded;
     CHECK(sf_context_open(&context, isa, 1) == SF_OK && sf_context_open(&threaded, isa, 3) == SF_OK, "context");
     test_select(context);
-    const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0, SF_Q4_0, SF_Q4_1, SF_Q5_0, SF_Q5_1, SF_BF16};
-    for (int32_t f = 0; f < 8; f++) {
+    const int32_t formats[] = {SF_F32,  SF_F16,  SF_Q8_0, SF_Q4_0,   SF_Q4_1,
+                               SF_Q5_0, SF_Q5_1, SF_BF16, SF_IQ4_NL, SF_MXFP4};
+    for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++) {
       test_predictor(context, formats[f]);
       test_ffn(context, threaded, formats[f], 97, 64);
       if (f < 3) test_ffn(context, threaded, formats[f], 260, 320);

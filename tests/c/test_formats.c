@@ -121,14 +121,10 @@ static void check_quantize(int32_t format, double share) {
 }
 
 static void test_all_formats(void) {
-  /* Half a step, but where the largest is one end of the levels and there is one level less at the other, a whole one;
-   * and what rounding scales may add. */
-  static const double shares[ALL_FORMATS] = {0,       0x1p-11, 1 / 8.0, 1 / 14.0, 1 / 16.0, 1 / 30.0, 1 / 220.0,
-                                             1 / 1.8, 1 / 3.0, 1 / 7.0, 1 / 12.0, 1 / 25.0, 0x1p-8};
   for (int f = 0; f < ALL_FORMATS; ++f) {
-    check_section(format_name(all_formats[f]));
-    check_dequantize(all_formats[f]);
-    check_quantize(all_formats[f], shares[f]);
+    check_section(format_rows[f].name);
+    check_dequantize(format_rows[f].format);
+    check_quantize(format_rows[f].format, format_rows[f].share);
   }
 }
 

@@ -330,10 +330,10 @@ int main(int argc, char **argv) {
         if (columns == 1032) columns = 4160;
         if (columns == 4161) columns = 4352;
         if (columns == 4353) break;
-        if (!sf_format_row_bytes(all_formats[f], columns)) continue;
-        test_dot(kernels, all_formats[f], columns);
-        test_axpy(kernels, all_formats[f], columns);
-        if (columns <= 576) test_panels(kernels, all_formats[f], columns);
+        if (!sf_format_row_bytes(format_rows[f].format, columns)) continue;
+        test_dot(kernels, format_rows[f].format, columns);
+        test_axpy(kernels, format_rows[f].format, columns);
+        if (columns <= 576) test_panels(kernels, format_rows[f].format, columns);
       }
     }
     test_exact_weights(kernels);

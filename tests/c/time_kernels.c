@@ -82,8 +82,9 @@ static void report(const char *what, const char *name, void (*run)(job *), job *
 void time_kernels(const char *name) {
   enum { SMALL_ROWS = 64, INPUTS = 32, COLUMNS = 2048, SHARE = 10 };
   for (int f = 0; f < ALL_FORMATS; ++f) {
-    const int32_t rows = (int32_t)(192000000 / sf_format_row_bytes(all_formats[f], COLUMNS)), active = rows / SHARE - 1;
-    test_rows w = rows_make(all_formats[f], rows, COLUMNS, 0, 0);
+    const int32_t rows = (int32_t)(192000000 / sf_format_row_bytes(format_rows[f].format, COLUMNS)),
+                  active = rows / SHARE - 1;
+    test_rows w = rows_make(format_rows[f].format, rows, COLUMNS, 0, 0);
     test_inputs x = inputs_make(INPUTS, COLUMNS, 0);
     int32_t *ids = check_alloc((size_t)active * sizeof *ids, 0);
     for (int32_t i = 0; i < active; ++i) ids[i] = SHARE * i + (int32_t)(random_bits() % SHARE);

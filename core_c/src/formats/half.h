@@ -58,6 +58,11 @@ static inline void sf_put_half(uint8_t *p, float value) {
   memcpy(p, &half, sizeof half);
 }
 
+/* 2^(e - 128), exactly: half of what a scale of the OCP's MX formats stands for, whose quants count twice. */
+static inline float sf_half_power(uint8_t e) {
+  return sf_bits_to_float(e < 2 ? (uint32_t)0x00200000 << e : (uint32_t)(e - 1) << 23);
+}
+
 /* bfloat16, the upper half of a float. Rounds to nearest, ties to even; too large becomes infinity; NaN stays NaN, made
  * quiet. */
 static inline uint16_t sf_float_to_bfloat(float f) {

@@ -13,3 +13,5 @@
 #include "formats/q4_k.h"
 #include "formats/q5_k.h"
 #include "formats/q6_k.h"
+#include "formats/iq4_nl.h"
+#include "formats/mxfp4.h"

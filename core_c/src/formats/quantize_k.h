@@ -1,5 +1,5 @@
-/* Quantisation to blocks of 256 columns: a search for the scales that leave the least squared error, since GGUF fixes
- * the layout, not the search. */
+/* Quantisation by a search for the scales that leave the least squared error, to formats of which GGUF fixes the
+ * layout, not the search: those with blocks of 256 columns, or with levels. */
 #ifndef SF_QUANTIZE_K_H
 #define SF_QUANTIZE_K_H
 
@@ -22,6 +22,9 @@ static float block_scale(float most, float steps, uint8_t *half) {
   sf_put_half(half, scale < 65504.0f ? (scale > -65504.0f ? scale : -65504.0f) : 65504.0f);
   return sf_get_half(half);
 }
+
+/* Columns that share a scale in blocks of 256. */
+static int run_columns(const sf_traits *traits) { return traits->scales == SF_SCALES_RUNS ? SF_RUN : SF_BLOCK; }
 
 static float inverse_of(float scale) { return scale == 0 ? 0.0f : 1.0f / scale; }
 
@@ -109,7 +112,7 @@ static void write_affine(const sf_traits *traits, const float *x, int run, int32
 
 static void quantize_with_mins(const sf_traits *traits, int32_t most_scale, pack_scales_fn *pack, const float *src,
                                size_t blocks, uint8_t *dst) {
-  const int run = traits->scales == SF_SCALES_RUNS ? SF_RUN : SF_BLOCK;
+  const int run = run_columns(traits);
   for (size_t b = 0; b < blocks; ++b, src += SF_SUPER_BLOCK, dst += traits->block_bytes) {
     affine runs[SF_RUNS];
     memset(dst, 0, (size_t)traits->block_bytes);
@@ -121,20 +124,42 @@ static void quantize_with_mins(const sf_traits *traits, int32_t most_scale, pack
   }
 }
 
-/* ---- With a zero point: w = scale · (q - zero point), runs of 16 ---- */
+/* ---- With a zero point or levels: w = scale · value of q ---- */
 
-/* The scale of 16 columns: of several that give the extreme value a quant near the end, each fitted to the quants that
+/* The quant whose value is nearest to x, which counts in steps of the scale. */
+static int32_t nearest_quant(const sf_traits *traits, float x) {
+  const int8_t *levels = traits->levels; /* they ascend */
+  if (!levels) return nearest(x, -traits->zero_point, most_quant(traits) - traits->zero_point) + traits->zero_point;
+  int32_t quant = 0;
+  while (quant < most_quant(traits) && 2 * x > (float)(levels[quant] + levels[quant + 1])) ++quant;
+  return quant;
+}
+
+/* Adds the quants of columns first … last - 1 to a block of zeros; x is the block. */
+static void put_nearest(const sf_traits *traits, const float *x, int first, int last, float scale, uint8_t *dst) {
+  const float inverse = inverse_of(scale);
+  for (int k = first; k < last; ++k) put_quant(traits, dst, k, nearest_quant(traits, x[k] * inverse));
+}
+
+/* What the extreme value is tried to be, in steps of the scale, of tries -9 … 9. Levels do not lie alike on both sides
+ * of 0, so both are tried. */
+static float tried_extreme(const sf_traits *traits, int try) {
+  if (!traits->levels) return (float)value_of_quant(traits, 0) - 0.1f * (float)try;
+  const float size = 118.0f + 2.5f * (float)try;
+  return try % 2 ? size : -size;
+}
+
+/* The scale of n columns: of several that give the extreme value a quant near the end, each fitted to the quants that
  * come of it, the one with the least error, which is Σ x² - (Σ x q)² / Σ q². */
-static float centred_search(const float *x, int32_t zero_point) {
-  const float zero = (float)zero_point;
+static float centred_search(const sf_traits *traits, const float *x, int n) {
   float extreme = 0, best = 0, best_gain = 0;
-  for (int k = 0; k < SF_RUN; ++k) extreme = fabsf(x[k]) > fabsf(extreme) ? x[k] : extreme;
+  for (int k = 0; k < n; ++k) extreme = fabsf(x[k]) > fabsf(extreme) ? x[k] : extreme;
   if (extreme == 0) return 0;
-  for (int step = -9; step <= 9; ++step) {
-    const float inverse = -(zero + 0.1f * (float)step) / extreme;
+  for (int try = -9; try <= 9; ++try) {
+    const float inverse = tried_extreme(traits, try) / extreme;
     float xq = 0, q2 = 0;
-    for (int k = 0; k < SF_RUN; ++k) {
-      const float q = (float)nearest(x[k] * inverse, -zero_point, zero_point - 1);
+    for (int k = 0; k < n; ++k) {
+      const float q = (float)value_of_quant(traits, nearest_quant(traits, x[k] * inverse));
       xq += x[k] * q, q2 += q * q;
     }
     const float gain = q2 > 0 ? xq * (xq / q2) : 0;
@@ -143,28 +168,26 @@ static float centred_search(const float *x, int32_t zero_point) {
       best = xq / q2;
     }
   }
-  return best_gain > 0 ? best : extreme / -zero; /* squares so small or large that they tell nothing */
+  return best_gain > 0 ? best
+                       : extreme / tried_extreme(traits, 0); /* squares so small or large that they tell nothing */
 }
 
 /* The scales are integers from -steps to steps - 1. */
 static void quantize_with_zero_point(const sf_traits *traits, int32_t steps, pack_scales_fn *pack, const float *src,
                                      size_t blocks, uint8_t *dst) {
-  const int32_t zero = traits->zero_point;
+  const int run = run_columns(traits), count = SF_SUPER_BLOCK / run;
   for (size_t b = 0; b < blocks; ++b, src += SF_SUPER_BLOCK, dst += traits->block_bytes) {
     float scales[SF_RUNS], extreme = 0;
     int32_t stored[SF_RUNS];
     memset(dst, 0, (size_t)traits->block_bytes);
-    for (int i = 0; i < SF_RUNS; ++i) {
-      scales[i] = centred_search(src + SF_RUN * i, zero);
+    for (int i = 0; i < count; ++i) {
+      scales[i] = centred_search(traits, src + run * i, run);
       extreme = fabsf(scales[i]) > fabsf(extreme) ? scales[i] : extreme;
     }
     const float d = block_scale(extreme, (float)-steps, dst + traits->d);
-    for (int i = 0; i < SF_RUNS; ++i) {
+    for (int i = 0; i < count; ++i) {
       stored[i] = nearest(scales[i] * inverse_of(d), -steps, steps - 1);
-      const float inverse = inverse_of(d * (float)stored[i]);
-      for (int k = SF_RUN * i; k < SF_RUN * (i + 1); ++k) {
-        put_quant(traits, dst, k, nearest(src[k] * inverse, -zero, zero - 1) + zero);
-      }
+      put_nearest(traits, src, run * i, run * (i + 1), d * (float)stored[i], dst);
     }
     pack(dst, stored, NULL);
   }

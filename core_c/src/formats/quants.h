@@ -19,7 +19,7 @@ static inline const uint8_t *column_byte(const sf_traits *traits, sf_plane plane
     return block + plane.at + k / 8;
   }
   *shift = plane.bits * (k / 16);
-  return block + plane.at + k % 16;
+  return block + plane.at + SF_BLOCK / 2 * s + k % 16;
 }
 
 static inline int32_t get_bits(const sf_traits *traits, sf_plane plane, const uint8_t *block, int column) {
@@ -34,12 +34,17 @@ static inline void put_bits(const sf_traits *traits, sf_plane plane, uint8_t *bl
   block[byte - block] |= (uint8_t)((bits & ((1 << plane.bits) - 1)) << shift);
 }
 
-/* The quant of a column, less the zero point. */
+/* What a quant that counts from 0 stands for, in steps of the scale. */
+static inline int32_t value_of_quant(const sf_traits *traits, int32_t quant) {
+  return traits->levels ? traits->levels[quant] : quant - traits->zero_point;
+}
+
+/* The quant of a column, less the zero point, or its level. */
 static inline int32_t get_quant(const sf_traits *traits, const uint8_t *block, int column) {
   if (traits->storage == SF_QUANTS_BYTES) return ((const int8_t *)block)[traits->low.at + column];
   int32_t quant = get_bits(traits, traits->low, block, column);
   if (traits->high.bits) quant |= get_bits(traits, traits->high, block, column) << traits->low.bits;
-  return quant - traits->zero_point;
+  return value_of_quant(traits, quant);
 }
 
 /* Adds a quant ≥ 0 to a block of zeros. */
@@ -53,11 +58,12 @@ static inline int32_t most_quant(const sf_traits *traits) { return (1 << (traits
 
 /* The scale and the min (subtracted; 0 without one) of each run of columns: 1, 8 or 16 of them. Returns how many. */
 static inline int get_scales(const sf_traits *traits, const uint8_t *block, float *scales, float *mins) {
-  const float d = sf_get_half(block + traits->d);
+  const float d = traits->scales == SF_SCALES_POWER ? sf_half_power(block[traits->d]) : sf_get_half(block + traits->d);
   const float m = traits->m == SF_NO_MIN ? 0 : sf_get_half(block + traits->m);
   uint8_t unpacked[2 * SF_SUB_BLOCKS];
   switch (traits->scales) {
     case SF_SCALES_BLOCK:
+    case SF_SCALES_POWER:
       scales[0] = d;
       mins[0] = -m;
       return 1;

@@ -21,18 +21,19 @@ enum {
 
 /* How weights are stored. */
 typedef enum {
-  SF_FLOATS_32,     /* plain numbers: float */
-  SF_FLOATS_16,     /* half */
-  SF_FLOATS_B16,    /* bfloat16 */
-  SF_QUANTS_BYTES,  /* a signed byte each */
-  SF_QUANTS_HALVES, /* 16 bytes, whose low halves are columns 0 … 15, the high halves 16 … 31; bit c of four bytes of
-                       high bits is column c */
-  SF_QUANTS_PLANES  /* see sf_plane */
+  SF_FLOATS_32,    /* plain numbers: float */
+  SF_FLOATS_16,    /* half */
+  SF_FLOATS_B16,   /* bfloat16 */
+  SF_QUANTS_BYTES, /* a signed byte each */
+  SF_QUANTS_HALVES, /* 16 bytes for each sub-block, whose low halves are columns 0 … 15, the high halves 16 … 31; bit c
+                       of four bytes of high bits is column c */
+  SF_QUANTS_PLANES /* see sf_plane */
 } sf_storage;
 
 /* How scales are stored; d and m are halves. z is the zero point. */
 typedef enum {
-  SF_SCALES_BLOCK, /* each block of 32 has its own: w = d · (q - z), or d · q + m */
+  SF_SCALES_BLOCK, /* each block has its own: w = d · (q - z), or d · q + m */
+  SF_SCALES_POWER, /* each block of 32 has a byte d: w = 2^(d - 128) · q */
   SF_SCALES_6BIT,  /* sub-block s has 6-bit numbers (packed_scales.h): w = d · scale_s · q - m · min_s */
   SF_SCALES_RUNS   /* run i of 16 columns has small integers: w = d · scale_i · (q - z), or with m less m · min_i */
 } sf_scales;
@@ -48,10 +49,11 @@ typedef struct {
 typedef struct {
   int block_columns, block_bytes;
   sf_storage storage;
-  sf_plane low, high; /* a quant is low + high · 2^low.bits; only `at` and `bits` count outside of planes */
-  int zero_point;     /* z: subtracted from quants that count from 0 */
+  sf_plane low, high;   /* a quant is low + high · 2^low.bits; only `at` and `bits` count outside of planes */
+  int zero_point;       /* z: subtracted from quants that count from 0 */
+  const int8_t *levels; /* what the 16 quants of 4 bits stand for, where that is not themselves; else NULL */
   sf_scales scales;
-  int d, m; /* offsets of the halves in a block; m -1: none */
+  int d, m; /* offsets in a block, of halves but for SF_SCALES_POWER; m -1: none */
   /* SF_SCALES_RUNS: the integers of run i of the block; min is NULL where there is no m. */
   int (*run_scale)(const uint8_t *block, int i);
   int (*run_min)(const uint8_t *block, int i);

@@ -68,7 +68,7 @@ SF_INLINE sub_block load_row(sf_format_index format, const uint8_t *p, int s) {
     if (traits->storage == SF_QUANTS_PLANES) {
       r.narrow = v8_nibble(v8_load(p + sf_plane_run(traits->low, s)), sf_plane_shift(traits->low, s) != 0);
     } else if (traits->storage == SF_QUANTS_HALVES) {
-      r.narrow = v8_load_nibbles(block_at(format, p, s) + traits->low.at);
+      r.narrow = v8_load_nibbles(halves_at(format, p, s));
     } else {
       r.narrow = v8_load(block_at(format, p, s) + traits->low.at);
     }

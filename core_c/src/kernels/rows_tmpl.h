@@ -6,6 +6,7 @@
 #ifndef SF_KERNELS_ROWS_H
 #define SF_KERNELS_ROWS_H
 
+#include "formats/half.h"
 #include "formats/lists.h"
 #include "formats/packed_scales.h"
 
@@ -115,7 +116,7 @@ SF_INLINE int is_paired(sf_format_index format) {
 /* Whether quants are nibbles that are multiplied as they are. */
 SF_INLINE int has_nibbles(sf_format_index format) {
   const sf_traits *traits = traits_of(format);
-  return traits->low.bits == 4 && traits->high.bits == 0 && traits->scales != SF_SCALES_RUNS;
+  return traits->low.bits == 4 && traits->high.bits == 0 && traits->scales != SF_SCALES_RUNS && !traits->levels;
 }
 
 /* The zero point of the quants that load_quants gives: it has subtracted that of formats whose runs have scales. */
@@ -127,6 +128,12 @@ SF_INLINE int zero_point_of(sf_format_index format) {
 /* The block of sub-block s of the group at p, of formats with blocks of one sub-block. */
 SF_INLINE const uint8_t *block_at(sf_format_index format, const uint8_t *p, int s) {
   return p + (size_t)s * (group_bytes(format) / GROUP);
+}
+
+/* The bytes of sub-block s of the group at p, of formats with SF_QUANTS_HALVES. */
+SF_INLINE const uint8_t *halves_at(sf_format_index format, const uint8_t *p, int s) {
+  const sf_traits *traits = traits_of(format);
+  return traits->low.at + (traits->block_columns == SF_BLOCK ? block_at(format, p, s) : p + s * (SF_BLOCK / 2));
 }
 
 /* The quants of sub-block s of a block of planes. */
@@ -149,17 +156,18 @@ SF_INLINE vb load_planes(sf_format_index format, const uint8_t *p, int s) {
   return quants;
 }
 
-/* The quants of sub-block s of the group at p. Those of formats whose runs of 16 columns have scales come without the
- * zero point, times these scales. */
+/* The quants of sub-block s of the group at p, or the levels that they stand for. Those of formats whose runs of 16
+ * columns have scales come without the zero point, times these scales. */
 SF_INLINE vb load_quants(sf_format_index format, const uint8_t *p, int s) {
   const sf_traits *traits = traits_of(format);
   if (traits->storage == SF_QUANTS_BYTES) return vb_load_i8((const int8_t *)(block_at(format, p, s) + traits->low.at));
   if (traits->storage == SF_QUANTS_HALVES) {
-    const uint8_t *block = block_at(format, p, s);
-    const vb low = vb_load_nibbles(block + traits->low.at);
+    const uint8_t *halves = halves_at(format, p, s);
+    if (traits->levels) return vb_load_levels(halves, traits->levels);
+    const vb low = vb_load_nibbles(halves);
     if (!traits->high.bits) return low;
     uint32_t high;
-    memcpy(&high, block + traits->high.at, sizeof high);
+    memcpy(&high, block_at(format, p, s) + traits->high.at, sizeof high);
     return vb_or(low, vb_high_bits(high));
   }
   const vb quants = load_planes(format, p, s);
@@ -188,7 +196,7 @@ SF_INLINE void load_nibble_floats(sf_format_index format, const uint8_t *p, int 
     v_load_half_floats(nibbles, upper, r);
     v_load_half_floats(nibbles + 16, upper, r + HALF);
   } else {
-    const uint8_t *nibbles = block_at(format, p, s) + traits->low.at;
+    const uint8_t *nibbles = halves_at(format, p, s);
     v_load_half_floats(nibbles, 0, r);
     v_load_half_floats(nibbles, 1, r + HALF);
   }
@@ -237,6 +245,13 @@ SF_INLINE void group_halves(const uint8_t *p, size_t step, int32_t n, vf *r) {
 #endif
 }
 
+/* 2^(d - 128) of the bytes d at p, p + step, … of n ≤ 8 sub-blocks; above, the last one again, or 0. */
+SF_INLINE void group_powers(const uint8_t *p, size_t step, int32_t n, vf *r) {
+  float some[GROUP_SIZE] = {0};
+  for (int32_t s = 0; s < GROUP; ++s) some[s] = sf_half_power(p[(size_t)(s < n ? s : n - 1) * step]);
+  for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_load(some + k * SF_LANES);
+}
+
 /* The scales and mins of a block with packed ones, d and m being its first two halves. */
 SF_INLINE void k_scales(const uint8_t *p, vf *scale, vf *min) {
 #if SF_K_SCALES
@@ -263,6 +278,9 @@ SF_INLINE void group_scales(sf_format_index format, const uint8_t *p, int32_t n,
   switch (traits->scales) {
     case SF_SCALES_6BIT:
       k_scales(p, scale, min);
+      break;
+    case SF_SCALES_POWER:
+      group_powers(p + traits->d, step, n, scale);
       break;
     case SF_SCALES_RUNS:
       for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_set1(v_half(p + traits->d));

@@ -185,6 +185,15 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
   return r;
 }
 
+SF_INLINE vb vb_load_levels(const uint8_t *p, const int8_t *levels) {
+  const __m128i table = _mm_loadu_si128((const __m128i *)(const void *)levels), halves = _mm_set1_epi8(15);
+  const __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+  vb r;
+  r.r[0] = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, _mm_and_si128(bytes, halves)));
+  r.r[1] = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(bytes, 4), halves)));
+  return r;
+}
+
 SF_INLINE vb vb_high_bits(uint32_t bits) {
   const __m256i each =
       _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, (int16_t)-32768);

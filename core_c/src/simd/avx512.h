@@ -128,6 +128,12 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
   return _mm512_and_si512(_mm512_srlv_epi16(_mm512_cvtepu8_epi16(bytes), low_high), _mm512_set1_epi16(15));
 }
 
+SF_INLINE vb vb_load_levels(const uint8_t *p, const int8_t *levels) {
+  const __m128i eight_bits = _mm_loadu_si128((const __m128i *)(const void *)levels);
+  const __m512i table = _mm512_cvtepi8_epi16(_mm256_broadcastsi128_si256(eight_bits));
+  return _mm512_permutexvar_epi16(vb_load_nibbles(p), table);
+}
+
 SF_INLINE vb vb_high_bits(uint32_t bits) { return _mm512_maskz_set1_epi16(bits, 16); }
 
 SF_INLINE vb vb_and(vb a, int mask) { return _mm512_and_si512(a, _mm512_set1_epi16((int16_t)mask)); }

@@ -140,6 +140,15 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
   return r;
 }
 
+SF_INLINE vb vb_load_levels(const uint8_t *p, const int8_t *levels) {
+  const uint8x16_t bytes = vld1q_u8(p);
+  const int8x16_t table = vld1q_s8(levels);
+  const int8x16_t low = vqtbl1q_s8(table, vandq_u8(bytes, vdupq_n_u8(15)));
+  const int8x16_t high = vqtbl1q_s8(table, vshrq_n_u8(bytes, 4));
+  const vb r = {{vmovl_s8(vget_low_s8(low)), vmovl_high_s8(low), vmovl_s8(vget_low_s8(high)), vmovl_high_s8(high)}};
+  return r;
+}
+
 SF_INLINE vb vb_high_bits(uint32_t bits) {
   static const int16_t powers[8] = {1, 2, 4, 8, 16, 32, 64, 128};
   const int16x8_t each = vld1q_s16(powers);

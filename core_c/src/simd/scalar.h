@@ -232,6 +232,13 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
   return r;
 }
 
+/* The same, each half replaced by its level, of which there are 16. */
+SF_INLINE vb vb_load_levels(const uint8_t *p, const int8_t *levels) {
+  vb r = vb_load_nibbles(p);
+  for (int k = 0; k < 32; ++k) r.h[k] = levels[r.h[k]];
+  return r;
+}
+
 /* 16 where the bit is set, else 0. */
 SF_INLINE vb vb_high_bits(uint32_t bits) {
   vb r;

@@ -170,6 +170,16 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
   return r;
 }
 
+SF_INLINE vb vb_load_levels(const uint8_t *p, const int8_t *levels) {
+  const vi table = _mm_loadu_si128((const __m128i *)(const void *)levels), halves = _mm_set1_epi8(15);
+  const vi bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+  const vi low = _mm_shuffle_epi8(table, _mm_and_si128(bytes, halves));
+  const vi high = _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(bytes, 4), halves));
+  const vb r = {{_mm_cvtepi8_epi16(low), _mm_srai_epi16(_mm_unpackhi_epi8(low, low), 8), _mm_cvtepi8_epi16(high),
+                 _mm_srai_epi16(_mm_unpackhi_epi8(high, high), 8)}};
+  return r;
+}
+
 SF_INLINE vb vb_high_bits(uint32_t bits) {
   const vi each = _mm_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128);
   vb r;

@@ -188,6 +188,15 @@ SF_INLINE vb vb_load_nibbles(const uint8_t *p) {
   return r;
 }
 
+SF_INLINE vb vb_load_levels(const uint8_t *p, const int8_t *levels) {
+  const v128_t table = wasm_v128_load(levels), bytes = wasm_v128_load(p);
+  const v128_t low = wasm_i8x16_swizzle(table, wasm_v128_and(bytes, wasm_i8x16_const_splat(15)));
+  const v128_t high = wasm_i8x16_swizzle(table, wasm_u8x16_shr(bytes, 4));
+  const vb r = {{wasm_i16x8_extend_low_i8x16(low), wasm_i16x8_extend_high_i8x16(low), wasm_i16x8_extend_low_i8x16(high),
+                 wasm_i16x8_extend_high_i8x16(high)}};
+  return r;
+}
+
 SF_INLINE vb vb_high_bits(uint32_t bits) {
   const v128_t each = wasm_i16x8_const(1, 2, 4, 8, 16, 32, 64, 128);
   vb r;

@@ -38,7 +38,9 @@ class WeightFormat(IntEnum):
     Q4_K = 12
     Q5_K = 13
     Q6_K = 14
+    IQ4_NL = 20
     BF16 = 30
+    MXFP4 = 39
 
 
 class Activation(IntEnum):

@@ -56,7 +56,6 @@ TENSOR_FORMATS: dict[int, TensorFormat] = {
     17: TensorFormat("iq2_xs", 256, 74),
     18: TensorFormat("iq3_xxs", 256, 98),
     19: TensorFormat("iq1_s", 256, 50),
-    20: TensorFormat("iq4_nl", 32, 18),
     21: TensorFormat("iq3_s", 256, 110),
     22: TensorFormat("iq2_s", 256, 82),
     23: TensorFormat("iq4_xs", 256, 136),
@@ -68,7 +67,6 @@ TENSOR_FORMATS: dict[int, TensorFormat] = {
     29: TensorFormat("iq1_m", 256, 56),
     34: TensorFormat("tq1_0", 256, 54),
     35: TensorFormat("tq2_0", 256, 66),
-    39: TensorFormat("mxfp4", 32, 17),
     40: TensorFormat("nvfp4", 64, 36),
     41: TensorFormat("q1_0", 128, 18),
 }

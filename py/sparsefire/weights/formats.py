@@ -64,6 +64,8 @@ FORMATS: dict[str, WeightFormat] = {
         WeightFormat("q4_k", 12, 256, 144, 15, _Q5_0),
         WeightFormat("q5_k", 13, 256, 176, 17, _Q5_1),
         WeightFormat("q6_k", 14, 256, 210, 18, _Q8_0),
+        WeightFormat("iq4_nl", 20, 32, 18, 25),
+        WeightFormat("mxfp4", 39, 32, 17, 38),
     )
 }
 

@@ -35,8 +35,8 @@ def quantize_rows(
 ) -> ByteArray:
     """Packs ``values`` (rows, columns) into uint8 (rows, row bytes).
 
-    Rounds as GGUF's reference implementation does. For the formats with blocks of 256, which
-    leave the choice of scales open, it searches for those with the least squared error.
+    Rounds as GGUF's reference implementation does. For the formats with blocks of 256 and
+    IQ4_NL, whose scales it leaves open, it searches for those with the least squared error.
 
     Errors, which name ``what``: `ArgumentError` (NaN or infinity), `NotFiniteError` (a weight that
     the format cannot hold), `ShapeError`, `FormatError`.
