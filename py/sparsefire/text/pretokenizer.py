@@ -27,13 +27,65 @@ GPT4 = (
     rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
     + _END
 )
-TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _END
+_WORD = (  # capitals, then small letters; either may be missing
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+%s"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*%s"
+)
+_ANY_CASE = f"(?i:{_CONTRACTIONS})?"
+TEKKEN = _WORD % ("", "") + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _END
+GPT4O = _WORD % (_ANY_CASE, _ANY_CASE) + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _END
+QWEN35 = (
+    rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + _END
+)
+SEED_CODER = (
+    rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1}}"
+    r"| ?[^\s\p{L}\p{N}\r\n]+" + _END
+)
+BAILING = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+EXAONE_MOE = (
+    rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+# Its own spelling subtracts Han from the classes of letters, which Python's `re` cannot.
+KIMI_K2 = (
+    r"[\p{Han}]+|"
+    + (_WORD % (_ANY_CASE, _ANY_CASE)).replace(r"\p{M}]", r"\p{M}&&[^\p{Han}]]")
+    + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    + _END
 )
 DIGIT = r"\p{N}"
 DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", DIGIT)
+# Letters that have two cases, as of Unicode 11.
+_CASED = (
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚ"
+    "Ḁ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄ"
+    "Ⰰ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+)
+DEEPSEEK_LLM = (
+    r"[\r\n]",
+    rf"\s?[{_CASED}]+",
+    r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+",
+    r"\s+$",
+    "[一-龥ࠀ-一가-\ud7ff]+",
+    DIGIT,
+)
+_ASCII_MARK = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+_DEEPSEEK_WORD = (
+    _ASCII_MARK + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*" + _END
+)
+DEEPSEEK_V3 = (r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", _DEEPSEEK_WORD)
+AFMOE = (
+    # Digits by three from the right.
+    r"\p{N}+",
+    r"\A\p{N}{1,2}(?=(?:\p{N}{3})+\Z)|\p{N}{3}",
+    "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+",
+    _DEEPSEEK_WORD,
+)
+FALCON = (r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]")
 
 
 @dataclass(frozen=True)
@@ -49,18 +101,40 @@ _RULES = {
     "gpt-2": _Rule((GPT2,)),
     "llama-bpe": _Rule((GPT4 % "{1,3}",), add_bos=True, whole_words_first=True),
     "dbrx": _Rule((GPT4 % "{1,3}",)),
+    "glm4": _Rule((GPT4 % "{1,3}",), whole_words_first=True),
+    "minicpm5": _Rule((r"\p{N}{1,3}", GPT4 % "+"), whole_words_first=True),
     "qwen2": _Rule((GPT4 % "",), composed=True),
     "deepseek-r1-qwen": _Rule((GPT4 % "",)),
+    "qwen35": _Rule((QWEN35,)),
+    "seed-coder": _Rule((SEED_CODER,)),
+    "bailingmoe": _Rule((BAILING,)),
+    "exaone-moe": _Rule((EXAONE_MOE,)),
     "smollm": _Rule((DIGIT, GPT2)),
     "tekken": _Rule((TEKKEN,), add_bos=True, whole_words_first=True),
+    "gpt-4o": _Rule((GPT4O,)),
+    "kimi-k2": _Rule((KIMI_K2,)),
+    "deepseek-llm": _Rule(DEEPSEEK_LLM, total=False),
     "deepseek-coder": _Rule(DEEPSEEK_CODER, total=False),
+    "deepseek-v3": _Rule(DEEPSEEK_V3, total=False),
+    "afmoe": _Rule(AFMOE, total=False),
+    "falcon": _Rule(FALCON, total=False),
 }
 _ALIASES = {
-    **dict.fromkeys(("gpt2", "phi-2", "mpt", "olmo", "jais", "exaone4"), "gpt-2"),
-    **dict.fromkeys(("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"), "llama-bpe"),
-    "smaug-bpe": "dbrx",
-    **dict.fromkeys(("stablelm2", "megrez"), "deepseek-r1-qwen"),
-    **dict.fromkeys(("starcoder", "refact", "command-r", "codeshell", "exaone"), "smollm"),
+    alias: name
+    for name, aliases in {
+        "gpt-2": "gpt2 phi-2 mpt olmo jais exaone4 gigachat a.x-4.0 mellum trillion "
+        "granite-docling",
+        "llama-bpe": "llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+        "dbrx": "smaug-bpe chatglm-bpe",
+        "glm4": "glm5",
+        "qwen2": "hunyuan",
+        "deepseek-r1-qwen": "stablelm2 megrez kormo solar-open grok-2",
+        "bailingmoe": "bailingmoe2 llada-moe",
+        "smollm": "starcoder refact command-r codeshell exaone minerva-7b mellum2",
+        "gpt-4o": "llama4 kanana2 talkie minimax-m2",
+        "deepseek-v3": "hunyuan-dense joyai-llm hy_v4",
+    }.items()
+    for alias in aliases.split()
 }
 
 
@@ -131,7 +205,10 @@ def rules_of(patterns: Iterable[str]) -> list[str]:
 
 def _translated(pattern: str) -> str:
     r"""The pattern in Python's `re`, which lacks \p{…} and has another \s: both become ranges of
-    characters, in brackets of their own outside of a class."""
+    characters, in brackets of their own outside of a class. A class without another (`&&[^…]`)
+    becomes a class behind a negative lookahead. White space before the end is looked for from the
+    start of its run only, or a long run elsewhere would take quadratic time."""
+    pattern = _DIFFERENCE.sub(r"(?:(?!\2)\1])\3", pattern).replace(r"\s+$", r"(?<!\s)\s++$")
     in_class = False
     parts = []
     for match in _PIECES.finditer(pattern):
@@ -148,6 +225,7 @@ def _translated(pattern: str) -> str:
     return "".join(parts)
 
 
+_DIFFERENCE = re.compile(r"(\[(?:\\p\{\w+\})+)&&\[\^(\\p\{\w+\})\]\]([*+]?)")
 _PIECES = re.compile(r"\\p\{(?P<property>\w+)\}|\\.|[^\\]", re.DOTALL)
 
 
@@ -155,8 +233,22 @@ _PIECES = re.compile(r"\\p\{(?P<property>\w+)\}|\\.|[^\\]", re.DOTALL)
 def _ranges(name: str) -> str:
     """The inside of a character class: the characters of a category, such as Lu, or of all whose
     names begin so, such as L."""
+    if name in _SCRIPTS:
+        return _SCRIPTS[name]
     found = (ranges for category, ranges in _categories().items() if category.startswith(name))
     return "".join(f"\\U{first:08x}-\\U{last:08x}" for each in found for first, last in each)
+
+
+# Scripts, which Python's `unicodedata` lacks (Unicode 16, Scripts.txt).
+_SCRIPTS = {
+    "Han": (
+        r"\u2e80-\u2e99\u2e9b-\u2ef3\u2f00-\u2fd5\u3005\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf"
+        r"\u4e00-\u9fff\uf900-\ufa6d\ufa70-\ufad9\U00016fe2\U00016fe3\U00016ff0\U00016ff1"
+        r"\U00020000-\U0002a6df\U0002a700-\U0002b739\U0002b740-\U0002b81d\U0002b820-\U0002cea1"
+        r"\U0002ceb0-\U0002ebe0\U0002ebf0-\U0002ee5d\U0002f800-\U0002fa1d\U00030000-\U0003134a"
+        r"\U00031350-\U000323af"
+    ),
+}
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from .byte_bpe import ByteLevelBpe
+from .longest_match import LongestMatch
 from .normalizer import Normalizer
 from .pretokenizer import check_rule, pretokenizer
 from .sentencepiece import PieceBpe, Unigram
@@ -235,5 +236,13 @@ def _unigram(metadata: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer(vocabulary, segmenter, "SentencePiece unigram")
 
 
-_KINDS = {"gpt2": _byte_level, "llama": _piece_bpe, "t5": _unigram}
-_SUPPORTED = "'gpt2' (byte-level BPE), 'llama' (SentencePiece BPE), 't5' (SentencePiece unigram)"
+def _longest_match(metadata: Mapping[str, Any]) -> Tokenizer:
+    vocabulary = Vocabulary.from_metadata(metadata)
+    return Tokenizer(vocabulary, LongestMatch(vocabulary), "longest match")
+
+
+_KINDS = {"gpt2": _byte_level, "llama": _piece_bpe, "t5": _unigram, "rwkv": _longest_match}
+_SUPPORTED = (
+    "'gpt2' (byte-level BPE), 'llama' (SentencePiece BPE), 't5' (SentencePiece unigram), 'rwkv' "
+    "(longest match)"
+)
