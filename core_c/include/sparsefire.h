@@ -40,7 +40,8 @@ extern "C" {
 
 /* ---- Status ------------------------------------------------------------------------------------------------ */
 
-/* What functions return. sf_session_eval and sf_session_resume return SF_WAITING besides, which is no error. */
+/* What functions return. sf_session_eval, sf_model_eval and sf_model_resume return SF_WAITING besides, which is no
+ * error. */
 enum sf_status {
   SF_OK = 0,
   SF_ERROR_ARGUMENT = -1,     /* a NULL, negative or otherwise meaningless argument */
@@ -324,118 +325,169 @@ SF_API int32_t sf_cache_resident(const sf_cache *cache);
 SF_API int32_t sf_cache_counts(sf_cache *cache, int32_t *hits, int32_t *misses, int32_t *wanted);
 
 /* A feed-forward layer whose weights are bundles in `cache`, which it borrows, all rows in `format`. It may be part of
- * a model: see sf_session_missing. Of its functions, sf_ffn_forward is UNSUPPORTED; sf_ffn_forward_active and
+ * a model: see sf_model_missing. Of its functions, sf_ffn_forward is UNSUPPORTED; sf_ffn_forward_active and
  * sf_ffn_add_active return NOT_RESIDENT for a neuron that is not loaded. Errors: ARGUMENT, FORMAT, SHAPE (bundle_bytes
  * does not fit such rows), MEMORY. */
 SF_API int32_t sf_ffn_open_cached(sf_ffn **out, sf_context *context, sf_cache *cache, int32_t format, int32_t d_in,
                                   int32_t d_out, int32_t gated, int32_t activation, float parameter);
 
-/* ---- Model: a decoder-only transformer --------------------------------------------------------------------- */
+/* ---- Layers of experts -------------------------------------------------------------------------------------- */
 
+/* Feed-forward layers of the same shape side by side, of which a router chooses a few for each token (Shazeer et al.
+ * 2017). The neurons of all experts are numbered one after another: an expert is a run of neurons. */
+typedef struct sf_experts sf_experts;
+
+/* `count` experts of up->rows / count neurons each. gate (count · width, d_in) or NULL, up (count · width, d_in), down
+ * by neuron (count · width, d_out) or by output (count · d_out, width); borrowed. Errors: ARGUMENT, SHAPE, MEMORY. */
+SF_API int32_t sf_experts_open(sf_experts **out, sf_context *context, int32_t count, const sf_matrix *gate,
+                               const sf_matrix *up, const sf_matrix *down, int32_t down_layout, int32_t activation,
+                               float parameter);
+/* Experts that are bundles in `cache`, which it borrows, and whose neurons are the experts: the rows of an expert's
+ * gate (gate_format -1: none), up and down, one matrix after another. Errors: ARGUMENT, SHAPE (bundle_bytes does not
+ * fit), MEMORY. */
+SF_API int32_t sf_experts_open_cached(sf_experts **out, sf_context *context, sf_cache *cache, int32_t gate_format,
+                                      int32_t up_format, int32_t down_format, int32_t d_in, int32_t d_out,
+                                      int32_t width, int32_t down_layout, int32_t activation, float parameter);
+SF_API void sf_experts_close(sf_experts *experts);
+/* gate_bias, up_bias (count · width), down_bias (count, d_out), copied; NULL: none. Errors as sf_ffn_set_bias. */
+SF_API int32_t sf_experts_set_bias(sf_experts *experts, const float *gate_bias, const float *up_bias,
+                                   const float *down_bias);
+/* sf_ffn_set_cutoff of every expert. */
+SF_API int32_t sf_experts_set_cutoff(sf_experts *experts, int32_t kind, float cutoff);
+/* sf_ffn_set_predictor of one expert. */
+SF_API int32_t sf_experts_set_predictor(sf_experts *experts, int32_t expert, sf_predictor *predictor);
+
+/* ---- Model: a plan of steps -------------------------------------------------------------------------------- */
+
+/* A model is a list of steps, which each token passes in order. A step reads and writes buffers, which hold so many
+ * floats for each token, and uses weights. Whatever a step names has to be added before it, and is checked then.
+ * Functions that add something return its number, from 0 on, or an error. Nothing can be added while a session is open.
+ */
 typedef struct sf_model sf_model;
 
-/* Matrices of sf_model_set_matrix. */
-enum sf_matrix_role {
-  SF_TOKEN_EMBEDDING = 0, /* (vocab, d), layer -1 */
-  SF_OUTPUT = 1,          /* (vocab, d), layer -1; the embedding if not set */
-  SF_ATTENTION_Q = 2,     /* (heads · head_dim, d) */
-  SF_ATTENTION_K = 3,     /* (kv_heads · head_dim, d) */
-  SF_ATTENTION_V = 4,     /* (kv_heads · head_dim, d) */
-  SF_ATTENTION_OUTPUT = 5 /* (d, heads · head_dim) */
-};
-
-/* Vectors of sf_model_set_vector, F32. All but the three norms are optional. */
-enum sf_vector_role {
-  SF_OUTPUT_NORM = 0,            /* (d), layer -1 */
-  SF_ATTENTION_NORM = 1,         /* (d) */
-  SF_FFN_NORM = 2,               /* (d) */
-  SF_ROPE_FACTORS = 3,           /* (rope_dims / 2), layer -1: default of all layers; each frequency is
-                                    divided by its factor */
-  SF_OUTPUT_NORM_BIAS = 4,       /* (d), layer -1; biases of norms are for SF_NORM_LAYER */
-  SF_ATTENTION_NORM_BIAS = 5,    /* (d) */
-  SF_FFN_NORM_BIAS = 6,          /* (d) */
-  SF_OUTPUT_BIAS = 7,            /* (vocab), layer -1 */
-  SF_ATTENTION_Q_BIAS = 8,       /* (heads · head_dim) */
-  SF_ATTENTION_K_BIAS = 9,       /* (kv_heads · head_dim) */
-  SF_ATTENTION_V_BIAS = 10,      /* (kv_heads · head_dim) */
-  SF_ATTENTION_OUTPUT_BIAS = 11, /* (d) */
-  SF_ATTENTION_Q_NORM = 12,      /* (head_dim): of each query head, before its rotation */
-  SF_ATTENTION_K_NORM = 13,      /* (head_dim): of each key head */
-  SF_ATTENTION_POST_NORM = 14,   /* (d): of what attention adds to the residual stream */
-  SF_FFN_POST_NORM = 15,         /* (d): of what the feed-forward layer adds to it */
-  SF_ATTENTION_SUB_NORM = 16     /* (heads · head_dim): of the heads together, before the output matrix */
-};
-
-/* Numbers of sf_model_set_number, for layer -1 unless stated otherwise. Comments begin with the default. */
-enum sf_number_role {
-  SF_NORM_KIND = 0,         /* SF_NORM_RMS, or SF_NORM_LAYER */
-  SF_ROPE_HALVES = 1,       /* 0: rotation turns the pairs (2i, 2i + 1) of a head. 1: (i, i + rope_dims / 2) */
-  SF_ROPE_AMPLITUDE = 2,    /* 1: factor of every cosine and sine */
-  SF_EMBEDDING_SCALE = 3,   /* 1: factor of the embeddings */
-  SF_RESIDUAL_SCALE = 4,    /* 1: factor of every addition to the residual stream */
-  SF_LOGIT_SCALE = 5,       /* 1: factor of the logits */
-  SF_LOGIT_CAP = 6,         /* 0: none. Otherwise logits become cap · tanh(logit / cap), after SF_LOGIT_SCALE */
-  SF_ATTENTION_SCALE = 7,   /* 1/√head_dim: factor of query · key */
-  SF_ATTENTION_CAP = 8,     /* 0: none. Otherwise those products become cap · tanh(product / cap) */
-  SF_ROPE_BASE = 9,         /* of a layer; layer -1: default of all layers */
-  SF_ATTENTION_WINDOW = 10, /* of a layer, 0: none. Sliding window: how many positions a token attends to,
-                               including its own */
-  SF_PREDICTOR_INPUT = 11   /* 0: predictors get their layers' inputs. 1: the residual stream before the
-                               norm (PowerInfer; Song et al. 2023) */
-};
-
-enum sf_norm { SF_NORM_RMS = 0, SF_NORM_LAYER = 1 };
-
-/* A model without weights. Token x → norm → attention with rotary positions on the first rope_dims of each head → norm
- * → feed-forward, each added to the residual stream (Llama; Touvron et al. 2023), with the parts of other models where
- * they are set. Errors: ARGUMENT (sizes < 1, heads not a multiple of kv_heads, rope_dims odd or > head_dim), MEMORY. */
-SF_API int32_t sf_model_open(sf_model **out, sf_context *context, int32_t layers, int32_t d, int32_t heads,
-                             int32_t kv_heads, int32_t head_dim, int32_t vocab, int32_t rope_dims, float rope_base,
-                             float norm_epsilon);
+/* A model of `vocab` tokens, with one buffer, number 0, for the logits (vocab). `d`: the width of the residual stream,
+ * for taps. Errors: ARGUMENT, MEMORY. */
+SF_API int32_t sf_model_open(sf_model **out, sf_context *context, int32_t vocab, int32_t d);
 SF_API void sf_model_close(sf_model *model);
-/* Borrows `matrix`. `role`: an sf_matrix_role. `layer`: 0 … layers-1, or -1 for the model's own. Errors: ARGUMENT,
- * SHAPE. */
-SF_API int32_t sf_model_set_matrix(sf_model *model, int32_t layer, int32_t role, const sf_matrix *matrix);
-/* Copies `count` floats. `role`: an sf_vector_role. Errors: ARGUMENT, SHAPE, MEMORY, NOT_FINITE. */
-SF_API int32_t sf_model_set_vector(sf_model *model, int32_t layer, int32_t role, const float *values, int32_t count);
-/* Sets a hyperparameter; `role`: an sf_number_role. Integers and switches are floats without a fraction, up to 2^24.
- * Open sessions keep their rotary frequencies. Errors: ARGUMENT (role, layer, a value outside its
- * range). */
-SF_API int32_t sf_model_set_number(sf_model *model, int32_t layer, int32_t role, float value);
-/* Borrows `ffn`, d_in = d_out = d. Errors: ARGUMENT (also for one of another context), SHAPE. */
+/* A buffer of `width` floats for each token. Errors: ARGUMENT, MEMORY. */
+SF_API int32_t sf_model_add_buffer(sf_model *model, int32_t width);
+/* Borrows `matrix`. Errors: ARGUMENT, SHAPE, MEMORY. */
+SF_API int32_t sf_model_add_matrix(sf_model *model, const sf_matrix *matrix);
+/* Copies `count` floats. Errors: ARGUMENT, MEMORY, NOT_FINITE. */
+SF_API int32_t sf_model_add_vector(sf_model *model, const float *values, int32_t count);
+/* A rotary position embedding (Su et al. 2021): pair i of dims / 2 turns by base^(-2i / dims) / factors[i] a position
+ * (factors NULL: 1), and cosines and sines are multiplied by `amplitude`. Copies `factors`. Errors: ARGUMENT, MEMORY,
+ * NOT_FINITE. */
+SF_API int32_t sf_model_add_rope(sf_model *model, int32_t dims, float base, const float *factors, float amplitude);
+/* The next feed-forward layer: layers are numbered as they are added. Borrows it. Errors: ARGUMENT (also for one of
+ * another context), MEMORY. */
+SF_API int32_t sf_model_add_ffn(sf_model *model, sf_ffn *ffn);
+SF_API int32_t sf_model_add_experts(sf_model *model, sf_experts *experts);
+/* Puts another layer of the same shape in the place of an sf_ffn. Errors: ARGUMENT, SHAPE. */
 SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
+
+/* Steps. Their arguments are the numbers of what was added, in brackets the shapes, and whole numbers; after a
+ * semicolon, floats. "or -1": none. In place: the first argument is changed. */
+enum sf_step_name {
+  SF_STEP_EMBED = 0,    /* out (d), matrix (vocab, d); scale. out = row of the token · scale */
+  SF_STEP_NORM = 1,     /* in, out, weight or -1, bias or -1, an sf_norm, groups; epsilon. Each of `groups` parts of the
+                           input is normalised by itself; a weight is of one part or of all. in may be out */
+  SF_STEP_PRODUCTS = 2, /* in, then for each of 1 to 5 products: matrix, bias or -1, out. out = matrix · in + bias */
+  SF_STEP_HEAD_PRODUCTS = 3, /* in (heads, columns), matrix (heads · rows, columns), out (heads, rows), heads */
+  SF_STEP_ROPE = 4,  /* in place (heads, dim), rope, heads, first element of a head, halves. Pairs are (2i, 2i + 1) or,
+                        with halves 1, (i, i + dims / 2) */
+  SF_STEP_SCALE = 5, /* in place; factor */
+  SF_STEP_CAP = 6,   /* in place; cap > 0. x = cap · tanh(x / cap) */
+  SF_STEP_ADD = 7,   /* a, b, out, an sf_repeat. The width of b divides that of a */
+  SF_STEP_MULTIPLY = 8,         /* as SF_STEP_ADD */
+  SF_STEP_ADD_VECTOR = 9,       /* in, vector, out, an sf_repeat */
+  SF_STEP_MULTIPLY_VECTOR = 10, /* in, vector, out, an sf_repeat */
+  SF_STEP_MAP = 11,             /* in, out, an sf_activation or sf_function */
+  SF_STEP_COPY = 12,            /* in, out, count, width, first and stride in the one, first and stride in the other */
+  SF_STEP_ATTENTION = 13, /* q (heads, k_dim), k (kv_heads, k_dim), v (kv_heads, v_dim), out (heads, v_dim), kv_heads,
+                             k_dim, v_dim, window, chunked, sinks (heads) or -1, source or -1; cap. A token attends to
+                             itself and those before it in its session; window > 0: to so many, itself among them, or,
+                             with chunked 1, to those of its run of so many positions. Products q · k are capped with
+                             cap > 0. A sink is one more product, of nothing (Xiao et al. 2023). With a source, an
+                             earlier step of attention, its keys and values are used, and k and v are -1 */
+  SF_STEP_FFN = 14,       /* layer, in, hints or -1, out. Predictors are given the hints, or the input */
+  SF_STEP_ROUTE = 15,     /* in (experts), out (2 · used), selection bias (experts) or -1, an sf_route, groups, groups
+                             used, normalised; scale. Chooses the experts with the largest scores, of equal ones the
+                             first: out = the experts, ascending, and their weights. Bias and groups count for the
+                             choice alone. normalised 1: weights are divided by their sum */
+  SF_STEP_EXPERTS = 16,   /* layer, in, routes, out, before. out = Σ weight · expert(in) or, with before 1,
+                             Σ expert(weight · in) */
+  SF_STEP_TAP = 17,       /* in (d), an sf_tap, place: see sf_session_tap */
+  SF_STEP_PICK = 18       /* in place. Steps after it are for tokens whose logits are wanted; they come to the front */
+};
+
+enum sf_norm {
+  SF_NORM_RMS = 0,
+  SF_NORM_LAYER = 1,
+  SF_NORM_L2 = 2 /* x / max(‖x‖, epsilon), times a weight if there is one */
+};
+
+/* Functions of SF_STEP_MAP beside the activations. */
+enum sf_function { SF_SIGMOID = 16, SF_TANH = 17, SF_SOFTPLUS = 18, SF_EXP = 19 };
+
+/* How something narrower repeats: as a whole (abab), or each element (aabb). */
+enum sf_repeat { SF_TILE = 0, SF_SPREAD = 1 };
+
+/* What a router makes of its logits. */
+enum sf_route {
+  SF_ROUTE_PLAIN = 0,
+  SF_ROUTE_SOFTMAX = 1, /* over all experts */
+  SF_ROUTE_SIGMOID = 2,
+  SF_ROUTE_SOFTMAX_CHOSEN = 3 /* of those that are chosen, by their plain logits */
+};
+
+/* Adds a step, an sf_step_name, and returns its place. Errors: ARGUMENT (what an argument names was not added, or holds
+ * nothing yet; their number; a number out of range), SHAPE, MEMORY. */
+SF_API int32_t sf_model_add_step(sf_model *model, int32_t kind, const int32_t *arguments, int32_t count,
+                                 const float *numbers, int32_t numbers_count);
 
 /* ---- Session: one sequence of tokens in a model ------------------------------------------------------------ */
 
 typedef struct sf_session sf_session;
 
-/* Further result of sf_session_eval and sf_session_resume: neurons of a cached layer have to be read before the
- * evaluation can go on. See sf_session_missing. */
+/* Further result of sf_session_eval, sf_model_eval and sf_model_resume: neurons of a cached layer have to be read
+ * before the evaluation can go on. See sf_model_missing. */
 enum sf_eval_status { SF_WAITING = 1 };
 
-/* Makes the key/value cache for up to `context` tokens and the work memory. Borrows `model`.
- * Errors: ARGUMENT, INCOMPLETE, MEMORY. */
+/* What the tokens of an evaluation are. Results of one phase may be rounded in another way than those of the other;
+ * within a phase they depend on nothing but the tokens before. */
+enum sf_phase { SF_PROMPT = 0, SF_DECODE = 1 };
+
+/* A session for up to `context` tokens. Its memory grows with its tokens. Borrows `model`.
+ * Errors: ARGUMENT, INCOMPLETE (no step picks, or none writes the logits), MEMORY. */
 SF_API int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context);
 SF_API void sf_session_close(sf_session *session);
 /* Appends `n` tokens in `mode`, an sf_mode, and writes logits (logits_count, vocab) of the last `logits_count` of them
- * (0 … n; NULL allowed with 0). An error leaves the session's position unchanged. A token's results do not
- * depend on how the tokens are divided into calls (but see sf_ffn_set_second_down). Errors: ARGUMENT (token id, mode),
- * CONTEXT_FULL, NOT_FINITE. In a model with cached layers, n is at most SF_BATCH (else ARGUMENT), every mode computes
- * whole neurons, dense mode in the same way as exact mode, and SF_WAITING may be returned: then see sf_session_missing.
- */
-SF_API int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, float *logits,
-                               int32_t logits_count);
-/* After SF_WAITING: the neurons of layer *layer that have to be read, ascending, to ids (hidden of that layer). Returns
- * how many. For each, write its bundle where sf_cache_bundles() of that layer's cache says, call sf_cache_loaded(), and
- * then sf_session_resume(). Any other call on the session abandons the evaluation. Errors: ARGUMENT (not waiting). */
-SF_API int32_t sf_session_missing(const sf_session *session, int32_t *layer, int32_t *ids);
-/* Continues the evaluation that returned SF_WAITING, and returns as sf_session_eval does, possibly SF_WAITING again.
- * `logits`: the same buffer as for sf_session_eval. Errors: ARGUMENT (not waiting), NOT_RESIDENT (neurons were not
- * read), and those of sf_session_eval. */
-SF_API int32_t sf_session_resume(sf_session *session, float *logits);
-/* Tokens in the cache. */
+ * (0 … n; NULL allowed with 0). An error leaves the session's position unchanged; in a model with a recurrent state,
+ * which cannot go back, the position becomes 0. A token's results do not depend on how the tokens are divided into
+ * calls of a phase, nor on other sessions (but see sf_ffn_set_second_down). Errors: ARGUMENT (token id, mode, phase),
+ * CONTEXT_FULL, NOT_FINITE, MEMORY. In a model with cached layers, n is at most SF_BATCH (else ARGUMENT), every mode
+ * computes whole neurons, dense mode in the same way as exact mode, and SF_WAITING may be returned. */
+SF_API int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, int32_t phase,
+                               float *logits, int32_t logits_count);
+/* Tokens of several sessions together: token i goes to sessions[i], those of one session in their order. Rows of
+ * weights that several tokens need are read once. Writes logits (logits_count, vocab) of the tokens whose wanted (n) is
+ * not 0, which are `logits_count`. Errors as sf_session_eval, for all sessions; UNSUPPORTED for a session that taps or
+ * counts neurons. */
+SF_API int32_t sf_model_eval(sf_model *model, sf_session *const *sessions, const int32_t *tokens, const int32_t *wanted,
+                             int32_t n, int32_t mode, int32_t phase, float *logits, int32_t logits_count);
+/* After SF_WAITING: the neurons of layer *layer that have to be read, ascending, to ids (hidden of that layer); of a
+ * layer of experts, the experts. Returns how many. For each, write its bundle where sf_cache_bundles() of that layer's
+ * cache says, call sf_cache_loaded(), and then sf_model_resume(). Another evaluation, or truncating or closing a
+ * session whose tokens wait, abandons this one. Errors: ARGUMENT (not waiting). */
+SF_API int32_t sf_model_missing(const sf_model *model, int32_t *layer, int32_t *ids);
+/* Continues the evaluation that returned SF_WAITING, and returns as that did, possibly SF_WAITING again.
+ * `logits`: the same buffer as before. Errors: ARGUMENT (not waiting), NOT_RESIDENT (neurons were not read), and those
+ * of sf_session_eval. */
+SF_API int32_t sf_model_resume(sf_model *model, float *logits);
+/* Tokens of the session. */
 SF_API int32_t sf_session_position(const sf_session *session);
-/* Keeps only the first `position` tokens. Errors: ARGUMENT. */
+/* Keeps only the first `position` tokens. Errors: ARGUMENT, UNSUPPORTED (a recurrent state keeps all or none). */
 SF_API int32_t sf_session_truncate(sf_session *session, int32_t position);
 /* Neurons of the evals since the last call of this function, summed over their tokens, per layer: selected (layers),
  * active (layers); see sf_ffn_forward. Sums saturate at INT32_MAX. Errors: ARGUMENT. */

@@ -17,9 +17,51 @@ static int fails(void) { return left >= 0 && left-- == 0; }
 void *__wrap_malloc(size_t bytes) { return fails() ? NULL : __real_malloc(bytes); }
 void *__wrap_calloc(size_t count, size_t bytes) { return fails() ? NULL : __real_calloc(count, bytes); }
 
-enum { D = 32, HIDDEN = 64, VOCAB = 32, TOKENS = 3 };
-static float weights[HIDDEN * D], vector[HIDDEN], out[TOKENS * HIDDEN];
+enum { D = 32, HIDDEN = 64, VOCAB = 32, TOKENS = 3, EXPERTS = 4 };
+static float weights[4 * HIDDEN * D], vector[HIDDEN], out[TOKENS * HIDDEN];
 static uint8_t q8[HIDDEN * D / 32 * 34];
+
+typedef struct {
+  int32_t kind, numbers, count, arguments[11];
+} plan_step;
+
+/* A layer in memory, one of experts, and a cached one, behind attention. */
+static int32_t make_plan(sf_model *model, sf_ffn *ffn, sf_ffn *cached, sf_experts *experts, const sf_matrix *square,
+                         const sf_matrix *kv, const sf_matrix *router) {
+  enum { LOGITS, X, NORMED, ADDED, K, V, HEADS, SCORES, ROUTES, BUFFERS };
+  const int32_t widths[BUFFERS] = {VOCAB, D, D, D, 16, 16, D, EXPERTS, 4};
+  int32_t status = 0;
+  for (int32_t i = X; i < BUFFERS && status >= 0; i++) status = sf_model_add_buffer(model, widths[i]);
+  const sf_matrix *matrices[] = {square, kv, router};
+  for (int32_t i = 0; i < 3 && status >= 0; i++) status = sf_model_add_matrix(model, matrices[i]);
+  if (status >= 0) status = sf_model_add_vector(model, vector, D);
+  if (status >= 0) status = sf_model_add_rope(model, 16, 1e4f, NULL, 1);
+  if (status >= 0) status = sf_model_add_ffn(model, ffn);
+  if (status >= 0) status = sf_model_add_experts(model, experts);
+  if (status >= 0) status = sf_model_add_ffn(model, cached);
+  const plan_step steps[] = {
+      {SF_STEP_EMBED, 1, 2, {X, 0}},
+      {SF_STEP_NORM, 1, 6, {X, NORMED, 0, -1, SF_NORM_RMS, 1}},
+      {SF_STEP_PRODUCTS, 0, 10, {NORMED, 0, -1, ADDED, 1, -1, K, 1, -1, V}},
+      {SF_STEP_ROPE, 0, 5, {K, 0, 1, 0, 0}},
+      {SF_STEP_ATTENTION, 1, 11, {ADDED, K, V, HEADS, 1, 16, 16, 0, 0, -1, -1}},
+      {SF_STEP_HEAD_PRODUCTS, 0, 4, {HEADS, 0, ADDED, 1}},
+      {SF_STEP_FFN, 0, 4, {0, HEADS, -1, ADDED}},
+      {SF_STEP_PRODUCTS, 0, 4, {ADDED, 2, -1, SCORES}},
+      {SF_STEP_ROUTE, 1, 7, {SCORES, ROUTES, -1, SF_ROUTE_SOFTMAX, 1, 1, 1}},
+      {SF_STEP_EXPERTS, 0, 5, {1, NORMED, ROUTES, ADDED, 0}},
+      {SF_STEP_FFN, 0, 4, {2, NORMED, -1, ADDED}},
+      {SF_STEP_ADD, 0, 4, {X, ADDED, X, SF_TILE}},
+      {SF_STEP_PICK, 0, 1, {X}},
+      {SF_STEP_PRODUCTS, 0, 4, {X, 0, -1, LOGITS}},
+  };
+  for (size_t i = 0; i < sizeof steps / sizeof *steps && status >= 0; i++) {
+    const float one = 1, none = 0;
+    const float *number = steps[i].kind == SF_STEP_ATTENTION ? &none : &one;
+    status = sf_model_add_step(model, steps[i].kind, steps[i].arguments, steps[i].count, number, steps[i].numbers);
+  }
+  return status < 0 ? status : SF_OK;
+}
 
 /* Opens, uses and closes a handle of every kind, up to the first error. Returns the status. */
 static int32_t use_everything(void) {
@@ -48,31 +90,27 @@ static int32_t use_everything(void) {
   }
   if (status == SF_OK) status = sf_cache_open(&cache, HIDDEN, 3 * D * sizeof(float), HIDDEN / 2, SF_CACHE_LFU, 1);
   if (status == SF_OK) status = sf_ffn_open_cached(&cached, context, cache, SF_F32, D, D, 1, SF_RELU, 0);
-  if (status == SF_OK) status = sf_model_open(&model, context, 2, D, 2, 1, 16, VOCAB, 16, 1e4f, 1e-5f);
-  const struct {
-    int32_t role;
-    const sf_matrix *matrix;
-  } roles[] = {{SF_ATTENTION_Q, square}, {SF_ATTENTION_OUTPUT, square}};
-  sf_matrix *kv = NULL;
+  sf_matrix *kv = NULL, *router = NULL, *down = NULL;
+  sf_experts *experts = NULL;
   if (status == SF_OK) status = sf_matrix_open(&kv, weights, sizeof weights, SF_F32, 16, D, 0);
-  if (status == SF_OK) status = sf_model_set_matrix(model, -1, SF_TOKEN_EMBEDDING, square);
-  if (status == SF_OK) status = sf_model_set_vector(model, -1, SF_OUTPUT_NORM, vector, D);
-  for (int32_t layer = 0; layer < 2; layer++) {
-    for (int i = 0; i < 2 && status == SF_OK; i++) {
-      status = sf_model_set_matrix(model, layer, roles[i].role, roles[i].matrix);
-    }
-    if (status == SF_OK) status = sf_model_set_matrix(model, layer, SF_ATTENTION_K, kv);
-    if (status == SF_OK) status = sf_model_set_matrix(model, layer, SF_ATTENTION_V, kv);
-    if (status == SF_OK) status = sf_model_set_vector(model, layer, SF_ATTENTION_NORM, vector, D);
-    if (status == SF_OK) status = sf_model_set_vector(model, layer, SF_FFN_NORM, vector, D);
-    if (status == SF_OK) status = sf_model_set_ffn(model, layer, layer ? cached : ffn);
+  if (status == SF_OK) status = sf_matrix_open(&router, weights, sizeof weights, SF_F32, EXPERTS, D, 0);
+  if (status == SF_OK) {
+    status = sf_matrix_open(&down, weights, sizeof weights, SF_F32, EXPERTS * D, HIDDEN / EXPERTS, 0);
   }
+  if (status == SF_OK) {
+    status = sf_experts_open(&experts, context, EXPERTS, f32, f32, down, SF_DOWN_BY_OUTPUT, SF_RELU, 0);
+  }
+  if (status == SF_OK) status = sf_model_open(&model, context, VOCAB, D);
+  if (status == SF_OK) status = make_plan(model, ffn, cached, experts, square, kv, router);
   if (status == SF_OK) status = sf_session_open(&session, model, TOKENS);
-  if (status == SF_OK) status = sf_session_eval(session, tokens, TOKENS, SF_SPARSE, out, 1);
+  if (status == SF_OK) status = sf_session_eval(session, tokens, TOKENS, SF_SPARSE, SF_PROMPT, out, 1);
   int32_t layer;
-  if (status == SF_WAITING) status = sf_session_missing(session, &layer, ids) > 0 ? SF_OK : SF_ERROR_ARGUMENT;
+  if (status == SF_WAITING) status = sf_model_missing(model, &layer, ids) > 0 ? SF_OK : SF_ERROR_ARGUMENT;
   sf_session_close(session);
   sf_model_close(model);
+  sf_experts_close(experts);
+  sf_matrix_close(down);
+  sf_matrix_close(router);
   sf_ffn_close(cached);
   sf_cache_close(cache);
   sf_ffn_close(ffn);

@@ -28,29 +28,56 @@ static sf_matrix *add_matrix(test_model *m, int32_t format, int32_t rows, int32_
   return m->matrices[m->count++];
 }
 
-/* The same weights for the same format, whatever the context. */
+static int32_t add_step(sf_model *model, int32_t kind, const int32_t *arguments, int32_t count, float number) {
+  int32_t numbers = kind == SF_STEP_EMBED || kind == SF_STEP_NORM || kind == SF_STEP_ATTENTION ? 1 : 0;
+  int32_t step = sf_model_add_step(model, kind, arguments, count, &number, numbers);
+  CHECK(step >= 0, "step %d: %d", kind, step);
+  return step;
+}
+#define STEP(model, kind, number, ...) \
+  add_step(model, kind, (const int32_t[]){__VA_ARGS__}, (int32_t)(sizeof((int32_t[]){__VA_ARGS__}) / 4), number)
+
+/* The same weights for the same format, whatever the context: Llama's plan. */
 static test_model make_model(sf_context *context, int32_t format) {
   test_model m = {.count = 0};
+  const int32_t q_rows = HEADS * HEAD_DIM, kv_rows = KV_HEADS * HEAD_DIM;
   float ones[D];
   for (int32_t i = 0; i < D; i++) ones[i] = 1.0f + 0.01f * (float)i;
   random_state = 7;
-  CHECK(sf_model_open(&m.model, context, LAYERS, D, HEADS, KV_HEADS, HEAD_DIM, VOCAB, HEAD_DIM, 1e4f, 1e-5f) == SF_OK,
-        "open");
-  CHECK(sf_model_set_matrix(m.model, -1, SF_TOKEN_EMBEDDING, add_matrix(&m, format, VOCAB, D)) == SF_OK, "embedding");
-  CHECK(sf_model_set_vector(m.model, -1, SF_OUTPUT_NORM, ones, D) == SF_OK, "norm");
+  CHECK(sf_model_open(&m.model, context, VOCAB, D) == SF_OK, "open");
+  sf_model *model = m.model;
+  int32_t x = sf_model_add_buffer(model, D), normed = sf_model_add_buffer(model, D);
+  int32_t added = sf_model_add_buffer(model, D), q = sf_model_add_buffer(model, q_rows);
+  int32_t k = sf_model_add_buffer(model, kv_rows), v = sf_model_add_buffer(model, kv_rows);
+  int32_t heads = sf_model_add_buffer(model, q_rows);
+  int32_t norm = sf_model_add_vector(model, ones, D), rope = sf_model_add_rope(model, HEAD_DIM, 1e4f, NULL, 1);
+  int32_t embedding = sf_model_add_matrix(model, add_matrix(&m, format, VOCAB, D));
+  STEP(model, SF_STEP_EMBED, 1, x, embedding);
   for (int32_t i = 0; i < LAYERS; i++) {
-    const int32_t q_rows = HEADS * HEAD_DIM, kv_rows = KV_HEADS * HEAD_DIM;
-    CHECK(sf_model_set_matrix(m.model, i, SF_ATTENTION_Q, add_matrix(&m, format, q_rows, D)) == SF_OK, "q");
-    CHECK(sf_model_set_matrix(m.model, i, SF_ATTENTION_K, add_matrix(&m, format, kv_rows, D)) == SF_OK, "k");
-    CHECK(sf_model_set_matrix(m.model, i, SF_ATTENTION_V, add_matrix(&m, format, kv_rows, D)) == SF_OK, "v");
-    CHECK(sf_model_set_matrix(m.model, i, SF_ATTENTION_OUTPUT, add_matrix(&m, format, D, q_rows)) == SF_OK, "out");
-    CHECK(sf_model_set_vector(m.model, i, SF_ATTENTION_NORM, ones, D) == SF_OK, "norm");
-    CHECK(sf_model_set_vector(m.model, i, SF_FFN_NORM, ones, D) == SF_OK, "norm");
+    int32_t wq = sf_model_add_matrix(model, add_matrix(&m, format, q_rows, D));
+    int32_t wk = sf_model_add_matrix(model, add_matrix(&m, format, kv_rows, D));
+    int32_t wv = sf_model_add_matrix(model, add_matrix(&m, format, kv_rows, D));
+    int32_t wo = sf_model_add_matrix(model, add_matrix(&m, format, D, q_rows));
     sf_matrix *gate = add_matrix(&m, format, HIDDEN, D), *up = add_matrix(&m, format, HIDDEN, D);
     sf_matrix *down = add_matrix(&m, format, HIDDEN, D);
     CHECK(sf_ffn_open(&m.ffns[i], context, gate, up, down, SF_DOWN_BY_NEURON, SF_RELU, 0) == SF_OK, "ffn");
-    CHECK(sf_model_set_ffn(m.model, i, m.ffns[i]) == SF_OK, "ffn");
+    CHECK(sf_model_add_ffn(model, m.ffns[i]) == i, "ffn");
+    STEP(model, SF_STEP_NORM, 1e-5f, x, normed, norm, -1, SF_NORM_RMS, 1);
+    STEP(model, SF_STEP_PRODUCTS, 0, normed, wq, -1, q, wk, -1, k, wv, -1, v);
+    STEP(model, SF_STEP_ROPE, 0, q, rope, HEADS, 0, 0);
+    STEP(model, SF_STEP_ROPE, 0, k, rope, KV_HEADS, 0, 0);
+    STEP(model, SF_STEP_ATTENTION, 0, q, k, v, heads, KV_HEADS, HEAD_DIM, HEAD_DIM, 0, 0, -1, -1);
+    STEP(model, SF_STEP_PRODUCTS, 0, heads, wo, -1, added);
+    STEP(model, SF_STEP_ADD, 0, x, added, x, SF_TILE);
+    STEP(model, SF_STEP_NORM, 1e-5f, x, normed, norm, -1, SF_NORM_RMS, 1);
+    STEP(model, SF_STEP_TAP, 0, normed, SF_TAP_FFN_INPUTS, i);
+    STEP(model, SF_STEP_FFN, 0, i, normed, -1, added);
+    STEP(model, SF_STEP_ADD, 0, x, added, x, SF_TILE);
   }
+  STEP(model, SF_STEP_NORM, 1e-5f, x, normed, norm, -1, SF_NORM_RMS, 1);
+  STEP(model, SF_STEP_TAP, 0, normed, SF_TAP_HIDDEN, 0);
+  STEP(model, SF_STEP_PICK, 0, normed);
+  STEP(model, SF_STEP_PRODUCTS, 0, normed, embedding, -1, 0);
   return m;
 }
 
@@ -72,7 +99,7 @@ static void eval_in_steps(test_model *m, int32_t mode, int32_t step, float *logi
   CHECK(sf_session_open(&session, m->model, CONTEXT) == SF_OK, "session");
   for (int32_t i = 0; i < TOKENS; i += step) {
     int32_t n = TOKENS - i < step ? TOKENS - i : step;
-    CHECK(sf_session_eval(session, tokens + i, n, mode, logits + i * VOCAB, n) == SF_OK, "eval");
+    CHECK(sf_session_eval(session, tokens + i, n, mode, SF_PROMPT, logits + i * VOCAB, n) == SF_OK, "eval");
   }
   CHECK(sf_session_position(session) == TOKENS, "position");
   sf_session_close(session);
@@ -101,7 +128,7 @@ static void test_activity(test_model *m) {
   CHECK(sf_session_activity(NULL, exact, sizeof exact) == SF_ERROR_ARGUMENT, "no session");
   CHECK(sf_session_activity(session, exact, sizeof exact - 1) == SF_ERROR_SHAPE, "too few bytes");
   CHECK(sf_session_activity(session, exact, sizeof exact) == SF_OK, "activity");
-  CHECK(sf_session_eval(session, tokens, 5, SF_EXACT, NULL, 0) == SF_OK, "eval");
+  CHECK(sf_session_eval(session, tokens, 5, SF_EXACT, SF_PROMPT, NULL, 0) == SF_OK, "eval");
   CHECK(sf_session_counts(session, selected, active) == SF_OK, "counts");
   for (int32_t layer = 0; layer < LAYERS; layer++) {
     int32_t sum = 0;
@@ -110,15 +137,16 @@ static void test_activity(test_model *m) {
   }
   CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
   CHECK(sf_session_activity(session, dense, sizeof dense) == SF_OK, "activity");
-  CHECK(sf_session_eval(session, tokens, 5, SF_DENSE, NULL, 0) == SF_OK, "eval");
+  CHECK(sf_session_eval(session, tokens, 5, SF_DENSE, SF_PROMPT, NULL, 0) == SF_OK, "eval");
   CHECK(memcmp(exact, dense, sizeof exact) == 0, "the same neurons fire in dense mode");
-  for (int32_t i = 0; i < 290; i++) CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, NULL, 0) == SF_OK, "eval");
+  for (int32_t i = 0; i < 290; i++)
+    CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, SF_PROMPT, NULL, 0) == SF_OK, "eval");
   int32_t most = 0;
   for (int32_t i = 0; i < LAYERS * HIDDEN; i++) most = dense[i] > most ? dense[i] : most;
   CHECK(most == 255, "counts stop at 255, not %d", most);
   CHECK(sf_session_activity(session, NULL, 0) == SF_OK, "no activity");
   memset(dense, 0, sizeof dense);
-  CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, NULL, 0) == SF_OK, "eval");
+  CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, SF_PROMPT, NULL, 0) == SF_OK, "eval");
   for (int32_t i = 0; i < LAYERS * HIDDEN; i++) CHECK(dense[i] == 0, "counted after the end");
   sf_session_close(session);
 }
@@ -129,8 +157,8 @@ static void test_hidden_states(sf_context *context, sf_session *session, test_mo
   CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
   CHECK(sf_session_tap(session, 2, hidden, 3 * D) == SF_ERROR_ARGUMENT, "kind");
   CHECK(sf_session_tap(session, SF_TAP_HIDDEN, hidden, 3 * D) == SF_OK, "tap");
-  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, NULL, 0) == SF_ERROR_SHAPE, "tap too small");
-  CHECK(sf_session_eval(session, tokens, 3, SF_EXACT, logits, 1) == SF_OK, "hidden states");
+  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, SF_PROMPT, NULL, 0) == SF_ERROR_SHAPE, "tap too small");
+  CHECK(sf_session_eval(session, tokens, 3, SF_EXACT, SF_PROMPT, logits, 1) == SF_OK, "hidden states");
   CHECK(sf_matrix_multiply(context, m->matrices[0], hidden + 2 * D, 1, products) == SF_OK, "products");
   CHECK(memcmp(logits, products, sizeof logits) == 0, "logits are not those of the hidden state");
   CHECK(sf_session_tap(session, SF_TAP_HIDDEN, NULL, 0) == SF_OK, "no tap");
@@ -141,49 +169,119 @@ static void test_session(sf_context *context, test_model *m) {
   float logits[2 * VOCAB], again[VOCAB], tap[3 * LAYERS * D];
   int32_t selected[LAYERS], active[LAYERS], bad[2] = {1, VOCAB};
   CHECK(sf_session_open(&session, m->model, 8) == SF_OK, "session");
-  CHECK(sf_session_eval(session, tokens, 5, SF_EXACT, logits, 2) == SF_OK, "eval");
+  CHECK(sf_session_eval(session, tokens, 5, SF_EXACT, SF_PROMPT, logits, 2) == SF_OK, "eval");
   CHECK(sf_session_counts(session, selected, active) == SF_OK, "counts");
   CHECK(selected[0] == 5 * HIDDEN && active[0] > 0 && active[0] < selected[0], "counts");
-  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, NULL, 0) == SF_ERROR_CONTEXT_FULL, "context full");
-  CHECK(sf_session_eval(session, bad, 2, SF_EXACT, NULL, 0) == SF_ERROR_ARGUMENT, "token id");
-  CHECK(sf_session_eval(session, tokens, 1, 3, NULL, 0) == SF_ERROR_ARGUMENT, "mode");
+  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, SF_PROMPT, NULL, 0) == SF_ERROR_CONTEXT_FULL, "context full");
+  CHECK(sf_session_eval(session, bad, 2, SF_EXACT, SF_PROMPT, NULL, 0) == SF_ERROR_ARGUMENT, "token id");
+  CHECK(sf_session_eval(session, tokens, 1, 3, SF_PROMPT, NULL, 0) == SF_ERROR_ARGUMENT, "mode");
   CHECK(sf_session_position(session) == 5, "position after errors");
   CHECK(sf_session_truncate(session, 4) == SF_OK && sf_session_truncate(session, 5) == SF_ERROR_ARGUMENT, "truncate");
   CHECK(sf_session_tap(session, SF_TAP_FFN_INPUTS, tap, sizeof tap / sizeof *tap) == SF_OK, "tap");
-  CHECK(sf_session_eval(session, tokens + 4, 1, SF_EXACT, again, 1) == SF_OK, "again");
+  CHECK(sf_session_eval(session, tokens + 4, 1, SF_EXACT, SF_PROMPT, again, 1) == SF_OK, "again");
   CHECK(memcmp(again, logits + VOCAB, sizeof again) == 0, "the same token again");
   double squares = 0;
   for (int32_t i = 0; i < D; i++) squares += (double)(tap[i] * tap[i]);
   CHECK(squares > 0.9 * (double)D && squares < 4 * (double)D, "the tap holds a normed vector: %g", squares);
   CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
-  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, NULL, 0) == SF_ERROR_SHAPE, "tap too small");
+  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, SF_PROMPT, NULL, 0) == SF_ERROR_SHAPE, "tap too small");
   CHECK(sf_session_tap(session, SF_TAP_FFN_INPUTS, NULL, 0) == SF_OK, "no tap");
-  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, NULL, 0) == SF_OK, "no tap");
+  CHECK(sf_session_eval(session, tokens, 4, SF_EXACT, SF_PROMPT, NULL, 0) == SF_OK, "no tap");
   CHECK(sf_session_counts(session, selected, active) == SF_OK && selected[0] == 5 * HIDDEN, "counts since then");
   CHECK(sf_session_counts(session, selected, active) == SF_OK && selected[0] == 0 && active[0] == 0, "none since");
   test_hidden_states(context, session, m);
   sf_session_close(session);
 }
 
+/* Every argument of a step is checked. */
 static void test_errors(sf_context *context, test_model *m) {
   sf_model *model;
   sf_session *session;
-  float ones[D] = {0};
-  CHECK(sf_model_open(&model, context, 1, D, 4, 3, HEAD_DIM, VOCAB, 0, 1e4f, 0) == SF_ERROR_ARGUMENT, "heads");
-  CHECK(sf_model_open(&model, context, 1, D, 4, 4, HEAD_DIM, VOCAB, 3, 1e4f, 0) == SF_ERROR_ARGUMENT, "rope dims");
-  CHECK(sf_model_open(&model, context, 1, 1 << 30, 4, 4, 16, VOCAB, 0, 1e4f, 0) == SF_ERROR_ARGUMENT, "d");
-  CHECK(sf_model_open(&model, context, 1, D, 4, 4, 16, VOCAB, 16, 1e4f, 0) == SF_OK, "open");
+  float ones[D] = {0}, number = 1;
+  CHECK(sf_model_open(&model, context, 0, D) == SF_ERROR_ARGUMENT, "no tokens");
+  CHECK(sf_model_open(&model, context, VOCAB, 1 << 30) == SF_ERROR_ARGUMENT, "d");
+  CHECK(sf_model_open(&model, context, VOCAB, D) == SF_OK, "open");
   CHECK(sf_session_open(&session, model, 8) == SF_ERROR_INCOMPLETE, "incomplete");
-  CHECK(sf_model_set_matrix(model, 0, SF_ATTENTION_Q, m->matrices[0]) == SF_ERROR_SHAPE, "shape");
-  CHECK(sf_model_set_matrix(model, 1, SF_ATTENTION_Q, m->matrices[1]) == SF_ERROR_ARGUMENT, "layer");
-  CHECK(sf_model_set_matrix(model, 0, SF_OUTPUT, m->matrices[0]) == SF_ERROR_ARGUMENT, "layer of a model's role");
-  CHECK(sf_model_set_matrix(model, 0, 17, m->matrices[0]) == SF_ERROR_ARGUMENT, "role");
-  CHECK(sf_model_set_vector(model, 0, SF_FFN_NORM, ones, D - 1) == SF_ERROR_SHAPE, "vector");
-  CHECK(sf_model_set_vector(model, -1, SF_ROPE_FACTORS, ones, 8) == SF_ERROR_ARGUMENT, "zero factor");
+  int32_t x = sf_model_add_buffer(model, D), y = sf_model_add_buffer(model, D), z = sf_model_add_buffer(model, D - 1);
+  int32_t matrix = sf_model_add_matrix(model, m->matrices[0]);
+  CHECK(sf_model_add_buffer(model, 0) == SF_ERROR_ARGUMENT, "width");
+  CHECK(sf_model_add_rope(model, 3, 1e4f, NULL, 1) == SF_ERROR_ARGUMENT, "odd dims");
+  CHECK(sf_model_add_rope(model, 16, 1e4f, ones, 1) == SF_ERROR_ARGUMENT, "zero factor");
   ones[3] = NAN;
-  CHECK(sf_model_set_vector(model, 0, SF_FFN_NORM, ones, D) == SF_ERROR_NOT_FINITE, "NaN");
+  CHECK(sf_model_add_vector(model, ones, D) == SF_ERROR_NOT_FINITE, "NaN");
+  ones[3] = 1;
+  int32_t vector = sf_model_add_vector(model, ones, D);
+  const struct {
+    int32_t kind, numbers, expected, count, arguments[8];
+    const char *what;
+  } steps[] = {
+      {SF_STEP_SCALE, 1, SF_ERROR_ARGUMENT, 1, {x}, "nothing is in x yet"},
+      {SF_STEP_EMBED, 1, SF_ERROR_ARGUMENT, 2, {x, matrix + 1}, "no such matrix"},
+      {SF_STEP_EMBED, 1, SF_ERROR_ARGUMENT, 2, {0, matrix}, "logits before the pick"},
+      {SF_STEP_EMBED, 1, SF_ERROR_SHAPE, 2, {z, matrix}, "width"},
+      {SF_STEP_EMBED, 0, SF_ERROR_ARGUMENT, 2, {x, matrix}, "no scale"},
+      {SF_STEP_EMBED, 1, SF_ERROR_ARGUMENT, 3, {x, matrix, 0}, "too many arguments"},
+      {99, 0, SF_ERROR_ARGUMENT, 1, {x}, "kind"},
+      {SF_STEP_EMBED, 1, 0, 2, {x, matrix}, "embed"},
+      {SF_STEP_NORM, 1, SF_ERROR_SHAPE, 6, {x, z, vector, -1, SF_NORM_RMS, 1}, "widths"},
+      {SF_STEP_NORM, 1, SF_ERROR_ARGUMENT, 6, {x, y, vector, vector, SF_NORM_RMS, 1}, "a bias of RMS"},
+      {SF_STEP_NORM, 1, SF_ERROR_SHAPE, 6, {x, y, vector, -1, SF_NORM_RMS, 7}, "groups"},
+      {SF_STEP_PRODUCTS, 0, SF_ERROR_SHAPE, 4, {x, matrix, -1, y}, "rows"},
+      {SF_STEP_PRODUCTS, 0, SF_ERROR_ARGUMENT, 5, {x, matrix, -1, y, 0}, "half a product"},
+      {SF_STEP_COPY, 0, SF_ERROR_SHAPE, 8, {x, y, 2, D / 2, 1, D / 2, 0, D / 2}, "past the end"},
+      {SF_STEP_COPY, 0, SF_ERROR_SHAPE, 8, {x, y, 1 << 24, 1, 0, INT32_MAX, 0, 0}, "far past the end"},
+      {SF_STEP_MAP, 0, SF_ERROR_ARGUMENT, 3, {x, y, 9}, "function"},
+      {SF_STEP_FFN, 0, SF_ERROR_ARGUMENT, 4, {0, x, -1, y}, "no layer"},
+      {SF_STEP_ATTENTION, 1, SF_ERROR_ARGUMENT, 11, {x, x, x, x, 4, 16, 16, 0}, "in is out"},
+      {SF_STEP_PICK, 0, 1, 1, {x}, "pick"},
+      {SF_STEP_PICK, 0, SF_ERROR_ARGUMENT, 1, {x}, "a second pick"},
+      {SF_STEP_EMBED, 1, SF_ERROR_ARGUMENT, 2, {x, matrix}, "all tokens after a pick"},
+  };
+  for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+    int32_t status =
+        sf_model_add_step(model, steps[i].kind, steps[i].arguments, steps[i].count, &number, steps[i].numbers);
+    CHECK(status == steps[i].expected, "%s: %d", steps[i].what, status);
+  }
+  CHECK(sf_session_open(&session, model, 8) == SF_ERROR_INCOMPLETE, "no logits");
   sf_model_close(model);
   CHECK(sf_session_open(&session, m->model, 0) == SF_ERROR_ARGUMENT && !session, "no context");
+  CHECK(sf_session_open(&session, m->model, 8) == SF_OK, "session");
+  CHECK(sf_model_add_buffer(m->model, D) == SF_ERROR_ARGUMENT, "a plan in use");
+  sf_session_close(session);
+}
+
+/* Tokens of several sessions together have the bits that each has alone. */
+static void test_several_sessions(test_model *m) {
+  enum { SESSIONS = 3, EACH = TOKENS / SESSIONS };
+  sf_session *sessions[SESSIONS], *of[TOKENS], *one;
+  int32_t mixed[TOKENS], wanted[TOKENS], done[SESSIONS] = {0};
+  for (int32_t s = 0; s < SESSIONS; s++) CHECK(sf_session_open(&sessions[s], m->model, CONTEXT) == SF_OK, "session");
+  for (int32_t i = 0; i < TOKENS; i++) { /* a prompt of one beside single tokens of others */
+    int32_t s = i < 12 ? 0 : i % SESSIONS;
+    if (done[s] == EACH) s = (s + 1) % SESSIONS;
+    if (done[s] == EACH) s = (s + 1) % SESSIONS;
+    of[i] = sessions[s];
+    mixed[i] = tokens[s * EACH + done[s]++];
+    wanted[i] = 1;
+  }
+  for (int32_t mode = SF_DENSE; mode <= SF_EXACT; mode++) {
+    for (int32_t s = 0; s < SESSIONS; s++) CHECK(sf_session_truncate(sessions[s], 0) == SF_OK, "truncate");
+    CHECK(sf_model_eval(m->model, of, mixed, wanted, TOKENS, mode, SF_PROMPT, together, TOKENS) == SF_OK, "eval");
+    for (int32_t s = 0; s < SESSIONS; s++) {
+      CHECK(sf_session_position(sessions[s]) == EACH, "position");
+      CHECK(sf_session_open(&one, m->model, CONTEXT) == SF_OK, "session");
+      CHECK(sf_session_eval(one, tokens + s * EACH, EACH, mode, SF_PROMPT, alone, EACH) == SF_OK, "eval");
+      sf_session_close(one);
+      for (int32_t i = 0, k = 0; i < TOKENS; i++) {
+        if (of[i] != sessions[s]) continue;
+        CHECK(memcmp(alone + k++ * VOCAB, together + i * VOCAB, VOCAB * sizeof(float)) == 0, "token %d differs", i);
+      }
+    }
+  }
+  CHECK(sf_model_eval(m->model, of, mixed, wanted, 2, SF_DENSE, SF_PROMPT, together, 1) == SF_ERROR_ARGUMENT, "count");
+  int32_t some[4] = {0, 1, 0, 1};
+  CHECK(sf_model_eval(m->model, of, mixed, some, 4, SF_DENSE, SF_DECODE, together, 2) == SF_OK, "some logits");
+  for (int32_t s = 0; s < SESSIONS; s++) sf_session_close(sessions[s]);
 }
 
 /* ---- Layers whose neurons are read while tokens wait ---- */
@@ -191,8 +289,8 @@ static void test_errors(sf_context *context, test_model *m) {
 static sf_cache *caches[LAYERS];
 
 /* Reads what the session waits for out of the model's own matrices. */
-static void read_missing(const test_model *m, const sf_session *session, size_t row) {
-  int32_t layer = -1, ids[HIDDEN], count = sf_session_missing(session, &layer, ids);
+static void read_missing(const test_model *m, size_t row) {
+  int32_t layer = -1, ids[HIDDEN], count = sf_model_missing(m->model, &layer, ids);
   CHECK(count > 0 && layer >= 0 && layer < LAYERS, "missing: %d of layer %d", count, layer);
   for (int32_t i = 0; i < count; i++) {
     void *bundle = NULL;
@@ -207,11 +305,11 @@ static void read_missing(const test_model *m, const sf_session *session, size_t 
 
 static void eval_waiting(const test_model *m, sf_session *session, int32_t first, int32_t n, int32_t mode,
                          float *logits, size_t row) {
-  int32_t status = sf_session_eval(session, tokens + first, n, mode, logits, n);
+  int32_t status = sf_session_eval(session, tokens + first, n, mode, SF_PROMPT, logits, n);
   while (status == SF_WAITING) {
     CHECK(sf_session_position(session) == first, "no token is done while they wait");
-    read_missing(m, session, row);
-    status = sf_session_resume(session, logits);
+    read_missing(m, row);
+    status = sf_model_resume(m->model, logits);
   }
   CHECK(status == SF_OK, "eval: %d", status);
 }
@@ -221,16 +319,16 @@ static void test_waiting_errors(const test_model *m, size_t row) {
   int32_t layer, ids[HIDDEN];
   float logits[VOCAB];
   CHECK(sf_session_open(&session, m->model, CONTEXT) == SF_OK, "session");
-  CHECK(sf_session_resume(session, logits) == SF_ERROR_ARGUMENT, "not waiting");
-  CHECK(sf_session_missing(session, &layer, ids) == SF_ERROR_ARGUMENT, "not waiting");
-  CHECK(sf_session_eval(session, tokens, 33, SF_EXACT, NULL, 0) == SF_ERROR_ARGUMENT, "too many at once");
-  CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, logits, 1) == SF_WAITING, "waits");
-  CHECK(sf_session_resume(session, NULL) == SF_ERROR_ARGUMENT, "no place for the logits");
-  CHECK(sf_session_resume(session, logits) == SF_ERROR_NOT_RESIDENT, "nothing was read");
-  CHECK(sf_session_resume(session, logits) == SF_ERROR_ARGUMENT, "the eval is dropped");
-  CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, logits, 1) == SF_WAITING, "waits again");
+  CHECK(sf_model_resume(m->model, logits) == SF_ERROR_ARGUMENT, "not waiting");
+  CHECK(sf_model_missing(m->model, &layer, ids) == SF_ERROR_ARGUMENT, "not waiting");
+  CHECK(sf_session_eval(session, tokens, 33, SF_EXACT, SF_PROMPT, NULL, 0) == SF_ERROR_ARGUMENT, "too many at once");
+  CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, SF_PROMPT, logits, 1) == SF_WAITING, "waits");
+  CHECK(sf_model_resume(m->model, NULL) == SF_ERROR_ARGUMENT, "no place for the logits");
+  CHECK(sf_model_resume(m->model, logits) == SF_ERROR_NOT_RESIDENT, "nothing was read");
+  CHECK(sf_model_resume(m->model, logits) == SF_ERROR_ARGUMENT, "the eval is dropped");
+  CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, SF_PROMPT, logits, 1) == SF_WAITING, "waits again");
   CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
-  CHECK(sf_session_resume(session, logits) == SF_ERROR_ARGUMENT, "dropped");
+  CHECK(sf_model_resume(m->model, logits) == SF_ERROR_ARGUMENT, "dropped");
   eval_waiting(m, session, 0, 1, SF_EXACT, logits, row);
   CHECK(memcmp(logits, together, sizeof logits) == 0, "as if nothing had been");
   sf_session_close(session);
@@ -274,8 +372,9 @@ static void test_not_finite(test_model *m) {
   memset(m->data[0], 0xFF, 34); /* in token 0: NaN in each format */
   int32_t token = 0, other = 1;
   CHECK(sf_session_open(&session, m->model, 8) == SF_OK, "session");
-  CHECK(sf_session_eval(session, &token, 1, SF_DENSE, logits, 1) == SF_ERROR_NOT_FINITE, "NaN in the embedding");
-  int32_t status = sf_session_eval(session, &other, 1, SF_DENSE, NULL, 0);
+  CHECK(sf_session_eval(session, &token, 1, SF_DENSE, SF_PROMPT, logits, 1) == SF_ERROR_NOT_FINITE,
+        "NaN in the embedding");
+  int32_t status = sf_session_eval(session, &other, 1, SF_DENSE, SF_PROMPT, NULL, 0);
   CHECK(status == SF_OK, "another token: %d", status);
   sf_session_close(session);
 }
@@ -294,6 +393,7 @@ int main(int argc, char **argv) {
       test_steps_and_threads(&m, &other);
       test_session(context, &m);
       test_activity(&m);
+      test_several_sessions(&m);
       test_cached_layers(context, &m, formats[f], 1);
       test_cached_layers(context, &m, formats[f], 40);
       test_cached_layers(context, &m, formats[f], HIDDEN);

@@ -32,12 +32,12 @@ static void neurons_part(void *argument, int32_t part, int32_t parts) {
   int32_t begin = sf_part_begin(ffn->hidden, SF_ROW_GRAIN, part, parts);
   int32_t end = sf_part_begin(ffn->hidden, SF_ROW_GRAIN, part + 1, parts);
   if (begin == end) return;
-  dense_rows(ffn, ffn->up, ffn->up_bias, job->inputs, job->n, begin, end, ffn->up_values);
-  if (ffn->gate) dense_rows(ffn, ffn->gate, ffn->gate_bias, job->inputs, job->n, begin, end, ffn->gate_values);
+  dense_rows(ffn, ffn->up, ffn->up_bias, job->inputs, job->n, begin, end, ffn->work->up_values);
+  if (ffn->gate) dense_rows(ffn, ffn->gate, ffn->gate_bias, job->inputs, job->n, begin, end, ffn->work->gate_values);
   for (int32_t j = 0; j < job->n; j++) {
     size_t start = (size_t)j * (size_t)ffn->hidden + (size_t)begin;
-    float *up = ffn->up_values + start;
-    float *activated = ffn->gate ? ffn->gate_values + start : up;
+    float *up = ffn->work->up_values + start;
+    float *activated = ffn->gate ? ffn->work->gate_values + start : up;
     kernels->activate(ffn->activation, ffn->parameter, activated, end - begin, activated);
     if (ffn->both_active) kernels->activate(ffn->activation, ffn->parameter, up, end - begin, up);
     if (ffn->gate) kernels->multiply(activated, up, end - begin, up);
@@ -58,7 +58,7 @@ int32_t sf_ffn_dense(sf_ffn *ffn, const float *x, int32_t n, float *y) {
   if (status == SF_OK) status = sf_ffn_prepare(ffn, x, n, &inputs);
   if (status != SF_OK) return status;
   sf_ffn_every_neuron(ffn, &inputs, n);
-  sf_ffn_apply_sub_norm(ffn, NULL, NULL, n, ffn->up_values);
+  sf_ffn_apply_sub_norm(ffn, NULL, NULL, n, ffn->work->up_values);
   sf_ffn_start_output(ffn, n, y);
-  return sf_ffn_add_down(ffn, NULL, NULL, ffn->up_values, n, 0, y);
+  return sf_ffn_add_down(ffn, NULL, NULL, ffn->work->up_values, n, 0, y);
 }

@@ -19,6 +19,7 @@ static sf_ffn *new_ffn(sf_context *context, int32_t d_in, int32_t d_out, int32_t
   ffn->d_in = d_in;
   ffn->d_out = d_out;
   ffn->hidden = hidden;
+  ffn->work = &ffn->own_work;
   if (sf_ffn_reserve(ffn, 1) == SF_OK) return ffn;
   sf_ffn_close(ffn);
   return NULL;
@@ -90,13 +91,7 @@ void sf_ffn_close(sf_ffn *ffn) {
   if (!ffn) return;
   sf_free(ffn->rows);
   sf_free(ffn->slot_matrices);
-  sf_free(ffn->gate_values);
-  sf_free(ffn->up_values);
-  sf_free(ffn->ids);
-  sf_free(ffn->some_values);
-  sf_free(ffn->some_ids);
-  sf_free(ffn->uses);
-  sf_free(ffn->outputs);
+  sf_ffn_close_work(&ffn->own_work);
   sf_free(ffn->gate_bias);
   sf_free(ffn->up_bias);
   sf_free(ffn->down_bias);

@@ -13,10 +13,27 @@ enum {
 
 int32_t sf_ffn_reserve(sf_ffn *ffn, int32_t n) {
   size_t count = sf_size_product((size_t)n, (size_t)ffn->hidden);
-  int32_t status = sf_grow((void **)&ffn->gate_values, &ffn->gate_capacity, count, sizeof(float));
-  if (status == SF_OK) status = sf_grow((void **)&ffn->up_values, &ffn->up_capacity, count, sizeof(float));
-  if (status == SF_OK) status = sf_grow((void **)&ffn->ids, &ffn->ids_capacity, count, sizeof(int32_t));
+  int32_t status = sf_grow((void **)&ffn->work->gate_values, &ffn->work->gate_capacity, count, sizeof(float));
+  if (status == SF_OK) status = sf_grow((void **)&ffn->work->up_values, &ffn->work->up_capacity, count, sizeof(float));
+  if (status == SF_OK) status = sf_grow((void **)&ffn->work->ids, &ffn->work->ids_capacity, count, sizeof(int32_t));
   return status;
+}
+
+void sf_ffn_close_work(sf_ffn_work *work) {
+  sf_free(work->gate_values);
+  sf_free(work->up_values);
+  sf_free(work->ids);
+  sf_free(work->some_values);
+  sf_free(work->some_ids);
+  sf_free(work->uses);
+  sf_free(work->outputs);
+}
+
+void sf_ffn_share_work(sf_ffn *ffn, sf_ffn_work *work) {
+  const sf_ffn_work none = {0};
+  sf_ffn_close_work(&ffn->own_work);
+  ffn->own_work = none;
+  ffn->work = work;
 }
 
 int32_t sf_ffn_prepare(const sf_ffn *ffn, const float *x, int32_t n, sf_inputs *inputs) {
@@ -40,7 +57,7 @@ void sf_ffn_start_output(const sf_ffn *ffn, int32_t n, float *y) {
 }
 
 void sf_ffn_count_fired(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, uint8_t *fired) {
-  const float *activations = ffn->gate ? ffn->gate_values : ffn->up_values;
+  const float *activations = ffn->gate ? ffn->work->gate_values : ffn->work->up_values;
   for (int32_t j = 0; j < n; j++) {
     size_t row = (size_t)j * (size_t)ffn->hidden;
     for (int32_t i = 0; ids && i < counts[j]; i++) {

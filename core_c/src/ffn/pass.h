@@ -7,6 +7,19 @@
 #include "ffn/predictor.h"
 #include "matrix/matrix.h"
 
+/* Work memory of a pass of n vectors, each (n, hidden), grown as needed. */
+typedef struct {
+  float *gate_values, *up_values;
+  int32_t *ids;       /* the neurons of each vector */
+  float *some_values; /* what a part of the neurons gives, before it is put in its place */
+  int32_t *some_ids;
+  int32_t *uses;  /* (2, hidden): see sparse.c */
+  float *outputs; /* (n, d_out): see down.c */
+  size_t gate_capacity, up_capacity, ids_capacity, some_capacity, some_ids_capacity, uses_capacity, outputs_capacity;
+} sf_ffn_work;
+
+void sf_ffn_close_work(sf_ffn_work *work);
+
 struct sf_ffn {
   sf_context *context;
   const sf_matrix *gate, *up;
@@ -23,16 +36,12 @@ struct sf_ffn {
   sf_cache *cache;          /* NULL: the matrices have a row for each neuron. Else: for each slot of the cache */
   sf_matrix *slot_matrices; /* of a cached layer: (3) gate, up, down; owned */
   int32_t *rows;            /* (hidden) of a cached layer: the rows of the neurons that are computed */
-  /* Work memory of a pass of n vectors, each (n, hidden), grown as needed. */
-  float *gate_values, *up_values;
-  int32_t *ids;       /* the neurons of each vector */
-  float *some_values; /* what a part of the neurons gives, before it is put in its place */
-  int32_t *some_ids;
-  int32_t *uses;  /* (2, hidden): see sparse.c */
-  float *outputs; /* (n, d_out): see down.c */
-  size_t gate_capacity, up_capacity, ids_capacity, some_capacity, some_ids_capacity, uses_capacity, outputs_capacity;
+  sf_ffn_work *work;        /* `own_work`, or what several layers share */
+  sf_ffn_work own_work;
 };
 
+/* Lets a layer use work memory that several share, in place of its own. */
+void sf_ffn_share_work(sf_ffn *ffn, sf_ffn_work *work);
 /* Makes room for n vectors. */
 int32_t sf_ffn_reserve(sf_ffn *ffn, int32_t n);
 /* x (n, d_in) in the form, or forms, that gate and up multiply. */

@@ -48,8 +48,8 @@ static int32_t multiply_one(const pass *p, const sf_matrix *matrix, float *value
     sf_multiply(context, matrix, p->ids, count, p->inputs, 1, values, (size_t)count);
     return SF_OK;
   }
-  sf_multiply(context, matrix, NULL, ffn->hidden, p->inputs, 1, ffn->some_values, (size_t)ffn->hidden);
-  gather(ffn->some_values, p->ids, count, values);
+  sf_multiply(context, matrix, NULL, ffn->hidden, p->inputs, 1, ffn->work->some_values, (size_t)ffn->hidden);
+  gather(ffn->work->some_values, p->ids, count, values);
   return SF_OK;
 }
 
@@ -143,20 +143,20 @@ static void multiply_shared(const pass *p, const sf_matrix *matrix, const shared
   sf_ffn *ffn = p->ffn;
   int32_t rest[SF_BATCH];
   size_t stride = (size_t)shared->count;
-  sf_multiply(ffn->context, matrix, shared->ids, shared->count, p->inputs, p->n, ffn->some_values, stride);
+  sf_multiply(ffn->context, matrix, shared->ids, shared->count, p->inputs, p->n, ffn->work->some_values, stride);
   for (int32_t j = 0; j < p->n; j++) {
     const int32_t *ids = p->ids + list_of(p, j);
-    int32_t *rest_ids = ffn->some_ids + list_of(p, j), count = 0;
+    int32_t *rest_ids = ffn->work->some_ids + list_of(p, j), count = 0;
     for (int32_t i = 0; i < p->counts[j]; i++) {
       rest_ids[count] = ids[i];
       count += shared->places[ids[i]] < 0;
     }
     rest[j] = count;
   }
-  multiply_lists(p, matrix, ffn->some_ids, rest, values);
+  multiply_lists(p, matrix, ffn->work->some_ids, rest, values);
   for (int32_t j = 0; j < p->n; j++) { /* backwards, so that the rest moves into place without a copy */
     const int32_t *ids = p->ids + list_of(p, j);
-    const float *found = ffn->some_values + (size_t)j * stride;
+    const float *found = ffn->work->some_values + (size_t)j * stride;
     float *values_j = values + list_of(p, j);
     for (int32_t i = p->counts[j] - 1, left = rest[j]; i >= 0; i--) {
       int32_t place = shared->places[ids[i]];
@@ -169,16 +169,17 @@ static void multiply_shared(const pass *p, const sf_matrix *matrix, const shared
 static int32_t multiply_several(const pass *p, const sf_matrix *matrix, float *values) {
   sf_ffn *ffn = p->ffn;
   size_t hidden = (size_t)ffn->hidden;
-  int32_t status = sf_grow((void **)&ffn->uses, &ffn->uses_capacity, 2 * hidden, sizeof(int32_t));
+  int32_t status = sf_grow((void **)&ffn->work->uses, &ffn->work->uses_capacity, 2 * hidden, sizeof(int32_t));
   if (status != SF_OK) return status;
   const sf_costs *costs = &ffn->context->costs[matrix->format->index];
-  shared_neurons shared = {ffn->uses, ffn->uses + hidden, 0, 0};
+  shared_neurons shared = {ffn->work->uses, ffn->work->uses + hidden, 0, 0};
   find_shared(p, costs, &shared);
   if (shared.count == 0) {
     multiply_lists(p, matrix, p->ids, p->counts, values);
     return SF_OK;
   }
-  status = sf_grow((void **)&ffn->some_ids, &ffn->some_ids_capacity, (size_t)p->n * hidden, sizeof(int32_t));
+  status =
+      sf_grow((void **)&ffn->work->some_ids, &ffn->work->some_ids_capacity, (size_t)p->n * hidden, sizeof(int32_t));
   if (status != SF_OK) return status;
   int64_t rest = -shared.uses;
   for (int32_t j = 0; j < p->n; j++) rest += p->counts[j];
@@ -188,9 +189,9 @@ static int32_t multiply_several(const pass *p, const sf_matrix *matrix, float *v
     multiply_shared(p, matrix, &shared, values);
     return SF_OK;
   }
-  sf_multiply(ffn->context, matrix, NULL, ffn->hidden, p->inputs, p->n, ffn->some_values, hidden);
+  sf_multiply(ffn->context, matrix, NULL, ffn->hidden, p->inputs, p->n, ffn->work->some_values, hidden);
   for (int32_t j = 0; j < p->n; j++) {
-    gather(ffn->some_values + list_of(p, j), p->ids + list_of(p, j), p->counts[j], values + list_of(p, j));
+    gather(ffn->work->some_values + list_of(p, j), p->ids + list_of(p, j), p->counts[j], values + list_of(p, j));
   }
   return SF_OK;
 }
@@ -208,7 +209,7 @@ static int32_t multiply(const pass *p, const sf_matrix *matrix, const float *bia
     return status;
   }
   size_t count = (size_t)p->n * (size_t)ffn->hidden;
-  status = sf_grow((void **)&ffn->some_values, &ffn->some_capacity, count, sizeof(float));
+  status = sf_grow((void **)&ffn->work->some_values, &ffn->work->some_capacity, count, sizeof(float));
   if (status != SF_OK) return status;
   status = p->n == 1 ? multiply_one(p, matrix, values) : multiply_several(p, matrix, values);
   for (int32_t j = 0; bias && status == SF_OK && j < p->n; j++) {
@@ -226,7 +227,7 @@ static int32_t multiply(const pass *p, const sf_matrix *matrix, const float *bia
 static void keep(pass *p, float cutoff, float *values) {
   for (int32_t j = 0; j < p->n; j++) {
     const int32_t *ids = p->ids ? p->ids + list_of(p, j) : NULL;
-    int32_t *kept_ids = p->ffn->ids + list_of(p, j), kept = 0;
+    int32_t *kept_ids = p->ffn->work->ids + list_of(p, j), kept = 0;
     float *values_j = values + list_of(p, j);
     for (int32_t i = 0; i < p->counts[j]; i++) {
       float value = values_j[i];
@@ -236,7 +237,7 @@ static void keep(pass *p, float cutoff, float *values) {
     }
     p->counts[j] = kept;
   }
-  p->ids = p->ffn->ids;
+  p->ids = p->ffn->work->ids;
 }
 
 static int32_t has_zeros(int32_t activation) {
@@ -248,7 +249,7 @@ static int32_t add_pass(pass *p, float *y) {
   sf_ffn *ffn = p->ffn;
   const sf_kernels *kernels = ffn->context->kernels;
   int32_t by_gate = ffn->gate && (has_zeros(ffn->activation) || p->gate_cutoff > 0), status = SF_OK;
-  float *alpha = ffn->gate_values, *up = ffn->up_values;
+  float *alpha = ffn->work->gate_values, *up = ffn->work->up_values;
   float cutoff = p->product_cutoff;
   if (!ffn->gate && cutoff < p->gate_cutoff) cutoff = p->gate_cutoff;
   if (!p->ids && !by_gate) {
@@ -287,9 +288,9 @@ int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hi
   int32_t status = sf_ffn_reserve(ffn, n), every = 1;
   for (int32_t j = 0; j < n; j++) p.counts[j] = ffn->hidden;
   if (status == SF_OK && mode == SF_SPARSE && ffn->predictor) {
-    status = sf_predict(ffn->predictor, hints, n, ffn->ids, p.counts);
+    status = sf_predict(ffn->predictor, hints, n, ffn->work->ids, p.counts);
     for (int32_t j = 0; j < n; j++) every &= p.counts[j] == ffn->hidden;
-    if (!every) p.ids = ffn->ids;
+    if (!every) p.ids = ffn->work->ids;
   }
   if (status == SF_OK) status = sf_ffn_prepare(ffn, x, n, &inputs);
   if (status != SF_OK) return status;

@@ -113,6 +113,13 @@ static void each_part(void *argument, int32_t part, int32_t parts) {
   for (int32_t k = 0; k < job->count; k++) multiply_part(&job->jobs[k], part, parts);
 }
 
+/* Of two formats the one whose integers both can multiply. */
+static const sf_format *narrower(const sf_context *context, const sf_format *a, const sf_format *b) {
+  if (sf_is_plain(b->traits)) return a;
+  if (sf_is_plain(a->traits)) return b;
+  return context->kernels->input_most(b->index) < context->kernels->input_most(a->index) ? b : a;
+}
+
 int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, int32_t count, const float *x,
                          int32_t n, float *const *ys) {
   each_job job = {.count = count};
@@ -124,7 +131,7 @@ int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, 
     multiply_job one = {context, matrix, NULL, matrix->rows, n, &inputs, ys[k], (size_t)matrix->rows};
     job.jobs[k] = one;
     work += (size_t)matrix->rows * matrix->row_bytes;
-    if (!sf_is_plain(matrix->format->traits)) format = matrix->format;
+    format = narrower(context, format, matrix->format);
   }
   int32_t status = sf_prepare(context, format, x, n, matrices[0]->columns, &inputs);
   if (status != SF_OK) return status;

@@ -29,7 +29,7 @@ void sf_multiply(sf_context *context, const sf_matrix *matrix, const int32_t *id
                  const sf_inputs *inputs, int32_t n, float *out, size_t out_stride);
 /* The same x (n, columns) times up to SF_EACH matrices: ys[k] (n, rows of matrices[k]). x is prepared once, and the
  * threads are woken once. */
-enum { SF_EACH = 3 };
+enum { SF_EACH = 5 };
 int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, int32_t count, const float *x,
                          int32_t n, float *const *ys);
 /* sf_prepare, then sf_multiply with every row: y (n, rows). */

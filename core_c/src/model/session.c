@@ -1,72 +1,50 @@
-/* One sequence of tokens: the key/value cache, and the pass of a batch of tokens through the model. */
+/* Sessions, and the passes of their tokens through the plan. */
+#include "model/session.h"
+
+#include <math.h>
 #include <string.h>
 
 #include "base/check.h"
 #include "base/memory.h"
-#include "ffn/cached.h"
-#include "ffn/layer.h"
-#include "model/attention.h"
-
-enum { TAPS = SF_TAP_HIDDEN + 1 };
-
-/* Tokens on their way through the layers. */
-typedef struct {
-  int32_t n, mode, first; /* first: of them, in the eval */
-  int32_t logits_count;   /* wanted, of the last ones */
-  int32_t layer;          /* where they are */
-  size_t neurons;         /* of the layers before it */
-} batch_state;
-
-struct sf_session {
-  sf_model *model;
-  int32_t context, position;
-  sf_attention attention;
-  float *x;                          /* (SF_BATCH, d) the residual stream */
-  float *normed;                     /* (SF_BATCH, d) */
-  float *added;                      /* (SF_BATCH, d) what a block adds to x */
-  int32_t *counts[2];                /* (layers) selected and active neurons of the current eval */
-  int32_t *totals[2];                /* (layers) the same since they were asked for */
-  int32_t token_counts[2][SF_BATCH]; /* the same of each token in one layer */
-  float *taps[TAPS];                 /* what the caller wants to see, or NULL */
-  size_t tap_floats[TAPS];
-  uint8_t *fired; /* (layers, hidden), see sf_session_activity */
-  size_t fired_bytes;
-  batch_state batch;
-  sf_cached_pass cached; /* of the layer where the batch is, if that is cached */
-  int32_t waiting;       /* 1: for neurons that the host reads */
-};
 
 /* What a cached pass counted is copied as it is. */
-SF_CHECK(counts_agree, sizeof((sf_cached_pass *)0)->counts == sizeof((sf_session *)0)->token_counts[0]);
+SF_CHECK(counts_agree, sizeof((sf_cached_pass *)0)->counts == SF_BATCH * sizeof(int32_t));
 
-/* Floats of a token that a tap of this kind records. */
-static size_t tap_width(const sf_model *model, int32_t kind) {
-  return sf_size_product(kind == SF_TAP_FFN_INPUTS ? (size_t)model->n_layers : 1, (size_t)model->d);
+sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j) {
+  return &model->batch.sessions[j]->states[step->index];
 }
 
+/* ---- Opening and closing ---- */
+
 static int32_t allocate(sf_session *session) {
-  size_t d = (size_t)session->model->d, layers = (size_t)session->model->n_layers;
-  session->x = sf_array(sf_size_product(SF_BATCH, d), sizeof(float));
-  session->normed = sf_array(sf_size_product(SF_BATCH, d), sizeof(float));
-  session->added = sf_array(sf_size_product(SF_BATCH, d), sizeof(float));
-  if (!session->x || !session->normed || !session->added) return SF_ERROR_MEMORY;
+  const sf_model *model = session->model;
+  size_t layers = (size_t)model->n_layers + 1; /* of none, something to point at */
+  session->states = sf_array((size_t)model->n_steps, sizeof(sf_state));
+  if (!session->states) return SF_ERROR_MEMORY;
   for (int32_t i = 0; i < 2; i++) {
     session->counts[i] = sf_array(layers, sizeof(int32_t));
     session->totals[i] = sf_array(layers, sizeof(int32_t));
     if (!session->counts[i] || !session->totals[i]) return SF_ERROR_MEMORY;
   }
-  return sf_attention_open(&session->attention, session->model, session->context);
+  for (int32_t i = 0; i < model->n_steps; i++) {
+    const sf_step *step = &model->steps[i];
+    if (!step->kind->state) continue;
+    session->states[i].values = sf_array(step->kind->state(model, step), sizeof(float));
+    if (!session->states[i].values) return SF_ERROR_MEMORY;
+  }
+  return SF_OK;
 }
 
 int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context) {
   if (!out) return SF_ERROR_ARGUMENT;
   *out = NULL;
   if (!model || context < 1) return SF_ERROR_ARGUMENT;
-  if (!sf_model_complete(model)) return SF_ERROR_INCOMPLETE;
+  if (!model->picked || !model->buffers[SF_LOGITS].written) return SF_ERROR_INCOMPLETE;
   sf_session *session = sf_array(1, sizeof(sf_session));
   if (!session) return SF_ERROR_MEMORY;
   session->model = model;
   session->context = context;
+  model->sessions++;
   int32_t status = allocate(session);
   if (status != SF_OK) {
     sf_session_close(session);
@@ -76,241 +54,291 @@ int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context) {
   return SF_OK;
 }
 
+/* A recurrent state that has gone on cannot go back: the session is as if newly opened. */
+static void forget(sf_session *session) {
+  const sf_model *model = session->model;
+  session->position = session->pending = 0;
+  for (int32_t i = 0; i < model->n_steps; i++) {
+    const sf_step *step = &model->steps[i];
+    if (!step->kind->state) continue;
+    memset(session->states[i].values, 0, step->kind->state(model, step) * sizeof(float));
+  }
+}
+
+static int32_t is_recurrent(const sf_model *model) {
+  for (int32_t i = 0; i < model->n_steps; i++) {
+    if (model->steps[i].kind->state) return 1;
+  }
+  return 0;
+}
+
+/* Ends the present eval for one of its sessions; a second time, nothing happens. */
+static void end_session(sf_session *session, int32_t status) {
+  size_t layers = (size_t)session->model->n_layers;
+  if (session->pending == 0) return;
+  if (status == SF_OK) session->position += session->pending;
+  session->pending = 0;
+  for (int32_t k = 0; k < 2 && status == SF_OK; k++) {
+    for (size_t i = 0; i < layers; i++) sf_add_count(&session->totals[k][i], session->counts[k][i]);
+  }
+  if (status != SF_OK && is_recurrent(session->model)) forget(session);
+}
+
+/* Ends the eval that waits, as one that failed. */
+static void end_batch(sf_batch *batch) {
+  batch->waiting = 0;
+  for (int32_t j = 0; j < SF_BATCH; j++) {
+    if (batch->sessions[j]) end_session(batch->sessions[j], SF_ERROR_ARGUMENT);
+  }
+}
+
+/* An eval that waits for neurons, and has tokens of this session, will not go on. */
+static void abandon(const sf_session *session) {
+  sf_batch *batch = &session->model->batch;
+  for (int32_t j = 0; batch->waiting && j < SF_BATCH; j++) {
+    if (batch->sessions[j] == session) end_batch(batch);
+  }
+}
+
 void sf_session_close(sf_session *session) {
   if (!session) return;
-  sf_attention_close(&session->attention);
-  sf_cached_close(&session->cached);
-  sf_free(session->x);
-  sf_free(session->normed);
-  sf_free(session->added);
+  sf_model *model = session->model;
+  for (int32_t i = 0; session->states && i < model->n_steps; i++) {
+    sf_state *state = &session->states[i];
+    for (int32_t k = 0; k < state->n_blocks; k++) sf_free(state->blocks[k]);
+    sf_free(state->blocks);
+    sf_free(state->values);
+  }
+  sf_free(session->states);
   for (int32_t i = 0; i < 2; i++) {
     sf_free(session->counts[i]);
     sf_free(session->totals[i]);
   }
+  abandon(session);
+  model->sessions--;
   sf_free(session);
 }
 
-/* ---- The pass through the model ---- */
+/* ---- A batch ---- */
 
-/* normed (n, d) = x (n, d), normalised with what a part has of these roles. */
-static int32_t norm(const sf_session *session, const float *x, const sf_part *part, int32_t role, int32_t bias_role,
-                    int32_t n) {
-  int32_t d = session->model->d;
-  sf_model_norm(session->model, x, part->vectors[role], part->vectors[bias_role], n, d, session->normed);
-  return session->model->context->kernels->all_finite(session->normed, n * d) ? SF_OK : SF_ERROR_NOT_FINITE;
+static void set_angles(sf_rope *rope, const sf_batch *batch) {
+  double amplitude = (double)rope->amplitude;
+  float *out = rope->cos_sin;
+  for (int32_t j = 0; j < batch->n; j++) {
+    for (int32_t i = 0; i < rope->pairs; i++) {
+      double angle = batch->positions[j] * rope->frequencies[i];
+      *out++ = (float)(amplitude * cos(angle));
+      *out++ = (float)(amplitude * sin(angle));
+    }
+  }
 }
 
-static void scale_by(float factor, size_t count, float *x) {
-  for (size_t i = 0; factor != 1.0f && i < count; i++) x[i] *= factor;
-}
-
-/* x (n, d) += added (n, d), which goes through a norm of its own in some models. */
-static void add_to_stream(sf_session *session, const float *post_norm, int32_t n) {
-  const sf_model *model = session->model;
-  if (post_norm) sf_model_norm(model, session->added, post_norm, NULL, n, model->d, session->added);
-  scale_by(model->own.numbers[SF_RESIDUAL_SCALE], (size_t)n * (size_t)model->d, session->added);
-  model->context->kernels->add(session->x, session->added, n * model->d, session->x);
-}
-
-/* What stands before the feed-forward part of a layer, whose input is in normed then. */
-static int32_t before_ffn(sf_session *session) {
-  const sf_model *model = session->model;
-  int32_t layer = session->batch.layer, n = session->batch.n, first = session->batch.first;
-  const sf_part *part = &model->layers[layer];
-  int32_t status = norm(session, session->x, part, SF_ATTENTION_NORM, SF_ATTENTION_NORM_BIAS, n);
-  if (status == SF_OK) status = sf_attention_run(&session->attention, layer, session->normed, n, session->added);
-  if (status != SF_OK) return status;
-  add_to_stream(session, part->vectors[SF_ATTENTION_POST_NORM], n);
-  status = norm(session, session->x, part, SF_FFN_NORM, SF_FFN_NORM_BIAS, n);
-  if (status != SF_OK) return status;
-  float *tap = session->taps[SF_TAP_FFN_INPUTS];
-  for (int32_t j = 0; tap && j < n; j++) {
-    size_t row = (size_t)(first + j) * (size_t)model->n_layers + (size_t)layer, d = (size_t)model->d;
-    memcpy(tap + row * d, session->normed + (size_t)j * d, d * sizeof(float));
+/* The logits that the batch has written are finite. */
+static int32_t check_logits(const sf_model *model) {
+  const float *logits = model->batch.logits;
+  for (int32_t j = 0; j < model->batch.n; j++, logits += model->vocab) {
+    if (!model->context->kernels->all_finite(logits, model->vocab)) return SF_ERROR_NOT_FINITE;
   }
   return SF_OK;
 }
 
-/* added (n, d) = the feed-forward part of normed (n, d). SF_WAITING: when the missing neurons are there, once more. */
-static int32_t run_ffn(sf_session *session) {
-  const sf_model *model = session->model;
-  batch_state *batch = &session->batch;
-  sf_ffn *ffn = model->layers[batch->layer].ffn;
-  uint8_t *fired = session->fired ? session->fired + batch->neurons : NULL;
-  const float *hints = model->own.numbers[SF_PREDICTOR_INPUT] != 0 ? session->x : session->normed;
-  if (!ffn->cache) {
-    return sf_ffn_run(ffn, batch->mode, session->normed, hints, batch->n, session->added, session->token_counts[0],
-                      session->token_counts[1], fired);
-  }
-  sf_cached_pass *pass = &session->cached;
-  int32_t status = SF_OK;
-  if (!session->waiting) status = sf_cached_begin(pass, ffn, batch->mode, hints, batch->n, session->added);
-  if (status != SF_OK) return status;
-  status = sf_cached_continue(pass, ffn, batch->mode, session->normed, batch->n, session->added, fired);
-  session->waiting = status == SF_WAITING;
-  memcpy(session->token_counts[0], pass->counts, sizeof(pass->counts));
-  memcpy(session->token_counts[1], pass->active, sizeof(pass->active));
-  return status;
-}
-
-static void after_ffn(sf_session *session) {
-  int32_t layer = session->batch.layer, n = session->batch.n;
-  for (int32_t i = 0; i < 2; i++) {
-    for (int32_t j = 0; j < n; j++) sf_add_count(&session->counts[i][layer], session->token_counts[i][j]);
-  }
-  add_to_stream(session, session->model->layers[layer].vectors[SF_FFN_POST_NORM], n);
-}
-
-/* x (n, d) = the embeddings of tokens. */
-static void embed(sf_session *session, const int32_t *tokens, int32_t n) {
-  const sf_model *model = session->model;
-  const sf_matrix *embedding = model->own.matrices[SF_TOKEN_EMBEDDING];
-  size_t d = (size_t)model->d, blocks = d / (size_t)embedding->format->traits->block_columns;
-  for (int32_t j = 0; j < n; j++) {
-    const uint8_t *row = embedding->data + (size_t)tokens[j] * embedding->stride;
-    embedding->format->dequantize(row, blocks, session->x + (size_t)j * d);
-  }
-  scale_by(model->own.numbers[SF_EMBEDDING_SCALE], (size_t)n * d, session->x);
-}
-
-/* normed (n, d) = the states of the last `n` of `of` tokens after the final norm. */
-static int32_t final_norm(sf_session *session, int32_t n, int32_t of) {
-  const float *x = session->x + (size_t)(of - n) * (size_t)session->model->d;
-  return norm(session, x, &session->model->own, SF_OUTPUT_NORM, SF_OUTPUT_NORM_BIAS, n);
-}
-
-/* Logits of the `n` tokens whose final states are in normed. */
-static int32_t make_logits(sf_session *session, int32_t n, float *logits) {
-  const sf_model *model = session->model;
-  const sf_part *own = &model->own;
-  const sf_kernels *kernels = model->context->kernels;
-  const sf_matrix *output = own->matrices[own->matrices[SF_OUTPUT] ? SF_OUTPUT : SF_TOKEN_EMBEDDING];
-  int32_t vocab = model->vocab, status = sf_prepare_multiply(model->context, output, session->normed, n, logits);
-  for (int32_t j = 0; status == SF_OK && j < n; j++, logits += vocab) {
-    if (own->vectors[SF_OUTPUT_BIAS]) kernels->add(logits, own->vectors[SF_OUTPUT_BIAS], vocab, logits);
-    scale_by(own->numbers[SF_LOGIT_SCALE], (size_t)vocab, logits);
-    if (!kernels->all_finite(logits, vocab)) status = SF_ERROR_NOT_FINITE;
-    if (own->numbers[SF_LOGIT_CAP] > 0) kernels->softcap(own->numbers[SF_LOGIT_CAP], logits, vocab);
-  }
-  return status;
-}
-
-/* The layers of the batch, from where it stands. */
-static int32_t run_layers(sf_session *session) {
-  const sf_model *model = session->model;
-  batch_state *batch = &session->batch;
-  for (; batch->layer < model->n_layers; batch->layer++) {
-    int32_t status = session->waiting ? SF_OK : before_ffn(session);
-    if (status == SF_OK) status = run_ffn(session);
+/* The batch from where it stands. SF_WAITING: when the missing neurons are there, once more. */
+static int32_t run_steps(sf_model *model) {
+  sf_batch *batch = &model->batch;
+  for (; batch->step < model->n_steps; batch->step++) {
+    const sf_step *step = &model->steps[batch->step];
+    int32_t status = step->kind->run(model, step);
     if (status != SF_OK) return status;
-    after_ffn(session);
-    batch->neurons += (size_t)model->layers[batch->layer].ffn->hidden;
+    if (batch->n == 0) return SF_OK; /* nothing is left after a pick */
   }
+  return check_logits(model);
+}
+
+/* Begins with n ≤ SF_BATCH tokens of an eval, of which the first is token `first`. */
+static int32_t begin_batch(sf_model *model, sf_session *const *sessions, const int32_t *tokens, int32_t n,
+                           int32_t first) {
+  sf_batch *batch = &model->batch;
+  batch->n = n;
+  batch->first = first;
+  batch->step = batch->waiting = 0;
+  for (int32_t j = 0; j < n; j++) {
+    sf_session *session = sessions[j];
+    batch->tokens[j] = tokens[j];
+    batch->sessions[j] = session;
+    batch->positions[j] = session->position + session->pending++;
+    if (j + 1 < n && sessions[j + 1] == session) continue;
+    int32_t status = sf_attention_reserve(model, session->states, session->position + session->pending);
+    if (status != SF_OK) return status;
+  }
+  for (int32_t i = 0; i < model->n_ropes; i++) set_angles(&model->ropes[i], batch);
   return SF_OK;
 }
 
-/* The batch from where it stands; its logits. SF_WAITING as of run_ffn. */
-static int32_t run_batch(sf_session *session, float *logits) {
-  int32_t n = session->batch.n, first = session->batch.first, logits_count = session->batch.logits_count;
-  size_t d = (size_t)session->model->d;
-  int32_t status = run_layers(session);
-  float *hidden = session->taps[SF_TAP_HIDDEN];
-  if (hidden && status == SF_OK) {
-    status = final_norm(session, n, n);
-    memcpy(hidden + (size_t)first * d, session->normed, (size_t)n * d * sizeof(float));
-  }
-  if (logits_count > 0 && status == SF_OK) status = final_norm(session, logits_count, n);
-  if (logits_count > 0 && status == SF_OK) status = make_logits(session, logits_count, logits);
-  if (status == SF_OK) session->position += n;
-  return status;
+/* ---- An eval ---- */
+
+/* The tokens of a call. Either each has its session, or all have `session`. */
+typedef struct {
+  sf_model *model;
+  sf_session *const *sessions; /* (n) or NULL */
+  sf_session *session;
+  const int32_t *tokens, *wanted; /* (n); wanted NULL: the last `logits_count` */
+  int32_t n, mode, phase, logits_count;
+  float *logits;
+} eval;
+
+static sf_session *session_at(const eval *e, int32_t i) { return e->sessions ? e->sessions[i] : e->session; }
+
+static int32_t wanted_at(const eval *e, int32_t i) {
+  return e->wanted ? e->wanted[i] != 0 : i >= e->n - e->logits_count;
 }
 
-/* Begins with n ≤ SF_BATCH tokens, of which the first is token `first` of the eval, and the logits of the last
- * `logits_count` of them are wanted. */
-static void begin_batch(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, int32_t first,
-                        int32_t logits_count) {
-  const batch_state batch = {n, mode, first, logits_count, 0, 0};
-  session->batch = batch;
-  session->waiting = 0;
-  embed(session, tokens, n);
-  sf_attention_begin(&session->attention, session->position, n);
-}
-
-static size_t neurons(const sf_model *model) {
+static size_t neurons_before(const sf_model *model, int32_t layer) {
   size_t sum = 0;
-  for (int32_t layer = 0; layer < model->n_layers; layer++) sum += (size_t)model->layers[layer].ffn->hidden;
+  for (int32_t i = 0; i < layer; i++) sum += (size_t)sf_layer_neurons(&model->layers[i]);
   return sum;
 }
 
+uint8_t *sf_session_fired(const sf_session *session, int32_t layer) {
+  return session->fired ? session->fired + neurons_before(session->model, layer) : NULL;
+}
+
+/* Floats of a token that a tap of this kind records. */
+static size_t tap_width(const sf_model *model, int32_t kind) {
+  return sf_size_product(kind == SF_TAP_FFN_INPUTS ? (size_t)model->n_layers : 1, (size_t)model->d);
+}
+
+static int32_t has_cached_layer(const sf_model *model) {
+  for (int32_t i = 0; i < model->n_layers; i++) {
+    const sf_layer *layer = &model->layers[i];
+    if (layer->ffn ? layer->ffn->cache != NULL : layer->experts->cache != NULL) return 1;
+  }
+  return 0;
+}
+
+/* What a session records is for evals of that session alone. */
+static int32_t check_session(const eval *e, const sf_session *session) {
+  if (!session || session->model != e->model) return SF_ERROR_ARGUMENT;
+  for (int32_t kind = 0; kind < SF_TAPS; kind++) {
+    if (!session->taps[kind]) continue;
+    if (e->sessions) return SF_ERROR_UNSUPPORTED;
+    if (sf_size_product((size_t)e->n, tap_width(e->model, kind)) > session->tap_floats[kind]) return SF_ERROR_SHAPE;
+  }
+  if (!session->fired) return SF_OK;
+  if (e->sessions) return SF_ERROR_UNSUPPORTED;
+  return neurons_before(e->model, e->model->n_layers) > session->fired_bytes ? SF_ERROR_SHAPE : SF_OK;
+}
+
 /* Everything that can be wrong with a call, before any of it is done. */
-static int32_t check_eval(const sf_session *session, const int32_t *tokens, int32_t n, int32_t mode,
-                          const float *logits, int32_t logits_count) {
-  if (!session || !tokens || n < 1 || mode < SF_DENSE || mode > SF_SPARSE) return SF_ERROR_ARGUMENT;
-  if (logits_count < 0 || logits_count > n || (logits_count > 0 && !logits)) return SF_ERROR_ARGUMENT;
-  const sf_model *model = session->model;
-  for (int32_t i = 0; i < n; i++) {
-    if (tokens[i] < 0 || tokens[i] >= model->vocab) return SF_ERROR_ARGUMENT;
+static int32_t check_eval(const eval *e) {
+  if (!e->tokens || e->n < 1 || e->mode < SF_DENSE || e->mode > SF_SPARSE) return SF_ERROR_ARGUMENT;
+  if (e->phase != SF_PROMPT && e->phase != SF_DECODE) return SF_ERROR_ARGUMENT;
+  if (e->logits_count < 0 || e->logits_count > e->n || (e->logits_count > 0 && !e->logits)) return SF_ERROR_ARGUMENT;
+  if (e->n > SF_BATCH && has_cached_layer(e->model)) return SF_ERROR_ARGUMENT;
+  int32_t wanted = 0;
+  for (int32_t i = 0; i < e->n; i++) {
+    if (e->tokens[i] < 0 || e->tokens[i] >= e->model->vocab) return SF_ERROR_ARGUMENT;
+    wanted += wanted_at(e, i);
   }
-  if (n > session->context - session->position) return SF_ERROR_CONTEXT_FULL;
-  for (int32_t layer = 0; layer < model->n_layers; layer++) {
-    if (model->layers[layer].ffn->cache && n > SF_BATCH) return SF_ERROR_ARGUMENT;
+  if (wanted != e->logits_count) return SF_ERROR_ARGUMENT;
+  for (int32_t i = 0; i < (e->sessions ? e->n : 1); i++) {
+    int32_t status = check_session(e, session_at(e, i));
+    if (status != SF_OK) return status;
   }
-  for (int32_t kind = 0; kind < TAPS; kind++) {
-    if (session->taps[kind] && sf_size_product((size_t)n, tap_width(model, kind)) > session->tap_floats[kind]) {
-      return SF_ERROR_SHAPE;
-    }
-  }
-  if (session->fired && neurons(model) > session->fired_bytes) return SF_ERROR_SHAPE;
   return SF_OK;
 }
 
-/* Ends an eval that began at position `start` and did what it could. */
-static void end_eval(sf_session *session, int32_t status, int32_t start) {
-  size_t layers = (size_t)session->model->n_layers;
-  session->waiting = status == SF_WAITING;
-  if (status != SF_OK) session->position = start;
-  for (int32_t i = 0; i < 2 && status == SF_OK; i++) {
-    for (size_t k = 0; k < layers; k++) sf_add_count(&session->totals[i][k], session->counts[i][k]);
+/* Whether every session has room for its tokens. */
+static int32_t begin_eval(const eval *e) {
+  int32_t status = SF_OK;
+  size_t bytes = (size_t)e->model->n_layers * sizeof(int32_t);
+  for (int32_t i = 0; i < e->n; i++) session_at(e, i)->pending = 0;
+  for (int32_t i = 0; i < e->n; i++) {
+    sf_session *session = session_at(e, i);
+    if (++session->pending > session->context - session->position) status = SF_ERROR_CONTEXT_FULL;
   }
-}
-
-int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, float *logits,
-                        int32_t logits_count) {
-  int32_t status = check_eval(session, tokens, n, mode, logits, logits_count);
-  if (status != SF_OK) return status;
-  const sf_model *model = session->model;
-  size_t layers = (size_t)model->n_layers;
-  int32_t start = session->position, first_logit = n - logits_count;
-  sf_pool_lock(model->context->pool);
-  for (int32_t i = 0; i < 2; i++) memset(session->counts[i], 0, layers * sizeof(int32_t));
-  for (int32_t i = 0; i < n && status == SF_OK; i += SF_BATCH) {
-    int32_t batch = n - i < SF_BATCH ? n - i : SF_BATCH;
-    int32_t from = first_logit > i ? first_logit : i; /* first token of this batch whose logits are wanted */
-    int32_t wanted = i + batch > from ? i + batch - from : 0;
-    float *batch_logits = wanted > 0 ? logits + (size_t)(from - first_logit) * (size_t)model->vocab : NULL;
-    begin_batch(session, tokens + i, batch, mode, i, wanted);
-    status = run_batch(session, batch_logits);
+  for (int32_t i = 0; i < (e->sessions ? e->n : 1); i++) {
+    sf_session *session = session_at(e, i);
+    session->pending = 0;
+    for (int32_t k = 0; k < 2; k++) memset(session->counts[k], 0, bytes);
   }
-  end_eval(session, status, start);
-  sf_pool_unlock(model->context->pool);
   return status;
 }
 
-int32_t sf_session_missing(const sf_session *session, int32_t *layer, int32_t *ids) {
-  if (!session || !layer || !ids || !session->waiting) return SF_ERROR_ARGUMENT;
-  const sf_cached_pass *pass = &session->cached;
-  *layer = session->batch.layer;
+static void end_eval(const eval *e, int32_t status) {
+  if (status == SF_WAITING) return;
+  for (int32_t i = 0; i < (e->sessions ? e->n : 1); i++) end_session(session_at(e, i), status);
+}
+
+/* Runs tokens first … first + n - 1 of an eval. */
+static int32_t run_batch(const eval *e, int32_t first, int32_t n, float *logits) {
+  sf_batch *batch = &e->model->batch;
+  sf_session *sessions[SF_BATCH];
+  for (int32_t j = 0; j < n; j++) {
+    sessions[j] = session_at(e, first + j);
+    batch->wanted[j] = wanted_at(e, first + j);
+  }
+  batch->mode = e->mode;
+  batch->phase = e->phase;
+  batch->logits = e->model->buffers[SF_LOGITS].values = logits;
+  int32_t status = begin_batch(e->model, sessions, e->tokens + first, n, first);
+  return status == SF_OK ? run_steps(e->model) : status;
+}
+
+static int32_t evaluate(const eval *e) {
+  int32_t status = check_eval(e);
+  if (status != SF_OK) return status;
+  sf_pool *pool = e->model->context->pool;
+  float *logits = e->logits;
+  sf_pool_lock(pool);
+  sf_batch *batch = &e->model->batch;
+  if (batch->waiting) end_batch(batch);
+  memset(batch->sessions, 0, sizeof batch->sessions);
+  status = begin_eval(e);
+  for (int32_t i = 0; i < e->n && status == SF_OK; i += SF_BATCH) {
+    int32_t n = e->n - i < SF_BATCH ? e->n - i : SF_BATCH;
+    status = run_batch(e, i, n, logits);
+    for (int32_t j = i; j < i + n && logits; j++) logits += wanted_at(e, j) ? e->model->vocab : 0;
+  }
+  end_eval(e, status);
+  sf_pool_unlock(pool);
+  return status;
+}
+
+int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, int32_t phase,
+                        float *logits, int32_t logits_count) {
+  if (!session) return SF_ERROR_ARGUMENT;
+  const eval e = {session->model, NULL, session, tokens, NULL, n, mode, phase, logits_count, logits};
+  return evaluate(&e);
+}
+
+int32_t sf_model_eval(sf_model *model, sf_session *const *sessions, const int32_t *tokens, const int32_t *wanted,
+                      int32_t n, int32_t mode, int32_t phase, float *logits, int32_t logits_count) {
+  if (!model || !sessions || !wanted) return SF_ERROR_ARGUMENT;
+  const eval e = {model, sessions, NULL, tokens, wanted, n, mode, phase, logits_count, logits};
+  return evaluate(&e);
+}
+
+int32_t sf_model_missing(const sf_model *model, int32_t *layer, int32_t *ids) {
+  if (!model || !layer || !ids || !model->batch.waiting) return SF_ERROR_ARGUMENT;
+  const sf_cached_pass *pass = &model->cached;
+  *layer = model->steps[model->batch.step].arguments[0];
   memcpy(ids, pass->missing, (size_t)pass->n_missing * sizeof(int32_t));
   return pass->n_missing;
 }
 
-int32_t sf_session_resume(sf_session *session, float *logits) {
-  if (!session || !session->waiting || (session->batch.logits_count > 0 && !logits)) return SF_ERROR_ARGUMENT;
-  sf_pool *pool = session->model->context->pool;
-  sf_pool_lock(pool);
-  int32_t start = session->position, status = run_batch(session, logits);
-  end_eval(session, status, start);
-  sf_pool_unlock(pool);
+int32_t sf_model_resume(sf_model *model, float *logits) {
+  if (!model || !model->batch.waiting || (model->batch.logits && !logits)) return SF_ERROR_ARGUMENT;
+  sf_batch *batch = &model->batch;
+  sf_pool_lock(model->context->pool);
+  batch->logits = model->buffers[SF_LOGITS].values = logits;
+  int32_t status = run_steps(model);
+  if (status != SF_WAITING) {
+    batch->waiting = 0;
+    for (int32_t j = 0; j < SF_BATCH; j++) {
+      if (batch->sessions[j]) end_session(batch->sessions[j], status);
+    }
+  }
+  sf_pool_unlock(model->context->pool);
   return status;
 }
 
@@ -318,8 +346,13 @@ int32_t sf_session_position(const sf_session *session) { return session ? sessio
 
 int32_t sf_session_truncate(sf_session *session, int32_t position) {
   if (!session || position < 0 || position > session->position) return SF_ERROR_ARGUMENT;
+  abandon(session);
+  if (position == session->position) return SF_OK;
+  if (is_recurrent(session->model)) {
+    if (position > 0) return SF_ERROR_UNSUPPORTED;
+    forget(session);
+  }
   session->position = position;
-  session->waiting = 0;
   return SF_OK;
 }
 
@@ -335,7 +368,7 @@ int32_t sf_session_counts(sf_session *session, int32_t *selected, int32_t *activ
 }
 
 int32_t sf_session_tap(sf_session *session, int32_t kind, float *buffer, size_t floats) {
-  if (!session || kind < 0 || kind >= TAPS) return SF_ERROR_ARGUMENT;
+  if (!session || kind < 0 || kind >= SF_TAPS) return SF_ERROR_ARGUMENT;
   session->taps[kind] = buffer;
   session->tap_floats[kind] = buffer ? floats : 0;
   return SF_OK;
@@ -343,7 +376,7 @@ int32_t sf_session_tap(sf_session *session, int32_t kind, float *buffer, size_t 
 
 int32_t sf_session_activity(sf_session *session, uint8_t *counts, size_t bytes) {
   if (!session) return SF_ERROR_ARGUMENT;
-  if (counts && bytes < neurons(session->model)) return SF_ERROR_SHAPE;
+  if (counts && bytes < neurons_before(session->model, session->model->n_layers)) return SF_ERROR_SHAPE;
   session->fired = counts;
   session->fired_bytes = counts ? bytes : 0;
   return SF_OK;

@@ -1,14 +1,11 @@
-"""The configuration of a model file by architecture: `ARCHITECTURES` is the table, and
-`read_config` reads the sizes. The tensors are in `tensors`."""
+"""The configuration of a model file by architecture: `read_config` reads the
+sizes. The rows of architectures are in `table`."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,102 +13,16 @@ from .._shown import shown
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile
 from ..weights.activation import ActivationType
+from .architecture import Architecture, Sizes
 from .keys import REPAIR, Keys
 from .rope import Rope, read_rope
+from .table import ARCHITECTURES
 
 SPARSEFIRE_VERSION = 1  # of the sparsefire.* keys that are understood
 # Models that are known for a ReLU, and are often stored as `llama` without saying so.
 _RELU_NAMES = re.compile(r"relu|reglu|pro-?sparse|turbo-?sparse", re.IGNORECASE)
 # Cutoffs of the layers, by what they are on, see `SparseFfn.set_cutoff`.
 CUTOFF_KEYS = {"gate": "sparsefire.cutoff.gate", "product": "sparsefire.cutoff.product"}
-
-
-class Sizes(NamedTuple):
-    """What default numbers of an architecture are made of."""
-
-    layers: int
-    d: int
-    heads: int
-    head_dim: int
-
-
-Number: TypeAlias = Callable[[Sizes], float]
-
-
-class Architecture(NamedTuple):
-    """What differs between architectures. The numbers are those of files that do not name them."""
-
-    activation: str | None  # when neither user nor file names one; None: `ambiguous` says why not
-    gated: bool = True
-    layer_norm: bool = False  # mean and variance, with a bias; else RMS
-    rope_halves: bool = False  # pairs are (i, i + dims/2) of a head; else (2i, 2i+1)
-    vectors: tuple[str, ...] = ()  # that it has beside the plain norms, see `tensors`
-    embedding_scale: Number = lambda _: 1.0
-    residual_scale: Number = lambda _: 1.0
-    logit_divisor: Number | None = None  # None: a file must not name one
-    attention_scale: Number = lambda sizes: sizes.head_dim**-0.5
-    attention_cap: float = 0.0
-    logit_cap: float = 0.0
-    window: int = 0  # tokens that layers with a window see
-    full_every: int = 0  # every so many layers one has no window; 0: all have it
-    both_active: bool = False  # up goes through the activation as the gate does
-    window_rope_base: float | None = None  # of layers with a window; None: that of the others
-    ambiguous: str = ""
-
-
-_HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
-_POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
-_NORM_BIASES = ("attn_norm.bias", "ffn_norm.bias")
-
-_LLAMA = Architecture("silu")
-_GEMMA = Architecture("gelu_tanh", rope_halves=True, embedding_scale=lambda sizes: sizes.d**0.5)
-_GEMMA2 = _GEMMA._replace(
-    vectors=_POST_NORMS,
-    # The 27B models scale by the width of a head as it would be without a size of its own.
-    attention_scale=lambda s: (s.d / s.heads if s.layers == 46 else s.head_dim) ** -0.5,
-    attention_cap=50.0,
-    logit_cap=30.0,
-    window=4096,
-    full_every=2,
-)
-_GEMMA3 = _GEMMA._replace(
-    vectors=(*_HEAD_NORMS, *_POST_NORMS),
-    attention_scale=lambda s: (s.d / s.heads if s.layers == 62 else s.head_dim) ** -0.5,
-    full_every=6,
-    window_rope_base=10000.0,
-)
-_MINICPM = _LLAMA._replace(
-    embedding_scale=lambda _: 12.0,
-    residual_scale=lambda sizes: 1.4 / math.sqrt(sizes.layers),
-    logit_divisor=lambda sizes: sizes.d / 256,
-)
-_GRANITE = _LLAMA._replace(logit_divisor=lambda _: 1.0)
-_NEMOTRON = Architecture(
-    "relu2", gated=False, layer_norm=True, rope_halves=True, vectors=_NORM_BIASES
-)
-_BITNET = Architecture(
-    None,
-    rope_halves=True,
-    vectors=("attn_sub_norm.weight", "ffn_sub_norm.weight"),
-    ambiguous="Microsoft's BitNet b1.58 2B4T uses relu2, those of 1bitLLM silu",
-)
-
-ARCHITECTURES = {
-    "llama": _LLAMA,
-    "mistral3": _LLAMA,
-    "bamboo": Architecture("relu", both_active=True),
-    "qwen2": _LLAMA._replace(rope_halves=True),
-    "qwen3": _LLAMA._replace(rope_halves=True, vectors=_HEAD_NORMS),
-    "gemma": _GEMMA,
-    "gemma2": _GEMMA2,
-    "gemma3": _GEMMA3,
-    "minicpm": _MINICPM,
-    "granite": _GRANITE,
-    "arcee": Architecture("relu2", gated=False),
-    "nemotron": _NEMOTRON,
-    "bitnet": _BITNET,
-    "bitnet-b1.58": _BITNET._replace(activation="relu2"),
-}
 
 
 @dataclass(frozen=True)

@@ -80,57 +80,60 @@ class CachePolicy(IntEnum):
     CACHE_WINDOW = 2
 
 
-class MatrixRole(IntEnum):
-    TOKEN_EMBEDDING = 0
-    OUTPUT = 1
-    ATTENTION_Q = 2
-    ATTENTION_K = 3
-    ATTENTION_V = 4
-    ATTENTION_OUTPUT = 5
-
-
-class VectorRole(IntEnum):
-    OUTPUT_NORM = 0
-    ATTENTION_NORM = 1
-    FFN_NORM = 2
-    ROPE_FACTORS = 3
-    OUTPUT_NORM_BIAS = 4
-    ATTENTION_NORM_BIAS = 5
-    FFN_NORM_BIAS = 6
-    OUTPUT_BIAS = 7
-    ATTENTION_Q_BIAS = 8
-    ATTENTION_K_BIAS = 9
-    ATTENTION_V_BIAS = 10
-    ATTENTION_OUTPUT_BIAS = 11
-    ATTENTION_Q_NORM = 12
-    ATTENTION_K_NORM = 13
-    ATTENTION_POST_NORM = 14
-    FFN_POST_NORM = 15
-    ATTENTION_SUB_NORM = 16
-
-
-class NumberRole(IntEnum):
-    NORM_KIND = 0
-    ROPE_HALVES = 1
-    ROPE_AMPLITUDE = 2
-    EMBEDDING_SCALE = 3
-    RESIDUAL_SCALE = 4
-    LOGIT_SCALE = 5
-    LOGIT_CAP = 6
-    ATTENTION_SCALE = 7
-    ATTENTION_CAP = 8
-    ROPE_BASE = 9
-    ATTENTION_WINDOW = 10
-    PREDICTOR_INPUT = 11
+class StepName(IntEnum):
+    STEP_EMBED = 0
+    STEP_NORM = 1
+    STEP_PRODUCTS = 2
+    STEP_HEAD_PRODUCTS = 3
+    STEP_ROPE = 4
+    STEP_SCALE = 5
+    STEP_CAP = 6
+    STEP_ADD = 7
+    STEP_MULTIPLY = 8
+    STEP_ADD_VECTOR = 9
+    STEP_MULTIPLY_VECTOR = 10
+    STEP_MAP = 11
+    STEP_COPY = 12
+    STEP_ATTENTION = 13
+    STEP_FFN = 14
+    STEP_ROUTE = 15
+    STEP_EXPERTS = 16
+    STEP_TAP = 17
+    STEP_PICK = 18
 
 
 class Norm(IntEnum):
     NORM_RMS = 0
     NORM_LAYER = 1
+    NORM_L2 = 2
+
+
+class Function(IntEnum):
+    SIGMOID = 16
+    TANH = 17
+    SOFTPLUS = 18
+    EXP = 19
+
+
+class Repeat(IntEnum):
+    TILE = 0
+    SPREAD = 1
+
+
+class Route(IntEnum):
+    ROUTE_PLAIN = 0
+    ROUTE_SOFTMAX = 1
+    ROUTE_SIGMOID = 2
+    ROUTE_SOFTMAX_CHOSEN = 3
 
 
 class EvalStatus(IntEnum):
     WAITING = 1
+
+
+class Phase(IntEnum):
+    PROMPT = 0
+    DECODE = 1
 
 
 class Tap(IntEnum):

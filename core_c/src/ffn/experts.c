@@ -1,0 +1,268 @@
+/* Layers of experts: feed-forward layers side by side, of which a router has chosen a few for each token.
+ *
+ * The neurons of all experts are numbered one after another, so an expert is a run of neurons, and whatever is counted
+ * or skipped by neuron is so in an expert too. Each expert is computed for all tokens that want it together, in
+ * ascending order, so a token's sum does not depend on the others. */
+#include "ffn/experts.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "ffn/layer.h"
+
+enum { GATE, UP, DOWN, PARTS };
+
+/* A layer without its experts, or NULL when out of memory. */
+static sf_experts *new_experts(sf_context *context, int32_t count, int32_t width) {
+  sf_experts *experts = sf_array(1, sizeof(sf_experts));
+  if (!experts) return NULL;
+  experts->context = context;
+  experts->count = count;
+  experts->hidden = count * width;
+  experts->matrices = sf_array(sf_size_product((size_t)count, PARTS), sizeof(sf_matrix));
+  experts->ffns = sf_array((size_t)count, sizeof(sf_ffn *));
+  if (experts->matrices && experts->ffns) return experts;
+  sf_experts_close(experts);
+  return NULL;
+}
+
+void sf_experts_close(sf_experts *experts) {
+  if (!experts) return;
+  for (int32_t i = 0; experts->ffns && i < experts->count; i++) sf_ffn_close(experts->ffns[i]);
+  sf_free(experts->ffns);
+  sf_free(experts->matrices);
+  sf_ffn_close_work(&experts->work);
+  sf_free(experts->in);
+  sf_free(experts->out);
+  sf_free(experts);
+}
+
+/* Opens the layers of the experts, whose matrices are set. */
+static int32_t open_ffns(sf_experts *experts, int32_t down_layout, int32_t activation, float parameter) {
+  for (int32_t i = 0; i < experts->count; i++) {
+    const sf_matrix *own = experts->matrices + (size_t)i * PARTS;
+    int32_t status = sf_ffn_open(&experts->ffns[i], experts->context, experts->gated ? &own[GATE] : NULL, &own[UP],
+                                 &own[DOWN], down_layout, activation, parameter);
+    if (status != SF_OK) return status;
+    sf_ffn_share_work(experts->ffns[i], &experts->work);
+  }
+  experts->d_in = experts->ffns[0]->d_in;
+  experts->d_out = experts->ffns[0]->d_out;
+  return SF_OK;
+}
+
+static int32_t finish_open(sf_experts **out, sf_experts *experts, int32_t down_layout, int32_t activation,
+                           float parameter) {
+  int32_t status = open_ffns(experts, down_layout, activation, parameter);
+  if (status == SF_OK) {
+    *out = experts;
+  } else {
+    sf_experts_close(experts);
+  }
+  return status;
+}
+
+int32_t sf_experts_open(sf_experts **out, sf_context *context, int32_t count, const sf_matrix *gate,
+                        const sf_matrix *up, const sf_matrix *down, int32_t down_layout, int32_t activation,
+                        float parameter) {
+  if (!out) return SF_ERROR_ARGUMENT;
+  *out = NULL;
+  if (!context || count < 1 || !up || !down) return SF_ERROR_ARGUMENT;
+  const sf_matrix *whole[PARTS] = {gate, up, down};
+  for (int32_t k = 0; k < PARTS; k++) {
+    if (whole[k] && whole[k]->rows % count != 0) return SF_ERROR_SHAPE;
+  }
+  if (up->rows > SF_MAX_NEURONS) return SF_ERROR_SHAPE;
+  sf_experts *experts = new_experts(context, count, up->rows / count);
+  if (!experts) return SF_ERROR_MEMORY;
+  experts->gated = gate != NULL;
+  for (int32_t i = 0; i < count; i++) {
+    for (int32_t k = 0; k < PARTS; k++) {
+      sf_matrix *own = &experts->matrices[i * PARTS + k];
+      if (!whole[k]) continue;
+      *own = *whole[k];
+      own->rows /= count;
+      own->data += (size_t)i * (size_t)own->rows * own->stride;
+    }
+  }
+  return finish_open(out, experts, down_layout, activation, parameter);
+}
+
+int32_t sf_experts_open_cached(sf_experts **out, sf_context *context, sf_cache *cache, int32_t gate_format,
+                               int32_t up_format, int32_t down_format, int32_t d_in, int32_t d_out, int32_t width,
+                               int32_t down_layout, int32_t activation, float parameter) {
+  if (!out) return SF_ERROR_ARGUMENT;
+  *out = NULL;
+  if (!context || !cache || d_in < 1 || d_out < 1 || width < 1) return SF_ERROR_ARGUMENT;
+  if (down_layout != SF_DOWN_BY_NEURON && down_layout != SF_DOWN_BY_OUTPUT) return SF_ERROR_ARGUMENT;
+  if (d_in > SF_MAX_NEURONS || d_out > SF_MAX_NEURONS || width > SF_MAX_NEURONS / cache->hidden) return SF_ERROR_SHAPE;
+  const int32_t by_neuron = down_layout == SF_DOWN_BY_NEURON;
+  const int32_t formats[PARTS] = {gate_format, up_format, down_format};
+  const int32_t rows[PARTS] = {width, width, by_neuron ? width : d_out};
+  const int32_t columns[PARTS] = {d_in, d_in, by_neuron ? d_out : width};
+  sf_experts *experts = new_experts(context, cache->hidden, width);
+  if (!experts) return SF_ERROR_MEMORY;
+  experts->gated = gate_format >= 0;
+  experts->cache = cache;
+  size_t bytes = 0;
+  for (int32_t k = experts->gated ? GATE : UP; k < PARTS; k++) {
+    size_t row_bytes = sf_format_row_bytes(formats[k], columns[k]);
+    experts->offsets[k] = bytes;
+    bytes += sf_size_product((size_t)rows[k], row_bytes);
+    const sf_matrix matrix = {cache->arena, row_bytes, row_bytes, sf_format_find(formats[k]), rows[k], columns[k]};
+    for (int32_t i = 0; i < experts->count; i++) experts->matrices[i * PARTS + k] = matrix;
+    if (row_bytes == 0 || bytes > cache->bundle_bytes) break;
+  }
+  if (bytes != cache->bundle_bytes) {
+    sf_experts_close(experts);
+    return SF_ERROR_SHAPE;
+  }
+  return finish_open(out, experts, down_layout, activation, parameter);
+}
+
+int32_t sf_experts_set_bias(sf_experts *experts, const float *gate_bias, const float *up_bias, const float *down_bias) {
+  if (!experts) return SF_ERROR_ARGUMENT;
+  size_t width = (size_t)experts->hidden / (size_t)experts->count, d_out = (size_t)experts->d_out;
+  for (int32_t i = 0; i < experts->count; i++) {
+    size_t first = (size_t)i * width;
+    int32_t status =
+        sf_ffn_set_bias(experts->ffns[i], gate_bias ? gate_bias + first : NULL, up_bias ? up_bias + first : NULL,
+                        down_bias ? down_bias + (size_t)i * d_out : NULL);
+    if (status != SF_OK) return status;
+  }
+  return SF_OK;
+}
+
+int32_t sf_experts_set_cutoff(sf_experts *experts, int32_t kind, float cutoff) {
+  if (!experts) return SF_ERROR_ARGUMENT;
+  int32_t status = SF_OK;
+  for (int32_t i = 0; status == SF_OK && i < experts->count; i++) {
+    status = sf_ffn_set_cutoff(experts->ffns[i], kind, cutoff);
+  }
+  return status;
+}
+
+int32_t sf_experts_set_predictor(sf_experts *experts, int32_t expert, sf_predictor *predictor) {
+  if (!experts || expert < 0 || expert >= experts->count) return SF_ERROR_ARGUMENT;
+  return sf_ffn_set_predictor(experts->ffns[expert], predictor);
+}
+
+/* ---- A pass ---- */
+
+/* n vectors on their way through the layer. */
+typedef struct {
+  sf_experts *experts;
+  int32_t mode, used, before, n;
+  const float *x, *routes;
+  float *y;
+  int32_t *selected, *active;
+  uint8_t *fired;
+} pass;
+
+/* Makes the matrices of a cached expert those of the slot that it is in. */
+static int32_t place_expert(sf_experts *experts, int32_t expert) {
+  int32_t slot;
+  if (!experts->cache) return SF_OK;
+  int32_t status = sf_cache_slots(experts->cache, &expert, 1, &slot);
+  if (status != SF_OK) return status;
+  const uint8_t *bundle = experts->cache->arena + (size_t)slot * experts->cache->bundle_bytes;
+  for (int32_t k = 0; k < PARTS; k++) experts->matrices[expert * PARTS + k].data = bundle + experts->offsets[k];
+  return SF_OK;
+}
+
+/* The vectors that want an expert, and its weight for each. */
+static int32_t find_vectors(const pass *p, int32_t expert, int32_t *which, float *weights) {
+  int32_t count = 0;
+  const float *ids = p->routes;
+  for (int32_t j = 0; j < p->n; j++, ids += 2 * p->used) {
+    for (int32_t k = 0; k < p->used; k++) {
+      if (ids[k] != (float)expert) continue;
+      which[count] = j;
+      weights[count++] = ids[p->used + k];
+    }
+  }
+  return count;
+}
+
+static int32_t add_expert(const pass *p, int32_t expert) {
+  sf_experts *experts = p->experts;
+  int32_t which[SF_BATCH], counts[2][SF_BATCH];
+  float weights[SF_BATCH];
+  int32_t m = find_vectors(p, expert, which, weights), width = experts->hidden / experts->count;
+  size_t d_in = (size_t)experts->d_in, d_out = (size_t)experts->d_out;
+  int32_t status = m > 0 ? place_expert(experts, expert) : SF_OK;
+  if (m == 0 || status != SF_OK) return status;
+  for (int32_t k = 0; k < m; k++) {
+    float *in = experts->in + (size_t)k * d_in;
+    memcpy(in, p->x + (size_t)which[k] * d_in, d_in * sizeof(float));
+    for (size_t i = 0; p->before && i < d_in; i++) in[i] *= weights[k];
+  }
+  uint8_t *fired = p->fired ? p->fired + (size_t)expert * (size_t)width : NULL;
+  status = sf_ffn_run(experts->ffns[expert], p->mode, experts->in, NULL, m, experts->out, counts[0], counts[1], fired);
+  for (int32_t k = 0; status == SF_OK && k < m; k++) {
+    const float *out = experts->out + (size_t)k * d_out;
+    float *y = p->y + (size_t)which[k] * d_out, weight = p->before ? 1.0f : weights[k];
+    for (size_t i = 0; i < d_out; i++) y[i] += weight * out[i];
+    p->selected[which[k]] += counts[0][k];
+    p->active[which[k]] += counts[1][k];
+  }
+  return status;
+}
+
+/* The experts that any vector wants, ascending, into pass->wanted; in a cache, how often each is. */
+static void unite(const pass *p, sf_cached_pass *found) {
+  int32_t *times = found->missing, count = p->experts->count;
+  memset(times, 0, (size_t)count * sizeof(int32_t));
+  for (int32_t j = 0; j < p->n; j++) {
+    for (int32_t k = 0; k < p->used; k++) times[(int32_t)p->routes[(size_t)j * 2 * (size_t)p->used + (size_t)k]]++;
+  }
+  found->n_wanted = 0;
+  for (int32_t i = 0; i < count; i++) {
+    if (times[i] == 0) continue;
+    found->wanted[found->n_wanted++] = i;
+    if (p->experts->cache) sf_add_count(&p->experts->cache->wanted[i], times[i]);
+  }
+}
+
+static int32_t begin(const pass *p, sf_cached_pass *cached) {
+  sf_experts *experts = p->experts;
+  size_t count = (size_t)experts->count, d_in = (size_t)experts->d_in, d_out = (size_t)experts->d_out;
+  int32_t status = sf_grow((void **)&cached->wanted, &cached->wanted_capacity, count, sizeof(int32_t));
+  if (status == SF_OK) status = sf_grow((void **)&cached->missing, &cached->missing_capacity, count, sizeof(int32_t));
+  if (status == SF_OK) status = sf_grow((void **)&experts->in, &experts->in_capacity, SF_BATCH * d_in, sizeof(float));
+  if (status == SF_OK) {
+    status = sf_grow((void **)&experts->out, &experts->out_capacity, SF_BATCH * d_out, sizeof(float));
+  }
+  if (status != SF_OK) return status;
+  unite(p, cached);
+  cached->first = cached->granted = cached->n_missing = 0;
+  memset(p->y, 0, (size_t)p->n * d_out * sizeof(float));
+  memset(cached->counts, 0, sizeof cached->counts);
+  memset(cached->active, 0, sizeof cached->active);
+  return SF_OK;
+}
+
+int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *cached, int32_t resumed, int32_t mode, const float *x,
+                       const float *routes, int32_t used, int32_t before, int32_t n, float *y, int32_t *selected,
+                       int32_t *active, uint8_t *fired) {
+  const pass p = {experts, mode, used, before, n, x, routes, y, cached->counts, cached->active, fired};
+  int32_t status = resumed ? SF_OK : begin(&p, cached);
+  while (status == SF_OK && cached->first < cached->n_wanted) {
+    const int32_t *wanted = cached->wanted + cached->first;
+    if (cached->granted == 0) {
+      cached->granted = cached->n_wanted - cached->first;
+      if (experts->cache) {
+        cached->granted =
+            sf_cache_request(experts->cache, wanted, cached->granted, cached->missing, &cached->n_missing);
+      }
+      if (cached->n_missing > 0) return SF_WAITING;
+    }
+    for (int32_t i = 0; status == SF_OK && i < cached->granted; i++) status = add_expert(&p, wanted[i]);
+    cached->first += cached->granted;
+    cached->granted = 0;
+  }
+  memcpy(selected, cached->counts, (size_t)n * sizeof(int32_t));
+  memcpy(active, cached->active, (size_t)n * sizeof(int32_t));
+  return status;
+}

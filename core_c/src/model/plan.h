@@ -1,0 +1,135 @@
+/* A model: a plan of steps over buffers, and the batch of tokens that runs through it. Functions here trust their
+ * arguments: the public functions have checked them. */
+#ifndef SF_PLAN_H
+#define SF_PLAN_H
+
+#include "ffn/cached.h"
+#include "ffn/experts.h"
+#include "matrix/matrix.h"
+
+enum {
+  SF_STEP_ARGUMENTS = 16, /* most of a step */
+  SF_STEP_NUMBERS = 4,
+  SF_LOGITS = 0 /* the buffer that the caller's logits are */
+};
+
+/* Floats of each token of a batch. */
+typedef struct {
+  int32_t width;
+  int32_t written; /* 1: by a step of the plan */
+  float *values;   /* (SF_BATCH, width) */
+} sf_buffer;
+
+typedef struct {
+  int32_t count;
+  float *values; /* owned */
+} sf_vector;
+
+/* A rotary embedding, and its angles at the positions of the batch. */
+typedef struct {
+  int32_t pairs;
+  float amplitude;
+  double *frequencies; /* (pairs) */
+  float *cos_sin;      /* (SF_BATCH, pairs, 2) */
+} sf_rope;
+
+/* A feed-forward layer: one of the two. */
+typedef struct {
+  sf_ffn *ffn;
+  sf_experts *experts;
+} sf_layer;
+
+typedef struct sf_step {
+  const struct sf_step_kind *kind;
+  int32_t index; /* of it in the plan */
+  int32_t count; /* of its arguments */
+  int32_t arguments[SF_STEP_ARGUMENTS];
+  float numbers[SF_STEP_NUMBERS];
+} sf_step;
+
+/* What a session keeps for a step; a step uses one of the two. */
+typedef struct {
+  float **blocks; /* of keys and values, see attention.c; the first n_blocks are there */
+  int32_t n_blocks;
+  float *values; /* a recurrent state; zeros before the first token */
+} sf_state;
+
+/* n ≤ SF_BATCH tokens on their way through the plan. */
+typedef struct {
+  int32_t n, mode, phase;
+  int32_t step;    /* where they are */
+  int32_t waiting; /* 1: for neurons that the host reads */
+  int32_t tokens[SF_BATCH], positions[SF_BATCH];
+  int32_t wanted[SF_BATCH]; /* 1: the logits of that token */
+  sf_session *sessions[SF_BATCH];
+  int32_t first; /* of them, in the eval of a single session */
+  float *logits; /* of the wanted tokens */
+} sf_batch;
+
+struct sf_model {
+  sf_context *context;
+  int32_t vocab, d;
+  int32_t sessions; /* that are open: the plan cannot change meanwhile */
+  sf_buffer *buffers;
+  const sf_matrix **matrices;
+  sf_vector *vectors;
+  sf_rope *ropes;
+  sf_layer *layers;
+  sf_step *steps;
+  int32_t n_buffers, n_matrices, n_vectors, n_ropes, n_layers, n_steps;
+  int32_t picked; /* 1: a step has left only the tokens whose logits are wanted */
+  sf_batch batch;
+  sf_cached_pass cached; /* of the layer where the batch is, if that is cached */
+  float *scores;         /* work memory of attention */
+  size_t scores_capacity;
+  float *work; /* of one step at a time */
+  size_t work_capacity;
+};
+
+/* A kind of step. */
+typedef struct sf_step_kind {
+  /* What its arguments are, one character each; those after '*' repeat. i: a buffer that is read, I: or none, o: one
+   * that is written, x: one that is changed in place, m: a matrix, v: a vector, V: or none, r: a rope, l: a
+   * feed-forward layer, e: a layer of experts, s: an earlier step, S: or none, n: a number from 0 on, c: one from 1
+   * on. None is -1. */
+  const char *arguments;
+  int32_t whole;   /* 1: it is for whole batches, so it cannot follow a pick */
+  int32_t numbers; /* finite floats */
+  /* Whether shapes fit: SF_OK, SHAPE or ARGUMENT. */
+  int32_t (*check)(const sf_model *model, const sf_step *step);
+  int32_t (*run)(sf_model *model, const sf_step *step);
+  /* Floats of the recurrent state of a session; NULL: none. */
+  size_t (*state)(const sf_model *model, const sf_step *step);
+} sf_step_kind;
+
+/* The kind `kind`, an sf_step_name, or NULL. */
+const sf_step_kind *sf_step_find(int32_t kind);
+
+static inline int32_t sf_width(const sf_model *model, const sf_step *step, int32_t argument) {
+  return model->buffers[step->arguments[argument]].width;
+}
+
+static inline float *sf_values(const sf_model *model, const sf_step *step, int32_t argument) {
+  return model->buffers[step->arguments[argument]].values;
+}
+
+/* NULL for none. */
+static inline const sf_vector *sf_vector_of(const sf_model *model, const sf_step *step, int32_t argument) {
+  return step->arguments[argument] < 0 ? NULL : &model->vectors[step->arguments[argument]];
+}
+
+static inline const sf_matrix *sf_matrix_of(const sf_model *model, const sf_step *step, int32_t argument) {
+  return model->matrices[step->arguments[argument]];
+}
+
+/* The last step that writes a buffer, or -1. */
+int32_t sf_model_writer(const sf_model *model, int32_t buffer);
+/* The state that the session of token j keeps for a step. */
+sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j);
+
+/* Steps of their own files. */
+extern const sf_step_kind sf_step_attention, sf_step_route, sf_step_experts;
+/* Makes room in a session for the keys and values of positions below `length`, for every step of attention. */
+int32_t sf_attention_reserve(const sf_model *model, sf_state *states, int32_t length);
+
+#endif

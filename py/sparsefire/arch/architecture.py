@@ -1,0 +1,44 @@
+"""What an architecture says of itself: a row of `arch.table.ARCHITECTURES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from .writer import Writer
+
+
+class Sizes(NamedTuple):
+    """What default numbers of an architecture are made of."""
+
+    layers: int
+    d: int
+    heads: int
+    head_dim: int
+
+
+Number: TypeAlias = Callable[[Sizes], float]
+
+
+class Architecture(NamedTuple):
+    """What differs between architectures. The numbers are those of files that do not name them."""
+
+    activation: str | None  # when neither user nor file names one; None: `ambiguous` says why not
+    write: Callable[[Writer], None]  # writes the plan
+    gated: bool = True
+    layer_norm: bool = False  # mean and variance, with a bias; else RMS
+    rope_halves: bool = False  # pairs are (i, i + dims/2) of a head; else (2i, 2i+1)
+    vectors: tuple[str, ...] = ()  # that it has beside the plain norms
+    embedding_scale: Number = lambda _: 1.0
+    residual_scale: Number = lambda _: 1.0
+    logit_divisor: Number | None = None  # None: a file must not name one
+    attention_scale: Number = lambda sizes: sizes.head_dim**-0.5
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
+    window: int = 0  # tokens that layers with a window see
+    full_every: int = 0  # every so many layers one has no window; 0: all have it
+    both_active: bool = False  # up goes through the activation as the gate does
+    window_rope_base: float | None = None  # of layers with a window; None: that of the others
+    ambiguous: str = ""
+    own_keys: tuple[str, ...] = ()  # keys that it reads itself, of those that others may not have

@@ -1,0 +1,129 @@
+"""Decoders of Llama's kind (Touvron et al. 2023) and those that differ from it in numbers: norm,
+attention with rotary positions, norm, feed-forward layer, each added to the residual stream."""
+
+from __future__ import annotations
+
+import math
+
+from .architecture import Architecture
+from .plan import Buffer
+from .rope import FACTORS_TENSOR, Rope
+from .writer import Writer
+
+
+def write(w: Writer) -> None:
+    """The plan of such a decoder."""
+    w.embed()
+    for block in range(w.config.layers):
+        w.norm(w.x, f"blk.{block}.attn_norm", w.normed)
+        attention(w, block, w.normed, w.added)
+        w.residual(_own(w, block, "post_attention_norm"))
+        w.norm(w.x, f"blk.{block}.ffn_norm", w.normed)
+        w.ffn(block, w.normed, w.added, hints=w.x if w.config.powerinfer else None)
+        w.residual(_own(w, block, "post_ffw_norm"))
+    w.head()
+
+
+def _own(w: Writer, block: int, name: str) -> str | None:
+    """The name of a norm that only some architectures have."""
+    return f"blk.{block}.{name}" if f"{name}.weight" in w.config.kind.vectors else None
+
+
+def attention(
+    w: Writer,
+    block: int,
+    x: Buffer,
+    out: Buffer,
+    *,
+    kv_heads: int | None = None,
+    rotary: bool = True,
+    window: int | None = None,
+) -> int:
+    """Attention with rotary positions; the place of its step."""
+    config, plan, prefix = w.config, w.plan, f"blk.{block}."
+    kv_heads = config.kv_heads if kv_heads is None else kv_heads
+    heads, dim = config.heads, config.head_dim
+    q, k, v = w.buffer("q", heads * dim), w.buffer("k", kv_heads * dim), w.buffer("v", kv_heads * dim)
+    w.products(x, (f"{prefix}attn_q", q), (f"{prefix}attn_k", k), (f"{prefix}attn_v", v))
+    rope = w.rope(rope_of(w, block), stored_factors(w)) if rotary and config.rope_dims else None
+    for name, each, count in (("attn_q_norm", q, heads), ("attn_k_norm", k, kv_heads)):
+        if f"{name}.weight" in config.kind.vectors:
+            w.norm(each, f"{prefix}{name}", each, groups=count)
+        if rope is not None:
+            plan.rotate(each, rope, count, config.kind.rope_halves)
+    plan.scale(q, config.attention_scale)
+    mixed = w.buffer("heads", heads * dim)
+    window = config.windows[block] if window is None else window
+    step = plan.attention(
+        q, k, v, mixed, kv_heads=kv_heads, k_dim=dim, window=window, cap=config.attention_cap
+    )
+    if sub_norm := _own(w, block, "attn_sub_norm"):
+        w.norm(mixed, sub_norm, mixed)
+    w.product(mixed, f"{prefix}attn_output", out)
+    return step
+
+
+def rope_of(w: Writer, block: int) -> Rope:
+    """The rotary embedding of a block."""
+    return w.config.window_rope if w.config.windows[block] else w.config.rope
+
+
+def stored_factors(w: Writer) -> tuple[float, ...]:
+    """The factors of the frequencies that the file holds."""
+    return w.factors(FACTORS_TENSOR, w.config.rope_pairs)
+
+
+_HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
+_POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
+_NORM_BIASES = ("attn_norm.bias", "ffn_norm.bias")
+
+_LLAMA = Architecture("silu", write)
+_GEMMA = Architecture("gelu_tanh", write, rope_halves=True, embedding_scale=lambda sizes: sizes.d**0.5)
+_GEMMA2 = _GEMMA._replace(
+    vectors=_POST_NORMS,
+    # The 27B models scale by the width of a head as it would be without a size of its own.
+    attention_scale=lambda s: (s.d / s.heads if s.layers == 46 else s.head_dim) ** -0.5,
+    attention_cap=50.0,
+    logit_cap=30.0,
+    window=4096,
+    full_every=2,
+)
+_GEMMA3 = _GEMMA._replace(
+    vectors=(*_HEAD_NORMS, *_POST_NORMS),
+    attention_scale=lambda s: (s.d / s.heads if s.layers == 62 else s.head_dim) ** -0.5,
+    full_every=6,
+    window_rope_base=10000.0,
+)
+_MINICPM = _LLAMA._replace(
+    embedding_scale=lambda _: 12.0,
+    residual_scale=lambda sizes: 1.4 / math.sqrt(sizes.layers),
+    logit_divisor=lambda sizes: sizes.d / 256,
+)
+_GRANITE = _LLAMA._replace(logit_divisor=lambda _: 1.0)
+_NEMOTRON = Architecture(
+    "relu2", write, gated=False, layer_norm=True, rope_halves=True, vectors=_NORM_BIASES
+)
+_BITNET = Architecture(
+    None,
+    write,
+    rope_halves=True,
+    vectors=("attn_sub_norm.weight", "ffn_sub_norm.weight"),
+    ambiguous="Microsoft's BitNet b1.58 2B4T uses relu2, those of 1bitLLM silu",
+)
+
+ROWS = {
+    "llama": _LLAMA,
+    "mistral3": _LLAMA,
+    "bamboo": Architecture("relu", write, both_active=True),
+    "qwen2": _LLAMA._replace(rope_halves=True),
+    "qwen3": _LLAMA._replace(rope_halves=True, vectors=_HEAD_NORMS),
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA2,
+    "gemma3": _GEMMA3,
+    "minicpm": _MINICPM,
+    "granite": _GRANITE,
+    "arcee": Architecture("relu2", write, gated=False),
+    "nemotron": _NEMOTRON,
+    "bitnet": _BITNET,
+    "bitnet-b1.58": _BITNET._replace(activation="relu2"),
+}

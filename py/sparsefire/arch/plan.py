@@ -1,0 +1,325 @@
+"""The plan of a model: the steps that a token passes, and the tensors that they use. An architecture
+writes it, and the loader puts it into the core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from .._arrays import FloatArray
+from ..core.enums import Norm, Repeat, Route, StepName
+from ..weights.activation import ActivationType
+from .rope import Rope
+
+
+class Buffer(NamedTuple):
+    """Floats of each token: its number, and how many."""
+
+    index: int
+    width: int
+
+
+class Matrix(NamedTuple):
+    """Rows `first` … `first` + `rows` - 1 of a matrix of the file. The matrices of experts are one,
+    below each other."""
+
+    index: int
+    name: str
+    rows: int
+    columns: int
+    first: int
+
+
+class Vector(NamedTuple):
+    """A vector of the file (`name`) or of the plan (`values`)."""
+
+    index: int
+    count: int
+    name: str | None
+    values: FloatArray | None
+
+
+class FfnLayer(NamedTuple):
+    """A feed-forward layer: its tensors are `blk.{block}.ffn_*{suffix}`."""
+
+    block: int
+    suffix: str
+    hidden: int
+    gated: bool
+    activation: ActivationType
+
+
+class ExpertLayer(NamedTuple):
+    """A layer of experts: `count` of `width` neurons, in the tensors of these names (without
+    ".weight"; gate None: ungated)."""
+
+    block: int
+    count: int
+    width: int
+    gate: str | None
+    up: str
+    down: str
+    activation: ActivationType
+    biases: bool
+
+    @property
+    def hidden(self) -> int:
+        """The neurons of all experts."""
+        return self.count * self.width
+
+
+Layer: TypeAlias = FfnLayer | ExpertLayer
+
+
+class Step(NamedTuple):
+    """A step with its arguments, as `sf_model_add_step` takes them."""
+
+    name: StepName
+    arguments: tuple[int, ...]
+    numbers: tuple[float, ...]
+
+
+@dataclass
+class Plan:
+    """A plan, and the functions that extend it. Those that name tensors note their shapes in
+    `tensors`; `widths[i]` is that of buffer i, of which buffer 0 holds the logits."""
+
+    vocab: int
+    d: int
+    widths: list[int] = field(default_factory=list)
+    matrices: list[Matrix] = field(default_factory=list)
+    vectors: list[Vector] = field(default_factory=list)
+    ropes: list[Rope] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.logits = self.buffer(self.vocab)
+        self._matrices: dict[str, Matrix] = {}
+        self._vectors: dict[str, Vector] = {}
+
+    # -- what steps use ----------------------------------------------------------------------------
+
+    def buffer(self, width: int) -> Buffer:
+        """A new buffer."""
+        self.widths.append(width)
+        return Buffer(len(self.widths) - 1, width)
+
+    def matrix(
+        self, name: str, shape: tuple[int, ...], part: tuple[int, int] | None = None
+    ) -> Matrix:
+        """A tensor (…, rows, columns); dimensions before the last two count as rows. `part`: only
+        these rows, the first and how many."""
+        first, rows = part or (0, math.prod(shape[:-1]))
+        key = f"{name} {first} {rows}"
+        if key not in self._matrices:
+            self.tensors[name] = shape
+            matrix = Matrix(len(self.matrices), name, rows, shape[-1], first)
+            self._matrices[key] = matrix
+            self.matrices.append(matrix)
+        return self._matrices[key]
+
+    def vector(self, name: str, shape: int | tuple[int, ...]) -> Vector:
+        """A tensor as a vector, its elements in their order."""
+        if name not in self._vectors:
+            full = (shape,) if isinstance(shape, int) else shape
+            self.tensors[name] = full
+            self._vectors[name] = Vector(len(self.vectors), math.prod(full), name, None)
+            self.vectors.append(self._vectors[name])
+        return self._vectors[name]
+
+    def constant(self, values: FloatArray) -> Vector:
+        """A vector that is not in the file."""
+        vector = Vector(len(self.vectors), values.size, None, np.asarray(values, np.float32).ravel())
+        self.vectors.append(vector)
+        return vector
+
+    def rope(self, rope: Rope) -> int:
+        """The number of a rotary embedding."""
+        if rope not in self.ropes:
+            self.ropes.append(rope)
+        return self.ropes.index(rope)
+
+    def layer(self, layer: Layer) -> int:
+        """The number of a new feed-forward layer."""
+        self.layers.append(layer)
+        return len(self.layers) - 1
+
+    # -- steps -------------------------------------------------------------------------------------
+
+    def step(self, name: StepName, *arguments: int, numbers: tuple[float, ...] = ()) -> int:
+        """Adds a step; its place in the plan."""
+        self.steps.append(Step(name, arguments, numbers))
+        return len(self.steps) - 1
+
+    def embed(self, out: Buffer, matrix: Matrix, scale: float = 1.0) -> None:
+        """Out = the row of the token, times a factor."""
+        self.step(StepName.STEP_EMBED, out.index, matrix.index, numbers=(scale,))
+
+    def norm(
+        self,
+        x: Buffer,
+        out: Buffer,
+        weight: Vector | None,
+        epsilon: float,
+        *,
+        bias: Vector | None = None,
+        kind: Norm = Norm.NORM_RMS,
+        groups: int = 1,
+    ) -> None:
+        """Normalises each of the groups that x is divided into."""
+        if weight is None and kind != Norm.NORM_L2:
+            weight = self.ones(x.width // groups)
+        arguments = x.index, out.index, _index(weight), _index(bias), int(kind), groups
+        self.step(StepName.STEP_NORM, *arguments, numbers=(epsilon,))
+
+    def ones(self, count: int) -> Vector:
+        """A vector of ones, for norms without a weight."""
+        name = f"ones {count}"
+        if name not in self._vectors:
+            self._vectors[name] = self.constant(np.ones(count, np.float32))
+        return self._vectors[name]
+
+    def products(self, x: Buffer, *products: tuple[Matrix, Vector | None, Buffer]) -> None:
+        """Out = matrix · x + bias, for up to five together."""
+        arguments = [x.index]
+        for matrix, bias, out in products:
+            arguments += [matrix.index, _index(bias), out.index]
+        self.step(StepName.STEP_PRODUCTS, *arguments)
+
+    def head_products(self, x: Buffer, matrix: Matrix, out: Buffer, heads: int) -> None:
+        """Each head of x by its own part of the matrix."""
+        self.step(StepName.STEP_HEAD_PRODUCTS, x.index, matrix.index, out.index, heads)
+
+    def rotate(self, x: Buffer, rope: int, heads: int, halves: bool, first: int = 0) -> None:
+        """Rotates pairs of each head of x, from element `first` of a head on."""
+        self.step(StepName.STEP_ROPE, x.index, rope, heads, first, int(halves))
+
+    def scale(self, x: Buffer, factor: float) -> None:
+        """Multiplies x, unless the factor is 1."""
+        if factor != 1:
+            self.step(StepName.STEP_SCALE, x.index, numbers=(factor,))
+
+    def cap(self, x: Buffer, cap: float) -> None:
+        """x = cap · tanh(x / cap), unless the cap is 0."""
+        if cap:
+            self.step(StepName.STEP_CAP, x.index, numbers=(cap,))
+
+    def add(self, a: Buffer, b: Buffer | Vector, out: Buffer, repeat: Repeat = Repeat.TILE) -> None:
+        """Out = a + b."""
+        self._pair(StepName.STEP_ADD, StepName.STEP_ADD_VECTOR, a, b, out, repeat)
+
+    def multiply(
+        self, a: Buffer, b: Buffer | Vector, out: Buffer, repeat: Repeat = Repeat.TILE
+    ) -> None:
+        """Out = a · b."""
+        self._pair(StepName.STEP_MULTIPLY, StepName.STEP_MULTIPLY_VECTOR, a, b, out, repeat)
+
+    def _pair(
+        self,
+        buffers: StepName,
+        vector: StepName,
+        a: Buffer,
+        b: Buffer | Vector,
+        out: Buffer,
+        repeat: Repeat,
+    ) -> None:
+        name = buffers if isinstance(b, Buffer) else vector
+        self.step(name, a.index, b.index, out.index, int(repeat))
+
+    def map(self, x: Buffer, out: Buffer, function: int) -> None:
+        """Out = function(x), an `Activation` or `Function` of the core."""
+        self.step(StepName.STEP_MAP, x.index, out.index, int(function))
+
+    def copy(
+        self,
+        x: Buffer,
+        out: Buffer,
+        *,
+        count: int = 1,
+        width: int,
+        first: tuple[int, int] = (0, 0),
+        stride: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Copies `count` runs of `width` floats; first and stride are of x and of out."""
+        arguments = first[0], stride[0], first[1], stride[1]
+        self.step(StepName.STEP_COPY, x.index, out.index, count, width, *arguments)
+
+    def attention(
+        self,
+        q: Buffer,
+        k: Buffer | None,
+        v: Buffer | None,
+        out: Buffer,
+        *,
+        kv_heads: int,
+        k_dim: int,
+        v_dim: int | None = None,
+        window: int = 0,
+        chunked: bool = False,
+        cap: float = 0.0,
+        sinks: Vector | None = None,
+        source: int | None = None,
+    ) -> int:
+        """Softmax(q · Kᵀ) · V; its place, which a later step may name as its source."""
+        return self.step(
+            StepName.STEP_ATTENTION,
+            q.index,
+            _index(k),
+            _index(v),
+            out.index,
+            kv_heads,
+            k_dim,
+            k_dim if v_dim is None else v_dim,
+            window,
+            int(chunked),
+            _index(sinks),
+            -1 if source is None else source,
+            numbers=(cap,),
+        )
+
+    def ffn(self, layer: int, x: Buffer, out: Buffer, hints: Buffer | None = None) -> None:
+        """A feed-forward layer, whose predictor looks at the hints, or at x."""
+        self.step(StepName.STEP_FFN, layer, x.index, _index(hints), out.index)
+
+    def route(
+        self,
+        logits: Buffer,
+        routes: Buffer,
+        scoring: Route,
+        *,
+        bias: Vector | None = None,
+        groups: int = 1,
+        groups_used: int = 1,
+        normalised: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        """Chooses routes.width / 2 experts by their logits."""
+        arguments = logits.index, routes.index, _index(bias), int(scoring), groups, groups_used
+        self.step(StepName.STEP_ROUTE, *arguments, int(normalised), numbers=(scale,))
+
+    def experts(
+        self, layer: int, x: Buffer, routes: Buffer, out: Buffer, *, before: bool = False
+    ) -> None:
+        """The chosen experts' sum; `before`: their weights multiply x, not what they make of it."""
+        arguments = layer, x.index, routes.index, out.index, int(before)
+        self.step(StepName.STEP_EXPERTS, *arguments)
+
+    def tap(self, x: Buffer, kind: int, place: int) -> None:
+        """Lets x be recorded."""
+        self.step(StepName.STEP_TAP, x.index, int(kind), place)
+
+    def pick(self, x: Buffer) -> None:
+        """What follows is only for tokens whose logits are wanted."""
+        self.step(StepName.STEP_PICK, x.index)
+
+
+def _index(of: Buffer | Vector | None) -> int:
+    return -1 if of is None else of.index
+
+

@@ -1,0 +1,8 @@
+"""The architectures that are supported, by their names in files."""
+
+from __future__ import annotations
+
+from . import decoder
+from .architecture import Architecture
+
+ARCHITECTURES: dict[str, Architecture] = {**decoder.ROWS}

@@ -1,0 +1,181 @@
+"""What the architectures' plans have in common: blocks of steps, named as in the files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.enums import Norm, Tap
+from ..gguf.reader import GgufFile
+from ..weights.activation import ActivationType
+from .keys import Keys
+from .plan import Buffer, ExpertLayer, FfnLayer, Matrix, Plan, Vector
+from .rope import Rope
+
+if TYPE_CHECKING:
+    from .config import ModelConfig
+
+
+class Writer:
+    """Writes the plan of a model. `x` is the residual stream, `normed` what a block gets, `added`
+    what it adds to the stream.
+
+    Tensors are named without ".weight"; ".bias" is used where a file has it and `bias` allows."""
+
+    def __init__(self, file: GgufFile, config: ModelConfig) -> None:
+        self.file = file
+        self.config = config
+        self.keys = Keys(file, config.architecture)
+        self.plan = Plan(config.vocab, config.d)
+        self._buffers: dict[tuple[str, int], Buffer] = {}
+        self.x = self.buffer("x", config.d)
+        self.normed = self.buffer("normed", config.d)
+        self.added = self.buffer("added", config.d)
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        """Whether the file has the tensor, named in full."""
+        return name in self.file.tensors
+
+    def buffer(self, name: str, width: int) -> Buffer:
+        """The buffer of this name and width, which blocks share."""
+        key = name, width
+        if key not in self._buffers:
+            self._buffers[key] = self.plan.buffer(width)
+        return self._buffers[key]
+
+    def matrix(self, name: str, rows: int, columns: int) -> Matrix:
+        """The matrix `name`.weight."""
+        return self.plan.matrix(f"{name}.weight", (rows, columns))
+
+    def bias(self, name: str, count: int) -> Vector | None:
+        """The vector `name`.bias, if the file has it."""
+        full = f"{name}.bias"
+        return self.plan.vector(full, count) if self.has(full) else None
+
+    def product(self, x: Buffer, name: str, out: Buffer) -> None:
+        """Out = the matrix `name` · x + its bias."""
+        self.products(x, (name, out))
+
+    def products(self, x: Buffer, *products: tuple[str, Buffer]) -> None:
+        """Several products with the same x."""
+        rows = [
+            (self.matrix(name, out.width, x.width), self.bias(name, out.width), out)
+            for name, out in products
+        ]
+        self.plan.products(x, *rows)
+
+    def norm(self, x: Buffer, name: str, out: Buffer, *, groups: int = 1, shared: bool = True) -> None:
+        """Normalises x as the architecture does, with the weight `name`. With groups, each is
+        normalised by itself, by a weight that they share or have each."""
+        config = self.config
+        layered = config.kind.layer_norm
+        count = x.width // groups if shared else x.width
+        bias = None
+        if layered and f"{name}.bias" in (*config.kind.vectors, f"{name}.bias"):
+            bias = self.plan.vector(f"{name}.bias", count) if self.has(f"{name}.bias") else None
+        self.plan.norm(
+            x,
+            out,
+            self.plan.vector(f"{name}.weight", count),
+            config.norm_epsilon,
+            bias=bias,
+            kind=Norm.NORM_LAYER if layered else Norm.NORM_RMS,
+            groups=groups,
+        )
+
+    def rope(self, rope: Rope, factors: tuple[float, ...] = ()) -> int:
+        """A rotary embedding of the plan, its frequencies divided by further factors."""
+        return self.plan.rope(replace_factors(rope, factors))
+
+    # -- blocks ------------------------------------------------------------------------------------
+
+    def embed(self) -> None:
+        """x = the embeddings of the tokens."""
+        config = self.config
+        embedding = self.matrix("token_embd", config.vocab, config.d)
+        self.plan.embed(self.x, embedding, config.embedding_scale)
+
+    def residual(self, post_norm: str | None = None) -> None:
+        """x += added, which goes through a norm of its own in some models."""
+        if post_norm is not None:
+            self.norm(self.added, post_norm, self.added)
+        self.plan.scale(self.added, self.config.residual_scale)
+        self.plan.add(self.x, self.added, self.x)
+
+    def ffn(
+        self,
+        block: int,
+        x: Buffer,
+        out: Buffer,
+        *,
+        suffix: str = "",
+        hidden: int | None = None,
+        gated: bool | None = None,
+        activation: ActivationType | None = None,
+        hints: Buffer | None = None,
+    ) -> None:
+        """The feed-forward layer of a block."""
+        config = self.config
+        layer = self.plan.layer(
+            FfnLayer(
+                block,
+                suffix,
+                config.hidden if hidden is None else hidden,
+                config.kind.gated if gated is None else gated,
+                activation or config.activation,
+            )
+        )
+        if x.width == config.d:
+            self.plan.tap(x, Tap.TAP_FFN_INPUTS, layer)
+        self.plan.ffn(layer, x, out, hints)
+
+    def experts(
+        self,
+        block: int,
+        x: Buffer,
+        routes: Buffer,
+        out: Buffer,
+        *,
+        count: int,
+        width: int,
+        gated: bool = True,
+        activation: ActivationType | None = None,
+        before: bool = False,
+    ) -> None:
+        """The experts of a block that the routes name."""
+        prefix, d = f"blk.{block}.ffn_", x.width
+        names = [f"{prefix}{part}_exps" for part in ("gate", "up", "down")]
+        shapes = [(count, width, d), (count, width, d), (count, out.width, width)]
+        biases = self.has(f"{names[1]}.bias")
+        for name, shape in list(zip(names, shapes, strict=True))[0 if gated else 1 :]:
+            self.plan.tensors[f"{name}.weight"] = shape
+            if biases:
+                self.plan.tensors[f"{name}.bias"] = shape[:2]
+        chosen = activation or self.config.activation
+        gate = names[0] if gated else None
+        expert = ExpertLayer(block, count, width, gate, names[1], names[2], chosen, biases)
+        layer = self.plan.layer(expert)
+        if d == self.config.d:
+            self.plan.tap(x, Tap.TAP_FFN_INPUTS, layer)
+        self.plan.experts(layer, x, routes, out, before=before)
+
+    def head(self, output: str = "output") -> None:
+        """The final norm, and the logits of the tokens that are picked."""
+        config, plan = self.config, self.plan
+        self.norm(self.x, "output_norm", self.normed)
+        plan.tap(self.normed, Tap.TAP_HIDDEN, 0)
+        plan.pick(self.normed)
+        name = output if self.has(f"{output}.weight") else "token_embd"
+        matrix = self.matrix(name, config.vocab, config.d)
+        plan.products(self.normed, (matrix, self.bias(output, config.vocab), plan.logits))
+        plan.scale(plan.logits, config.logit_scale)
+        plan.cap(plan.logits, config.logit_cap)
+
+
+def replace_factors(rope: Rope, factors: tuple[float, ...]) -> Rope:
+    """The rope with its factors multiplied by others."""
+    if not factors:
+        return rope
+    own = rope.factors or (1.0,) * len(factors)
+    return rope._replace(factors=tuple(a * b for a, b in zip(own, factors, strict=True)))
