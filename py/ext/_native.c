@@ -146,7 +146,7 @@ static PyObject *from_text(text value) {
 #define KINDS_7(a, b, c, d, e, g, h) #a #b #c #d #e #g #h
 #define KINDS_8(a, b, c, d, e, g, h, i) #a #b #c #d #e #g #h #i
 #define KINDS_9(a, b, c, d, e, g, h, i, j) #a #b #c #d #e #g #h #i #j
-#define KINDS_11(a, b, c, d, e, g, h, i, j, k, l) #a #b #c #d #e #g #h #i #j #k #l
+#define KINDS_12(a, b, c, d, e, g, h, i, j, k, l, m) #a #b #c #d #e #g #h #i #j #k #l #m
 #define VALUES_0()
 #define VALUES_1(a) v[0].a
 #define VALUES_2(a, b) VALUES_1(a), v[1].b
@@ -157,7 +157,8 @@ static PyObject *from_text(text value) {
 #define VALUES_7(a, b, c, d, e, g, h) VALUES_6(a, b, c, d, e, g), v[6].h
 #define VALUES_8(a, b, c, d, e, g, h, i) VALUES_7(a, b, c, d, e, g, h), v[7].i
 #define VALUES_9(a, b, c, d, e, g, h, i, j) VALUES_8(a, b, c, d, e, g, h, i), v[8].j
-#define VALUES_11(a, b, c, d, e, g, h, i, j, k, l) VALUES_9(a, b, c, d, e, g, h, i, j), v[9].k, v[10].l
+#define VALUES_12(a, b, c, d, e, g, h, i, j, k, l, m) \
+  VALUES_9(a, b, c, d, e, g, h, i, j), v[9].k, v[10].l, v[11].m
 
 /* Every function of sparsefire.h, in its order: result, name, number of parameters, their kinds.
  * RESULT functions return a value, VOID ones nothing. */
@@ -212,17 +213,28 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_cache_resident, 1, (h))                            \
   RESULT(int32_t, sf_cache_counts, 4, (h, w, w, w))                     \
   RESULT(int32_t, sf_ffn_open_cached, 9, (w, h, h, i, i, i, i, i, f))   \
-  RESULT(int32_t, sf_model_open, 11, (w, h, i, i, i, i, i, i, i, f, f)) \
-  VOID(sf_model_close, 1, (h))                                          \
-  RESULT(int32_t, sf_model_set_matrix, 4, (h, i, i, h))                 \
-  RESULT(int32_t, sf_model_set_vector, 5, (h, i, i, p, i))              \
-  RESULT(int32_t, sf_model_set_number, 4, (h, i, i, f))                 \
-  RESULT(int32_t, sf_model_set_ffn, 3, (h, i, h))                       \
-  RESULT(int32_t, sf_session_open, 3, (w, h, i))                        \
-  VOID(sf_session_close, 1, (h))                                        \
-  RESULT(int32_t, sf_session_eval, 6, (h, p, i, i, w, i))               \
-  RESULT(int32_t, sf_session_missing, 3, (h, w, w))                     \
-  RESULT(int32_t, sf_session_resume, 2, (h, w))                         \
+  RESULT(int32_t, sf_experts_open, 9, (w, h, i, h, h, h, i, i, f)) \
+  RESULT(int32_t, sf_experts_open_cached, 12, (w, h, h, i, i, i, i, i, i, i, i, f)) \
+  VOID(sf_experts_close, 1, (h)) \
+  RESULT(int32_t, sf_experts_set_bias, 4, (h, p, p, p)) \
+  RESULT(int32_t, sf_experts_set_cutoff, 3, (h, i, f)) \
+  RESULT(int32_t, sf_experts_set_predictor, 3, (h, i, h)) \
+  RESULT(int32_t, sf_model_open, 4, (w, h, i, i)) \
+  VOID(sf_model_close, 1, (h)) \
+  RESULT(int32_t, sf_model_add_buffer, 2, (h, i)) \
+  RESULT(int32_t, sf_model_add_matrix, 2, (h, h)) \
+  RESULT(int32_t, sf_model_add_vector, 3, (h, p, i)) \
+  RESULT(int32_t, sf_model_add_rope, 5, (h, i, f, p, f)) \
+  RESULT(int32_t, sf_model_add_ffn, 2, (h, h)) \
+  RESULT(int32_t, sf_model_add_experts, 2, (h, h)) \
+  RESULT(int32_t, sf_model_set_ffn, 3, (h, i, h)) \
+  RESULT(int32_t, sf_model_add_step, 6, (h, i, p, i, p, i)) \
+  RESULT(int32_t, sf_model_eval, 9, (h, p, p, p, i, i, i, w, i)) \
+  RESULT(int32_t, sf_model_missing, 3, (h, w, w)) \
+  RESULT(int32_t, sf_model_resume, 2, (h, w)) \
+  RESULT(int32_t, sf_session_open, 3, (w, h, i)) \
+  VOID(sf_session_close, 1, (h)) \
+  RESULT(int32_t, sf_session_eval, 7, (h, p, i, i, i, w, i)) \
   RESULT(int32_t, sf_session_position, 1, (h))                          \
   RESULT(int32_t, sf_session_truncate, 2, (h, i))                       \
   RESULT(int32_t, sf_session_counts, 3, (h, w, w))                      \

@@ -7,7 +7,7 @@ import math
 
 from .architecture import Architecture
 from .plan import Buffer
-from .rope import FACTORS_TENSOR, Rope
+from .rope import Rope
 from .writer import Writer
 
 
@@ -43,9 +43,13 @@ def attention(
     config, plan, prefix = w.config, w.plan, f"blk.{block}."
     kv_heads = config.kv_heads if kv_heads is None else kv_heads
     heads, dim = config.heads, config.head_dim
-    q, k, v = w.buffer("q", heads * dim), w.buffer("k", kv_heads * dim), w.buffer("v", kv_heads * dim)
+    q, k, v = (
+        w.buffer("q", heads * dim),
+        w.buffer("k", kv_heads * dim),
+        w.buffer("v", kv_heads * dim),
+    )
     w.products(x, (f"{prefix}attn_q", q), (f"{prefix}attn_k", k), (f"{prefix}attn_v", v))
-    rope = w.rope(rope_of(w, block), stored_factors(w)) if rotary and config.rope_dims else None
+    rope = w.rope(rope_of(w, block)) if rotary and config.rope_dims else None
     for name, each, count in (("attn_q_norm", q, heads), ("attn_k_norm", k, kv_heads)):
         if f"{name}.weight" in config.kind.vectors:
             w.norm(each, f"{prefix}{name}", each, groups=count)
@@ -68,17 +72,14 @@ def rope_of(w: Writer, block: int) -> Rope:
     return w.config.window_rope if w.config.windows[block] else w.config.rope
 
 
-def stored_factors(w: Writer) -> tuple[float, ...]:
-    """The factors of the frequencies that the file holds."""
-    return w.factors(FACTORS_TENSOR, w.config.rope_pairs)
-
-
 _HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
 _POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 _NORM_BIASES = ("attn_norm.bias", "ffn_norm.bias")
 
 _LLAMA = Architecture("silu", write)
-_GEMMA = Architecture("gelu_tanh", write, rope_halves=True, embedding_scale=lambda sizes: sizes.d**0.5)
+_GEMMA = Architecture(
+    "gelu_tanh", write, rope_halves=True, embedding_scale=lambda sizes: sizes.d**0.5
+)
 _GEMMA2 = _GEMMA._replace(
     vectors=_POST_NORMS,
     # The 27B models scale by the width of a head as it would be without a size of its own.

@@ -1,12 +1,11 @@
-"""The plan of a model: the steps that a token passes, and the tensors that they use. An architecture
-writes it, and the loader puts it into the core."""
+"""The plan of a model: the steps that a token passes, and the tensors that they use. An
+architecture writes it, and the loader puts it into the core."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,14 +15,16 @@ from ..weights.activation import ActivationType
 from .rope import Rope
 
 
-class Buffer(NamedTuple):
+@dataclass(frozen=True)
+class Buffer:
     """Floats of each token: its number, and how many."""
 
     index: int
     width: int
 
 
-class Matrix(NamedTuple):
+@dataclass(frozen=True)
+class Matrix:
     """Rows `first` … `first` + `rows` - 1 of a matrix of the file. The matrices of experts are one,
     below each other."""
 
@@ -34,7 +35,8 @@ class Matrix(NamedTuple):
     first: int
 
 
-class Vector(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Vector:
     """A vector of the file (`name`) or of the plan (`values`)."""
 
     index: int
@@ -43,7 +45,8 @@ class Vector(NamedTuple):
     values: FloatArray | None
 
 
-class FfnLayer(NamedTuple):
+@dataclass(frozen=True)
+class FfnLayer:
     """A feed-forward layer: its tensors are `blk.{block}.ffn_*{suffix}`."""
 
     block: int
@@ -53,7 +56,8 @@ class FfnLayer(NamedTuple):
     activation: ActivationType
 
 
-class ExpertLayer(NamedTuple):
+@dataclass(frozen=True)
+class ExpertLayer:
     """A layer of experts: `count` of `width` neurons, in the tensors of these names (without
     ".weight"; gate None: ungated)."""
 
@@ -75,7 +79,8 @@ class ExpertLayer(NamedTuple):
 Layer: TypeAlias = FfnLayer | ExpertLayer
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """A step with its arguments, as `sf_model_add_step` takes them."""
 
     name: StepName
@@ -93,7 +98,7 @@ class Plan:
     widths: list[int] = field(default_factory=list)
     matrices: list[Matrix] = field(default_factory=list)
     vectors: list[Vector] = field(default_factory=list)
-    ropes: list[Rope] = field(default_factory=list)
+    ropes: list[tuple[Rope, str | None]] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -135,15 +140,20 @@ class Plan:
 
     def constant(self, values: FloatArray) -> Vector:
         """A vector that is not in the file."""
-        vector = Vector(len(self.vectors), values.size, None, np.asarray(values, np.float32).ravel())
+        vector = Vector(
+            len(self.vectors), values.size, None, np.asarray(values, np.float32).ravel()
+        )
         self.vectors.append(vector)
         return vector
 
-    def rope(self, rope: Rope) -> int:
-        """The number of a rotary embedding."""
-        if rope not in self.ropes:
-            self.ropes.append(rope)
-        return self.ropes.index(rope)
+    def rope(self, rope: Rope, factors: str | None = None) -> int:
+        """The number of a rotary embedding. factors: a tensor (dims / 2) by which its frequencies
+        are divided too."""
+        if factors is not None:
+            self.tensors[factors] = (rope.dims // 2,)
+        if (rope, factors) not in self.ropes:
+            self.ropes.append((rope, factors))
+        return self.ropes.index((rope, factors))
 
     def layer(self, layer: Layer) -> int:
         """The number of a new feed-forward layer."""
@@ -321,5 +331,3 @@ class Plan:
 
 def _index(of: Buffer | Vector | None) -> int:
     return -1 if of is None else of.index
-
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,7 +14,8 @@ from ..gguf.reader import GgufFile
 from ..weights.formats import WeightFormat, weight_format
 from ..weights.matrix import Matrix
 from ..weights.quantized import dequantize_rows, quantize_rows
-from .tensors import FFN_BIASES, check_format
+from .plan import FfnLayer
+from .tensors import check_format, check_vector_format, ffn_matrices, ffn_tensor
 
 _TILE = 1 << 20  # weights that are transposed at a time, so that they stay in cache
 
@@ -29,26 +32,29 @@ def upload_tensor(core: Core, file: GgufFile, name: str) -> Memory:
 
 
 def read_matrix(core: Core, file: GgufFile, name: str) -> Matrix:
-    """A matrix of the file as it is stored. `ModelFileError` when it is missing or no matrix,
-    `UnsupportedError` when the core does not compute on its format."""
+    """A matrix of the file as it is stored; matrices of one shape below each other, in a tensor of
+    three dimensions, are one. `ModelFileError` when it is missing or no matrix, `UnsupportedError`
+    when the core does not compute on its format."""
     info = file.tensor(name)
-    if len(info.shape) != 2 or max(info.shape) >= 1 << 31:
+    rows = math.prod(info.shape[:-1])
+    if len(info.shape) not in (2, 3) or max(rows, info.shape[-1]) >= 1 << 31:
         raise ModelFileError(
             f"{file.name}: tensor {name!r} has shape {info.shape}; a matrix was expected"
         )
     check_format(file, info)
-    return Matrix(core, upload_tensor(core, file, name), info.format, *info.shape)
+    return Matrix(core, upload_tensor(core, file, name), info.format, rows, info.shape[-1])
 
 
-def read_vector(file: GgufFile, name: str) -> FloatArray:
-    """A vector of plain numbers as float32; `ModelFileError` when it is missing or no vector,
-    `UnsupportedError` for another format, `NotFiniteError` when it holds NaN or infinity."""
+def read_vector(file: GgufFile, name: str, dimensions: int = 1) -> FloatArray:
+    """Plain numbers as a float32 vector, from a tensor of so many dimensions. `ModelFileError` when
+    it is missing or has others, `UnsupportedError` for another format, `NotFiniteError` when it
+    holds NaN or infinity."""
     info = file.tensor(name)
-    if len(info.shape) != 1:
+    if len(info.shape) != dimensions:
         raise ModelFileError(
             f"{file.name}: tensor {name!r} has shape {info.shape}; a vector was expected"
         )
-    check_format(file, info)
+    check_vector_format(file, info)
     data = file.tensor_data(name)
     if info.format == "bf16":  # the upper half of a float32
         values = (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -60,12 +66,13 @@ def read_vector(file: GgufFile, name: str) -> FloatArray:
     return values
 
 
-def read_biases(file: GgufFile, layer: int) -> dict[str, FloatArray]:
+def read_biases(file: GgufFile, layer: FfnLayer) -> dict[str, FloatArray]:
     """Those of "gate_bias", "up_bias" and "down_bias" that a feed-forward layer has."""
+    names = {part: ffn_tensor(layer, part, "bias") for part in ffn_matrices(layer)}
     return {
-        f"{name.removeprefix('ffn_')}_bias": read_vector(file, f"blk.{layer}.{name}.bias")
-        for name in FFN_BIASES
-        if f"blk.{layer}.{name}.bias" in file.tensors
+        f"{part.removeprefix('ffn_')}_bias": read_vector(file, name)
+        for part, name in names.items()
+        if name in file.tensors
     }
 
 
@@ -78,14 +85,14 @@ def format_by_neuron(format: str, d: int) -> WeightFormat:
 
 
 def rows_by_neuron(
-    core: Core, file: GgufFile, name: str
+    core: Core, file: GgufFile, name: str, expert: int | None = None
 ) -> tuple[npt.NDArray[np.uint8], WeightFormat, tuple[int, int]]:
-    """A down matrix (d, hidden) with one row a neuron: packed rows, their format (see
-    `format_by_neuron`), and the shape (hidden, d)."""
-    d, hidden = file.tensors[name].shape
+    """A down matrix (d, hidden), that of one of several experts if so asked, with one row a neuron:
+    packed rows, their format (see `format_by_neuron`), and the shape (hidden, d)."""
+    *_, d, hidden = file.tensors[name].shape
     stored = weight_format(file.tensors[name].format)
     kind = format_by_neuron(stored.name, d)
-    packed = file.tensor_data(name).reshape(d, -1)
+    packed = file.tensor_data(name).reshape(-1, d, stored.row_bytes(hidden))[expert or 0]
     rows = np.empty((hidden, kind.row_bytes(d)), np.uint8)
     what = f"{file.name}: tensor {name!r}"
     step = max(_TILE // d // stored.block, 1) * stored.block

@@ -9,7 +9,7 @@ from ..gguf.reader import GgufFile
 from ..weights.activation import ActivationType
 from .keys import Keys
 from .plan import Buffer, ExpertLayer, FfnLayer, Matrix, Plan, Vector
-from .rope import Rope
+from .rope import FACTORS_TENSOR, Rope
 
 if TYPE_CHECKING:
     from .config import ModelConfig
@@ -65,28 +65,24 @@ class Writer:
         ]
         self.plan.products(x, *rows)
 
-    def norm(self, x: Buffer, name: str, out: Buffer, *, groups: int = 1, shared: bool = True) -> None:
+    def norm(
+        self, x: Buffer, name: str, out: Buffer, *, groups: int = 1, shared: bool = True
+    ) -> None:
         """Normalises x as the architecture does, with the weight `name`. With groups, each is
         normalised by itself, by a weight that they share or have each."""
-        config = self.config
-        layered = config.kind.layer_norm
+        config, plan = self.config, self.plan
         count = x.width // groups if shared else x.width
-        bias = None
-        if layered and f"{name}.bias" in (*config.kind.vectors, f"{name}.bias"):
-            bias = self.plan.vector(f"{name}.bias", count) if self.has(f"{name}.bias") else None
-        self.plan.norm(
-            x,
-            out,
-            self.plan.vector(f"{name}.weight", count),
-            config.norm_epsilon,
-            bias=bias,
-            kind=Norm.NORM_LAYER if layered else Norm.NORM_RMS,
-            groups=groups,
-        )
+        kind, bias = Norm.NORM_RMS, None
+        if config.kind.layer_norm:
+            kind = Norm.NORM_LAYER
+            if name == "output_norm" or f"{name.split('.')[-1]}.bias" in config.kind.vectors:
+                bias = plan.vector(f"{name}.bias", count)
+        weight = plan.vector(f"{name}.weight", count)
+        plan.norm(x, out, weight, config.norm_epsilon, bias=bias, kind=kind, groups=groups)
 
-    def rope(self, rope: Rope, factors: tuple[float, ...] = ()) -> int:
-        """A rotary embedding of the plan, its frequencies divided by further factors."""
-        return self.plan.rope(replace_factors(rope, factors))
+    def rope(self, rope: Rope) -> int:
+        """A rotary embedding, its frequencies divided by the file's factors if it has some."""
+        return self.plan.rope(rope, FACTORS_TENSOR if self.has(FACTORS_TENSOR) else None)
 
     # -- blocks ------------------------------------------------------------------------------------
 
@@ -171,11 +167,3 @@ class Writer:
         plan.products(self.normed, (matrix, self.bias(output, config.vocab), plan.logits))
         plan.scale(plan.logits, config.logit_scale)
         plan.cap(plan.logits, config.logit_cap)
-
-
-def replace_factors(rope: Rope, factors: tuple[float, ...]) -> Rope:
-    """The rope with its factors multiplied by others."""
-    if not factors:
-        return rope
-    own = rope.factors or (1.0,) * len(factors)
-    return rope._replace(factors=tuple(a * b for a, b in zip(own, factors, strict=True)))

@@ -196,36 +196,77 @@ def sf_ffn_open_cached(
     parameter: float,
     /,
 ) -> int: ...
-def sf_model_open(
+def sf_experts_open(
     out: _Pointer,
     context: _Handle,
-    layers: SupportsIndex,
-    d: SupportsIndex,
-    heads: SupportsIndex,
-    kv_heads: SupportsIndex,
-    head_dim: SupportsIndex,
-    vocab: SupportsIndex,
-    rope_dims: SupportsIndex,
-    rope_base: float,
-    norm_epsilon: float,
+    count: SupportsIndex,
+    gate: _Handle,
+    up: _Handle,
+    down: _Handle,
+    down_layout: SupportsIndex,
+    activation: SupportsIndex,
+    parameter: float,
     /,
+) -> int: ...
+def sf_experts_open_cached(
+    out: _Pointer,
+    context: _Handle,
+    cache: _Handle,
+    gate_format: SupportsIndex,
+    up_format: SupportsIndex,
+    down_format: SupportsIndex,
+    d_in: SupportsIndex,
+    d_out: SupportsIndex,
+    width: SupportsIndex,
+    down_layout: SupportsIndex,
+    activation: SupportsIndex,
+    parameter: float,
+    /,
+) -> int: ...
+def sf_experts_close(experts: _Handle, /) -> int: ...
+def sf_experts_set_bias(
+    experts: _Handle, gate_bias: _Pointer, up_bias: _Pointer, down_bias: _Pointer, /
+) -> int: ...
+def sf_experts_set_cutoff(experts: _Handle, kind: SupportsIndex, cutoff: float, /) -> int: ...
+def sf_experts_set_predictor(
+    experts: _Handle, expert: SupportsIndex, predictor: _Handle, /
+) -> int: ...
+def sf_model_open(
+    out: _Pointer, context: _Handle, vocab: SupportsIndex, d: SupportsIndex, /
 ) -> int: ...
 def sf_model_close(model: _Handle, /) -> int: ...
-def sf_model_set_matrix(
-    model: _Handle, layer: SupportsIndex, role: SupportsIndex, matrix: _Handle, /
+def sf_model_add_buffer(model: _Handle, width: SupportsIndex, /) -> int: ...
+def sf_model_add_matrix(model: _Handle, matrix: _Handle, /) -> int: ...
+def sf_model_add_vector(model: _Handle, values: _Pointer, count: SupportsIndex, /) -> int: ...
+def sf_model_add_rope(
+    model: _Handle, dims: SupportsIndex, base: float, factors: _Pointer, amplitude: float, /
 ) -> int: ...
-def sf_model_set_vector(
+def sf_model_add_ffn(model: _Handle, ffn: _Handle, /) -> int: ...
+def sf_model_add_experts(model: _Handle, experts: _Handle, /) -> int: ...
+def sf_model_set_ffn(model: _Handle, layer: SupportsIndex, ffn: _Handle, /) -> int: ...
+def sf_model_add_step(
     model: _Handle,
-    layer: SupportsIndex,
-    role: SupportsIndex,
-    values: _Pointer,
+    kind: SupportsIndex,
+    arguments: _Pointer,
     count: SupportsIndex,
+    numbers: _Pointer,
+    numbers_count: SupportsIndex,
     /,
 ) -> int: ...
-def sf_model_set_number(
-    model: _Handle, layer: SupportsIndex, role: SupportsIndex, value: float, /
+def sf_model_eval(
+    model: _Handle,
+    sessions: _Pointer,
+    tokens: _Pointer,
+    wanted: _Pointer,
+    n: SupportsIndex,
+    mode: SupportsIndex,
+    phase: SupportsIndex,
+    logits: _Pointer,
+    logits_count: SupportsIndex,
+    /,
 ) -> int: ...
-def sf_model_set_ffn(model: _Handle, layer: SupportsIndex, ffn: _Handle, /) -> int: ...
+def sf_model_missing(model: _Handle, layer: _Pointer, ids: _Pointer, /) -> int: ...
+def sf_model_resume(model: _Handle, logits: _Pointer, /) -> int: ...
 def sf_session_open(out: _Pointer, model: _Handle, context: SupportsIndex, /) -> int: ...
 def sf_session_close(session: _Handle, /) -> int: ...
 def sf_session_eval(
@@ -233,12 +274,11 @@ def sf_session_eval(
     tokens: _Pointer,
     n: SupportsIndex,
     mode: SupportsIndex,
+    phase: SupportsIndex,
     logits: _Pointer,
     logits_count: SupportsIndex,
     /,
 ) -> int: ...
-def sf_session_missing(session: _Handle, layer: _Pointer, ids: _Pointer, /) -> int: ...
-def sf_session_resume(session: _Handle, logits: _Pointer, /) -> int: ...
 def sf_session_position(session: _Handle, /) -> int: ...
 def sf_session_truncate(session: _Handle, position: SupportsIndex, /) -> int: ...
 def sf_session_counts(session: _Handle, selected: _Pointer, active: _Pointer, /) -> int: ...

@@ -11,9 +11,11 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arch.config import ARCHITECTURES, ModelConfig, read_config
+from ..arch.config import ModelConfig, read_config
+from ..arch.plan import FfnLayer
 from ..arch.read import read_biases
-from ..arch.tensors import FFN_BIASES, check_format
+from ..arch.table import ARCHITECTURES
+from ..arch.tensors import FFN_PARTS, check_format
 from ..core.enums import Limit
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile
@@ -68,7 +70,7 @@ def write_bundles(
             up.format, (up.rows, columns), lambda: _joined(matrices)
         )
     }
-    for name, bias in zip(FFN_BIASES, biases, strict=True):
+    for name, bias in zip(FFN_PARTS, biases, strict=True):
         if bias is not None:
             tensors[f"blk.0.{name}.bias"] = bias
     write_gguf(path, metadata, tensors)
@@ -130,10 +132,12 @@ class BundleFile:
                 "of its neurons: load the model without a neuron budget"
             )
         self.format: WeightFormat = weight_format(info.format)
-        self.gated = self._gated(info.shape)
+        self.gated, hidden = self._gated(info.shape), self.shape.hidden
         self.offset = info.offset
         self.bundle_bytes = info.nbytes // info.shape[0]
-        self.biases = read_biases(self.header, layer)
+        self.biases = read_biases(
+            self.header, FfnLayer(layer, "", hidden, self.gated, self.shape.activation)
+        )
 
     def _gated(self, stored: tuple[int, ...]) -> bool:
         hidden, d_in, d_out = self.shape[:3]

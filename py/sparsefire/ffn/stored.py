@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..arch.config import ModelConfig
+from ..arch.plan import FfnLayer
 from ..arch.read import read_biases, read_matrix, read_vector, rows_by_neuron, upload_tensor
-from ..arch.tensors import DOWN_BY_NEURON, ffn_matrices
+from ..arch.tensors import DOWN_BY_NEURON, ffn_matrices, ffn_tensor
 from ..core.core import Core
 from ..gguf.reader import GgufFile
 from ..weights.matrix import Matrix, bundle_views
@@ -22,56 +23,58 @@ class _Matrices(NamedTuple):
     second_down: Matrix | None = None  # the same weights by output
 
 
-def read_layer(core: Core, file: GgufFile, config: ModelConfig, layer: int) -> SparseFfn:
+def read_layer(core: Core, file: GgufFile, config: ModelConfig, layer: FfnLayer) -> SparseFfn:
     """The feed-forward layer of a model with all that the file says of it: biases, predictor,
     cutoffs and norm. The down matrix of ReLU-like models is transposed, as sparse modes need it.
 
     Errors: `ModelFileError`, `UnsupportedError`, `NotFiniteError`, `CoreMemoryError`."""
-    prefix = f"blk.{layer}."
-    matrices = _read_matrices(core, file, config, prefix)
+    block, plain = layer.block, not layer.suffix
+    matrices = _read_matrices(core, file, config, layer)
     ffn = SparseFfn.from_matrices(
         core,
         matrices.gate,
         matrices.up,
         matrices.down,
-        activation=config.activation,
+        activation=layer.activation,
         down_layout=matrices.down_layout,
         parameter=config.activation_parameter,
         predictor=read_predictor(
             core,
             file,
-            layer,
-            config.hot_counts[layer] if config.hot_counts else 0,
+            block,
+            config.hot_counts[block] if config.hot_counts else 0,
             config.powerinfer_threshold,
-        ),
+        )
+        if plain
+        else None,
         **read_biases(file, layer),
     )
     if matrices.second_down is not None:
         ffn.set_second_down(matrices.second_down)
     for on, cutoffs in config.cutoffs.items():
-        ffn.set_cutoff(cutoffs[layer], on)
+        ffn.set_cutoff(cutoffs[block], on)
     if config.kind.both_active:
         ffn.set_both_active(True)
-    sub_norm = f"{prefix}ffn_sub_norm.weight"
+    sub_norm = f"blk.{block}.ffn_sub_norm.weight"
     if sub_norm in file.tensors:
         ffn.set_sub_norm(read_vector(file, sub_norm), config.norm_epsilon)
     return ffn
 
 
-def _read_matrices(core: Core, file: GgufFile, config: ModelConfig, prefix: str) -> _Matrices:
+def _read_matrices(core: Core, file: GgufFile, config: ModelConfig, layer: FfnLayer) -> _Matrices:
     """The layer's matrices, in the layout that its modes need."""
-    bundle = f"{prefix}ffn_bundle.weight"
+    bundle = f"blk.{layer.block}.ffn_bundle.weight"
     if bundle in file.tensors:
         return _read_bundle(core, file, bundle, config.d)
-    *names, down = (f"{prefix}{name}.weight" for name in ffn_matrices(config))
+    *names, down = (ffn_tensor(layer, part) for part in ffn_matrices(layer))
     *gates, up = (read_matrix(core, file, name) for name in names)
     gate = gates[0] if gates else None
-    by_neuron = f"{prefix}{DOWN_BY_NEURON}"
+    by_neuron = f"blk.{layer.block}.{DOWN_BY_NEURON}"
     if by_neuron in file.tensors:
         transposed = read_matrix(core, file, by_neuron)
         second = read_matrix(core, file, down) if down in file.tensors else None
         return _Matrices(gate, up, transposed, second_down=second)
-    if config.activation.is_relu_family:
+    if layer.activation.is_relu_family:
         rows, kind, shape = rows_by_neuron(core, file, down)
         return _Matrices(gate, up, Matrix(core, core.upload(rows), kind, *shape))
     return _Matrices(gate, up, read_matrix(core, file, down), "output")

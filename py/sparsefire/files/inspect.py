@@ -12,7 +12,7 @@ import numpy as np
 
 from ..arch.config import ModelConfig, read_config
 from ..arch.read import format_by_neuron
-from ..arch.tensors import DOWN_BY_NEURON, check_tensors
+from ..arch.tensors import DOWN_BY_NEURON, read_plan
 from ..errors import ModelFileError, SparsefireError
 from ..ffn.files import predictor_copies
 from ..gguf.reader import GgufFile
@@ -205,7 +205,7 @@ def _resolve(
         report.activation = _activation(file, config, activation is not None)
         report.mode = config.default_mode
         report.memory = _memory(file, config, context)
-        check_tensors(file, config)
+        read_plan(file, config)
     except SparsefireError as error:
         report.problem = str(error).removeprefix(f"{file.name}: ")
     if report.problem is None and report.tokenizer is not None:

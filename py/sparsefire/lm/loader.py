@@ -6,27 +6,26 @@ import threading
 
 import numpy as np
 
-from .._arrays import FloatArray
-from ..arch import tensors as roles
 from ..arch.config import ModelConfig
-from ..arch.read import damaged, read_floats, read_matrix, read_vector
-from ..arch.rope import FACTORS_TENSOR
-from ..core.core import Core
-from ..core.enums import Norm, NumberRole, VectorRole
+from ..arch.plan import ExpertLayer, Plan
+from ..arch.read import damaged, read_floats, read_vector, upload_tensor
+from ..core.core import Argument, Core, Memory
 from ..core.handle import CoreObject
 from ..errors import NotFiniteError
+from ..ffn.experts import ExpertsFfn, read_experts
 from ..ffn.layer import SparseFfn
 from ..ffn.stored import read_layer
 from ..gguf.reader import GgufFile
+from ..weights.formats import weight_format
 from ..weights.matrix import Matrix
 from .neurons import ModelNeurons
 
 
 class CoreModel(CoreObject):
-    """A model in the core with its weights. `ffns` has one `SparseFfn` per layer.
+    """A model in the core with its weights. `layers` has one layer for each of the plan's.
 
     On the native core, weights that need no conversion stay in the mapped file. With ``neurons``
-    the feed-forward layers are its layers, and `ffns` is empty.
+    the feed-forward layers are its layers, and `layers` is empty.
 
     `lock` is held by whoever evaluates tokens: sessions of a model share its layers' predictors,
     cutoffs and caches. The layers themselves take the same lock."""
@@ -36,101 +35,101 @@ class CoreModel(CoreObject):
         core: Core,
         file: GgufFile,
         config: ModelConfig,
+        plan: Plan,
         neurons: ModelNeurons | None = None,
     ) -> None:
-        handle = core.open(
-            "sf_model_open",
-            core.context,
-            config.layers,
-            config.d,
-            config.heads,
-            config.kv_heads,
-            config.head_dim,
-            config.vocab,
-            config.rope_dims,
-            config.rope.base,
-            config.norm_epsilon,
-            what=file.name,
-        )
+        handle = core.open("sf_model_open", core.context, plan.vocab, plan.d, what=file.name)
         super().__init__(core, handle, "sf_model_close")
         self.file = file
         self.config = config
+        self.plan = plan
         self.neurons = neurons
         self._uses_file = neurons is not None or (file.mapped and core.shares_buffers)
         self.lock = threading.RLock() if neurons is None else neurons.lock
-        self.ffns: list[SparseFfn] = []
+        self.layers: list[SparseFfn | ExpertsFfn] = []
         self._matrices: list[Matrix] = []
-        self._load_part(-1, "", roles.MODEL_MATRICES, roles.MODEL_VECTORS)
-        self._set_numbers()
-        for layer in range(config.layers):
-            prefix = f"blk.{layer}."
-            self._load_part(layer, prefix, roles.LAYER_MATRICES, roles.LAYER_VECTORS)
-            self._set_rope(layer)
-            if neurons is None:
-                self.ffns.append(read_layer(core, file, config, layer))
-                self.ffns[layer].lock = self.lock
-            ffn = self.ffns[layer] if neurons is None else neurons.layers[layer]
-            core.check("sf_model_set_ffn", handle, layer, ffn.handle, what=f"{prefix}ffn")
+        self._add_buffers()
+        self._add_matrices()
+        self._add_vectors()
+        self._add_ropes()
+        for layer in range(len(plan.layers)):
+            self._add_layer(layer)
+        self._add_steps()
 
-    def _load_part(
-        self,
-        layer: int,
-        prefix: str,
-        matrices: dict[str, roles.Role],
-        vectors: dict[str, roles.Role],
-    ) -> None:
-        """Uploads the tensors of a layer, or for layer -1 those outside of layers."""
-        for name, role in matrices.items():
-            full = f"{prefix}{name}"
-            if full in self.file.tensors:
-                matrix = read_matrix(self.core, self.file, full)
-                self._matrices.append(matrix)
-                self.core.check(
-                    "sf_model_set_matrix", self.handle, layer, role.code, matrix.handle, what=full
-                )
-        for name, role in vectors.items():
-            full = f"{prefix}{name}"
-            if full in self.file.tensors:
-                self._set_vector(layer, role.code, read_vector(self.file, full), full)
+    def _add(self, function: str, *arguments: Argument, what: str) -> None:
+        """Adds to the model in the core."""
+        self.core.check(function, self.handle, *arguments, what=f"{self.file.name}: {what}")
 
-    def _set_vector(self, layer: int, role: int, values: FloatArray, what: str) -> None:
-        values_in = self.core.inp(values)
-        self.core.check(
-            "sf_model_set_vector", self.handle, layer, role, values_in, values.size, what=what
-        )
+    def _add_buffers(self) -> None:
+        for width in self.plan.widths[1:]:  # the first is there
+            self._add("sf_model_add_buffer", width, what="buffers")
 
-    def _set_number(self, layer: int, role: int, value: float, what: str) -> None:
-        self.core.check(
-            "sf_model_set_number", self.handle, layer, role, float(value), what=f"{what} {value}"
-        )
+    def _add_matrices(self) -> None:
+        memories: dict[str, Memory] = {}
+        for each in self.plan.matrices:
+            if each.name not in memories:
+                memories[each.name] = upload_tensor(self.core, self.file, each.name)
+            kind = weight_format(self.file.tensors[each.name].format)
+            offset = each.first * kind.row_bytes(each.columns)
+            memory = memories[each.name]
+            matrix = Matrix(self.core, memory, kind, each.rows, each.columns, offset)
+            self._matrices.append(matrix)
+            self._add("sf_model_add_matrix", matrix.handle, what=each.name)
 
-    def _set_numbers(self) -> None:
-        config, kind = self.config, self.config.kind
-        for name, role in roles.NUMBERS.items():
-            self._set_number(-1, role, getattr(config, name), name)
-        self._set_number(
-            -1, NumberRole.NORM_KIND, Norm.NORM_LAYER if kind.layer_norm else Norm.NORM_RMS, "norm"
-        )
-        self._set_number(-1, NumberRole.ROPE_HALVES, float(kind.rope_halves), "pairs of rotation")
-        self._set_number(-1, NumberRole.ROPE_AMPLITUDE, config.rope.amplitude, "rotation amplitude")
-        self._set_number(-1, NumberRole.PREDICTOR_INPUT, float(config.powerinfer), "predictors")
+    def _add_vectors(self) -> None:
+        for each in self.plan.vectors:
+            values = each.values
+            if each.name is not None:
+                dimensions = len(self.plan.tensors[each.name])
+                values = read_vector(self.file, each.name, dimensions)
+            assert values is not None
+            what = each.name or "a vector"
+            self._add("sf_model_add_vector", self.core.inp(values), values.size, what=what)
 
-    def _set_rope(self, layer: int) -> None:
-        """Sets the rotary embedding and the attention window of a layer."""
-        config, name = self.config, FACTORS_TENSOR
-        window = config.windows[layer]
-        rope = config.window_rope if window else config.rope
-        self._set_number(layer, NumberRole.ATTENTION_WINDOW, window, "window")
-        self._set_number(layer, NumberRole.ROPE_BASE, rope.base, "rotation base")
-        factors = np.ones(config.rope_pairs, np.float32)
-        if rope.factors:
-            factors *= np.array(rope.factors, np.float32)
-        if name in self.file.tensors:
-            factors *= read_vector(self.file, name)
-        if (factors != 1).any():
+    def _add_ropes(self) -> None:
+        for rope, tensor in self.plan.ropes:
+            factors = np.ones(rope.dims // 2, np.float32)
+            if rope.factors:
+                factors *= np.array(rope.factors, np.float32)
+            if tensor is not None:
+                factors *= read_vector(self.file, tensor)
             if not (factors > 0).all():
-                raise NotFiniteError(f"{self.file.name}: tensor {name!r} holds factors ≤ 0 or NaN")
-            self._set_vector(layer, VectorRole.ROPE_FACTORS, factors, name)
+                raise NotFiniteError(
+                    f"{self.file.name}: tensor {tensor!r} holds factors ≤ 0 or NaN"
+                )
+            scaled = self.core.inp(factors) if (factors != 1).any() else None
+            arguments = rope.dims, rope.base, scaled, rope.amplitude
+            self._add("sf_model_add_rope", *arguments, what=f"the rotary embedding {rope}")
+
+    def _add_layer(self, index: int) -> None:
+        """Adds a feed-forward layer."""
+        layer, what = self.plan.layers[index], f"blk.{self.plan.layers[index].block}.ffn"
+        if self.neurons is not None:
+            self._add("sf_model_add_ffn", self.neurons.layers[index].handle, what=what)
+            return
+        if isinstance(layer, ExpertLayer):
+            experts = read_experts(self.core, self.file, layer)
+            self.layers.append(experts)
+            self._add("sf_model_add_experts", experts.handle, what=what)
+        else:
+            ffn = read_layer(self.core, self.file, self.config, layer)
+            self.layers.append(ffn)
+            self._add("sf_model_add_ffn", ffn.handle, what=what)
+        self.layers[index].lock = self.lock
+
+    def _add_steps(self) -> None:
+        for place, step in enumerate(self.plan.steps):
+            arguments = np.array(step.arguments, np.int32)
+            numbers = np.array(step.numbers, np.float32)
+            self._add(
+                "sf_model_add_step",
+                step.name,
+                self.core.inp(arguments),
+                arguments.size,
+                self.core.inp(numbers) if numbers.size else None,
+                numbers.size,
+                what=f"step {place} of the plan, {step.name.name} {step.arguments}",
+            )
 
     def check_file(self) -> None:
         """Raises `ModelFileError` if weights are still in the file, mapped or to be read, and it

@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from .._arrays import FloatArray, IntArray
 from ..arch.config import ModelConfig, read_config
-from ..arch.tensors import check_tensors
+from ..arch.tensors import read_plan
 from ..core.core import Core
 from ..core.handle import locked
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
 from ..ffn.cache import NeuronCache
+from ..ffn.experts import ExpertsFfn
 from ..ffn.forward import MODES
 from ..ffn.layer import SparseFfn
 from ..gguf.reader import GgufFile
@@ -115,7 +116,7 @@ class Model:
         file, neurons = GgufFile.open(source, mapped=mapped), None
         try:
             config = read_config(file, activation)
-            check_tensors(file, config)
+            plan = read_plan(file, config)
             tokenizer = None
             if pre is not None:
                 tokenizer = Tokenizer.from_metadata(file.metadata, file.name, pre=pre)
@@ -126,7 +127,7 @@ class Model:
                         "neuron_budget: the model is already in memory; give a path or a file"
                     )
                 neurons = ModelNeurons(core, source, file, config, neuron_budget)
-            model = cls(file, config, CoreModel(core, file, config, neurons), context)
+            model = cls(file, config, CoreModel(core, file, config, plan, neurons), context)
             if tokenizer is not None:
                 model.tokenizer = tokenizer
             return model
@@ -474,16 +475,26 @@ class Model:
         return self._file
 
     @property
-    def ffns(self) -> list[SparseFfn]:
-        """The feed-forward layers. `ArgumentError` for a model with a neuron budget, whose
-        layers are in `neurons`."""
+    def layers(self) -> list[SparseFfn | ExpertsFfn]:
+        """The feed-forward layers in memory, of a mixture of experts some as `ExpertsFfn`.
+        `ArgumentError` for a model with a neuron budget, whose layers are in `neurons`."""
         self._check_open()
         assert self._core_model is not None
         if self._core_model.neurons is not None:
             raise ArgumentError(
-                "ffns: the layers of a model with a neuron budget are in model.neurons.layers"
+                "the layers of a model with a neuron budget are in model.neurons.layers"
             )
-        return self._core_model.ffns
+        return self._core_model.layers
+
+    @property
+    def ffns(self) -> list[SparseFfn]:
+        """As `layers`, for a model without experts; `UnsupportedError` for one with experts."""
+        layers = [layer for layer in self.layers if isinstance(layer, SparseFfn)]
+        if len(layers) < len(self.layers):
+            raise UnsupportedError(
+                f"{self._file.name}: the model has experts, which are in model.layers"
+            )
+        return layers
 
     @property
     def neurons(self) -> ModelNeurons | None:
@@ -557,7 +568,7 @@ class Model:
         if self.config.activation.is_relu_family or self._core_model.neurons is not None:
             return True
         return any(
-            ffn.cutoff or ffn.product_cutoff or ffn.down_layout == "neuron" for ffn in self.ffns
+            ffn.cutoff or ffn.product_cutoff or ffn.down_layout == "neuron" for ffn in self.layers
         )
 
     def _checked_ids(self, ids: npt.ArrayLike, name: str) -> IntArray:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .._arrays import FloatArray
 from ..core.core import Argument
-from ..core.enums import EvalStatus, Limit, Tap
+from ..core.enums import EvalStatus, Limit, Phase, Tap
 from ..core.handle import CoreObject, locked
 from ..errors import ContextFullError, NotFiniteError
 from ..ffn.forward import MODES
@@ -140,7 +140,7 @@ class Session(CoreObject):
     def step(self, token: int) -> FloatArray:
         """Evaluates one more token in the current mode; logits (vocab,) as from `feed`."""
         self._one_token[0] = token
-        self._call(self._token_in, 1, self._logits_out, 1)
+        self._call(self._token_in, 1, Phase.DECODE, self._logits_out, 1)
         self.tokens.append(token)
         return self._last_logits
 
@@ -156,10 +156,12 @@ class Session(CoreObject):
             rows = None
             if logits is not None and count:
                 rows = self.core.out(logits[max(start - first, 0) :][:count])
-            self._call(self.core.inp(batch), len(batch), rows, count)
+            self._call(self.core.inp(batch), len(batch), Phase.PROMPT, rows, count)
             self.tokens += batch.tolist()
 
-    def _call(self, tokens: Argument, n: int, logits: Argument, logits_count: int) -> None:
+    def _call(
+        self, tokens: Argument, n: int, phase: int, logits: Argument, logits_count: int
+    ) -> None:
         room = self.context - len(self.tokens)
         if n > room:
             raise ContextFullError(
@@ -175,14 +177,15 @@ class Session(CoreObject):
                 tokens,
                 n,
                 MODES[self.mode],
+                phase,
                 logits,
                 logits_count,
                 what="evaluating tokens",
             )
             while status == EvalStatus.WAITING:
                 self._read_missing()
-                resumed = self.handle, logits
-                status = self.core.check("sf_session_resume", *resumed, what="evaluating tokens")
+                resumed = self._model.handle, logits
+                status = self.core.check("sf_model_resume", *resumed, what="evaluating tokens")
         except NotFiniteError as error:
             raise NotFiniteError(f"{error}; {self._model.why_not_finite()}") from None
         self.evaluated += n
@@ -192,7 +195,8 @@ class Session(CoreObject):
         """Reads the neurons that the core is waiting for."""
         assert self._model.neurons is not None
         where = self.core.out(self._missing_of), self.core.out(self._missing)
-        count = self.core.check("sf_session_missing", self.handle, *where, what="missing neurons")
+        model = self._model.handle
+        count = self.core.check("sf_model_missing", model, *where, what="missing neurons")
         self._model.neurons.read(int(self._missing_of[0]), self._missing[:count])
 
     def ffn_inputs(self, tokens: npt.NDArray[np.int32]) -> FloatArray:

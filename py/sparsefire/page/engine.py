@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from ..arch.config import ModelConfig, read_config
-from ..arch.tensors import check_tensors
+from ..arch.tensors import read_plan
 from ..core.hosts import backend, get_core, use_backend
 from ..core.pyodide import processors
 from ..core.threads import DEFAULT_THREADS_LIMIT, enable_threads
@@ -172,7 +172,7 @@ class Engine:
         try:
             with GgufFile.open(cast("BinaryIO", source)) as file:
                 config = read_config(file, None)
-                check_tensors(file, config)
+                read_plan(file, config)
                 needed = _memory_needed(file, config, json.loads(options))
                 return json.dumps({"name": config.name, **needed})
         except Exception as error:
