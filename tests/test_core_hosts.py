@@ -363,53 +363,6 @@ def test_a_trap_is_an_error_and_the_next_call_works(name: str) -> None:
     assert core.call("sf_isa_count") == 1
 
 
-LIMITED = """
-import resource
-import numpy, wasmtime
-resource.setrlimit(resource.RLIMIT_AS, ({nbytes}, {nbytes}))
-import sparsefire as sf
-try:
-    sf.use_backend("wasmtime", isa="wasm128")
-    model = sf.Model.load()
-    print("".join(model.generate("The people of", 4, temperature=0)))
-    core = model.core
-    before = core.memory_bytes()
-    memory = core.memory(100_000_000)  # a memory that moves as it grows
-    memory.write(numpy.full(memory.nbytes, 7, numpy.uint8))
-    found = numpy.empty(memory.nbytes, numpy.uint8)
-    memory.read(found)
-    print(core.memory_bytes() > before, (found == 7).all())
-    print("".join(model.generate("The people of", 4, temperature=0)))
-except sf.SparsefireError as error:
-    print(type(error).__name__, error)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others do not limit it")
-def test_a_limited_address_space() -> None:
-    """As batch systems limit it: wasmtime would reserve 4 GB for a memory."""
-    open_test_core("wasmtime-wasm128")
-    whole, limited = (python(LIMITED.format(nbytes=nbytes)) for nbytes in (1 << 40, 3 << 30))
-    assert limited.stdout == whole.stdout, limited
-    assert "True True" in whole.stdout, whole
-
-
-def test_an_address_space_that_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    open_test_core("wasmtime-wasm128")
-    import wasmtime
-
-    from sparsefire.core.wasmtime import WasmtimeCore
-
-    def fails(*_: object) -> None:
-        raise wasmtime.WasmtimeError("mmap failed to reserve\n\nCaused by:\n    no room\n")
-
-    monkeypatch.setattr(wasmtime, "Instance", fails)
-    with pytest.raises(
-        errors.BackendError, match=r"cannot start the core: no room; if the address"
-    ):
-        WasmtimeCore("wasm128")
-
-
 # -- choosing a host -----------------------------------------------------------------------------
 
 
@@ -601,6 +554,6 @@ def test_a_missing_compiler_is_named() -> None:
 
 def test_the_module_is_small() -> None:
     try:
-        assert len(_wasm.module_bytes()) <= 260 * 1024
+        assert len(_wasm.module_bytes()) <= 300 * 1024
     except errors.BackendError as error:
         missing(str(error))

@@ -39,7 +39,7 @@ BAD_KEYS: list[tuple[dict[str, Any], type[SparsefireError], str]] = [
     ({"llama.block_count": 0}, ModelFileError, "block_count' is 0"),
     ({"llama.block_count": 2**31}, ModelFileError, "block_count' is 2147483648"),
     ({"llama.block_count": "two"}, ModelFileError, "block_count' is 'two'"),
-    ({"llama.block_count": 3}, ModelFileError, "tensor 'blk.2.attn_q.weight' is missing"),
+    ({"llama.block_count": 3}, ModelFileError, "tensor 'blk.2.attn_norm.weight' is missing"),
     ({"llama.block_count": 1}, UnsupportedError, "tensor 'blk.1..*' is not part"),
     ({"llama.embedding_length": None}, ModelFileError, "embedding_length' is missing"),
     ({"llama.embedding_length": 32}, ModelFileError, "shape .270, 64., expected .270, 32."),

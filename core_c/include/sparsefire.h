@@ -368,6 +368,7 @@ typedef struct sf_model sf_model;
 /* A model of `vocab` tokens, with one buffer, number 0, for the logits (vocab). `d`: the width of the residual stream,
  * for taps. Errors: ARGUMENT, MEMORY. */
 SF_API int32_t sf_model_open(sf_model **out, sf_context *context, int32_t vocab, int32_t d);
+/* The memory is freed when the sessions are closed too. */
 SF_API void sf_model_close(sf_model *model);
 /* A buffer of `width` floats for each token. Errors: ARGUMENT, MEMORY. */
 SF_API int32_t sf_model_add_buffer(sf_model *model, int32_t width);

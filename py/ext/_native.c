@@ -157,88 +157,87 @@ static PyObject *from_text(text value) {
 #define VALUES_7(a, b, c, d, e, g, h) VALUES_6(a, b, c, d, e, g), v[6].h
 #define VALUES_8(a, b, c, d, e, g, h, i) VALUES_7(a, b, c, d, e, g, h), v[7].i
 #define VALUES_9(a, b, c, d, e, g, h, i, j) VALUES_8(a, b, c, d, e, g, h, i), v[8].j
-#define VALUES_12(a, b, c, d, e, g, h, i, j, k, l, m) \
-  VALUES_9(a, b, c, d, e, g, h, i, j), v[9].k, v[10].l, v[11].m
+#define VALUES_12(a, b, c, d, e, g, h, i, j, k, l, m) VALUES_9(a, b, c, d, e, g, h, i, j), v[9].k, v[10].l, v[11].m
 
 /* Every function of sparsefire.h, in its order: result, name, number of parameters, their kinds.
  * RESULT functions return a value, VOID ones nothing. */
-#define FUNCTIONS(RESULT, VOID)                                         \
-  RESULT(text, sf_status_text, 1, (i))                                  \
-  RESULT(text, sf_version, 0, ())                                       \
-  RESULT(address, sf_alloc, 1, (s))                                     \
-  VOID(sf_free, 1, (h))                                                 \
-  RESULT(int32_t, sf_isa_count, 0, ())                                  \
-  RESULT(text, sf_isa_name, 1, (i))                                     \
-  RESULT(int32_t, sf_isa_supported, 1, (i))                             \
-  RESULT(int32_t, sf_context_open, 3, (w, i, i))                        \
-  VOID(sf_context_close, 1, (h))                                        \
-  RESULT(int32_t, sf_context_isa, 1, (h))                               \
-  RESULT(int32_t, sf_context_threads, 1, (h))                           \
-  RESULT(int32_t, sf_context_set_costs, 4, (h, i, f, f))                \
-  RESULT(size_t, sf_format_row_bytes, 2, (i, i))                        \
-  RESULT(int32_t, sf_quantize, 6, (i, p, i, i, w, s))                   \
-  RESULT(int32_t, sf_dequantize, 6, (i, p, s, i, i, w))                 \
-  RESULT(int32_t, sf_matrix_open, 7, (w, p, s, i, i, i, s))             \
-  VOID(sf_matrix_close, 1, (h))                                         \
-  RESULT(int32_t, sf_matrix_multiply, 5, (h, h, p, i, w))               \
-  RESULT(int32_t, sf_activate, 6, (h, i, f, p, i, w))                   \
-  RESULT(int32_t, sf_rms_norm, 7, (h, p, p, i, i, f, w))                \
-  RESULT(int32_t, sf_softmax, 4, (h, p, i, w))                          \
-  RESULT(int32_t, sf_select_top_k, 5, (h, p, i, i, w))                  \
-  RESULT(int32_t, sf_select_threshold, 7, (h, p, i, f, i, i, w))        \
-  RESULT(int32_t, sf_predictor_open, 6, (w, h, h, h, p, i))             \
-  RESULT(int32_t, sf_predictor_open_sign, 4, (w, h, h, f))              \
-  RESULT(int32_t, sf_predictor_signs, 3, (h, w, s))                     \
-  VOID(sf_predictor_close, 1, (h))                                      \
-  RESULT(int32_t, sf_predictor_set_rule, 6, (h, i, f, i, i, i))         \
-  RESULT(int32_t, sf_predictor_scores, 4, (h, p, i, w))                 \
-  RESULT(int32_t, sf_predictor_predict, 3, (h, p, w))                   \
-  RESULT(int32_t, sf_ffn_open, 8, (w, h, h, h, h, i, i, f))             \
-  VOID(sf_ffn_close, 1, (h))                                            \
-  RESULT(int32_t, sf_ffn_set_bias, 4, (h, p, p, p))                     \
-  RESULT(int32_t, sf_ffn_set_both_active, 2, (h, i))                    \
-  RESULT(int32_t, sf_ffn_set_second_down, 2, (h, h))                    \
-  RESULT(int32_t, sf_ffn_set_sub_norm, 3, (h, p, f))                    \
-  RESULT(int32_t, sf_ffn_set_predictor, 2, (h, h))                      \
-  RESULT(int32_t, sf_ffn_set_cutoff, 3, (h, i, f))                      \
-  RESULT(int32_t, sf_ffn_forward, 7, (h, i, p, i, w, w, w))             \
-  RESULT(int32_t, sf_ffn_forward_active, 5, (h, p, i, p, w))            \
-  RESULT(int32_t, sf_ffn_add_active, 5, (h, p, i, p, w))                \
-  RESULT(int32_t, sf_cache_open, 6, (w, i, s, i, i, i))                 \
-  VOID(sf_cache_close, 1, (h))                                          \
-  RESULT(int32_t, sf_cache_pin, 3, (h, p, i))                           \
-  RESULT(int32_t, sf_cache_request, 5, (h, p, i, w, w))                 \
-  RESULT(int32_t, sf_cache_bundles, 4, (h, p, i, w))                    \
-  RESULT(int32_t, sf_cache_loaded, 3, (h, p, i))                        \
-  RESULT(int32_t, sf_cache_resident, 1, (h))                            \
-  RESULT(int32_t, sf_cache_counts, 4, (h, w, w, w))                     \
-  RESULT(int32_t, sf_ffn_open_cached, 9, (w, h, h, i, i, i, i, i, f))   \
-  RESULT(int32_t, sf_experts_open, 9, (w, h, i, h, h, h, i, i, f)) \
+#define FUNCTIONS(RESULT, VOID)                                                     \
+  RESULT(text, sf_status_text, 1, (i))                                              \
+  RESULT(text, sf_version, 0, ())                                                   \
+  RESULT(address, sf_alloc, 1, (s))                                                 \
+  VOID(sf_free, 1, (h))                                                             \
+  RESULT(int32_t, sf_isa_count, 0, ())                                              \
+  RESULT(text, sf_isa_name, 1, (i))                                                 \
+  RESULT(int32_t, sf_isa_supported, 1, (i))                                         \
+  RESULT(int32_t, sf_context_open, 3, (w, i, i))                                    \
+  VOID(sf_context_close, 1, (h))                                                    \
+  RESULT(int32_t, sf_context_isa, 1, (h))                                           \
+  RESULT(int32_t, sf_context_threads, 1, (h))                                       \
+  RESULT(int32_t, sf_context_set_costs, 4, (h, i, f, f))                            \
+  RESULT(size_t, sf_format_row_bytes, 2, (i, i))                                    \
+  RESULT(int32_t, sf_quantize, 6, (i, p, i, i, w, s))                               \
+  RESULT(int32_t, sf_dequantize, 6, (i, p, s, i, i, w))                             \
+  RESULT(int32_t, sf_matrix_open, 7, (w, p, s, i, i, i, s))                         \
+  VOID(sf_matrix_close, 1, (h))                                                     \
+  RESULT(int32_t, sf_matrix_multiply, 5, (h, h, p, i, w))                           \
+  RESULT(int32_t, sf_activate, 6, (h, i, f, p, i, w))                               \
+  RESULT(int32_t, sf_rms_norm, 7, (h, p, p, i, i, f, w))                            \
+  RESULT(int32_t, sf_softmax, 4, (h, p, i, w))                                      \
+  RESULT(int32_t, sf_select_top_k, 5, (h, p, i, i, w))                              \
+  RESULT(int32_t, sf_select_threshold, 7, (h, p, i, f, i, i, w))                    \
+  RESULT(int32_t, sf_predictor_open, 6, (w, h, h, h, p, i))                         \
+  RESULT(int32_t, sf_predictor_open_sign, 4, (w, h, h, f))                          \
+  RESULT(int32_t, sf_predictor_signs, 3, (h, w, s))                                 \
+  VOID(sf_predictor_close, 1, (h))                                                  \
+  RESULT(int32_t, sf_predictor_set_rule, 6, (h, i, f, i, i, i))                     \
+  RESULT(int32_t, sf_predictor_scores, 4, (h, p, i, w))                             \
+  RESULT(int32_t, sf_predictor_predict, 3, (h, p, w))                               \
+  RESULT(int32_t, sf_ffn_open, 8, (w, h, h, h, h, i, i, f))                         \
+  VOID(sf_ffn_close, 1, (h))                                                        \
+  RESULT(int32_t, sf_ffn_set_bias, 4, (h, p, p, p))                                 \
+  RESULT(int32_t, sf_ffn_set_both_active, 2, (h, i))                                \
+  RESULT(int32_t, sf_ffn_set_second_down, 2, (h, h))                                \
+  RESULT(int32_t, sf_ffn_set_sub_norm, 3, (h, p, f))                                \
+  RESULT(int32_t, sf_ffn_set_predictor, 2, (h, h))                                  \
+  RESULT(int32_t, sf_ffn_set_cutoff, 3, (h, i, f))                                  \
+  RESULT(int32_t, sf_ffn_forward, 7, (h, i, p, i, w, w, w))                         \
+  RESULT(int32_t, sf_ffn_forward_active, 5, (h, p, i, p, w))                        \
+  RESULT(int32_t, sf_ffn_add_active, 5, (h, p, i, p, w))                            \
+  RESULT(int32_t, sf_cache_open, 6, (w, i, s, i, i, i))                             \
+  VOID(sf_cache_close, 1, (h))                                                      \
+  RESULT(int32_t, sf_cache_pin, 3, (h, p, i))                                       \
+  RESULT(int32_t, sf_cache_request, 5, (h, p, i, w, w))                             \
+  RESULT(int32_t, sf_cache_bundles, 4, (h, p, i, w))                                \
+  RESULT(int32_t, sf_cache_loaded, 3, (h, p, i))                                    \
+  RESULT(int32_t, sf_cache_resident, 1, (h))                                        \
+  RESULT(int32_t, sf_cache_counts, 4, (h, w, w, w))                                 \
+  RESULT(int32_t, sf_ffn_open_cached, 9, (w, h, h, i, i, i, i, i, f))               \
+  RESULT(int32_t, sf_experts_open, 9, (w, h, i, h, h, h, i, i, f))                  \
   RESULT(int32_t, sf_experts_open_cached, 12, (w, h, h, i, i, i, i, i, i, i, i, f)) \
-  VOID(sf_experts_close, 1, (h)) \
-  RESULT(int32_t, sf_experts_set_bias, 4, (h, p, p, p)) \
-  RESULT(int32_t, sf_experts_set_cutoff, 3, (h, i, f)) \
-  RESULT(int32_t, sf_experts_set_predictor, 3, (h, i, h)) \
-  RESULT(int32_t, sf_model_open, 4, (w, h, i, i)) \
-  VOID(sf_model_close, 1, (h)) \
-  RESULT(int32_t, sf_model_add_buffer, 2, (h, i)) \
-  RESULT(int32_t, sf_model_add_matrix, 2, (h, h)) \
-  RESULT(int32_t, sf_model_add_vector, 3, (h, p, i)) \
-  RESULT(int32_t, sf_model_add_rope, 5, (h, i, f, p, f)) \
-  RESULT(int32_t, sf_model_add_ffn, 2, (h, h)) \
-  RESULT(int32_t, sf_model_add_experts, 2, (h, h)) \
-  RESULT(int32_t, sf_model_set_ffn, 3, (h, i, h)) \
-  RESULT(int32_t, sf_model_add_step, 6, (h, i, p, i, p, i)) \
-  RESULT(int32_t, sf_model_eval, 9, (h, p, p, p, i, i, i, w, i)) \
-  RESULT(int32_t, sf_model_missing, 3, (h, w, w)) \
-  RESULT(int32_t, sf_model_resume, 2, (h, w)) \
-  RESULT(int32_t, sf_session_open, 3, (w, h, i)) \
-  VOID(sf_session_close, 1, (h)) \
-  RESULT(int32_t, sf_session_eval, 7, (h, p, i, i, i, w, i)) \
-  RESULT(int32_t, sf_session_position, 1, (h))                          \
-  RESULT(int32_t, sf_session_truncate, 2, (h, i))                       \
-  RESULT(int32_t, sf_session_counts, 3, (h, w, w))                      \
-  RESULT(int32_t, sf_session_tap, 4, (h, i, w, s))                      \
+  VOID(sf_experts_close, 1, (h))                                                    \
+  RESULT(int32_t, sf_experts_set_bias, 4, (h, p, p, p))                             \
+  RESULT(int32_t, sf_experts_set_cutoff, 3, (h, i, f))                              \
+  RESULT(int32_t, sf_experts_set_predictor, 3, (h, i, h))                           \
+  RESULT(int32_t, sf_model_open, 4, (w, h, i, i))                                   \
+  VOID(sf_model_close, 1, (h))                                                      \
+  RESULT(int32_t, sf_model_add_buffer, 2, (h, i))                                   \
+  RESULT(int32_t, sf_model_add_matrix, 2, (h, h))                                   \
+  RESULT(int32_t, sf_model_add_vector, 3, (h, p, i))                                \
+  RESULT(int32_t, sf_model_add_rope, 5, (h, i, f, p, f))                            \
+  RESULT(int32_t, sf_model_add_ffn, 2, (h, h))                                      \
+  RESULT(int32_t, sf_model_add_experts, 2, (h, h))                                  \
+  RESULT(int32_t, sf_model_set_ffn, 3, (h, i, h))                                   \
+  RESULT(int32_t, sf_model_add_step, 6, (h, i, p, i, p, i))                         \
+  RESULT(int32_t, sf_model_eval, 9, (h, p, p, p, i, i, i, w, i))                    \
+  RESULT(int32_t, sf_model_missing, 3, (h, w, w))                                   \
+  RESULT(int32_t, sf_model_resume, 2, (h, w))                                       \
+  RESULT(int32_t, sf_session_open, 3, (w, h, i))                                    \
+  VOID(sf_session_close, 1, (h))                                                    \
+  RESULT(int32_t, sf_session_eval, 7, (h, p, i, i, i, w, i))                        \
+  RESULT(int32_t, sf_session_position, 1, (h))                                      \
+  RESULT(int32_t, sf_session_truncate, 2, (h, i))                                   \
+  RESULT(int32_t, sf_session_counts, 3, (h, w, w))                                  \
+  RESULT(int32_t, sf_session_tap, 4, (h, i, w, s))                                  \
   RESULT(int32_t, sf_session_activity, 3, (h, w, s))
 
 #define OPEN_WRAPPER(name, count, kinds)                                                \

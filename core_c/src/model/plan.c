@@ -40,6 +40,8 @@ int32_t sf_model_open(sf_model **out, sf_context *context, int32_t vocab, int32_
 
 void sf_model_close(sf_model *model) {
   if (!model) return;
+  model->closed = 1;
+  if (model->sessions > 0) return; /* the last of them closes it */
   for (int32_t i = 0; i < model->n_buffers; i++) {
     if (i != SF_LOGITS) sf_free(model->buffers[i].values);
   }

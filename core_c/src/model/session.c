@@ -117,6 +117,7 @@ void sf_session_close(sf_session *session) {
   abandon(session);
   model->sessions--;
   sf_free(session);
+  if (model->closed) sf_model_close(model);
 }
 
 /* ---- A batch ---- */
