@@ -107,10 +107,11 @@ _NEUTRAL = {
 }
 
 
-def _refuse_unknown(keys: Keys) -> None:
-    """`UnsupportedError` for a key that requires something the core does not compute."""
+def _refuse_unknown(keys: Keys, kind: Architecture) -> None:
+    """`UnsupportedError` for a key that requires something the core does not compute, unless the
+    architecture reads it itself."""
     for name, neutral in _NEUTRAL.items():
-        if keys.value(name, neutral) != neutral:
+        if name not in kind.own_keys and keys.value(name, neutral) != neutral:
             raise keys.unsupported(name)
 
 
@@ -125,7 +126,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
     architecture = _architecture(file)
     kind = ARCHITECTURES[architecture]
     keys = Keys(file, architecture)
-    _refuse_unknown(keys)
+    _refuse_unknown(keys, kind)
     layers = keys.integer("block_count", 4096)
     d = keys.integer("embedding_length", 1 << 17)
     heads = keys.integer("attention.head_count", 4096)

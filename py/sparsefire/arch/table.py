@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import decoder
+from . import decoder, smallthinker
 from .architecture import Architecture
 
-ARCHITECTURES: dict[str, Architecture] = {**decoder.ROWS}
+ARCHITECTURES: dict[str, Architecture] = {**decoder.ROWS, **smallthinker.ROWS}
