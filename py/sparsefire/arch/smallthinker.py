@@ -1,4 +1,4 @@
-"""SmallThinker (Song et al. 2025): a mixture of ReLU experts, whose router looks at the input of the
+"""SmallThinker (Song et al. 2025): a mixture of ReLU experts, whose router looks at the input of a
 layer, before attention."""
 
 from __future__ import annotations

@@ -400,7 +400,7 @@ class Model:
             session.evaluate(ids[batch], logits[batch])
         self.stats = self._new_stats(self.core, mode, self.config.name)
         self.stats.prompt_token_ids = ids.tolist()
-        _finish(self.stats, session, time.perf_counter() - started, self.config.hidden)
+        _finish(self.stats, session, time.perf_counter() - started)
         return logits
 
     @locked
@@ -438,7 +438,7 @@ class Model:
         session = self._own_session(mode)
         loss, scored, seconds = windows_loss(session, ids, context, mode, progress)
         self.stats = self._new_stats(self.core, mode, self.config.name)
-        _finish(self.stats, session, seconds, self.config.hidden)
+        _finish(self.stats, session, seconds)
         return Perplexity(
             float(np.exp(loss / scored)),
             loss / scored,
@@ -647,9 +647,9 @@ def _checked_context(context: int | None, config: ModelConfig) -> int:
     return context
 
 
-def _finish(stats: Stats, session: Session, seconds: float, hidden: int) -> None:
+def _finish(stats: Stats, session: Session, seconds: float) -> None:
     """Fills in the statistics of tokens that were evaluated as a batch."""
     stats.evaluated_tokens = session.evaluated
     stats.prompt_tokens_per_s = session.evaluated / seconds if seconds > 0 else 0.0
-    stats.active_share = Share.of(session.active, session.evaluated, hidden)
-    stats.selected_share = Share.of(session.selected, session.evaluated, hidden)
+    stats.active_share = Share.of(session.active, session.evaluated, session.hidden)
+    stats.selected_share = Share.of(session.selected, session.evaluated, session.hidden)

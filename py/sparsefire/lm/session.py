@@ -43,7 +43,8 @@ class Session(CoreObject):
         self._model = model
         self.lock = model.lock
         self.context = context
-        self.hidden = config.hidden
+        self.hidden = np.array([layer.hidden for layer in model.plan.layers], np.int64)
+        self._widest = int(self.hidden.max(initial=1))
         self.vocab = config.vocab
         self.tokens: list[int] = []
         self.mode = ""
@@ -52,22 +53,21 @@ class Session(CoreObject):
         self._one_token = np.zeros(1, np.int32)
         self._one_logits = np.empty((1, config.vocab), np.float32)
         self._last_logits: FloatArray = self._one_logits[0]
-        self._counts = np.zeros((2, config.layers), np.int32)
+        self._counts = np.zeros((2, len(self.hidden)), np.int32)
         self._logits_out = core.out(self._one_logits)
         self._token_in = core.inp(self._one_token)
         self._counts_out = (core.out(self._counts[0]), core.out(self._counts[1]))
         self._uncollected = 0  # tokens whose counts are only in the core
-        self._missing = np.empty(config.hidden, np.int32)
+        self._missing = np.empty(self._widest, np.int32)
         self._missing_of = np.zeros(1, np.int32)
         self.reset_counts()
 
     @locked
     def reset_counts(self) -> None:
         """Sets all counts to zero."""
-        layers = self._model.config.layers
         self.evaluated = 0
         self._collect_counts()
-        self._totals = np.zeros((2, layers), np.int64)
+        self._totals = np.zeros((2, len(self.hidden)), np.int64)
 
     @property
     def selected(self) -> npt.NDArray[np.int64]:
@@ -168,7 +168,7 @@ class Session(CoreObject):
                 f"the context holds {self.context} tokens, of which {room} are free, not {n}"
             )
         self._model.check_file()
-        if (self._uncollected + n) * self.hidden > _MOST_COUNTED:
+        if (self._uncollected + n) * self._widest > _MOST_COUNTED:
             self._collect_counts()
         try:
             status = self.core.check(
@@ -203,7 +203,7 @@ class Session(CoreObject):
         """Evaluates more tokens and returns the input of each feed-forward layer, float32
         (n, layers, d)."""
         config = self._model.config
-        return self._record(Tap.TAP_FFN_INPUTS, tokens, (config.layers, config.d))
+        return self._record(Tap.TAP_FFN_INPUTS, tokens, (len(self.hidden), config.d))
 
     def hidden_states(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
         """Evaluates more tokens and returns the state after each, from which logits are computed:
@@ -247,9 +247,8 @@ class Activity:
     """
 
     def __init__(self, session: Session) -> None:
-        config = session._model.config
         self._session = session
-        self._counts = np.zeros((config.layers, config.hidden), np.uint8)
+        self._counts = np.zeros(int(session.hidden.sum()), np.uint8)
         self._zeros = np.zeros_like(self._counts)
         self._memory = session.core.memory(self._zeros.nbytes)
         self._memory.write(self._zeros)
@@ -263,10 +262,17 @@ class Activity:
 
     def take(self) -> npt.NDArray[np.uint8]:
         """Tokens for which each neuron fired since the last call, at most 255: uint8
-        (layers, hidden), reused by the next call."""
+        (layers, hidden), reused by the next call. Layers with fewer neurons than others end in
+        zeros."""
         self._memory.read(self._counts)
         self._memory.write(self._zeros)
-        return self._counts
+        hidden = self._session.hidden
+        most = int(hidden.max(initial=0))
+        if (hidden == most).all():
+            return self._counts.reshape(len(hidden), most)
+        padded = np.zeros((len(hidden), most), np.uint8)
+        padded[np.arange(most) < hidden[:, None]] = self._counts
+        return padded
 
     def close(self) -> None:
         """Stops counting. Closing twice is allowed."""

@@ -17,9 +17,10 @@ class Share:
     layers: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, counts: npt.NDArray[np.int64], tokens: int, hidden: int) -> Share:
-        """From the neurons counted in each layer, int64 (layers,), over `tokens` tokens."""
-        if tokens == 0:
+    def of(cls, counts: npt.NDArray[np.int64], tokens: int, hidden: npt.NDArray[np.int64]) -> Share:
+        """From the neurons counted in each layer over `tokens` tokens, and those that it has: int64
+        (layers,). Neurons of experts that were not chosen are there, and not counted."""
+        if tokens == 0 or not len(counts):
             return cls(0.0, (0.0,) * len(counts))
         shares = counts / (tokens * hidden)
         return cls(float(shares.mean()), tuple(float(share) for share in shares))
