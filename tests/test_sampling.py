@@ -162,6 +162,21 @@ def test_not_finite(value: float, temperature: float) -> None:
         Sampler(SamplerConfig(temperature=temperature)).sample(logits_of(0, value, 1))
 
 
+def test_extreme_settings() -> None:
+    logits = logits_of(3.0, 2.0, -1.0)
+    for penalty in (1e-15, 1e15):
+        for sign in (-1, 1):
+            config = SamplerConfig(
+                temperature=5e-324,
+                repeat_penalty=penalty,
+                frequency_penalty=sign * 1e15,
+                presence_penalty=sign * 1e15,
+                logit_bias={2: sign * 1e15},
+            )
+            sampler = Sampler(config)
+            assert all(0 <= sampler.sample(logits, [0, 1, 2]) < 3 for _ in range(20))
+
+
 def test_minus_infinity_is_never_drawn() -> None:
     config = SamplerConfig(**{**PLAIN, "seed": 0})
     assert shares(config, logits_of(0.0, -np.inf, 0.0), 500)[1] == 0
@@ -182,6 +197,9 @@ def test_minus_infinity_is_never_drawn() -> None:
         {"frequency_penalty": float("nan")},
         {"presence_penalty": float("inf")},
         {"logit_bias": {3: float("inf")}},
+        {"logit_bias": {3: -1e38}},
+        {"repeat_penalty": 5e-324},
+        {"frequency_penalty": -1e308},
     ],
 )
 def test_settings_without_a_meaning(change: dict[str, Any]) -> None:

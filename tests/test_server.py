@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import pytest
 
 import tiny_model
 from conftest import missing
+from server_harness import CONTEXT, Running, Start, fails, wait_for
 from sparsefire.lm.generation import Cancel
 from sparsefire.lm.model import Model
 from tiny_model import END
@@ -30,102 +31,19 @@ from tiny_model import END
 try:
     import httpx
     import openai
-    import uvicorn
-    from starlette.applications import Starlette  # noqa: F401
 except ImportError as error:
     missing(f"{error.name} is not installed; pip install '.[test]'")
 
 from sparsefire.serve.app import Server, is_local
+from sparsefire.serve.fields import Limits
 from sparsefire.serve.queue import ModelQueue, QueueFullError, ShuttingDownError, TimeLimitError
-from sparsefire.serve.requests import Limits, Requests
+from sparsefire.serve.requests import Requests
 
-TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}<|end|>{% endfor %}"
-    "assistant:"
-)
 # Seconds of work, so that a test can come in between: no end is drawn, and the context holds it.
 COUNT = 20_000
-CONTEXT = 1 << 15
 LONG: dict[str, Any] = {"prompt": "ab", "max_tokens": COUNT, "logit_bias": {str(END): -100}}
 
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    keys = {"tokenizer.chat_template": TEMPLATE, "general.name": "tiny"}
-    folder = tmp_path_factory.mktemp("server")
-    return tiny_model.write(folder / "a.gguf", keys=keys, context=CONTEXT)
-
-
-class Running:
-    """A server on a free port, in a thread."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(server.app, log_level="warning", lifespan="on")
-        config.timeout_graceful_shutdown = 1
-        self._uvicorn = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, daemon=True
-        )
-        self._thread.start()
-        self.client = httpx.Client(base_url=self.url, timeout=60)
-        wait_for(lambda: self._uvicorn.started)
-
-    def post(self, path: str, **body: Any) -> httpx.Response:
-        return self.client.post(f"/v1/{path}", json=body)
-
-    def metric(self, name: str) -> float:
-        text = self.client.get("/metrics").text
-        found = re.findall(rf"^sparsefire_{re.escape(name)} (\S+)$", text, re.MULTILINE)
-        return float(found[0]) if found else 0.0
-
-    def close(self) -> None:
-        self.client.close()
-        self._uvicorn.should_exit = True
-        self._thread.join(30)
-        assert not self._thread.is_alive()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.01)
-
-
-Start = Callable[..., Running]
-
-
-@pytest.fixture
-def start(path: Path) -> Iterator[Start]:
-    """Starts servers; each has a model of its own."""
-    with contextlib.ExitStack() as stack:
-
-        def begin(limits: Limits | None = None, **options: Any) -> Running:
-            model = stack.enter_context(Model.load(path, context=CONTEXT))
-            running = Running(Server(Requests(model, ["tiny"], limits or Limits()), **options))
-            stack.callback(running.close)
-            return running
-
-        yield begin
-
-
-@pytest.fixture(scope="module")
-def shared(path: Path) -> Iterator[Running]:
-    """A server with default limits, for requests that leave nothing behind."""
-    with Model.load(path, context=CONTEXT) as model:
-        running = Running(Server(Requests(model, ["tiny", "other"], Limits())))
-        yield running
-        running.close()
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Iterator[Model]:
-    """The same model, to compare with."""
-    with Model.load(path, context=CONTEXT) as loaded:
-        yield loaded
+pytest_plugins = ("server_fixtures",)
 
 
 def events(response: httpx.Response) -> list[Any]:
@@ -138,22 +56,13 @@ def events(response: httpx.Response) -> list[Any]:
     return [json.loads(each) for each in data[:-1]]
 
 
-def fails(response: httpx.Response, status: int, *parts: str, param: str | None = None) -> None:
-    assert response.status_code == status, response.text
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["param"] == param
-    for part in parts:
-        assert part in error["message"]
-
-
 # -- answers -----------------------------------------------------------------------------------
 
 
 def test_completion(shared: Running, model: Model) -> None:
     wanted = model.create_completion("ab cd", 12, temperature=0, logprobs=1, echo=True)
     body = {"prompt": "ab cd", "max_tokens": 12, "temperature": 0, "logprobs": 1, "echo": True}
-    answer = shared.post("completions", model="tiny", unknown_field=1, user="x", **body).json()
+    answer = shared.post("completions", model="tiny", user="x", **body).json()
     assert answer["choices"] == wanted["choices"]
     assert answer["usage"] == wanted["usage"]
     assert answer["model"] == "tiny"

@@ -15,7 +15,8 @@ from sparsefire.cli.common import Progress
 from sparsefire.files.inspect import inspect_file
 from sparsefire.lm.model import Model
 from sparsefire.serve.app import Server
-from sparsefire.serve.requests import Limits, Requests
+from sparsefire.serve.fields import Limits
+from sparsefire.serve.requests import Requests
 
 HOSTILE = "good\x1b[2J\x1b]0;title\x07\n  runs         yes\x9b2J\u202egpj\u2028\x7f"
 CLEAN = "good\ufffd[2J\ufffd]0;title\ufffd\ufffd  runs         yes\ufffd2J\ufffdgpj\ufffd\ufffd"

@@ -169,7 +169,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _limits(arguments: argparse.Namespace) -> Any:
-    from ..serve.requests import Limits
+    from ..serve.fields import Limits
 
     for name, least in (
         ("max_body", 1),

@@ -503,6 +503,17 @@ class Model:
         assert self._core_model is not None
         return self._core_model.neurons
 
+    @property
+    def modes(self) -> list[str]:
+        """The modes in which the model can compute."""
+        return [mode for mode in MODES if self._can(mode)]
+
+    def _can(self, mode: str) -> bool:
+        try:
+            return bool(self._checked_mode(mode))
+        except UnsupportedError:
+            return False
+
     @locked
     def ffn_inputs(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
         """The input of each feed-forward layer for token ids (n,), n at most the context: float32

@@ -33,6 +33,42 @@ class SamplerOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
+class Range:
+    """Finite numbers from `least` or above `above`, to `most` or below `below`; None is no bound.
+    `wanted` says so in words."""
+
+    wanted: str = "finite"
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is in the range."""
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+
+_MOST = 1e15  # of a penalty or bias: logits in float32 stay finite with all of them
+
+# Of the fields of `SamplerConfig` that are numbers.
+RANGES = {
+    "temperature": Range("0 or more", least=0),
+    "top_k": Range("0 or more", least=0),
+    "top_p": Range("above 0 and at most 1", above=0, most=1),
+    "min_p": Range("0 or more and below 1", least=0, below=1),
+    "repeat_penalty": Range("above 0, from 1e-15 to 1e15", least=1 / _MOST, most=_MOST),
+    "frequency_penalty": Range("from -1e15 to 1e15", least=-_MOST, most=_MOST),
+    "presence_penalty": Range("from -1e15 to 1e15", least=-_MOST, most=_MOST),
+}
+
+
+@dataclass(frozen=True)
 class SamplerConfig:
     """How the next token is sampled. The steps are applied in this order:
 
@@ -63,20 +99,14 @@ class SamplerConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, valid, wanted in (
-            ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("min_p", 0 <= self.min_p < 1, "0 or more and below 1"),
-            ("repeat_penalty", 0 < self.repeat_penalty < math.inf, "above 0"),
-            ("frequency_penalty", math.isfinite(self.frequency_penalty), "finite"),
-            ("presence_penalty", math.isfinite(self.presence_penalty), "finite"),
-        ):
-            if not valid:
-                raise ArgumentError(f"{name} must be {wanted}, not {getattr(self, name)}")
+        for name, each in RANGES.items():
+            if not each.holds(getattr(self, name)):
+                raise ArgumentError(f"{name} must be {each.wanted}, not {getattr(self, name)}")
         for token, bias in self.logit_bias.items():
-            if not bias < math.inf:
-                raise ArgumentError(f"logit_bias must be finite or -inf, not {bias} (of {token})")
+            if not (bias == -math.inf or abs(bias) <= _MOST):
+                raise ArgumentError(
+                    f"logit_bias must be from -1e15 to 1e15, or -inf, not {bias} (of {token})"
+                )
 
 
 class Sampler:
@@ -126,7 +156,8 @@ class Sampler:
             return best
         greatest = float(logits[best])
         ids = self._candidates(logits, greatest)
-        scaled = (logits[ids].astype(np.float64) - greatest) / config.temperature
+        with np.errstate(over="ignore"):  # of a temperature close to 0
+            scaled = (logits[ids].astype(np.float64) - greatest) / config.temperature
         cumulative = np.exp(scaled).cumsum()
         drawn = self._random.random() * cumulative[-1]
         return int(ids[min(int(cumulative.searchsorted(drawn, "right")), len(ids) - 1)])

@@ -25,9 +25,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import sparsefire
+
+from .errors import ApiError
+from .fields import Limits
 from .metrics import Metrics
+from .openapi import OPERATIONS, document
 from .queue import Job, ModelQueue, TimeLimitError
-from .requests import ApiError, Call, Limits, Requests
+from .requests import Call, Requests
 
 _log = logging.getLogger("sparsefire.serve.app")
 
@@ -65,21 +70,34 @@ class Server:
                 allow_headers=["*"],
             )
             middleware.insert(0, cors)
+        self._document = document(
+            sparsefire.__version__,
+            vars(requests.bodies),
+            has_key=api_key is not None,
+            local_only=local_only,
+        )
         calls = {
-            "/v1/completions": requests.completion,
-            "/v1/chat/completions": requests.chat,
-            "/v1/embeddings": requests.embeddings,
+            "completion": requests.completion,
+            "chat": requests.chat,
+            "embeddings": requests.embeddings,
+        }
+        answers = {
+            "models": self._models,
+            "model": self._model,
+            "health": self._health,
+            "metrics": self._metrics,
+            "document": self._openapi,
         }
         self.app = Starlette(
             routes=[
-                *(
-                    Route(path, _Endpoint(self, path, parse), methods=["POST"])
-                    for path, parse in calls.items()
-                ),
-                Route("/v1/models", self._models),
-                Route("/v1/models/{name:path}", self._model),
-                Route("/health", self._health),
-                Route("/metrics", self._metrics),
+                Route(
+                    each.path.replace("{name}", "{name:path}"),
+                    _Endpoint(self, each.path, calls[each.name])
+                    if each.method == "POST"
+                    else answers[each.name],
+                    methods=[each.method],
+                )
+                for each in OPERATIONS
             ],
             middleware=middleware,
             exception_handlers={HTTPException: _http_error, ApiError: _api_error},
@@ -111,6 +129,9 @@ class Server:
     async def _health(self, request: Request) -> Response:
         queue = self.queue
         return _json({"status": "ok", "running": queue.running, "waiting": queue.waiting})
+
+    async def _openapi(self, request: Request) -> Response:
+        return _json(self._document)
 
     async def _metrics(self, request: Request) -> Response:
         text = self.metrics.text(
