@@ -16,12 +16,11 @@ static const char *check_where = "";
 static inline void check_section(const char *name) { check_where = name; }
 
 #if defined(__GNUC__)
-__attribute__((format(printf, 4, 5)))
+__attribute__((format(printf, 3, 4)))
 #endif
 static inline void
-check_one(int holds, const char *file, int line, const char *format, ...) {
-  ++check_count;
-  if (holds || ++check_failures > CHECK_SHOWN) return;
+check_fail(const char *file, int line, const char *format, ...) {
+  if (++check_failures > CHECK_SHOWN) return;
   va_list arguments;
   va_start(arguments, format);
   fprintf(stderr, "%s:%d: %s: ", file, line, check_where);
@@ -30,8 +29,9 @@ check_one(int holds, const char *file, int line, const char *format, ...) {
   va_end(arguments);
 }
 
-/* CHECK(condition, "printf format", …): what to say when the condition does not hold. */
-#define CHECK(condition, ...) check_one(!!(condition), __FILE__, __LINE__, __VA_ARGS__)
+/* CHECK(condition, "printf format", …): what to say when the condition does not hold. The arguments are computed only
+ * then, since kernels are checked millions of times. */
+#define CHECK(condition, ...) (++check_count, (condition) ? (void)0 : check_fail(__FILE__, __LINE__, __VA_ARGS__))
 
 /* How many instruction sets a test goes through: with the thread sanitizer, which slows it down tenfold, only one,
  * since threads are handed their work in the same way for each. */

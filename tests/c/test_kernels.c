@@ -48,26 +48,50 @@ static void run_dot(const sf_kernels *kernels, const test_rows *w, const int32_t
   kernels->dot_rows[sf_format_find(w->format)->index](&rows, n_rows, &inputs, n_inputs, out[0], MOST_ROWS + 1);
 }
 
-/* One product, of a row with input j. */
-static void check_dot_value(const char *what, const test_rows *w, const readings *r, int32_t row, const test_inputs *x,
-                            int32_t j, double found) {
-  double sum = 0, magnitude = 0;
-  for (int32_t c = 0; c < w->columns; ++c) {
-    const size_t at = (size_t)row * (size_t)w->columns + (size_t)c;
-    const double value = inputs_value(x, w->format, j, c);
-    sum += r->weights[at] * value;
-    magnitude += r->levels[at] * fabs(value);
+/* The products of all rows with all inputs, and the magnitudes that bound their rounding errors, computed once. */
+typedef struct {
+  double *sums, *magnitudes; /* (rows, inputs) */
+} products;
+
+static products multiply(const test_rows *w, const readings *r, const test_inputs *x) {
+  const size_t columns = (size_t)w->columns, n = (size_t)x->n, count = (size_t)w->rows * n;
+  products p = {check_alloc(count * sizeof(double), 0), check_alloc(count * sizeof(double), 0)};
+  double *input = check_alloc(columns * sizeof *input, 0);
+  for (size_t j = 0; j < n; ++j) {
+    for (size_t c = 0; c < columns; ++c) input[c] = inputs_value(x, w->format, (int32_t)j, (int32_t)c);
+    for (size_t i = 0; i < (size_t)w->rows; ++i) {
+      double sum = 0, magnitude = 0;
+      for (size_t c = 0; c < columns; ++c) {
+        sum += r->weights[i * columns + c] * input[c];
+        magnitude += r->levels[i * columns + c] * fabs(input[c]);
+      }
+      p.sums[i * n + j] = sum;
+      p.magnitudes[i * n + j] = magnitude;
+    }
   }
-  CHECK(fabs(found - sum) <= (8 + w->columns / 8.0) * 6e-8 * magnitude,
-        "%s, format %d, %d columns, row %d of %d, input %d: %.9g, not %.9g", what, w->format, w->columns, row, w->rows,
-        j, found, sum);
+  check_free(input, 0);
+  return p;
 }
 
-static void check_dot_values(const test_rows *w, const readings *r, const int32_t *ids, int32_t n_rows,
+static void free_products(products *p) {
+  check_free(p->sums, 0);
+  check_free(p->magnitudes, 0);
+}
+
+/* One product, of a row with input j. */
+static void check_dot_value(const char *what, const test_rows *w, const products *p, int32_t row, const test_inputs *x,
+                            int32_t j, double found) {
+  const size_t at = (size_t)row * (size_t)x->n + (size_t)j;
+  CHECK(fabs(found - p->sums[at]) <= (8 + w->columns / 8.0) * 6e-8 * p->magnitudes[at],
+        "%s, format %d, %d columns, row %d of %d, input %d: %.9g, not %.9g", what, w->format, w->columns, row, w->rows,
+        j, found, p->sums[at]);
+}
+
+static void check_dot_values(const test_rows *w, const products *p, const int32_t *ids, int32_t n_rows,
                              const test_inputs *x, int32_t n_inputs, dot_results out) {
   for (int32_t j = 0; j < n_inputs; ++j) {
     for (int32_t i = 0; i < n_rows; ++i) {
-      check_dot_value("dot", w, r, ids ? ids[i] : i, x, j, (double)out[j][i]);
+      check_dot_value("dot", w, p, ids ? ids[i] : i, x, j, (double)out[j][i]);
     }
     for (int32_t i = n_rows; i <= MOST_ROWS; ++i) CHECK(out[j][i] == 12345.0f, "dot wrote beyond its rows");
   }
@@ -95,13 +119,14 @@ static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns)
   test_rows w = rows_make(format, MOST_ROWS, columns, columns % 3 ? 5 : 0, (size_t)(columns % 4));
   test_inputs x = inputs_make(MOST_INPUTS, columns, columns % 2 ? 4 : 8);
   readings r = read_rows(&w);
+  products p = multiply(&w, &r, &x);
   int32_t ids[MOST_ROWS];
   scatter(ids, MOST_ROWS, MOST_ROWS);
   for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; ++s) {
     const int32_t n_rows = shapes[s][0], n_inputs = shapes[s][1], *chosen = s % 2 ? ids : NULL;
     dot_results out, reference;
     run_dot(kernels, &w, chosen, n_rows, &x, n_inputs, out);
-    check_dot_values(&w, &r, chosen, n_rows, &x, n_inputs, out);
+    check_dot_values(&w, &p, chosen, n_rows, &x, n_inputs, out);
     check_dot_blocking(kernels, &w, chosen, n_rows, &x, n_inputs, out);
     if (same_bits_as(kernels)) {
       run_dot(same_bits_as(kernels), &w, chosen, n_rows, &x, n_inputs, reference);
@@ -109,6 +134,7 @@ static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns)
             columns);
     }
   }
+  free_products(&p);
   free_readings(&r);
   rows_free(&w);
   inputs_free(&x);
@@ -117,7 +143,7 @@ static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns)
 /* ---- Rows in panels ---- */
 
 /* The rows from `first` on, with every input. */
-static void check_panels(const sf_kernels *kernels, const test_rows *w, const readings *r, const test_inputs *x,
+static void check_panels(const sf_kernels *kernels, const test_rows *w, const products *p, const test_inputs *x,
                          int32_t first) {
   sf_context context = {.kernels = kernels};
   const sf_matrix matrix = {w->data, w->stride, sf_format_row_bytes(w->format, w->columns), sf_format_find(w->format),
@@ -131,7 +157,7 @@ static void check_panels(const sf_kernels *kernels, const test_rows *w, const re
   sf_multiply_panels(&context, &panels, first, &inputs, x->n, out, (size_t)count);
   for (int32_t j = 0; j < x->n; ++j) {
     for (int32_t i = 0; i < count; ++i) {
-      check_dot_value("panels", w, r, first + i, x, j, (double)out[j * count + i]);
+      check_dot_value("panels", w, p, first + i, x, j, (double)out[j * count + i]);
     }
   }
   sf_panels_close(&panels);
@@ -147,9 +173,11 @@ static void test_panels(const sf_kernels *kernels, int32_t format, int32_t colum
     test_rows w = rows_make(format, counts[k], columns, k % 2 ? 6 : 0, (size_t)(columns % 4));
     test_inputs x = inputs_make(2, columns, 4);
     readings r = read_rows(&w);
+    products p = multiply(&w, &r, &x);
     for (size_t f = 0; f < sizeof firsts / sizeof firsts[0]; ++f) {
-      if (firsts[f] < counts[k]) check_panels(kernels, &w, &r, &x, firsts[f]);
+      if (firsts[f] < counts[k]) check_panels(kernels, &w, &p, &x, firsts[f]);
     }
+    free_products(&p);
     free_readings(&r);
     rows_free(&w);
     inputs_free(&x);
@@ -216,7 +244,8 @@ static void check_axpy_pieces(sf_axpy_rows_fn *axpy, const test_rows *w, const i
                               const float *alpha, const float *before, const float *after) {
   const int32_t columns = w->columns;
   const sf_rows rows = rows_view(w, ids);
-  for (int32_t split = 0; split<columns; split += columns> 500 ? 352 : 32) {
+  const int32_t step = columns > 2000 ? 1056 : columns > 500 ? 352 : 32;
+  for (int32_t split = 0; split < columns; split += step) {
     float *y = copy_floats(before, columns);
     axpy(&rows, n_rows, alpha, 0, split, y);
     CHECK(equal_floats(y + split, before + split, columns - split), "axpy wrote beyond column %d", split);
@@ -269,6 +298,10 @@ static void test_axpy(const sf_kernels *kernels, int32_t format, int32_t columns
 static void test_exact_weights(const sf_kernels *kernels) {
   enum { HALVES = 65536 };
   const float one = 1;
+  static double values[HALVES];
+  if (values[1] == 0) {
+    for (uint32_t half = 0; half < HALVES; ++half) values[half] = half_value(half);
+  }
   uint16_t *halves = check_alloc(HALVES * sizeof *halves, 2);
   float *y = check_alloc(HALVES * sizeof *y, 0);
   for (int32_t first = 0; first < 20; ++first) { /* so that each half is met in every lane and in the tail */
@@ -280,7 +313,7 @@ static void test_exact_weights(const sf_kernels *kernels) {
     const sf_rows rows = {(const uint8_t *)halves, 0, NULL, columns};
     kernels->axpy_rows[SF_FORMAT_F16](&rows, 1, &one, 0, columns, y);
     for (int32_t i = 0; i < columns; ++i) {
-      const double value = half_value(halves[i]);
+      const double value = values[halves[i]];
       CHECK(isnan(value) ? isnan(y[i]) : (double)y[i] == value, "half %04x gave %.9g", halves[i], (double)y[i]);
     }
   }
@@ -321,13 +354,15 @@ int main(int argc, char **argv) {
     if (!check_isa(sf_isa_supported(isa))) continue;
     check_section(kernels->name);
     for (int f = 0; f < ALL_FORMATS; ++f) {
+      const int wide = sf_format_row_bytes(all_formats[f], 4160) > 0;
       for (int32_t columns = 1; columns < 4200; ++columns) {
         if (columns == 131) columns = 191;
         if (columns == 192) columns = 256;
         if (columns == 257) columns = 544; /* a chunk of blocks and one more */
         if (columns == 545) columns = 768;
         if (columns == 769) columns = 1024 + 7;
-        if (columns == 1032) columns = 4160;
+        if (columns == 1032) columns = 4160; /* more than a stretch of columns; super-blocks: 4352 */
+        if (columns == 4161 && wide) break;
         if (columns == 4161) columns = 4352;
         if (columns == 4353) break;
         if (!sf_format_row_bytes(format_rows[f].format, columns)) continue;
