@@ -160,9 +160,9 @@ def test_long_random_words(name: str) -> None:
 
 @pytest.mark.parametrize("letter", ["a", " ", "\n", "語", "ab", "\U0010ffff"])
 @pytest.mark.parametrize("name", KINDS)
-def test_a_hundred_thousand_letters(name: str, letter: str) -> None:
+def test_thirty_thousand_letters(name: str, letter: str) -> None:
     both = pair(name)
-    both.ours.encode(letter * (100_000 // len(letter)))
+    both.ours.encode(letter * (30_000 // len(letter)))
     assert both.ours.encode(letter * 3001) == reference(both, letter * 3001)
 
 

@@ -248,8 +248,8 @@ def test_random_merges() -> None:
 
 @pytest.mark.parametrize("letter", LETTERS_REPEATED)
 @pytest.mark.parametrize("pre", MERGED_AT_LENGTH)
-def test_a_hundred_thousand_times_one_letter(pre: str, letter: str) -> None:
-    text = letter * 100_000
+def test_thirty_thousand_times_one_letter(pre: str, letter: str) -> None:
+    text = letter * 30_000
     both = pair(pre)
     ids = both.ours.encode(text)
     assert both.ours.decode(ids) == text
