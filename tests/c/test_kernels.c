@@ -354,7 +354,7 @@ int main(int argc, char **argv) {
     if (!check_isa(sf_isa_supported(isa))) continue;
     check_section(kernels->name);
     for (int f = 0; f < ALL_FORMATS; ++f) {
-      const int wide = sf_format_row_bytes(all_formats[f], 4160) > 0;
+      const int wide = sf_format_row_bytes(format_rows[f].format, 4160) > 0;
       for (int32_t columns = 1; columns < 4200; ++columns) {
         if (columns == 131) columns = 191;
         if (columns == 192) columns = 256;
