@@ -28,6 +28,8 @@ import sparsefire as sf
 from .lib.random_models import make_models
 
 LARGEST_ERROR = 1e-6
+# llama.cpp looks GELU up in a table of F16, which adds up in many layers.
+LARGEST_ERRORS = {"gemma3n": 3e-5}
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def _compare(path: Path, expected: npt.NDArray[np.float32]) -> Comparison:
         return Comparison(path.stem, "refused", reason=reason)
     wanted = expected.astype(np.float64)
     error = float(((found - wanted) ** 2).sum() / (wanted**2).sum())
-    return Comparison(path.stem, "ok" if error <= LARGEST_ERROR else "different", error)
+    largest = LARGEST_ERRORS.get(path.stem, LARGEST_ERROR)
+    return Comparison(path.stem, "ok" if error <= largest else "different", error)
 
 
 def table(found: list[Comparison]) -> str:

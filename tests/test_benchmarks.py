@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 import pytest
 
+from bench.lib.further_models import write_further
 from bench.lib.random_models import realistic
 from conftest import ROOT
 from llama_variants import llama_variants
@@ -164,6 +165,7 @@ def test_mixtures_of_the_peers_test_get_more_experts(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(source, "qwen3moe")
     writer.add_expert_count(2)
     writer.add_expert_used_count(2)
+    writer.add_expert_weights_scale(0.0)
     random = np.random.default_rng(0)
     shapes = {
         "blk.0.ffn_up_exps.weight": (2, 12, 8),
@@ -179,7 +181,8 @@ def test_mixtures_of_the_peers_test_get_more_experts(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
 
-    reader = gguf.GGUFReader(realistic(source, copy))
+    reader = gguf.GGUFReader(realistic(source, copy, {"expert_weights_scale": 2.5}))
+    assert reader.fields["qwen3moe.expert_weights_scale"].contents() == 2.5
     assert reader.fields["qwen3moe.expert_count"].contents() == 8
     assert reader.fields["qwen3moe.expert_used_count"].contents() == 3
     tensors = {each.name: each.data for each in reader.tensors}
@@ -190,6 +193,17 @@ def test_mixtures_of_the_peers_test_get_more_experts(tmp_path: Path) -> None:
         "rope_freqs.weight": (4,),
     }
     assert tensors["rope_freqs.weight"].min() >= 0.5
+
+
+def test_models_that_the_peers_test_lacks_can_be_read(tmp_path: Path) -> None:
+    paths = write_further(tmp_path)
+    assert len({path.stem for path in paths}) == len(paths) > 10
+    for path in paths:
+        reader = gguf.GGUFReader(path)
+        assert reader.fields["general.architecture"].contents() in path.stem
+        assert all(np.isfinite(tensor.data).all() for tensor in reader.tensors)
+    with Model.load(tmp_path / "bitnet.gguf") as model:
+        assert np.isfinite(model.logits(np.arange(5))).all()
 
 
 def test_benchmarks_change_no_import_path_and_use_no_private_names() -> None:

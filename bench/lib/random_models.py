@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,35 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from .further_models import write_further
+
 _PEER = Path(__file__).resolve().parent / "llama_peer"
 _EXPERTS, _EXPERTS_USED = 8, 3
 # Tensors of which each expert has a part.
 _OF_EXPERTS = ("ffn_gate_inp.", "exp_probs_b", "_exps.", "_chexps.")
+# Ways to route that no model of the test takes: model, and what changes of its keys.
+_SCALED: dict[str, Any] = {"expert_weights_norm": True, "expert_weights_scale": 2.5}
+_GROUPS: dict[str, Any] = {"expert_group_count": 4, "expert_group_used_count": 2, **_SCALED}
+_ROUTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "afmoe-scaled": ("afmoe-moe", _SCALED),
+    "bailingmoe2-groups": ("bailingmoe2-moe", _GROUPS),
+    "deepseek-scaled": ("deepseek-moe", {"expert_weights_scale": 16.0}),
+    "deepseek2-groups": ("deepseek2-moe", {"expert_gating_func": 2, **_GROUPS}),
+    "deepseek2-softmax": ("deepseek2-moe", {"expert_gating_func": 1, "expert_weights_scale": 16.0}),
+    "dots1-scaled": ("dots1-moe", _SCALED),
+    "glm4moe-scaled": ("glm4moe-moe", _SCALED),
+    "granitemoe-scaled": (
+        "granitemoe-moe",
+        {
+            "attention.scale": 0.02,
+            "embedding_scale": 12.0,
+            "logit_scale": 6.0,
+            "residual_scale": 0.22,
+        },
+    ),
+    "smallthinker-everywhere": ("smallthinker-moe", {"attention.sliding_window": 0}),
+    "smallthinker-softmax": ("smallthinker-moe", {"expert_gating_func": 1}),
+}
 
 
 def make_models(source: Path, folder: Path) -> tuple[Path, Path]:
@@ -36,19 +61,23 @@ def make_models(source: Path, folder: Path) -> tuple[Path, Path]:
     subprocess.run(["cmake", "--build", str(build), *targets, *jobs], check=True)
     subprocess.run([build / "bin" / "test-llama-archs", "-o", raw], check=True, capture_output=True)
     made = [realistic(path, models / path.name) for path in sorted(raw.glob("*.gguf"))]
+    for name, (source_name, changes) in _ROUTED.items():
+        made.append(realistic(raw / f"{source_name}.gguf", models / f"{name}.gguf", changes))
+    made += write_further(models)
     subprocess.run([build / "bin" / "peer_logits", logits, *made], check=True)
     return models, logits
 
 
-def realistic(source: Path, target: Path) -> Path:
+def realistic(source: Path, target: Path, changes: Mapping[str, Any] | None = None) -> Path:
     """Copies a model of llama.cpp's test as real files are. The test gives every optional tensor
     random values: factors of rotary frequencies are made positive, the scales of tensors (for which
     real files have other formats) and classifiers left out. Its mixtures have two experts of two;
-    so that a router decides something, the copy has eight of three."""
+    so that a router decides something, the copy has eight of three. ``changes``: other values of
+    some of the architecture's keys."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
     random = np.random.default_rng(0)
-    experts = _copy_keys(reader, writer)
+    experts = _copy_keys(reader, writer, changes or {})
     for tensor in reader.tensors:
         name, values = tensor.name, tensor.data
         if name.endswith((".scale", ".input_scale")) or name.startswith("cls."):
@@ -65,10 +94,13 @@ def realistic(source: Path, target: Path) -> Path:
     return target
 
 
-def _copy_keys(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> int:
-    """Copies the keys, with more experts where there are some; how many there were."""
+def _copy_keys(reader: gguf.GGUFReader, writer: gguf.GGUFWriter, changes: Mapping[str, Any]) -> int:
+    """Copies the keys with changes, and with more experts where there are some; how many there
+    were. The peer writes every key that it knows, so a change is one of an existing key."""
     keys = dict(_keys(reader))
     prefix = reader.fields["general.architecture"].contents()
+    for name, new in changes.items():
+        keys[f"{prefix}.{name}"] = (new, *keys[f"{prefix}.{name}"][1:])
     count, used = f"{prefix}.expert_count", f"{prefix}.expert_used_count"
     experts = int(keys[count][0]) if count in keys else 0
     for key, (value, kind, items) in keys.items():
