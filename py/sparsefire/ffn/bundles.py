@@ -98,8 +98,10 @@ class BundleFile:
         header: GgufFile | None = None,
         config: ModelConfig | None = None,
     ) -> None:
-        self._file = _opened(source)
-        self.paths = (Path(source),) if isinstance(source, (str, os.PathLike)) else ()
+        self._file = opened(source)
+        self.paths: tuple[Path, ...] = (
+            (Path(source),) if isinstance(source, (str, os.PathLike)) else ()
+        )
         self._own = bool(self.paths)
         # Closed with this object, or when it is collected, unless it is the caller's.
         close = self._file.close if self._own else _nothing
@@ -188,23 +190,8 @@ class BundleFile:
         return int(whole)
 
     def _read_one(self, neuron: int, out: memoryview) -> None:
-        done = 0
-        reason = "the file ends too early; was it cut off since it was opened?"
-        try:
-            self._file.seek(self.offset + neuron * self.bundle_bytes)
-            while done < len(out):
-                if hasattr(self._file, "readinto"):
-                    count = self._file.readinto(out[done:])
-                else:
-                    data = self._file.read(len(out) - done)
-                    count = len(data)
-                    _fill(out[done : done + count], data)
-                if not count:
-                    break
-                done += count
-        except (OSError, ValueError) as error:  # ValueError: a closed file
-            raise self._failed(neuron, str(error)) from error
-        if done < len(out):
+        reason = read_exactly(self._file, self.offset + neuron * self.bundle_bytes, out)
+        if reason:
             raise self._failed(neuron, reason)
 
     def _failed(self, neuron: int, reason: str) -> ModelFileError:
@@ -218,6 +205,26 @@ class BundleFile:
         self._finalizer()
 
 
+def read_exactly(file: Any, offset: int, out: memoryview) -> str:
+    """Fills ``out`` from byte ``offset`` of a file object; why it could not, or an empty text."""
+    done = 0
+    try:
+        file.seek(offset)
+        while done < len(out):
+            if hasattr(file, "readinto"):
+                count = file.readinto(out[done:])
+            else:
+                data = file.read(len(out) - done)
+                count = len(data)
+                _fill(out[done : done + count], data)
+            if not count:
+                return "the file ends too early; was it cut off since it was opened?"
+            done += count
+    except (OSError, ValueError) as error:  # ValueError: a closed file
+        return str(error)
+    return ""
+
+
 def _nothing() -> None:
     pass
 
@@ -226,7 +233,7 @@ def _fill(target: memoryview, data: bytes) -> None:
     np.frombuffer(target, np.uint8)[:] = np.frombuffer(data, np.uint8)
 
 
-def _opened(source: Source) -> Any:
+def opened(source: Source) -> Any:
     """The file object that bundles are read from."""
     if isinstance(source, (str, os.PathLike)):
         try:

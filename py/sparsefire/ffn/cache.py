@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from ..core.core import Core
 from ..core.enums import CachePolicy
 from ..core.handle import CoreObject
 from ..errors import ArgumentError, ModelFileError, ShapeError
-from .bundles import BundleFile
+from .bundles import LayerShape
 
 POLICIES = {
     "lru": CachePolicy.CACHE_LRU,
@@ -60,10 +60,26 @@ class CacheStats:
         )
 
 
+class NeuronFile(Protocol):
+    """What a cache is filled from: neurons, or experts, of one layer."""
+
+    name: str
+    shape: LayerShape
+    bundle_bytes: int
+    paths: tuple[Path, ...]
+
+    def close(self) -> None:
+        """Closes the file, unless it belongs to the caller."""
+
+    def read(self, neurons: _arrays.IntArray, out: list[memoryview], /) -> Iterator[int]:
+        """Fills ``out`` with the bundles of ``neurons``, ascending; yields how many each time."""
+        ...
+
+
 class CoreCache(CoreObject):
     """A neuron cache in the core, and the file that it is filled from."""
 
-    def __init__(self, core: Core, file: BundleFile, slots: int, policy: str, window: int) -> None:
+    def __init__(self, core: Core, file: NeuronFile, slots: int, policy: str, window: int) -> None:
         handle = core.open(
             "sf_cache_open",
             file.shape.hidden,
@@ -200,7 +216,7 @@ class NeuronCache:
 
     # -- the layer ---------------------------------------------------------------------------------
 
-    def attach(self, core: Core, file: BundleFile, owner: object) -> CoreCache:
+    def attach(self, core: Core, file: NeuronFile, owner: object) -> CoreCache:
         """Allocates memory for the neurons of ``file`` and reads those known to be hot. The memory
         is kept until `detach`, or until the layer ``owner`` is collected. For `CachedFfn`."""
         with self.lock:
@@ -230,7 +246,7 @@ class NeuronCache:
                 self._core_cache.close()
                 self._core_cache = self._owner = None
 
-    def _slots_for(self, file: BundleFile) -> int:
+    def _slots_for(self, file: NeuronFile) -> int:
         hidden, each = file.shape.hidden, file.bundle_bytes
         if self.budget_bytes is None:
             assert self.hot_fraction is not None

@@ -26,8 +26,8 @@ from .predictor import CorePredictor, InCorePredictor, Predictor
 class CoreCachedFfn(CoreObject):
     """A feed-forward layer in the core whose weights are in a neuron cache."""
 
-    def __init__(self, core: Core, cache: CoreCache) -> None:
-        file, shape = cache.file, cache.file.shape
+    def __init__(self, core: Core, cache: CoreCache, file: BundleFile) -> None:
+        shape = file.shape
         handle = core.open(
             "sf_ffn_open_cached",
             core.context,
@@ -100,7 +100,7 @@ class CachedFfn:
         self._file = file
         core_cache = cache.attach(self.core, file, self)
         try:
-            self._core_ffn = CoreCachedFfn(self.core, core_cache)
+            self._core_ffn = CoreCachedFfn(self.core, core_cache, file)
             if predictor is None:
                 predictor = read_predictor(self.core, file.header, file.layer, file.shape.hot)
             self.set_predictor(predictor)
@@ -177,6 +177,11 @@ class CachedFfn:
     def gated(self) -> bool:
         """True if the layer has a gate matrix."""
         return self._file.gated
+
+    @property
+    def bundle_bytes(self) -> int:
+        """Bytes of a neuron."""
+        return self._file.bundle_bytes
 
     @property
     def nbytes(self) -> int:

@@ -97,7 +97,7 @@ def read_experts(core: Core, file: GgufFile, layer: ExpertLayer) -> ExpertsFfn:
     if layer.biases:
         names = [layer.gate, layer.up, layer.down]
         gate_bias, up_bias, down_bias = (
-            None if name is None else read_vector(file, f"{name}.bias") for name in names
+            None if name is None else read_vector(file, f"{name}.bias", 2) for name in names
         )
         biases = (gate_bias, up_bias, down_bias)
     name, layout = f"{layer.down}.weight", "output"

@@ -104,8 +104,10 @@ class CoreModel(CoreObject):
     def _add_layer(self, index: int) -> None:
         """Adds a feed-forward layer."""
         layer, what = self.plan.layers[index], f"blk.{self.plan.layers[index].block}.ffn"
-        if self.neurons is not None:
-            self._add("sf_model_add_ffn", self.neurons.layers[index].handle, what=what)
+        if self.neurons is not None and index in self.neurons.places:
+            cached = self.neurons.at(index)
+            kind = "experts" if isinstance(layer, ExpertLayer) else "ffn"
+            self._add(f"sf_model_add_{kind}", cached.handle, what=what)
             return
         if isinstance(layer, ExpertLayer):
             experts = read_experts(self.core, self.file, layer)
@@ -115,7 +117,7 @@ class CoreModel(CoreObject):
             ffn = read_layer(self.core, self.file, self.config, layer)
             self.layers.append(ffn)
             self._add("sf_model_add_ffn", ffn.handle, what=what)
-        self.layers[index].lock = self.lock
+        self.layers[-1].lock = self.lock
 
     def _add_steps(self) -> None:
         for place, step in enumerate(self.plan.steps):

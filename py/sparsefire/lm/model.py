@@ -45,6 +45,7 @@ from .sampling import TokenScore
 from .scoring import Perplexity, token_scores, windows_loss
 from .session import BATCH, Session
 from .stats import Share, Stats
+from .together import evaluate_together
 
 DEFAULT_CONTEXT = 4096  # tokens; an upper limit of the default, since the cache takes memory
 
@@ -126,7 +127,7 @@ class Model:
                     raise ArgumentError(
                         "neuron_budget: the model is already in memory; give a path or a file"
                     )
-                neurons = ModelNeurons(core, source, file, config, neuron_budget)
+                neurons = ModelNeurons(core, source, file, config, plan, neuron_budget)
             model = cls(file, config, CoreModel(core, file, config, plan, neurons), context)
             if tokenizer is not None:
                 model.tokenizer = tokenizer
@@ -402,6 +403,27 @@ class Model:
         self.stats.prompt_token_ids = ids.tolist()
         _finish(self.stats, session, time.perf_counter() - started)
         return logits
+
+    @locked
+    def evaluate(
+        self,
+        parts: Sequence[tuple[Session, npt.ArrayLike]],
+        *,
+        mode: str | None = None,
+    ) -> FloatArray:
+        """Appends tokens to several sessions at once, each from `new_session`, and returns the
+        logits after the last token of each, float32 (sessions, vocab). Weights that several tokens
+        need are read once; what a session gives does not depend on the others, bit for bit.
+
+        parts: (session, token ids (n,)) for each, n ≥ 1: a prompt, or the next token.
+
+        Errors: `ArgumentError` (no session, one twice, one of another model, one whose tokens are
+        in another mode), `ContextFullError`, `NotFiniteError`.
+        """
+        self._check_open()
+        mode = self._checked_mode(mode)
+        checked = [(each, self._checked_ids(ids, "token ids")) for each, ids in parts]
+        return evaluate_together(checked, mode, self.config.vocab)
 
     @locked
     def perplexity(

@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from .._files import write_json
 from ..arch.config import ModelConfig
+from ..arch.plan import ExpertLayer, Plan
 from ..core.core import Core
 from ..errors import ArgumentError, ModelFileError, ShapeError
 from ..ffn.bundles import BundleFile, Source
 from ..ffn.cache import CacheStats, NeuronCache, read_profile_file
 from ..ffn.cached import CachedFfn
+from ..ffn.cached_experts import CachedExperts, ExpertFile
 from ..gguf.reader import GgufFile
 
 _PROFILES = "sparsefire neuron profiles"
@@ -38,20 +40,29 @@ class ModelNeurons:
         source: Source,
         file: GgufFile,
         config: ModelConfig,
+        plan: Plan,
         budget: int | NeuronCache,
     ) -> None:
         like = budget if isinstance(budget, NeuronCache) else NeuronCache(budget_bytes=budget)
         self._paths = file.paths
-        files: list[BundleFile] = []
-        self.layers: list[CachedFfn] = []
+        files: list[BundleFile | ExpertFile] = []
+        self.layers: list[CachedFfn | CachedExperts] = []
+        self.places = _cached_places(plan)
         self.lock = threading.RLock()  # of all caches, since evaluating a token uses them together
         try:
-            for layer in range(config.layers):
-                files.append(BundleFile(source, layer, header=file, config=config))
+            for place in self.places:
+                layer = plan.layers[place]
+                if isinstance(layer, ExpertLayer):
+                    files.append(ExpertFile(source, layer, file))
+                else:
+                    files.append(BundleFile(source, layer.block, header=file, config=config))
             caches = _caches(like, file, files)
             for each, cache in zip(files, caches, strict=True):
                 cache.lock = self.lock
-                self.layers.append(CachedFfn(each, cache, core=core))
+                if isinstance(each, ExpertFile):
+                    self.layers.append(CachedExperts(each, cache, core))
+                else:
+                    self.layers.append(CachedFfn(each, cache, core=core))
         except BaseException:
             self.close()
             for each in files:
@@ -74,7 +85,7 @@ class ModelNeurons:
     @property
     def budget_bytes(self) -> int:
         """Capacity of the caches in bytes of weights."""
-        return sum(each.cache.slots * (each.nbytes // each.hidden) for each in self.layers)
+        return sum(each.cache.slots * each.bundle_bytes for each in self.layers)
 
     @property
     def nbytes(self) -> int:
@@ -107,8 +118,13 @@ class ModelNeurons:
             cache.set_profile(each, f"{path}, layer {index}")
 
     def read(self, layer: int, missing: npt.NDArray[np.int32]) -> None:
-        """Reads neurons that the core is waiting for, for `Session`."""
-        self.layers[layer].cache.load(missing)
+        """Reads neurons, or experts, of a layer of the plan that the core is waiting for, for
+        `Session`."""
+        self.at(layer).cache.load(missing)
+
+    def at(self, layer: int) -> CachedFfn | CachedExperts:
+        """The cached layer that is this one of the plan's."""
+        return self.layers[self.places.index(layer)]
 
     def close(self) -> None:
         """Frees the memory and closes the files. Closing twice is allowed."""
@@ -122,16 +138,26 @@ class ModelNeurons:
         )
 
 
-def _caches(like: NeuronCache, file: GgufFile, files: list[BundleFile]) -> list[NeuronCache]:
+def _cached_places(plan: Plan) -> list[int]:
+    """Which layers of a plan are cached: those of experts, or without any all."""
+    places = range(len(plan.layers))
+    experts = [place for place in places if isinstance(plan.layers[place], ExpertLayer)]
+    return experts or list(places)
+
+
+def _caches(
+    like: NeuronCache, file: GgufFile, files: list[BundleFile | ExpertFile]
+) -> list[NeuronCache]:
     """A cache for each layer with the settings of ``like``, among which its bytes are divided."""
     caches = [copy.copy(like) for _ in files]
     if like.budget_bytes is not None:
         each = [bundles.bundle_bytes for bundles in files]
         hidden = [bundles.shape.hidden for bundles in files]
+        noun = "expert" if isinstance(files[0], ExpertFile) else "neuron"
         if like.budget_bytes < sum(each):
             raise ArgumentError(
                 f"neuron_budget: {like.budget_bytes:,} bytes are too few for {file.name}: one "
-                f"neuron of each of its {len(files)} layers takes {sum(each):,} bytes, and all "
+                f"{noun} of each of its {len(files)} layers takes {sum(each):,} bytes, and all "
                 f"take {sum(a * b for a, b in zip(each, hidden, strict=True)):,}"
             )
         found = file.metadata.get(_SHARES)

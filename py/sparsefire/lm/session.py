@@ -24,7 +24,8 @@ class Session(CoreObject):
     """Evaluates tokens in order, with a key/value cache of those before them.
 
     `tokens` are those in the cache, computed in mode `mode`; `owner` is the object that evaluated
-    last. `evaluated` counts tokens since `reset_counts`, `selected` and `active` their neurons.
+    last. `model` is the model in the core. `evaluated` counts tokens since `reset_counts`,
+    `selected` and `active` their neurons.
 
     Several threads may use the sessions of a model: each call waits for the `lock` that they
     share. Who makes several calls that belong together holds it meanwhile.
@@ -40,7 +41,7 @@ class Session(CoreObject):
             what=f"{model.file.name}: a session of {context} tokens",
         )
         super().__init__(core, handle, "sf_session_close")
-        self._model = model
+        self.model = model
         self.lock = model.lock
         self.context = context
         self.hidden = np.array([layer.hidden for layer in model.plan.layers], np.int64)
@@ -148,7 +149,7 @@ class Session(CoreObject):
     def evaluate(self, tokens: npt.NDArray[np.int32], logits: FloatArray | None = None) -> None:
         """Evaluates more tokens, int32 (n,) with n ≥ 1, in the current mode. `logits` (k, vocab),
         if given, is filled with those of the last k ≤ n tokens."""
-        most = len(tokens) if self._model.neurons is None else Limit.BATCH
+        most = len(tokens) if self.model.neurons is None else Limit.BATCH
         first = len(tokens) - (0 if logits is None else len(logits))  # with logits
         for start in range(0, len(tokens), most):
             batch = tokens[start : start + most]
@@ -167,7 +168,7 @@ class Session(CoreObject):
             raise ContextFullError(
                 f"the context holds {self.context} tokens, of which {room} are free, not {n}"
             )
-        self._model.check_file()
+        self.model.check_file()
         if (self._uncollected + n) * self._widest > _MOST_COUNTED:
             self._collect_counts()
         try:
@@ -183,32 +184,38 @@ class Session(CoreObject):
                 what="evaluating tokens",
             )
             while status == EvalStatus.WAITING:
-                self._read_missing()
-                resumed = self._model.handle, logits
+                self.read_missing()
+                resumed = self.model.handle, logits
                 status = self.core.check("sf_model_resume", *resumed, what="evaluating tokens")
         except NotFiniteError as error:
-            raise NotFiniteError(f"{error}; {self._model.why_not_finite()}") from None
+            raise NotFiniteError(f"{error}; {self.model.why_not_finite()}") from None
         self.evaluated += n
         self._uncollected += n
 
-    def _read_missing(self) -> None:
+    def appended(self, token: int) -> None:
+        """Notes a token that was evaluated together with those of other sessions."""
+        self.tokens.append(token)
+        self.evaluated += 1
+        self._uncollected += 1
+
+    def read_missing(self) -> None:
         """Reads the neurons that the core is waiting for."""
-        assert self._model.neurons is not None
+        assert self.model.neurons is not None
         where = self.core.out(self._missing_of), self.core.out(self._missing)
-        model = self._model.handle
+        model = self.model.handle
         count = self.core.check("sf_model_missing", model, *where, what="missing neurons")
-        self._model.neurons.read(int(self._missing_of[0]), self._missing[:count])
+        self.model.neurons.read(int(self._missing_of[0]), self._missing[:count])
 
     def ffn_inputs(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
         """Evaluates more tokens and returns the input of each feed-forward layer, float32
         (n, layers, d)."""
-        config = self._model.config
+        config = self.model.config
         return self._record(Tap.TAP_FFN_INPUTS, tokens, (len(self.hidden), config.d))
 
     def hidden_states(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
         """Evaluates more tokens and returns the state after each, from which logits are computed:
         the residual stream after the final norm, float32 (n, d)."""
-        return self._record(Tap.TAP_HIDDEN, tokens, (self._model.config.d,))
+        return self._record(Tap.TAP_HIDDEN, tokens, (self.model.config.d,))
 
     @locked
     def _record(
@@ -218,7 +225,7 @@ class Session(CoreObject):
         recorded = np.empty((len(tokens), *shape), np.float32)
         if not len(tokens):
             return recorded
-        most = BATCH if self._model.neurons is None else Limit.BATCH
+        most = BATCH if self.model.neurons is None else Limit.BATCH
         step = min(most, len(tokens))
         memory = self.core.memory(recorded[:step].nbytes)
         floats = recorded[:step].size
