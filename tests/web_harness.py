@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import base64
 import http.server
-import subprocess
-import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from npm_package import npm_package
 from pyodide_harness import _CHROMIUM, _CHROMIUM_FLAGS, find_program
-from shared import locked
-from sparsefire.page.fetch import check_digest
 from sparsefire.page.server import WebServer
 from sparsefire.page.site import SiteFile
 
@@ -216,15 +213,5 @@ def serve(site: Mapping[str, SiteFile], isolated: bool = True) -> Any:
 
 def axe_source() -> str:
     """axe-core, which looks for what keeps people from using a page; fetched from npm at first."""
-    with locked(f"axe-{_AXE_VERSION}.js") as script:
-        if not script.exists():
-            command = [find_program("npm"), "pack", "--silent", f"axe-core@{_AXE_VERSION}"]
-            subprocess.run(command, cwd=script.parent, check=True, stdout=subprocess.DEVNULL)
-            package = script.parent / f"axe-core-{_AXE_VERSION}.tgz"
-            check_digest(package, _AXE_SHA256)
-            with tarfile.open(package) as archive:
-                source = archive.extractfile("package/axe.min.js")
-                assert source is not None
-                script.write_bytes(source.read())
-            package.unlink()
-    return script.read_text(encoding="utf-8")
+    package = npm_package("axe-core", _AXE_VERSION, _AXE_SHA256)
+    return (package / "axe.min.js").read_text(encoding="utf-8")

@@ -68,6 +68,7 @@ class Server:
                 # Any header: clients send their own, such as X-Stainless-Lang, and a list of
                 # origins is what protects the server.
                 allow_headers=["*"],
+                expose_headers=["Retry-After"],
             )
             middleware.insert(0, cors)
         self._document = document(
