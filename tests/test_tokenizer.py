@@ -381,6 +381,17 @@ def test_turn_ends_that_the_file_does_not_name() -> None:
     assert ends == {5, len(LETTERS)}  # only what is a control token
 
 
+def test_the_end_of_one_of_several_messages_ends_no_turn() -> None:
+    names = ["<|end|>", "<|return|>", "<|call|>"]
+    tokens, first = [*LETTERS, *names], len(LETTERS)
+
+    def ends(kinds: list[int]) -> frozenset[int]:
+        return byte_level(tokens, [], types=[1] * first + kinds).end_ids
+
+    assert ends([3, 3, 3]) == {first + 1, first + 2}
+    assert ends([3, 3, 1]) == {first, first + 1}
+
+
 def test_end_of_text() -> None:
     tokenizer = Tokenizer.from_metadata({**METADATA, "tokenizer.ggml.add_eos_token": True})
     assert tokenizer.encode("a") == [tokenizer.bos, LETTERS.index("a"), tokenizer.eos]

@@ -36,8 +36,17 @@ _TURN_ENDS = (
     "<|end_of_text|>",
     "<end_of_turn>",
     "<|end|>",
+    "<|eot|>",
+    "<|eom|>",
+    "<|return|>",
+    "<|call|>",
     "<EOT>",
+    "[EOT]",
+    "[e~[",
 )
+# In vocabularies that have all of these, the first ends one of the messages of which a turn
+# consists, and the others end the turn.
+_MESSAGE_END, *_HARMONY_ENDS = ("<|end|>", "<|return|>", "<|call|>")
 
 
 class Vocabulary:
@@ -137,11 +146,13 @@ class Vocabulary:
 
     def _all_ends(self, given: Iterable[int]) -> frozenset[int]:
         ends = {*given} if self.eos is None else {self.eos, *given}
-        for name in _TURN_ENDS:
-            token = self.ids.get(name)
-            if token is not None and self.types[token] == TokenType.CONTROL:
-                ends.add(token)
-        return frozenset(ends)
+        named = {name: self.ids[name] for name in _TURN_ENDS if name in self.ids}
+        controls = {
+            name: token for name, token in named.items() if self.types[token] == TokenType.CONTROL
+        }
+        if all(name in controls for name in _HARMONY_ENDS):
+            controls.pop(_MESSAGE_END, None)
+        return frozenset(ends.union(controls.values()))
 
     @functools.cached_property
     def ids(self) -> dict[str, int]:
