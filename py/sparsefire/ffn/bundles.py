@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
@@ -190,9 +190,8 @@ class BundleFile:
         return int(whole)
 
     def _read_one(self, neuron: int, out: memoryview) -> None:
-        reason = read_exactly(self._file, self.offset + neuron * self.bundle_bytes, out)
-        if reason:
-            raise self._failed(neuron, reason)
+        offset = self.offset + neuron * self.bundle_bytes
+        read_exactly(self._file, offset, out, lambda reason: self._failed(neuron, reason))
 
     def _failed(self, neuron: int, reason: str) -> ModelFileError:
         return ModelFileError(
@@ -205,8 +204,11 @@ class BundleFile:
         self._finalizer()
 
 
-def read_exactly(file: Any, offset: int, out: memoryview) -> str:
-    """Fills ``out`` from byte ``offset`` of a file object; why it could not, or an empty text."""
+def read_exactly(
+    file: Any, offset: int, out: memoryview, failed: Callable[[str], ModelFileError]
+) -> None:
+    """Fills ``out`` from byte ``offset`` of a file object; ``failed`` makes the error that says why
+    it cannot."""
     done = 0
     try:
         file.seek(offset)
@@ -218,11 +220,10 @@ def read_exactly(file: Any, offset: int, out: memoryview) -> str:
                 count = len(data)
                 _fill(out[done : done + count], data)
             if not count:
-                return "the file ends too early; was it cut off since it was opened?"
+                raise failed("the file ends too early; was it cut off since it was opened?")
             done += count
     except (OSError, ValueError) as error:  # ValueError: a closed file
-        return str(error)
-    return ""
+        raise failed(str(error)) from error
 
 
 def _nothing() -> None:

@@ -3,6 +3,7 @@ where each one's rows lie together, and those in a cache are resident."""
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Iterator
@@ -62,15 +63,18 @@ class ExpertFile:
         for expert, buffer in zip(experts.tolist(), out, strict=True):
             at = 0
             for part in self.parts:
+                place = buffer[at : at + part.nbytes]
                 offset = part.offset + expert * part.nbytes
-                reason = read_exactly(self._file, offset, buffer[at : at + part.nbytes])
-                if reason:
-                    raise ModelFileError(
-                        f"{self.name}: expert {expert} of {part.name!r} ({part.nbytes} bytes at "
-                        f"byte {offset}) cannot be read: {reason}"
-                    )
+                failed = functools.partial(self._failed, expert, part, offset)
+                read_exactly(self._file, offset, place, failed)
                 at += part.nbytes
             yield 1
+
+    def _failed(self, expert: int, part: _Part, offset: int, reason: str) -> ModelFileError:
+        return ModelFileError(
+            f"{self.name}: expert {expert} of {part.name!r} ({part.nbytes} bytes at byte {offset}) "
+            f"cannot be read: {reason}"
+        )
 
     def close(self) -> None:
         """Closes the file, unless it belongs to the caller."""
