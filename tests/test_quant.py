@@ -70,7 +70,7 @@ def odd_rows(columns: int) -> Any:
 
 
 PLAIN = ("f32", "f16", "bf16")
-SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl")
+SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs")
 WRITTEN_BY_GGUF = tuple(each for each in FORMATS if each not in SEARCHED)
 
 
@@ -86,18 +86,19 @@ def test_quantised_as_by_the_gguf_package(
     format: str, seed: int, rows: int, blocks: int, scale: float
 ) -> None:
     random = np.random.default_rng(seed)
-    values = random.standard_normal((rows, 32 * blocks)) * 2.0 ** (scale / 2)
+    columns = blocks * max(32, FORMATS[format].block)
+    values = random.standard_normal((rows, columns)) * 2.0 ** (scale / 2)
     values[random.random(values.shape) < 0.1] = 0
     single = values.astype(np.float32)
     weights = sf.QuantizedWeights.quantize(values, format)
     assert weights.packed.tobytes() == gguf.quantize(single, kind_of(format)).tobytes()
     again = sf.QuantizedWeights(weights.packed, format, weights.shape)
-    assert np.array_equal(again.dequantize(), by_gguf(weights.packed, format, 32 * blocks))
+    assert np.array_equal(again.dequantize(), by_gguf(weights.packed, format, columns))
 
 
 @pytest.mark.parametrize("format", WRITTEN_BY_GGUF)
 def test_odd_rows_are_quantised_as_by_the_gguf_package(format: str, host_core: Core) -> None:
-    rows = odd_rows(96)
+    rows = odd_rows(3 * max(32, FORMATS[format].block))
     if format in PLAIN:
         rows[14] = np.float32(3.389e38) if format == "bf16" else np.float32(65519)
         rows[15] = np.float32(1e-45)
@@ -133,10 +134,11 @@ def test_searching_quantisers(format: str, host_core: Core) -> None:
             part = row[start : start + 256]
             reach = part.max(initial=0) - part.min(initial=0)
             bound = 2.2 * reach / levels
-            if format in ("q3_k", "q6_k", "iq4_nl"):  # quants count from the middle of their range
+            if format not in ("q2_k", "q4_k", "q5_k"):  # no mins: levels on both sides of 0
                 bound = 2 * np.abs(part).max() / ((levels + 1) / 2)
             assert np.abs(back[start : start + 256] - part).max() <= bound + 2.0**-16
-    plain = {"q4_k": "q4_1", "q5_k": "q5_1", "q6_k": "q5_1", "iq4_nl": "q4_0"}.get(format)
+    plain = {"q4_k": "q4_1", "q5_k": "q5_1", "q6_k": "q5_1"}.get(format)
+    plain = "q4_0" if format.startswith("iq4") else plain
     normal = np.random.default_rng(0).standard_normal((64, 1024)).astype(np.float32)
     error = sf.QuantizedWeights.quantize(normal, format).error(normal).relative
     if plain is not None:
@@ -161,6 +163,7 @@ def test_extreme_weights_do_no_harm(format: str, host_core: Core) -> None:
 ERRORS = {"bf16": 0.0017, "q8_0": 0.0054, "q4_0": 0.087, "q4_1": 0.079, "q5_0": 0.043}
 ERRORS |= {"q5_1": 0.038, "q4_k": 0.072, "q5_k": 0.036, "q6_k": 0.018, "f16": 0.00021, "f32": 0}
 ERRORS |= {"q2_k": 0.27, "q3_k": 0.145, "iq4_nl": 0.073, "mxfp4": 0.115}
+ERRORS |= {"iq4_xs": 0.074, "tq1_0": 0.81, "tq2_0": 0.81}
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -333,6 +336,9 @@ def test_int4_as_q4_1(group: int, core: Core) -> None:
 STEPS = {
     "bf16": 2**-8,
     "iq4_nl": 1 / 8,
+    "iq4_xs": 1 / 8,
+    "tq1_0": 1 / 2,
+    "tq2_0": 1 / 2,
     "mxfp4": 1 / 4,
     "q2_k": 1 / 2,
     "q3_k": 1 / 3,

@@ -35,6 +35,9 @@ MOST = {
     "q5_k": HALF * 63 * 31,
     "q6_k": HALF * 127 * 32,
     "iq4_nl": HALF * 127,
+    "iq4_xs": HALF * 31 * 127,
+    "tq1_0": HALF,
+    "tq2_0": HALF,
 }
 
 

@@ -121,8 +121,11 @@ enum sf_weight_format {
   SF_Q5_K = 13,
   SF_Q6_K = 14,
   SF_IQ4_NL = 20, /* blocks of 32 */
+  SF_IQ4_XS = 23, /* blocks of 256 */
   SF_BF16 = 30,   /* no blocks */
-  SF_MXFP4 = 39   /* blocks of 32 */
+  SF_TQ1_0 = 34,  /* blocks of 256, of weights that are -1, 0 and 1 times a scale */
+  SF_TQ2_0 = 35,
+  SF_MXFP4 = 39 /* blocks of 32 */
 };
 
 /* Bytes of one packed row of `columns` weights in `format`, an sf_weight_format here and below, or 0 when the format is

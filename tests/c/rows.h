@@ -54,7 +54,10 @@ static const format_row format_rows[] = {
     {SF_Q5_K, "q5_k", {0, 2}, 1 / 12.0},
     {SF_Q6_K, "q6_k", {208, -1}, 1 / 25.0},
     {SF_IQ4_NL, "iq4_nl", {0, -1}, 1 / 6.0},
+    {SF_IQ4_XS, "iq4_xs", {0, -1}, 1 / 5.0},
     {SF_BF16, "bf16", {-1, -1}, 0x1p-8},
+    {SF_TQ1_0, "tq1_0", {52, -1}, 0.501},
+    {SF_TQ2_0, "tq2_0", {64, -1}, 0.501},
     {SF_MXFP4, "mxfp4", {-1, -1}, 1 / 3.9},
 };
 enum { ALL_FORMATS = sizeof format_rows / sizeof format_rows[0] };
@@ -150,10 +153,29 @@ static inline double weight_of_q3_k(const uint8_t *p, int c) {
   return half_at(p + 108) * (low + 16 * high - 32) * (q - (p[c % 32] >> c / 32 & 1 ? 0 : 4));
 }
 
-/* Weight c of a block of IQ4_NL at p. */
-static inline double weight_of_iq4_nl(const uint8_t *p, int c) {
+/* What a half of a byte stands for in IQ4_NL and IQ4_XS: column c of 32 from 16 bytes. */
+static inline int level_of_iq4(const uint8_t *nibbles, int c) {
   static const int levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-  return half_at(p) * levels[c < 16 ? p[2 + c] % 16 : p[2 + c - 16] / 16];
+  return levels[c < 16 ? nibbles[c] % 16 : nibbles[c - 16] / 16];
+}
+
+/* Weight c of a block of IQ4_XS at p. */
+static inline double weight_of_iq4_xs(const uint8_t *p, int c) {
+  const int s = c / 32, low = s % 2 ? p[4 + s / 2] / 16 : p[4 + s / 2] % 16, high = (p[2] | p[3] << 8) >> 2 * s & 3;
+  return half_at(p) * (low + 16 * high - 32) * level_of_iq4(p + 8 + 16 * s, c % 32);
+}
+
+/* Weight c of a block of TQ1_0 at p: a byte is a fraction of 256, to the base of 3. */
+static inline double weight_of_tq1_0(const uint8_t *p, int c) {
+  const int byte = c < 160 ? c % 32 : c < 240 ? 32 + c % 16 : 48 + c % 4;
+  int digit = c < 160 ? c / 32 : c < 240 ? (c - 160) / 16 : (c - 240) / 4, power = 3;
+  while (digit-- > 0) power *= 3;
+  return half_at(p + 52) * (p[byte] * power / 256 % 3 - 1);
+}
+
+/* Weight c of a block of TQ2_0 at p. */
+static inline double weight_of_tq2_0(const uint8_t *p, int c) {
+  return half_at(p + 64) * ((p[c / 128 * 32 + c % 32] >> c % 128 / 32 * 2 & 3) - 1);
 }
 
 /* Weight c of a block of MXFP4 at p: of four bits, sign, two of exponent with a bias of 1, and one of mantissa. */
@@ -187,7 +209,13 @@ static inline double rows_weight(const test_rows *w, int32_t row, int32_t column
     case SF_Q6_K:
       return weight_of_q6_k(p, column % 256);
     case SF_IQ4_NL:
-      return weight_of_iq4_nl(p, column % 32);
+      return half_at(p) * level_of_iq4(p + 2, column % 32);
+    case SF_IQ4_XS:
+      return weight_of_iq4_xs(p, column % 256);
+    case SF_TQ1_0:
+      return weight_of_tq1_0(p, column % 256);
+    case SF_TQ2_0:
+      return weight_of_tq2_0(p, column % 256);
     case SF_MXFP4:
       return weight_of_mxfp4(p, column % 32);
     default:
@@ -203,6 +231,10 @@ static inline double rows_level(const test_rows *w, int32_t row, int32_t column)
                      (size_t)(column / format->traits->block_columns * format->traits->block_bytes);
   const double weight = fabs(rows_weight(w, row, column));
   switch (w->format) {
+    case SF_TQ1_0:
+      return weight + 2 * fabs(half_at(p + 52));
+    case SF_TQ2_0:
+      return weight + 2 * fabs(half_at(p + 64));
     case SF_Q4_0:
       return weight + 16 * fabs(half_at(p));
     case SF_Q5_0:

@@ -14,4 +14,7 @@
 #include "formats/q5_k.h"
 #include "formats/q6_k.h"
 #include "formats/iq4_nl.h"
+#include "formats/iq4_xs.h"
 #include "formats/mxfp4.h"
+#include "formats/tq1_0.h"
+#include "formats/tq2_0.h"

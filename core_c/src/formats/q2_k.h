@@ -26,8 +26,8 @@ static const sf_traits sf_traits_q2_k = {
     .scales = SF_SCALES_RUNS,
     .d = offsetof(sf_q2_k, d),
     .m = offsetof(sf_q2_k, m),
-    .run_scale = sf_q2_k_scale,
-    .run_min = sf_q2_k_min,
+    .scale_of = sf_q2_k_scale,
+    .min_of = sf_q2_k_min,
 };
 
 #ifdef SF_CONVERSIONS

@@ -32,7 +32,7 @@ static const sf_traits sf_traits_q3_k = {
     .scales = SF_SCALES_RUNS,
     .d = offsetof(sf_q3_k, d),
     .m = SF_NO_MIN,
-    .run_scale = sf_q3_k_scale,
+    .scale_of = sf_q3_k_scale,
 };
 
 #ifdef SF_CONVERSIONS

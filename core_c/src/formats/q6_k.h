@@ -28,7 +28,7 @@ static const sf_traits sf_traits_q6_k = {
     .scales = SF_SCALES_RUNS,
     .d = offsetof(sf_q6_k, d),
     .m = SF_NO_MIN,
-    .run_scale = sf_q6_k_scale,
+    .scale_of = sf_q6_k_scale,
 };
 
 #ifdef SF_CONVERSIONS

@@ -5,6 +5,7 @@
 #include "formats/half.h"
 #include "formats/packed_scales.h"
 #include "formats/traits.h"
+#include "formats/trits.h"
 
 /* Where the bits of a column are: a byte of the block, and the lowest bit in it. */
 static inline const uint8_t *column_byte(const sf_traits *traits, sf_plane plane, int column, int *shift,
@@ -42,6 +43,9 @@ static inline int32_t value_of_quant(const sf_traits *traits, int32_t quant) {
 /* The quant of a column, less the zero point, or its level. */
 static inline int32_t get_quant(const sf_traits *traits, const uint8_t *block, int column) {
   if (traits->storage == SF_QUANTS_BYTES) return ((const int8_t *)block)[traits->low.at + column];
+  if (traits->storage == SF_QUANTS_TRITS) {
+    return value_of_quant(traits, sf_trit(block + traits->low.at, column));
+  }
   int32_t quant = get_bits(traits, traits->low, block, column);
   if (traits->high.bits) quant |= get_bits(traits, traits->high, block, column) << traits->low.bits;
   return value_of_quant(traits, quant);
@@ -74,10 +78,16 @@ static inline int get_scales(const sf_traits *traits, const uint8_t *block, floa
         mins[s] = m * (float)unpacked[SF_SUB_BLOCKS + s];
       }
       return SF_SUB_BLOCKS;
+    case SF_SCALES_SUB_BLOCKS:
+      for (int s = 0; s < SF_SUB_BLOCKS; ++s) {
+        scales[s] = d * (float)traits->scale_of(block, s);
+        mins[s] = 0;
+      }
+      return SF_SUB_BLOCKS;
     default:
       for (int i = 0; i < SF_RUNS; ++i) {
-        scales[i] = d * (float)traits->run_scale(block, i);
-        mins[i] = traits->run_min ? m * (float)traits->run_min(block, i) : 0;
+        scales[i] = d * (float)traits->scale_of(block, i);
+        mins[i] = traits->min_of ? m * (float)traits->min_of(block, i) : 0;
       }
       return SF_RUNS;
   }

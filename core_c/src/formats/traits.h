@@ -27,15 +27,17 @@ typedef enum {
   SF_QUANTS_BYTES, /* a signed byte each */
   SF_QUANTS_HALVES, /* 16 bytes for each sub-block, whose low halves are columns 0 … 15, the high halves 16 … 31; bit c
                        of four bytes of high bits is column c */
-  SF_QUANTS_PLANES /* see sf_plane */
+  SF_QUANTS_PLANES, /* see sf_plane */
+  SF_QUANTS_TRITS   /* see trits.h; `bits` as if they were in planes */
 } sf_storage;
 
 /* How scales are stored; d and m are halves. z is the zero point. */
 typedef enum {
-  SF_SCALES_BLOCK, /* each block has its own: w = d · (q - z), or d · q + m */
-  SF_SCALES_POWER, /* each block of 32 has a byte d: w = 2^(d - 128) · q */
-  SF_SCALES_6BIT,  /* sub-block s has 6-bit numbers (packed_scales.h): w = d · scale_s · q - m · min_s */
-  SF_SCALES_RUNS   /* run i of 16 columns has small integers: w = d · scale_i · (q - z), or with m less m · min_i */
+  SF_SCALES_BLOCK,      /* each block has its own: w = d · (q - z), or d · q + m */
+  SF_SCALES_POWER,      /* each block of 32 has a byte d: w = 2^(d - 128) · q */
+  SF_SCALES_6BIT,       /* sub-block s has 6-bit numbers (packed_scales.h): w = d · scale_s · q - m · min_s */
+  SF_SCALES_SUB_BLOCKS, /* sub-block s has a small integer: w = d · scale_s · q */
+  SF_SCALES_RUNS /* run i of 16 columns has small integers: w = d · scale_i · (q - z), or with m less m · min_i */
 } sf_scales;
 
 /* Bits of the quants of eight sub-blocks, in runs of 32 bytes: byte k of a run holds column k of 8 / bits sub-blocks,
@@ -54,9 +56,11 @@ typedef struct {
   const int8_t *levels; /* what the 16 quants of 4 bits stand for, where that is not themselves; else NULL */
   sf_scales scales;
   int d, m; /* offsets in a block, of halves but for SF_SCALES_POWER; m -1: none */
-  /* SF_SCALES_RUNS: the integers of run i of the block; min is NULL where there is no m. */
-  int (*run_scale)(const uint8_t *block, int i);
-  int (*run_min)(const uint8_t *block, int i);
+  /* SF_SCALES_RUNS and _SUB_BLOCKS: the integers of run or sub-block i of the block; min_of is NULL where there is no
+   * m.
+   */
+  int (*scale_of)(const uint8_t *block, int i);
+  int (*min_of)(const uint8_t *block, int i);
 } sf_traits;
 
 enum { SF_NO_MIN = -1 };

@@ -50,7 +50,7 @@ SF_INLINE void load_blocks(sf_format_index format, const uint8_t *p, int32_t n, 
     if (has_run_mins(format)) {
       const sf_traits *traits = traits_of(format);
       chunk->mins[g] = v_half(p + traits->m);
-      for (int i = 0; i < SF_RUNS; ++i) chunk->run_mins[g][i] = (int8_t)traits->run_min(p, i);
+      for (int i = 0; i < SF_RUNS; ++i) chunk->run_mins[g][i] = (int8_t)traits->min_of(p, i);
     }
     for (int32_t s = 0; s < blocks; ++s) {
       vb_store(chunk->buffer.quants + g * GROUP_COLUMNS + s * SF_BLOCK, load_quants(format, p, s));

@@ -23,7 +23,7 @@ SF_INLINE sf_product product_of(sf_format_index format) {
   if (has_run_mins(format)) return PRODUCT_16_MINS;
   if (!SF_DOT8) return PRODUCT_16;
   if (traits_of(format)->storage == SF_QUANTS_BYTES) return PRODUCT_SIGNED8;
-  return has_nibbles(format) ? PRODUCT_QUANTS8 : PRODUCT_16;
+  return has_shared_bytes(format) ? PRODUCT_QUANTS8 : PRODUCT_16;
 }
 
 /* Whether the integers have 16 bits. */
@@ -66,7 +66,7 @@ SF_INLINE sub_block load_row(sf_format_index format, const uint8_t *p, int s) {
   const sf_traits *traits = traits_of(format);
   if (!is_wide(product_of(format))) {
     if (traits->storage == SF_QUANTS_PLANES) {
-      r.narrow = v8_nibble(v8_load(p + sf_plane_run(traits->low, s)), sf_plane_shift(traits->low, s) != 0);
+      r.narrow = v8_field(v8_load(p + sf_plane_run(traits->low, s)), sf_plane_shift(traits->low, s), traits->low.bits);
     } else if (traits->storage == SF_QUANTS_HALVES) {
       r.narrow = v8_load_nibbles(halves_at(format, p, s));
     } else {

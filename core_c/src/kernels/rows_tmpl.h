@@ -9,6 +9,7 @@
 #include "formats/half.h"
 #include "formats/lists.h"
 #include "formats/packed_scales.h"
+#include "formats/trits.h"
 
 /* Optional overrides of an instruction set. */
 #ifndef SF_HALVES_TAIL
@@ -113,10 +114,16 @@ SF_INLINE int is_paired(sf_format_index format) {
   return traits->storage == SF_QUANTS_PLANES && traits->low.bits == 4 && traits->low.apart == 1;
 }
 
-/* Whether quants are nibbles that are multiplied as they are. */
-SF_INLINE int has_nibbles(sf_format_index format) {
+/* Whether quants are multiplied as they are stored, in bytes that several share. */
+SF_INLINE int has_shared_bytes(sf_format_index format) {
   const sf_traits *traits = traits_of(format);
-  return traits->low.bits == 4 && traits->high.bits == 0 && traits->scales != SF_SCALES_RUNS && !traits->levels;
+  const int fields = traits->storage == SF_QUANTS_HALVES || traits->storage == SF_QUANTS_PLANES;
+  return fields && traits->high.bits == 0 && traits->scales != SF_SCALES_RUNS && !traits->levels;
+}
+
+/* Whether these are nibbles. */
+SF_INLINE int has_nibbles(sf_format_index format) {
+  return has_shared_bytes(format) && traits_of(format)->low.bits == 4;
 }
 
 /* The zero point of the quants that load_quants gives: it has subtracted that of formats whose runs have scales. */
@@ -128,6 +135,21 @@ SF_INLINE int zero_point_of(sf_format_index format) {
 /* The block of sub-block s of the group at p, of formats with blocks of one sub-block. */
 SF_INLINE const uint8_t *block_at(sf_format_index format, const uint8_t *p, int s) {
   return p + (size_t)s * (group_bytes(format) / GROUP);
+}
+
+/* The digits of sub-block s of a block of SF_QUANTS_TRITS. */
+SF_INLINE vb load_trits(const uint8_t *trits, int s) {
+  vb fractions;
+  if (s < SF_TRIT_FIRST) {
+    const int power = sf_power_of_3(s);
+    fractions = vb_scale(vb_load_u8(trits), power, power);
+  } else {
+    uint8_t bytes[SF_BLOCK];
+    int first, last;
+    sf_trits_gather(trits, s, bytes, &first, &last);
+    fractions = vb_scale(vb_load_u8(bytes), first, last);
+  }
+  return vb_shr(vb_scale(vb_and(fractions, 255), 3, 3), 8);
 }
 
 /* The bytes of sub-block s of the group at p, of formats with SF_QUANTS_HALVES. */
@@ -170,9 +192,10 @@ SF_INLINE vb load_quants(sf_format_index format, const uint8_t *p, int s) {
     memcpy(&high, block_at(format, p, s) + traits->high.at, sizeof high);
     return vb_or(low, vb_high_bits(high));
   }
+  if (traits->storage == SF_QUANTS_TRITS) return load_trits(p + traits->low.at, s);
   const vb quants = load_planes(format, p, s);
   if (traits->scales != SF_SCALES_RUNS) return quants;
-  return vb_scale(vb_add(quants, -traits->zero_point), traits->run_scale(p, 2 * s), traits->run_scale(p, 2 * s + 1));
+  return vb_scale(vb_add(quants, -traits->zero_point), traits->scale_of(p, 2 * s), traits->scale_of(p, 2 * s + 1));
 }
 
 /* A sub-block of small integers, one for each of its two runs. */
@@ -181,7 +204,7 @@ SF_INLINE vb both_runs(vb any, int first, int second) { return vb_scale(vb_add(v
 /* The integers of the mins of sub-block s of the group at p, for each column. */
 SF_INLINE vb load_run_mins(sf_format_index format, const uint8_t *p, int s) {
   const sf_traits *traits = traits_of(format);
-  return both_runs(vb_load_u8(p), traits->run_min(p, 2 * s), traits->run_min(p, 2 * s + 1));
+  return both_runs(vb_load_u8(p), traits->min_of(p, 2 * s), traits->min_of(p, 2 * s + 1));
 }
 
 #if SF_HALF_FLOATS
@@ -252,6 +275,14 @@ SF_INLINE void group_powers(const uint8_t *p, size_t step, int32_t n, vf *r) {
   for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_load(some + k * SF_LANES);
 }
 
+/* d times the integers of the sub-blocks. */
+SF_INLINE void group_integers(sf_format_index format, const uint8_t *p, vf *r) {
+  const sf_traits *traits = traits_of(format);
+  float some[GROUP_SIZE] = {0};
+  for (int s = 0; s < GROUP; ++s) some[s] = (float)traits->scale_of(p, s);
+  for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_mul(v_load(some + k * SF_LANES), v_set1(v_half(p + traits->d)));
+}
+
 /* The scales and mins of a block with packed ones, d and m being its first two halves. */
 SF_INLINE void k_scales(const uint8_t *p, vf *scale, vf *min) {
 #if SF_K_SCALES
@@ -282,11 +313,18 @@ SF_INLINE void group_scales(sf_format_index format, const uint8_t *p, int32_t n,
     case SF_SCALES_POWER:
       group_powers(p + traits->d, step, n, scale);
       break;
+    case SF_SCALES_SUB_BLOCKS:
+      group_integers(format, p, scale);
+      break;
     case SF_SCALES_RUNS:
       for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_set1(v_half(p + traits->d));
       for (int k = 0; has_run_mins(format) && k < GROUP_VECTORS; ++k) min[k] = v_set1(v_half(p + traits->m));
       break;
     default:
+      if (traits->block_columns == GROUP_COLUMNS) {
+        for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_set1(v_half(p + traits->d));
+        break;
+      }
       group_halves(p + traits->d, step, n, scale);
       if (has_min(format)) group_halves(p + traits->m, step, n, min);
       for (int k = 0; has_min(format) && k < GROUP_VECTORS; ++k) min[k] = v_sub(zero, min[k]);

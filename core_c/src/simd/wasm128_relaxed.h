@@ -38,22 +38,23 @@ SF_INLINE v8 v8_load_i16(const int16_t *p) {
   return r;
 }
 
-/* The lower (half 0) or upper halves of bytes. Machines shift no bytes, so engines would mask a shift of words by a
+/* `bits` bits of bytes, from bit `shift` on. Machines shift no bytes, so engines would mask a shift of words by a
  * constant that they make anew each time; this one is there already. */
-SF_INLINE v128_t wasm128_nibble(v128_t bytes, int half) {
-  return wasm_v128_and(half ? wasm_u16x8_shr(bytes, 4) : bytes, wasm_i8x16_const_splat(15));
+SF_INLINE v128_t wasm128_field(v128_t bytes, int shift, int bits) {
+  const v128_t lowest = shift ? wasm_u16x8_shr(bytes, (uint32_t)shift) : bytes;
+  return wasm_v128_and(lowest, wasm_i8x16_splat((int8_t)((1 << bits) - 1)));
 }
 
 /* The same of 32 bytes. */
-SF_INLINE v8 v8_nibble(v8 a, int half) {
-  for (int k = 0; k < 2; ++k) a.r[k] = wasm128_nibble(a.r[k], half);
+SF_INLINE v8 v8_field(v8 a, int shift, int bits) {
+  for (int k = 0; k < 2; ++k) a.r[k] = wasm128_field(a.r[k], shift, bits);
   return a;
 }
 
 /* 16 bytes: first the lower halves, then the upper ones. */
 SF_INLINE v8 v8_load_nibbles(const uint8_t *p) {
   const v128_t bytes = wasm_v128_load(p);
-  const v8 r = {{wasm128_nibble(bytes, 0), wasm128_nibble(bytes, 1)}};
+  const v8 r = {{wasm128_field(bytes, 0, 4), wasm128_field(bytes, 4, 4)}};
   return r;
 }
 

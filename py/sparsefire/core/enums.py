@@ -39,7 +39,10 @@ class WeightFormat(IntEnum):
     Q5_K = 13
     Q6_K = 14
     IQ4_NL = 20
+    IQ4_XS = 23
     BF16 = 30
+    TQ1_0 = 34
+    TQ2_0 = 35
     MXFP4 = 39
 
 

@@ -65,6 +65,9 @@ FORMATS: dict[str, WeightFormat] = {
         WeightFormat("q5_k", 13, 256, 176, 17, _Q5_1),
         WeightFormat("q6_k", 14, 256, 210, 18, _Q8_0),
         WeightFormat("iq4_nl", 20, 32, 18, 25),
+        WeightFormat("iq4_xs", 23, 256, 136, 30, ("iq4_nl", *_Q5_0[1:])),
+        WeightFormat("tq1_0", 34, 256, 54, 36, _Q4_0),
+        WeightFormat("tq2_0", 35, 256, 66, 37, _Q4_0),
         WeightFormat("mxfp4", 39, 32, 17, 38),
     )
 }
