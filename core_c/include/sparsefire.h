@@ -422,7 +422,16 @@ enum sf_step_name {
   SF_STEP_EXPERTS = 16,   /* layer, in, routes, out, before. out = Σ weight · expert(in) or, with before 1,
                              Σ expert(weight · in) */
   SF_STEP_TAP = 17,       /* in (d), an sf_tap, place: see sf_session_tap */
-  SF_STEP_PICK = 18       /* in place. Steps after it are for tokens whose logits are wanted; they come to the front */
+  SF_STEP_PICK = 18,      /* in place. Steps after it are for tokens whose logits are wanted; they come to the front */
+  SF_STEP_CONVOLUTION = 19, /* in (d), weight (d, taps), bias (d) or -1, out (d), taps. Each element by itself over
+                               the session's last `taps` tokens, the oldest first: out_i = bias_i + Σ weight_i,t · in_i
+                               of token t. Those before the first token are 0. in may be out */
+  SF_STEP_RECURRENCE = 20,  /* q (groups, keys), k (groups, keys), v (heads, values), decay (heads) or (heads, keys),
+                               a (groups, keys) or -1, b (groups, keys) or -1, out (heads, values), heads, keys, before.
+                               The number of groups divides that of heads, of which each has a state S (keys, values):
+                               S_i = decay_i · S_i + k_i · v + b_i · Σ_j a_j · S_j, and out = Σ_i q_i · S_i of the new
+                               state or, with before 1, of that before the token */
+  SF_STEP_HEAD_DOTS = 21    /* a (heads, dim), b (heads, dim), out (heads). out = a · b of each head */
 };
 
 enum sf_norm {

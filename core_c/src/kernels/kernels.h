@@ -43,6 +43,14 @@ enum {
 /* out[i] = dot(row i, input), i < panels · SF_PANEL; the order of additions is another one than that of dot_rows. */
 typedef void sf_dot_panels_fn(const uint8_t *data, int32_t panels, int32_t columns, const sf_inputs *input, float *out);
 
+/* One token of one head of SF_STEP_RECURRENCE, see sparsefire.h: q, k (keys), v (values), a and b (keys) or NULL. The
+ * decay of key i is decay[i · decay_step]. */
+typedef struct {
+  int32_t keys, values, before;
+  int32_t decay_step; /* 0: all keys have the same; or 1 */
+  const float *q, *k, *v, *decay, *a, *b;
+} sf_recurrence;
+
 typedef struct {
   const char *name;
   sf_dot_rows_fn *dot_rows[SF_FORMATS];
@@ -66,6 +74,8 @@ typedef struct {
   /* Rotates pairs of x, i < pairs, by the angles whose cosine and sine are given: cos_sin (pairs, 2). A pair is
    * (2i, 2i + 1) or, with `halves` 1, (i, i + pairs). */
   void (*rope)(float *x, const float *cos_sin, int32_t pairs, int32_t halves);
+  /* Changes state (keys, values) by a token, and writes out (values). */
+  void (*recur)(const sf_recurrence *r, float *state, float *out);
   int32_t (*all_finite)(const float *x, int32_t count); /* 1 when no NaN or infinity */
   /* How many of x (count ≤ 2²⁴) are above `limit`, which may be infinite. NaN is not. */
   int32_t (*count_above)(const float *x, int32_t count, float limit);

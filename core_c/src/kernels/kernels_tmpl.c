@@ -44,6 +44,7 @@
 #include "kernels/dot_tmpl.h"
 #include "kernels/elementwise_tmpl.h"
 #include "kernels/layer_norm_tmpl.h"
+#include "kernels/recurrence_tmpl.h"
 
 /* The kernels of each format, and their places in the table. */
 #define SF_FORMAT(NAME, name)                                                                                   \
@@ -97,6 +98,7 @@ const sf_kernels SF_ISA_TABLE = {
     .softmax = softmax,
     .softcap = softcap,
     .rope = rope,
+    .recur = recur,
     .all_finite = all_finite,
     .count_above = count_above,
 };

@@ -129,7 +129,7 @@ int32_t sf_model_writer(const sf_model *model, int32_t buffer);
 sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j);
 
 /* Steps of their own files. */
-extern const sf_step_kind sf_step_attention, sf_step_route, sf_step_experts;
+extern const sf_step_kind sf_step_attention, sf_step_route, sf_step_experts, sf_step_convolution, sf_step_recurrence;
 /* Makes room in a session for the keys and values of positions below `length`, for every step of attention. */
 int32_t sf_attention_reserve(const sf_model *model, sf_state *states, int32_t length);
 

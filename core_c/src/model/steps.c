@@ -161,6 +161,25 @@ static int32_t run_head_products(sf_model *model, const sf_step *step) {
   return status;
 }
 
+/* ---- head_dots: a (heads, dim), b (heads, dim), out (heads) ---- */
+
+static int32_t check_head_dots(const sf_model *model, const sf_step *step) {
+  if (step->arguments[0] == step->arguments[2] || step->arguments[1] == step->arguments[2]) return SF_ERROR_ARGUMENT;
+  return sf_width(model, step, 0) % sf_width(model, step, 2) == 0 ? same_widths(model, step, 0, 1) : SF_ERROR_SHAPE;
+}
+
+static int32_t run_head_dots(sf_model *model, const sf_step *step) {
+  int32_t heads = floats(model, step, 2), dim = sf_width(model, step, 0) / sf_width(model, step, 2);
+  const float *a = sf_values(model, step, 0), *b = sf_values(model, step, 1);
+  float *out = sf_values(model, step, 2);
+  for (int32_t h = 0; h < heads; h++, a += dim, b += dim) {
+    double sum = 0;
+    for (int32_t i = 0; i < dim; i++) sum += (double)a[i] * (double)b[i];
+    out[h] = (float)sum;
+  }
+  return SF_OK;
+}
+
 /* ---- rope: in place, rope, heads, start in a head, halves ---- */
 
 static int32_t check_rope(const sf_model *model, const sf_step *step) {
@@ -438,6 +457,7 @@ static const sf_step_kind map = {"ion", 0, 0, check_map, run_map, NULL};
 static const sf_step_kind copy = {"ioccnnnn", 0, 0, check_copy, run_copy, NULL};
 static const sf_step_kind ffn = {"liIo", 1, 0, check_ffn, run_ffn, NULL};
 static const sf_step_kind tap = {"inn", 1, 0, check_tap, run_tap, NULL};
+static const sf_step_kind head_dots = {"iio", 0, 0, check_head_dots, run_head_dots, NULL};
 static const sf_step_kind pick = {"x", 1, 0, check_pick, run_pick, NULL};
 
 static const sf_step_kind *const kinds[] = {
@@ -460,6 +480,9 @@ static const sf_step_kind *const kinds[] = {
     [SF_STEP_EXPERTS] = &sf_step_experts,
     [SF_STEP_TAP] = &tap,
     [SF_STEP_PICK] = &pick,
+    [SF_STEP_CONVOLUTION] = &sf_step_convolution,
+    [SF_STEP_RECURRENCE] = &sf_step_recurrence,
+    [SF_STEP_HEAD_DOTS] = &head_dots,
 };
 
 const sf_step_kind *sf_step_find(int32_t kind) {

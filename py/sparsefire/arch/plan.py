@@ -320,6 +320,39 @@ class Plan:
         arguments = layer, x.index, routes.index, out.index, int(before)
         self.step(StepName.STEP_EXPERTS, *arguments)
 
+    def convolution(
+        self, x: Buffer, weight: Vector, out: Buffer, bias: Vector | None = None
+    ) -> None:
+        """Each element of x by itself over its values at the last tokens, with weights (x.width,
+        taps), the oldest first."""
+        arguments = x.index, weight.index, _index(bias), out.index, weight.count // x.width
+        self.step(StepName.STEP_CONVOLUTION, *arguments)
+
+    def recurrence(
+        self,
+        q: Buffer,
+        k: Buffer,
+        v: Buffer,
+        decay: Buffer,
+        out: Buffer,
+        *,
+        heads: int,
+        keys: int,
+        removed: tuple[Buffer, Buffer] | None = None,
+        before: bool = False,
+    ) -> None:
+        """Linear attention: each head has a state S (keys, values), of which row i becomes
+        decay_i · S_i + k_i · v, and with `removed` = (a, b) also + b_i · Σ_j a_j · S_j of before.
+        Out = Σ_i q_i · S_i of the new state, or of that `before` the token. q, k, a and b may be
+        for groups of heads; decay is of each key, or one of a head."""
+        a, b = removed or (None, None)
+        arguments = q.index, k.index, v.index, decay.index, _index(a), _index(b), out.index
+        self.step(StepName.STEP_RECURRENCE, *arguments, heads, keys, int(before))
+
+    def head_dots(self, a: Buffer, b: Buffer, out: Buffer) -> None:
+        """Out = a · b of each of out.width heads."""
+        self.step(StepName.STEP_HEAD_DOTS, a.index, b.index, out.index)
+
     def tap(self, x: Buffer, kind: int, place: int) -> None:
         """Lets x be recorded."""
         self.step(StepName.STEP_TAP, x.index, int(kind), place)

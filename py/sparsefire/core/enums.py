@@ -103,6 +103,9 @@ class StepName(IntEnum):
     STEP_EXPERTS = 16
     STEP_TAP = 17
     STEP_PICK = 18
+    STEP_CONVOLUTION = 19
+    STEP_RECURRENCE = 20
+    STEP_HEAD_DOTS = 21
 
 
 class Norm(IntEnum):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .._arrays import FloatArray
 from ..core.core import Argument
-from ..core.enums import EvalStatus, Limit, Phase, Tap
+from ..core.enums import EvalStatus, Limit, Phase, Status, Tap
 from ..core.handle import CoreObject, locked
 from ..errors import ContextFullError, NotFiniteError
 from ..ffn.forward import MODES
@@ -102,16 +102,26 @@ class Session(CoreObject):
     @locked
     def rewind(self, length: int, mode: str) -> None:
         """Truncates the cache to the first `length` tokens, or to none when they were computed in
-        another mode."""
+        another mode, or when the model has a recurrent state, which cannot go back."""
         if mode != self.mode:
             length = 0
         # An interrupted call may have left the core a step ahead of this object.
         position = self.core.check("sf_session_position", self.handle)
         length = min(length, len(self.tokens), position)
-        if length < position:
-            self.core.check("sf_session_truncate", self.handle, length, what="rewinding")
+        if length < position and not self._truncate(length):
+            length = 0
+            self._truncate(0)
         del self.tokens[length:]
         self.mode = mode
+
+    def _truncate(self, length: int) -> bool:
+        """Truncates the core's cache, unless the core cannot do that to some of its tokens."""
+        status = self.core.call("sf_session_truncate", self.handle, length)
+        if status == Status.ERROR_UNSUPPORTED and length > 0:
+            return False
+        if status < 0:
+            raise self.core.error(status, "rewinding")
+        return True
 
     @locked
     def feed(

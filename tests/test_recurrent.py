@@ -1,0 +1,176 @@
+"""Steps with a recurrent state, on every host and instruction set, against float64 numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from one_step import Doubles, OneStep
+from sparsefire.arch.plan import Buffer, Plan
+from sparsefire.core.core import Core
+from sparsefire.errors import ArgumentError, ShapeError, UnsupportedError
+
+TOKENS = 40  # more than pass through a layer together
+RANDOM = np.random.default_rng(7)
+
+
+def assert_near(found: npt.ArrayLike, wanted: Doubles) -> None:
+    error = np.abs(np.asarray(found, np.float64) - wanted).max()
+    assert error <= 2e-6 * max(1.0, np.abs(wanted).max()), error
+
+
+class Convolution:
+    """9 elements, of which each is mixed with those before it."""
+
+    def __init__(self, taps: int, bias: bool) -> None:
+        self.width, self.taps = 9, taps
+        self.weight = RANDOM.standard_normal((9, taps))
+        self.bias = RANDOM.standard_normal(9) if bias else None
+        self.inputs = {"x": RANDOM.standard_normal((TOKENS, 9))}
+
+    def build(self, plan: Plan, buffers: dict[str, Buffer], out: Buffer) -> None:
+        bias = None if self.bias is None else plan.constant(self.bias)
+        plan.convolution(buffers["x"], plan.constant(self.weight), out, bias)
+
+    def reference(self, tokens: list[int]) -> Doubles:
+        x = np.concatenate([np.zeros((self.taps - 1, 9)), self.inputs["x"][tokens]])
+        sums = [np.sum(self.weight.T * x[at : at + self.taps], 0) for at in range(len(tokens))]
+        return np.array(sums) + (0 if self.bias is None else self.bias)
+
+
+class Recurrence:
+    """6 heads with states (keys, values), as one of the families has them."""
+
+    def __init__(self, family: str, keys: int, values: int) -> None:
+        self.family, self.keys, self.values, self.heads = family, keys, values, 6
+        self.width = 6 * values
+        groups = 2 if family == "mamba2" else 6
+        decays = 6 if family == "mamba2" else 6 * keys
+        sizes = {"q": groups * keys, "k": groups * keys, "v": 6 * values}
+        if family == "rwkv7":
+            sizes |= {"a": groups * keys, "b": groups * keys}
+        self.inputs = {
+            name: RANDOM.standard_normal((TOKENS, size)) / np.sqrt(keys)
+            for name, size in sizes.items()
+        }
+        self.inputs["decay"] = RANDOM.uniform(0.5, 1, (TOKENS, decays))
+
+    def build(self, plan: Plan, buffers: dict[str, Buffer], out: Buffer) -> None:
+        b = buffers
+        plan.recurrence(
+            b["q"],
+            b["k"],
+            b["v"],
+            b["decay"],
+            out,
+            heads=self.heads,
+            keys=self.keys,
+            removed=(b["a"], b["b"]) if self.family == "rwkv7" else None,
+            before=self.family == "rwkv6",
+        )
+
+    def reference(self, tokens: list[int]) -> Doubles:
+        state = np.zeros((self.heads, self.keys, self.values))
+        rows = []
+        for token in tokens:
+            by_key = {name: of[token] for name, of in self.inputs.items() if name in "qkab"}
+            x = {name: of.reshape(-1, self.keys) for name, of in by_key.items()}
+            x = {name: np.repeat(of, self.heads // len(of), 0) for name, of in x.items()}
+            v = self.inputs["v"][token].reshape(self.heads, self.values)
+            decay = self.inputs["decay"][token].reshape(self.heads, -1, 1)
+            new = decay * state + x["k"][:, :, None] * v[:, None, :]
+            if "a" in x:
+                new += x["b"][:, :, None] * np.einsum("hk,hkv->hv", x["a"], state)[:, None, :]
+            seen = state if self.family == "rwkv6" else new
+            rows.append(np.einsum("hk,hkv->hv", x["q"], seen).ravel())
+            state = new
+        return np.array(rows)
+
+
+class HeadDots:
+    """5 heads of 7."""
+
+    width = 5
+
+    def __init__(self) -> None:
+        self.inputs = {name: RANDOM.standard_normal((TOKENS, 35)) for name in "ab"}
+
+    def build(self, plan: Plan, buffers: dict[str, Buffer], out: Buffer) -> None:
+        plan.head_dots(buffers["a"], buffers["b"], out)
+
+    def reference(self, tokens: list[int]) -> Doubles:
+        a, b = (self.inputs[name][tokens].reshape(-1, 5, 7) for name in "ab")
+        return np.asarray((a * b).sum(2))
+
+
+CASES = {
+    "convolution of 4 with a bias": Convolution(4, True),
+    "convolution of 2": Convolution(2, False),
+    "convolution of 1": Convolution(1, True),
+    "mamba2": Recurrence("mamba2", 16, 24),
+    "rwkv6": Recurrence("rwkv6", 12, 12),
+    "rwkv7": Recurrence("rwkv7", 8, 19),
+    "head dots": HeadDots(),
+}
+RECURRENT = [name for name in CASES if name not in ("head dots", "convolution of 1")]
+
+
+def model_of(core: Core, name: str) -> OneStep:
+    case = CASES[name]
+    return OneStep(core, case.inputs, case.width, case.build)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_equals_its_definition(core: Core, name: str) -> None:
+    tokens = RANDOM.permutation(TOKENS).tolist()
+    model = model_of(core, name)
+    assert_near(model.run(model.session(), tokens), CASES[name].reference(tokens))
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_session_has_its_own_state_however_its_tokens_come(host_core: Core, name: str) -> None:
+    model = model_of(host_core, name)
+    texts = [RANDOM.permutation(TOKENS)[:12].tolist() for _ in range(3)]
+    alone = [model.run(model.session(), text) for text in texts]
+    sessions = [model.session() for _ in texts]
+    for each, text in zip(sessions, texts, strict=True):
+        model.run(each, text[:3])
+    mixed = [(i, at) for at in range(3, 12) for i in range(3)]
+    found = model.run_together([sessions[i] for i, _ in mixed], [texts[i][at] for i, at in mixed])
+    assert np.array_equal(found, [alone[i][at] for i, at in mixed])
+
+
+@pytest.mark.parametrize("name", ["convolution of 2", "rwkv7"])
+def test_a_recurrent_session_goes_back_to_its_beginning_only(host_core: Core, name: str) -> None:
+    model = model_of(host_core, name)
+    session = model.session()
+    first = model.run(session, range(9))
+    with pytest.raises(UnsupportedError):
+        host_core.check("sf_session_truncate", session, 4)
+    assert host_core.check("sf_session_position", session) == 9
+    host_core.check("sf_session_truncate", session, 0)
+    assert np.array_equal(model.run(session, range(9)), first)
+
+
+Build = Callable[[Plan, dict[str, Buffer], Buffer], None]
+WRONG: dict[str, Build] = {
+    "taps": lambda p, b, o: p.step(19, b["v"].index, 0, -1, o.index, 5),
+    "convolution bias": lambda p, b, o: p.convolution(
+        b["v"], p.constant(np.ones(24)), o, p.constant(np.ones(11))
+    ),
+    "heads": lambda p, b, o: p.recurrence(b["q"], b["q"], b["v"], b["q"], o, heads=5, keys=1),
+    "groups": lambda p, b, o: p.recurrence(b["q"], b["q"], b["v"], b["w"], o, heads=3, keys=1),
+    "keys": lambda p, b, o: p.recurrence(b["q"], b["q"], b["v"], b["w"], o, heads=3, keys=3),
+    "decay": lambda p, b, o: p.recurrence(b["q"], b["q"], b["v"], b["v"], o, heads=2, keys=1),
+    "dots": lambda p, b, o: p.head_dots(b["v"], b["q"], o),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_shapes_that_do_not_fit_are_errors(host_core: Core, what: str) -> None:
+    inputs = {"q": np.ones((1, 2)), "v": np.ones((1, 12)), "w": np.ones((1, 3))}
+    with pytest.raises((ShapeError, ArgumentError)):
+        OneStep(host_core, inputs, 12, WRONG[what])
