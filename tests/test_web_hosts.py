@@ -1,4 +1,4 @@
-"""The browser page on other servers: slow ones, plain ones, and with a large model."""
+"""The browser page on slow servers, on static hosts, and with a large model."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ GREEDY = {"temperature": 0, "repeat_penalty": 1}
 
 
 class SlowServer(WebServer):
-    """Sends so many bytes a second, `sent` in all; after `stall` bytes nothing until `go` is
-    set."""
+    """Sends `rate` bytes per second; stalls after `stall` bytes until `go` is set. `sent` counts
+    the bytes."""
 
     def __init__(self, site: Mapping[str, SiteFile], rate: float, stall: int) -> None:
         super().__init__(site)
@@ -135,8 +135,8 @@ def test_the_page_works_on_a_plain_static_host_under_a_path(
 
 
 class ModelServer(WebServer):
-    """Sends the model whole or, with `ranges`, in pieces, of which the fourth is refused at first
-    and the sixth cut off. `asked` lists the ranges that were asked for."""
+    """Sends the model as a whole or, with `ranges`, in ranges: the fourth request fails and the
+    sixth answer is cut off. `asked` lists the requested ranges."""
 
     def __init__(self, site: Mapping[str, SiteFile], ranges: bool) -> None:
         super().__init__(site)

@@ -1,4 +1,4 @@
-"""Models of the user's own in the browser page: dropped, downloaded, kept, too large, damaged."""
+"""The user's own models in the browser page: dropped, downloaded, stored, too large, damaged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def greedy(path: Path, mode: str, tokens: int = 20) -> str:
-    """The text that the native core makes."""
+    """The text that the native core generates."""
     with Model.load(path, core=open_test_core("native-scalar")) as model:
         return "".join(model.generate(PROMPT, tokens, mode=mode, temperature=0))
 
@@ -48,9 +48,9 @@ def greedy(path: Path, mode: str, tokens: int = 20) -> str:
 
 
 class Host(http.server.ThreadingHTTPServer):
-    """Another server than the page's, with `data`. How it behaves follows from the path: "slow",
-    "broken" (the first answer ends in the middle), "ranges" (it can go on there), "closed" (it lets
-    no other site read), "html", or anything else for 404."""
+    """A server of `data` at another origin. Words in the path choose its behaviour: "slow",
+    "broken" (the first answer ends halfway), "ranges" (it supports ranges), "closed" (no CORS
+    header), "html"; without any of them it answers 404."""
 
     daemon_threads = True
 
@@ -61,7 +61,7 @@ class Host(http.server.ThreadingHTTPServer):
         self.origin = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A page that leaves is no error."""
+        """Ignores connections that the page closes early."""
 
 
 class _HostHandler(http.server.BaseHTTPRequestHandler):
@@ -112,7 +112,7 @@ def download(web: Web, url: str) -> None:
 
 
 def forget(web: Web, name: str) -> None:
-    """Deletes a model from the list, after the page's own is in use."""
+    """Loads the page's own model and deletes another from the list."""
     web.press_in_row("sparsefire-sotu", "Load")
     web.wait_for_model("sparsefire-sotu")
     delete(web, name)
@@ -212,7 +212,7 @@ def test_a_model_that_is_too_large_is_refused_with_the_numbers(page: Web, tmp_pa
 def test_memory_that_the_browser_does_not_give_is_explained(
     browser: tuple[Any, Refuser], tmp_path: Path, origin: str
 ) -> None:
-    """In a browser whose WebAssembly may have 96 MiB a memory."""
+    """In a browser that limits WebAssembly memories to 96 MiB."""
     with another(browser[0], "--js-flags=--wasm-max-mem-pages=1536") as limited:
         page = limited.new_context().new_page()
         web = Web(page, origin).open()
@@ -280,7 +280,7 @@ def test_two_tabs_use_one_model_and_do_not_fetch_it_twice(
 
 
 def test_neurons_that_stay_on_disk_are_read_when_they_are_needed(visit: Any, large: Path) -> None:
-    """6 MB of neurons, of which 2 MB may be in memory; the file is in OPFS, open for reading."""
+    """A budget of 2 MB for 6 MB of neurons, which are read from the file in OPFS."""
     web, other = visit(), visit()
     web.page.add_init_script("localStorage.setItem('sparsefire-budget', '2')")
     web.open()

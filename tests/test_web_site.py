@@ -48,16 +48,16 @@ def test_the_page_names_no_other_server_and_no_file_that_is_missing(
 
 
 def test_modules_of_the_page_do_not_import_each_other() -> None:
-    """There is no circle of imports, and every module that is imported exists."""
+    """Imports form no cycle, and every imported module exists."""
     modules = {path.name: path.read_text() for path in page_directory().glob("*.js")}
     pattern = r'^import (?:[^;"]* from )?"\./([^"]+)";'
     graph = {name: re.findall(pattern, text, re.M) for name, text in modules.items()}
     assert "lifecycle.js" in graph["app.js"]
-    assert set(TopologicalSorter(graph).static_order()) == set(modules)  # a circle raises an error
+    assert set(TopologicalSorter(graph).static_order()) == set(modules)  # a cycle raises an error
 
 
 def test_the_installed_package_has_the_page() -> None:
-    """Of a source tree the page is beside the package, of an installed one in it."""
+    """The page is next to the package in a source tree, and inside it when installed."""
     script = "import sparsefire.page.site as w; print(w.page_directory())"
     found = subprocess.run(
         [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
@@ -176,7 +176,7 @@ def test_without_a_network_the_command_says_what_it_needs(
 
 @pytest.fixture
 def runtime(tmp_path: Path) -> Path:
-    """A cache with Pyodide in it, of which the lock file alone has contents, without numpy."""
+    """A cache of Pyodide without numpy, in which all files but the lock file are empty."""
     home = tmp_path / "cache" / f"pyodide-{page_fetch.PYODIDE_VERSION}"
     home.mkdir(parents=True)
     for name in page_fetch.RUNTIME_FILES:

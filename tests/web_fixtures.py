@@ -1,7 +1,7 @@
 """Fixtures of the tests of the browser page; a test file names this one as a plugin of pytest.
 
-Each file has a browser of its own, which ends with it: Playwright's synchronous interface keeps an
-event loop running in its thread, and other tests need that thread without one.
+Each test file opens and closes its own browser: Playwright's synchronous interface keeps an event
+loop running in its thread, which other tests use without one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def site() -> dict[str, SiteFile]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[tuple[Any, Refuser]]:
-    """Playwright's browser, and what it was refused."""
+    """Playwright's browser, and the proxy that refuses its requests."""
     try:
         with chromium() as both:
             yield both
@@ -42,15 +42,15 @@ def browser() -> Iterator[tuple[Any, Refuser]]:
 
 @pytest.fixture(scope="module")
 def origin(site: dict[str, SiteFile]) -> Iterator[str]:
-    """Where the page is served, isolated."""
+    """The address of the page, served with the headers of cross-origin isolation."""
     with serve(site) as server:
         yield server.origin
 
 
 @pytest.fixture
 def visit(browser: tuple[Any, Refuser], origin: str) -> Iterator[Callable[..., Web]]:
-    """Opens pages in a profile of their own; what they asked of the network or complained about
-    fails the test. `origin` is where else the page is; the other options are the profile's."""
+    """Opens pages in a new profile. Requests for other hosts and errors on the console fail the
+    test. `origin` replaces the address of the page; the other options are the profile's."""
     contexts: dict[str, Any] = {}
     pages: list[Web] = []
 
@@ -69,7 +69,7 @@ def visit(browser: tuple[Any, Refuser], origin: str) -> Iterator[Callable[..., W
 
 @pytest.fixture(scope="module")
 def page(browser: tuple[Any, Refuser], origin: str) -> Iterator[Web]:
-    """One page that has started, for the tests that leave it usable."""
+    """One started page, shared by tests that leave it usable."""
     context = browser[0].new_context()
     web = Web(context.new_page(), origin).open()
     yield web

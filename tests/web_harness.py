@@ -1,8 +1,8 @@
-"""The browser page in Debian's Chromium, cut off from every network but this machine.
+"""The browser page in Debian's Chromium, without a network.
 
-Everything that the browser asks of another host goes to a proxy that refuses and counts it, also
-from workers and service workers; a page that asked for anything fails its test, and so does one
-that wrote an error to its console.
+Every request for another host, also from workers and service workers, goes to a proxy that refuses
+and records it. A page that sends one fails its test, and so does a page that writes an error to its
+console.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ SECONDS = 150  # for a page to start, on a busy machine
 _AXE_VERSION = "4.14.1"
 _AXE_SHA256 = "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
 
-# What Chromium asks of its makers by itself, whatever its flags say.
+# Hosts that Chromium contacts by itself, whatever its flags are.
 _OF_THE_BROWSER = (".google.com", ".googleapis.com", ".gvt1.com")
 
 
 class Refuser(http.server.ThreadingHTTPServer):
-    """A proxy that lets nothing through; `refused` lists what pages wanted."""
+    """A proxy that refuses every request; `refused` lists them."""
 
     daemon_threads = True
 
@@ -40,7 +40,7 @@ class Refuser(http.server.ThreadingHTTPServer):
         self.refused: list[str] = []
 
     def refuse(self, command: str, target: str) -> None:
-        """Notes a request for an address, or for host:port."""
+        """Records a request for an address or for host:port."""
         host = urlsplit(target if "//" in target else f"//{target}").hostname or ""
         if not host.endswith(_OF_THE_BROWSER):
             self.refused.append(f"{command} {target}")
@@ -61,7 +61,7 @@ class _RefusingHandler(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def running(server: http.server.HTTPServer) -> Iterator[Any]:
-    """Serves in a thread for the time of a `with`."""
+    """Serves in a thread during a `with` block."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -74,7 +74,7 @@ def running(server: http.server.HTTPServer) -> Iterator[Any]:
 
 @contextmanager
 def chromium() -> Iterator[tuple[Any, Refuser]]:
-    """Playwright's browser, and the proxy that refuses."""
+    """Playwright's browser, and the proxy that refuses its requests."""
     from playwright.sync_api import sync_playwright
 
     path = find_program(*_CHROMIUM)
@@ -100,8 +100,8 @@ def another(browser: Any, *flags: str) -> Iterator[Any]:
 
 
 class Web:
-    """A page of the site, with what a test does to it. `errors` lists what it complained about;
-    `expected` holds parts of the browser's own complaints that a test provokes."""
+    """A page of the site and the actions of a user. `errors` lists the errors and warnings on its
+    console, without those that contain one of `expected`."""
 
     def __init__(self, page: Any, origin: str) -> None:
         self.page = page
@@ -121,23 +121,23 @@ class Web:
             self.errors.append(text)
 
     def open(self, path: str = "/") -> Web:
-        """Goes to the page and waits until the model is there."""
+        """Navigates to the page and waits until the model is loaded."""
         self.page.goto(self.origin + path)
         self.wait_for("ready")
         return self
 
     def wait_for(self, state: str) -> None:
-        """Until the page is "ready", "busy", "loading" or "failed"."""
+        """Waits until the page is "ready", "busy", "loading" or "failed"."""
         self.page.wait_for_selector(f"html[data-state={state}]")
 
     def settings(self, **values: object) -> None:
-        """Sets sampling fields by their name."""
+        """Sets sampling fields by name."""
         self.page.evaluate("document.getElementById('sampling').open = true")
         for name, value in values.items():
             self.page.fill(f"#{name}", str(value))
 
     def generate(self, prompt: str, mode: str | None = None, **settings: object) -> str:
-        """The text that the page makes."""
+        """The text that the page generates."""
         self.begin(prompt, mode, **settings)
         self.wait_for("ready")
         return self.made()
@@ -148,7 +148,8 @@ class Web:
         if mode:
             self.page.check(f'input[name="mode"][value="{mode}"]')
         self.page.fill("#prompt", prompt)
-        # Pressed, and seen to begin, in one go: it may have ended before another look.
+        # One script presses the button and waits for the start, since a short text may end before a
+        # second script runs.
         self.page.evaluate(
             "new Promise((done, fail) => { setTimeout(fail, 120000, new Error('it did not begin'));"
             " document.addEventListener('phase', done, {once: true});"
@@ -156,25 +157,25 @@ class Web:
         )
 
     def made(self) -> str:
-        """The text so far, without the prompt."""
+        """The generated text so far, without the prompt."""
         text: str = self.page.text_content("#output .generated")
         return text
 
     def engine(self, request: str) -> dict[str, Any]:
-        """Asks the page's engine something."""
+        """The engine's answer to a request."""
         answer: dict[str, Any] = self.page.evaluate(
             "(type) => import('/page.js').then(({state}) => state.engine.request(type))", request
         )
         return answer
 
     def problem(self) -> str:
-        """The sentence about what went wrong, once there is one."""
+        """Waits for an error message and returns it."""
         self.page.wait_for_selector("#problem:not([hidden])")
         text: str = self.page.inner_text("#problem-text")
         return text
 
     def wait_for_model(self, name: str) -> None:
-        """Until a model of that name is in use."""
+        """Waits until a model of that name is in use."""
         self.page.wait_for_function(
             "(name) => document.documentElement.dataset.state === 'ready' &&"
             " [...document.querySelectorAll('#models li')].some((row) =>"
@@ -212,6 +213,6 @@ def serve(site: Mapping[str, SiteFile], isolated: bool = True) -> Any:
 
 
 def axe_source() -> str:
-    """axe-core, which looks for what keeps people from using a page; fetched from npm at first."""
+    """axe-core, which checks accessibility; the first call downloads it from npm."""
     package = npm_package("axe-core", _AXE_VERSION, _AXE_SHA256)
     return (package / "axe.min.js").read_text(encoding="utf-8")

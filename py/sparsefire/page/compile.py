@@ -31,7 +31,8 @@ def compile_archives(
     """Compiles the Python sources in archives.
 
     archives: the bytes of each archive (zip or wheel) by its name.
-    home: the directory of Pyodide; results are cached beside it, and deleted when unused for long.
+    home: the directory of Pyodide; results are cached next to it and deleted after 30 days
+      without use.
 
     Returns the path of the compiled archive by name, or {} when node cannot compile them.
     """
@@ -54,7 +55,7 @@ def compile_archives(
 
 
 def _prune(used: Iterable[Path], cache: Path) -> None:
-    """Deletes compiled archives that are unused for long; `used` are marked as used now."""
+    """Deletes compiled archives that were not used for 30 days; marks `used` as used now."""
     for path in used:
         os.utime(path)
     oldest = time.time() - _UNUSED_DAYS * 86400

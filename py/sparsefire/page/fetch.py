@@ -44,7 +44,7 @@ Progress = Callable[[str, int, int], object]
 
 
 class NumpyMissingError(BackendError):
-    """Pyodide is there, but its build of numpy could not be downloaded."""
+    """Pyodide is in the cache, but its build of numpy could not be downloaded."""
 
 
 def cache_directory() -> Path:
@@ -146,7 +146,7 @@ def _unpack(tarball: Path, home: Path) -> None:
 
 
 def numpy_wheel(home: Path) -> Path:
-    """The path of numpy's wheel in the directory of Pyodide, whether it is there or not."""
+    """The path of numpy's wheel in the directory of Pyodide, whether or not it exists."""
     return home / _numpy_in_lock_file(home)["file_name"]
 
 

@@ -56,7 +56,7 @@ class SiteFile:
 
 
 def page_directory() -> Path:
-    """The directory of the page's own files: in the package or, in a source tree, beside it."""
+    """The directory of the page's own files: inside the package or, in a source tree, next to it."""
     for directory in (_PACKAGE / "web", _PACKAGE.parent.parent / "web"):
         if (directory / "index.html").is_file():
             return directory
@@ -122,7 +122,7 @@ def _add_python(
         archives[_CHAT_PATH] = chat
     compiled = compile_archives(archives, home, progress)
     files = {name: SiteFile(compiled.get(name), data) for name, data in archives.items()}
-    # The name of the directory is its version, since browsers cache its files for good.
+    # The name of the directory is its version, since browsers cache its files permanently.
     runtime = f"pyodide-{PYODIDE_VERSION}"
     if compiled:
         runtime += f"-compiled-{compiled[_STDLIB].stem[:8]}"
