@@ -14,6 +14,9 @@ need_tool aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 need_tool qemu-aarch64 qemu-user
 need_tool npm npm
 need_tool chromium chromium
+command -v firefox >/dev/null || need_tool firefox-esr firefox-esr
+need_tool WebKitWebDriver webkit2gtk-driver
+need_tool Xvfb xvfb
 install_missing
 "$root/scripts/setup.sh" wasmtime,calibrate,test,dev
 

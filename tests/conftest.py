@@ -66,7 +66,9 @@ _LONG_GROUPS = (
     "test_web",
     "pyodide node",
     "pyodide chromium",
+    "test_web_browsers",
     "test_web_hosts",
+    "test_web_start",
     "test_pyodide_extension",
     "test_calibrate",
 )

@@ -10,6 +10,7 @@ import { wireWriting } from "./writing.js";
 const IDLE_MILLISECONDS = 600;
 
 async function boot() {
+  setPhase("starting");
   status.begin("Starting");
   try {
     const answer = await fetch("site.json");
@@ -41,8 +42,10 @@ async function untilIdle() {
 
 const restartEngine = () => startEngine(state.source);
 wireProblem();
-wireReport();
-wireWriting(restartEngine);
-wireModels();
-wireSettings(restartEngine);
-boot();
+if (document.documentElement.dataset.state !== "failed") { // guard.js has found what is missing
+  wireReport();
+  wireWriting(restartEngine);
+  wireModels();
+  wireSettings(restartEngine);
+  boot();
+}

@@ -1,7 +1,6 @@
 // What the browser supports, and why not more.
 import { size } from "./format.js";
 import { $, state } from "./page.js";
-import { hasStorage } from "./storage.js";
 
 const RELAXED = new Uint8Array([
   // A module with one function: i32x4.relaxed_trunc_f32x4_s of a zero vector.
@@ -9,27 +8,37 @@ const RELAXED = new Uint8Array([
   0, 0, 0, 0, 0, 0, 0, 0, 253, 129, 2, 11,
 ]);
 
+/** Whether workers can share memory. Found by doing it: a browser may isolate pages and yet have no shared memory. */
+function sharesMemory() {
+  try {
+    structuredClone(new SharedArrayBuffer(1));
+    return new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }).buffer instanceof SharedArrayBuffer;
+  } catch {
+    return false;
+  }
+}
+
 /** What the browser supports. */
 export function capabilities() {
   return {
-    isolated: self.crossOriginIsolated,
+    isolated: Boolean(self.crossOriginIsolated),
+    shared: sharesMemory(),
     cores: navigator.hardwareConcurrency || 1,
     relaxed: WebAssembly.validate(RELAXED),
-    storage: hasStorage(),
   };
 }
 
 /** Fills the list; called once the engine has started. */
 export function showCapabilities() {
-  const { backend, site, offline } = state;
+  const { backend, site, offline, stores } = state;
   if (!backend) return;
   const has = capabilities();
   const rows = [
     [true, "Python in this tab", `Pyodide ${site.pyodide.version}, in a worker, so that the page stays responsive.`],
     [backend.isa !== "scalar", backend.simd, relaxedNote(has, backend)],
-    [has.isolated, has.isolated ? "Cross-origin isolated" : "Not cross-origin isolated", isolationNote(has, offline)],
+    [has.shared, isolationTitle(has), isolationNote(has, offline)],
     [backend.threads > 1, backend.threads === 1 ? "One thread" : `${backend.threads} threads`, threadNote(has, backend)],
-    [has.storage, has.storage ? "Models are stored" : "Models are not stored", storageNote(has)],
+    [stores, stores ? "Models are stored" : "Models are not stored", storageNote(stores)],
     [Boolean(offline?.bytes), offline?.bytes ? "Works offline" : "Does not work offline", offlineNote(offline)],
   ];
   $("capabilities").replaceChildren(...rows.map(([good, title, note]) => row(good, title, note)));
@@ -60,8 +69,16 @@ const relaxedNote = (has, backend) => {
     : "This browser does not support relaxed SIMD, which is faster with 8- and 4-bit weights.";
 };
 
+const isolationTitle = ({ isolated, shared }) => {
+  if (!isolated) return "Not cross-origin isolated";
+  return shared ? "Cross-origin isolated" : "No shared memory";
+};
+
 const isolationNote = (has, offline) => {
-  if (has.isolated) return "Workers can share memory, so the model can use threads and Stop takes effect at once.";
+  if (has.shared) return "Workers can share memory, so the model can use threads and Stop takes effect at once.";
+  if (has.isolated) {
+    return "The page is cross-origin isolated, but this browser does not let workers share memory (SharedArrayBuffer): the model uses one thread, and Stop takes effect after the current step.";
+  }
   const later = offline?.bytes ? " From the next visit on the page adds them itself: reload it." : "";
   return `The server does not send the COOP and COEP headers, so workers cannot share memory: the model uses one thread, and Stop takes effect after the current step.${later}`;
 };
@@ -69,14 +86,15 @@ const isolationNote = (has, offline) => {
 const threadNote = (has, backend) => {
   if (backend.threads > 1) return `${backend.automatic ? "Chosen for a model of this size" : "Chosen under “Engine”"}; the browser reports ${has.cores} processors.`;
   if (!has.isolated) return "More than one requires cross-origin isolation.";
+  if (!has.shared) return "More than one requires shared memory.";
   if (has.cores < 2) return "The browser reports one processor.";
   if (backend.note) return `${backend.note}.`;
   if (!backend.automatic) return `Chosen under “Engine”; the browser reports ${has.cores} processors.`;
   return `This model is too small to gain from more; the browser reports ${has.cores} processors.`;
 };
 
-const storageNote = (has) =>
-  has.storage
+const storageNote = (stores) =>
+  stores
     ? "In the browser's private file system (OPFS), which only this site can read."
     : "This browser or window has no private file system (OPFS): choose the model again at each visit.";
 

@@ -97,7 +97,9 @@ export class Dots {
     let coverages = this.stencils.get(key);
     if (!coverages) {
       const context = readable(w, h);
-      context.roundRect(0, 0, w, h, this.space ? Math.min(w, h) / 2.2 : 0);
+      const radius = this.space ? Math.min(w, h) / 2.2 : 0;
+      if (context.roundRect) context.roundRect(0, 0, w, h, radius);
+      else context.rect(0, 0, w, h); // older browsers
       context.fill();
       const { data } = context.getImageData(0, 0, w, h);
       coverages = Uint8Array.from({ length: w * h }, (_, i) => Math.round((data[4 * i + 3] / 255) * COVERAGES));
@@ -124,8 +126,11 @@ function grid(layers, hidden, width, height) {
   return { columns, rows, pitch, lines: layers * pitch - (pitch - rows), group, cells };
 }
 
-/** An off-screen context for drawing pixels that are read back. */
-const readable = (width, height) => new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+/** The context of a canvas outside the document, for drawing pixels that are read back. */
+function readable(width, height) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  return canvas.getContext("2d", { willReadFrequently: true });
+}
 
 /** "#rrggbb" → [r, g, b] */
 function rgb(text) {

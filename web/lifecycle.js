@@ -2,7 +2,7 @@
 import { Engine } from "./engine.js";
 import { resetReport, showReport } from "./report.js";
 import { announce, problem, sentence, setPhase, state } from "./page.js";
-import { isBasic, resetSettings, settings } from "./settings.js";
+import { BASIC, settings } from "./settings.js";
 import { Status } from "./status.js";
 import { showCapabilities } from "./capabilities.js";
 import { size } from "./format.js";
@@ -13,41 +13,54 @@ export const status = new Status();
 const SITE = { kind: "site" };
 export const siteSource = () => ({ ...SITE, name: state.site.model.name });
 
-/** Starts the engine, terminating a running one, and loads a model: by default the site's own. */
-export async function startEngine(given = null) {
+/** Starts the engine, terminating a running one, and loads a model: by default the site's own. An engine that does not
+ *  start with the user's settings is started with those that every browser supports, `BASIC`. */
+export async function startEngine(given = null, basic = false) {
   const source = given ?? siteSource();
   state.engine?.close();
-  state.model = state.backend = null;
+  state.engine = state.model = state.backend = null;
   setPhase("starting");
   status.begin(source.name);
-  const engine = (state.engine = new Engine());
+  let engine = null;
+  try {
+    engine = state.engine = openEngine();
+    const { shared, threads, relaxed } = basic ? BASIC : settings();
+    const prefetch = source.kind === "site"; // the model, while Python starts
+    const started = await engine.start({ site: state.site, shared, threads, relaxed, prefetch });
+    state.backend = started.backend;
+    showCapabilities();
+    await load(source);
+  } catch (error) {
+    if (state.engine === engine) await recoverStart(source, basic, error);
+  }
+}
+
+function openEngine() {
+  const engine = new Engine();
   engine.addEventListener("bytes", ({ detail }) => status.bytes(detail.done, detail.total));
   engine.addEventListener("stage", ({ detail }) => status.stage(detail.name));
   engine.addEventListener("fetching", ({ detail }) => status.fetching(detail.done, detail.total));
   engine.addEventListener("loading", ({ detail }) => status.loading(detail.done, detail.total));
   engine.addEventListener("text", ({ detail }) => showReport(detail));
-  try {
-    const { threads, relaxed } = settings();
-    const prefetch = source.kind === "site"; // the model, while Python starts
-    const started = await engine.start({ site: state.site, threads, relaxed, prefetch });
-    state.backend = started.backend;
-    showCapabilities();
-    await load(source);
-  } catch (error) {
-    if (state.engine === engine) await recoverStart(source, error);
-  }
+  return engine;
 }
 
-async function recoverStart(source, error) {
+/** Starts again with less after a failure: without the user's model, then without the features of `settings`. */
+async function recoverStart(source, basic, { message }) {
   if (state.backend && source.kind !== "site") {
-    problem(`${error.message}. The page's own model is loaded instead`);
-    return startEngine();
+    await startEngine(null, basic);
+    if (state.phase === "ready") problem(`${sentence(message)} The page's own model is loaded instead`);
+    return;
+  }
+  const chosen = settings();
+  if (!basic && Object.keys(BASIC).some((name) => chosen[name] !== BASIC[name])) {
+    await startEngine(source, true);
+    if (state.phase === "ready") problem(`the engine runs with one thread and strict arithmetic, since it did not start otherwise: ${message}`);
+    return;
   }
   status.failed();
   setPhase("failed");
-  const basic = { label: "Start with one thread and strict arithmetic", run: () => (resetSettings(), startEngine()) };
-  const again = { label: "Try again", run: () => startEngine() };
-  problem(`the page could not start: ${error.message}`, isBasic() ? again : basic);
+  problem(`the page could not start: ${message}`, { label: "Try again", run: () => startEngine() });
 }
 
 /** Loads a model into the core and shows it. */

@@ -1,9 +1,9 @@
 // The user's own models: files, downloads, and the list of stored models.
+import { showCapabilities } from "./capabilities.js";
 import { size } from "./format.js";
 import { cannotLoad, inspect, memoryRefusal, siteSource, status, useModel } from "./lifecycle.js";
 import { $, announce, problem, state } from "./page.js";
 import { Client } from "./requests.js";
-import { hasStorage } from "./storage.js";
 
 const channel = "BroadcastChannel" in self ? new BroadcastChannel("sparsefire-models") : null;
 const CONFIRM_MILLISECONDS = 8000; // within which a second press deletes
@@ -48,10 +48,10 @@ async function useFile(file) {
 }
 
 async function storeFile(direct, force) {
-  if (!hasStorage()) return useModel(direct, { force });
+  if (!state.stores) return useModel(direct, { force });
   const { name } = direct;
   const copied = await transfer("put", { file: direct.blob, name }, `Copying ${name}`);
-  if (copied.kind === "Full" || copied.kind === "Locked") {
+  if (copied.error && !["Cancelled", "Busy", "Unreadable"].includes(copied.kind)) {
     const loaded = await useModel(direct, { force });
     if (loaded) problem(`${name} is loaded, but was not stored for the next visit: ${copied.error}`);
     return loaded;
@@ -74,7 +74,7 @@ async function download(address) {
   // The address of a file's page on Hugging Face is turned into that of the file.
   if (url.hostname === "huggingface.co") url.pathname = url.pathname.replace("/blob/", "/resolve/");
   const name = nameOf(url);
-  if (!hasStorage()) return problem("this browser cannot store downloads: download the file and choose it here");
+  if (!state.stores) return problem("this browser cannot store downloads: download the file and choose it here");
   const answer = await transfer("download", { url: url.href, name }, `Downloading ${name}`);
   if (answer.error) return problem(`${name}: ${answer.error}`, retryAction(answer, url.href));
   $("url").value = "";
@@ -117,7 +117,7 @@ async function transfer(type, fields, title) {
   current = { name: fields.name, done: 0, total: 0 };
   status.beginTransfer(title);
   showList();
-  navigator.storage.persist?.().catch(() => {});
+  navigator.storage.persist?.()?.catch(() => {});
   let answer;
   try {
     answer = await openStore().request(type, fields);
@@ -136,11 +136,13 @@ async function transfer(type, fields, title) {
 
 /** Reads the list of stored models and shows it. */
 export async function refreshModels() {
-  if (hasStorage()) {
+  if (state.stores) {
     try {
       stored = await openStore().request("list");
     } catch {
-      stored = { models: [] }; // no access, as in some private windows; the list of capabilities says so
+      state.stores = false; // no access, as in some private windows
+      stored = { models: [] };
+      showCapabilities();
     }
   }
   showList();
@@ -218,7 +220,8 @@ function deleteButton(name, bytes) {
 function askToConfirm(name) {
   confirming = name;
   showList();
-  [...$("models").querySelectorAll("button")].find((each) => each.ariaLabel === `Press again to delete ${name}`)?.focus();
+  const wanted = `Press again to delete ${name}`;
+  [...$("models").querySelectorAll("button")].find((each) => each.getAttribute("aria-label") === wanted)?.focus();
   clearTimeout(confirmTimer);
   confirmTimer = setTimeout(() => {
     confirming = null;

@@ -6,15 +6,27 @@ export class Client extends EventTarget {
     super();
     this.pending = new Map();
     this.count = 0;
-    this.worker = new Worker(new URL(script, import.meta.url), { type: "module" });
+    this.started = false; // it has sent something
+    this.heard = performance.now(); // when it last has
+    this.failure = null; // why it will never answer
+    let hasModules = false;
+    const options = {
+      get type() {
+        hasModules = true; // browsers without module workers do not read this option
+        return "module";
+      },
+    };
+    this.worker = new Worker(new URL(script, import.meta.url), options);
     this.worker.onmessage = ({ data }) => this.receive(data);
     this.worker.onerror = (event) => {
       event.preventDefault();
-      this.fail(event.message || "the worker's script did not load");
+      this.fail(hasModules ? event.message || "the worker's script did not load" : "this browser lacks module workers");
     };
   }
 
   receive(data) {
+    this.started = true;
+    this.heard = performance.now();
     if (data.event) {
       this.dispatchEvent(new CustomEvent(data.event, { detail: data }));
       return;
@@ -25,8 +37,9 @@ export class Client extends EventTarget {
     else promise?.resolve(data);
   }
 
-  /** Rejects all pending requests. */
-  fail(message) {
+  /** Rejects all pending requests and, unless the worker runs, all later ones. */
+  fail(message, final = !this.started) {
+    if (final) this.failure ??= message;
     for (const { reject } of this.pending.values()) reject(new Error(message));
     this.pending.clear();
   }
@@ -35,9 +48,25 @@ export class Client extends EventTarget {
   request(type, fields = {}, transfer = []) {
     const id = ++this.count;
     return new Promise((resolve, reject) => {
-      this.pending.set(id, { resolve, reject });
+      if (this.failure) throw new Error(this.failure);
       this.worker.postMessage({ id, type, ...fields }, transfer);
+      this.pending.set(id, { resolve, reject });
     });
+  }
+
+  /** As `request`, but rejects as well once the worker has sent nothing for so many seconds. */
+  async requestWithin(seconds, type, fields) {
+    let timer = 0;
+    const silence = new Promise((_, reject) => {
+      timer = setInterval(() => {
+        if (performance.now() - this.heard > 1000 * seconds) reject(new Error(`the worker has not answered for ${seconds} s`));
+      }, 1000);
+    });
+    try {
+      return await Promise.race([this.request(type, fields), silence]);
+    } finally {
+      clearInterval(timer);
+    }
   }
 
   /** Sends a message that gets no answer. */
@@ -48,7 +77,7 @@ export class Client extends EventTarget {
   /** Terminates the worker and frees its memory. */
   close() {
     this.worker.terminate();
-    this.fail("the worker was terminated");
+    this.fail("the worker was terminated", true);
   }
 }
 

@@ -8,8 +8,9 @@ const NAMES = ["threads", "arithmetic", "context", "budget"];
 /** The settings that the engine starts with, limited to what the browser supports. */
 export function settings() {
   const has = capabilities();
-  const threads = has.isolated ? Math.min(Number(preferences.get("threads")), has.cores) : 1; // 0: automatic
+  const threads = has.shared ? Math.min(Number(preferences.get("threads")), has.cores) : 1; // 0: automatic
   return {
+    shared: has.shared,
     threads,
     relaxed: has.relaxed && preferences.get("arithmetic") === "relaxed",
     context: Number(preferences.get("context")) || 0,
@@ -17,19 +18,13 @@ export function settings() {
   };
 }
 
-/** Whether these are the settings that every browser supports. */
-export const isBasic = () => settings().threads === 1 && !settings().relaxed;
-
-/** Resets the settings to those that every browser supports. */
-export function resetSettings() {
-  for (const name of NAMES) preferences.set(name, name === "threads" ? "1" : "");
-  show();
-}
+/** How every browser can start the engine. */
+export const BASIC = { shared: false, threads: 1, relaxed: false };
 
 /** Shows the settings; `restartEngine` applies changes. */
 export function wireSettings(restartEngine) {
   const has = capabilities();
-  const max = has.isolated ? Math.min(has.cores, MAX_THREADS) : 1;
+  const max = has.shared ? Math.min(has.cores, MAX_THREADS) : 1;
   const numbers = Array.from({ length: max }, (_, i) => new Option(String(i + 1), String(i + 1)));
   $("threads").replaceChildren(...(max > 1 ? [new Option("Automatic", "0")] : []), ...numbers);
   $("threads").disabled = max === 1;

@@ -4,7 +4,14 @@
 export const PART = ".part";
 export const NOTE = ".part.json";
 
-export const hasStorage = () => Boolean(navigator.storage?.getDirectory);
+/** Rejects where the browser cannot store models; private windows may refuse at the first access. */
+export async function checkStorage() {
+  const methods = self.FileSystemFileHandle?.prototype ?? {};
+  for (const name of ["createSyncAccessHandle", "move"]) {
+    if (!(name in methods)) throw new Error(`the browser's private file system has no ${name}()`);
+  }
+  await modelDirectory();
+}
 
 export async function modelDirectory() {
   const root = await navigator.storage.getDirectory();

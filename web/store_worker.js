@@ -1,6 +1,6 @@
 // Stores models in the origin private file system: copies of files, and downloads, which can be resumed.
 import { serve } from "./requests.js";
-import { isLocked, modelDirectory, NOTE, PART } from "./storage.js";
+import { checkStorage, isLocked, modelDirectory, NOTE, PART } from "./storage.js";
 
 // Bytes of a download after which its header is checked: enough for most models, enough for all.
 const CHECK_BYTES = [1 << 20, 16 << 20];
@@ -15,6 +15,7 @@ const failure = (message, kind, retry = false) => Object.assign(new Error(messag
 /* ---- The list ---- */
 
 async function list() {
+  await checkStorage();
   const models = [];
   const directory = await modelDirectory();
   for await (const [name, handle] of directory.entries()) {
@@ -29,8 +30,13 @@ async function list() {
     models.push({ name: model, bytes: file.size, date: file.lastModified, part: true, total: note?.total, url: note?.url });
   }
   models.sort((a, b) => b.date - a.date);
-  const { usage, quota } = await navigator.storage.estimate();
-  return { models, usage, quota };
+  return { models, ...(await estimate()) };
+}
+
+/** Bytes of storage in use and available, {} where the browser does not say. */
+async function estimate() {
+  const { usage, quota } = (await navigator.storage.estimate?.()) ?? {};
+  return { usage, quota };
 }
 
 async function readNote(directory, name) {
@@ -144,7 +150,7 @@ async function exclusive(work) {
 const put = ({ file, name }) =>
   exclusive(async (signal) => {
     const directory = await modelDirectory();
-    const { usage, quota } = await navigator.storage.estimate();
+    const { usage, quota } = await estimate();
     if (file.size > quota - usage) throw full();
     await directory.removeEntry(name + NOTE).catch(() => {});
     const access = await openPart(directory, name);
@@ -268,7 +274,7 @@ const unreachable = (host) =>
     : "this machine is offline. The downloaded part is kept: resume when there is a connection";
 
 async function checkQuota(total, have) {
-  const { usage, quota } = await navigator.storage.estimate();
+  const { usage, quota } = await estimate();
   if (total - have > quota - usage) throw full();
 }
 

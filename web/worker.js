@@ -24,6 +24,7 @@ const send = (message, transfer = []) => self.postMessage(message, transfer);
 
 /** Replaces fetch() by one that reports the bytes received of the paths in `sizes`. */
 function countFetches(sizes) {
+  if (!("TransformStream" in self)) return; // then the bar shows no bytes
   const sumOf = (counts) => Object.values(counts).reduce((sum, count) => sum + count, 0);
   const total = sumOf(sizes);
   const received = {};

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,10 @@ class PyodideCore(WasmCore):
         env = {"emscripten_notify_memory_growth": self._on_growth}
         if threads > 1:
             size = {"initial": _PAGES, "maximum": _MOST_PAGES, "shared": True}
-            env["memory"] = js.WebAssembly.Memory.new(_to_object(size))
-        self._module = _compiled(choose_module(isa, threads > 1, self._runs))
-        exports = js.WebAssembly.Instance.new(self._module, _to_object({"env": env})).exports
+            env["memory"] = self._opened(js.WebAssembly.Memory.new, _to_object(size))
+        self._module = self._opened(_compiled, choose_module(isa, threads > 1, self._runs))
+        imports = _to_object({"env": env})
+        exports = self._opened(js.WebAssembly.Instance.new, self._module, imports).exports
         exports._initialize()
         self._memory = env["memory"] if threads > 1 else exports.memory
         self._exports = exports
@@ -66,6 +68,13 @@ class PyodideCore(WasmCore):
             self.note = threads_missing() or (
                 "one thread, until `await sparsefire.enable_threads()` has started more"
             )
+
+    def _opened(self, make: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a constructor of WebAssembly's objects; its failure becomes a `BackendError`."""
+        try:
+            return make(*arguments)
+        except self._js_exception as error:
+            raise BackendError(f"the browser cannot open the WebAssembly core: {error}") from None
 
     async def start_helpers(self, count: int, url: str | None = None) -> None:
         """Starts `count` helpers, from a script at `url` or from the package's own copy of it, and
@@ -172,11 +181,14 @@ def threads_missing() -> str:
     """Why there can be no threads here; "" when there can."""
     import js
 
-    if not hasattr(js, "SharedArrayBuffer") or getattr(js, "crossOriginIsolated", True) is False:
+    isolated = getattr(js, "crossOriginIsolated", None)  # node does not say
+    if isolated is False:
         return (
             "one thread, since the page is not cross-origin isolated: serve it with the headers "
             "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp"
         )
+    if not hasattr(js, "SharedArrayBuffer"):
+        return "one thread, since this browser has no shared memory (SharedArrayBuffer)"
     try:
         module_bytes("sparsefire_core_threads")
     except BackendError:

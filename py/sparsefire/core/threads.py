@@ -55,8 +55,8 @@ async def enable_threads(
     if not has_core("pyodide", isa, wanted):
         reason = threads_missing()
         if not reason:
-            core = PyodideCore(isa, threads=wanted)
             try:
+                core = PyodideCore(isa, threads=wanted)
                 await core.start_helpers(wanted - 1, helper_url)
                 core.open_context(isa, wanted)
                 add_core(core, isa, wanted)
