@@ -10,12 +10,23 @@ const map = new NeuronMap($("map"));
 const speeds = new Speeds($("side"));
 let updated = 0; // when the figures were last updated
 
+// What the colours mean, by the sparsest mode that the model supports; a colour without a meaning is not shown.
+const IDLE = "inactive: skipped, except in dense mode";
+const LEGENDS = {
+  sparse: { cold: "fires, predicted", hot: "fires, always computed", idle: IDLE },
+  exact: { cold: "fires", idle: IDLE },
+  dense: { hot: "computed, as all neurons of this model are for every token" },
+};
+
 /** The current text: its mode, where its pieces go, the last figures, and the last shares by layer. */
 export const run = { mode: "", write: null, last: null, layers: null };
 
 /** Resets everything for a newly loaded model. */
 export function resetReport(model) {
-  map.reset(model.layers, model.hidden, model.hot);
+  const kind = Object.keys(LEGENDS).find((mode) => !model.modes[mode]) ?? "dense";
+  showLegend(kind);
+  // A neuron that is always computed has the colour of the hot ones: all of them in a dense model.
+  map.reset(model.layers, model.hidden, kind === "dense" ? Array(model.layers).fill(model.hidden) : model.hot);
   speeds.reset(model.modes);
   $("map-empty").hidden = false;
   for (const id of ["speed-now", "speed-mean", "share", "bytes", "hits", "disk"]) $(id).textContent = "–";
@@ -25,6 +36,16 @@ export function resetReport(model) {
   run.last = run.layers = null;
   labelMap();
   showLayers([]);
+}
+
+function showLegend(kind) {
+  for (const row of $("legend").children) {
+    const text = LEGENDS[kind][row.querySelector(".dot").classList[1]];
+    row.hidden = !text;
+    row.lastElementChild.textContent = text ?? "";
+  }
+  $("fire-title").textContent = kind === "dense" ? "Neurons" : "Neurons firing";
+  $("map-empty").textContent = `Each dot is a neuron. It lights up when it ${kind === "dense" ? "is computed" : "fires"}.`;
 }
 
 /** Shows one slice of a generation. */
