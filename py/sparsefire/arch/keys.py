@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .._shown import shown_value
 from ..errors import ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile
 
@@ -38,9 +39,9 @@ class Keys:
 
     def unsupported(self, name: str) -> UnsupportedError:
         """The error for a key that requires something the core does not compute."""
-        value = self.value(name)
+        value = shown_value(self.value(name))
         return UnsupportedError(
-            f"{self._file.name}: key '{self._prefix}.{name}' is {value!r}, which is not supported"
+            f"{self._file.name}: key '{self._prefix}.{name}' is {value}, which is not supported"
         )
 
     def integer(self, name: str, most: int, default: int | None = None, least: int = 1) -> int:
@@ -54,7 +55,9 @@ class Keys:
                 )
             value = value[0].item()
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise self.fail(name, f"is {value!r}; expected a whole number from {least} to {most}")
+            raise self.fail(
+                name, f"is {shown_value(value)}; expected a whole number from {least} to {most}"
+            )
         return value
 
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
@@ -62,12 +65,14 @@ class Keys:
         value = self._required(name, default)
         number = float(value) if isinstance(value, (int, float)) else math.nan
         if not low <= number <= high:
-            raise self.fail(name, f"is {value!r}; expected a number from {low} to {high}")
+            raise self.fail(
+                name, f"is {shown_value(value)}; expected a number from {low} to {high}"
+            )
         return number
 
     def text(self, name: str) -> str | None:
         """A text, or None when the key is missing."""
         value = self.value(name)
         if value is not None and not isinstance(value, str):
-            raise self.fail(name, f"is {value!r}; expected a text")
+            raise self.fail(name, f"is {shown_value(value)}; expected a text")
         return value

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
+from .._shown import shown_value
 from ..errors import ModelFileError
 
 BLANK = "▁"  # a space in SentencePiece vocabularies
@@ -244,7 +245,9 @@ def flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
     """The bool `tokenizer.ggml.<name>`."""
     value = metadata.get(f"tokenizer.ggml.{name}")
     if value is not None and not isinstance(value, bool):
-        raise ModelFileError(f"key 'tokenizer.ggml.{name}' is {value!r}; expected true or false")
+        raise ModelFileError(
+            f"key 'tokenizer.ggml.{name}' is {shown_value(value)}; expected true or false"
+        )
     return default if value is None else value
 
 
