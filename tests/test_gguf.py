@@ -330,7 +330,7 @@ def test_a_stream_that_shrank_is_an_error() -> None:
         file.tensor_data("b")
 
 
-@pytest.mark.parametrize("source", [17, None, ["x"], memoryview(bytes(8))[::2]])
+@pytest.mark.parametrize("source", [17, None, [17], [], memoryview(bytes(8))[::2]])
 def test_sources_that_are_none(source: Any) -> None:
     with pytest.raises(ArgumentError, match="model"):
         GgufFile.open(source)
@@ -502,11 +502,44 @@ def test_parts_are_one_model(tmp_path: Path, mapped: bool) -> None:
             assert pieces == wanted
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_a_list_of_parts_needs_no_names(tmp_path: Path, order: list[int]) -> None:
+    """As paths under other names, as bytes, and as streams."""
+    paths = write_parts(tmp_path, 3)
+    with GgufFile.open(paths[0]) as file:
+        wanted = {name: file.tensor_data(name).tobytes() for name in file.tensors}
+    renamed = [path.rename(tmp_path / f"sha256-{'bca'[i]}") for i, path in enumerate(paths)]
+    opened: list[Any] = [
+        [renamed[i] for i in order],
+        [renamed[i].read_bytes() for i in order],
+        [io.BytesIO(renamed[i].read_bytes()) for i in order],
+    ]
+    for sources in opened:
+        with GgufFile.open(sources) as file:
+            assert {name: file.tensor_data(name).tobytes() for name in file.tensors} == wanted
+            assert list(file.tensors) == list(wanted)
+            assert not any(key.startswith("split.") for key in file.metadata)
+
+
+def test_a_list_that_is_not_one_model(tmp_path: Path) -> None:
+    first, second, third = (path.read_bytes() for path in write_parts(tmp_path, 3))
+    for sources, message in (
+        ([third, first], "split over 3 files, and 2 are given: part 2 is missing"),
+        ([first, first, second], "part 1 of its model is given twice"),
+        ([SMALL, first], "a whole model, not one of several files"),
+        ([second], "split over 3 files, and 1 are given: part 1 is missing"),
+    ):
+        with pytest.raises(ModelFileError, match=message):
+            GgufFile.open(sources)
+    with GgufFile.open([SMALL]) as file:
+        assert file.tensors == GgufFile.open(SMALL).tensors
+
+
 def test_parts_that_do_not_fit(tmp_path: Path) -> None:
     first, second = write_parts(tmp_path, 2)
     with pytest.raises(ModelFileError, match=r"part 2 of a model in 2 files.*model-00001-of-00002"):
         GgufFile.open(second)
-    with pytest.raises(UnsupportedError, match="only be opened by their path"):
+    with pytest.raises(UnsupportedError, match="part 1 of a model in 2 files; give all of them"):
         GgufFile.open(first.read_bytes())
     for name in ("other.gguf", "model-00001-of-00002 (1).gguf", "sha256-0123"):
         renamed = tmp_path / name

@@ -164,6 +164,20 @@ class ModelServer(WebServer):
         self.RequestHandlerClass = Handler
 
 
+def test_a_large_split_model_that_the_page_opens_with(
+    visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    first, second = tiny_model.write_parts(tmp_path, 2, tiny_model.Tiny(hidden=30_000))
+    with Model.load(first, core=open_test_core("native-scalar")) as model:
+        expected = "".join(model.generate("abc", 5, mode="exact", temperature=0))
+    site = make_site(first, cache=CACHE)
+    assert {f"models/{path.name}" for path in (first, second)} <= site.keys()
+    with running(WebServer(site)) as server:
+        web = visit(server.origin).open()
+        web.wait_for_model("tiny")
+        assert web.generate("abc", "exact", max_tokens=5, **GREEDY) == expected
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_large_model_that_the_page_opens_with(
     visit: Callable[..., Any], tmp_path: Path, ranges: bool

@@ -15,6 +15,7 @@ import pytest
 import tiny_model
 from conftest import open_test_core
 from sparsefire.lm.model import Model
+from sparsefire.page.server import WebServer
 from sparsefire.page.site import SiteFile
 from web_harness import Refuser, Web, another, running, serve
 
@@ -76,7 +77,9 @@ class _HostHandler(http.server.BaseHTTPRequestHandler):
             return
         given = self.headers.get("Range", "")
         self.server.asked.append(given)
-        data = b"<!doctype html>" * 100_000 if "html" in words else self.server.data
+        data = self.server.data
+        if "html" in words:
+            data = b"<!doctype html>" * (10 if "short" in words else 100_000)
         start = int(re.findall(r"\d+", given)[0]) if given and "ranges" in words else 0
         self.send_response(206 if start else 200)
         if "closed" not in words:
@@ -96,6 +99,20 @@ class _HostHandler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent."""
+
+
+class OpenServer(WebServer):
+    """Serves files to pages of any origin."""
+
+    def __init__(self, site: dict[str, SiteFile]) -> None:
+        super().__init__(site, isolated=False)
+
+        class Handler(self.RequestHandlerClass):  # type: ignore[misc, name-defined]
+            def end_headers(self) -> None:
+                self.send_header("Access-Control-Allow-Origin", "*")
+                super().end_headers()
+
+        self.RequestHandlerClass = Handler
 
 
 @pytest.fixture
@@ -169,6 +186,51 @@ def test_a_model_with_a_chat_template_converses(page: Web, tmp_path: Path) -> No
     forget(page, "chat.gguf")
 
 
+def test_the_map_of_a_dense_model_shows_that_all_neurons_are_computed(
+    page: Web, tmp_path: Path
+) -> None:
+    """Its dots have the colour of neurons that are always computed, and the legend no other."""
+    path = tiny_model.write(tmp_path / "dense.gguf", context=64, activation="silu")
+    page.page.set_input_files("#file", path)
+    page.wait_for_model("dense.gguf")
+    legend = page.page.locator("#legend li:visible").all_inner_texts()
+    assert legend == ["computed, as all neurons of this model are for every token"]
+    page.generate(PROMPT, "dense", max_tokens=8, **GREEDY)
+    count = """async () => {
+        const style = getComputedStyle(document.documentElement);
+        const colour = (name) => parseInt(style.getPropertyValue(name).trim().slice(1), 16);
+        const canvas = document.getElementById("map");
+        const copy = Object.assign(document.createElement("canvas"), {
+            width: canvas.width, height: canvas.height,
+        });
+        const context = copy.getContext("2d", { willReadFrequently: true });
+        const found = {};
+        for (let before = -1; found.hot !== before || !before; ) {
+            before = found.hot;
+            await new Promise((resolve) => setTimeout(resolve, 300));
+            context.drawImage(canvas, 0, 0);
+            const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+            for (const name of ["hot", "cold", "cold-bright"]) {
+                const wanted = colour(`--${name}`);
+                found[name] = 0;
+                for (let i = 0; i < data.length; i += 4) {
+                    found[name] += ((data[i] << 16) | (data[i + 1] << 8) | data[i + 2]) === wanted;
+                }
+            }
+        }
+        return found;
+    }"""
+    found = page.page.evaluate(count)
+    assert found["hot"] > 1000
+    assert found["cold"] == found["cold-bright"] == 0
+    page.page.set_input_files("#file", tiny_model.write(tmp_path / "exact.gguf", context=64))
+    page.wait_for_model("exact.gguf")
+    legend = page.page.locator("#legend li:visible").all_inner_texts()
+    assert legend == ["fires", "inactive: skipped, except in dense mode"]
+    forget(page, "dense.gguf")
+    delete(page, "exact.gguf")
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -234,6 +296,61 @@ def test_a_machine_that_may_be_too_small_is_told_of_before(visit: Any, tmp_path:
     assert web.page.inner_text("#problem-action") == "Load it anyway"
     web.page.click("#problem-action")
     web.wait_for_model("fat.gguf")
+
+
+# ---- Split models ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A model in three files."""
+    tiny = tiny_model.Tiny(context=64)
+    return tiny_model.write_parts(tmp_path_factory.mktemp("parts"), 3, tiny)
+
+
+def test_the_files_of_a_split_model_are_chosen_together(
+    page: Web, parts: list[Path], tmp_path: Path
+) -> None:
+    expected = greedy(parts[0], "exact")
+    page.page.set_input_files("#file", [parts[2], parts[0], parts[1]])
+    page.wait_for_model("tiny.gguf")
+    assert page.generate(PROMPT, "exact", max_tokens=20, **GREEDY) == expected
+    renamed = [tmp_path / name for name in ("b.part", "a.part", "c.part")]
+    for path, copy in zip(parts, renamed, strict=True):
+        copy.write_bytes(path.read_bytes())
+    page.page.set_input_files("#file", renamed)
+    page.wait_for_model("a.part.gguf")
+    assert page.generate(PROMPT, "exact", max_tokens=20, **GREEDY) == expected
+    page.press_in_row("tiny.gguf", "Load")  # as it was stored
+    page.wait_for_model("tiny.gguf")
+    assert page.generate(PROMPT, "exact", max_tokens=20, **GREEDY) == expected
+    for chosen, said in (
+        (renamed[:1], "part 1 of a model in 3 files; give all of them together"),
+        (renamed[::2], "the model is split over 3 files, and 2 are given: part 2 is missing"),
+    ):
+        page.page.set_input_files("#file", chosen)
+        assert said in page.problem()
+        page.page.click("#problem-close")
+    forget(page, "tiny.gguf")
+    delete(page, "a.part.gguf")
+
+
+def test_the_files_of_a_split_model_are_downloaded(page: Web, parts: list[Path]) -> None:
+    """From the address of any of them; a part that is missing is named before the others load."""
+    page.expected += COMPLAINTS
+    files = {f"some/{path.name}": SiteFile(path) for path in parts}
+    with running(OpenServer(files)) as server:
+        download(page, f"{server.origin}/some/{parts[1].name}")
+        page.wait_for_model("tiny.gguf")
+        text = page.generate(PROMPT, "exact", max_tokens=20, **GREEDY)
+        assert text == greedy(parts[0], "exact")
+        forget(page, "tiny.gguf")
+        del server.site[f"some/{parts[2].name}"]
+        download(page, f"{server.origin}/some/{parts[0].name}")
+        said = f"tiny.gguf: the server answered 404 for {parts[2].name}: there is no such file"
+        assert said in page.problem()
+    page.page.click("#problem-close")
+    assert not any("tiny" in row for row in page.kept())
 
 
 # ---- Kept models -------------------------------------------------------------------------------
@@ -334,7 +451,8 @@ def test_a_broken_download_goes_on_or_begins_anew(
     [
         ("missing", "the server answered 404: there is no such file"),
         ("closed", "cannot be reached, or does not allow other sites to read its files (CORS)"),
-        ("html", "not a GGUF file"),
+        ("html", "html.gguf: not a GGUF file but a web page (HTML)"),
+        ("html-short", "html-short.gguf: not a GGUF file but a web page (HTML)"),
     ],
 )
 def test_what_cannot_be_downloaded_is_explained(

@@ -32,7 +32,7 @@ def test_the_page_names_no_other_server_and_no_file_that_is_missing(
     site: dict[str, SiteFile],
 ) -> None:
     described = json.loads(site["site.json"].read())
-    paths = [described["wheel"], described["numpy"], described["model"]["path"]]
+    paths = [described["wheel"], described["numpy"], *described["model"]["files"]]
     paths += [described["chat"]] if described["chat"] else []
     for path in paths:
         assert path.split("?")[0] in site

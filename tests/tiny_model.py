@@ -182,11 +182,30 @@ def write(path: Path, tiny: Tiny | None = None, **changes: Any) -> Path:
     """Writes a model and returns the path. Matrices are packed in `format`, the rest is F32."""
     tiny = replace(tiny or Tiny(), **changes)
     keys = {**metadata(tiny), **tokenizer_keys(tiny), **tiny.keys}
+    _write(path, tiny, keys, {**weights(tiny), **tiny.tensors})
+    return path
+
+
+def write_parts(directory: Path, count: int, tiny: Tiny | None = None) -> list[Path]:
+    """Writes a model that is split over `count` files, as llama.cpp names and describes them."""
+    tiny = tiny or Tiny()
+    tensors = weights(tiny)
+    paths = []
+    for part in range(count):
+        path = directory / f"tiny-{part + 1:05}-of-{count:05}.gguf"
+        split = {"split.no": part, "split.count": count, "split.tensors.count": len(tensors)}
+        keys = {**metadata(tiny), **tokenizer_keys(tiny)} if part == 0 else {}
+        _write(path, tiny, {**keys, **split}, dict(list(tensors.items())[part::count]))
+        paths.append(path)
+    return paths
+
+
+def _write(path: Path, tiny: Tiny, keys: dict[str, Any], tensors: dict[str, Any]) -> None:
     writer = gguf.GGUFWriter(path, keys.pop("general.architecture", tiny.arch))
     for key, value in keys.items():
         if value is not None:
             _add_key(writer, key, value)
-    for name, values in {**weights(tiny), **tiny.tensors}.items():
+    for name, values in tensors.items():
         if values is None:
             continue
         kind = Q[tiny.format] if values.ndim == 2 else Q.F32
@@ -201,7 +220,6 @@ def write(path: Path, tiny: Tiny | None = None, **changes: Any) -> Path:
     if tiny.powerinfer:
         with path.open("r+b") as file:
             file.write(b"PWRI")
-    return path
 
 
 def write_hollow(path: Path, hidden: int) -> Path:

@@ -6,6 +6,7 @@ import { $, announce, problem, state } from "./page.js";
 import { Client } from "./requests.js";
 
 const channel = "BroadcastChannel" in self ? new BroadcastChannel("sparsefire-models") : null;
+const MAX_FILES = 1000; // of a split model
 const CONFIRM_MILLISECONDS = 8000; // within which a second press deletes
 
 let store = null; // the worker that stores models, started on first use
@@ -25,13 +26,17 @@ function openStore() {
   return store;
 }
 
-/* ---- A file ---- */
+/* ---- Files ---- */
 
-/** Stores a file and loads it; without storage, loads the file directly. */
-async function useFile(file) {
+const SPLIT = /-(\d{5})-of-(\d{5})(?=\.gguf$)/i; // in the names of the files of a split model
+
+/** Stores a file, or the files of a split model, and loads it; without storage, loads the files directly. */
+async function useFiles(list) {
   problem("");
-  const name = file.name;
-  const direct = { kind: "file", blob: file, name };
+  const files = [...list].sort((a, b) => (a.name < b.name ? -1 : 1));
+  const name = withSuffix(files.length > 1 ? files[0].name.replace(SPLIT, "") : files[0].name);
+  const parts = files.map((file) => ({ name: files.length > 1 ? file.name : name, size: file.size }));
+  const direct = { kind: "file", blob: files.length > 1 ? new Blob(files) : files[0], name, parts };
   if (state.phase === "failed") return problem("the engine is not running: reload the page first");
   let needs;
   try {
@@ -49,8 +54,8 @@ async function useFile(file) {
 
 async function storeFile(direct, force) {
   if (!state.stores) return useModel(direct, { force });
-  const { name } = direct;
-  const copied = await transfer("put", { file: direct.blob, name }, `Copying ${name}`);
+  const { name, parts } = direct;
+  const copied = await transfer("put", { file: direct.blob, name, parts }, `Copying ${name}`);
   if (copied.error && !["Cancelled", "Busy", "Unreadable"].includes(copied.kind)) {
     const loaded = await useModel(direct, { force });
     if (loaded) problem(`${name} is loaded, but was not stored for the next visit: ${copied.error}`);
@@ -73,12 +78,24 @@ async function download(address) {
   }
   // The address of a file's page on Hugging Face is turned into that of the file.
   if (url.hostname === "huggingface.co") url.pathname = url.pathname.replace("/blob/", "/resolve/");
-  const name = nameOf(url);
+  const urls = addressesOf(url);
+  const name = nameOf(url).replace(urls.length > 1 ? SPLIT : "", "");
   if (!state.stores) return problem("this browser cannot store downloads: download the file and choose it here");
-  const answer = await transfer("download", { url: url.href, name }, `Downloading ${name}`);
+  const answer = await transfer("download", { urls, name }, `Downloading ${name}`);
   if (answer.error) return problem(`${name}: ${answer.error}`, retryAction(answer, url.href));
   $("url").value = "";
   return useModel({ kind: "stored", name });
+}
+
+/** The addresses of the files of a model: those of a split model differ in the number in their names. */
+function addressesOf(url) {
+  const count = Number(url.pathname.match(SPLIT)?.[2] ?? 1);
+  if (!(count > 1 && count <= MAX_FILES)) return [url.href];
+  return Array.from({ length: count }, (_, index) => {
+    const each = new URL(url);
+    each.pathname = url.pathname.replace(SPLIT, `-${String(index + 1).padStart(5, "0")}-of-$2`);
+    return each.href;
+  });
 }
 
 function nameOf(url) {
@@ -88,18 +105,20 @@ function nameOf(url) {
   } catch {
     // Malformed escapes are left as they are.
   }
-  last = last.replace(/[^\w.+ -]/g, "_").slice(-120);
-  return last.toLowerCase().endsWith(".gguf") ? last : `${last}.gguf`;
+  return withSuffix(last.replace(/[^\w.+ -]/g, "_").slice(-120));
 }
+
+/** The name with which a model is stored: other suffixes mark files that are no models, see storage.js. */
+const withSuffix = (name) => (name.toLowerCase().endsWith(".gguf") ? name : `${name}.gguf`);
 
 const retryAction = ({ kind }, url) => (kind === "Network" ? { label: "Try again", run: () => download(url) } : null);
 
 /** Decides from the start of a download whether the rest is worth downloading. */
-async function checkHeader({ name, blob, total }) {
+async function checkHeader({ name, ...start }) {
   let verdict = {};
   try {
-    const refusal = memoryRefusal(name, await inspect({ kind: "file", blob, size: total }, name));
-    if (refusal?.final) verdict = { refusal: refusal.text, kind: "TooLarge" };
+    const refusal = memoryRefusal(name, await inspect({ kind: "file", ...start }, name));
+    verdict = refusal?.final ? { refusal: refusal.text, kind: "TooLarge" } : { accepted: true };
   } catch (error) {
     // A JsException means that the header is longer than the start, so the decision has to wait.
     if (error.kind?.endsWith("Error") && error.kind !== "JsException") {
@@ -164,8 +183,8 @@ function siteRow() {
   return row(source.name, `${size(state.site.model.bytes)}, included with the page`, [used ? inUseLabel() : loadButton(source)]);
 }
 
-function storedRow({ name, bytes, part, total, url }) {
-  if (part) {
+function storedRow({ name, bytes, partial, total, url }) {
+  if (partial) {
     const facts = total ? `${size(bytes)} of ${size(total)} downloaded` : `${size(bytes)} downloaded`;
     const resume = url ? [button("Resume", `Resume ${name}`, () => download(url))] : [];
     return row(name, facts, [...resume, deleteButton(name, bytes)]);
@@ -245,7 +264,7 @@ async function remove(name) {
 
 export function wireModels() {
   $("file").addEventListener("change", ({ target }) => {
-    if (target.files[0]) useFile(target.files[0]);
+    if (target.files.length) useFiles([...target.files]);
     target.value = "";
   });
   $("url-form").addEventListener("submit", (event) => {
@@ -273,7 +292,6 @@ function wireDrop() {
     event.preventDefault();
     show(-Infinity);
     const { files } = event.dataTransfer;
-    if (files.length > 1) problem("drop one GGUF file at a time");
-    else if (files[0]) useFile(files[0]);
+    if (files.length) useFiles(files);
   });
 }

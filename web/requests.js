@@ -89,9 +89,7 @@ export function serve(handlers, { listeners = {}, isQueued = () => false } = {})
     try {
       self.postMessage({ id: data.id, ...(await handlers[data.type](data)) });
     } catch (error) {
-      // The last line of a Python traceback holds its message.
-      const message = String(error?.message ?? error).trim().split("\n").at(-1);
-      self.postMessage({ id: data.id, error: message, kind: error?.kind ?? error?.name });
+      self.postMessage({ id: data.id, ...described(error) });
     }
   };
   self.onmessage = ({ data }) => {
@@ -99,4 +97,16 @@ export function serve(handlers, { listeners = {}, isQueued = () => false } = {})
     else if (isQueued(data.type)) queue = queue.then(() => answer(data));
     else answer(data);
   };
+}
+
+/** An error's message for users, and its kind. Of a Python traceback, only the message of the package's own errors is
+ *  for users. */
+function described(error) {
+  const text = String(error?.message ?? error).trim();
+  if (error?.name !== "PythonError") return { error: text.split("\n").at(-1), kind: error?.kind ?? error?.name };
+  console.debug(text);
+  const last = text.lastIndexOf("\nsparsefire.errors.");
+  const unexpected = `an unexpected error in Python, ${error.type}: the browser's console has the details`;
+  const message = last < 0 ? unexpected : text.slice(last).replace(/^\n[\w.]+: /, "").replace(/\s+/g, " ");
+  return { error: message, kind: error.type };
 }

@@ -1,12 +1,29 @@
 // Sources of a model's bytes, read synchronously in a worker, since Python cannot await. A source has `size`,
-// `read(offset, count)`, which returns a Uint8Array, and `close()`.
-import { storedFile } from "./storage.js";
+// `read(offset, count)`, which returns a Uint8Array, and `close()`. That of a split model holds its files end to end, and
+// has a list `parts` of their {name, size}.
+import { modelDirectory, PARTS, readJson } from "./storage.js";
 
 export const ofBytes = (bytes) => ({
   size: bytes.length,
   read: (offset, count) => bytes.subarray(offset, offset + count),
   close() {},
 });
+
+/** The sources of the files of a model, end to end; a read stays within one file. */
+export function joined(sources, names) {
+  if (sources.length === 1) return sources[0];
+  let size = 0;
+  const starts = sources.map((each) => (size += each.size) - each.size);
+  return {
+    size,
+    parts: sources.map((each, index) => ({ name: names[index], size: each.size })),
+    read: (offset, count) => {
+      const index = starts.filter((start) => start <= offset).length - 1;
+      return sources[index].read(offset - starts[index], count);
+    },
+    close: () => sources.forEach((each) => each.close()),
+  };
+}
 
 /** A Blob or File; `size` is the whole file's where the blob is only its start. */
 export function ofBlob(blob, size = blob.size) {
@@ -28,14 +45,17 @@ export function ofBlob(blob, size = blob.size) {
 /** A stored model. Several tabs may read it: where the browser allows only one open handle, other tabs read it as a
  *  blob, which is slower for small reads. */
 export async function ofStored(name) {
-  const file = await storedFile(name);
+  const directory = await modelDirectory();
+  const file = await directory.getFileHandle(name);
+  const parts = await readJson(directory, name + PARTS);
   let handle;
   try {
     handle = await file.createSyncAccessHandle({ mode: "read-only" });
   } catch {
-    return ofBlob(await file.getFile());
+    return { ...ofBlob(await file.getFile()), parts };
   }
   return {
+    parts,
     size: handle.getSize(),
     read: (offset, count) => {
       const bytes = new Uint8Array(count);

@@ -1,8 +1,10 @@
-// The directory "models" in the origin private file system (OPFS). A partial download has the suffix .part and a JSON
-// file beside it that records its source.
+// The directory "models" in the origin private file system (OPFS). The files of a split model are stored end to end as one
+// file, and a JSON file records their names and sizes. A partial download has the suffix .part, and a JSON file records
+// its source.
 
-export const PART = ".part";
+export const PARTIAL = ".part";
 export const NOTE = ".part.json";
+export const PARTS = ".parts.json";
 
 /** Rejects where the browser cannot store models; private windows may refuse at the first access. */
 export async function checkStorage() {
@@ -18,10 +20,52 @@ export async function modelDirectory() {
   return root.getDirectoryHandle("models", { create: true });
 }
 
-/** Handle of a stored model. */
-export async function storedFile(name) {
-  return (await modelDirectory()).getFileHandle(name);
+/** The value in a JSON file, or null where the file does not exist or is damaged. */
+export async function readJson(directory, name) {
+  try {
+    const handle = await directory.getFileHandle(name);
+    return JSON.parse(await (await handle.getFile()).text());
+  } catch {
+    return null;
+  }
 }
 
 /** Whether an error means that another tab has the file open. */
 export const isLocked = (error) => error?.name === "NoModificationAllowedError";
+
+/** Writes a value to a JSON file; for workers, as what follows. */
+export async function writeJson(directory, name, value) {
+  const handle = await directory.getFileHandle(name, { create: true });
+  const access = await handle.createSyncAccessHandle();
+  try {
+    access.truncate(0);
+    access.write(new TextEncoder().encode(JSON.stringify(value)), { at: 0 });
+  } finally {
+    access.close();
+  }
+}
+
+export function write(access, bytes, at) {
+  let written = 0;
+  try {
+    written = access.write(bytes, { at });
+  } catch (error) {
+    throw full(error);
+  }
+  if (written < bytes.length) throw full();
+}
+
+/** Bytes of storage in use and available, {} where the browser does not say. */
+export async function estimate() {
+  const { usage, quota } = (await navigator.storage.estimate?.()) ?? {};
+  return { usage, quota };
+}
+
+/** An error with a message for the user; `retry`: trying again may succeed. */
+export const failure = (message, kind, retry = false) => Object.assign(new Error(message), { kind, retry });
+
+/** The error for a full disk, or `error` where it has another cause. */
+export const full = (error) =>
+  error && error.name !== "QuotaExceededError"
+    ? error
+    : failure("the browser has no more storage for this site; delete a model from the list or free some disk space", "Full");

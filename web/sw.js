@@ -4,7 +4,7 @@
 importScripts("isolation.js"); // defines ISOLATION; page/site.py generates it from the headers that its server sends
 const CACHE = "sparsefire";
 const TIMEOUT = 4000; // milliseconds for the network to answer
-const MAX_BYTES = 32 << 20; // of a cached file: a larger model is read in chunks from the server
+const MAX_BYTES = 32 << 20; // of a cached model: a larger one is read in chunks from the server
 
 const base = new URL("./", self.location.href);
 const isVersioned = (url) => url.searchParams.has("v") || url.pathname.startsWith(`${base.pathname}pyodide-`);
@@ -67,10 +67,11 @@ async function cacheFiles() {
 /** Addresses, as the page requests them, and sizes. */
 function wantedFiles(site) {
   const requested = Object.fromEntries(
-    [site.wheel, site.chat, site.model.path].filter(Boolean).map((path) => [path.split("?")[0], path]),
+    [site.wheel, site.chat, ...site.model.files].filter(Boolean).map((path) => [path.split("?")[0], path]),
   );
+  const tooLarge = site.model.bytes > MAX_BYTES ? site.model.files.map((path) => path.split("?")[0]) : [];
   return Object.entries(site.bytes)
-    .filter(([path, size]) => size <= MAX_BYTES && path !== "site.json")
+    .filter(([path]) => !tooLarge.includes(path) && path !== "site.json")
     .map(([path, size]) => [new URL(path === "index.html" ? "./" : (requested[path] ?? path), base), size]);
 }
 

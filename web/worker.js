@@ -1,7 +1,7 @@
 // The page's engine: Pyodide and sparsefire in a worker. Requests run one after another, and events (progress, text, fired
 // neurons) are posted in between; "stop" takes effect between two slices of a generation.
 import { serve } from "./requests.js";
-import { ofBlob, ofBytes, ofStored, ofUrl } from "./sources.js";
+import { joined, ofBlob, ofBytes, ofStored, ofUrl } from "./sources.js";
 
 // Length of a slice of generation, after which messages are handled and the page draws a frame. Without a GPU a frame
 // takes milliseconds of the processor that decodes.
@@ -11,7 +11,7 @@ const WHOLE_BYTES = 32 << 20; // a model of the site up to this size is fetched 
 
 let pyodide;
 let engine;
-let JsFile; // the Python class of files read by JavaScript
+let openFiles; // the Python function that opens the files of a source
 let interrupt = null; // Python's interrupt buffer, a Uint8Array(1) shared with the page where it is isolated
 let stopped = false;
 let neurons = 0; // of the model: layers · hidden
@@ -63,12 +63,14 @@ const stage = (name) => send({ event: "stage", name });
 /** Sizes of the fetched files by path: Python's parts, except its script, which is imported, and `withModel` the model. */
 function fetchedSizes(withModel) {
   const { pyodide: runtime, bytes, wheel, numpy, chat, model } = site;
-  const bare = (path) => path.split("?")[0];
   const paths = [wheel, numpy, ...["pyodide.asm.wasm", "python_stdlib.zip"].map((name) => runtime.path + name)];
   if (chat) paths.push(chat);
-  if (withModel) paths.push(model.path);
+  if (withModel) paths.push(...model.files);
   return Object.fromEntries(paths.map((path) => [bare(path), bytes[bare(path)]]));
 }
+
+/** The path of a file of the site without the version. */
+const bare = (path) => path.split("?")[0];
 
 const address = (path) => new URL(path, new URL("./", self.location.href));
 
@@ -81,7 +83,7 @@ async function start({ site: description, threads, relaxed, prefetch, interrupt:
   stage("python");
   const [numpy, wheel] = [site.numpy, site.wheel].map((path) => bytesOf(address(path)));
   const chat = site.chat ? bytesOf(address(site.chat)) : null;
-  prefetched = withModel ? bytesOf(address(site.model.path)) : null;
+  prefetched = withModel ? modelBytes() : null;
   for (const each of [numpy, wheel, chat, prefetched]) each?.catch(() => {}); // errors surface where they are awaited
   const { loadPyodide } = await import(address(`${site.pyodide.path}pyodide.mjs`));
   pyodide = await loadPyodide({
@@ -95,7 +97,7 @@ async function start({ site: description, threads, relaxed, prefetch, interrupt:
   pyodide.unpackArchive(await wheel, "wheel");
   if (chat) pyodide.unpackArchive(await chat, "zip", { extractDir: pyodide.FS.cwd() });
   const module = pyodide.pyimport("sparsefire.page.engine");
-  JsFile = module.JsFile;
+  openFiles = module.open_files;
   engine = await module.open_engine(threads, relaxed);
   if (buffer) {
     interrupt = new Uint8Array(buffer);
@@ -107,29 +109,41 @@ async function start({ site: description, threads, relaxed, prefetch, interrupt:
 /* ---- Models ---- */
 
 let openedSource = null; // the source of the loaded model, where its neurons are read on demand
-let prefetched = null; // promise of the bytes of the site's model
+let prefetched = null; // promise of the sources of the site's model
 
-/** The source of {kind: "site"}, {kind: "stored", name} or {kind: "file", blob, size}. */
+/** The source of {kind: "site"}, {kind: "stored", name} or {kind: "file", blob, size, parts}. */
 async function openSource(model) {
   if (model.kind === "stored") return ofStored(model.name);
-  if (model.kind === "file") return ofBlob(model.blob, model.size);
-  const url = address(site.model.path);
-  if (site.model.bytes > WHOLE_BYTES) {
-    const total = site.model.bytes;
-    return ofUrl(url, total, throttled((done) => send({ event: "fetching", done, total })));
-  }
-  const bytes = prefetched ?? bytesOf(url);
+  if (model.kind === "file") return { ...ofBlob(model.blob, model.size), parts: model.parts };
+  const files = prefetched ?? (site.model.bytes > WHOLE_BYTES ? modelSources() : modelBytes());
   prefetched = null;
-  return ofBytes(await bytes);
+  return joined(await files, site.model.files.map((path) => bare(path).split("/").pop()));
 }
 
-/** Calls `use` with a Python file that reads from a source. */
-function withFile(source, name, use) {
-  const file = JsFile(source.read, source.size, name);
+/** The sources of the files of the site's model, fetched whole. */
+const modelBytes = () => Promise.all(site.model.files.map(async (path) => ofBytes(await bytesOf(address(path)))));
+
+/** The same, fetched in chunks. */
+async function modelSources() {
+  const { files, bytes: total } = site.model;
+  const sources = [];
+  let before = 0;
+  for (const path of files) {
+    const nbytes = site.bytes[bare(path)];
+    const report = throttled((done) => send({ event: "fetching", done: before + done, total }));
+    sources.push(await ofUrl(address(path), nbytes, report));
+    before += nbytes;
+  }
+  return sources;
+}
+
+/** Calls `use` with a Python list of the files of a source: one, unless the source has several `parts`. */
+function withFiles(source, name, use) {
+  const files = openFiles(source.read, JSON.stringify(source.parts ?? [{ name, size: source.size }]));
   try {
-    return use(file);
+    return use(files);
   } finally {
-    file.destroy();
+    files.destroy();
   }
 }
 
@@ -157,7 +171,7 @@ function withProgress(source) {
 async function inspect({ model, name, options }) {
   const source = await openSource(model);
   try {
-    return withFile(source, name, (file) => JSON.parse(engine.inspect(file, JSON.stringify(options))));
+    return withFiles(source, name, (files) => JSON.parse(engine.inspect(files, JSON.stringify(options), model.rest ?? 0)));
   } finally {
     source.close();
   }
@@ -171,7 +185,7 @@ async function load({ model, name, options }) {
   let about;
   try {
     await engine.prepare(source.size);
-    about = withFile(withProgress(source), name, (file) => JSON.parse(engine.load(file, JSON.stringify(options))));
+    about = withFiles(withProgress(source), name, (files) => JSON.parse(engine.load(files, JSON.stringify(options))));
     if (about.budget_bytes) openedSource = source;
   } finally {
     if (!openedSource) source.close();

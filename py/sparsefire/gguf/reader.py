@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from .._shown import shown_value
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from ..weights.formats import FORMATS
 from .source import ByteArray, Bytes, Source, Stream, open_source
@@ -34,6 +35,7 @@ _PIECE_BYTES = 8 << 20  # of a tensor
 
 _LENGTH = struct.Struct("<Q")
 _MAGICS = (b"GGUF", b"PWRI")  # the second is PowerInfer's, otherwise the same format
+_WEB_PAGES = (b"<!doctype html", b"<html", b"<head", b"<!--")  # how they begin, in lower case
 
 _DAMAGED = "the file is cut off or damaged; download or copy it again"
 
@@ -281,7 +283,9 @@ class GgufFile:
     `ValueType`, and `tensors` maps names to `TensorInfo`. All are in the file's order. `paths` are
     those of the file or files, if it was opened by its path, which maps it into memory."""
 
-    def __init__(self, source: Source, *, mapped: bool = True, part: int = 0) -> None:
+    def __init__(self, source: Source, *, mapped: bool = True, whole: bool = True) -> None:
+        """See `open`, which also opens several files; `whole` false opens one file of a split
+        model without the others."""
         self.name, first = open_source(source, mapped)
         self.paths: tuple[Path, ...] = ()
         if isinstance(source, (str, os.PathLike)):
@@ -296,34 +300,47 @@ class GgufFile:
             tensors, keys = self._read_counts(cursor)
             self._read_metadata(cursor, keys)
             self.alignment = self._checked_alignment()
-            self._read_tensors(cursor, tensors, part)
-            if part == 0:
+            self._read_tensors(cursor, tensors)
+            if whole:
                 self._open_parts(source, mapped)
         except BaseException:
             self.close()
             raise
 
     @classmethod
-    def open(cls, source: Source, *, mapped: bool = True) -> GgufFile:
-        """Opens a path, a buffer of bytes or a seekable binary file, and reads the header. The
-        path of the first part of a model that is split over several files opens them all.
+    def open(cls, source: Source | Sequence[Source], *, mapped: bool = True) -> GgufFile:
+        """Opens a path, a buffer of bytes or a seekable binary file, and reads the header.
+
+        A model that is split over several files is opened by the path of the first, if they have
+        their usual names, or by a list of all of them, with any names and in any order.
 
         mapped: whether a path is mapped into memory; otherwise its bytes are read on demand.
 
         Errors: `ModelFileError` (missing, truncated or damaged; the message names the position),
         `UnsupportedError` (big-endian, version 1), `ArgumentError`.
         """
-        return cls(source, mapped=mapped)
+        if not isinstance(source, (list, tuple)):
+            return cls(cast("Source", source), mapped=mapped)
+        if not source:
+            raise ArgumentError("the list of a model's files is empty")
+        files: list[GgufFile] = []
+        try:
+            files.extend(cls(each, mapped=mapped, whole=False) for each in source)
+            return _joined(files)
+        except BaseException:
+            for each in files:
+                each.close()
+            raise
 
     def _open_parts(self, source: Source, mapped: bool) -> None:
         """Opens the other files of a split model, which contain only tensors."""
-        number, count = (self._split_key(name, 0) for name in ("no", "count"))
-        if count <= 1:
+        number, count = self._split()
+        if count == 1:
             return
         if not isinstance(source, (str, os.PathLike)):
             raise UnsupportedError(
-                f"{self.name}: the model is split over {count} files, which can only be opened by "
-                "their path; or join them, for example with `llama-gguf-split --merge`"
+                f"{self.name}: part {number + 1} of a model in {count} files; give all of them "
+                "together, or join them, for example with `llama-gguf-split --merge`"
             )
         path = Path(source)
         names = _part_names(path, count)
@@ -346,31 +363,41 @@ class GgufFile:
                     f"{other}: No such file: part {index + 1} of {count} of the model is missing "
                     f"beside {self.name}"
                 )
-            self._add_part(other, index, count, mapped)
+            self._add_part(GgufFile(other, mapped=mapped, whole=False), index, count)
+        self._end_parts()
+
+    def _end_parts(self) -> None:
+        """Checks that a split model is complete, and removes the keys that describe the split."""
         wanted = self._split_key("tensors.count", len(self.tensors))
         if len(self.tensors) != wanted:
             raise ModelFileError(
-                f"{self.name}: its {count} files hold {len(self.tensors)} tensors, not {wanted}; "
-                "they do not all belong to one model"
+                f"{self.name}: its {len(self._sources)} files hold {len(self.tensors)} tensors, "
+                f"not {wanted}; they do not all belong to one model"
             )
         for key in [key for key in self.metadata if key.startswith("split.")]:
             del self.metadata[key], self.metadata_types[key]
 
-    def _add_part(self, path: Path, index: int, count: int, mapped: bool) -> None:
-        part = GgufFile(path, mapped=mapped, part=index)
+    def _add_part(self, part: GgufFile, index: int, count: int) -> None:
         self._sources += part._sources
         self.paths += part.paths
-        if part._split_key("no", 0) != index or part._split_key("count", 0) != count:
-            raise ModelFileError(f"{path}: not part {index + 1} of a model in {count} files")
+        if part._split() != (index, count):
+            raise ModelFileError(f"{part.name}: not part {index + 1} of a model in {count} files")
         twice = self.tensors.keys() & part.tensors.keys()
         if twice:
-            raise ModelFileError(f"{path}: tensor {min(twice)!r} is in another part already")
+            raise ModelFileError(f"{part.name}: tensor {min(twice)!r} is in another part already")
         self.tensors |= part.tensors
+
+    def _split(self) -> tuple[int, int]:
+        """The index of the file among those of its model, and their number."""
+        number, count = (self._split_key(name, 0) for name in ("no", "count"))
+        return (number, count) if count > 1 else (0, 1)
 
     def _split_key(self, name: str, default: int) -> int:
         value = self.metadata.get(f"split.{name}", default)
         if not isinstance(value, int) or not 0 <= value <= _MAX_TENSORS:
-            raise ModelFileError(f"{self.name}: key 'split.{name}' is {value!r}; {_DAMAGED}")
+            raise ModelFileError(
+                f"{self.name}: key 'split.{name}' is {shown_value(value)}; {_DAMAGED}"
+            )
         return value
 
     def _read_counts(self, cursor: _Cursor) -> tuple[int, int]:
@@ -409,8 +436,13 @@ class GgufFile:
             )
         if b"GGUF".startswith(start):
             raise ModelFileError(f"{self.name}: {len(start)} bytes long; {_DAMAGED}")
+        if start.lstrip().lower().startswith(_WEB_PAGES):
+            raise ModelFileError(
+                f"{self.name}: not a GGUF file but a web page (HTML); download the model itself, "
+                "not the page about it"
+            )
         raise ModelFileError(
-            f"{self.name}: not a GGUF file: it starts with {start[:4]!r}, not with b'GGUF'"
+            f"{self.name}: not a GGUF file: it does not begin with the letters GGUF"
         )
 
     def _read_metadata(self, cursor: _Cursor, count: int) -> None:
@@ -427,12 +459,13 @@ class GgufFile:
         whole = isinstance(alignment, int) and not isinstance(alignment, bool)
         if not whole or not 1 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
             raise ModelFileError(
-                f"{self.name}: key 'general.alignment': {alignment!r} is not a power of two "
-                f"up to {_MAX_ALIGNMENT}; {_DAMAGED}"
+                f"{self.name}: key 'general.alignment': {shown_value(alignment)} is not a power "
+                f"of two up to {_MAX_ALIGNMENT}; {_DAMAGED}"
             )
         return int(alignment)
 
-    def _read_tensors(self, cursor: _Cursor, count: int, part: int) -> None:
+    def _read_tensors(self, cursor: _Cursor, count: int) -> None:
+        part, _ = self._split()
         described = []
         for _ in range(count):
             info, at = cursor.tensor()
@@ -516,6 +549,28 @@ class GgufFile:
             f"GgufFile({self.name!r}, {len(self.metadata)} keys, {len(self.tensors)} tensors, "
             f"{self.nbytes:,} bytes)"
         )
+
+
+def _joined(files: list[GgufFile]) -> GgufFile:
+    """The model whose files these are, in any order."""
+    files.sort(key=lambda each: each._split())
+    numbers = [each._split()[0] for each in files]
+    first, count = files[0], files[0]._split()[1]
+    for each, number in zip(files, numbers, strict=True):
+        if len(files) > 1 and each._split()[1] == 1:
+            raise ModelFileError(f"{each.name}: a whole model, not one of several files of one")
+        if numbers.count(number) > 1:
+            raise ModelFileError(f"{each.name}: part {number + 1} of its model is given twice")
+    missing = sorted(set(range(count)) - set(numbers))
+    if missing:
+        raise ModelFileError(
+            f"{first.name}: the model is split over {count} files, and {len(files)} are given: "
+            f"part {missing[0] + 1} is missing"
+        )
+    for index, part in enumerate(files[1:], 1):
+        first._add_part(part, index, count)
+    first._end_parts()
+    return first
 
 
 def _part_names(path: Path, count: int) -> list[str]:

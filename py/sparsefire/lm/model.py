@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, Unpack, overload
+from typing import Any, BinaryIO, Literal, Unpack, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +77,7 @@ class Model:
     @classmethod
     def load(
         cls,
-        source: Source | None = None,
+        source: Source | Sequence[Source] | None = None,
         *,
         activation: str | ActivationType | None = None,
         context: int | None = None,
@@ -89,7 +89,8 @@ class Model:
         """Loads a model from a GGUF file: a path, the file's bytes, or a seekable binary file.
 
         source: by default the model in the file that the environment variable SPARSEFIRE_MODEL
-          names, else the one that comes with the package.
+          names, else the one that comes with the package. A list of all files of a split model,
+          where they do not have their usual names.
         activation: activation of the feed-forward layers, in place of the file's.
         context: context length in tokens, prompt included; at most (and by default, up to 4096)
           what the model was trained for.
@@ -127,7 +128,13 @@ class Model:
                     raise ArgumentError(
                         "neuron_budget: the model is already in memory; give a path or a file"
                     )
-                neurons = ModelNeurons(core, source, file, config, plan, neuron_budget)
+                if isinstance(source, (list, tuple)):
+                    raise ArgumentError(
+                        "neuron_budget: single neurons are read from a model in one file only; "
+                        "join its files, for example with `llama-gguf-split --merge`"
+                    )
+                one = cast("str | os.PathLike[str] | BinaryIO", source)
+                neurons = ModelNeurons(core, one, file, config, plan, neuron_budget)
             model = cls(file, config, CoreModel(core, file, config, plan, neurons), context)
             if tokenizer is not None:
                 model.tokenizer = tokenizer

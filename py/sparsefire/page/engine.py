@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Generator
+import traceback
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -57,12 +58,26 @@ def threads_for(nbytes: int, processors: int) -> int:
     return min(max(2, processors // 2), DEFAULT_THREADS_LIMIT)
 
 
-class JsFile:
-    """A binary file read by JavaScript: `read_at(offset, nbytes)` returns a Uint8Array."""
+def open_files(read_at: Callable[[int, int], Any], parts: str) -> list[JsFile]:
+    """The files of a model that JavaScript reads end to end: `parts` is JSON, a list of the name
+    and the size in bytes of each."""
+    files, start = [], 0
+    for part in json.loads(parts):
+        files.append(JsFile(read_at, part["size"], part["name"], start))
+        start += part["size"]
+    return files
 
-    def __init__(self, read_at: Callable[[int, int], Any], size: int, name: str) -> None:
+
+class JsFile:
+    """A binary file of `size` bytes from `start`, read by JavaScript: `read_at(offset, nbytes)`
+    returns a Uint8Array."""
+
+    def __init__(
+        self, read_at: Callable[[int, int], Any], size: int, name: str, start: int = 0
+    ) -> None:
         self._read_at = read_at
         self._size = size
+        self._start = start
         self._at = 0
         self.name = name
 
@@ -77,7 +92,7 @@ class JsFile:
         nbytes = left if nbytes < 0 else min(nbytes, left)
         if nbytes == 0:
             return b""
-        data: bytes = self._read_at(self._at, nbytes).to_bytes()
+        data: bytes = self._read_at(self._start + self._at, nbytes).to_bytes()
         self._at += len(data)
         return data
 
@@ -166,33 +181,37 @@ class Engine:
 
     # -- models ------------------------------------------------------------------------------------
 
-    def inspect(self, source: JsFile, options: str) -> str:
-        """Memory that loading a file would need, as JSON, from its header alone; `options` as for
-        `load`."""
+    def inspect(self, files: Sequence[JsFile], options: str, rest: int = 0) -> str:
+        """Memory that loading a model would need, as JSON, from its header alone.
+
+        `files` and `options` are as for `load`, except for a split model of which only the first
+        file is available: then `rest` is the size of the others in bytes.
+        """
         try:
-            with GgufFile.open(cast("BinaryIO", source)) as file:
+            with _opened(files, whole=not rest) as file:
                 config = read_config(file, None)
-                read_plan(file, config)
-                needed = _memory_needed(file, config, json.loads(options))
+                if not rest:
+                    read_plan(file, config)
+                needed = _memory_needed(file, config, json.loads(options), rest)
                 return json.dumps({"name": config.name, **needed})
         except Exception as error:
             return _failure(error)
 
-    def load(self, source: JsFile, options: str) -> str:
+    def load(self, files: Sequence[JsFile], options: str) -> str:
         """Loads a model after closing the current one; returns its description as JSON.
 
-        `options` is JSON: {"context": tokens, "budget": bytes of resident neurons}; 0 stands for
-        the default context and for all neurons. With a budget, `source` must stay readable until
-        `unload`.
+        `files` are one file, or all files of a split model. `options` is JSON: {"context": tokens,
+        "budget": bytes of resident neurons}; 0 stands for the default context and for all neurons.
+        With a budget, the file must stay readable until `unload`.
         """
         self.unload()
         try:
             chosen = json.loads(options)
-            with GgufFile.open(cast("BinaryIO", source)) as file:
+            with _opened(files) as file:
                 context = _context(read_config(file, None), chosen)
                 budget = _budget(file, chosen)
             self._model = model = Model.load(
-                cast("BinaryIO", source), context=context, neuron_budget=budget or None
+                _source(files), context=context, neuron_budget=budget or None
             )
             self._bytes = LayerBytes(model.file, model.config)
             model.tokenizer  # noqa: B018  creates the tokenizer, so that the first text need not wait
@@ -346,6 +365,19 @@ class Engine:
         return self._model
 
 
+def _source(files: Sequence[JsFile]) -> BinaryIO | list[BinaryIO]:
+    """The files as `Model.load` accepts them."""
+    streams = [cast("BinaryIO", each) for each in files]
+    return streams[0] if len(streams) == 1 else streams
+
+
+def _opened(files: Sequence[JsFile], whole: bool = True) -> GgufFile:
+    if whole:
+        return GgufFile.open(_source(files))
+    (first,) = files
+    return GgufFile(cast("BinaryIO", first), whole=False)
+
+
 def _context(config: ModelConfig, options: dict[str, Any]) -> int:
     wanted = int(options.get("context") or min(PAGE_CONTEXT, DEFAULT_CONTEXT))
     return max(1, min(config.context_length, wanted))
@@ -382,10 +414,13 @@ def _budget(file: GgufFile, options: dict[str, Any]) -> int:
     return wanted if 0 < wanted < _neuron_bytes(file) else 0
 
 
-def _memory_needed(file: GgufFile, config: ModelConfig, options: dict[str, Any]) -> dict[str, int]:
-    """Estimate of the core memory that a model needs with these options, in bytes."""
+def _memory_needed(
+    file: GgufFile, config: ModelConfig, options: dict[str, Any], rest: int
+) -> dict[str, int]:
+    """Estimate of the core memory that a model needs with these options, in bytes; `rest`: of
+    weights in files that are not open."""
     context, budget = _context(config, options), _budget(file, options)
-    weights = sum(info.nbytes for info in file.tensors.values()) + predictor_copies(file)
+    weights = sum(info.nbytes for info in file.tensors.values()) + predictor_copies(file) + rest
     if budget:
         weights += budget - _neuron_bytes(file)
     cache = 2 * 4 * config.layers * config.kv_heads * config.head_dim * context
@@ -400,11 +435,16 @@ def _memory_needed(file: GgufFile, config: ModelConfig, options: dict[str, Any])
 
 
 def _failure(error: BaseException) -> str:
-    """An error as JSON: its message and kind."""
+    """An error as JSON: a message for users, and its kind. The traceback of an error that has no
+    message for users goes to standard error, which is the browser's console."""
+    kind = type(error).__name__
     if isinstance(error, SparsefireError):
-        kind, message = type(error).__name__, " ".join(str(error).split())
+        message = " ".join(str(error).split())
     elif isinstance(error, MemoryError):
         kind, message = CoreMemoryError.__name__, "the browser has no more memory for this page"
+    elif kind == "JsException":  # of `JsFile`, whose messages are written for users
+        message = str(error).removeprefix("Error: ")
     else:
-        kind, message = type(error).__name__, str(error).strip() or type(error).__name__
+        traceback.print_exception(error)
+        message = f"an unexpected error in Python, {kind}: the browser's console has the details"
     return json.dumps({"error": message, "kind": kind})

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import re
 import zipfile
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from .._files import check_output, write_bytes
 from ..errors import BackendError, ModelFileError
+from ..gguf.reader import GgufFile
 from ..lm.model import default_model
 from .compile import compile_archives
 from .fetch import PYODIDE_VERSION, RUNTIME_FILES, Progress, ensure_pyodide, numpy_wheel
@@ -56,7 +58,7 @@ class SiteFile:
 
 
 def page_directory() -> Path:
-    """The directory of the page's own files: inside the package or, in a source tree, next to it."""
+    """The directory of the page's own files: in the package or, in a source tree, next to it."""
     for directory in (_PACKAGE / "web", _PACKAGE.parent.parent / "web"):
         if (directory / "index.html").is_file():
             return directory
@@ -74,7 +76,8 @@ def make_site(
 ) -> dict[str, SiteFile]:
     """All files of the page by their paths in the site.
 
-    model: the model that the page loads first, by default the embedded one.
+    model: the model that the page loads first, by default the embedded one; the first file of a
+      split model.
     cache, progress, numpy: see `ensure_pyodide`.
 
     Raises `ModelFileError` without the model, `BackendError` without Pyodide or a built core.
@@ -82,6 +85,8 @@ def make_site(
     model = model or default_model()
     if not model.is_file():
         raise ModelFileError(f"{model}: no such file")
+    with GgufFile.open(model) as file:
+        parts = {f"models/{path.name}": path for path in file.paths}
     home = ensure_pyodide(cache, progress, numpy)
     site = {
         path.name: SiteFile(path)
@@ -90,8 +95,7 @@ def make_site(
     }
     site["isolation.js"] = SiteFile(data=f"self.ISOLATION = {json.dumps(ISOLATION)};\n".encode())
     runtime, wheel, chat = _add_python(site, home, progress)
-    model_path = f"models/{model.name}"
-    site[model_path] = SiteFile(model)
+    site |= {name: SiteFile(path) for name, path in parts.items()}
     described = {
         "version": metadata_version(),
         "pyodide": {"version": PYODIDE_VERSION, "path": f"{runtime}/"},
@@ -99,9 +103,9 @@ def make_site(
         "wheel": f"{wheel}?v={_stamp_of(site[wheel].read())}",
         "chat": f"{chat}?v={_stamp_of(site[chat].read())}" if chat else None,
         "model": {
-            "path": f"{model_path}?v={_stamp(model)}",
-            "name": model.stem,
-            "bytes": model.stat().st_size,
+            "name": re.sub(r"-\d{5}-of-\d{5}$", "", model.stem),
+            "bytes": sum(path.stat().st_size for path in parts.values()),
+            "files": [f"{name}?v={_stamp(path)}" for name, path in parts.items()],
         },
         "bytes": {path: file.nbytes for path, file in site.items()},
     }

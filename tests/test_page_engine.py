@@ -1,0 +1,116 @@
+"""The Python side of the browser page's engine, without a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny_model
+from sparsefire.gguf.reader import GgufFile
+from sparsefire.gguf.writer import write_gguf
+from sparsefire.lm.model import Model
+from sparsefire.page.engine import Engine, open_files
+
+OPTIONS = json.dumps({"context": 0, "budget": 0})
+# Python's notations for bytes, arrays, objects and constants, and its tracebacks.
+NOTATION = re.compile(r"\bb['\"]|array\(|dtype|np\.|<class|object at|Traceback|\bNone\b|\bTrue\b")
+
+
+class Bytes(bytes):
+    """A Uint8Array."""
+
+    def to_bytes(self) -> bytes:  # type: ignore[override]
+        """See Pyodide's JsBuffer."""
+        return bytes(self)
+
+
+def files(*parts: bytes) -> Any:
+    """The files of a model as JavaScript opens them: in one source, end to end."""
+    source = b"".join(parts)
+    sizes = [{"name": f"{i}.gguf", "size": len(part)} for i, part in enumerate(parts)]
+    return open_files(lambda at, nbytes: Bytes(source[at : at + nbytes]), json.dumps(sizes))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model.write(tmp_path_factory.mktemp("engine") / "whole.gguf")
+
+
+def test_a_split_model_makes_the_text_of_the_whole(whole: Path, tmp_path: Path) -> None:
+    first, second, third = (path.read_bytes() for path in tiny_model.write_parts(tmp_path, 3))
+    with Model.load(whole) as model:
+        expected = "".join(model.generate("abc", 8, temperature=0, mode="exact"))
+    engine = Engine()
+    alone = json.loads(engine.inspect(files(whole.read_bytes()), OPTIONS))
+    for order in ([first, second, third], [third, first, second]):
+        assert json.loads(engine.inspect(files(*order), OPTIONS)) == alone
+        about = json.loads(engine.load(files(*order), OPTIONS))
+        assert about["layers"] == 2
+        options = {"max_tokens": 8, "temperature": 0, "mode": "exact"}
+        engine.start(json.dumps({"prompt": "abc"}), json.dumps(options))
+        text = ""
+        while not (report := json.loads(engine.run(1)))["done"]:
+            text += report["text"]
+        assert text + report["text"] == expected
+    engine.unload()
+    # Of a download only the first file is there at first; the others count as weights.
+    start = json.loads(engine.inspect(files(first), OPTIONS, len(second) + len(third)))
+    assert start["weights_bytes"] >= alone["weights_bytes"]
+    assert "part 1 of a model in 3 files; give all of them" in engine.inspect(files(first), OPTIONS)
+    assert "part 2 is missing" in engine.inspect(files(first, third), OPTIONS)
+
+
+@pytest.mark.parametrize("page", [b"<!doctype html><title>x", b"\n <!DOCTYPE HTML>", b"<html>"])
+def test_a_web_page_is_refused_as_one(page: bytes) -> None:
+    answer = json.loads(Engine().inspect(files(page * 50), OPTIONS))
+    assert answer["error"].startswith("0.gguf: not a GGUF file but a web page (HTML)")
+
+
+def test_messages_are_free_of_pythons_notation(whole: Path, tmp_path: Path) -> None:
+    """For files with bytes of the header changed, and with keys of other types."""
+    data = whole.read_bytes()
+    engine, random = Engine(), np.random.default_rng(5)
+    with GgufFile.open(whole) as file:
+        keys = file.typed_metadata()
+        tensors = {
+            name: file.tensor_data(name).view(np.float32).reshape(info.shape)
+            for name, info in file.tensors.items()
+        }
+    damaged = [b"no model at all" * 100, data[:1000], b"PK\x03\x04" * 20]
+    for _ in range(150):
+        at = int(random.integers(0, 4000))
+        damaged.append(data[:at] + random.bytes(8) + data[at + 8 :])
+    others = [[1, 2, 3], ["a", "b"], True, "text", -1, 0.5]
+    for index, key in enumerate(key for key in keys if key != "general.architecture"):
+        path = tmp_path / f"{index}.gguf"
+        write_gguf(path, {**keys, key: others[index % len(others)]}, tensors)
+        damaged.append(path.read_bytes())
+    messages = set()
+    for each in damaged:
+        for call in (engine.inspect, engine.load):
+            answer = json.loads(call(files(each), OPTIONS))
+            if "error" in answer:
+                messages.add(answer["error"])
+                assert answer["kind"] in ("ModelFileError", "UnsupportedError"), answer
+    assert len(messages) > 20
+    assert [each for each in messages if NOTATION.search(each) or "\n" in each] == []
+
+
+def test_an_unexpected_error_has_its_traceback_on_the_console_only(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("sparsefire.page.engine.read_config", fails)
+    answer = json.loads(Engine().inspect(files(whole.read_bytes()), OPTIONS))
+    assert answer == {
+        "error": "an unexpected error in Python, KeyError: the browser's console has the details",
+        "kind": "KeyError",
+    }
+    assert "Traceback" in capsys.readouterr().err
