@@ -183,26 +183,36 @@ def has_experts(mixture: Mixture, layer: int) -> bool:
 def write(path: Path, architecture: str) -> Path:
     """Writes the model of an architecture."""
     mixture = MIXTURES[architecture]
+    keys = {**COMMON_KEYS, **mixture.keys}
+    return save(path, architecture, keys, dict(_tensors(mixture, keys)))
+
+
+COMMON_KEYS: dict[str, Any] = {
+    "block_count": LAYERS,
+    "context_length": 64,
+    "embedding_length": D,
+    "feed_forward_length": HIDDEN,
+    "attention.head_count": HEADS,
+    "attention.head_count_kv": KV_HEADS,
+    "attention.key_length": HEAD,
+    "attention.value_length": HEAD,
+    "attention.layer_norm_rms_epsilon": 1e-5,
+    "rope.dimension_count": HEAD,
+    "expert_count": EXPERTS,
+    "expert_used_count": USED,
+}
+
+
+def save(
+    path: Path, architecture: str, keys: dict[str, Any], tensors: dict[str, tuple[int, ...]]
+) -> Path:
+    """Writes a model with random tensors of these shapes."""
     writer = gguf.GGUFWriter(path, architecture)
-    keys: dict[str, Any] = {
-        "block_count": LAYERS,
-        "context_length": 64,
-        "embedding_length": D,
-        "feed_forward_length": HIDDEN,
-        "attention.head_count": HEADS,
-        "attention.head_count_kv": KV_HEADS,
-        "attention.key_length": HEAD,
-        "attention.value_length": HEAD,
-        "attention.layer_norm_rms_epsilon": 1e-5,
-        "rope.dimension_count": HEAD,
-        "expert_count": EXPERTS,
-        "expert_used_count": USED,
-        **mixture.keys,
-    }
     adders: dict[type, Any] = {
         bool: writer.add_bool,
         int: writer.add_uint32,
         float: writer.add_float32,
+        list: writer.add_array,
     }
     for name, value in keys.items():
         adders[type(value)](f"{architecture}.{name}", value)
@@ -210,10 +220,12 @@ def write(path: Path, architecture: str) -> Path:
     writer.add_token_list([f"t{token}" for token in range(VOCAB)])
     writer.add_token_scores([0.0] * VOCAB)
     random = np.random.default_rng(zlib.crc32(architecture.encode()))
-    for name, shape in _tensors(mixture, keys):
+    for name, shape in tensors.items():
         values = random.standard_normal(shape)
         if "norm" in name and name.endswith("weight"):
             values = 1 + values / 10
+        elif name.endswith("ssm_a"):  # rates of decay
+            values = -0.1 - np.abs(values)
         elif name.endswith("bias"):
             values = values / 4
         elif name != "token_embd.weight":
@@ -238,9 +250,9 @@ def _tensors(mixture: Mixture, keys: dict[str, Any]) -> Iterator[tuple[str, tupl
         heads = _latent(block) if "latent" in mixture.parts else _attention(mixture, block, keys)
         yield from heads
         if has_experts(mixture, layer):
-            yield from _experts(mixture, block)
+            yield from experts(mixture, block)
         else:
-            yield from _gated(f"{block}ffn_", "", HIDDEN)
+            yield from gated(f"{block}ffn_", "", HIDDEN)
     for norm in norms:
         yield f"{norm}.weight", (D,)
         if "norm_bias" in mixture.parts:
@@ -287,13 +299,15 @@ def _latent(block: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{block}attn_output.weight", (D, HEADS * VALUE)
 
 
-def _gated(prefix: str, suffix: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def gated(prefix: str, suffix: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of a gated feed-forward layer."""
     yield f"{prefix}gate{suffix}.weight", (width, D)
     yield f"{prefix}up{suffix}.weight", (width, D)
     yield f"{prefix}down{suffix}.weight", (D, width)
 
 
-def _experts(mixture: Mixture, block: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+def experts(mixture: Mixture, block: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of a layer of experts."""
     parts, width = mixture.parts, mixture.width
     yield f"{block}ffn_gate_inp.weight", (EXPERTS, D)
     if "selection_bias" in parts:
@@ -308,6 +322,6 @@ def _experts(mixture: Mixture, block: str) -> Iterator[tuple[str, tuple[int, ...
         for name, *shape in (("gate", 10, D), ("up", 10, D), ("down", D, 10)):
             yield f"{block}ffn_{name}_chexps.weight", (EXPERTS, *shape)
     if mixture.shared:
-        yield from _gated(f"{block}ffn_", "_shexp", mixture.shared)
+        yield from gated(f"{block}ffn_", "_shexp", mixture.shared)
     if "gated_shared" in parts:
         yield f"{block}ffn_gate_inp_shexp.weight", (D,)

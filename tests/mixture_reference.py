@@ -3,7 +3,7 @@ architectures. It reads the file with the `gguf` package and computes all positi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,14 @@ FAMILIES = {
 
 
 class Reference:
-    """One file."""
+    """One file, of one of `families`."""
+
+    families: Mapping[str, Family] = FAMILIES
 
     def __init__(self, path: Path) -> None:
         reader = gguf.GGUFReader(path)
         self.architecture = reader.fields["general.architecture"].contents()
-        self.family = FAMILIES[self.architecture]
+        self.family = self.families[self.architecture]
         prefix = f"{self.architecture}."
         self.keys: dict[str, Any] = {
             name.removeprefix(prefix): each.contents()
@@ -101,7 +103,7 @@ class Reference:
         self.tensors: dict[str, Array] = {
             each.name: each.data.astype(np.float64) for each in reader.tensors
         }
-        self.eps = self.keys["attention.layer_norm_rms_epsilon"]
+        self.eps = self.keys.get("attention.layer_norm_rms_epsilon", 0.0)
 
     def logits(self, tokens: npt.ArrayLike) -> Array:
         """Logits of all positions, (n, vocabulary)."""
@@ -124,18 +126,27 @@ class Reference:
                 routed = entered if self.architecture == "smallthinker" else normed
                 mixed = self._mixture(normed, self._product(routed, f"{block}ffn_gate_inp"), block)
             else:
-                mixed = self._gated(normed, f"{block}ffn_")
+                mixed = self._ffn(normed, f"{block}ffn_")
             if self.architecture == "afmoe":
                 mixed = self._norm(mixed, f"{block}post_ffw_norm")
             x = x + residual * mixed
-        x = self._product(self._norm(x, "output_norm"), "output")
+        x = self._output(self._norm(x, "output_norm"))
         return np.asarray(x / self.keys.get("logit_scale", 1.0))
+
+    def _of_layer(self, key: str, layer: int) -> int:
+        """A number that the file may give for each layer."""
+        value = self.keys[key]
+        return int(value[layer] if isinstance(value, list) else value)
 
     # -- Parts ---------------------------------------------------------------------------------
 
     def _product(self, x: Array, name: str) -> Array:
         bias = self.tensors.get(f"{name}.bias")
         return x @ self.tensors[f"{name}.weight"].T + (0 if bias is None else bias)
+
+    def _output(self, x: Array) -> Array:
+        tied = "output.weight" not in self.tensors
+        return self._product(x, "token_embd" if tied else "output")
 
     def _norm(self, x: Array, name: str | None) -> Array:
         """RMS norm over the last axis; without a weight if there is no name."""
@@ -145,9 +156,13 @@ class Reference:
         bias = self.tensors.get(f"{name}.bias")
         return x * self.tensors[f"{name}.weight"] + (0 if bias is None else bias)
 
-    def _gated(self, x: Array, prefix: str, suffix: str = "") -> Array:
-        gate, up = (self._product(x, f"{prefix}{name}{suffix}") for name in ("gate", "up"))
-        return self._product(swiglu(gate, up), f"{prefix}down{suffix}")
+    def _ffn(self, x: Array, prefix: str, suffix: str = "") -> Array:
+        up = self._product(x, f"{prefix}up{suffix}")
+        if f"{prefix}gate{suffix}.weight" in self.tensors:
+            up = swiglu(self._product(x, f"{prefix}gate{suffix}"), up)
+        else:
+            up = relu(up) ** 2
+        return self._product(up, f"{prefix}down{suffix}")
 
     def _turned(self, x: Array, size: int, start: int = 0) -> Array:
         """Rotary embedding of `size` values of each head, (n, heads, values), from `start` on."""
@@ -184,7 +199,7 @@ class Reference:
     def _attention(self, x: Array, block: str, layer: int) -> Array:
         if f"{block}attn_kv_a_mqa.weight" in self.tensors:
             return self._latent_attention(x, block)
-        count, count_kv = (self.keys[f"attention.head_count{kv}"] for kv in ("", "_kv"))
+        count, count_kv = (self._of_layer(f"attention.head_count{kv}", layer) for kv in ("", "_kv"))
         if f"{block}attn_qkv.weight" in self.tensors:
             size = self.keys["attention.key_length"]
             joined = self._product(x, f"{block}attn_qkv")
@@ -264,14 +279,16 @@ class Reference:
             small = self._experts(mixed, *self._chosen(scores, None), block, "_chexps")
             mixed = mixed + self.keys["expert_group_scale"] * small
         if f"{block}ffn_up_shexp.weight" in self.tensors:
-            shared = self._gated(x, f"{block}ffn_", "_shexp")
+            shared = self._ffn(x, f"{block}ffn_", "_shexp")
             if f"{block}ffn_gate_inp_shexp.weight" in self.tensors:
                 gate = self.tensors[f"{block}ffn_gate_inp_shexp.weight"]
                 shared = shared * sigmoid(x @ gate)[:, None]
             mixed = mixed + shared
         return mixed
 
-    def _chosen(self, scores: Array, bias: Array | None) -> tuple[npt.NDArray[np.int64], Array]:
+    def _chosen(
+        self, scores: Array, bias: Array | None, used: int | None = None
+    ) -> tuple[npt.NDArray[np.int64], Array]:
         """Experts of each token and their weights, (n, used)."""
         family = self.family
         named = {1: "softmax", 2: "sigmoid"}
@@ -286,7 +303,8 @@ class Reference:
         groups = self.keys.get("expert_group_count", 0)
         if groups > 1:
             order = self._without_groups(order, groups)
-        chosen = np.argsort(-order, -1, kind="stable")[:, : self.keys["expert_used_count"]]
+        used = used or self.keys["expert_used_count"]
+        chosen = np.argsort(-order, -1, kind="stable")[:, :used]
         weights = np.take_along_axis(shares, chosen, -1)
         if scoring == "chosen":
             weights = softmax(weights)
@@ -320,12 +338,16 @@ class Reference:
             result = self.tensors[f"{block}ffn_{name}{suffix}.weight"][expert] @ value
             return np.asarray(result if bias is None else result + bias[expert])
 
-        mixed = np.zeros_like(x)
+        mixed = np.zeros((len(x), self.tensors[f"{block}ffn_down{suffix}.weight"].shape[1]))
         for token, value in enumerate(x):
             for expert, weight in zip(chosen[token], weights[token], strict=True):
                 # Llama 4 weighs what goes into an expert.
                 before = weight if self.architecture == "llama4" else 1.0
-                gate, up = (product(name, expert, before * value) for name in ("gate", "up"))
-                down = product("down", expert, self.family.activation(gate, up))
+                up = product("up", expert, before * value)
+                if f"{block}ffn_gate{suffix}.weight" in self.tensors:
+                    up = self.family.activation(product("gate", expert, before * value), up)
+                else:
+                    up = relu(up) ** 2
+                down = product("down", expert, up)
                 mixed[token] += down if self.architecture == "llama4" else weight * down
         return mixed

@@ -1,0 +1,309 @@
+"""Independent forward passes of models with recurrent layers, in float64 numpy, token after token:
+Mamba-2 (Nemotron-H), short convolutions (LFM 2), gated delta nets (Qwen 3 Next and 3.5), and the
+time mixes of RWKV 6 and 7."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from mixture_reference import Array, Family, Reference, relu, sigmoid
+
+_HEAD_NORM_EPS = 64e-5  # of RWKV's norm of each head
+
+
+def silu(x: Array) -> Array:
+    return x * sigmoid(x)
+
+
+def softplus(x: Array) -> Array:
+    return np.logaddexp(0, x)
+
+
+def before(x: Array) -> Array:
+    """Each token's predecessor, zeros for the first."""
+    return np.concatenate([np.zeros_like(x[:1]), x[:-1]])
+
+
+def layer_norm(x: Array, eps: float) -> Array:
+    x = x - x.mean(-1, keepdims=True)
+    return np.asarray(x / np.sqrt((x * x).mean(-1, keepdims=True) + eps))
+
+
+def convolved(x: Array, weight: Array) -> Array:
+    """Each channel of (n, channels) with its own filter, (channels, taps): the last tap is the
+    token itself."""
+    taps = weight.shape[1]
+    padded = np.concatenate([np.zeros((taps - 1, x.shape[1])), x])
+    return np.asarray(sum(padded[tap : tap + len(x)] * weight[:, tap] for tap in range(taps)))
+
+
+class RecurrentReference(Reference):
+    """One file."""
+
+    families: Mapping[str, Family] = {
+        "nemotron_h": Family(),
+        "nemotron_h_moe": Family("sigmoid", None, scaled=True),
+        "lfm2": Family(norms="head"),
+        "lfm2moe": Family("sigmoid", norms="head"),
+        "qwen35": Family(norms="head"),
+        "qwen35moe": Family(norms="head"),
+        "qwen3next": Family(norms="head"),
+        "rwkv6": Family(),
+        "rwkv7": Family(),
+        "arwkv7": Family(),
+    }
+
+    def logits(self, tokens: npt.ArrayLike) -> Array:
+        """Logits of all positions, (n, vocabulary)."""
+        x = self.tensors["token_embd.weight"][np.asarray(tokens)]
+        if "token_embd_norm.weight" in self.tensors and "rwkv" in self.architecture:
+            x = self._layer_norm(x, "token_embd_norm")
+        self._first_values: Array | None = None
+        for layer in range(self.keys["block_count"]):
+            x = self._layer(x, f"blk.{layer}.", layer)
+        if "output_norm.bias" in self.tensors:
+            return self._output(self._layer_norm(x, "output_norm"))
+        last = "token_embd_norm" if self.architecture.startswith("lfm2") else "output_norm"
+        return self._output(self._norm(x, last))
+
+    def _layer(self, x: Array, block: str, layer: int) -> Array:
+        if self.architecture.startswith("nemotron_h"):
+            return x + self._nemotron(self._norm(x, f"{block}attn_norm"), block, layer)
+        if self.architecture == "rwkv6":
+            x = x + self._time_mix_6(self._layer_norm(x, f"{block}attn_norm"), block)
+            x = x + self._channel_mix(self._layer_norm(x, f"{block}attn_norm_2"), block)
+            every = self.keys["rescale_every_n_layers"]
+            return x / 2 if every and (layer + 1) % every == 0 else x
+        if self.architecture == "rwkv7":
+            x = x + self._time_mix_7(self._layer_norm(x, f"{block}attn_norm"), block)
+            return x + self._channel_mix(self._layer_norm(x, f"{block}attn_norm_2"), block)
+        normed = self._norm(x, f"{block}attn_norm")
+        if self.architecture == "arwkv7":
+            x = x + self._time_mix_7(normed, block)
+        elif f"{block}shortconv.conv.weight" in self.tensors:
+            x = x + self._gated_convolution(normed, block)
+        elif f"{block}ssm_conv1d.weight" in self.tensors:
+            x = x + self._delta_net(normed, block)
+        elif self.architecture.startswith("qwen3"):
+            x = x + self._gated_attention(normed, block)
+        else:
+            x = x + self._attention(normed, block, layer)
+        named = f"{block}post_attention_norm"
+        after = named if f"{named}.weight" in self.tensors else f"{block}ffn_norm"
+        normed = self._norm(x, after)
+        if f"{block}ffn_gate_inp.weight" in self.tensors:
+            return x + self._mixture(normed, self._product(normed, f"{block}ffn_gate_inp"), block)
+        return x + self._ffn(normed, f"{block}ffn_")
+
+    def _layer_norm(self, x: Array, name: str) -> Array:
+        x = layer_norm(x, self.keys["attention.layer_norm_epsilon"])
+        return x * self.tensors[f"{name}.weight"] + self.tensors[f"{name}.bias"]
+
+    # -- Nemotron-H ----------------------------------------------------------------------------
+
+    def _nemotron(self, x: Array, block: str, layer: int) -> Array:
+        """A layer is one of: Mamba-2, attention without positions, feed-forward."""
+        if f"{block}ssm_in.weight" in self.tensors:
+            return self._mamba2(x, block)
+        if f"{block}attn_q.weight" in self.tensors:
+            q, k, v = (self._product(x, f"{block}attn_{name}") for name in "qkv")
+            count, count_kv = (
+                self.keys["attention.head_count"],
+                self.keys["attention.head_count_kv"],
+            )
+            q = q.reshape(len(x), count, -1)
+            k, v = (each.reshape(len(x), count_kv[layer], -1) for each in (k, v))
+            mixed = self._weighted(q, k, v, q.shape[-1] ** -0.5)
+            return self._product(mixed, f"{block}attn_output")
+        if f"{block}ffn_gate_inp.weight" not in self.tensors:
+            return self._ffn(x, f"{block}ffn_")
+        used = self._of_layer("expert_used_count", layer)
+        scores = self._product(x, f"{block}ffn_gate_inp")
+        routes = self._chosen(scores, self.tensors[f"{block}exp_probs_b.bias"], used)
+        if f"{block}ffn_latent_down.weight" in self.tensors:
+            mixed = self._experts(self._product(x, f"{block}ffn_latent_down"), *routes, block)
+            mixed = self._product(mixed, f"{block}ffn_latent_up")
+        else:
+            mixed = self._experts(x, *routes, block)
+        return mixed + self._ffn(x, f"{block}ffn_", "_shexp")
+
+    def _mamba2(self, x: Array, block: str) -> Array:
+        inner, state, heads, groups = (
+            self.keys[f"ssm.{name}"]
+            for name in ("inner_size", "state_size", "time_step_rank", "group_count")
+        )
+        gate, mixed, step = np.split(
+            self._product(x, f"{block}ssm_in"), [inner, 2 * inner + 2 * groups * state], -1
+        )
+        weight, bias = (self.tensors[f"{block}ssm_conv1d.{name}"] for name in ("weight", "bias"))
+        mixed = silu(convolved(mixed, weight) + bias)
+        u, write, read = np.split(mixed, [inner, inner + groups * state], -1)
+        u = u.reshape(len(x), heads, -1)
+        write, read = (
+            np.repeat(each.reshape(len(x), groups, state), heads // groups, 1)
+            for each in (write, read)
+        )
+        step = softplus(step + self.tensors[f"{block}ssm_dt.bias"])
+        decay, skip = (self.tensors[f"{block}ssm_{name}"].reshape(-1) for name in "ad")
+        memory = np.zeros((heads, u.shape[-1], state))
+        y = np.zeros_like(u)
+        for t in range(len(x)):
+            memory *= np.exp(step[t] * decay)[:, None, None]
+            memory += (step[t][:, None] * u[t])[:, :, None] * write[t][:, None]
+            y[t] = (memory * read[t][:, None]).sum(-1) + skip[:, None] * u[t]
+        gated = (y.reshape(len(x), inner) * silu(gate)).reshape(len(x), groups, -1)
+        normed = self._norm(gated, f"{block}ssm_norm").reshape(len(x), inner)
+        return self._product(normed, f"{block}ssm_out")
+
+    # -- LFM 2 and Qwen ------------------------------------------------------------------------
+
+    def _gated_convolution(self, x: Array, block: str) -> Array:
+        one, two, three = np.split(self._product(x, f"{block}shortconv.in_proj"), 3, -1)
+        mixed = convolved(one * three, self.tensors[f"{block}shortconv.conv.weight"])
+        return self._product(two * mixed, f"{block}shortconv.out_proj")
+
+    def _gated_attention(self, x: Array, block: str) -> Array:
+        """Attention whose queries come with a gate for each value."""
+        count, count_kv = (self.keys[f"attention.head_count{kv}"] for kv in ("", "_kv"))
+        size, turned = self.keys["attention.key_length"], self.keys["rope.dimension_count"]
+        q, k, v = (self._product(x, f"{block}attn_{name}") for name in "qkv")
+        q, gate = np.split(q.reshape(len(x), count, -1), [size], -1)
+        k, v = (each.reshape(len(x), count_kv, -1) for each in (k, v))
+        q = self._turned(self._norm(q, f"{block}attn_q_norm"), turned)
+        k = self._turned(self._norm(k, f"{block}attn_k_norm"), turned)
+        mixed = self._weighted(q, k, v, size**-0.5) * sigmoid(gate.reshape(len(x), -1))
+        return self._product(mixed, f"{block}attn_output")
+
+    def _delta_net(self, x: Array, block: str) -> Array:
+        heads, key_heads, size = (
+            self.keys[f"ssm.{name}"] for name in ("time_step_rank", "group_count", "state_size")
+        )
+        each, width = heads // key_heads, key_heads * size
+        if f"{block}ssm_ba.weight" in self.tensors:
+            both = self._product(x, f"{block}ssm_ba").reshape(len(x), key_heads, 2, each)
+            rate, decay = (both[:, :, part].reshape(len(x), heads) for part in (0, 1))
+        else:
+            rate, decay = (self._product(x, f"{block}ssm_{name}") for name in ("beta", "alpha"))
+        rate = sigmoid(rate)
+        decay = softplus(decay + self.tensors[f"{block}ssm_dt.bias"])
+        decay = np.exp(decay * self.tensors[f"{block}ssm_a"])
+        weight = self.tensors[f"{block}ssm_conv1d.weight"]
+        mixed = silu(convolved(self._product(x, f"{block}attn_qkv"), weight))
+        q, k, v = np.split(mixed, [width, 2 * width], -1)
+        q, k = (self._unit(part.reshape(len(x), key_heads, size)) for part in (q, k))
+        # Which heads share a key: in Qwen 3.5 every so many, in Qwen 3 Next neighbours.
+        if self.architecture == "qwen3next":
+            q, k = (np.repeat(part, each, 1) for part in (q, k))
+        else:
+            q, k = (np.tile(part, (1, each, 1)) for part in (q, k))
+        v = v.reshape(len(x), heads, -1)
+        memory = np.zeros((heads, size, v.shape[-1]))
+        y = np.zeros_like(v)
+        for t in range(len(x)):
+            memory *= decay[t][:, None, None]
+            known = np.einsum("hkv,hk->hv", memory, k[t])
+            memory += k[t][:, :, None] * (rate[t][:, None] * (v[t] - known))[:, None]
+            y[t] = np.einsum("hkv,hk->hv", memory, q[t]) * size**-0.5
+        gate = self._product(x, f"{block}attn_gate").reshape(v.shape)
+        y = self._norm(y, f"{block}ssm_norm") * silu(gate)
+        return self._product(y.reshape(len(x), -1), f"{block}ssm_out")
+
+    def _unit(self, x: Array) -> Array:
+        return np.asarray(x / np.sqrt((x * x).sum(-1, keepdims=True) + self.eps))
+
+    # -- RWKV ----------------------------------------------------------------------------------
+
+    def _heads(self, x: Array) -> Array:
+        return x.reshape(len(x), -1, self.keys["wkv.head_size"])
+
+    def _head_norm(self, x: Array, block: str) -> Array:
+        normed = layer_norm(x, _HEAD_NORM_EPS).reshape(len(x), -1)
+        name = f"{block}time_mix_ln"
+        return normed * self.tensors[f"{name}.weight"] + self.tensors[f"{name}.bias"]
+
+    def _channel_mix(self, x: Array, block: str) -> Array:
+        name = f"{block}channel_mix_"
+        change = before(x) - x
+
+        def shifted(which: str) -> Array:
+            return x + change * self.tensors[f"{name}lerp_{which}.weight"].reshape(-1)
+
+        value = self._product(relu(self._product(shifted("k"), f"{name}key")) ** 2, f"{name}value")
+        if f"{name}receptance.weight" not in self.tensors:
+            return value
+        return sigmoid(self._product(shifted("r"), f"{name}receptance")) * value
+
+    def _time_mix_6(self, x: Array, block: str) -> Array:
+        name = f"{block}time_mix_"
+
+        def product(value: Array, which: str) -> Array:
+            return self._product(value, name + which)
+
+        change = before(x) - x
+        low = x + change * self.tensors[f"{name}lerp_x.weight"].reshape(-1)
+        low = np.tanh(product(low, "w1")).reshape(len(x), 5, -1)
+        if f"{name}lerp_fused.weight" in self.tensors:
+            shares = self.tensors[f"{name}lerp_fused.weight"].reshape(5, -1)
+        else:
+            names = [f"{name}lerp_{which}.weight" for which in "wkvrg"]
+            shares = np.stack([self.tensors[each].reshape(-1) for each in names])
+        back = self.tensors[f"{name}w2.weight"]
+        decay, k, v, r, gate = (
+            x + change * (low[:, part] @ back[part].T + shares[part]) for part in range(5)
+        )
+        decay = product(np.tanh(product(decay, "decay_w1")), "decay_w2")
+        decay = np.exp(-np.exp(decay + self.tensors[f"{name}decay.weight"]))
+        parts = (product(r, "receptance"), product(k, "key"), product(v, "value"), decay)
+        r, k, v, decay = (self._heads(part) for part in parts)
+        first = self.tensors[f"{name}first.weight"].reshape(r.shape[1:])
+        memory = np.zeros((*r.shape[1:], r.shape[2]))
+        y = np.zeros_like(r)
+        for t in range(len(x)):
+            new = k[t][:, :, None] * v[t][:, None]
+            y[t] = ((memory + first[:, :, None] * new) * r[t][:, :, None]).sum(1)
+            memory = memory * decay[t][:, :, None] + new
+        return product(self._head_norm(y, block) * silu(product(gate, "gate")), "output")
+
+    def _time_mix_7(self, x: Array, block: str) -> Array:
+        name = f"{block}time_mix_"
+
+        def weight(which: str) -> Array:
+            return self.tensors[f"{name}{which}.weight"]
+
+        def product(value: Array, which: str) -> Array:
+            return value @ weight(which).T
+
+        change = before(x) - x
+        shifted = [x + change * share for share in weight("lerp_fused").reshape(-1, x.shape[1])]
+        r, decay, k, v, rate = shifted[:5]
+        values = product(v, "value")
+        if self._first_values is None:
+            self._first_values = values
+        else:
+            share = sigmoid(product(product(v, "v1"), "v2") + weight("v0"))
+            values = values + (self._first_values - values) * share
+        decay = sigmoid(product(np.tanh(product(decay, "w1")), "w2") + weight("w0"))
+        decay = np.exp(-0.606531 * decay)
+        rate = sigmoid(product(product(rate, "a1"), "a2") + weight("a0"))
+        r, k = product(r, "receptance"), product(k, "key")
+        removed = self._heads(k * weight("k_k"))
+        removed = removed / np.maximum(np.sqrt((removed**2).sum(-1, keepdims=True)), 1e-12)
+        k = k * (1 + weight("k_a") * (rate - 1))
+        r, decay, k, v, rate = (self._heads(part) for part in (r, decay, k, values, rate))
+        memory = np.zeros((*r.shape[1:], r.shape[2]))  # value by key
+        y = np.zeros_like(r)
+        for t in range(len(x)):
+            known = (memory * removed[t][:, None]).sum(-1)
+            memory = memory * decay[t][:, None] + v[t][:, :, None] * k[t][:, None]
+            memory -= known[:, :, None] * (removed[t] * rate[t])[:, None]
+            y[t] = (memory * r[t][:, None]).sum(-1)
+        bonus = v * (k * r * weight("r_k").reshape(r.shape[1:])).sum(-1, keepdims=True)
+        normed = f"{name}ln.weight" in self.tensors
+        mixed = self._head_norm(y, block) if normed else y.reshape(len(x), -1)
+        mixed = mixed + bonus.reshape(len(x), -1)
+        if f"{name}g1.weight" in self.tensors:
+            mixed = mixed * product(sigmoid(product(shifted[5], "g1")), "g2")
+        return product(mixed, "output")
