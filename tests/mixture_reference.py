@@ -164,11 +164,11 @@ class Reference:
             up = relu(up) ** 2
         return self._product(up, f"{prefix}down{suffix}")
 
-    def _turned(self, x: Array, size: int, start: int = 0) -> Array:
+    def _turned(self, x: Array, size: int, start: int = 0, base: float | None = None) -> Array:
         """Rotary embedding of `size` values of each head, (n, heads, values), from `start` on."""
         x = x.copy()
         part = x[..., start : start + size]
-        base = self.keys.get("rope.freq_base", 10000.0)
+        base = base or self.keys.get("rope.freq_base", 10000.0)
         angle = np.arange(len(x))[:, None] * base ** (-2 * np.arange(size // 2) / size)
         cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
         half = size // 2

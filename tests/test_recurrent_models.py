@@ -1,4 +1,4 @@
-"""Models with recurrent layers against their forward passes in float64 numpy."""
+"""Models with recurrent layers, and Gemma 3n, against their forward passes in float64 numpy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 import recurrent_models
 from bench.lib.further_models import write_further
+from gemma3n_reference import Gemma3nReference
 from recurrent_reference import RecurrentReference
 from sparsefire.errors import UnsupportedError
 from sparsefire.lm.model import Model
@@ -33,6 +34,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         *("rwkv6", "rwkv6-halving", "rwkv7", "arwkv7", "arwkv7-plain"),
         *(f"nemotron_h_moe-{kind}" for kind in ("experts", "latent", "layers")),
         *recurrent_models.MODELS,
+        "gemma3n",
     ],
 )
 def test_logits(name: str, paths: dict[str, Path]) -> None:
@@ -42,7 +44,8 @@ def test_logits(name: str, paths: dict[str, Path]) -> None:
         if name in SUPPORTED or not str(refusal).startswith(f"{paths[name]}: "):
             raise
         return
-    expected = RecurrentReference(paths[name]).logits(TOKENS)
+    reference = Gemma3nReference if name == "gemma3n" else RecurrentReference
+    expected = reference(paths[name]).logits(TOKENS)
     with model:
         found = model.logits(np.array(TOKENS))
     assert ((found - expected) ** 2).sum() / (expected**2).sum() < 1e-8
