@@ -7,6 +7,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+import tiny_model
+
 EXPERTS, USED, WIDTH, LAYERS, D, VOCAB = 6, 2, 32, 2, 64, 270
 
 
@@ -30,11 +32,12 @@ def write(path: Path, format: str = "F32", activation: str = "relu", seed: int =
         writer.add_uint32(f"smallthinker.{name}", value)
     writer.add_float32("smallthinker.attention.layer_norm_rms_epsilon", 1e-5)
     writer.add_string("smallthinker.hidden_activation", activation)
+    vocabulary = tiny_model.tokenizer_keys(tiny_model.Tiny(vocab=VOCAB))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([f"t{i}" for i in range(VOCAB)])
-    writer.add_token_types([1] * VOCAB)
-    writer.add_token_merges([])
+    writer.add_token_list(vocabulary["tokenizer.ggml.tokens"])
+    writer.add_token_types(vocabulary["tokenizer.ggml.token_type"])
+    writer.add_token_merges(tiny_model.MERGES)
 
     def add(name: str, *shape: int, packed: bool = False) -> None:
         values = (random.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import moe_model
 import tiny_model
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.gguf.writer import write_gguf
@@ -50,7 +51,7 @@ def test_a_split_model_makes_the_text_of_the_whole(whole: Path, tmp_path: Path) 
     for order in ([first, second, third], [third, first, second]):
         assert json.loads(engine.inspect(files(*order), OPTIONS)) == alone
         about = json.loads(engine.load(files(*order), OPTIONS))
-        assert about["layers"] == 2
+        assert about["hidden"] == [96, 96]
         options = {"max_tokens": 8, "temperature": 0, "mode": "exact"}
         engine.start(json.dumps({"prompt": "abc"}), json.dumps(options))
         text = ""
@@ -114,3 +115,62 @@ def test_an_unexpected_error_has_its_traceback_on_the_console_only(
         "kind": "KeyError",
     }
     assert "Traceback" in capsys.readouterr().err
+
+
+def run(engine: Engine, mode: str) -> dict[str, Any]:
+    """The counts of a text of four tokens."""
+    options = {"max_tokens": 4, "temperature": 0, "mode": mode}
+    engine.start(json.dumps({"prompt": "abc"}), json.dumps(options))
+    reports = [json.loads(engine.run(0.1))]
+    while not reports[-1]["done"]:
+        reports.append(json.loads(engine.run(0.1)))
+    return next(report for report in reports if report["evaluated"])
+
+
+def test_bytes_read_by_a_dense_model(whole: Path) -> None:
+    """By its sizes: two layers of 3 · 96 · 64 floats, and all else but one vector's rows."""
+    engine = Engine()
+    engine.load(files(whole.read_bytes()), OPTIONS)
+    report = run(engine, "dense")
+    ffn = 2 * 3 * 96 * 64 * 4
+    assert report["ffn_bytes"] == report["dense_ffn_bytes"] == ffn
+    with GgufFile.open(whole) as file:
+        assert report["other_bytes"] == sum(each.nbytes for each in file.tensors.values()) - ffn
+    exact = run(engine, "exact")
+    assert ffn / 3 < exact["ffn_bytes"] < ffn
+    engine.unload()
+
+
+@pytest.mark.parametrize("activation", ["silu", "relu"])
+def test_a_mixture_of_experts(tmp_path: Path, activation: str) -> None:
+    """Neurons of all experts are on the map, those of the chosen ones are read, also on demand."""
+    path = moe_model.write(tmp_path / "m.gguf", "Q8_0", activation)
+    neurons = moe_model.EXPERTS * moe_model.WIDTH
+    share = moe_model.USED / moe_model.EXPERTS
+    data, engine = path.read_bytes(), Engine()
+    about = json.loads(engine.load(files(data), OPTIONS))
+    assert about["hidden"] == [neurons] * moe_model.LAYERS
+    assert about["experts"]
+    engine.watch(True)
+    report = run(engine, "dense")
+    assert report["active"] == pytest.approx([share] * moe_model.LAYERS)
+    assert report["ffn_bytes"] == pytest.approx(report["dense_ffn_bytes"])
+    assert report["dense_ffn_bytes"] == pytest.approx(share * about["neuron_bytes"])
+    counts = np.zeros((moe_model.LAYERS, neurons), np.uint8)
+
+    class Target:
+        def assign(self, source: Any) -> None:
+            counts[:] = source
+
+    assert engine.fired(Target())
+    assert 0 < (counts > 0).mean() < 1
+    ids = json.loads(engine.token_ids())
+    budget = about["neuron_bytes"] // 2
+    options = json.dumps({"context": 0, "budget": budget})
+    assert json.loads(engine.inspect(files(data), options))["neuron_bytes"] == about["neuron_bytes"]
+    about = json.loads(engine.load(files(data), options))
+    assert 0 < about["budget_bytes"] <= budget
+    report = run(engine, "dense")
+    assert report["cache_wanted"] > 0
+    assert json.loads(engine.token_ids()) == ids
+    engine.unload()

@@ -99,7 +99,7 @@ def test_the_map_shows_what_fires_and_can_be_switched_off(page: Web) -> None:
     page.page.check("#watch")
     page.generate(PROMPT, "dense", max_tokens=30, **GREEDY)
     assert picture() != lit
-    assert "4 layers of 1792" in page.page.get_attribute("#map", "aria-label")
+    assert "4 layers of 1792 neurons" in page.page.get_attribute("#map", "aria-label")
 
 
 def test_a_keyboard_is_enough(page: Web) -> None:

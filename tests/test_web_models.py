@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import moe_model
 import tiny_model
 from conftest import open_test_core
 from sparsefire.lm.model import Model
@@ -227,8 +228,16 @@ def test_the_map_of_a_dense_model_shows_that_all_neurons_are_computed(
     page.wait_for_model("exact.gguf")
     legend = page.page.locator("#legend li:visible").all_inner_texts()
     assert legend == ["fires", "inactive: skipped, except in dense mode"]
+    page.page.set_input_files("#file", moe_model.write(tmp_path / "moe.gguf", activation="silu"))
+    page.wait_for_model("moe.gguf")
+    legend = page.page.locator("#legend li:visible").all_inner_texts()
+    assert legend == ["computed: of an expert that the router chose", "of other experts: skipped"]
+    assert "2 layers of 192 neurons" in page.page.inner_text("#model-facts")
+    page.generate(PROMPT, "dense", max_tokens=8, **GREEDY)
+    assert page.page.inner_text("#share") == "33 %"
     forget(page, "dense.gguf")
-    delete(page, "exact.gguf")
+    for name in ("exact.gguf", "moe.gguf"):
+        delete(page, name)
 
 
 @pytest.mark.parametrize(

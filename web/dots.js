@@ -5,7 +5,7 @@ export const LEVELS = 64; // of brightness, each with its colour
 const LABEL = 16; // CSS pixels to the left for the layer numbers
 const PAD = 10; // CSS pixels around the canvas, since clipping it at its box's round corners would be slow
 const COVERAGES = 4; // steps of anti-aliasing: how much of a pixel a dot covers
-const UNPAINTED = 255; // a level that no dot has
+export const UNPAINTED = 255; // the level of a dot that is not drawn
 
 export class Dots {
   constructor(canvas) {

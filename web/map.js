@@ -1,6 +1,6 @@
 // The map of neurons: which of them fire, with brightness that decays. It costs little, since only lit neurons are
 // updated, and a frame is drawn only after new activity or while brightness still changes.
-import { Dots, LEVELS } from "./dots.js";
+import { Dots, LEVELS, UNPAINTED } from "./dots.js";
 
 const INTERVAL = 100; // milliseconds between two frames, approximately
 const DECAY = 0.56; // factor of a neuron's brightness per interval
@@ -16,10 +16,12 @@ export class NeuronMap {
     document.addEventListener("theme", () => this.layout());
   }
 
-  /** Clears the map for a model; `hot`: the number of neurons of each layer that are always computed. */
-  reset(layers, hidden, hot = []) {
-    const neurons = layers * hidden;
-    Object.assign(this, { layers, hidden, hot, tokens: 0, settled: false });
+  /** Clears the map for a model; `sizes`: the number of neurons of each layer; `hot`: how many of them are always
+   *  computed. */
+  reset(sizes, hot = []) {
+    const [layers, hidden] = [sizes.length, Math.max(...sizes)];
+    const neurons = layers * hidden; // activity has as many for each layer as for the widest
+    Object.assign(this, { layers, hidden, sizes, hot, tokens: 0, settled: false });
     this.brightness = new Float32Array(neurons); // 0 … 1
     this.fired = new Uint32Array(neurons); // tokens of the current text for which each neuron fired
     this.lit = new Uint32Array(neurons); // indices of the neurons with brightness above 0
@@ -32,6 +34,10 @@ export class NeuronMap {
     if (!this.layers || !this.picture.layout(this.layers, this.hidden, this.hot)) return;
     const { group, perLayer } = this.picture;
     this.levels = new Uint8Array(this.layers * perLayer); // brightness level of each dot
+    this.blank = Uint8Array.from(this.levels, (_, dot) => {
+      const layer = Math.floor(dot / perLayer);
+      return (dot - layer * perLayer) * group < this.sizes[layer] ? 0 : UNPAINTED;
+    });
     this.dots = new Uint32Array(this.layers * this.hidden); // the dot of each neuron
     for (let layer = 0, i = 0; layer < this.layers; layer++) {
       for (let neuron = 0; neuron < this.hidden; neuron++) this.dots[i++] = layer * perLayer + Math.floor(neuron / group);
@@ -130,7 +136,7 @@ export class NeuronMap {
   draw() {
     const { levels, dots, brightness, lit } = this;
     if (!levels) return;
-    levels.fill(0);
+    levels.set(this.blank);
     for (let k = 0; k < this.count; k++) {
       const i = lit[k];
       const level = Math.round(Math.min(1, brightness[i]) * (LEVELS - 1));

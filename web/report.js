@@ -2,6 +2,7 @@
 import { percent, size, speed } from "./format.js";
 import { NeuronMap } from "./map.js";
 import { $, state } from "./page.js";
+import { layersOf } from "./status.js";
 import { Speeds } from "./speeds.js";
 
 const INTERVAL = 200; // milliseconds between two updates of the figures
@@ -10,12 +11,14 @@ const map = new NeuronMap($("map"));
 const speeds = new Speeds($("side"));
 let updated = 0; // when the figures were last updated
 
-// What the colours mean, by the sparsest mode that the model supports; a colour without a meaning is not shown.
+// What the colours mean, by the sparsest mode that the model supports, and for experts in dense mode; a colour without a
+// meaning is not shown.
 const IDLE = "inactive: skipped, except in dense mode";
 const LEGENDS = {
   sparse: { cold: "fires, predicted", hot: "fires, always computed", idle: IDLE },
   exact: { cold: "fires", idle: IDLE },
   dense: { hot: "computed, as all neurons of this model are for every token" },
+  experts: { cold: "computed: of an expert that the router chose", idle: "of other experts: skipped" },
 };
 
 /** The current text: its mode, where its pieces go, the last figures, and the last shares by layer. */
@@ -23,10 +26,11 @@ export const run = { mode: "", write: null, last: null, layers: null };
 
 /** Resets everything for a newly loaded model. */
 export function resetReport(model) {
-  const kind = Object.keys(LEGENDS).find((mode) => !model.modes[mode]) ?? "dense";
+  const mode = ["sparse", "exact"].find((each) => !model.modes[each]);
+  const kind = mode ?? (model.experts ? "experts" : "dense");
   showLegend(kind);
   // A neuron that is always computed has the colour of the hot ones: all of them in a dense model.
-  map.reset(model.layers, model.hidden, kind === "dense" ? Array(model.layers).fill(model.hidden) : model.hot);
+  map.reset(model.hidden, kind === "dense" ? model.hidden : model.hot);
   speeds.reset(model.modes);
   $("map-empty").hidden = false;
   for (const id of ["speed-now", "speed-mean", "share", "bytes", "hits", "disk"]) $(id).textContent = "–";
@@ -44,8 +48,9 @@ function showLegend(kind) {
     row.hidden = !text;
     row.lastElementChild.textContent = text ?? "";
   }
-  $("fire-title").textContent = kind === "dense" ? "Neurons" : "Neurons firing";
-  $("map-empty").textContent = `Each dot is a neuron. It lights up when it ${kind === "dense" ? "is computed" : "fires"}.`;
+  const fires = kind === "sparse" || kind === "exact";
+  $("fire-title").textContent = fires ? "Neurons firing" : "Neurons";
+  $("map-empty").textContent = `Each dot is a neuron. It lights up when it ${fires ? "fires" : "is computed"}.`;
 }
 
 /** Shows one slice of a generation. */
@@ -112,11 +117,10 @@ function showLayers(active, selected = []) {
 }
 
 function labelMap() {
-  const { layers, hidden } = state.model;
   const activity = run.last
     ? `In the last text ${percent(run.last.active)} of them were computed per token.`
     : "No activity yet.";
-  $("map").setAttribute("aria-label", `Map of the model's neurons, ${layers} layers of ${hidden}. ${activity}`);
+  $("map").setAttribute("aria-label", `Map of the model's neurons: ${layersOf(state.model)}. ${activity}`);
 }
 
 export function wireReport() {

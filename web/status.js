@@ -8,6 +8,12 @@ const STAGES = {
   model: "Copying the weights into memory",
 };
 
+/** "4 layers of 1792 neurons" */
+export function layersOf({ hidden }) {
+  const widest = Math.max(...hidden);
+  return `${hidden.length} layers of ${hidden.every((each) => each === widest) ? "" : "up to "}${widest} neurons`;
+}
+
 const STALL = 4000; // milliseconds without a byte after which the page says that it is waiting
 
 export class Status {
@@ -66,7 +72,7 @@ export class Status {
     const cached = model.budget_bytes ? `, ${size(model.budget_bytes)} of ${size(model.neuron_bytes)} of neurons in memory` : "";
     const file = source.kind === "site" ? "" : `${source.name}, `;
     $("model-facts").textContent =
-      `${file}${size(model.bytes)}, ${model.layers} layers of ${model.hidden} neurons, ${model.activation}, ` +
+      `${file}${size(model.bytes)}, ${layersOf(model)}, ${model.activation}, ` +
       `context ${model.context} tokens${cached}. Nothing leaves this machine.`;
     this.idle();
   }

@@ -14,7 +14,7 @@ let engine;
 let openFiles; // the Python function that opens the files of a source
 let interrupt = null; // Python's interrupt buffer, a Uint8Array(1) shared with the page where it is isolated
 let stopped = false;
-let neurons = 0; // of the model: layers · hidden
+let neurons = 0; // of the model: layers · neurons of the widest layer
 let watching = true;
 let site; // the contents of site.json
 
@@ -191,7 +191,7 @@ async function load({ model, name, options }) {
     if (!openedSource) source.close();
   }
   if (about.error) return about;
-  neurons = about.layers * about.hidden;
+  neurons = about.hidden.length * Math.max(...about.hidden);
   engine.watch(watching);
   setTimeout(() => engine.warm_up()); // after the answer
   return { about, backend: JSON.parse(engine.backend()) };

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from ..arch.config import ModelConfig, read_config
+from ..arch.plan import ExpertLayer, Layer, Plan
 from ..arch.tensors import read_plan
 from ..core.hosts import backend, get_core, use_backend
 from ..core.pyodide import processors
@@ -100,29 +101,40 @@ class JsFile:
 class LayerBytes:
     """Bytes of weights, in the file's formats, that a token reads: per neuron of each layer the
     gate row (`first`) and the up and down rows (`rest`), per layer the `predictor`, and `other` for
-    all weights outside the feed-forward layers."""
+    all weights outside the feed-forward layers. `dense` is the number for these layers in dense
+    mode, which computes all neurons or, where a router chooses experts, all of those experts."""
 
-    def __init__(self, file: GgufFile, config: ModelConfig) -> None:
+    def __init__(self, file: GgufFile, plan: Plan) -> None:
         sizes = {name: info.nbytes for name, info in file.tensors.items()}
-        layers = range(config.layers)
-        prefixes = [f"blk.{layer}.ffn_" for layer in layers]
-
-        def each(*names: str) -> np.ndarray[Any, Any]:
-            return np.array(
-                [sum(sizes.get(f"{p}{name}.weight", 0) for name in names) for p in prefixes]
-            )
-
-        bundle, gate, up, down = each("bundle"), each("gate"), each("up"), each("down")
-        gated = gate.any() or bundle.any()
-        first = (gate + bundle / 3) if gated else up
-        rest = (up + down + 2 * bundle / 3) if gated else down
-        self.first, self.rest = first / config.hidden, rest / config.hidden
-        self.predictor = each("predictor_p", "predictor_q")
-        ffn = sum(size for name, size in sizes.items() if ".ffn_" in name)
-        self.other = sum(sizes.values()) - ffn
+        rows = np.array([self._layer(layer, sizes) for layer in plan.layers]).reshape(-1, 3)
+        first, rest, self.predictor = rows.T
+        self.dense = float((first + rest) @ [_used_share(file, layer) for layer in plan.layers])
+        hidden = [layer.hidden for layer in plan.layers]
+        self.first, self.rest = first / hidden, rest / hidden
         if "output.weight" in sizes:  # then the embedding is not the output matrix: one row a token
-            self.other -= sizes.get("token_embd.weight", 0)
-        self.dense = float(first.sum() + rest.sum())
+            sizes.pop("token_embd.weight", 0)
+        self.other = sum(sizes.values())
+
+    @staticmethod
+    def _layer(layer: Layer, sizes: dict[str, int]) -> tuple[float, float, float]:
+        """Bytes of a layer's gate rows, of its up and down rows, and of its predictor, whose
+        tensors are removed from `sizes`."""
+
+        def take(*names: str | None) -> int:
+            return sum(sizes.pop(f"{name}.weight", 0) for name in names)
+
+        if isinstance(layer, ExpertLayer):
+            gate, up, down = take(layer.gate), take(layer.up), take(layer.down)
+            return (gate, up + down, 0) if gate else (up, down, 0)
+        prefix, end = f"blk.{layer.block}.ffn_", layer.suffix
+        gate, up = take(f"{prefix}gate{end}"), take(f"{prefix}up{end}")
+        by_output, by_neuron = take(f"{prefix}down{end}"), take(f"{prefix}down_t{end}")
+        down = by_output or by_neuron  # one of them is read
+        bundle = take(f"{prefix}bundle{end}") / (3 if layer.gated else 2)
+        predictor = take(f"{prefix}predictor_p{end}", f"{prefix}predictor_q{end}")
+        if layer.gated:
+            return gate + bundle, up + down + 2 * bundle, predictor
+        return up + bundle, down + bundle, predictor
 
     def read(self, mode: str, selected: Any, active: Any) -> float:
         """Bytes that the feed-forward layers read for a token, from the numbers of selected and of
@@ -190,9 +202,8 @@ class Engine:
         try:
             with _opened(files, whole=not rest) as file:
                 config = read_config(file, None)
-                if not rest:
-                    read_plan(file, config)
-                needed = _memory_needed(file, config, json.loads(options), rest)
+                plan = None if rest else read_plan(file, config)
+                needed = _memory_needed(file, config, plan, json.loads(options), rest)
                 return json.dumps({"name": config.name, **needed})
         except Exception as error:
             return _failure(error)
@@ -208,12 +219,13 @@ class Engine:
         try:
             chosen = json.loads(options)
             with _opened(files) as file:
-                context = _context(read_config(file, None), chosen)
-                budget = _budget(file, chosen)
+                config = read_config(file, None)
+                context = _context(config, chosen)
+                budget = _budget(file, read_plan(file, config), chosen)
             self._model = model = Model.load(
                 _source(files), context=context, neuron_budget=budget or None
             )
-            self._bytes = LayerBytes(model.file, model.config)
+            self._bytes = LayerBytes(model.file, model.session.model.plan)
             model.tokenizer  # noqa: B018  creates the tokenizer, so that the first text need not wait
             return json.dumps(self._about(model))
         except Exception as error:
@@ -229,12 +241,12 @@ class Engine:
         self._model = None
 
     def _about(self, model: Model) -> dict[str, Any]:
-        config = model.config
+        config, plan = model.config, model.session.model.plan
         return {
             "name": config.name,
             "architecture": config.architecture,
-            "layers": config.layers,
-            "hidden": config.hidden,
+            "hidden": [layer.hidden for layer in plan.layers],
+            "experts": any(isinstance(layer, ExpertLayer) for layer in plan.layers),
             "d": config.d,
             "vocab": config.vocab,
             "activation": str(config.activation),
@@ -246,7 +258,7 @@ class Engine:
             "modes": {mode: _refusal(model, mode) for mode in MODES},
             "chat": _chat_refusal(model),
             "budget_bytes": model.neurons.budget_bytes if model.neurons else 0,
-            "neuron_bytes": _neuron_bytes(model.file),
+            "neuron_bytes": _neuron_bytes(model.file, plan),
         }
 
     # -- generation --------------------------------------------------------------------------------
@@ -401,28 +413,38 @@ def _chat_refusal(model: Model) -> str | None:
     return None
 
 
-def _neuron_bytes(file: GgufFile) -> int:
-    """Bytes of the neurons of a model with bundled layers, whose neurons can be read one by one; 0
+def _used_share(file: GgufFile, layer: Layer) -> float:
+    """The share of a layer's neurons that belong to the experts of a token; 1 without experts."""
+    if not isinstance(layer, ExpertLayer):
+        return 1.0
+    architecture = file.metadata["general.architecture"]
+    return float(file.metadata[f"{architecture}.expert_used_count"] / layer.count)
+
+
+def _neuron_bytes(file: GgufFile, plan: Plan | None) -> int:
+    """Bytes of the neurons that can be read on demand: those of experts, or of bundled layers; 0
     for other models."""
-    bundles = [info.nbytes for name, info in file.tensors.items() if ".ffn_bundle." in name]
-    return sum(bundles)
+    experts = [each for each in plan.layers if isinstance(each, ExpertLayer)] if plan else []
+    names = [f"{name}.weight" for each in experts for name in (each.gate, each.up, each.down)]
+    names = names or [name for name in file.tensors if ".ffn_bundle." in name]
+    return sum(file.tensors[name].nbytes for name in names if name in file.tensors)
 
 
-def _budget(file: GgufFile, options: dict[str, Any]) -> int:
+def _budget(file: GgufFile, plan: Plan | None, options: dict[str, Any]) -> int:
     """Bytes of resident neurons; 0 when all of them are resident."""
     wanted = int(options.get("budget") or 0)
-    return wanted if 0 < wanted < _neuron_bytes(file) else 0
+    return wanted if 0 < wanted < _neuron_bytes(file, plan) else 0
 
 
 def _memory_needed(
-    file: GgufFile, config: ModelConfig, options: dict[str, Any], rest: int
+    file: GgufFile, config: ModelConfig, plan: Plan | None, options: dict[str, Any], rest: int
 ) -> dict[str, int]:
     """Estimate of the core memory that a model needs with these options, in bytes; `rest`: of
-    weights in files that are not open."""
-    context, budget = _context(config, options), _budget(file, options)
+    weights in files that are not open, without which there is no plan."""
+    context, budget = _context(config, options), _budget(file, plan, options)
     weights = sum(info.nbytes for info in file.tensors.values()) + predictor_copies(file) + rest
     if budget:
-        weights += budget - _neuron_bytes(file)
+        weights += budget - _neuron_bytes(file, plan)
     cache = 2 * 4 * config.layers * config.kv_heads * config.head_dim * context
     return {
         "weights_bytes": weights,
@@ -430,7 +452,7 @@ def _memory_needed(
         "needed_bytes": weights + cache + _WORK_BYTES,
         "limit_bytes": _MEMORY_LIMIT,
         "context_tokens": context,
-        "neuron_bytes": _neuron_bytes(file),
+        "neuron_bytes": _neuron_bytes(file, plan),
     }
 
 
