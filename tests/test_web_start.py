@@ -117,3 +117,4 @@ def test_a_page_that_cannot_start_says_why(
     told = web.problem()
     assert told.endswith(said)
     assert "\n" not in told
+    assert web.page.is_disabled("#go")

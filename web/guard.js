@@ -32,6 +32,8 @@
     whenParsed(function () {
       document.getElementById("model-name").textContent = "Not running";
       document.getElementById("progress-text").textContent = "";
+      document.getElementById("progress-box").setAttribute("data-idle", "");
+      document.getElementById("go").disabled = true;
       document.getElementById("problem-text").textContent = text;
       document.getElementById("problem").hidden = false;
     });
@@ -46,6 +48,9 @@
   addEventListener("error", function (event) {
     if (event.target instanceof HTMLScriptElement) couldNotStart("one of its scripts did not load");
     else if (event.message) couldNotStart(event.message);
+  }, true);
+  addEventListener("submit", function (event) {
+    if (root.getAttribute("data-state") === "failed") event.preventDefault(); // nothing handles the forms
   }, true);
   addEventListener("unhandledrejection", function (event) {
     couldNotStart((event.reason && event.reason.message) || String(event.reason));
