@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def rows(effort: Effort) -> Iterator[Row]:
         def call(
             n: int,
             core: Core = core,
-            handle: int = ffn.handle,
+            handle: SupportsIndex = ffn.handle,
             x: Any = x_in,
             y: Any = y_out,
         ) -> None:

@@ -122,8 +122,9 @@ static const sf_format *narrower(const sf_context *context, const sf_format *a, 
 
 int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, int32_t count, const float *x,
                          int32_t n, float *const *ys) {
-  each_job job = {.count = count};
+  each_job job;
   sf_inputs inputs;
+  job.count = count;
   const sf_format *format = matrices[0]->format; /* the floats are among the inputs of any format */
   size_t work = 0;
   for (int32_t k = 0; k < count; k++) {

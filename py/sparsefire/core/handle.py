@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, SupportsIndex, TypeVar, cast
 
 from ..errors import ArgumentError
 from .core import Core
@@ -38,12 +38,23 @@ def locked(
     return cast(Callable[Concatenate[_Self, _Given], _Result], guarded)
 
 
+class _Closed:
+    """In the place of a handle that was closed: a call with it raises `ArgumentError`. (A property
+    that looked for that would make every access to an attribute slower.)"""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __index__(self) -> int:
+        raise ArgumentError(f"this {self._name} was closed")
+
+
 class CoreObject:
     """Owns a handle of the core and closes it once: on `close`, or when the object is collected. A
     subclass keeps references to everything that its handle borrows."""
 
     core: Core
-    handle: int
+    handle: SupportsIndex
 
     def __init__(self, core: Core, handle: int, close_function: str) -> None:
         self.core = core
@@ -56,10 +67,4 @@ class CoreObject:
     def close(self) -> None:
         """Closes the handle. The object cannot be used afterwards; closing twice is allowed."""
         self._finalizer()
-        self.__dict__.pop("handle", None)
-
-    def __getattr__(self, name: str) -> Any:
-        # Asked for what is not there: of `handle`, only after `close`.
-        if name == "handle":
-            raise ArgumentError(f"this {type(self).__name__} was closed")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.handle = _Closed(type(self).__name__)

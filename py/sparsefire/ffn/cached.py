@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -144,7 +144,7 @@ class CachedFfn:
         return self.cache.lock
 
     @property
-    def handle(self) -> int:
+    def handle(self) -> SupportsIndex:
         """The layer's handle in the core."""
         return self._core_ffn.handle
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -174,7 +174,7 @@ class SparseFfn:
         self.counts = NeuronCounts.of((), ())
 
     @property
-    def handle(self) -> int:
+    def handle(self) -> SupportsIndex:
         """The layer's handle in the core."""
         return self._core_ffn.handle
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, SupportsIndex, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -145,7 +145,7 @@ class InCorePredictor(ABC):
         return self._core_predictor
 
     @property
-    def handle(self) -> int:
+    def handle(self) -> SupportsIndex:
         """The predictor's handle in the core."""
         return self._core_predictor.handle
 

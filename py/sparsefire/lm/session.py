@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,6 +18,10 @@ from .loader import CoreModel
 
 BATCH = 64  # tokens of a call: enough to amortise reading weights, few enough to interrupt
 
+# As plain numbers: members of an enumeration are slow to look up, once a token.
+_WAITING, _PROMPT, _DECODE = int(EvalStatus.WAITING), int(Phase.PROMPT), int(Phase.DECODE)
+
+_CHECK_EVERY = 0.01  # seconds between looks at the file: a token of a small model takes less
 _MOST_COUNTED = (1 << 31) - 1  # limit of the core's neuron counters
 
 
@@ -50,6 +55,7 @@ class Session(CoreObject):
         self.tokens: list[int] = []
         self.mode = ""
         self.owner: object = None
+        self._checked_at = 0.0
         self._watched: Activity | None = None
         self._one_token = np.zeros(1, np.int32)
         self._one_logits = np.empty((1, config.vocab), np.float32)
@@ -147,13 +153,13 @@ class Session(CoreObject):
             self.evaluate(rest[start : start + BATCH], self._one_logits if is_last else None)
         return self._last_logits
 
-    @locked
     def step(self, token: int) -> FloatArray:
         """Evaluates one more token in the current mode; logits (vocab,) as from `feed`."""
-        self._one_token[0] = token
-        self._call(self._token_in, 1, Phase.DECODE, self._logits_out, 1)
-        self.tokens.append(token)
-        return self._last_logits
+        with self.lock:  # as `locked`, without a further call for each token
+            self._one_token[0] = token
+            self._call(self._token_in, 1, _DECODE, self._logits_out, 1)
+            self.tokens.append(token)
+            return self._last_logits
 
     @locked
     def evaluate(self, tokens: npt.NDArray[np.int32], logits: FloatArray | None = None) -> None:
@@ -167,7 +173,7 @@ class Session(CoreObject):
             rows = None
             if logits is not None and count:
                 rows = self.core.out(logits[max(start - first, 0) :][:count])
-            self._call(self.core.inp(batch), len(batch), Phase.PROMPT, rows, count)
+            self._call(self.core.inp(batch), len(batch), _PROMPT, rows, count)
             self.tokens += batch.tolist()
 
     def _call(
@@ -178,7 +184,10 @@ class Session(CoreObject):
             raise ContextFullError(
                 f"the context holds {self.context} tokens, of which {room} are free, not {n}"
             )
-        self.model.check_file()
+        now = time.monotonic()
+        if phase == _PROMPT or now - self._checked_at > _CHECK_EVERY:
+            self._checked_at = now
+            self.model.check_file()
         if (self._uncollected + n) * self._widest > _MOST_COUNTED:
             self._collect_counts()
         try:
@@ -193,7 +202,7 @@ class Session(CoreObject):
                 logits_count,
                 what="evaluating tokens",
             )
-            while status == EvalStatus.WAITING:
+            while status == _WAITING:
                 self.read_missing()
                 resumed = self.model.handle, logits
                 status = self.core.check("sf_model_resume", *resumed, what="evaluating tokens")
