@@ -10,11 +10,12 @@ import pytest
 import recurrent_models
 from bench.lib.further_models import write_further
 from gemma3n_reference import Gemma3nReference
+from mixture_models import VOCAB
 from recurrent_reference import RecurrentReference
 from sparsefire.errors import UnsupportedError
 from sparsefire.lm.model import Model
 
-TOKENS = [(37 * i + 11) % recurrent_models.VOCAB for i in range(14)]
+TOKENS = [(37 * i + 11) % VOCAB for i in range(14)]
 # What must run. Others may be refused, which names the architecture or the part that is missing.
 SUPPORTED: tuple[str, ...] = ()
 
