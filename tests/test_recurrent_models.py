@@ -17,7 +17,11 @@ from sparsefire.lm.model import Model
 
 TOKENS = [(37 * i + 11) % VOCAB for i in range(14)]
 # What must run. Others may be refused, which names the architecture or the part that is missing.
-SUPPORTED: tuple[str, ...] = ()
+SUPPORTED: tuple[str, ...] = (
+    "nemotron_h_moe-experts",
+    "nemotron_h_moe-latent",
+    "nemotron_h_moe-layers",
+)
 
 
 @pytest.fixture(scope="module")

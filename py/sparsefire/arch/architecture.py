@@ -33,7 +33,7 @@ class Architecture(NamedTuple):
     embedding_scale: Number = lambda _: 1.0
     residual_scale: Number = lambda _: 1.0
     logit_divisor: Number | None = None  # None: a file must not name one
-    attention_scale: Number = lambda sizes: sizes.head_dim**-0.5
+    attention_scale: Number = lambda sizes: sizes.head_dim**-0.5 if sizes.heads else 1.0
     attention_cap: float = 0.0
     logit_cap: float = 0.0
     window: int = 0  # tokens that layers with a window see

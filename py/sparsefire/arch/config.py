@@ -129,16 +129,15 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
     _refuse_unknown(keys, kind)
     layers = keys.integer("block_count", 4096)
     d = keys.integer("embedding_length", 1 << 17)
-    heads = keys.integer("attention.head_count", 4096)
-    kv_heads = keys.integer("attention.head_count_kv", heads, heads)
-    hidden = keys.integer("feed_forward_length", 1 << 22)
+    heads = _largest(keys, kind, "attention.head_count", layers, 4096)
+    kv_heads = _largest(keys, kind, "attention.head_count_kv", layers, heads, heads)
+    hidden = _largest(keys, kind, "feed_forward_length", layers, 1 << 22)
     sizes = Sizes(layers, d, heads, _head_dim(keys, d, heads, kv_heads))
     context_length = keys.integer("context_length", 1 << 24)
     rope = read_rope(file, keys, _rope_dims(keys, sizes.head_dim), context_length)
     chosen, parameter = _activation(file, keys, architecture, activation)
     cutoffs = _cutoffs(file, layers)
     name = file.metadata.get("general.name")
-    epsilon = "layer_norm_epsilon" if kind.layer_norm else "layer_norm_rms_epsilon"
     return ModelConfig(
         architecture=architecture,
         name=shown(name) if isinstance(name, str) else architecture,
@@ -150,7 +149,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         head_dim=sizes.head_dim,
         vocab=_vocabulary(file),
         context_length=_usable_context(keys, context_length),
-        norm_epsilon=keys.number(f"attention.{epsilon}", 1e-12, 0.1),
+        norm_epsilon=_norm_epsilon(keys, kind),
         activation=chosen,
         activation_parameter=parameter,
         hot_counts=_hot_counts(file, layers, hidden, optional=bool(cutoffs)),
@@ -167,6 +166,24 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         powerinfer=_has_powerinfer(file),
         powerinfer_threshold=Keys(file, "powerinfer").number("sparse_threshold", -1e6, 1e6, 0.0),
     )
+
+
+def _norm_epsilon(keys: Keys, kind: Architecture) -> float:
+    """Of the key that is named after the kind of norm, but for files that write the other one."""
+    layer, rms = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"
+    if kind.layer_norm or (layer in kind.own_keys and keys.value(rms) is None):
+        return keys.number(layer, 1e-12, 0.1)
+    return keys.number(rms, 1e-12, 0.1)
+
+
+def _largest(
+    keys: Keys, kind: Architecture, name: str, layers: int, most: int, default: int | None = None
+) -> int:
+    """A size. Where the architecture reads the key itself, that of the largest layer: others may
+    have another one, or 0 for nothing of that kind."""
+    if name in kind.own_keys:
+        return max(keys.per_layer(name, layers, most, default))
+    return keys.integer(name, most, default)
 
 
 def _has_powerinfer(file: GgufFile) -> bool:
@@ -187,7 +204,9 @@ def _architecture(file: GgufFile) -> str:
 
 
 def _head_dim(keys: Keys, d: int, heads: int, kv_heads: int) -> int:
-    if heads % kv_heads:
+    if heads == 0:
+        return 0
+    if kv_heads == 0 or heads % kv_heads:
         raise keys.fail(
             "attention.head_count_kv", f"is {kv_heads}, which does not divide the {heads} heads"
         )
@@ -200,6 +219,8 @@ def _head_dim(keys: Keys, d: int, heads: int, kv_heads: int) -> int:
 
 
 def _rope_dims(keys: Keys, head_dim: int) -> int:
+    if head_dim == 0:
+        return 0
     dims = keys.integer("rope.dimension_count", head_dim, head_dim)
     if dims % 2:
         raise keys.fail("rope.dimension_count", f"is {dims}; expected an even number")

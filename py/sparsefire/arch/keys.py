@@ -45,7 +45,8 @@ class Keys:
         )
 
     def integer(self, name: str, most: int, default: int | None = None, least: int = 1) -> int:
-        """An integer from `least` to `most`. An array of equal ones, one a layer, counts as one."""
+        """An integer from `least` to `most`. An array of equal ones, one a layer, counts as one; 0
+        below `least` as none."""
         value = self._required(name, default)
         if isinstance(value, np.ndarray) and value.size:
             if not (value == value[0]).all():
@@ -54,11 +55,28 @@ class Keys:
                     "which is not supported"
                 )
             value = value[0].item()
+        if value == 0 and least > 0 and default is not None:
+            value = default
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise self.fail(
                 name, f"is {shown_value(value)}; expected a whole number from {least} to {most}"
             )
         return value
+
+    def per_layer(
+        self, name: str, layers: int, most: int, default: int | None = None
+    ) -> tuple[int, ...]:
+        """An integer from 0 to `most` for each layer: the key's array, or its one integer."""
+        value = self._required(name, default)
+        values = list(value) if isinstance(value, np.ndarray) else [value] * layers
+        for each in values[:layers]:
+            if not isinstance(each, (int, np.integer)) or not 0 <= each <= most:
+                raise self.fail(
+                    name, f"has {shown_value(each)}; expected whole numbers from 0 to {most}"
+                )
+        if len(values) < layers:
+            raise self.fail(name, f"has {len(values)} entries for {layers} layers")
+        return tuple(int(each) for each in values[:layers])
 
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
         """A finite number from `low` to `high`."""

@@ -47,13 +47,15 @@ class Vector:
 
 @dataclass(frozen=True)
 class FfnLayer:
-    """A feed-forward layer: its tensors are `blk.{block}.ffn_*{suffix}`."""
+    """A feed-forward layer: its tensors are `blk.{block}.ffn_*{suffix}`, but for those that
+    `names` gives other ones."""
 
     block: int
     suffix: str
     hidden: int
     gated: bool
     activation: ActivationType
+    names: tuple[tuple[str, str], ...] = ()  # such as ("ffn_up", "channel_mix_key")
 
 
 @dataclass(frozen=True)
@@ -184,15 +186,15 @@ class Plan:
     ) -> None:
         """Normalises each of the groups that x is divided into."""
         if weight is None and kind != Norm.NORM_L2:
-            weight = self.ones(x.width // groups)
+            weight = self.repeated((1.0,), x.width // groups)
         arguments = x.index, out.index, _index(weight), _index(bias), int(kind), groups
         self.step(StepName.STEP_NORM, *arguments, numbers=(epsilon,))
 
-    def ones(self, count: int) -> Vector:
-        """A vector of ones, for norms without a weight."""
-        name = f"ones {count}"
+    def repeated(self, values: tuple[float, ...], count: int) -> Vector:
+        """A vector that holds the values `count` times."""
+        name = f"{values} {count}"
         if name not in self._vectors:
-            self._vectors[name] = self.constant(np.ones(count, np.float32))
+            self._vectors[name] = self.constant(np.tile(np.array(values, np.float32), count))
         return self._vectors[name]
 
     def products(self, x: Buffer, *products: tuple[Matrix, Vector | None, Buffer]) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from . import decoder, smallthinker
+from . import decoder, mamba2, nemotron_h, smallthinker
 from .architecture import Architecture
 
-ARCHITECTURES: dict[str, Architecture] = {**decoder.ROWS, **smallthinker.ROWS}
+ARCHITECTURES: dict[str, Architecture] = {
+    **decoder.ROWS,
+    **smallthinker.ROWS,
+    **nemotron_h.ROWS,
+    **mamba2.ROWS,
+}

@@ -129,7 +129,8 @@ def _ffn_tensors(
 
 def ffn_tensor(layer: FfnLayer, part: str, kind: str = "weight") -> str:
     """The name of a tensor of a feed-forward layer."""
-    return f"blk.{layer.block}.{part}{layer.suffix}.{kind}"
+    name = dict(layer.names).get(part, part + layer.suffix)
+    return f"blk.{layer.block}.{name}.{kind}"
 
 
 def ffn_matrices(layer: FfnLayer) -> tuple[str, ...]:

@@ -110,6 +110,7 @@ class Writer:
         gated: bool | None = None,
         activation: ActivationType | None = None,
         hints: Buffer | None = None,
+        names: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """The feed-forward layer of a block."""
         config = self.config
@@ -120,6 +121,7 @@ class Writer:
                 config.hidden if hidden is None else hidden,
                 config.kind.gated if gated is None else gated,
                 activation or config.activation,
+                names,
             )
         )
         if x.width == config.d:
