@@ -14,7 +14,20 @@ from sparsefire.lm.model import Model
 
 TOKENS = [(37 * i + 11) % mixture_models.VOCAB for i in range(14)]
 # What must run. Others may be refused, which names the architecture or the part that is missing.
-SUPPORTED = ("smallthinker",)
+SUPPORTED = (
+    "bailingmoe",
+    "deepseek",
+    "dots1",
+    "glm4moe",
+    "granitemoe",
+    "hunyuan-moe",
+    "llama",
+    "minimax-m2",
+    "olmoe",
+    "qwen2moe",
+    "qwen3moe",
+    "smallthinker",
+)
 
 
 @pytest.mark.parametrize("architecture", mixture_models.MIXTURES)

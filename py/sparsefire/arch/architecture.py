@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from .mixture import Mixture
+
 if TYPE_CHECKING:
     from .writer import Writer
 
@@ -30,6 +32,7 @@ class Architecture(NamedTuple):
     layer_norm: bool = False  # mean and variance, with a bias; else RMS
     rope_halves: bool = False  # pairs are (i, i + dims/2) of a head; else (2i, 2i+1)
     vectors: tuple[str, ...] = ()  # that it has beside the plain norms
+    optional: tuple[str, ...] = ()  # and those that only some of its models have
     embedding_scale: Number = lambda _: 1.0
     residual_scale: Number = lambda _: 1.0
     logit_divisor: Number | None = None  # None: a file must not name one
@@ -41,4 +44,9 @@ class Architecture(NamedTuple):
     both_active: bool = False  # up goes through the activation as the gate does
     window_rope_base: float | None = None  # of layers with a window; None: that of the others
     ambiguous: str = ""
+    ffn_norm: str = "ffn_norm"  # name of the norm before the feed-forward part
+    whole_norms: bool = False  # queries' and keys' norms are of all heads together
+    norms_after_rope: bool = False  # and come after the rotation
+    leads: bool = True  # leading_dense_block_count is heeded
+    mixture: Mixture | None = None  # how experts are chosen, where a file has some
     own_keys: tuple[str, ...] = ()  # keys that it reads itself, of those that others may not have

@@ -110,8 +110,9 @@ _NEUTRAL = {
 def _refuse_unknown(keys: Keys, kind: Architecture) -> None:
     """`UnsupportedError` for a key that requires something the core does not compute, unless the
     architecture reads it itself."""
+    own = {*kind.own_keys, *(("expert_count",) if kind.mixture else ())}
     for name, neutral in _NEUTRAL.items():
-        if name not in kind.own_keys and keys.value(name, neutral) != neutral:
+        if name not in own and keys.value(name, neutral) != neutral:
             raise keys.unsupported(name)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import math
 
+from ..core.enums import Route
 from .architecture import Architecture
+from .mixture import Mixture, has_experts, mixture
 from .plan import Buffer
 from .rope import Rope
 from .writer import Writer
@@ -18,10 +20,18 @@ def write(w: Writer) -> None:
         w.norm(w.x, f"blk.{block}.attn_norm", w.normed)
         attention(w, block, w.normed, w.added)
         w.residual(_own(w, block, "post_attention_norm"))
-        w.norm(w.x, f"blk.{block}.ffn_norm", w.normed)
-        w.ffn(block, w.normed, w.added, hints=w.x if w.config.powerinfer else None)
+        w.norm(w.x, f"blk.{block}.{w.config.kind.ffn_norm}", w.normed)
+        feed_forward(w, block, w.normed, w.added)
         w.residual(_own(w, block, "post_ffw_norm"))
     w.head()
+
+
+def feed_forward(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
+    """The feed-forward layer of a block, or its experts."""
+    if has_experts(w, block):
+        mixture(w, block, x, out)
+    else:
+        w.ffn(block, x, out, hints=w.x if w.config.powerinfer else None)
 
 
 def _own(w: Writer, block: int, name: str) -> str | None:
@@ -51,10 +61,15 @@ def attention(
     w.products(x, (f"{prefix}attn_q", q), (f"{prefix}attn_k", k), (f"{prefix}attn_v", v))
     rope = w.rope(rope_of(w, block)) if rotary and config.rope_dims else None
     for name, each, count in (("attn_q_norm", q, heads), ("attn_k_norm", k, kv_heads)):
-        if f"{name}.weight" in config.kind.vectors:
-            w.norm(each, f"{prefix}{name}", each, groups=count)
+        normed = _has_norm(w, f"{prefix}{name}", f"{name}.weight")
+        late = config.kind.norms_after_rope
+        groups = 1 if config.kind.whole_norms else count
+        if normed and not late:
+            w.norm(each, f"{prefix}{name}", each, groups=groups)
         if rope is not None:
             plan.rotate(each, rope, count, config.kind.rope_halves)
+        if normed and late:
+            w.norm(each, f"{prefix}{name}", each, groups=groups)
     plan.scale(q, config.attention_scale)
     mixed = w.buffer("heads", heads * dim)
     window = config.windows[block] if window is None else window
@@ -67,6 +82,12 @@ def attention(
     return step
 
 
+def _has_norm(w: Writer, name: str, tensor: str) -> bool:
+    """Whether a block has a norm that is the architecture's, or may be."""
+    kind = w.config.kind
+    return tensor in kind.vectors or (tensor in kind.optional and w.has(f"{name}.weight"))
+
+
 def rope_of(w: Writer, block: int) -> Rope:
     """The rotary embedding of a block."""
     return w.config.window_rope if w.config.windows[block] else w.config.rope
@@ -76,7 +97,7 @@ _HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
 _POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 _NORM_BIASES = ("attn_norm.bias", "ffn_norm.bias")
 
-_LLAMA = Architecture("silu", write)
+_LLAMA = Architecture("silu", write, mixture=Mixture(own_width=False))
 _GEMMA = Architecture(
     "gelu_tanh", write, rope_halves=True, embedding_scale=lambda sizes: sizes.d**0.5
 )
@@ -100,7 +121,9 @@ _MINICPM = _LLAMA._replace(
     residual_scale=lambda sizes: 1.4 / math.sqrt(sizes.layers),
     logit_divisor=lambda sizes: sizes.d / 256,
 )
-_GRANITE = _LLAMA._replace(logit_divisor=lambda _: 1.0)
+_GRANITE = _LLAMA._replace(
+    logit_divisor=lambda _: 1.0, mixture=Mixture(own_width=False, shared="key")
+)
 _NEMOTRON = Architecture(
     "relu2", write, gated=False, layer_norm=True, rope_halves=True, vectors=_NORM_BIASES
 )
@@ -112,7 +135,48 @@ _BITNET = Architecture(
     ambiguous="Microsoft's BitNet b1.58 2B4T uses relu2, those of 1bitLLM silu",
 )
 
+_QWEN2_MOE = _LLAMA._replace(
+    rope_halves=True, mixture=Mixture(normalised=False, shared="hidden", shared_gate=True)
+)
+_QWEN3_MOE = _LLAMA._replace(rope_halves=True, vectors=_HEAD_NORMS, mixture=Mixture())
+_DEEPSEEK = _LLAMA._replace(mixture=Mixture(normalised=False, scaled=True, shared="count"))
+# Chosen and weighted as the file says, with a bias for the choice.
+_BY_KEYS = Mixture(Route.ROUTE_SIGMOID, by_key=True, normalised=None, scaled=True, shared="count")
+_GLM4_MOE = _LLAMA._replace(
+    rope_halves=True, ffn_norm="post_attention_norm", optional=_HEAD_NORMS, mixture=_BY_KEYS
+)
+
 ROWS = {
+    "bailingmoe": _LLAMA._replace(
+        mixture=Mixture(normalised=None, scaled=True, shared="count"), leads=False
+    ),
+    "deepseek": _DEEPSEEK,
+    "dots1": _LLAMA._replace(
+        rope_halves=True, vectors=_HEAD_NORMS, mixture=_BY_KEYS._replace(scoring=None)
+    ),
+    "ernie4_5-moe": _LLAMA._replace(mixture=Mixture(shared="key")),
+    "glm4moe": _GLM4_MOE,
+    "granitemoe": _GRANITE,
+    "hunyuan-moe": _LLAMA._replace(
+        rope_halves=True,
+        vectors=_HEAD_NORMS,
+        norms_after_rope=True,
+        mixture=Mixture(own_width=False, shared="hidden"),
+    ),
+    "minimax-m2": _LLAMA._replace(
+        rope_halves=True,
+        vectors=_HEAD_NORMS,
+        whole_norms=True,
+        mixture=Mixture(Route.ROUTE_SIGMOID, by_key=True, own_width=False),
+    ),
+    "olmoe": _LLAMA._replace(
+        rope_halves=True,
+        vectors=_HEAD_NORMS,
+        whole_norms=True,
+        mixture=Mixture(normalised=False, own_width=False),
+    ),
+    "qwen2moe": _QWEN2_MOE,
+    "qwen3moe": _QWEN3_MOE,
     "llama": _LLAMA,
     "mistral3": _LLAMA,
     "bamboo": Architecture("relu", write, both_active=True),
