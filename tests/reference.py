@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from sparsefire.errors import FormatError
 from sparsefire.weights.quantized import QuantizedWeights
 
 Array = npt.NDArray[np.float64]
@@ -49,12 +50,18 @@ TURNS_HALVES = ("qwen2", "qwen3", "gemma", "gemma2", "gemma3", "nemotron", "bitn
 
 
 def pack(values: npt.ArrayLike, kind: gguf.GGMLQuantizationType) -> npt.NDArray[Any]:
-    """Weights in a format, by the gguf package or, where it can only read it, by our quantiser."""
+    """Weights in a format, by the gguf package or, where it can only read it, by our quantiser.
+    Zeros of the right size in a format that neither writes."""
     single = np.ascontiguousarray(values, np.float32)
     try:
         return np.asarray(gguf.quantize(single, kind))
     except NotImplementedError:
+        pass
+    try:
         return QuantizedWeights.quantize(single, kind.name).packed
+    except FormatError:
+        shape = gguf.quants.quant_shape_to_byte_shape(single.shape, kind)
+        return np.zeros(shape, np.uint8)
 
 
 def _with_magic(path: Path) -> Path:

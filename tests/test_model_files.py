@@ -96,7 +96,7 @@ BAD_KEYS: list[tuple[dict[str, Any], type[SparsefireError], str]] = [
     ({"llama.context_length": 2**30}, ModelFileError, "context_length' is"),
     ({"llama.hidden_activation": "sine"}, UnsupportedError, "unknown activation 'sine'"),
     ({"llama.hidden_activation": 3}, ModelFileError, "hidden_activation' is 3"),
-    ({"llama.expert_count": 8}, UnsupportedError, "expert_count' is 8"),
+    ({"llama.expert_count": 8}, ModelFileError, "expert_used_count' is missing"),
     ({"sparsefire.version": 2}, UnsupportedError, "version 2"),
     ({"sparsefire.version": 1}, ModelFileError, "hot_counts"),
     ({"sparsefire.version": 1, "sparsefire.cutoff.gate": [0.1]}, ModelFileError, "2 numbers"),
@@ -161,7 +161,7 @@ def test_bad_tensors(
         Model.load(path)
 
 
-@pytest.mark.parametrize("bad", ["TQ1_0", "TQ2_0"])
+@pytest.mark.parametrize("bad", ["IQ2_XXS", "IQ1_S"])
 def test_unsupported_formats_are_named(bad: str, tmp_path: Path) -> None:
     path = tiny_model.write(tmp_path / "bad.gguf", hidden=256, down_format=bad)
     message = (

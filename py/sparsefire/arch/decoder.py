@@ -147,6 +147,20 @@ _GLM4_MOE = _LLAMA._replace(
 )
 
 ROWS = {
+    "llama": _LLAMA,
+    "mistral3": _LLAMA,
+    "bamboo": Architecture("relu", write, both_active=True),
+    "qwen2": _LLAMA._replace(rope_halves=True),
+    "qwen3": _LLAMA._replace(rope_halves=True, vectors=_HEAD_NORMS),
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA2,
+    "gemma3": _GEMMA3,
+    "minicpm": _MINICPM,
+    "granite": _GRANITE,
+    "arcee": Architecture("relu2", write, gated=False),
+    "nemotron": _NEMOTRON,
+    "bitnet": _BITNET,
+    "bitnet-b1.58": _BITNET._replace(activation="relu2"),
     "bailingmoe": _LLAMA._replace(
         mixture=Mixture(normalised=None, scaled=True, shared="count"), leads=False
     ),
@@ -177,18 +191,4 @@ ROWS = {
     ),
     "qwen2moe": _QWEN2_MOE,
     "qwen3moe": _QWEN3_MOE,
-    "llama": _LLAMA,
-    "mistral3": _LLAMA,
-    "bamboo": Architecture("relu", write, both_active=True),
-    "qwen2": _LLAMA._replace(rope_halves=True),
-    "qwen3": _LLAMA._replace(rope_halves=True, vectors=_HEAD_NORMS),
-    "gemma": _GEMMA,
-    "gemma2": _GEMMA2,
-    "gemma3": _GEMMA3,
-    "minicpm": _MINICPM,
-    "granite": _GRANITE,
-    "arcee": Architecture("relu2", write, gated=False),
-    "nemotron": _NEMOTRON,
-    "bitnet": _BITNET,
-    "bitnet-b1.58": _BITNET._replace(activation="relu2"),
 }
