@@ -19,7 +19,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from pyodide_harness import PyodideRuntime
 from sparsefire.errors import ArgumentError, ModelFileError, UnsupportedError
 from sparsefire.text.byte_bpe import ByteLevelBpe
-from sparsefire.text.pretokenizer import DEEPSEEK_LLM, pretokenizer
+from sparsefire.text.pretokenizer import DEEPSEEK_LLM, pretokenizer, rules_of
 from sparsefire.text.tokenizer import Tokenizer
 from sparsefire.text.vocabulary import Vocabulary
 
@@ -461,6 +461,15 @@ def test_no_token_is_not_the_default() -> None:
     assert Tokenizer.from_metadata(metadata).vocabulary.unknown == 0
     metadata["tokenizer.ggml.unknown_token_id"] = -1
     assert Tokenizer.from_metadata(metadata).vocabulary.unknown is None
+
+
+def test_rules_are_found_by_their_patterns() -> None:
+    assert "llama-bpe" in rules_of([GPT4])
+    assert rules_of([GPT4O]) == ["gpt-4o"]
+    ends = DEEPSEEK_V3.replace(r"\r", "\r").replace(r"\n", "\n")
+    for last in (DEEPSEEK_V3, ends):
+        assert rules_of([r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", last]) == ["deepseek-v3"]
+    assert rules_of(["x"]) == []
 
 
 def test_named_rule() -> None:

@@ -73,7 +73,7 @@ DEEPSEEK_LLM = (
     "[一-龥ࠀ-一가-\ud7ff]+",
     DIGIT,
 )
-_ASCII_MARK = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+_ASCII_MARK = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
 _DEEPSEEK_WORD = (
     _ASCII_MARK + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*" + _END
 )
@@ -198,8 +198,9 @@ def check_rule(name: str) -> None:
 
 
 def rules_of(patterns: Iterable[str]) -> list[str]:
-    """Names of the rules with these patterns, written as in tokenizer.json."""
-    wanted = tuple(patterns)
+    """Names of the rules with these patterns, written as in tokenizer.json: there line ends stand
+    as such or as escapes."""
+    wanted = tuple(each.replace("\r", r"\r").replace("\n", r"\n") for each in patterns)
     return [name for name, rule in _RULES.items() if rule.patterns == wanted]
 
 
