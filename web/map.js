@@ -19,7 +19,7 @@ export class NeuronMap {
   /** Clears the map for a model; `sizes`: the number of neurons of each layer; `hot`: how many of them are always
    *  computed. */
   reset(sizes, hot = []) {
-    const [layers, hidden] = [sizes.length, Math.max(...sizes)];
+    const [layers, hidden] = [sizes.length, Math.max(0, ...sizes)];
     const neurons = layers * hidden; // activity has as many for each layer as for the widest
     Object.assign(this, { layers, hidden, sizes, hot, tokens: 0, settled: false });
     this.brightness = new Float32Array(neurons); // 0 … 1

@@ -72,7 +72,7 @@ export function showReport(report) {
   $("speed-now").textContent = "–";
 }
 
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
 
 function showFigures(report, active) {
   const now = performance.now();

@@ -8,9 +8,9 @@ const STAGES = {
   model: "Copying the weights into memory",
 };
 
-/** "4 layers of 1792 neurons" */
+/** "4 layers of 1792 neurons"; hidden: the number of each feed-forward layer. */
 export function layersOf({ hidden }) {
-  const widest = Math.max(...hidden);
+  const widest = Math.max(0, ...hidden);
   return `${hidden.length} layers of ${hidden.every((each) => each === widest) ? "" : "up to "}${widest} neurons`;
 }
 

@@ -191,7 +191,7 @@ async function load({ model, name, options }) {
     if (!openedSource) source.close();
   }
   if (about.error) return about;
-  neurons = about.hidden.length * Math.max(...about.hidden);
+  neurons = about.hidden.length * Math.max(0, ...about.hidden);
   engine.watch(watching);
   setTimeout(() => engine.warm_up()); // after the answer
   return { about, backend: JSON.parse(engine.backend()) };
