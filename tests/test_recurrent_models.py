@@ -21,6 +21,11 @@ SUPPORTED: tuple[str, ...] = (
     "nemotron_h_moe-experts",
     "nemotron_h_moe-latent",
     "nemotron_h_moe-layers",
+    "rwkv6",
+    "rwkv6-halving",
+    "rwkv7",
+    "arwkv7",
+    "arwkv7-plain",
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import decoder, mamba2, nemotron_h, smallthinker
+from . import decoder, mamba2, nemotron_h, rwkv, smallthinker
 from .architecture import Architecture
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -10,4 +10,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **smallthinker.ROWS,
     **nemotron_h.ROWS,
     **mamba2.ROWS,
+    **rwkv.ROWS,
 }

@@ -53,6 +53,11 @@ class Writer:
         full = f"{name}.bias"
         return self.plan.vector(full, count) if self.has(full) else None
 
+    def unused(self, name: str) -> None:
+        """Notes a tensor, named in full, that files may have and the model does not use."""
+        if self.has(name):
+            self.plan.tensors[name] = self.file.tensors[name].shape
+
     def product(self, x: Buffer, name: str, out: Buffer) -> None:
         """Out = the matrix `name` · x + its bias."""
         self.products(x, (name, out))
