@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ from ..weights.activation import ActivationType
 from ..weights.formats import WeightFormat, weight_format
 from ..weights.matrix import Matrix, bundle_views
 from ..weights.quantized import QuantizedWeights, quantize_rows
+from .base import FfnLayer
 from .bundles import BundleFile, Source, write_bundles
-from .core_layer import CoreFfn, check_predictor
+from .core_layer import CoreFfn
 from .cutoff import CutoffReport, calibrate_cutoff
 from .files import read_predictor
 from .forward import ActiveRequest, NeuronCounts, chosen_mode
@@ -63,7 +64,7 @@ def _packed(
     return QuantizedWeights(quantize_rows(array, kind, core, name), kind, array.shape)
 
 
-class SparseFfn:
+class SparseFfn(FfnLayer):
     """A feed-forward layer, y = w2 · act(w1 · x + b1) + b2, or with a ``gate``
     y = w2 · (act(gate · x + gate_bias) ∘ (w1 · x + b1)) + b2.
 
@@ -79,6 +80,8 @@ class SparseFfn:
 
     Errors: `ShapeError` naming the argument, `FormatError`, `ArgumentError`.
     """
+
+    _core_ffn: CoreFfn
 
     def __init__(
         self,
@@ -174,16 +177,6 @@ class SparseFfn:
         self.counts = NeuronCounts.of((), ())
 
     @property
-    def handle(self) -> SupportsIndex:
-        """The layer's handle in the core."""
-        return self._core_ffn.handle
-
-    @property
-    def core(self) -> Core:
-        """The core that holds the layer."""
-        return self._core_ffn.core
-
-    @property
     def hidden(self) -> int:
         """Number of neurons."""
         return self._core_ffn.hidden
@@ -220,11 +213,6 @@ class SparseFfn:
         """Bytes of the weight matrices."""
         ffn = self._core_ffn
         return sum(each.nbytes for each in (ffn.gate, ffn.up, ffn.down) if each is not None)
-
-    @property
-    def predictor(self) -> InCorePredictor | None:
-        """The attached predictor."""
-        return self._core_ffn.predictor
 
     @property
     def matrices(self) -> tuple[Matrix | None, Matrix, Matrix]:
@@ -282,33 +270,6 @@ class SparseFfn:
         as zeros. Raises `ShapeError`, `ArgumentError`, `NotFiniteError`."""
         values = None if weight is None else _arrays.vector(weight, self.hidden, "weight")
         self._core_ffn.set_sub_norm(values, float(epsilon))
-
-    @locked
-    def set_predictor(self, predictor: InCorePredictor | None) -> None:
-        """Attaches a predictor for sparse mode; None removes it. `ShapeError` if its input or
-        hidden size is not the layer's."""
-        if predictor is not None:
-            check_predictor(predictor, self.core, self.d_in, self.hidden)
-        self._core_ffn.set_predictor(predictor)
-
-    @property
-    def cutoff(self) -> float:
-        """Except in dense mode, neurons with |activation(gate)| ≤ cutoff are skipped: neither up
-        nor down is computed. 0, the default, skips only exact zeros. For an ungated layer the
-        quantity is |activation(w1)|, also for `product_cutoff`."""
-        return self._core_ffn.cutoffs["gate"]
-
-    @property
-    def product_cutoff(self) -> float:
-        """Except in dense mode, neurons with |activation(gate) · up| ≤ product_cutoff are skipped
-        in the down product. 0, the default, skips none."""
-        return self._core_ffn.cutoffs["product"]
-
-    @locked
-    def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
-        """Sets `cutoff`, or with ``on`` "product" `product_cutoff`; `ArgumentError` if it is
-        negative or not finite."""
-        self._core_ffn.set_cutoff(float(cutoff), on)
 
     def calibrate_cutoff(
         self,
@@ -378,12 +339,6 @@ class SparseFfn:
     def _mode_without_predictor(self) -> str:
         zeros = self.activation.is_relu_family or any(self._core_ffn.cutoffs.values())
         return "exact" if zeros else "dense"
-
-    def forward_dense(
-        self, x: npt.ArrayLike, *, out: npt.NDArray[np.floating] | None = None
-    ) -> npt.NDArray[np.floating]:
-        """`forward` with every neuron."""
-        return self.forward(x, mode="dense", out=out)
 
     @locked
     def forward_sparse(
