@@ -33,6 +33,7 @@ class ModelConfig:
     architecture: str
     name: str
     layers: int
+    blocks: int  # of the file: `layers`, and those that are not run
     d: int
     hidden: int
     heads: int
@@ -128,7 +129,9 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
     kind = ARCHITECTURES[architecture]
     keys = Keys(file, architecture)
     _refuse_unknown(keys, kind)
-    layers = keys.integer("block_count", 4096)
+    blocks = keys.integer("block_count", 4096)
+    # The last blocks of some models only draft tokens further ahead, and are not run.
+    layers = blocks - keys.integer("nextn_predict_layers", blocks - 1, 0, least=0)
     d = keys.integer("embedding_length", 1 << 17)
     heads = _largest(keys, kind, "attention.head_count", layers, 4096)
     kv_heads = _largest(keys, kind, "attention.head_count_kv", layers, heads, heads)
@@ -143,6 +146,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         architecture=architecture,
         name=shown(name) if isinstance(name, str) else architecture,
         layers=layers,
+        blocks=blocks,
         d=d,
         hidden=hidden,
         heads=heads,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from . import decoder, mamba2, nemotron_h, rwkv, smallthinker
+from . import afmoe, decoder, mamba2, nemotron_h, rwkv, smallthinker
 from .architecture import Architecture
 
 ARCHITECTURES: dict[str, Architecture] = {
     **decoder.ROWS,
+    **afmoe.ROWS,
     **smallthinker.ROWS,
     **nemotron_h.ROWS,
     **mamba2.ROWS,

@@ -41,8 +41,9 @@ def read_plan(file: GgufFile, config: ModelConfig) -> Plan:
             )
         check = check_vector_format if name in vectors else check_format
         check(file, info)
+    unused = tuple(f"blk.{block}." for block in range(config.layers, config.blocks))
     for name in file.tensors:
-        if name not in shapes:
+        if name not in shapes and not name.startswith(unused):
             raise UnsupportedError(
                 f"{file.name}: tensor {name!r} is not part of the architecture "
                 f"{config.architecture!r} as it is supported, and results without it would be wrong"
