@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..arch.config import ModelConfig, read_config
+from ..arch.plan import ExpertLayer, Layer, Plan
 from ..arch.read import format_by_neuron
-from ..arch.tensors import DOWN_BY_NEURON, read_plan
+from ..arch.tensors import DOWN_BY_NEURON, ffn_tensor, read_plan
 from ..errors import ModelFileError, SparsefireError
 from ..ffn.files import predictor_copies
 from ..gguf.reader import GgufFile
@@ -76,7 +77,8 @@ class LayerSparsity:
 @dataclass(frozen=True)
 class MemoryReport:
     """Bytes needed to run. On the native host `weights` stay in the mapped file, and `made` are
-    repacked at load; on WebAssembly hosts everything is copied."""
+    repacked at load; on WebAssembly hosts everything is copied. `key_value_cache` includes the
+    recurrent states of models that have some."""
 
     weights: int
     made: int
@@ -204,8 +206,7 @@ def _resolve(
         report.sizes = _sizes(config)
         report.activation = _activation(file, config, activation is not None)
         report.mode = config.default_mode
-        report.memory = _memory(file, config, context)
-        read_plan(file, config)
+        report.memory = _memory(file, config, read_plan(file, config), context)
     except SparsefireError as error:
         report.problem = str(error).removeprefix(f"{file.name}: ")
     if report.problem is None and report.tokenizer is not None:
@@ -308,21 +309,30 @@ def _listed(value: Any) -> list[Any]:
     return value.tolist() if isinstance(value, np.ndarray) else []
 
 
-def _memory(file: GgufFile, config: ModelConfig, context: int | None) -> MemoryReport:
+def _down(layer: Layer) -> str:
+    """The tensor of a layer's down matrix."""
+    if isinstance(layer, ExpertLayer):
+        return f"{layer.down}.weight"
+    return ffn_tensor(layer, "ffn_down")
+
+
+def _memory(file: GgufFile, config: ModelConfig, plan: Plan, context: int | None) -> MemoryReport:
     """Down matrices of the ReLU family are transposed at load, unless the file stores them that
-    way, and predictors are repacked; the key/value cache holds two float32 vectors per layer and
-    token."""
+    way, and predictors are repacked."""
     made, replaced = predictor_copies(file), 0
-    for layer in range(config.layers if config.activation.is_relu_family else 0):
-        info = file.tensors.get(f"blk.{layer}.ffn_down.weight")
-        if info is not None and f"blk.{layer}.{DOWN_BY_NEURON}" not in file.tensors:
-            d, hidden = info.shape
-            made += hidden * format_by_neuron(info.format, d).row_bytes(d)
+    for layer in plan.layers:
+        experts = isinstance(layer, ExpertLayer)
+        info = file.tensors.get(_down(layer))
+        if info is None or not layer.activation.is_relu_family:
+            continue
+        if experts or f"blk.{layer.block}.{DOWN_BY_NEURON}" not in file.tensors:
+            d = info.shape[-2]
+            made += layer.hidden * format_by_neuron(info.format, d).row_bytes(d)
             replaced += info.nbytes
     tokens = context or min(config.context_length, DEFAULT_CONTEXT)
     return MemoryReport(
         weights=sum(info.nbytes for info in file.tensors.values()) - replaced,
         made=made,
-        key_value_cache=2 * 4 * config.layers * config.kv_width * tokens,
+        key_value_cache=plan.session_bytes(tokens),
         context=tokens,
     )

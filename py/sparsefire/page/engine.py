@@ -445,7 +445,9 @@ def _memory_needed(
     weights = sum(info.nbytes for info in file.tensors.values()) + predictor_copies(file) + rest
     if budget:
         weights += budget - _neuron_bytes(file, plan)
-    cache = 2 * 4 * config.layers * config.kv_heads * config.head_dim * context
+    cache = 2 * 4 * config.layers * config.kv_width * context
+    if plan is not None:
+        cache = plan.session_bytes(context)
     return {
         "weights_bytes": weights,
         "cache_bytes": cache,
