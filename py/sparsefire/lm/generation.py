@@ -12,8 +12,8 @@ from .._arrays import FloatArray
 from ..errors import ArgumentError
 from ..text.tokenizer import Tokenizer
 from .sampling import Sampler, SamplerConfig, SamplerOptions, TokenScore, score
-from .session import Session
-from .stats import Share, Stats
+from .sessions import Lease, Sessions
+from .stats import Stats
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -178,20 +178,19 @@ class _CancelledError(Exception):
 class Generation:
     """One run: an iterator of pieces that updates `stats`. `close` ends it early.
 
-    Each piece is computed under the session's lock. Between two pieces other runs may use the
-    session, from this thread or another; the text is then evaluated again, so that no run sees
-    another's."""
+    Each piece is computed under the model's lock. Between two pieces other runs may go on, from
+    this thread or another, each in a session of its own as far as those go (see `Sessions`)."""
 
     def __init__(
         self,
-        session: Session,
+        sessions: Sessions,
         tokenizer: Tokenizer,
         stats: Stats,
         config: GenerationConfig,
         prompt: Sequence[int],
     ) -> None:
         self.stats = stats
-        self._session = session
+        self._lease = Lease(sessions)
         self._tokenizer = tokenizer
         self._config = config
         self._sampler = Sampler(config.sampler)
@@ -207,12 +206,12 @@ class Generation:
         return self
 
     def __next__(self) -> Piece:
-        with self._session.lock:
+        with self._lease.lock:
             return next(self._pieces)
 
     def close(self) -> None:
         """Interrupts the run. Must be called by the iterating thread; others use a `Cancel`."""
-        with self._session.lock:
+        with self._lease.lock:
             self._pieces.close()
 
     def texts(self) -> Generator[str, None, None]:
@@ -258,16 +257,14 @@ class Generation:
 
     def _tokens(self, prompt: list[int]) -> Iterator[tuple[int, FloatArray]]:
         """Yields new tokens, each with the logits that it was sampled from, until the run ends."""
-        stats, session, config = self.stats, self._session, self._config
+        stats, lease, config = self.stats, self._lease, self._config
         tokens, window = list(prompt), list(prompt)  # all of the text, and what is in the context
         if config.max_tokens == 0:
             stats.finish_reason = "length"
             return
-        session.owner = self
-        session.reset_counts()
         started = time.perf_counter()
-        logits = session.feed(window, stats.mode, self._check)
-        stats.prompt_tokens_per_s = session.evaluated / (time.perf_counter() - started)
+        logits = lease.feed(window, stats.mode, self._check)
+        stats.prompt_tokens_per_s = lease.evaluated / (time.perf_counter() - started)
         while True:
             started = time.perf_counter()
             token = self._sampler.sample(logits, tokens)
@@ -284,26 +281,16 @@ class Generation:
             if len(stats.token_ids) == config.max_tokens:
                 stats.finish_reason = "length"
                 return
-            if len(window) > session.context:
+            if len(window) > lease.context:
                 if not config.context_shift:
                     stats.finish_reason = "context"
                     return
                 window = self._shifted(window)
             self._check()
             started = time.perf_counter()
-            logits = self._next_logits(window)
+            logits = lease.next(window, stats.mode, self._check)
             self._step_seconds += time.perf_counter() - started
             self._steps += 1
-
-    def _next_logits(self, window: list[int]) -> FloatArray:
-        """Evaluates the last token of the window, and those before it that are not in the cache."""
-        session = self._session
-        # Another run may have used the session between two pieces of this one.
-        mine = session.owner is self and len(session.tokens) == len(window) - 1
-        session.owner = self
-        if mine:
-            return session.step(window[-1])
-        return session.feed(window, self.stats.mode, self._check)
 
     def _shifted(self, window: list[int]) -> list[int]:
         """The window without the older half of what follows its kept prefix."""
@@ -320,11 +307,8 @@ class Generation:
             raise _CancelledError(reason)
 
     def _update_stats(self) -> None:
-        stats, session = self.stats, self._session
+        self._lease.lose()
         if self._step_seconds > 0:
-            stats.tokens_per_s = self._steps / self._step_seconds
-        if session.owner is self and session.evaluated:
-            hidden = session.hidden
-            stats.evaluated_tokens = session.evaluated
-            stats.active_share = Share.of(session.active, session.evaluated, hidden)
-            stats.selected_share = Share.of(session.selected, session.evaluated, hidden)
+            self.stats.tokens_per_s = self._steps / self._step_seconds
+        if self._lease.evaluated:
+            self._lease.count_in(self.stats)
