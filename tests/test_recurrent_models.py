@@ -26,6 +26,7 @@ SUPPORTED: tuple[str, ...] = (
     "rwkv7",
     "arwkv7",
     "arwkv7-plain",
+    *recurrent_models.MODELS,
 )
 
 

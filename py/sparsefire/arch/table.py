@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from . import afmoe, decoder, mamba2, nemotron_h, rwkv, smallthinker
+from . import afmoe, decoder, delta_net, lfm2, mamba2, nemotron_h, rwkv, smallthinker
 from .architecture import Architecture
 
 ARCHITECTURES: dict[str, Architecture] = {
     **decoder.ROWS,
+    **lfm2.ROWS,
+    **delta_net.ROWS,
     **afmoe.ROWS,
     **smallthinker.ROWS,
     **nemotron_h.ROWS,

@@ -58,6 +58,13 @@ class Writer:
         if self.has(name):
             self.plan.tensors[name] = self.file.tensors[name].shape
 
+    def split(self, x: Buffer, *parts: Buffer) -> None:
+        """Copies what x holds to the parts, one after the other."""
+        first = 0
+        for part in parts:
+            self.plan.copy(x, part, width=part.width, first=(first, 0))
+            first += part.width
+
     def product(self, x: Buffer, name: str, out: Buffer) -> None:
         """Out = the matrix `name` · x + its bias."""
         self.products(x, (name, out))
@@ -163,10 +170,10 @@ class Writer:
             self.plan.tap(x, Tap.TAP_FFN_INPUTS, layer)
         self.plan.experts(layer, x, routes, out, before=before)
 
-    def head(self, output: str = "output") -> None:
+    def head(self, output: str = "output", *, norm: str = "output_norm") -> None:
         """The final norm, and the logits of the tokens that are picked."""
         config, plan = self.config, self.plan
-        self.norm(self.x, "output_norm", self.normed)
+        self.norm(self.x, norm, self.normed)
         plan.tap(self.normed, Tap.TAP_HIDDEN, 0)
         plan.pick(self.normed)
         name = output if self.has(f"{output}.weight") else "token_embd"
