@@ -109,10 +109,10 @@ class Session(CoreObject):
         another mode, or when the model has a recurrent state, which cannot go back."""
         if mode != self.mode:
             length = 0
-        # An interrupted call may have left the core a step ahead of this object.
+        # An interrupted call may have left the core a step ahead of this object, or waiting.
         position = self.core.check("sf_session_position", self.handle)
         length = min(length, len(self.tokens), position)
-        if length < position and not self._truncate(length):
+        if not self._truncate(length):
             length = 0
             self._truncate(0)
         del self.tokens[length:]
@@ -208,8 +208,11 @@ class Session(CoreObject):
                 self.read_missing()
                 resumed = self.model.handle, logits
                 status = self.core.check("sf_model_resume", *resumed, what="evaluating tokens")
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{error}; {self.model.why_not_finite()}") from None
+        except BaseException as error:
+            self.rewind(len(self.tokens), self.mode)
+            if isinstance(error, NotFiniteError):
+                raise NotFiniteError(f"{error}; {self.model.why_not_finite()}") from None
+            raise
         self.evaluated += n
         self._uncollected += n
 

@@ -16,7 +16,7 @@ from .session import Session
 from .stats import Share, Stats
 
 MOST_SESSIONS = 8
-MOST_BYTES = 1 << 30  # of the key/value caches of all sessions but the first
+MOST_BYTES = 1 << 30  # of what all sessions but the first keep of their tokens
 
 
 class Sessions:
@@ -29,14 +29,13 @@ class Sessions:
     """
 
     def __init__(self, model: CoreModel, context: int) -> None:
-        config = model.config
         self._model = model
         self.context = context
         self.first = Session(model, context)
         self._all = [self.first]  # the one lent longest ago comes first
         self._leases: dict[Session, weakref.ref[Lease]] = {}
-        cache = 2 * context * config.kv_width * config.layers * np.dtype(np.float32).itemsize
-        self._most = min(MOST_SESSIONS, 1 + MOST_BYTES // max(cache, 1))
+        kept = model.plan.session_bytes(context)
+        self._most = min(MOST_SESSIONS, 1 + MOST_BYTES // max(kept, 1))
         self._closed = False
 
     def lend(self, lease: Lease, tokens: Sequence[int], mode: str) -> Session:
