@@ -19,6 +19,7 @@ SUPPORTED = (
     "bailingmoe",
     "bailingmoe2",
     "deepseek",
+    "deepseek2",
     "dots1",
     "glm4moe",
     "granitemoe",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import afmoe, decoder, delta_net, lfm2, mamba2, nemotron_h, rwkv, smallthinker
+from . import afmoe, decoder, deepseek2, delta_net, lfm2, mamba2, nemotron_h, rwkv, smallthinker
 from .architecture import Architecture
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -10,6 +10,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **lfm2.ROWS,
     **delta_net.ROWS,
     **afmoe.ROWS,
+    **deepseek2.ROWS,
     **smallthinker.ROWS,
     **nemotron_h.ROWS,
     **mamba2.ROWS,

@@ -35,7 +35,7 @@ def read_plan(file: GgufFile, config: ModelConfig) -> Plan:
     vectors = {each.name for each in writer.plan.vectors}
     for name, shape in shapes.items():
         info = file.tensor(name)
-        if info.shape != shape:
+        if _significant(info.shape) != _significant(shape):
             raise ModelFileError(
                 f"{file.name}: tensor {name!r} has shape {info.shape}, expected {shape}; {REPAIR}"
             )
@@ -49,6 +49,13 @@ def read_plan(file: GgufFile, config: ModelConfig) -> Plan:
                 f"{config.architecture!r} as it is supported, and results without it would be wrong"
             )
     return writer.plan
+
+
+def _significant(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without ones before its last two dimensions, which files leave out."""
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    return shape
 
 
 def _refuse_fused(file: GgufFile, shapes: dict[str, tuple[int, ...]]) -> None:

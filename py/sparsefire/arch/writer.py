@@ -157,6 +157,9 @@ class Writer:
         prefix, d = f"blk.{block}.ffn_", x.width
         names = [f"{prefix}{part}_exps" for part in ("gate", "up", "down")]
         shapes = [(count, width, d), (count, width, d), (count, out.width, width)]
+        if gated and self.has(f"{prefix}gate_up_exps.weight"):
+            names[:2] = [f"{prefix}gate_up_exps"] * 2
+            shapes[:2] = [(count, 2 * width, d)] * 2
         biases = self.has(f"{names[1]}.bias")
         for name, shape in list(zip(names, shapes, strict=True))[0 if gated else 1 :]:
             self.plan.tensors[f"{name}.weight"] = shape
