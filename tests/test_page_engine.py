@@ -13,11 +13,12 @@ import pytest
 import mixture_models
 import moe_model
 import tiny_model
-from sparsefire.arch.plan import Plan
+from sparsefire.arch.plan import ExpertLayer, Plan
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.gguf.writer import write_gguf
 from sparsefire.lm.model import Model
 from sparsefire.page.engine import Engine, LayerBytes, open_files
+from sparsefire.weights.activation import ActivationType
 
 OPTIONS = json.dumps({"context": 0, "budget": 0})
 # Python's notations for bytes, arrays, objects and constants, and its tracebacks.
@@ -196,3 +197,11 @@ def test_bytes_read_by_a_model_without_feed_forward_layers(whole: Path) -> None:
         bytes_read = LayerBytes(file, Plan(270, 64))
         assert bytes_read.dense == bytes_read.read("dense", np.zeros(0), np.zeros(0)) == 0
         assert bytes_read.other == sum(each.nbytes for each in file.tensors.values())
+
+
+def test_gate_and_up_of_experts_in_one_matrix() -> None:
+    both, down = "blk.0.ffn_gate_up_exps", "blk.0.ffn_down_exps"
+    layer = ExpertLayer(0, 4, 8, both, both, down, ActivationType.SILU, False)
+    sizes = {f"{both}.weight": 200, f"{down}.weight": 100, "other.weight": 7}
+    assert LayerBytes._layer(layer, sizes) == (100, 200, 0)
+    assert sizes == {"other.weight": 7}

@@ -121,12 +121,14 @@ class LayerBytes:
         """Bytes of a layer's gate rows, of its up and down rows, and of its predictor, whose
         tensors are removed from `sizes`."""
 
-        def take(*names: str | None) -> int:
+        def take(*names: str | None) -> float:
             return sum(sizes.pop(f"{name}.weight", 0) for name in names)
 
         if isinstance(layer, ExpertLayer):
             gate, up, down = take(layer.gate), take(layer.up), take(layer.down)
-            return (gate, up + down, 0) if gate else (up, down, 0)
+            if layer.gate == layer.up:  # one matrix with the rows of both
+                gate, up = gate / 2, gate / 2
+            return (gate, up + down, 0) if layer.gate else (up, down, 0)
         gate, up, down = (sizes.pop(ffn_tensor(layer, part), 0) for part in FFN_PARTS)
         if layer.suffix:  # shared experts have neither bundles nor predictors
             return (gate, up + down, 0) if layer.gated else (up, down, 0)
@@ -434,8 +436,8 @@ def _neuron_bytes(file: GgufFile, plan: Plan | None) -> int:
     """Bytes of the neurons that can be read on demand: those of experts, or of bundled layers; 0
     for other models."""
     experts = [each for each in plan.layers if isinstance(each, ExpertLayer)] if plan else []
-    names = [f"{name}.weight" for each in experts for name in (each.gate, each.up, each.down)]
-    names = names or [name for name in file.tensors if ".ffn_bundle." in name]
+    names = {f"{name}.weight" for each in experts for name in (each.gate, each.up, each.down)}
+    names = names or {name for name in file.tensors if ".ffn_bundle." in name}
     return sum(file.tensors[name].nbytes for name in names if name in file.tensors)
 
 
