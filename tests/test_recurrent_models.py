@@ -12,6 +12,7 @@ from bench.lib.further_models import write_further
 from gemma3n_reference import Gemma3nReference
 from mixture_models import VOCAB
 from recurrent_reference import RecurrentReference
+from sparsefire.calibrate.predictors import calibrate_model
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, ContextFullError, UnsupportedError
 from sparsefire.lm.model import Model
@@ -97,3 +98,11 @@ def test_a_refused_call_changes_no_session(paths: dict[str, Path]) -> None:
         session.rewind(3, session.mode)
         assert session.tokens == []
         assert np.array_equal(model.evaluate([(session, TOKENS[:5])]), first)
+
+
+@pytest.mark.parametrize("name", ["rwkv7", "nemotron_h_moe-experts", "lfm2moe"])
+def test_what_calibration_cannot_write_is_refused(
+    name: str, paths: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match="cannot be calibrated yet"):
+        calibrate_model(paths[name], tmp_path / "out.gguf", "text")
