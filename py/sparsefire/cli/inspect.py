@@ -109,11 +109,13 @@ def _facts(found: Inspection) -> Iterable[tuple[str, str]]:
 
 
 def _sizes(sizes: dict[str, Any]) -> str:
-    return (
-        f"{sizes['layers']} layers, d {sizes['d']}, {sizes['hidden']} neurons per layer, "
-        f"{sizes['heads']} heads ({sizes['kv_heads']} key/value heads) of {sizes['head_dim']}, "
-        f"vocabulary {sizes['vocab']}, context {sizes['context_length']}"
-    )
+    heads = f"{sizes['heads']} heads ({sizes['kv_heads']} key/value heads) of {sizes['head_dim']}"
+    parts = [
+        f"{sizes['layers']} layers, d {sizes['d']}, {sizes['hidden']} neurons per layer",
+        *([heads] if sizes["heads"] else []),  # of attention
+        f"vocabulary {sizes['vocab']}, context {sizes['context_length']}",
+    ]
+    return ", ".join(parts)
 
 
 def _activation(found: Inspection) -> str:
