@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sparsefire as sf
+from reference import pack
 from sparsefire.core.core import Core
 from sparsefire.errors import (
     ArgumentError,
@@ -81,11 +82,7 @@ def _as_stored(weights: Doubles, format: str) -> Doubles:
     """Weights after the rounding of a format, by the gguf package or numpy."""
     single = np.ascontiguousarray(weights, np.float32)
     kind = gguf.GGMLQuantizationType(FORMATS[format].code)
-    if FORMATS[format].block == 256:  # the package reads but does not write them
-        packed = sf.QuantizedWeights.quantize(single, format).packed
-    else:
-        packed = gguf.quantize(single, kind)
-    return gguf.dequantize(packed, kind).reshape(single.shape).astype(np.float64)
+    return gguf.dequantize(pack(single, kind), kind).reshape(single.shape).astype(np.float64)
 
 
 def _sizes(format: str) -> tuple[tuple[int, int, int], ...]:

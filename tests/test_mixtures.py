@@ -15,8 +15,11 @@ from sparsefire.lm.model import Model
 TOKENS = [(37 * i + 11) % mixture_models.VOCAB for i in range(14)]
 # What must run. Others may be refused, which names the architecture or the part that is missing.
 SUPPORTED = (
+    "afmoe",
     "bailingmoe",
+    "bailingmoe2",
     "deepseek",
+    "deepseek2",
     "dots1",
     "glm4moe",
     "granitemoe",

@@ -207,7 +207,7 @@ def test_interrupted_between_core_and_python(tiny: Model, monkeypatch: pytest.Mo
     """Ctrl-C may come when the core has taken a token in and Python has not noted it."""
     ids = list(IDS[:6])
     wanted = greedy(tiny, ids, 8)
-    session = tiny._session
+    session = tiny.session
     check = session.core.check
 
     def interrupted(name: str, *args: Any, **options: Any) -> int:

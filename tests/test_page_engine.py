@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mixture_models
 import moe_model
 import tiny_model
+from sparsefire.arch.plan import ExpertLayer, Plan
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.gguf.writer import write_gguf
 from sparsefire.lm.model import Model
-from sparsefire.page.engine import Engine, open_files
+from sparsefire.page.engine import Engine, LayerBytes, open_files
+from sparsefire.weights.activation import ActivationType
 
 OPTIONS = json.dumps({"context": 0, "budget": 0})
 # Python's notations for bytes, arrays, objects and constants, and its tracebacks.
@@ -174,3 +177,31 @@ def test_a_mixture_of_experts(tmp_path: Path, activation: str) -> None:
     assert report["cache_wanted"] > 0
     assert json.loads(engine.token_ids()) == ids
     engine.unload()
+
+
+@pytest.mark.parametrize("architecture", ["deepseek", "afmoe"])
+def test_bytes_read_by_models_with_shared_experts(architecture: str, tmp_path: Path) -> None:
+    """In dense mode all bytes of the layers, but those of experts that are not chosen."""
+    path = mixture_models.write(tmp_path / "m.gguf", architecture)
+    with Model.load(path) as model:
+        bytes_read = LayerBytes(model.file, model.session.model.plan)
+        model.logits(np.arange(1, 9), mode="dense")
+        selected, active = (each / 8 for each in (model.session.selected, model.session.active))
+        read = bytes_read.read("dense", selected, active)
+        assert read == pytest.approx(bytes_read.dense, rel=0.02)
+        assert read + bytes_read.other <= sum(each.nbytes for each in model.file.tensors.values())
+
+
+def test_bytes_read_by_a_model_without_feed_forward_layers(whole: Path) -> None:
+    with GgufFile.open(whole) as file:
+        bytes_read = LayerBytes(file, Plan(270, 64))
+        assert bytes_read.dense == bytes_read.read("dense", np.zeros(0), np.zeros(0)) == 0
+        assert bytes_read.other == sum(each.nbytes for each in file.tensors.values())
+
+
+def test_gate_and_up_of_experts_in_one_matrix() -> None:
+    both, down = "blk.0.ffn_gate_up_exps", "blk.0.ffn_down_exps"
+    layer = ExpertLayer(0, 4, 8, both, both, down, ActivationType.SILU, False)
+    sizes = {f"{both}.weight": 200, f"{down}.weight": 100, "other.weight": 7}
+    assert LayerBytes._layer(layer, sizes) == (100, 200, 0)
+    assert sizes == {"other.weight": 7}

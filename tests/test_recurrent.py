@@ -11,7 +11,7 @@ import pytest
 from one_step import Doubles, OneStep
 from sparsefire.arch.plan import Buffer, Plan
 from sparsefire.core.core import Core
-from sparsefire.errors import ArgumentError, ShapeError, UnsupportedError
+from sparsefire.errors import ArgumentError, NotFiniteError, ShapeError, UnsupportedError
 
 TOKENS = 40  # more than pass through a layer together
 RANDOM = np.random.default_rng(7)
@@ -153,6 +153,19 @@ def test_a_recurrent_session_goes_back_to_its_beginning_only(host_core: Core, na
     assert host_core.check("sf_session_position", session) == 9
     host_core.check("sf_session_truncate", session, 0)
     assert np.array_equal(model.run(session, range(9)), first)
+
+
+def test_a_failed_call_leaves_an_empty_session(host_core: Core) -> None:
+    case = CASES["rwkv7"]
+    bad = np.arange(TOKENS)[:, None] == 9
+    inputs = {name: np.where(bad, np.inf, of) for name, of in case.inputs.items()}
+    model = OneStep(host_core, inputs, case.width, case.build)
+    session = model.session()
+    first = model.run(session, range(5))
+    with pytest.raises(NotFiniteError):
+        model.run(session, [5, 9])
+    assert host_core.check("sf_session_position", session) == 0
+    assert np.array_equal(model.run(session, range(5)), first)
 
 
 Build = Callable[[Plan, dict[str, Buffer], Buffer], None]

@@ -20,6 +20,10 @@ from .further_models import write_further
 
 _PEER = Path(__file__).resolve().parent / "llama_peer"
 _EXPERTS, _EXPERTS_USED = 8, 3
+# What real files do not have: scales of tensors, for which there are formats, classifiers, and what
+# llama.cpp reads and does not use.
+_LEFT_OUT = (".scale", ".input_scale")
+_UNUSED = {"ernie4_5-moe": ("attn_output.bias",)}
 # Tensors of which each expert has a part.
 _OF_EXPERTS = ("ffn_gate_inp.", "exp_probs_b", "_exps.", "_chexps.")
 # Ways to route that no model of the test takes: model, and what changes of its keys.
@@ -70,17 +74,18 @@ def make_models(source: Path, folder: Path) -> tuple[Path, Path]:
 
 def realistic(source: Path, target: Path, changes: Mapping[str, Any] | None = None) -> Path:
     """Copies a model of llama.cpp's test as real files are. The test gives every optional tensor
-    random values: factors of rotary frequencies are made positive, the scales of tensors (for which
-    real files have other formats) and classifiers left out. Its mixtures have two experts of two;
-    so that a router decides something, the copy has eight of three. ``changes``: other values of
-    some of the architecture's keys."""
+    random values: factors of rotary frequencies are made positive, and what real files do not have
+    is left out. Its mixtures have two experts of two; so that a router decides something, the copy
+    has eight of three. ``changes``: other values of some of the architecture's keys."""
     reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(target, architecture)
+    left_out = _LEFT_OUT + _UNUSED.get(architecture, ())
     random = np.random.default_rng(0)
     experts = _copy_keys(reader, writer, changes or {})
     for tensor in reader.tensors:
         name, values = tensor.name, tensor.data
-        if name.endswith((".scale", ".input_scale")) or name.startswith("cls."):
+        if name.endswith(left_out) or name.startswith("cls."):
             continue
         if "rope_freqs" in name or "rope_factors" in name:
             values = np.abs(values) + 0.5

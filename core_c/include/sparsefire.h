@@ -341,7 +341,8 @@ SF_API int32_t sf_ffn_open_cached(sf_ffn **out, sf_context *context, sf_cache *c
 typedef struct sf_experts sf_experts;
 
 /* `count` experts of up->rows / count neurons each. gate (count · width, d_in) or NULL, up (count · width, d_in), down
- * by neuron (count · width, d_out) or by output (count · d_out, width); borrowed. Errors: ARGUMENT, SHAPE, MEMORY. */
+ * by neuron (count · width, d_out) or by output (count · d_out, width); borrowed. When gate is up, each expert's part
+ * of that matrix is its gate and below it its up (count · 2 · width, d_in). Errors: ARGUMENT, SHAPE, MEMORY. */
 SF_API int32_t sf_experts_open(sf_experts **out, sf_context *context, int32_t count, const sf_matrix *gate,
                                const sf_matrix *up, const sf_matrix *down, int32_t down_layout, int32_t activation,
                                float parameter);

@@ -73,17 +73,19 @@ int32_t sf_experts_open(sf_experts **out, sf_context *context, int32_t count, co
   for (int32_t k = 0; k < PARTS; k++) {
     if (whole[k] && whole[k]->rows % count != 0) return SF_ERROR_SHAPE;
   }
-  if (up->rows > SF_MAX_NEURONS) return SF_ERROR_SHAPE;
-  sf_experts *experts = new_experts(context, count, up->rows / count);
+  const int32_t halves = gate == up ? 2 : 1; /* the gate's rows of each expert before its up's */
+  if (up->rows > SF_MAX_NEURONS || up->rows / count % halves != 0) return SF_ERROR_SHAPE;
+  sf_experts *experts = new_experts(context, count, up->rows / count / halves);
   if (!experts) return SF_ERROR_MEMORY;
   experts->gated = gate != NULL;
   for (int32_t i = 0; i < count; i++) {
     for (int32_t k = 0; k < PARTS; k++) {
       sf_matrix *own = &experts->matrices[i * PARTS + k];
       if (!whole[k]) continue;
+      int32_t parts = k == DOWN ? 1 : halves, part = i * parts + (k == UP ? parts - 1 : 0);
       *own = *whole[k];
-      own->rows /= count;
-      own->data += (size_t)i * (size_t)own->rows * own->stride;
+      own->rows /= count * parts;
+      own->data += (size_t)part * (size_t)own->rows * own->stride;
     }
   }
   return finish_open(out, experts, down_layout, activation, parameter);

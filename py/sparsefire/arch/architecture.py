@@ -44,6 +44,7 @@ class Architecture(NamedTuple):
     both_active: bool = False  # up goes through the activation as the gate does
     window_rope_base: float | None = None  # of layers with a window; None: that of the others
     ambiguous: str = ""
+    fused_qkv: bool = False  # attn_qkv holds the rows of queries, keys and values
     ffn_norm: str = "ffn_norm"  # name of the norm before the feed-forward part
     whole_norms: bool = False  # queries' and keys' norms are of all heads together
     norms_after_rope: bool = False  # and come after the rotation

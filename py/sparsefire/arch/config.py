@@ -33,6 +33,7 @@ class ModelConfig:
     architecture: str
     name: str
     layers: int
+    blocks: int  # of the file: `layers`, and those that are not run
     d: int
     hidden: int
     heads: int
@@ -128,12 +129,14 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
     kind = ARCHITECTURES[architecture]
     keys = Keys(file, architecture)
     _refuse_unknown(keys, kind)
-    layers = keys.integer("block_count", 4096)
+    blocks = keys.integer("block_count", 4096)
+    # The last blocks of some models only draft tokens further ahead, and are not run.
+    layers = blocks - keys.integer("nextn_predict_layers", blocks - 1, 0, least=0)
     d = keys.integer("embedding_length", 1 << 17)
     heads = _largest(keys, kind, "attention.head_count", layers, 4096)
     kv_heads = _largest(keys, kind, "attention.head_count_kv", layers, heads, heads)
     hidden = _largest(keys, kind, "feed_forward_length", layers, 1 << 22)
-    sizes = Sizes(layers, d, heads, _head_dim(keys, d, heads, kv_heads))
+    sizes = Sizes(layers, d, heads, _head_dim(keys, kind, d, heads, kv_heads))
     context_length = keys.integer("context_length", 1 << 24)
     rope = read_rope(file, keys, _rope_dims(keys, sizes.head_dim), context_length)
     chosen, parameter = _activation(file, keys, architecture, activation)
@@ -143,6 +146,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         architecture=architecture,
         name=shown(name) if isinstance(name, str) else architecture,
         layers=layers,
+        blocks=blocks,
         d=d,
         hidden=hidden,
         heads=heads,
@@ -204,7 +208,7 @@ def _architecture(file: GgufFile) -> str:
     return architecture
 
 
-def _head_dim(keys: Keys, d: int, heads: int, kv_heads: int) -> int:
+def _head_dim(keys: Keys, kind: Architecture, d: int, heads: int, kv_heads: int) -> int:
     if heads == 0:
         return 0
     if kv_heads == 0 or heads % kv_heads:
@@ -214,6 +218,8 @@ def _head_dim(keys: Keys, d: int, heads: int, kv_heads: int) -> int:
     default = d // heads if d % heads == 0 else None
     head_dim = keys.integer("attention.key_length", 1 << 14, default)
     for name in ("value_length", "key_length_swa", "value_length_swa"):
+        if f"attention.{name}" in kind.own_keys:
+            continue
         if keys.integer(f"attention.{name}", 1 << 14, head_dim) != head_dim:
             raise keys.fail(f"attention.{name}", f"is not the key length, {head_dim}")
     return head_dim

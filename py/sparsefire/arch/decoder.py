@@ -50,6 +50,23 @@ def attention(
     window: int | None = None,
 ) -> int:
     """Attention with rotary positions; the place of its step."""
+    mixed, step = heads_of(w, block, x, kv_heads=kv_heads, rotary=rotary, window=window)
+    if sub_norm := _own(w, block, "attn_sub_norm"):
+        w.norm(mixed, sub_norm, mixed)
+    w.product(mixed, f"blk.{block}.attn_output", out)
+    return step
+
+
+def heads_of(
+    w: Writer,
+    block: int,
+    x: Buffer,
+    *,
+    kv_heads: int | None = None,
+    rotary: bool = True,
+    window: int | None = None,
+) -> tuple[Buffer, int]:
+    """What the heads of attention make of x, before the output matrix; the place of the step."""
     config, plan, prefix = w.config, w.plan, f"blk.{block}."
     kv_heads = config.kv_heads if kv_heads is None else kv_heads
     heads, dim = config.heads, config.head_dim
@@ -58,7 +75,10 @@ def attention(
         w.buffer("k", kv_heads * dim),
         w.buffer("v", kv_heads * dim),
     )
-    w.products(x, (f"{prefix}attn_q", q), (f"{prefix}attn_k", k), (f"{prefix}attn_v", v))
+    if config.kind.fused_qkv:
+        _fused_products(w, f"{prefix}attn_qkv", x, q, k, v)
+    else:
+        w.products(x, (f"{prefix}attn_q", q), (f"{prefix}attn_k", k), (f"{prefix}attn_v", v))
     rope = w.rope(rope_of(w, block)) if rotary and config.rope_dims else None
     for name, each, count in (("attn_q_norm", q, heads), ("attn_k_norm", k, kv_heads)):
         normed = _has_norm(w, f"{prefix}{name}", f"{name}.weight")
@@ -76,10 +96,17 @@ def attention(
     step = plan.attention(
         q, k, v, mixed, kv_heads=kv_heads, k_dim=dim, window=window, cap=config.attention_cap
     )
-    if sub_norm := _own(w, block, "attn_sub_norm"):
-        w.norm(mixed, sub_norm, mixed)
-    w.product(mixed, f"{prefix}attn_output", out)
-    return step
+    return mixed, step
+
+
+def _fused_products(w: Writer, name: str, x: Buffer, *outs: Buffer) -> None:
+    """Products with a matrix that is several, one below the other."""
+    shape = sum(out.width for out in outs), x.width
+    products, first = [], 0
+    for out in outs:
+        products.append((w.plan.matrix(f"{name}.weight", shape, (first, out.width)), None, out))
+        first += out.width
+    w.plan.products(x, *products)
 
 
 def _has_norm(w: Writer, name: str, tensor: str) -> bool:
@@ -93,7 +120,7 @@ def rope_of(w: Writer, block: int) -> Rope:
     return w.config.window_rope if w.config.windows[block] else w.config.rope
 
 
-_HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
+HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
 _POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 _NORM_BIASES = ("attn_norm.bias", "ffn_norm.bias")
 
@@ -111,7 +138,7 @@ _GEMMA2 = _GEMMA._replace(
     full_every=2,
 )
 _GEMMA3 = _GEMMA._replace(
-    vectors=(*_HEAD_NORMS, *_POST_NORMS),
+    vectors=(*HEAD_NORMS, *_POST_NORMS),
     attention_scale=lambda s: (s.d / s.heads if s.layers == 62 else s.head_dim) ** -0.5,
     full_every=6,
     window_rope_base=10000.0,
@@ -138,12 +165,12 @@ _BITNET = Architecture(
 _QWEN2_MOE = _LLAMA._replace(
     rope_halves=True, mixture=Mixture(normalised=False, shared="hidden", shared_gate=True)
 )
-_QWEN3_MOE = _LLAMA._replace(rope_halves=True, vectors=_HEAD_NORMS, mixture=Mixture())
+_QWEN3_MOE = _LLAMA._replace(rope_halves=True, vectors=HEAD_NORMS, mixture=Mixture())
 _DEEPSEEK = _LLAMA._replace(mixture=Mixture(normalised=False, scaled=True, shared="count"))
 # Chosen and weighted as the file says, with a bias for the choice.
 _BY_KEYS = Mixture(Route.ROUTE_SIGMOID, by_key=True, normalised=None, scaled=True, shared="count")
 _GLM4_MOE = _LLAMA._replace(
-    rope_halves=True, ffn_norm="post_attention_norm", optional=_HEAD_NORMS, mixture=_BY_KEYS
+    rope_halves=True, ffn_norm="post_attention_norm", optional=HEAD_NORMS, mixture=_BY_KEYS
 )
 
 ROWS = {
@@ -151,7 +178,7 @@ ROWS = {
     "mistral3": _LLAMA,
     "bamboo": Architecture("relu", write, both_active=True),
     "qwen2": _LLAMA._replace(rope_halves=True),
-    "qwen3": _LLAMA._replace(rope_halves=True, vectors=_HEAD_NORMS),
+    "qwen3": _LLAMA._replace(rope_halves=True, vectors=HEAD_NORMS),
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
     "gemma3": _GEMMA3,
@@ -166,29 +193,35 @@ ROWS = {
     ),
     "deepseek": _DEEPSEEK,
     "dots1": _LLAMA._replace(
-        rope_halves=True, vectors=_HEAD_NORMS, mixture=_BY_KEYS._replace(scoring=None)
+        rope_halves=True, vectors=HEAD_NORMS, mixture=_BY_KEYS._replace(scoring=None)
     ),
     "ernie4_5-moe": _LLAMA._replace(mixture=Mixture(shared="key")),
     "glm4moe": _GLM4_MOE,
     "granitemoe": _GRANITE,
     "hunyuan-moe": _LLAMA._replace(
         rope_halves=True,
-        vectors=_HEAD_NORMS,
+        vectors=HEAD_NORMS,
         norms_after_rope=True,
         mixture=Mixture(own_width=False, shared="hidden"),
     ),
     "minimax-m2": _LLAMA._replace(
         rope_halves=True,
-        vectors=_HEAD_NORMS,
+        vectors=HEAD_NORMS,
         whole_norms=True,
         mixture=Mixture(Route.ROUTE_SIGMOID, by_key=True, own_width=False),
     ),
     "olmoe": _LLAMA._replace(
         rope_halves=True,
-        vectors=_HEAD_NORMS,
+        vectors=HEAD_NORMS,
         whole_norms=True,
         mixture=Mixture(normalised=False, own_width=False),
     ),
     "qwen2moe": _QWEN2_MOE,
     "qwen3moe": _QWEN3_MOE,
+    "bailingmoe2": _LLAMA._replace(
+        rope_halves=True,
+        fused_qkv=True,
+        vectors=HEAD_NORMS,
+        mixture=_BY_KEYS._replace(scoring=None),
+    ),
 }

@@ -31,11 +31,11 @@ def mixer(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     k, q = w.buffer("state keys", groups * size), w.buffer("state queries", groups * size)
     steps, decay = w.buffer("steps", heads), w.buffer("decay", heads)
     w.product(x, f"{prefix}in", projected)
-    _split(w, projected, gate, mixed, steps)
+    w.split(projected, gate, mixed, steps)
     weight = plan.vector(f"{prefix}conv1d.weight", (mixed.width, taps))
     plan.convolution(mixed, weight, mixed, w.bias(f"{prefix}conv1d", mixed.width))
     plan.map(mixed, mixed, Activation.SILU)
-    _split(w, mixed, values, k, q)
+    w.split(mixed, values, k, q)
     plan.add(steps, plan.vector(f"{prefix}dt.bias", heads), steps)
     plan.map(steps, steps, Function.SOFTPLUS)
     plan.multiply(steps, plan.vector(f"{prefix}a", (heads, 1)), decay)
@@ -50,14 +50,6 @@ def mixer(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     norm = plan.vector(f"{prefix}norm.weight", (groups, inner // groups))
     plan.norm(y, y, norm, w.config.norm_epsilon, groups=groups)
     w.product(y, f"{prefix}out", out)
-
-
-def _split(w: Writer, x: Buffer, *parts: Buffer) -> None:
-    """Copies x to its parts, one after the other."""
-    first = 0
-    for part in parts:
-        w.plan.copy(x, part, width=part.width, first=(first, 0))
-        first += part.width
 
 
 def write(w: Writer) -> None:

@@ -52,12 +52,21 @@ def expert_width(w: Writer) -> int:
     return width or w.config.hidden
 
 
+def experts_used(w: Writer, block: int) -> int:
+    """Experts of a block that each token goes to."""
+    name, count = "expert_used_count", w.keys.integer("expert_count", _MOST_EXPERTS)
+    used = w.keys.per_layer(name, w.config.layers, count)[block]
+    if used == 0:
+        raise w.keys.fail(name, f"is 0 for layer {block}; expected a number from 1 on")
+    return used
+
+
 def route(w: Writer, block: int, x: Buffer) -> Buffer:
     """Chooses the experts of a block by x; their numbers and weights."""
     mixture, keys, prefix = w.config.kind.mixture, w.keys, f"blk.{block}."
     assert mixture is not None
     count = keys.integer("expert_count", _MOST_EXPERTS)
-    used = keys.integer("expert_used_count", count)
+    used = experts_used(w, block)
     groups = keys.integer("expert_group_count", count, 1, least=0) or 1
     groups_used = keys.integer("expert_group_used_count", groups, groups, least=0) or groups
     if count % groups or used > count // groups * groups_used:

@@ -7,6 +7,7 @@ from ..core.enums import Route
 from . import mamba2
 from .architecture import Architecture
 from .decoder import attention
+from .mixture import Mixture, add_shared, experts_used, route
 from .plan import Buffer
 from .writer import Writer
 
@@ -34,45 +35,26 @@ def write(w: Writer) -> None:
 
 def _experts(w: Writer, block: int, hidden: int, x: Buffer, out: Buffer) -> None:
     """The chosen experts, perhaps on fewer dimensions than the stream has, and a shared one."""
-    plan, keys, prefix, layers = w.plan, w.keys, f"blk.{block}.", w.config.layers
+    keys, prefix = w.keys, f"blk.{block}.ffn_latent_"
     count = keys.integer("expert_count", 1 << 16)
-    used = keys.per_layer("expert_used_count", layers, count)[block]
-    if used == 0:
-        raise keys.fail("expert_used_count", f"is 0 for layer {block}; expected 1 or more")
-    width = keys.per_layer("expert_feed_forward_length", layers, 1 << 22, 0)[block]
-    shared = keys.integer("expert_shared_feed_forward_length", 1 << 22, 0, least=0)
+    width = keys.per_layer("expert_feed_forward_length", w.config.layers, 1 << 22, 0)[block]
+    width = width or hidden // experts_used(w, block)
     latent = keys.integer("moe_latent_size", 1 << 17, 0, least=0)
-    groups = keys.integer("expert_group_count", count, 1)
-    scores, routes = w.buffer("scores", count), w.buffer("routes", 2 * used)
-    w.product(x, f"{prefix}ffn_gate_inp", scores)
-    plan.route(
-        scores,
-        routes,
-        Route.ROUTE_SIGMOID,
-        bias=w.bias(f"{prefix}exp_probs_b", count),
-        groups=groups,
-        groups_used=keys.integer("expert_group_used_count", groups, groups),
-        normalised=bool(keys.value("expert_weights_norm", False)),
-        scale=keys.number("expert_weights_scale", 0.0, 1e6, 1.0) or 1.0,
-    )
-    inputs, sums = x, out
+    routes, inputs, sums = route(w, block, x), x, out
     if latent:
         inputs, sums = w.buffer("latent", latent), w.buffer("latent sums", latent)
-        w.product(x, f"{prefix}ffn_latent_down", inputs)
-    width = width or hidden // used
+        w.product(x, f"{prefix}down", inputs)
     w.experts(block, inputs, routes, sums, count=count, width=width, gated=False)
     if latent:
-        w.product(sums, f"{prefix}ffn_latent_up", out)
-    if shared:
-        added = w.buffer("shared", out.width)
-        w.ffn(block, x, added, suffix="_shexp", hidden=shared)
-        plan.add(out, added, out)
+        w.product(sums, f"{prefix}up", out)
+    add_shared(w, block, x, out)
 
 
 _NEMOTRON_H = Architecture(
     "relu2",
     write,
     gated=False,
+    mixture=Mixture(Route.ROUTE_SIGMOID, normalised=None, scaled=True, shared="key"),
     own_keys=(
         "attention.head_count",
         "attention.head_count_kv",

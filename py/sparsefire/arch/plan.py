@@ -110,6 +110,20 @@ class Plan:
         self._matrices: dict[str, Matrix] = {}
         self._vectors: dict[str, Vector] = {}
 
+    def session_bytes(self, tokens: int) -> int:
+        """What a session of so many tokens keeps: keys and values of each, and recurrent states."""
+        floats = 0
+        for step in self.steps:
+            name, arguments = step.name, step.arguments
+            if name == StepName.STEP_ATTENTION and arguments[-1] < 0:
+                kv_heads, k_dim, v_dim = arguments[4:7]
+                floats += kv_heads * (k_dim + v_dim) * tokens
+            elif name == StepName.STEP_CONVOLUTION:
+                floats += (arguments[4] - 1) * self.widths[arguments[0]]
+            elif name == StepName.STEP_RECURRENCE:
+                floats += arguments[8] * self.widths[arguments[2]]
+        return 4 * floats
+
     # -- what steps use ----------------------------------------------------------------------------
 
     def buffer(self, width: int) -> Buffer:

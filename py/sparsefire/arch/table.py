@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from . import decoder, mamba2, nemotron_h, smallthinker
+from . import afmoe, decoder, deepseek2, delta_net, lfm2, mamba2, nemotron_h, rwkv, smallthinker
 from .architecture import Architecture
 
 ARCHITECTURES: dict[str, Architecture] = {
     **decoder.ROWS,
+    **lfm2.ROWS,
+    **delta_net.ROWS,
+    **afmoe.ROWS,
+    **deepseek2.ROWS,
     **smallthinker.ROWS,
     **nemotron_h.ROWS,
     **mamba2.ROWS,
+    **rwkv.ROWS,
 }

@@ -35,19 +35,27 @@ def read_plan(file: GgufFile, config: ModelConfig) -> Plan:
     vectors = {each.name for each in writer.plan.vectors}
     for name, shape in shapes.items():
         info = file.tensor(name)
-        if info.shape != shape:
+        if _significant(info.shape) != _significant(shape):
             raise ModelFileError(
                 f"{file.name}: tensor {name!r} has shape {info.shape}, expected {shape}; {REPAIR}"
             )
         check = check_vector_format if name in vectors else check_format
         check(file, info)
+    unused = tuple(f"blk.{block}." for block in range(config.layers, config.blocks))
     for name in file.tensors:
-        if name not in shapes:
+        if name not in shapes and not name.startswith(unused):
             raise UnsupportedError(
                 f"{file.name}: tensor {name!r} is not part of the architecture "
                 f"{config.architecture!r} as it is supported, and results without it would be wrong"
             )
     return writer.plan
+
+
+def _significant(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without ones before its last two dimensions, which files leave out."""
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    return shape
 
 
 def _refuse_fused(file: GgufFile, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -53,6 +53,18 @@ class Writer:
         full = f"{name}.bias"
         return self.plan.vector(full, count) if self.has(full) else None
 
+    def unused(self, name: str) -> None:
+        """Notes a tensor, named in full, that files may have and the model does not use."""
+        if self.has(name):
+            self.plan.tensors[name] = self.file.tensors[name].shape
+
+    def split(self, x: Buffer, *parts: Buffer) -> None:
+        """Copies what x holds to the parts, one after the other."""
+        first = 0
+        for part in parts:
+            self.plan.copy(x, part, width=part.width, first=(first, 0))
+            first += part.width
+
     def product(self, x: Buffer, name: str, out: Buffer) -> None:
         """Out = the matrix `name` · x + its bias."""
         self.products(x, (name, out))
@@ -145,6 +157,9 @@ class Writer:
         prefix, d = f"blk.{block}.ffn_", x.width
         names = [f"{prefix}{part}_exps" for part in ("gate", "up", "down")]
         shapes = [(count, width, d), (count, width, d), (count, out.width, width)]
+        if gated and self.has(f"{prefix}gate_up_exps.weight"):
+            names[:2] = [f"{prefix}gate_up_exps"] * 2
+            shapes[:2] = [(count, 2 * width, d)] * 2
         biases = self.has(f"{names[1]}.bias")
         for name, shape in list(zip(names, shapes, strict=True))[0 if gated else 1 :]:
             self.plan.tensors[f"{name}.weight"] = shape
@@ -158,10 +173,10 @@ class Writer:
             self.plan.tap(x, Tap.TAP_FFN_INPUTS, layer)
         self.plan.experts(layer, x, routes, out, before=before)
 
-    def head(self, output: str = "output") -> None:
+    def head(self, output: str = "output", *, norm: str = "output_norm") -> None:
         """The final norm, and the logits of the tokens that are picked."""
         config, plan = self.config, self.plan
-        self.norm(self.x, "output_norm", self.normed)
+        self.norm(self.x, norm, self.normed)
         plan.tap(self.normed, Tap.TAP_HIDDEN, 0)
         plan.pick(self.normed)
         name = output if self.has(f"{output}.weight") else "token_embd"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CalibrationError
+from ..arch.plan import FfnLayer
+from ..errors import CalibrationError, UnsupportedError
 from ..fit.predictor_fit import Split
 from ..lm.model import Model
 
@@ -46,8 +47,24 @@ class Windows:
         return windows
 
 
+def _check_layers(model: Model) -> None:
+    """Each block has one feed-forward layer, of tensors with the usual names."""
+    layers = model.session.model.plan.layers
+    usual = [
+        isinstance(layer, FfnLayer) and layer.block == block and not layer.names
+        for block, layer in enumerate(layers)
+    ]
+    if len(usual) != model.config.layers or not all(usual):
+        raise UnsupportedError(
+            f"{model.file.name}: models of the architecture {model.config.architecture!r} cannot "
+            "be calibrated yet: not every block has one feed-forward layer in tensors named ffn_…"
+        )
+
+
 def text_windows(model: Model, text: str, tokens: int) -> Windows:
-    """About ``tokens`` tokens in windows spread evenly over the text."""
+    """About ``tokens`` tokens in windows spread evenly over the text. `UnsupportedError` for a
+    model that calibration cannot write."""
+    _check_layers(model)
     ids = np.asarray(model.tokenize(text, special=False), np.int32)
     if len(ids) < FEWEST_TOKENS:
         raise CalibrationError(

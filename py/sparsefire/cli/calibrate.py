@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .._files import check_output
 from ..errors import ArgumentError
 from ..weights.formats import CALIBRATION_FORMATS
-from .common import Progress, add_host_options, add_pre_option, choose_host, read_text
+from .common import Progress, add_host_options, choose_host, read_text
 
 if TYPE_CHECKING:
     from ..calibrate.cutoffs import CutoffCalibration
@@ -47,7 +47,6 @@ def add_calibrate_parser(commands: Any) -> None:
         help="tokens of the text to use; default 100000, for cutoffs 8192",
     )
     add("--activation", metavar="NAME", help="activation function, overriding the file")
-    add_pre_option(parser)
     add("--seed", type=int, default=0, metavar="N", help="random seed; default %(default)s")
     add("--force", action="store_true", help="replace an existing OUT.gguf")
     add("--json", action="store_true", help="print one JSON object instead")
@@ -133,7 +132,6 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             format=arguments.format,
             predictor_format=arguments.predictor_format,
             activation=arguments.activation,
-            pre=arguments.pre,
             seed=arguments.seed,
             force=arguments.force,
             progress=show,
@@ -168,7 +166,6 @@ def _calibrate_cutoffs(arguments: argparse.Namespace, text: str) -> int:
             even_if_slower=arguments.even_if_slower,
             tokens=DEFAULT_TOKENS if arguments.tokens is None else arguments.tokens,
             activation=arguments.activation,
-            pre=arguments.pre,
             seed=arguments.seed,
             force=arguments.force,
             progress=show,

@@ -198,7 +198,10 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ArgumentError(f"--port must be from 0 to 65535, not {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, port), family=family)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # for clients that stop reading, in milliseconds
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+        return listening
     except OSError as error:
         raise ArgumentError(
             f"cannot listen at {host} port {port}: {error.strerror or error}; choose another with "

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
-from .._options import checked, count, instance, number, optional, text
 from ..core.core import Core
-from ..core.handle import CoreObject, locked
+from ..core.handle import locked
 from ..core.hosts import get_core
 from ..errors import ModelFileError
 from ..weights.activation import ActivationType
+from .base import FfnLayer
 from .bundles import BundleFile, Source
 from .cache import CoreCache, NeuronCache
-from .core_layer import CUTOFFS, check_predictor, set_core_cutoff
+from .core_layer import CoreLayer
 from .files import read_predictor
 from .forward import ActiveRequest, NeuronCounts, chosen_mode
-from .predictor import CorePredictor, InCorePredictor, Predictor
+from .predictor import InCorePredictor, Predictor
 
 
-class CoreCachedFfn(CoreObject):
+class CoreCachedFfn(CoreLayer):
     """A feed-forward layer in the core whose weights are in a neuron cache."""
 
     def __init__(self, core: Core, cache: CoreCache, file: BundleFile) -> None:
@@ -41,7 +40,7 @@ class CoreCachedFfn(CoreObject):
             shape.parameter,
             what=f"feed-forward layer of {file.name}",
         )
-        super().__init__(core, handle, "sf_ffn_close")
+        super().__init__(core, handle)
         self._cache = cache  # borrowed by the core
         biases = [file.biases.get(name) for name in ("gate_bias", "up_bias", "down_bias")]
         sizes = (shape.hidden, shape.hidden, shape.d_out)
@@ -52,13 +51,6 @@ class CoreCachedFfn(CoreObject):
         core.check("sf_ffn_set_bias", handle, *inputs, what=f"biases of {file.name}")
         if shape.both_active:
             core.check("sf_ffn_set_both_active", handle, 1, what="both active")
-        self._attached: CorePredictor | None = None  # what the handle borrows
-
-    def set_predictor(self, predictor: CorePredictor | None) -> None:
-        """Sets the predictor that selects neurons when the layer is part of a model."""
-        handle = None if predictor is None else predictor.handle
-        self.core.check("sf_ffn_set_predictor", self.handle, handle, what="attaching a predictor")
-        self._attached = predictor
 
     def start(self, x: int, y: int) -> None:
         """Sets y (d_out) to the bias. ``x``, ``y``: addresses in the core."""
@@ -74,26 +66,21 @@ class CoreCachedFfn(CoreObject):
         what = f"forward with {len(ids)} neurons"
         return self.core.check(function, self.handle, given, len(ids), x, y, what=what)
 
-    def set_cutoff(self, cutoff: float, on: str) -> None:
-        """See `SparseFfn.set_cutoff`."""
-        set_core_cutoff(self, cutoff, on)
 
-
-class CachedFfn:
+class CachedFfn(FfnLayer):
     """A feed-forward layer whose weights stay in a file, except for those in a `NeuronCache`.
     Results equal those of `SparseFfn` with the same neurons, bit for bit.
 
     Create one with `open`. A failed read raises a `ModelFileError` that names the file, the byte
     and the neuron; the layer and its cache stay usable. Several threads may use a layer: calls wait
     for each other, and `counts` is of the last one, whichever thread made it.
+
+    Whole neurons are read from the file before their values are known, so a cutoff saves
+    arithmetic, not reads.
     """
 
-    @checked(
-        file=instance(BundleFile),
-        cache=instance(NeuronCache),
-        predictor=instance(InCorePredictor),
-        core=instance(Core),
-    )
+    _core_ffn: CoreCachedFfn
+
     def __init__(
         self,
         file: BundleFile,
@@ -102,31 +89,24 @@ class CachedFfn:
         predictor: InCorePredictor | None = None,
         core: Core | None = None,
     ) -> None:
-        self.core = core or get_core()
+        core = core or get_core()
         self.cache = cache
+        self.lock = cache.lock
         self._file = file
-        core_cache = cache.attach(self.core, file, self)
+        core_cache = cache.attach(core, file, self)
         try:
-            self._core_ffn = CoreCachedFfn(self.core, core_cache, file)
+            self._core_ffn = CoreCachedFfn(core, core_cache, file)
             if predictor is None:
-                predictor = read_predictor(self.core, file.header, file.layer, file.shape.hot)
+                predictor = read_predictor(core, file.header, file.layer, file.shape.hot)
             self.set_predictor(predictor)
         except BaseException:
             cache.detach(self)
             raise
-        self._cutoffs = dict.fromkeys(CUTOFFS, 0.0)
         for on, cutoff in file.shape.cutoffs:
             self.set_cutoff(cutoff, on)
         self.counts = NeuronCounts.of((), ())
 
     @classmethod
-    @checked(
-        cache=instance(NeuronCache),
-        layer=count,
-        activation=ActivationType.of,
-        predictor=instance(InCorePredictor),
-        core=instance(Core),
-    )
     def open(
         cls,
         source: Source,
@@ -151,16 +131,6 @@ class CachedFfn:
         except BaseException:
             file.close()
             raise
-
-    @property
-    def lock(self) -> AbstractContextManager[Any]:
-        """The cache's lock, which calls hold."""
-        return self.cache.lock
-
-    @property
-    def handle(self) -> SupportsIndex:
-        """The layer's handle in the core."""
-        return self._core_ffn.handle
 
     @property
     def hidden(self) -> int:
@@ -202,39 +172,6 @@ class CachedFfn:
         """Bytes of the weights in the file."""
         return self.hidden * self._file.bundle_bytes
 
-    @property
-    def predictor(self) -> InCorePredictor | None:
-        """The attached predictor."""
-        return self._predictor
-
-    @locked
-    @checked(predictor=optional(instance(InCorePredictor)))
-    def set_predictor(self, predictor: InCorePredictor | None) -> None:
-        """Attaches a predictor for sparse mode; None removes it. `ShapeError` if its input or
-        hidden size is not the layer's."""
-        if predictor is not None:
-            check_predictor(predictor, self.core, self.d_in, self.hidden)
-        self._core_ffn.set_predictor(None if predictor is None else predictor.in_core)
-        self._predictor = predictor
-
-    @property
-    def cutoff(self) -> float:
-        """See `SparseFfn.cutoff`."""
-        return self._cutoffs["gate"]
-
-    @property
-    def product_cutoff(self) -> float:
-        """See `SparseFfn.product_cutoff`."""
-        return self._cutoffs["product"]
-
-    @locked
-    @checked(cutoff=number, on=text)
-    def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
-        """See `SparseFfn.set_cutoff`. Whole neurons are read from the file before their values are
-        known, so a cutoff saves arithmetic, not reads."""
-        self._core_ffn.set_cutoff(cutoff, on)
-        self._cutoffs[on] = cutoff
-
     @locked
     def forward(
         self,
@@ -246,7 +183,7 @@ class CachedFfn:
     ) -> npt.NDArray[np.floating]:
         """Like `SparseFfn.forward`. Modes "dense" and "exact" both request every neuron, because
         whole neurons are read. For a batch (n, input), each neuron is requested once."""
-        chosen = self._predictor if predictor is None else predictor
+        chosen = self.predictor if predictor is None else predictor
         mode = chosen_mode(mode, chosen, lambda: "exact")
         values, single = _arrays.vectors(x, self.d_in)
         given = values[0] if single else values
@@ -255,7 +192,7 @@ class CachedFfn:
             return self.forward_sparse(given, chosen.predict(given), out=out)
         everything = np.arange(self.hidden, dtype=np.int32)
         lists = everything if single else [everything] * len(values)
-        cutoffs = [each for each in self._cutoffs.items() if each[1] and mode == "dense"]
+        cutoffs = [each for each in self._core_ffn.cutoffs.items() if each[1] and mode == "dense"]
         try:
             for on, _ in cutoffs:
                 self._core_ffn.set_cutoff(0.0, on)
@@ -263,12 +200,6 @@ class CachedFfn:
         finally:
             for on, cutoff in cutoffs:
                 self._core_ffn.set_cutoff(cutoff, on)
-
-    def forward_dense(
-        self, x: npt.ArrayLike, *, out: npt.NDArray[np.floating] | None = None
-    ) -> npt.NDArray[np.floating]:
-        """`forward` with every neuron."""
-        return self.forward(x, mode="dense", out=out)
 
     @locked
     def forward_sparse(

@@ -43,10 +43,8 @@ class ExpertFile:
         self.header = header
         self.layer = layer
         self.paths: tuple[Path, ...] = (Path(source),) if isinstance(source, (str, Path)) else ()
-        names = [layer.gate, layer.up, layer.down]
-        self.parts = [
-            _part(header, f"{name}.weight", layer.count) for name in names if name is not None
-        ]
+        names = dict.fromkeys(name for name in (layer.gate, layer.up, layer.down) if name)
+        self.parts = [_part(header, f"{name}.weight", layer.count) for name in names]
         self.bundle_bytes = sum(part.nbytes for part in self.parts)
         d_in, d_out = (
             header.tensor(f"{layer.up}.weight").shape[-1],
@@ -100,13 +98,14 @@ class CachedExperts(CoreObject):
         self.cache = cache
         self.lock = threading.RLock()
         core_cache = cache.attach(core, file, self)
-        *gates, up, down = file.parts
+        # One part for gate and up holds an expert's rows of both in this order.
+        gate, up, down = file.parts[0], file.parts[-2], file.parts[-1]
         try:
             handle = core.open(
                 "sf_experts_open_cached",
                 core.context,
                 core_cache.handle,
-                gates[0].format.code if gates else -1,
+                gate.format.code if layer.gate else -1,
                 up.format.code,
                 down.format.code,
                 shape.d_in,

@@ -19,14 +19,37 @@ DOWN_LAYOUTS = {"neuron": DownLayout.DOWN_BY_NEURON, "output": DownLayout.DOWN_B
 CUTOFFS = {"gate": Cutoff.CUTOFF_GATE, "product": Cutoff.CUTOFF_PRODUCT}
 
 
-def set_core_cutoff(ffn: CoreObject, cutoff: float, on: str) -> None:
-    """Sets a cutoff of a layer in the core; see `SparseFfn.set_cutoff`."""
-    if on not in CUTOFFS:
-        raise ArgumentError(f"on {on!r}: expected 'gate' or 'product'")
-    ffn.core.check("sf_ffn_set_cutoff", ffn.handle, CUTOFFS[on], cutoff, what=f"cutoff {cutoff}")
+class CoreLayer(CoreObject):
+    """A feed-forward layer in the core, wherever its weights are: its predictor and cutoffs."""
+
+    def __init__(self, core: Core, handle: int) -> None:
+        super().__init__(core, handle, "sf_ffn_close")
+        self.predictor: InCorePredictor | None = None
+        self.cutoffs = dict.fromkeys(CUTOFFS, 0.0)
+        self._attached: CorePredictor | None = None  # borrowed by the handle
+
+    def set_predictor(self, predictor: InCorePredictor | None) -> None:
+        """Attaches ``predictor``, or none."""
+        # A recalibrated predictor is a new object in the core.
+        wanted = None if predictor is None else predictor.in_core
+        if wanted is not self._attached:
+            handle = None if wanted is None else wanted.handle
+            self.core.check(
+                "sf_ffn_set_predictor", self.handle, handle, what="attaching a predictor"
+            )
+            self._attached = wanted
+        self.predictor = predictor
+
+    def set_cutoff(self, cutoff: float, on: str) -> None:
+        """See `FfnLayer.set_cutoff`."""
+        if on not in CUTOFFS:
+            raise ArgumentError(f"on {on!r}: expected 'gate' or 'product'")
+        what = f"cutoff {cutoff}"
+        self.core.check("sf_ffn_set_cutoff", self.handle, CUTOFFS[on], cutoff, what=what)
+        self.cutoffs[on] = cutoff
 
 
-class CoreFfn(CoreObject):
+class CoreFfn(CoreLayer):
     """A feed-forward layer in the core, over matrices in core memory."""
 
     def __init__(
@@ -67,13 +90,10 @@ class CoreFfn(CoreObject):
             float(parameter),
             what=f"feed-forward layer, up {up.shape}, down {down.shape}",
         )
-        super().__init__(core, handle, "sf_ffn_close")
+        super().__init__(core, handle)
         self.gate, self.up, self.down = gate, up, down
         self.second_down: Matrix | None = None
         self.down_layout = down_layout
-        self.predictor: InCorePredictor | None = None
-        self.cutoffs = dict.fromkeys(CUTOFFS, 0.0)
-        self._attached: CorePredictor | None = None  # borrowed by the handle
         self.both_active = False
         self.sub_norm: _arrays.FloatArray | None = None
         self.sub_norm_epsilon = 0.0
@@ -119,23 +139,6 @@ class CoreFfn(CoreObject):
         given = None if values is None else self.core.inp(values)
         self.core.check("sf_ffn_set_sub_norm", self.handle, given, epsilon, what="sub_norm")
         self.sub_norm, self.sub_norm_epsilon = values, epsilon
-
-    def set_predictor(self, predictor: InCorePredictor | None) -> None:
-        """Attaches ``predictor``, or none."""
-        # A recalibrated predictor is a new object in the core.
-        wanted = None if predictor is None else predictor.in_core
-        if wanted is not self._attached:
-            handle = None if wanted is None else wanted.handle
-            self.core.check(
-                "sf_ffn_set_predictor", self.handle, handle, what="attaching a predictor"
-            )
-            self._attached = wanted
-        self.predictor = predictor
-
-    def set_cutoff(self, cutoff: float, on: str) -> None:
-        """See `SparseFfn.set_cutoff`."""
-        set_core_cutoff(self, cutoff, on)
-        self.cutoffs[on] = cutoff
 
     def forward(self, mode: str, x: _arrays.FloatArray, y: _arrays.FloatArray) -> NeuronCounts:
         """Fills y (n, d_out) from x (n, d_in)."""

@@ -27,8 +27,9 @@ class ExpertsFfn(CoreObject):
     """`count` experts of `width` neurons each; neuron i of expert e is neuron e · width + i of the
     layer, which has `hidden` of them.
 
-    gate, up: (count · width, d) or gate None. down: (count · d, width) by output, (count · width,
-    d) by neuron. Errors: `ShapeError`, `CoreMemoryError`."""
+    gate, up: (count · width, d) or gate None; one matrix for both holds (count · 2 · width, d),
+    each expert's gate and below it its up. down: (count · d, width) by output, (count · width, d)
+    by neuron. Errors: `ShapeError`, `CoreMemoryError`."""
 
     def __init__(
         self,
@@ -60,8 +61,8 @@ class ExpertsFfn(CoreObject):
         self.matrices = (gate, up, down)
         self.activation = activation
         self.count = count
-        self.hidden = up.rows
-        self.width = up.rows // count
+        self.hidden = up.rows // 2 if gate is up else up.rows
+        self.width = self.hidden // count
         self.down_layout = down_layout
         self.predictor = None
         self.cutoff = self.product_cutoff = 0.0
@@ -72,7 +73,7 @@ class ExpertsFfn(CoreObject):
     @property
     def nbytes(self) -> int:
         """Bytes of the weights."""
-        return sum(each.nbytes for each in self.matrices if each is not None)
+        return sum(each.nbytes for each in {*self.matrices} if each is not None)
 
     @locked
     def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
@@ -92,7 +93,8 @@ def read_experts(core: Core, file: GgufFile, layer: ExpertLayer) -> ExpertsFfn:
     neurons needs it. Errors: `ModelFileError`, `UnsupportedError`, `NotFiniteError`,
     `CoreMemoryError`."""
     gate = read_matrix(core, file, f"{layer.gate}.weight") if layer.gate else None
-    up = read_matrix(core, file, f"{layer.up}.weight")
+    up = gate if layer.gate == layer.up else read_matrix(core, file, f"{layer.up}.weight")
+    assert up is not None
     biases = None
     if layer.biases:
         names = [layer.gate, layer.up, layer.down]

@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
-from .._options import checked, count, flag, instance, number, optional, path, share, text
 from ..arch.read import upload_tensor
 from ..core.core import Core
 from ..core.handle import locked
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ShapeError, UnsupportedError
 from ..weights.activation import ActivationType
-from ..weights.formats import WeightFormat, format_name, weight_format
+from ..weights.formats import WeightFormat, weight_format
 from ..weights.matrix import Matrix, bundle_views
 from ..weights.quantized import QuantizedWeights, quantize_rows
+from .base import FfnLayer
 from .bundles import BundleFile, Source, write_bundles
-from .core_layer import CoreFfn, check_predictor
+from .core_layer import CoreFfn
 from .cutoff import CutoffReport, calibrate_cutoff
 from .files import read_predictor
 from .forward import ActiveRequest, NeuronCounts, chosen_mode
@@ -64,7 +64,7 @@ def _packed(
     return QuantizedWeights(quantize_rows(array, kind, core, name), kind, array.shape)
 
 
-class SparseFfn:
+class SparseFfn(FfnLayer):
     """A feed-forward layer, y = w2 · act(w1 · x + b1) + b2, or with a ``gate``
     y = w2 · (act(gate · x + gate_bias) ∘ (w1 · x + b1)) + b2.
 
@@ -81,13 +81,8 @@ class SparseFfn:
     Errors: `ShapeError` naming the argument, `FormatError`, `ArgumentError`.
     """
 
-    @checked(
-        activation=ActivationType.of,
-        format=format_name,
-        parameter=number,
-        predictor=instance(InCorePredictor),
-        core=instance(Core),
-    )
+    _core_ffn: CoreFfn
+
     def __init__(
         self,
         w1: Weights,
@@ -182,16 +177,6 @@ class SparseFfn:
         self.counts = NeuronCounts.of((), ())
 
     @property
-    def handle(self) -> SupportsIndex:
-        """The layer's handle in the core."""
-        return self._core_ffn.handle
-
-    @property
-    def core(self) -> Core:
-        """The core that holds the layer."""
-        return self._core_ffn.core
-
-    @property
     def hidden(self) -> int:
         """Number of neurons."""
         return self._core_ffn.hidden
@@ -230,11 +215,6 @@ class SparseFfn:
         return sum(each.nbytes for each in (ffn.gate, ffn.up, ffn.down) if each is not None)
 
     @property
-    def predictor(self) -> InCorePredictor | None:
-        """The attached predictor."""
-        return self._core_ffn.predictor
-
-    @property
     def matrices(self) -> tuple[Matrix | None, Matrix, Matrix]:
         """The gate (or None), up and down matrices; down in the layout `down_layout`."""
         return self._core_ffn.gate, self._core_ffn.up, self._core_ffn.down
@@ -262,7 +242,6 @@ class SparseFfn:
         """See `set_second_down`."""
         return self._core_ffn.second_down
 
-    @checked(down=optional(instance(Matrix)))
     def set_second_down(self, down: Matrix | None) -> None:
         """Adds the down matrix in the other layout: (output, hidden) if `down_layout` is "neuron",
         (hidden, output) if it is "output". Each pass uses the one that is estimated to be faster,
@@ -275,7 +254,6 @@ class SparseFfn:
         """See `set_both_active`."""
         return self._core_ffn.both_active
 
-    @checked(both=flag)
     def set_both_active(self, both: bool) -> None:
         """With True, the activation is applied to the products of w1 too: act(gate · x) ∘
         act(w1 · x), as in dReLU (Song et al. 2024). `ArgumentError` for a layer without a gate."""
@@ -286,44 +264,13 @@ class SparseFfn:
         """The weights of `set_sub_norm`, or None."""
         return self._core_ffn.sub_norm
 
-    @checked(epsilon=number)
     def set_sub_norm(self, weight: npt.ArrayLike | None, epsilon: float = 1e-5) -> None:
         """Applies an RMS norm with these weights (hidden,) to act(gate · x) ∘ (w1 · x) before w2,
         as in BitNet b1.58 (Ma et al. 2025); None removes it. In sparse mode skipped neurons count
         as zeros. Raises `ShapeError`, `ArgumentError`, `NotFiniteError`."""
         values = None if weight is None else _arrays.vector(weight, self.hidden, "weight")
-        self._core_ffn.set_sub_norm(values, epsilon)
+        self._core_ffn.set_sub_norm(values, float(epsilon))
 
-    @locked
-    @checked(predictor=optional(instance(InCorePredictor)))
-    def set_predictor(self, predictor: InCorePredictor | None) -> None:
-        """Attaches a predictor for sparse mode; None removes it. `ShapeError` if its input or
-        hidden size is not the layer's."""
-        if predictor is not None:
-            check_predictor(predictor, self.core, self.d_in, self.hidden)
-        self._core_ffn.set_predictor(predictor)
-
-    @property
-    def cutoff(self) -> float:
-        """Except in dense mode, neurons with |activation(gate)| ≤ cutoff are skipped: neither up
-        nor down is computed. 0, the default, skips only exact zeros. For an ungated layer the
-        quantity is |activation(w1)|, also for `product_cutoff`."""
-        return self._core_ffn.cutoffs["gate"]
-
-    @property
-    def product_cutoff(self) -> float:
-        """Except in dense mode, neurons with |activation(gate) · up| ≤ product_cutoff are skipped
-        in the down product. 0, the default, skips none."""
-        return self._core_ffn.cutoffs["product"]
-
-    @locked
-    @checked(cutoff=number, on=text)
-    def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
-        """Sets `cutoff`, or with ``on`` "product" `product_cutoff`; `ArgumentError` if it is
-        negative or not finite."""
-        self._core_ffn.set_cutoff(cutoff, on)
-
-    @checked(max_error=share, on=text, seed=count)
     def calibrate_cutoff(
         self,
         samples: npt.ArrayLike,
@@ -393,12 +340,6 @@ class SparseFfn:
         zeros = self.activation.is_relu_family or any(self._core_ffn.cutoffs.values())
         return "exact" if zeros else "dense"
 
-    def forward_dense(
-        self, x: npt.ArrayLike, *, out: npt.NDArray[np.floating] | None = None
-    ) -> npt.NDArray[np.floating]:
-        """`forward` with every neuron."""
-        return self.forward(x, mode="dense", out=out)
-
     @locked
     def forward_sparse(
         self,
@@ -418,7 +359,6 @@ class SparseFfn:
         used = [self._core_ffn.forward_active(ids, vector, y) for vector, ids, y in rows]
         return request.finish(self, used)
 
-    @checked(path=path)
     def save_bundles(self, path: str | os.PathLike[str]) -> None:
         """Writes weights and biases to a GGUF file, neuron by neuron, from which `CachedFfn` reads
         single neurons. The predictor is not included.
@@ -443,7 +383,6 @@ class SparseFfn:
         write_bundles(path, matrices, self.biases, self.activation, self.parameter)
 
     @classmethod
-    @checked(layer=count, activation=ActivationType.of, core=instance(Core))
     def load(
         cls,
         source: Source,

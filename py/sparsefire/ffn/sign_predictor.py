@@ -8,7 +8,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from .._options import checked, instance, number, refuse
 from ..core.core import Core
 from ..errors import ArgumentError, ModelFileError
 from ..gguf.reader import GgufFile
@@ -39,7 +38,6 @@ class SignPredictor(InCorePredictor, kind="signs"):
     Errors: `ShapeError`, `ArgumentError` (invalid ``alpha`` or ``hot``).
     """
 
-    @checked(alpha=number, core=instance(Core))
     def __init__(
         self,
         gate: Matrix | SparseFfn | QuantizedWeights | npt.ArrayLike,
@@ -49,8 +47,9 @@ class SignPredictor(InCorePredictor, kind="signs"):
         hot: int = 0,
         core: Core | None = None,
     ) -> None:
-        if not math.isfinite(alpha):
-            refuse(alpha, "alpha", "a finite number")
+        if not isinstance(alpha, (int, float, np.number)) or not math.isfinite(alpha):
+            raise ArgumentError(f"alpha must be a finite number, got {alpha!r}")
+        alpha = float(alpha)
         if isinstance(gate, SparseFfn):
             gate = gate.matrices[0] or gate.matrices[1]
         matrix = gate if isinstance(gate, Matrix) else Matrix.from_array(gate, core=core)

@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from .._options import checked, positive, text
 from ..arch.config import ModelConfig, read_config
+from ..arch.plan import ExpertLayer, Layer, Plan
 from ..arch.read import format_by_neuron
-from ..arch.tensors import DOWN_BY_NEURON, read_plan
+from ..arch.tensors import DOWN_BY_NEURON, ffn_tensor, read_plan
 from ..errors import ModelFileError, SparsefireError
 from ..ffn.files import predictor_copies
 from ..gguf.reader import GgufFile
 from ..gguf.source import Source
 from ..lm.model import DEFAULT_CONTEXT
-from ..text.pretokenizer import check_rule
 from ..text.tokenizer import Tokenizer
 from ..weights.activation import ActivationType
 
@@ -78,7 +77,8 @@ class LayerSparsity:
 @dataclass(frozen=True)
 class MemoryReport:
     """Bytes needed to run. On the native host `weights` stay in the mapped file, and `made` are
-    repacked at load; on WebAssembly hosts everything is copied."""
+    repacked at load; on WebAssembly hosts everything is copied. `key_value_cache` includes the
+    recurrent states of models that have some."""
 
     weights: int
     made: int
@@ -147,36 +147,34 @@ class _PartlyRead(GgufFile):
             self.damage = str(error)
 
 
-@checked(activation=ActivationType.of, context=positive, pre=text)
 def inspect_file(
     source: Source,
     *,
     activation: str | ActivationType | None = None,
     context: int | None = None,
-    pre: str | None = None,
 ) -> Inspection:
     """Describes a model file, also one that cannot run or is damaged.
 
-    activation, pre: as for `Model.load`. context: context length for the memory estimate, by
-    default that of `Model.load`.
+    activation: as for `Model.load`. context: context length for the memory estimate, by default
+    that of `Model.load`.
 
     Errors: `ModelFileError` (missing, or no GGUF file at all), `UnsupportedError` (a version that
-    cannot be read), `ArgumentError` (unknown activation or pre-tokeniser).
+    cannot be read), `ArgumentError` (unknown activation).
     """
-    if pre is not None:
-        check_rule(pre)
+    if activation is not None:
+        activation = ActivationType(activation)
     with contextlib.closing(_PartlyRead(source)) as file:
         if file.damage is not None and not hasattr(file, "version"):
             raise ModelFileError(file.damage)
         report = Inspection(file.name, file.nbytes, getattr(file, "version", None))
         report.damage = file.damage
-        _describe(file, report, pre)
+        _describe(file, report)
         if file.damage is None:
             _resolve(file, report, activation, context)
     return report
 
 
-def _describe(file: GgufFile, report: Inspection, pre: str | None) -> None:
+def _describe(file: GgufFile, report: Inspection) -> None:
     """Fills in the contents of the header."""
     report.metadata = {key: _shown(value) for key, value in file.metadata.items()}
     for info in file.tensors.values():
@@ -188,7 +186,7 @@ def _describe(file: GgufFile, report: Inspection, pre: str | None) -> None:
         report.parameters += weights
     report.architecture = _text(file.metadata, "general.architecture")
     report.name = _text(file.metadata, "general.name")
-    report.tokenizer = _tokenizer(file, pre)
+    report.tokenizer = _tokenizer(file)
     report.sparsity = _sparsity(file)
     for key, value in file.metadata.items():
         if key.startswith("sparsefire."):
@@ -208,8 +206,7 @@ def _resolve(
         report.sizes = _sizes(config)
         report.activation = _activation(file, config, activation is not None)
         report.mode = config.default_mode
-        report.memory = _memory(file, config, context)
-        read_plan(file, config)
+        report.memory = _memory(file, config, read_plan(file, config), context)
     except SparsefireError as error:
         report.problem = str(error).removeprefix(f"{file.name}: ")
     if report.problem is None and report.tokenizer is not None:
@@ -254,7 +251,7 @@ def _activation(file: GgufFile, config: ModelConfig, chosen: bool) -> Activation
     )
 
 
-def _tokenizer(file: GgufFile, pre: str | None) -> TokenizerReport | None:
+def _tokenizer(file: GgufFile) -> TokenizerReport | None:
     metadata = file.metadata
     kind = _text(metadata, "tokenizer.ggml.model")
     if kind is None:
@@ -265,7 +262,7 @@ def _tokenizer(file: GgufFile, pre: str | None) -> TokenizerReport | None:
     tokens = metadata.get("tokenizer.ggml.tokens")
     count = len(tokens) if isinstance(tokens, list) else 0
     try:
-        made = Tokenizer.from_metadata(metadata, file.name, pre=pre)
+        made = Tokenizer.from_metadata(metadata, file.name)
     except SparsefireError as error:
         problem = str(error).removeprefix(f"{file.name}: ")
         return TokenizerReport(kind, count, None, None, False, tuple(templates), problem)
@@ -312,21 +309,30 @@ def _listed(value: Any) -> list[Any]:
     return value.tolist() if isinstance(value, np.ndarray) else []
 
 
-def _memory(file: GgufFile, config: ModelConfig, context: int | None) -> MemoryReport:
+def _down(layer: Layer) -> str:
+    """The tensor of a layer's down matrix."""
+    if isinstance(layer, ExpertLayer):
+        return f"{layer.down}.weight"
+    return ffn_tensor(layer, "ffn_down")
+
+
+def _memory(file: GgufFile, config: ModelConfig, plan: Plan, context: int | None) -> MemoryReport:
     """Down matrices of the ReLU family are transposed at load, unless the file stores them that
-    way, and predictors are repacked; the key/value cache holds two float32 vectors per layer and
-    token."""
+    way, and predictors are repacked."""
     made, replaced = predictor_copies(file), 0
-    for layer in range(config.layers if config.activation.is_relu_family else 0):
-        info = file.tensors.get(f"blk.{layer}.ffn_down.weight")
-        if info is not None and f"blk.{layer}.{DOWN_BY_NEURON}" not in file.tensors:
-            d, hidden = info.shape
-            made += hidden * format_by_neuron(info.format, d).row_bytes(d)
+    for layer in plan.layers:
+        experts = isinstance(layer, ExpertLayer)
+        info = file.tensors.get(_down(layer))
+        if info is None or not layer.activation.is_relu_family:
+            continue
+        if experts or f"blk.{layer.block}.{DOWN_BY_NEURON}" not in file.tensors:
+            d = info.shape[-2]
+            made += layer.hidden * format_by_neuron(info.format, d).row_bytes(d)
             replaced += info.nbytes
     tokens = context or min(config.context_length, DEFAULT_CONTEXT)
     return MemoryReport(
         weights=sum(info.nbytes for info in file.tensors.values()) - replaced,
         made=made,
-        key_value_cache=2 * 4 * config.layers * config.kv_width * tokens,
+        key_value_cache=plan.session_bytes(tokens),
         context=tokens,
     )

@@ -9,14 +9,11 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar, cast, get_type_hints
 
 from .._arrays import FloatArray
-from .._options import check_fields, checked, count, flag, instance, number, refuse, text
 from ..errors import ArgumentError
 from ..text.tokenizer import Tokenizer
 from .sampling import Sampler, SamplerConfig, SamplerOptions, TokenScore, score
-from .session import Session
-from .stats import Share, Stats
-
-_OWN = ("stop", "cancel", "context_shift", "keep")  # options of the config itself
+from .sessions import Lease, Sessions
+from .stats import Stats
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -27,12 +24,10 @@ class Cancel:
     and its `finish_reason` is the `reason`. With `seconds`, runs that have it stop once that time
     has passed since its creation, with the reason "time"."""
 
-    @checked(seconds=number)
     def __init__(self, seconds: float | None = None) -> None:
         self._reason = ""
         self._end = None if seconds is None else time.monotonic() + seconds
 
-    @checked(reason=text)
     def cancel(self, reason: str = "cancelled") -> None:
         """Stops the runs. The first reason is kept."""
         self._reason = self._reason or reason
@@ -55,15 +50,6 @@ class GenerateOptions(SamplerOptions, total=False):
     keep: int
 
 
-def _stops(value: object, name: str) -> tuple[str, ...]:
-    """One or several stop texts."""
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, Sequence):
-        refuse(value, name, "a text, or a list of texts")
-    return tuple(text(each, name) for each in value)
-
-
 @dataclass(frozen=True)
 class GenerationConfig:
     """When a run ends, how it samples, and what it reports of its tokens. `max_tokens` None means
@@ -83,24 +69,22 @@ class GenerationConfig:
         cls, max_tokens: int | None, logprobs: int | None, options: GenerateOptions
     ) -> GenerationConfig:
         """From keyword arguments, of which `mode` is left out."""
-        rest: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        rest: dict[str, Any] = {**options}
         rest.pop("mode", None)
-        own = {name: rest.pop(name) for name in _OWN if name in rest}
+        stop = rest.pop("stop", None)
+        own = {name: rest.pop(name) for name in ("cancel", "context_shift", "keep") if name in rest}
         sampler = {name: rest.pop(name) for name in SamplerOptions.__annotations__ if name in rest}
         if rest:
             raise TypeError(f"unexpected keyword argument {next(iter(rest))!r}")
-        return cls(SamplerConfig(**sampler), max_tokens, logprobs=logprobs, **own)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        return cls(SamplerConfig(**sampler), max_tokens, stops, logprobs, **own)
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            max_tokens=count,
-            stop=_stops,
-            logprobs=count,
-            cancel=instance(Cancel),
-            context_shift=flag,
-            keep=count,
-        )
+        for name, count in (("max_tokens", self.max_tokens), ("logprobs", self.logprobs)):
+            if count is not None and count < 0:
+                raise ArgumentError(f"{name} must be 0 or more, not {count}")
+        if self.keep < 0:
+            raise ArgumentError(f"keep must be 0 or more, not {self.keep}")
         if "" in self.stop:
             raise ArgumentError("stop: an empty text would stop immediately")
         if self.context_shift and self.max_tokens is None:
@@ -194,20 +178,19 @@ class _CancelledError(Exception):
 class Generation:
     """One run: an iterator of pieces that updates `stats`. `close` ends it early.
 
-    Each piece is computed under the session's lock. Between two pieces other runs may use the
-    session, from this thread or another; the text is then evaluated again, so that no run sees
-    another's."""
+    Each piece is computed under the model's lock. Between two pieces other runs may go on, from
+    this thread or another, each in a session of its own as far as those go (see `Sessions`)."""
 
     def __init__(
         self,
-        session: Session,
+        sessions: Sessions,
         tokenizer: Tokenizer,
         stats: Stats,
         config: GenerationConfig,
         prompt: Sequence[int],
     ) -> None:
         self.stats = stats
-        self._session = session
+        self._lease = Lease(sessions)
         self._tokenizer = tokenizer
         self._config = config
         self._sampler = Sampler(config.sampler)
@@ -223,12 +206,12 @@ class Generation:
         return self
 
     def __next__(self) -> Piece:
-        with self._session.lock:
+        with self._lease.lock:
             return next(self._pieces)
 
     def close(self) -> None:
         """Interrupts the run. Must be called by the iterating thread; others use a `Cancel`."""
-        with self._session.lock:
+        with self._lease.lock:
             self._pieces.close()
 
     def texts(self) -> Generator[str, None, None]:
@@ -274,16 +257,14 @@ class Generation:
 
     def _tokens(self, prompt: list[int]) -> Iterator[tuple[int, FloatArray]]:
         """Yields new tokens, each with the logits that it was sampled from, until the run ends."""
-        stats, session, config = self.stats, self._session, self._config
+        stats, lease, config = self.stats, self._lease, self._config
         tokens, window = list(prompt), list(prompt)  # all of the text, and what is in the context
         if config.max_tokens == 0:
             stats.finish_reason = "length"
             return
-        session.owner = self
-        session.reset_counts()
         started = time.perf_counter()
-        logits = session.feed(window, stats.mode, self._check)
-        stats.prompt_tokens_per_s = session.evaluated / (time.perf_counter() - started)
+        logits = lease.feed(window, stats.mode, self._check)
+        stats.prompt_tokens_per_s = lease.evaluated / (time.perf_counter() - started)
         while True:
             started = time.perf_counter()
             token = self._sampler.sample(logits, tokens)
@@ -300,26 +281,16 @@ class Generation:
             if len(stats.token_ids) == config.max_tokens:
                 stats.finish_reason = "length"
                 return
-            if len(window) > session.context:
+            if len(window) > lease.context:
                 if not config.context_shift:
                     stats.finish_reason = "context"
                     return
                 window = self._shifted(window)
             self._check()
             started = time.perf_counter()
-            logits = self._next_logits(window)
+            logits = lease.next(window, stats.mode, self._check)
             self._step_seconds += time.perf_counter() - started
             self._steps += 1
-
-    def _next_logits(self, window: list[int]) -> FloatArray:
-        """Evaluates the last token of the window, and those before it that are not in the cache."""
-        session = self._session
-        # Another run may have used the session between two pieces of this one.
-        mine = session.owner is self and len(session.tokens) == len(window) - 1
-        session.owner = self
-        if mine:
-            return session.step(window[-1])
-        return session.feed(window, self.stats.mode, self._check)
 
     def _shifted(self, window: list[int]) -> list[int]:
         """The window without the older half of what follows its kept prefix."""
@@ -336,11 +307,8 @@ class Generation:
             raise _CancelledError(reason)
 
     def _update_stats(self) -> None:
-        stats, session = self.stats, self._session
+        self._lease.lose()
         if self._step_seconds > 0:
-            stats.tokens_per_s = self._steps / self._step_seconds
-        if session.owner is self and session.evaluated:
-            hidden = session.hidden
-            stats.evaluated_tokens = session.evaluated
-            stats.active_share = Share.of(session.active, session.evaluated, hidden)
-            stats.selected_share = Share.of(session.selected, session.evaluated, hidden)
+            self.stats.tokens_per_s = self._steps / self._step_seconds
+        if self._lease.evaluated:
+            self._lease.count_in(self.stats)

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray, IntArray
-from .._options import checked, flag, function, instance, positive, refuse, text, whole
 from ..arch.config import ModelConfig, read_config
 from ..arch.tensors import read_plan
 from ..core.core import Core
@@ -45,17 +44,13 @@ from .neurons import ModelNeurons
 from .sampling import TokenScore
 from .scoring import Perplexity, token_scores, windows_loss
 from .session import BATCH, Session
-from .stats import Share, Stats
+from .sessions import Lease, Sessions
+from .stats import Stats
 from .together import evaluate_together
 
 DEFAULT_CONTEXT = 4096  # tokens; an upper limit of the default, since the cache takes memory
 
 _EMBEDDED = Path(__file__).parent.parent / "models"
-
-
-def _budget(value: object, name: str) -> int | NeuronCache:
-    """A number of bytes, or the settings of the caches."""
-    return value if isinstance(value, NeuronCache) else positive(value, name)
 
 
 class Model:
@@ -64,8 +59,8 @@ class Model:
     Several threads may use a model. A call waits while another one evaluates tokens; generators
     take turns, a piece each, and every one gives the text that it would give alone. `stats` is of
     the run that began last, whichever thread began it; `Generation.stats` is of its own run.
-    Threads that generate at once evaluate texts again, so a queue, as in `sparsefire serve`, is
-    faster.
+    Up to 8 runs at the same time have a key/value cache each, as far as these are of 1 GiB; of more
+    runs, one that goes on after others has its text evaluated again.
 
     A model stays on the core that was current when it was loaded.
     """
@@ -78,17 +73,9 @@ class Model:
         self.stats = self._new_stats(core_model.core, config.default_mode, config.name)
         self._file = file
         self._core_model: CoreModel | None = core_model
-        self._session = Session(core_model, context)
+        self._sessions = Sessions(core_model, context)
 
     @classmethod
-    @checked(
-        activation=ActivationType.of,
-        context=whole,
-        neuron_budget=_budget,
-        pre=text,
-        mapped=flag,
-        core=instance(Core),
-    )
     def load(
         cls,
         source: Source | Sequence[Source] | None = None,
@@ -166,14 +153,12 @@ class Model:
         """The tokeniser of the file, created on first use."""
         return Tokenizer.from_metadata(self._file.metadata, self._file.name)
 
-    @checked(add_bos=flag, special=flag)
     def tokenize(
         self, text: str, *, add_bos: bool | None = None, special: bool = True
     ) -> list[int]:
         """Token ids of a text; see `Tokenizer.encode`."""
         return self.tokenizer.encode(text, add_bos=add_bos, special=special)
 
-    @checked(special=flag)
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; see `Tokenizer.decode`."""
         return self.tokenizer.decode(ids, special=special)
@@ -183,7 +168,6 @@ class Model:
         """The chat template of the file; `UnsupportedError` if it has none."""
         return ChatTemplate.from_metadata(self._file.metadata, self._file.name)
 
-    @checked(add_generation_prompt=flag, chat_template=text)
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -266,7 +250,7 @@ class Model:
         stats = self._new_stats(self.core, mode, self.config.name)
         stats.prompt_token_ids = list(ids)
         self.stats = stats
-        return Generation(self._session, self.tokenizer, stats, config, ids)
+        return Generation(self._sessions, self.tokenizer, stats, config, ids)
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """The token ids that `generate` begins with. Errors as `generate`."""
@@ -418,14 +402,15 @@ class Model:
                 f"{self._larger_context()}"
             )
         logits = np.empty((len(ids), self.config.vocab), np.float32)
-        session = self._own_session(mode)
-        started = time.perf_counter()
-        for start in range(0, len(ids), BATCH):
-            batch = slice(start, start + BATCH)
-            session.evaluate(ids[batch], logits[batch])
+        with Lease(self._sessions) as lease:
+            session = lease.holding((), mode)
+            started = time.perf_counter()
+            for start in range(0, len(ids), BATCH):
+                batch = slice(start, start + BATCH)
+                session.evaluate(ids[batch], logits[batch])
         self.stats = self._new_stats(self.core, mode, self.config.name)
         self.stats.prompt_token_ids = ids.tolist()
-        _finish(self.stats, session, time.perf_counter() - started)
+        _finish(self.stats, lease, time.perf_counter() - started)
         return logits
 
     @locked
@@ -450,7 +435,6 @@ class Model:
         return evaluate_together(checked, mode, self.config.vocab)
 
     @locked
-    @checked(context=whole, mode=text, progress=function)
     def perplexity(
         self,
         text: str | npt.ArrayLike,
@@ -482,10 +466,10 @@ class Model:
                 f"context: {context} is outside 2 … {self.context}{self._larger_context()}"
             )
         mode = self._checked_mode(mode)
-        session = self._own_session(mode)
-        loss, scored, seconds = windows_loss(session, ids, context, mode, progress)
+        with Lease(self._sessions) as lease:
+            loss, scored, seconds = windows_loss(lease, ids, context, mode, progress)
         self.stats = self._new_stats(self.core, mode, self.config.name)
-        _finish(self.stats, session, seconds)
+        _finish(self.stats, lease, seconds)
         return Perplexity(
             float(np.exp(loss / scored)),
             loss / scored,
@@ -502,19 +486,20 @@ class Model:
         likely tokens in its place. Errors as `logits`."""
         self._check_open()
         ids = self._checked_ids(token_ids, "token_ids")
-        yield from token_scores(self._session, ids, top, self._checked_mode(mode))
+        with Lease(self._sessions) as lease:
+            yield from token_scores(lease, ids, top, self._checked_mode(mode))
 
     # -- parts -----------------------------------------------------------------------------------
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
         """The lock that every call holds while it evaluates tokens. Reentrant."""
-        return self._session.lock
+        return self._sessions.first.lock
 
     @property
     def core(self) -> Core:
         """The core that holds the model."""
-        return self._session.core
+        return self._sessions.first.core
 
     @property
     def file(self) -> GgufFile:
@@ -570,7 +555,8 @@ class Model:
         mode = self._checked_mode(mode)
         if not 1 <= len(ids) <= self.context:
             raise ContextFullError(f"expected 1 … {self.context} tokens, got {len(ids)}")
-        return self._own_session(mode).ffn_inputs(ids)
+        with Lease(self._sessions) as lease:
+            return lease.holding((), mode).ffn_inputs(ids)
 
     @locked
     def hidden_states(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
@@ -581,32 +567,24 @@ class Model:
         mode = self._checked_mode(mode)
         if len(ids) > self.context:
             raise ContextFullError(f"expected at most {self.context} tokens, got {len(ids)}")
-        return self._own_session(mode).hidden_states(ids)
+        with Lease(self._sessions) as lease:
+            return lease.holding((), mode).hidden_states(ids)
 
     @property
     def session(self) -> Session:
-        """The token sequence that `generate` and the other methods use."""
+        """The token sequence that `generate` and the other methods use, one at a time."""
         self._check_open()
-        return self._session
+        return self._sessions.first
 
-    @checked(context=positive)
     def new_session(self, context: int) -> Session:
         """A further token sequence of up to `context` tokens."""
         self._check_open()
         assert self._core_model is not None
         return Session(self._core_model, context)
 
-    def _own_session(self, mode: str) -> Session:
-        """The model's session, emptied and with counts reset."""
-        session = self._session
-        session.rewind(0, mode)
-        session.owner = None
-        session.reset_counts()
-        return session
-
     def _checked_mode(self, mode: str | None) -> str:
         mode = self.config.default_mode if mode is None else mode
-        if not isinstance(mode, str) or mode not in MODES:
+        if mode not in MODES:
             raise ArgumentError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
         if mode == "sparse" and not self.config.calibrated:
             raise UnsupportedError(
@@ -632,11 +610,8 @@ class Model:
 
     def _checked_ids(self, ids: npt.ArrayLike, name: str) -> IntArray:
         """Token ids as int32 (n,)."""
-        try:
-            array = np.asarray(ids)
-        except ValueError:
-            refuse(ids, name, "token ids, a list of integers")
-        if array.size == 0 and array.ndim == 1:
+        array = np.asarray(ids)
+        if array.size == 0:
             return np.empty(0, np.int32)
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise ArgumentError(
@@ -661,7 +636,7 @@ class Model:
     @locked
     def close(self) -> None:
         """Frees the memory. Closing twice is allowed."""
-        self._session.close()
+        self._sessions.close()
         if self._core_model is not None:
             self._core_model.close()
             if self._core_model.neurons is not None:
@@ -709,9 +684,7 @@ def _checked_context(context: int | None, config: ModelConfig) -> int:
     return context
 
 
-def _finish(stats: Stats, session: Session, seconds: float) -> None:
+def _finish(stats: Stats, lease: Lease, seconds: float) -> None:
     """Fills in the statistics of tokens that were evaluated as a batch."""
-    stats.evaluated_tokens = session.evaluated
-    stats.prompt_tokens_per_s = session.evaluated / seconds if seconds > 0 else 0.0
-    stats.active_share = Share.of(session.active, session.evaluated, session.hidden)
-    stats.selected_share = Share.of(session.selected, session.evaluated, session.hidden)
+    lease.count_in(stats)
+    stats.prompt_tokens_per_s = lease.evaluated / seconds if seconds > 0 else 0.0

@@ -10,7 +10,8 @@ import numpy as np
 
 from .._arrays import FloatArray, IntArray
 from .sampling import TokenScore, score
-from .session import BATCH, Session
+from .session import BATCH
+from .sessions import Lease
 from .stats import Share
 
 
@@ -27,15 +28,15 @@ class Perplexity:
     tokens_per_s: float
 
 
-def token_scores(session: Session, ids: IntArray, top: int, mode: str) -> Iterator[TokenScore]:
+def token_scores(lease: Lease, ids: IntArray, top: int, mode: str) -> Iterator[TokenScore]:
     """The score of each token except the first; see `Model.token_scores`."""
-    for rows, targets in _predictions(session, ids, mode):
+    for rows, targets in _predictions(lease, ids, mode):
         for row, target in zip(rows, targets, strict=True):
             yield score(row, int(target), top)
 
 
 def windows_loss(
-    session: Session,
+    lease: Lease,
     ids: IntArray,
     context: int,
     mode: str,
@@ -49,7 +50,7 @@ def windows_loss(
         if len(window) < 2:
             break
         began = time.perf_counter()
-        loss += _window_loss(session, window, mode)
+        loss += _window_loss(lease, window, mode)
         seconds += time.perf_counter() - began
         scored += len(window) - 1
         if progress is not None:
@@ -57,10 +58,10 @@ def windows_loss(
     return loss, scored, seconds
 
 
-def _window_loss(session: Session, window: IntArray, mode: str) -> float:
+def _window_loss(lease: Lease, window: IntArray, mode: str) -> float:
     """The sum over the window's tokens but the first of -log p, in nats."""
     total = 0.0
-    for rows, targets in _predictions(session, window, mode):
+    for rows, targets in _predictions(lease, window, mode):
         greatest = rows.max(axis=1)
         sums = np.exp(rows - greatest[:, None]).sum(axis=1, dtype=np.float64)
         wanted = rows[np.arange(len(rows)), targets].astype(np.float64)
@@ -68,22 +69,14 @@ def _window_loss(session: Session, window: IntArray, mode: str) -> float:
     return total
 
 
-def _predictions(
-    session: Session, ids: IntArray, mode: str
-) -> Iterator[tuple[FloatArray, IntArray]]:
+def _predictions(lease: Lease, ids: IntArray, mode: str) -> Iterator[tuple[FloatArray, IntArray]]:
     """The logits (n, vocab) after each token but the last, in batches, with the tokens (n,) that
-    come next. The arrays of logits are used again for the next batch. Between two batches others
-    may use the session; what was evaluated before is then evaluated again."""
-    owner = object()
-    logits = np.empty((min(BATCH, len(ids)), session.vocab), np.float32)
+    come next. The arrays of logits are used again for the next batch. Between two batches other
+    runs may go on."""
+    logits = np.empty((min(BATCH, len(ids)), lease.vocab), np.float32)
     for start in range(0, len(ids) - 1, BATCH):
         batch = ids[start : min(start + BATCH, len(ids) - 1)]
         rows = logits[: len(batch)]
-        with session.lock:
-            if session.owner is not owner:
-                session.owner = owner
-                session.rewind(0, mode)
-                if start:
-                    session.feed(ids[:start].tolist(), mode)
-            session.evaluate(batch, rows)
+        with lease.lock:
+            lease.holding(ids[:start].tolist(), mode).evaluate(batch, rows)
         yield rows, ids[start + 1 : start + 1 + len(batch)]

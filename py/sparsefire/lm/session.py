@@ -28,9 +28,8 @@ _MOST_COUNTED = (1 << 31) - 1  # limit of the core's neuron counters
 class Session(CoreObject):
     """Evaluates tokens in order, with a key/value cache of those before them.
 
-    `tokens` are those in the cache, computed in mode `mode`; `owner` is the object that evaluated
-    last. `model` is the model in the core. `evaluated` counts tokens since `reset_counts`, those of
-    calls that failed among them, `selected` and `active` their neurons.
+    `tokens` are those in the cache, computed in mode `mode`. `model` is the model in the core.
+    `evaluated` counts tokens since `reset_counts`, `selected` and `active` their neurons.
 
     Several threads may use the sessions of a model: each call waits for the `lock` that they
     share. Who makes several calls that belong together holds it meanwhile.
@@ -54,7 +53,6 @@ class Session(CoreObject):
         self.vocab = config.vocab
         self.tokens: list[int] = []
         self.mode = ""
-        self.owner: object = None
         self._checked_at = 0.0
         self._watched: Activity | None = None
         self._one_token = np.zeros(1, np.int32)
@@ -111,10 +109,10 @@ class Session(CoreObject):
         another mode, or when the model has a recurrent state, which cannot go back."""
         if mode != self.mode:
             length = 0
-        # An interrupted call may have left the core a step ahead of this object.
+        # An interrupted call may have left the core a step ahead of this object, or waiting.
         position = self.core.check("sf_session_position", self.handle)
         length = min(length, len(self.tokens), position)
-        if length < position and not self._truncate(length):
+        if not self._truncate(length):
             length = 0
             self._truncate(0)
         del self.tokens[length:]
@@ -129,6 +127,16 @@ class Session(CoreObject):
             raise self.core.error(status, "rewinding")
         return True
 
+    def known(self, tokens: Sequence[int], mode: str) -> int:
+        """How many of these tokens, from the first on, are in the cache in this mode."""
+        if mode != self.mode:
+            return 0
+        pairs = zip(self.tokens, tokens, strict=False)
+        return next(
+            (place for place, (old, new) in enumerate(pairs) if old != new),
+            min(len(self.tokens), len(tokens)),
+        )
+
     @locked
     def feed(
         self, tokens: Sequence[int], mode: str, check: Callable[[], object] | None = None
@@ -137,14 +145,8 @@ class Session(CoreObject):
         them, and returns the logits (vocab,) after the last token. The array is reused by the next
         call. `check` is called before each `BATCH` of tokens, and may raise to end the call there.
         """
-        known = 0
-        if mode == self.mode:
-            for old, new in zip(self.tokens, tokens, strict=False):
-                if old != new:
-                    break
-                known += 1
         # The last token is always evaluated, for its logits.
-        self.rewind(min(known, len(tokens) - 1), mode)
+        self.rewind(min(self.known(tokens, mode), len(tokens) - 1), mode)
         rest = np.asarray(tokens[len(self.tokens) :], np.int32)
         for start in range(0, len(rest), BATCH):
             if check is not None:
@@ -190,9 +192,6 @@ class Session(CoreObject):
             self.model.check_file()
         if (self._uncollected + n) * self._widest > _MOST_COUNTED:
             self._collect_counts()
-        # Before the call: one that fails, or is interrupted, has counted neurons too.
-        self.evaluated += n
-        self._uncollected += n
         try:
             status = self.core.check(
                 "sf_session_eval",
@@ -209,8 +208,13 @@ class Session(CoreObject):
                 self.read_missing()
                 resumed = self.model.handle, logits
                 status = self.core.check("sf_model_resume", *resumed, what="evaluating tokens")
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{error}; {self.model.why_not_finite()}") from None
+        except BaseException as error:
+            self.rewind(len(self.tokens), self.mode)
+            if isinstance(error, NotFiniteError):
+                raise NotFiniteError(f"{error}; {self.model.why_not_finite()}") from None
+            raise
+        self.evaluated += n
+        self._uncollected += n
 
     def appended(self, token: int) -> None:
         """Notes a token that was evaluated together with those of other sessions."""

@@ -86,8 +86,12 @@ def _call(
         while status == EvalStatus.WAITING:
             owners[0].read_missing()
             status = core.check("sf_model_resume", model.handle, out, what=what)
-    except NotFiniteError as error:
-        raise NotFiniteError(f"{error}; {model.why_not_finite()}") from None
+    except BaseException as error:
+        for session in owners:
+            session.rewind(len(session.tokens), session.mode)
+        if isinstance(error, NotFiniteError):
+            raise NotFiniteError(f"{error}; {model.why_not_finite()}") from None
+        raise
     for session, token in zip(owners, tokens.tolist(), strict=True):
         session.mode = mode
         session.appended(token)

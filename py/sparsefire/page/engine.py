@@ -17,7 +17,8 @@ import numpy as np
 
 from ..arch.config import ModelConfig, read_config
 from ..arch.plan import ExpertLayer, Layer, Plan
-from ..arch.tensors import read_plan
+from ..arch.tensors import DOWN_BY_NEURON, FFN_PARTS, ffn_tensor, read_plan
+from ..core.enums import StepName
 from ..core.hosts import backend, get_core, use_backend
 from ..core.pyodide import processors
 from ..core.threads import DEFAULT_THREADS_LIMIT, enable_threads
@@ -108,7 +109,7 @@ class LayerBytes:
         sizes = {name: info.nbytes for name, info in file.tensors.items()}
         rows = np.array([self._layer(layer, sizes) for layer in plan.layers]).reshape(-1, 3)
         first, rest, self.predictor = rows.T
-        self.dense = float((first + rest) @ [_used_share(file, layer) for layer in plan.layers])
+        self.dense = float((first + rest) @ _used_shares(plan))
         hidden = [layer.hidden for layer in plan.layers]
         self.first, self.rest = first / hidden, rest / hidden
         if "output.weight" in sizes:  # then the embedding is not the output matrix: one row a token
@@ -120,18 +121,23 @@ class LayerBytes:
         """Bytes of a layer's gate rows, of its up and down rows, and of its predictor, whose
         tensors are removed from `sizes`."""
 
-        def take(*names: str | None) -> int:
+        def take(*names: str | None) -> float:
             return sum(sizes.pop(f"{name}.weight", 0) for name in names)
 
         if isinstance(layer, ExpertLayer):
             gate, up, down = take(layer.gate), take(layer.up), take(layer.down)
-            return (gate, up + down, 0) if gate else (up, down, 0)
-        prefix, end = f"blk.{layer.block}.ffn_", layer.suffix
-        gate, up = take(f"{prefix}gate{end}"), take(f"{prefix}up{end}")
-        by_output, by_neuron = take(f"{prefix}down{end}"), take(f"{prefix}down_t{end}")
-        down = by_output or by_neuron  # one of them is read
-        bundle = take(f"{prefix}bundle{end}") / (3 if layer.gated else 2)
-        predictor = take(f"{prefix}predictor_p{end}", f"{prefix}predictor_q{end}")
+            if layer.gate == layer.up:  # one matrix with the rows of both
+                gate, up = gate / 2, gate / 2
+            return (gate, up + down, 0) if layer.gate else (up, down, 0)
+        gate, up, down = (sizes.pop(ffn_tensor(layer, part), 0) for part in FFN_PARTS)
+        if layer.suffix:  # shared experts have neither bundles nor predictors
+            return (gate, up + down, 0) if layer.gated else (up, down, 0)
+        prefix = f"blk.{layer.block}."
+        down = down or sizes.get(prefix + DOWN_BY_NEURON, 0)  # one of them is read
+        sizes.pop(prefix + DOWN_BY_NEURON, 0)
+        bundle = take(f"{prefix}ffn_bundle") / (3 if layer.gated else 2)
+        predictor = take(f"{prefix}ffn_predictor_p", f"{prefix}ffn_predictor_q")
+        predictor += take(f"{prefix}fc1", f"{prefix}fc2")
         if layer.gated:
             return gate + bundle, up + down + 2 * bundle, predictor
         return up + bundle, down + bundle, predictor
@@ -413,20 +419,25 @@ def _chat_refusal(model: Model) -> str | None:
     return None
 
 
-def _used_share(file: GgufFile, layer: Layer) -> float:
-    """The share of a layer's neurons that belong to the experts of a token; 1 without experts."""
-    if not isinstance(layer, ExpertLayer):
-        return 1.0
-    architecture = file.metadata["general.architecture"]
-    return float(file.metadata[f"{architecture}.expert_used_count"] / layer.count)
+def _used_shares(plan: Plan) -> list[float]:
+    """The share of each layer's neurons that belong to the experts of a token; 1 without experts.
+    For each expert the router writes two numbers."""
+    shares = [1.0] * len(plan.layers)
+    for step in plan.steps:
+        if step.name == StepName.STEP_EXPERTS:
+            layer, _, routes, *_ = step.arguments
+            expert_layer = plan.layers[layer]
+            assert isinstance(expert_layer, ExpertLayer)
+            shares[layer] = plan.widths[routes] / 2 / expert_layer.count
+    return shares
 
 
 def _neuron_bytes(file: GgufFile, plan: Plan | None) -> int:
     """Bytes of the neurons that can be read on demand: those of experts, or of bundled layers; 0
     for other models."""
     experts = [each for each in plan.layers if isinstance(each, ExpertLayer)] if plan else []
-    names = [f"{name}.weight" for each in experts for name in (each.gate, each.up, each.down)]
-    names = names or [name for name in file.tensors if ".ffn_bundle." in name]
+    names = {f"{name}.weight" for each in experts for name in (each.gate, each.up, each.down)}
+    names = names or {name for name in file.tensors if ".ffn_bundle." in name}
     return sum(file.tensors[name].nbytes for name in names if name in file.tensors)
 
 
@@ -445,7 +456,9 @@ def _memory_needed(
     weights = sum(info.nbytes for info in file.tensors.values()) + predictor_copies(file) + rest
     if budget:
         weights += budget - _neuron_bytes(file, plan)
-    cache = 2 * 4 * config.layers * config.kv_heads * config.head_dim * context
+    cache = 2 * 4 * config.layers * config.kv_width * context
+    if plan is not None:
+        cache = plan.session_bytes(context)
     return {
         "weights_bytes": weights,
         "cache_bytes": cache,

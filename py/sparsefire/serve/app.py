@@ -23,7 +23,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import sparsefire
 
@@ -205,6 +205,7 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 499  # the customary status of a request that its client closed
         job = watcher = None
+        send = _timely(send, self._server.limits.write_seconds)
         try:
             call = self._parse(await self._body(scope, receive))
             job = self._server.queue.submit(call.run, self._server.limits.seconds)
@@ -261,6 +262,8 @@ class _Endpoint:
                     await _send_event(send, chunk)
                 chunk = await job.next()
                 await asyncio.sleep(0)  # others have their turn, though chunks may be waiting
+        except _GoneError:
+            raise
         except Exception as error:
             await _send_event(send, self._server.requests.answer_to(error).body)
             await send({"type": "http.response.body", "body": b""})
@@ -281,7 +284,7 @@ class _Endpoint:
         # A web page can send other types to any server without a CORS preflight.
         if kind.partition(";")[0].strip().lower() != "application/json":
             raise ApiError(415, f"Content-Type must be application/json, not {kind!r}")
-        too_large = ApiError(413, f"the body is larger than {most} bytes")
+        too_large = ApiError(413, f"the body is larger than {most} bytes", close=True)
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > most:
             raise too_large
@@ -298,11 +301,24 @@ class _Endpoint:
                     if not message.get("more_body"):
                         return bytes(body)
         except TimeoutError:
-            raise ApiError(408, "the body did not arrive in time") from None
+            raise ApiError(408, "the body did not arrive in time", close=True) from None
 
 
 class _GoneError(Exception):
-    """The client disconnected."""
+    """The client disconnected, or does not read."""
+
+
+def _timely(send: Send, seconds: float) -> Send:
+    """A `send` that gives up a client that does not read for so long."""
+
+    async def timely(message: Message) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await send(message)
+        except TimeoutError:
+            raise _GoneError from None
+
+    return timely
 
 
 async def _abandon_without_client(job: Job, receive: Receive) -> None:

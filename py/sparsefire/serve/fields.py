@@ -35,10 +35,13 @@ WHOLE = Whole(0)
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a request. None for `max_tokens` or `prompt_tokens` means the context length."""
+    """Limits of a request. None for `max_tokens` or `prompt_tokens` means the context length. A
+    body must arrive within `body_seconds`, and each part of an answer be read within
+    `write_seconds`."""
 
     body_bytes: int = 2 << 20
     body_seconds: float = 30.0
+    write_seconds: float = 30.0
     seconds: float = 600.0
     queue: int = 16
     max_tokens: int | None = None

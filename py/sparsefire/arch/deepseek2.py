@@ -1,0 +1,118 @@
+"""DeepSeek-V2 and -V3 (DeepSeek-AI 2024), and Kimi K2: latent attention, which keeps one compressed
+vector a token for all heads, and a mixture of experts."""
+
+from __future__ import annotations
+
+import math
+
+from ..core.enums import Route
+from .architecture import Architecture
+from .decoder import feed_forward
+from .mixture import Mixture
+from .plan import Buffer
+from .rope import Rope
+from .writer import Writer
+
+_MOST = 1 << 16
+# Files hold a tenth of the factor by which YaRN's logarithm is multiplied.
+_MULTIPLIER_UNIT = 0.1
+
+
+def write(w: Writer) -> None:
+    """The plan."""
+    w.embed()
+    for block in range(w.config.layers):
+        w.norm(w.x, f"blk.{block}.attn_norm", w.normed)
+        _attention(w, block, w.normed, w.added)
+        w.residual()
+        w.norm(w.x, f"blk.{block}.ffn_norm", w.normed)
+        feed_forward(w, block, w.normed, w.added)
+        w.residual()
+    w.head()
+
+
+def _attention(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
+    """Keys and values are products of one latent vector of `rank`; the products go to the queries
+    and to what the heads read, so that the latent vectors are all that a session keeps."""
+    plan, keys, prefix = w.plan, w.keys, f"blk.{block}."
+    heads, turned = w.config.heads, w.config.rope_dims
+    rank = keys.integer("attention.kv_lora_rank", _MOST)
+    key_dim = keys.integer("attention.key_length_mla", _MOST)
+    value_dim = keys.integer("attention.value_length_mla", _MOST)
+    if key_dim <= turned:
+        raise keys.fail("attention.key_length_mla", f"is {key_dim}; {turned} of it are rotated")
+    plain, width = key_dim - turned, rank + turned
+    rope = w.rope(_rope(w))
+    q = _queries(w, prefix, x, heads * key_dim)
+    plan.rotate(q, rope, heads, False, first=plain)
+    both, k, v = w.buffer("latent", width), w.buffer("k", width), w.buffer("v", rank)
+    w.product(x, f"{prefix}attn_kv_a_mqa", both)
+    plan.rotate(both, rope, 1, False, first=rank)
+    plan.copy(both, v, width=rank)
+    w.norm(v, f"{prefix}attn_kv_a_norm", v)
+    plan.copy(both, k, width=turned, first=(rank, rank))
+    plan.copy(v, k, width=rank)
+    # Queries for latent vectors, beside the part that is rotated.
+    part, inner = w.buffer("q plain", heads * plain), w.buffer("q latent", heads * rank)
+    plan.copy(q, part, count=heads, width=plain, stride=(key_dim, plain))
+    matrix = plan.matrix(f"{prefix}attn_k_b.weight", (heads, rank, plain))
+    plan.head_products(part, matrix, inner, heads)
+    whole = w.buffer("q", heads * width)
+    plan.copy(inner, whole, count=heads, width=rank, stride=(rank, width))
+    plan.copy(q, whole, count=heads, width=turned, first=(plain, rank), stride=(key_dim, width))
+    plan.scale(whole, _scale(w, key_dim))
+    mixed, read = w.buffer("heads latent", heads * rank), w.buffer("heads", heads * value_dim)
+    plan.attention(whole, k, v, mixed, kv_heads=1, k_dim=width, v_dim=rank)
+    values = plan.matrix(f"{prefix}attn_v_b.weight", (heads, value_dim, rank))
+    plan.head_products(mixed, values, read, heads)
+    w.product(read, f"{prefix}attn_output", out)
+
+
+def _queries(w: Writer, prefix: str, x: Buffer, width: int) -> Buffer:
+    """The queries, through a latent vector of their own where the model has one."""
+    q = w.buffer("q heads", width)
+    if w.has(f"{prefix}attn_q.weight"):
+        w.product(x, f"{prefix}attn_q", q)
+        return q
+    inner = w.buffer("q inner", w.keys.integer("attention.q_lora_rank", _MOST))
+    w.product(x, f"{prefix}attn_q_a", inner)
+    w.norm(inner, f"{prefix}attn_q_a_norm", inner)
+    w.product(inner, f"{prefix}attn_q_b", q)
+    return q
+
+
+def _yarn(w: Writer) -> tuple[float, float]:
+    """The scaling factor of YaRN (Peng et al. 2023), 1 without it, and its multiplier."""
+    factor = w.keys.number("rope.scaling.factor", 0.0, 1e3, 1.0)
+    if w.keys.text("rope.scaling.type") != "yarn" or factor <= 1:
+        return 1.0, 0.0
+    stored = w.keys.number("rope.scaling.yarn_log_multiplier", 0.0, 1e3, 0.0)
+    return factor, stored / _MULTIPLIER_UNIT
+
+
+def _rope(w: Writer) -> Rope:
+    """The rotation, whose amplitude is the ratio of YaRN's two corrections."""
+    rope, (factor, multiplier) = w.config.rope, _yarn(w)
+    if not multiplier:
+        return rope
+    stored = multiplier * _MULTIPLIER_UNIT
+    ratio = (1 + 0.1 * stored * math.log(factor)) / (1 + 0.1 * multiplier * math.log(factor))
+    return rope._replace(amplitude=rope.amplitude * ratio)
+
+
+def _scale(w: Writer, key_dim: int) -> float:
+    """The factor of query · key."""
+    factor, multiplier = _yarn(w)
+    return float((1 + 0.1 * multiplier * math.log(factor)) ** 2 / math.sqrt(key_dim))
+
+
+ROWS = {
+    "deepseek2": Architecture(
+        "silu",
+        write,
+        mixture=Mixture(
+            Route.ROUTE_SOFTMAX, by_key=True, normalised=None, scaled=True, shared="count"
+        ),
+        own_keys=("attention.value_length", "attention.value_length_swa"),
+    )
+}
