@@ -1,4 +1,7 @@
-/* Vector vocabulary: WebAssembly SIMD128. Meanings: scalar.h. */
+/* Vector vocabulary: WebAssembly SIMD128. Meanings: scalar.h. A header that extends it, as wasm128_relaxed.h does,
+ * defines before it includes this one:
+ *   SF_ISA_NAME, SF_ISA_TABLE
+ *   WASM128_FMA(a, b, c)        a · b + c */
 #ifndef SF_SIMD_H
 #define SF_SIMD_H
 
@@ -7,8 +10,11 @@
 
 #include "formats/half.h"
 
+#ifndef SF_ISA_NAME
 #define SF_ISA_NAME "wasm128"
 #define SF_ISA_TABLE sf_kernels_wasm128
+#define WASM128_FMA(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
+#endif
 
 enum {
   SF_LANES = 4,
@@ -57,7 +63,7 @@ SF_INLINE vf v_mul(vf a, vf b) { return wasm_f32x4_mul(a, b); }
 
 SF_INLINE vf v_div(vf a, vf b) { return wasm_f32x4_div(a, b); }
 
-SF_INLINE vf v_fma(vf a, vf b, vf c) { return wasm_f32x4_add(wasm_f32x4_mul(a, b), c); }
+SF_INLINE vf v_fma(vf a, vf b, vf c) { return WASM128_FMA(a, b, c); }
 
 /* pmin(b, a) is a < b ? a : b, one instruction on every machine; wasm's own min also orders NaN and zeros. */
 SF_INLINE vf v_min(vf a, vf b) { return wasm_f32x4_pmin(b, a); }

@@ -6,17 +6,11 @@
 #ifndef SF_SIMD_RELAXED_H
 #define SF_SIMD_RELAXED_H
 
-#define v_fma wasm128_v_fma
-#include "simd/wasm128.h"
-#undef v_fma
-#undef SF_ISA_NAME
-#undef SF_ISA_TABLE
-
 #define SF_ISA_NAME "relaxed128"
 #define SF_ISA_TABLE sf_kernels_relaxed128
 #define SF_DOT8 1
-
-SF_INLINE vf v_fma(vf a, vf b, vf c) { return wasm_f32x4_relaxed_madd(a, b, c); }
+#define WASM128_FMA(a, b, c) wasm_f32x4_relaxed_madd(a, b, c)
+#include "simd/wasm128.h"
 
 /* ---- What only a vocabulary with SF_DOT8 has: v8, 32 values of 8 bits ---- */
 
