@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from sparsefire.bench.cache import EXPONENT, bench_cache, power_law
+from sparsefire.bench import CACHE_EXPONENT
+from sparsefire.bench.cache import bench_cache, power_law
 from sparsefire.bench.ffn import bench_ffn
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, FormatError
@@ -72,7 +73,7 @@ def test_bad_arguments(
 
 
 @pytest.mark.parametrize("active", [0.02, 0.1, 1.0])
-@pytest.mark.parametrize("exponent", [0.5, EXPONENT, 2.0])
+@pytest.mark.parametrize("exponent", [0.5, CACHE_EXPONENT, 2.0])
 def test_power_laws_have_the_mean_that_was_asked_for(active: float, exponent: float) -> None:
     often = power_law(5504, active, exponent)
     assert often.mean() == pytest.approx(active, rel=1e-6)
@@ -85,7 +86,7 @@ def test_power_laws_have_the_mean_that_was_asked_for(active: float, exponent: fl
 
 
 def test_the_usual_power_law_is_that_of_a_large_model() -> None:
-    often = power_law(11008, 0.1, EXPONENT)
+    often = power_law(11008, 0.1, CACHE_EXPONENT)
     assert 0.76 < often[: 11008 // 4].sum() / often.sum() < 0.82
 
 
@@ -100,7 +101,7 @@ def test_caches_hold_their_share_and_change_no_bit(host_core: Core) -> None:
     )
     assert seen == [(f"{i} of 60 repetitions", i / 60) for i in range(1, 61)]
     assert [each.policy for each in results] == ["lru", "lfu", "window"]
-    best = power_law(300, 0.1, EXPONENT)[:120].sum() / 30
+    best = power_law(300, 0.1, CACHE_EXPONENT)[:120].sum() / 30
     for each in results:
         assert each.identical
         assert (each.shape, each.format, each.repeats) == ("64x300", "q8_0", 30)

@@ -21,11 +21,8 @@ from ..errors import ArgumentError
 from ..ffn.cache import POLICIES, NeuronCache
 from ..ffn.cached import CachedFfn
 from ..ffn.layer import SparseFfn
+from . import CACHE_EXPONENT, CACHE_REPEATS
 from .ffn import random_layer
-
-# With this exponent and a tenth of the neurons active, the most frequent quarter accounts for
-# nearly four fifths of the activations, as found in OPT-30B (PowerInfer; Song et al. 2024).
-EXPONENT = 1.2
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,8 @@ def bench_cache(
     budget: float = 0.4,
     policies: Sequence[str] = tuple(POLICIES),
     pinned: float = 0.5,
-    exponent: float = EXPONENT,
-    repeats: int = 200,
+    exponent: float = CACHE_EXPONENT,
+    repeats: int = CACHE_REPEATS,
     seed: int = 0,
     core: Core | None = None,
     progress: Progress | None = None,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from .common import Parser, Progress, add_host_options, choose_host
+from ..bench import CACHE_EXPONENT, CACHE_REPEATS, CACHE_SHAPE, FFN_SHAPE
+from .common import Parser, Progress, add_host_options, choose_host, print_json
 
 if TYPE_CHECKING:
     from ..bench.cache import CacheBench
@@ -30,7 +30,7 @@ def add_bench_parser(commands: Any) -> None:
         "different input, and so different active neurons. Prints medians of alternating runs.",
     )
     ffn.set_defaults(run=_bench_ffn)
-    _add_layer_options(ffn, (4096, 11008), "repetitions; default: about 5 seconds' worth")
+    _add_layer_options(ffn, FFN_SHAPE, None, "repetitions; default: about 5 seconds' worth")
     ffn.add_argument("--gated", action="store_true", help="add a gate matrix, as in Llama")
     ffn.add_argument(
         "--rank", type=int, default=128, metavar="R", help="predictor rank; default %(default)s"
@@ -44,7 +44,10 @@ def add_bench_parser(commands: Any) -> None:
     )
     cache.set_defaults(run=_bench_cache)
     _add_layer_options(
-        cache, (2048, 5504), "repetitions, after as many for warming up; default 200"
+        cache,
+        CACHE_SHAPE,
+        CACHE_REPEATS,
+        "repetitions, after as many for warming up; default %(default)s",
     )
     add = cache.add_argument
     add(
@@ -64,14 +67,18 @@ def add_bench_parser(commands: Any) -> None:
     add(
         "--exponent",
         type=float,
+        default=CACHE_EXPONENT,
         metavar="S",
-        help="the r-th most active neuron fires in proportion to r^-S; default 1.2, which gives "
-        "a quarter of the neurons nearly four fifths of the activations",
+        help="the r-th most active neuron fires in proportion to r^-S; default %(default)s, which "
+        "gives a quarter of the neurons nearly four fifths of the activations",
     )
 
 
 def _add_layer_options(
-    parser: argparse.ArgumentParser, shape: tuple[int, int], repeats: str
+    parser: argparse.ArgumentParser,
+    shape: tuple[int, int],
+    repeats: int | None,
+    repeats_help: str,
 ) -> None:
     """Adds the options that both benchmarks share."""
     add = parser.add_argument
@@ -90,7 +97,7 @@ def _add_layer_options(
         metavar="SHARE",
         help="share of active neurons; default %(default)s",
     )
-    add("--repeats", type=int, metavar="N", help=repeats)
+    add("--repeats", type=int, default=repeats, metavar="N", help=repeats_help)
     add("--seed", type=int, default=0, metavar="N", help="random seed; default %(default)s")
     add("--json", action="store_true", help="print JSON instead")
     add_host_options(parser)
@@ -119,12 +126,15 @@ def _bench_ffn(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=show,
         )
-    print(json.dumps(result.as_dict()) if arguments.json else _ffn_table(result))
+    if arguments.json:
+        print_json(result.as_dict())
+    else:
+        print(_ffn_table(result))
     return 0
 
 
 def _bench_cache(arguments: argparse.Namespace) -> int:
-    from ..bench.cache import EXPONENT, bench_cache
+    from ..bench.cache import bench_cache
 
     choose_host(arguments)
     with Progress() as show:
@@ -135,13 +145,16 @@ def _bench_cache(arguments: argparse.Namespace) -> int:
             active=arguments.active,
             budget=arguments.budget,
             pinned=arguments.pinned,
-            exponent=EXPONENT if arguments.exponent is None else arguments.exponent,
-            repeats=200 if arguments.repeats is None else arguments.repeats,
+            exponent=arguments.exponent,
+            repeats=arguments.repeats,
             seed=arguments.seed,
             progress=show,
         )
     found = [result.as_dict() for result in results]
-    print(json.dumps(found) if arguments.json else _cache_table(results))
+    if arguments.json:
+        print_json(found)
+    else:
+        print(_cache_table(results))
     return 0
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._files import check_output
 from ..errors import ArgumentError
 from ..weights.formats import CALIBRATION_FORMATS
-from .common import Progress, add_host_options, choose_host, read_text
+from .common import (
+    Progress,
+    add_host_options,
+    add_output_options,
+    choose_host,
+    print_json,
+    read_text,
+)
 
 if TYPE_CHECKING:
     from ..calibrate.cutoffs import CutoffCalibration
@@ -48,8 +54,7 @@ def add_calibrate_parser(commands: Any) -> None:
     )
     add("--activation", metavar="NAME", help="activation function, overriding the file")
     add("--seed", type=int, default=0, metavar="N", help="random seed; default %(default)s")
-    add("--force", action="store_true", help="replace an existing OUT.gguf")
-    add("--json", action="store_true", help="print one JSON object instead")
+    add_output_options(parser)
     _add_predictor_options(parser.add_argument_group("predictors"))
     _add_cutoff_options(parser.add_argument_group("cutoffs"))
     add_host_options(parser)
@@ -136,7 +141,10 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=show,
         )
-    print(json.dumps(report.as_dict()) if arguments.json else _table(report))
+    if arguments.json:
+        print_json(report.as_dict())
+    else:
+        print(_table(report))
     return 0
 
 
@@ -170,7 +178,10 @@ def _calibrate_cutoffs(arguments: argparse.Namespace, text: str) -> int:
             force=arguments.force,
             progress=show,
         )
-    print(json.dumps(report.as_dict()) if arguments.json else cutoff_table(report))
+    if arguments.json:
+        print_json(report.as_dict())
+    else:
+        print(cutoff_table(report))
     return 0
 
 

@@ -85,6 +85,12 @@ def _budget(text: str) -> int | float:
     return int(float(number) * 1000 ** "_kMGT".index(unit or "_"))
 
 
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """--force and --json, of commands that write a model."""
+    parser.add_argument("--force", action="store_true", help="replace an existing OUT.gguf")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
 def add_mode_options(parser: argparse.ArgumentParser) -> None:
     """--dense, --exact and --sparse, which exclude each other."""
     group = parser.add_argument_group("which neurons are computed").add_mutually_exclusive_group()
@@ -191,8 +197,8 @@ def cache_report(model: Any) -> dict[str, Any]:
     return {"neuron_cache": {**found, **asdict(stats), "hit_rate": stats.hit_rate}}
 
 
-def print_json(report: dict[str, Any]) -> None:
-    """Prints an object as one line of JSON."""
+def print_json(report: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """Prints an object, or a list of them, as one line of JSON."""
     print(json_line(report))
 
 

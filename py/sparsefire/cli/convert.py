@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import Any
 
-from .common import Progress, add_host_options, choose_host
+from .common import Progress, add_host_options, add_output_options, choose_host, print_json
 
 
 def add_convert_parser(commands: Any) -> None:
@@ -35,8 +34,7 @@ def add_convert_parser(commands: Any) -> None:
         help="model name; default: the directory's, or the cached repository's",
     )
     add("--pre", metavar="RULE", help="pre-tokeniser, if it is not recognised")
-    add("--force", action="store_true", help="replace an existing OUT.gguf")
-    add("--json", action="store_true", help="print one JSON object instead")
+    add_output_options(parser)
     add_host_options(parser)
 
 
@@ -55,7 +53,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             progress=show,
         )
     if arguments.json:
-        print(json.dumps(asdict(report)))
+        print_json(asdict(report))
         return 0
     print(
         f"{report.output}: {report.nbytes:,} bytes, {report.tensors} tensors of {report.weights:,} "

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 from .._shown import shown
-from .common import Progress, add_host_options, choose_host
+from .common import Progress, add_host_options, add_output_options, choose_host, print_json
 
 if TYPE_CHECKING:
     from ..files.quantize import QuantizeReport
@@ -32,8 +31,7 @@ def add_quantize_parser(commands: Any) -> None:
     add("format", metavar="FORMAT", help="q8_0, q4_0, q4_1, q4_k, q5_k, q6_k, f16, bf16, f32 …")
     add("--output-format", metavar="FORMAT", help="format of the output matrix")
     add("--embedding-format", metavar="FORMAT", help="format of the token embedding")
-    add("--force", action="store_true", help="replace an existing OUT.gguf")
-    add("--json", action="store_true", help="print one JSON object instead")
+    add_output_options(parser)
     add_host_options(parser)
 
 
@@ -51,7 +49,10 @@ def _quantize(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=show,
         )
-    print(json.dumps(report.as_dict()) if arguments.json else _summary(report))
+    if arguments.json:
+        print_json(report.as_dict())
+    else:
+        print(_summary(report))
     return 0
 
 
