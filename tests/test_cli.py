@@ -300,10 +300,10 @@ def test_modes_that_the_model_does_not_have(silu: Path) -> None:
 
 DAMAGED: dict[str, dict[str, Any]] = {
     "'blk.1.attn_k.weight' is missing": {"tensors": {"blk.1.attn_k.weight": None}},
-    "'blk.0.ffn_down.weight' is MXFP4": {"down_format": "MXFP4"},
+    "'blk.0.ffn_down.weight' is IQ1_S": {"hidden": 256, "down_format": "IQ1_S"},
     "architecture 'bert'": {"keys": {"general.architecture": "bert"}},
     "unknown activation 'sine'": {"activation": "sine"},
-    "'deepseek-llm'": {"keys": {"tokenizer.ggml.pre": "deepseek-llm"}},
+    "'no-such-rule'": {"keys": {"tokenizer.ggml.pre": "no-such-rule"}},
     "the tokeniser 'bert'": {"keys": {"tokenizer.ggml.model": "bert"}},
 }
 
