@@ -76,12 +76,25 @@ def read_biases(file: GgufFile, layer: FfnLayer) -> dict[str, FloatArray]:
     }
 
 
-def format_by_neuron(format: str, d: int) -> WeightFormat:
-    """What a down matrix is packed in when it gets one row of d numbers a neuron. Plain numbers
-    stay what they are; the blocks of other formats lie along the other axis, so they are packed
-    anew: in Q8_0, which is fine enough for all of them, or F16 where its blocks do not divide d."""
-    stored = weight_format(format)
-    return stored if stored.block == 1 else weight_format("q8_0" if d % 32 == 0 else "f16")
+def format_by_neuron(file: GgufFile, name: str) -> WeightFormat:
+    """What a down matrix (…, d, hidden) is packed in when it gets one row of d numbers a neuron.
+    Plain numbers stay what they are; the blocks of other formats lie along the other axis, so they
+    are packed anew: in Q8_0, which is fine enough for all of them, or F16 where its blocks do not
+    divide d. Weights of -1, 0 and 1 times the same scale stay such, and so exact."""
+    info = file.tensors[name]
+    stored, d = weight_format(info.format), info.shape[-2]
+    if stored.block == 1:
+        return stored
+    ternary = stored.name in ("tq1_0", "tq2_0") and d % stored.block == 0
+    if ternary and (info.stored or _has_one_scale(file.tensor_data(name), stored)):
+        return weight_format("tq2_0")
+    return weight_format("q8_0" if d % 32 == 0 else "f16")
+
+
+def _has_one_scale(packed: npt.NDArray[np.uint8], kind: WeightFormat) -> bool:
+    """Whether the blocks, which end with their scales, half floats, all have the same."""
+    scales = packed.reshape(-1, kind.block_bytes)[:, -2:]
+    return bool((scales == scales[0]).all())
 
 
 def rows_by_neuron(
@@ -91,7 +104,7 @@ def rows_by_neuron(
     packed rows, their format (see `format_by_neuron`), and the shape (hidden, d)."""
     *_, d, hidden = file.tensors[name].shape
     stored = weight_format(file.tensors[name].format)
-    kind = format_by_neuron(stored.name, d)
+    kind = format_by_neuron(file, name)
     packed = file.tensor_data(name).reshape(-1, d, stored.row_bytes(hidden))[expert or 0]
     rows = np.empty((hidden, kind.row_bytes(d)), np.uint8)
     what = f"{file.name}: tensor {name!r}"

@@ -326,8 +326,8 @@ def _memory(file: GgufFile, config: ModelConfig, plan: Plan, context: int | None
         if info is None or not layer.activation.is_relu_family:
             continue
         if experts or f"blk.{layer.block}.{DOWN_BY_NEURON}" not in file.tensors:
-            d = info.shape[-2]
-            made += layer.hidden * format_by_neuron(info.format, d).row_bytes(d)
+            kind = format_by_neuron(file, info.name)
+            made += layer.hidden * kind.row_bytes(info.shape[-2])
             replaced += info.nbytes
     tokens = context or min(config.context_length, DEFAULT_CONTEXT)
     return MemoryReport(

@@ -7,11 +7,12 @@ checked against the file's size before it is used. `write_gguf` in `writer` writ
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from .._shown import shown_value
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from ..weights.formats import FORMATS
+from . import i2_s
 from .source import ByteArray, Bytes, Source, Stream, open_source
 
 _MAX_KEYS = 1 << 16
@@ -99,7 +101,8 @@ class ValueType(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """A tensor of the file. `shape` is in numpy's order, (rows, columns) for a matrix; `offset` is
-    from the start of the file, or of file `part` (from 0) of a split model."""
+    from the start of the file, or of file `part` (from 0) of a split model. `format` and `nbytes`
+    are those of the data as it is read; `stored` names the file's format if that is another."""
 
     name: str
     shape: tuple[int, ...]
@@ -107,6 +110,13 @@ class TensorInfo:
     offset: int
     nbytes: int
     part: int = 0
+    stored: str | None = None
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes in the file."""
+        weights = math.prod(self.shape)
+        return i2_s.file_bytes(weights) if self.stored == i2_s.NAME else self.nbytes
 
 
 class _Cursor:
@@ -255,6 +265,13 @@ class _Cursor:
         code = self.number("I")
         at = self.position
         offset = self.number("Q")
+        stored = i2_s.NAME if code == i2_s.CODE else None
+        if stored and (count != 2 or shape[-1] % i2_s.BLOCK):
+            raise UnsupportedError(
+                f"{self._name}: {self.where}: shape {shape} in I2_S; matrices whose columns are a "
+                f"multiple of {i2_s.BLOCK} are supported"
+            )
+        code = format_code(i2_s.READ_AS) if stored else code
         if code not in TENSOR_FORMATS:
             self.fail(
                 f"weight format number {code} is unknown; the file is damaged, or newer than "
@@ -268,11 +285,8 @@ class _Cursor:
                 f"rows of {shape[-1]} weights do not divide into {packing.name.upper()}'s "
                 f"blocks of {packing.block}; {_DAMAGED}"
             )
-        weights = 1
-        for size in shape:
-            weights *= size
-        nbytes = weights // packing.block * packing.block_bytes
-        return TensorInfo(name, shape, packing.name, offset, nbytes), at
+        nbytes = math.prod(shape) // packing.block * packing.block_bytes
+        return TensorInfo(name, shape, packing.name, offset, nbytes, stored=stored), at
 
 
 class GgufFile:
@@ -480,15 +494,14 @@ class GgufFile:
         start = -(-cursor.position // self.alignment) * self.alignment
         for info, at in described:
             offset = start + info.offset
-            if offset + info.nbytes > self._source.size:
+            if offset + info.stored_bytes > self._source.size:
                 raise ModelFileError(
-                    f"{self.name}: tensor {info.name!r} (offset at byte {at}): its {info.nbytes} "
+                    f"{self.name}: tensor {info.name!r} (offset at byte {at}): its "
+                    f"{info.stored_bytes} "
                     f"bytes at byte {offset} go past the end of the file, which has "
                     f"{self._source.size} bytes; {_DAMAGED}"
                 )
-            self.tensors[info.name] = TensorInfo(
-                info.name, info.shape, info.format, offset, info.nbytes, part
-            )
+            self.tensors[info.name] = replace(info, offset=offset, part=part)
 
     @property
     def nbytes(self) -> int:
@@ -508,18 +521,32 @@ class GgufFile:
 
     def tensor_data(self, name: str) -> ByteArray:
         """The packed bytes of a tensor, uint8 (nbytes,), read-only: a view of the mapped file or of
-        the given buffer, or, for a file object, a copy."""
+        the given buffer, or, for a file object or a tensor that is `stored` otherwise, a copy."""
         info = self.tensor(name)
-        data = self._sources[info.part].read(info.offset, info.nbytes)
+        if info.stored:
+            data = np.concatenate([piece for _, piece in self.tensor_pieces(name)])
+        else:
+            data = self._sources[info.part].read(info.offset, info.nbytes)
         data.flags.writeable = False
         return data
 
     def tensor_pieces(self, name: str) -> Iterator[tuple[int, ByteArray]]:
         """The packed bytes in chunks of a few megabytes, each with its offset in the tensor."""
         info = self.tensor(name)
+        if info.stored:
+            yield from self._pieces_of_i2_s(info)
+            return
         for start in range(0, info.nbytes, _PIECE_BYTES):
             nbytes = min(_PIECE_BYTES, info.nbytes - start)
             yield start, self._sources[info.part].read(info.offset + start, nbytes)
+
+    def _pieces_of_i2_s(self, info: TensorInfo) -> Iterator[tuple[int, ByteArray]]:
+        source, count = self._sources[info.part], math.prod(info.shape) // 4
+        after = source.read(info.offset + count, info.stored_bytes - count)
+        scale = i2_s.read_scale(after, f"{self.name}: tensor {info.name!r}")
+        for start in range(0, count, _PIECE_BYTES):
+            stored = source.read(info.offset + start, min(_PIECE_BYTES, count - start))
+            yield start // i2_s.STORED_BYTES * i2_s.BLOCK_BYTES, i2_s.as_tq2_0(stored, scale)
 
     def check_unchanged(self) -> None:
         """Raises `ModelFileError` if a file changed since it was opened: its size, or the time at
@@ -589,12 +616,9 @@ class TypedValue(NamedTuple):
 def packed_bytes(name: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor of this shape in the format of that name."""
     packing = _format_named(name)
-    weights = 1
-    for size in shape:
-        weights *= size
     if not shape or shape[-1] % packing.block:
         raise ArgumentError(f"shape {shape} cannot be packed in {packing.name}")
-    return weights // packing.block * packing.block_bytes
+    return math.prod(shape) // packing.block * packing.block_bytes
 
 
 def format_code(name: str) -> int:
