@@ -262,6 +262,6 @@ def test_other_names_of_formats(floats: Path, tmp_path: Path) -> None:
         assert stored(out)["blk.0.ffn_up.weight"][0] == format
     report = quantize_model(floats, out, "q4_0", embedding_format="Q5_K_M", force=True)
     assert by_name(report)["token_embd.weight"].after == "q5_k"
-    for unknown in ("IQ4_XS", "Q4_K_L", "q9"):
+    for unknown in ("IQ1_S", "Q4_K_L", "q9"):
         with pytest.raises(FormatError, match=f"{unknown}.*known ones: f32, f16, bf16, q8_0"):
             quantize_model(floats, out, unknown, force=True)
