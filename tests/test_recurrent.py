@@ -106,6 +106,23 @@ class HeadDots:
         return np.asarray((a * b).sum(2))
 
 
+class Temperature:
+    """Of the position, from 3 places further on."""
+
+    width = 6
+
+    def __init__(self) -> None:
+        self.inputs = {"v": RANDOM.standard_normal((TOKENS, 6))}
+
+    def build(self, plan: Plan, buffers: dict[str, Buffer], out: Buffer) -> None:
+        plan.copy(buffers["v"], out, width=6)
+        plan.temperature(out, 0.3, 5, 3)
+
+    def reference(self, tokens: list[int]) -> Doubles:
+        runs = (np.arange(len(tokens)) + 3) // 5
+        return np.asarray(self.inputs["v"][tokens] * (1 + 0.3 * np.log(runs + 1))[:, None])
+
+
 CASES = {
     "convolution of 4 with a bias": Convolution(4, True),
     "convolution of 2": Convolution(2, False),
@@ -114,8 +131,9 @@ CASES = {
     "rwkv6": Recurrence("rwkv6", 12, 12),
     "rwkv7": Recurrence("rwkv7", 8, 19),
     "head dots": HeadDots(),
+    "temperature": Temperature(),
 }
-RECURRENT = [name for name in CASES if name not in ("head dots", "convolution of 1")]
+RECURRENT = [name for name in CASES if name not in ("head dots", "temperature", "convolution of 1")]
 
 
 def model_of(core: Core, name: str) -> OneStep:

@@ -159,12 +159,14 @@ SF_API int32_t sf_matrix_multiply(sf_context *context, const sf_matrix *matrix, 
 
 enum sf_activation {
   SF_IDENTITY = 0,
-  SF_RELU = 1,      /* max(v, 0) */
-  SF_RELU2 = 2,     /* max(v, 0)² */
-  SF_SILU = 3,      /* v · sigmoid(v) */
-  SF_GELU_TANH = 4, /* v/2 · (1 + tanh(√(2/π)(v + 0.044715 v³))) */
-  SF_GELU_ERF = 5,  /* v/2 · (1 + erf(v/√2)) */
-  SF_FATRELU = 6    /* v if v > parameter, else 0 (ProSparse) */
+  SF_RELU = 1,         /* max(v, 0) */
+  SF_RELU2 = 2,        /* max(v, 0)² */
+  SF_SILU = 3,         /* v · sigmoid(v) */
+  SF_GELU_TANH = 4,    /* v/2 · (1 + tanh(√(2/π)(v + 0.044715 v³))) */
+  SF_GELU_ERF = 5,     /* v/2 · (1 + erf(v/√2)) */
+  SF_FATRELU = 6,      /* v if v > parameter, else 0 (ProSparse) */
+  SF_SILU_CLAMPED = 7, /* c · sigmoid(1.702 c), c = min(v, 7). Of a gate (gpt-oss): up goes through SF_CLAMPED */
+  SF_CLAMPED = 8       /* min(max(v, -7), 7) + 1. Not of layers by itself */
 };
 
 /* y (count) = activation(x (count)), by an sf_activation; y may be x. `parameter`: FATReLU's threshold, ≥ 0, else
@@ -432,7 +434,9 @@ enum sf_step_name {
                                The number of groups divides that of heads, of which each has a state S (keys, values):
                                S_i = decay_i · S_i + k_i · v + b_i · Σ_j a_j · S_j, and out = Σ_i q_i · S_i of the new
                                state or, with before 1, of that before the token */
-  SF_STEP_HEAD_DOTS = 21    /* a (heads, dim), b (heads, dim), out (heads). out = a · b of each head */
+  SF_STEP_HEAD_DOTS = 21,   /* a (heads, dim), b (heads, dim), out (heads). out = a · b of each head */
+  SF_STEP_TEMPERATURE = 22  /* in place, length, offset; factor.
+                               x = x · (1 + factor · ln(⌊(position + offset) / length⌋ + 1)) */
 };
 
 enum sf_norm {

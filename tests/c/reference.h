@@ -34,6 +34,10 @@ static inline double reference_activation(int32_t activation, double parameter, 
       return v / 2 * erfc(-v / sqrt(2.0));
     case SF_FATRELU:
       return v > parameter ? v : 0;
+    case SF_SILU_CLAMPED:
+      return fmin(v, 7) / (1 + exp(-1.702 * fmin(v, 7)));
+    case SF_CLAMPED:
+      return fmin(fmax(v, -7), 7) + 1;
     default:
       return v;
   }

@@ -170,7 +170,8 @@ static double reference_ffn(const layer *l, const float *x, const uint8_t *use, 
     if (use && !use[i]) continue;
     double up = dot(l->up.floats + i * d, x, d) + (double)l->up_bias[i];
     double gate = l->gated ? dot(l->gate.floats + i * d, x, d) + (double)l->gate_bias[i] : up;
-    double factor = l->gated ? up : 1;
+    double beside = l->activation == SF_SILU_CLAMPED ? reference_activation(SF_CLAMPED, 0, up) : up;
+    double factor = l->gated ? beside : 1;
     double value = factor * reference_activation(l->activation, (double)l->parameter, gate);
     int at_jump = l->activation == SF_FATRELU && fabs(gate - (double)l->parameter) < 1e-3;
     double largest = 0;
@@ -256,6 +257,10 @@ static void test_ffn(sf_context *context, sf_context *threaded, int32_t format, 
   for (l.activation = SF_IDENTITY; l.activation <= SF_FATRELU; l.activation += step) {
     for (l.gated = 0; l.gated < 2; l.gated++) test_ffn_layer(context, threaded, &l);
   }
+  const uint32_t state = random_state; /* the layers that follow keep their numbers */
+  l.activation = SF_SILU_CLAMPED;
+  for (l.gated = 0; l.gated < 2; l.gated++) test_ffn_layer(context, threaded, &l);
+  random_state = state;
   sf_ffn *ffn;
   CHECK(sf_ffn_open(&ffn, context, NULL, l.up.matrix, l.down.matrix, SF_DOWN_BY_NEURON, 99, 0) == SF_ERROR_ARGUMENT,
         "activation");

@@ -39,8 +39,11 @@ static void neurons_part(void *argument, int32_t part, int32_t parts) {
     float *up = ffn->work->up_values + start;
     float *activated = ffn->gate ? ffn->work->gate_values + start : up;
     kernels->activate(ffn->activation, ffn->parameter, activated, end - begin, activated);
-    if (ffn->both_active) kernels->activate(ffn->activation, ffn->parameter, up, end - begin, up);
-    if (ffn->gate) kernels->multiply(activated, up, end - begin, up);
+    if (!ffn->gate) continue;
+    if (ffn->up_activation != SF_IDENTITY) {
+      kernels->activate(ffn->up_activation, ffn->parameter, up, end - begin, up);
+    }
+    kernels->multiply(activated, up, end - begin, up);
   }
 }
 

@@ -8,6 +8,9 @@
 #include "ffn/dense.h"
 #include "ffn/sparse.h"
 
+/* The activation of up beside a gate's. */
+static int32_t beside(int32_t activation) { return activation == SF_SILU_CLAMPED ? SF_CLAMPED : SF_IDENTITY; }
+
 /* A layer without its matrices, or NULL when out of memory. */
 static sf_ffn *new_ffn(sf_context *context, int32_t d_in, int32_t d_out, int32_t hidden, int32_t activation,
                        float parameter) {
@@ -15,6 +18,7 @@ static sf_ffn *new_ffn(sf_context *context, int32_t d_in, int32_t d_out, int32_t
   if (!ffn) return NULL;
   ffn->context = context;
   ffn->activation = activation;
+  ffn->up_activation = beside(activation);
   ffn->parameter = parameter;
   ffn->d_in = d_in;
   ffn->d_out = d_out;
@@ -26,7 +30,7 @@ static sf_ffn *new_ffn(sf_context *context, int32_t d_in, int32_t d_out, int32_t
 }
 
 static int32_t valid_activation(int32_t activation, float parameter) {
-  return activation >= SF_IDENTITY && activation <= SF_FATRELU && isfinite(parameter) && parameter >= 0;
+  return activation >= SF_IDENTITY && activation <= SF_SILU_CLAMPED && isfinite(parameter) && parameter >= 0;
 }
 
 int32_t sf_ffn_open(sf_ffn **out, sf_context *context, const sf_matrix *gate, const sf_matrix *up,
@@ -119,7 +123,7 @@ int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bia
 
 int32_t sf_ffn_set_both_active(sf_ffn *ffn, int32_t both) {
   if (!ffn || !ffn->gate || both < 0 || both > 1) return SF_ERROR_ARGUMENT;
-  ffn->both_active = both;
+  ffn->up_activation = both ? ffn->activation : beside(ffn->activation);
   return SF_OK;
 }
 

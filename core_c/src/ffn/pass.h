@@ -29,8 +29,8 @@ struct sf_ffn {
   float gate_cutoff, product_cutoff;
   int32_t d_in, d_out, hidden;
   float *gate_bias, *up_bias, *down_bias;
-  int32_t both_active; /* 1: up is activated too */
-  float *sub_norm;     /* (hidden) or NULL */
+  int32_t up_activation; /* of up, beside a gate's `activation` */
+  float *sub_norm;       /* (hidden) or NULL */
   float sub_norm_epsilon;
   sf_predictor *predictor;
   sf_cache *cache;          /* NULL: the matrices have a row for each neuron. Else: for each slot of the cache */

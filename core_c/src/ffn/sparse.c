@@ -267,11 +267,13 @@ static int32_t add_pass(pass *p, float *y) {
     if (status != SF_OK) return status;
     for (int32_t j = 0; ffn->gate && j < p->n; j++) {
       float *alpha_j = alpha + list_of(p, j), *up_j = up + list_of(p, j);
-      if (ffn->both_active) kernels->activate(ffn->activation, ffn->parameter, up_j, p->counts[j], up_j);
+      if (ffn->up_activation != SF_IDENTITY) {
+        kernels->activate(ffn->up_activation, ffn->parameter, up_j, p->counts[j], up_j);
+      }
       kernels->multiply(alpha_j, up_j, p->counts[j], alpha_j);
     }
   }
-  if (!ffn->gate || ffn->both_active || cutoff > 0) keep(p, cutoff, alpha);
+  if (!ffn->gate || has_zeros(ffn->up_activation) || cutoff > 0) keep(p, cutoff, alpha);
   sf_ffn_apply_sub_norm(ffn, p->ids, p->counts, p->n, alpha);
   const int32_t *rows = p->ids;
   if (ffn->cache) {

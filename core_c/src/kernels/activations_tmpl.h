@@ -63,6 +63,12 @@ SF_INLINE vf activation_of(int32_t activation, vf parameter, vf v) {
       return gelu_erf(v);
     case SF_FATRELU:
       return v_select(v_less(parameter, v), v, v_sub(positive, positive)); /* the last is 0 or NaN */
+    case SF_SILU_CLAMPED: {
+      const vf low = v_min(v_set1(7.0f), v);
+      return v_mul(low, sigmoid(v_mul(low, v_set1(1.702f))));
+    }
+    case SF_CLAMPED:
+      return v_add(v_max(v_set1(-7.0f), v_min(v_set1(7.0f), v)), v_set1(1.0f));
     default:
       return v;
   }
@@ -97,6 +103,12 @@ static void activate(int32_t activation, float parameter, const float *x, int32_
       break;
     case SF_FATRELU:
       activate_all(SF_FATRELU, parameter, x, count, y);
+      break;
+    case SF_SILU_CLAMPED:
+      activate_all(SF_SILU_CLAMPED, parameter, x, count, y);
+      break;
+    case SF_CLAMPED:
+      activate_all(SF_CLAMPED, parameter, x, count, y);
       break;
     default:
       activate_all(SF_IDENTITY, parameter, x, count, y);

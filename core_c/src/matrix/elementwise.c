@@ -2,7 +2,7 @@
 #include "matrix/context.h"
 
 int32_t sf_activate(sf_context *context, int32_t activation, float parameter, const float *x, int32_t count, float *y) {
-  if (!context || !x || !y || count < 0 || activation < SF_IDENTITY || activation > SF_FATRELU) {
+  if (!context || !x || !y || count < 0 || activation < SF_IDENTITY || activation > SF_CLAMPED) {
     return SF_ERROR_ARGUMENT;
   }
   if (!(parameter >= 0)) return SF_ERROR_ARGUMENT;

@@ -215,6 +215,19 @@ static int32_t run_scale(sf_model *model, const sf_step *step) {
   return SF_OK;
 }
 
+/* ---- temperature: in place, length, offset; factor ---- */
+
+static int32_t run_temperature(sf_model *model, const sf_step *step) {
+  int32_t width = sf_width(model, step, 0), length = step->arguments[1];
+  float *x = sf_values(model, step, 0);
+  for (int32_t j = 0; j < model->batch.n; j++, x += width) {
+    int64_t runs = ((int64_t)model->batch.positions[j] + step->arguments[2]) / length;
+    float factor = (float)(1 + (double)step->numbers[0] * log((double)runs + 1));
+    for (int32_t i = 0; i < width; i++) x[i] *= factor;
+  }
+  return SF_OK;
+}
+
 /* ---- cap: in place; cap ---- */
 
 static int32_t check_cap(const sf_model *model, const sf_step *step) {
@@ -308,7 +321,7 @@ static int32_t run_multiply_vector(sf_model *model, const sf_step *step) {
 
 static int32_t check_map(const sf_model *model, const sf_step *step) {
   int32_t function = step->arguments[2];
-  if (function > SF_FATRELU && (function < SF_SIGMOID || function > SF_EXP)) return SF_ERROR_ARGUMENT;
+  if (function > SF_CLAMPED && (function < SF_SIGMOID || function > SF_EXP)) return SF_ERROR_ARGUMENT;
   return same_widths(model, step, 0, 1);
 }
 
@@ -329,7 +342,7 @@ static int32_t run_map(sf_model *model, const sf_step *step) {
   const float *x = sf_values(model, step, 0);
   float *y = sf_values(model, step, 1);
   int32_t count = floats(model, step, 0), function = step->arguments[2];
-  if (function <= SF_FATRELU) {
+  if (function <= SF_CLAMPED) {
     model->context->kernels->activate(function, 0, x, count, y);
     return SF_OK;
   }
@@ -448,6 +461,7 @@ static const sf_step_kind products = {"i*mVo", 0, 0, check_products, run_product
 static const sf_step_kind head_products = {"imoc", 0, 0, check_head_products, run_head_products, NULL};
 static const sf_step_kind rope = {"xrcnn", 1, 0, check_rope, run_rope, NULL};
 static const sf_step_kind scale = {"x", 0, 1, check_nothing, run_scale, NULL};
+static const sf_step_kind temperature = {"xcn", 1, 1, check_nothing, run_temperature, NULL};
 static const sf_step_kind cap = {"x", 0, 1, check_cap, run_cap, NULL};
 static const sf_step_kind add = {"iion", 0, 0, check_pair, run_add, NULL};
 static const sf_step_kind multiply = {"iion", 0, 0, check_pair, run_multiply, NULL};
@@ -483,6 +497,7 @@ static const sf_step_kind *const kinds[] = {
     [SF_STEP_CONVOLUTION] = &sf_step_convolution,
     [SF_STEP_RECURRENCE] = &sf_step_recurrence,
     [SF_STEP_HEAD_DOTS] = &head_dots,
+    [SF_STEP_TEMPERATURE] = &temperature,
 };
 
 const sf_step_kind *sf_step_find(int32_t kind) {

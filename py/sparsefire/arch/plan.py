@@ -231,6 +231,10 @@ class Plan:
         if factor != 1:
             self.step(StepName.STEP_SCALE, x.index, numbers=(factor,))
 
+    def temperature(self, x: Buffer, factor: float, length: int, offset: int = 0) -> None:
+        """Multiplies x by 1 + factor · ln(⌊(position + offset) / length⌋ + 1)."""
+        self.step(StepName.STEP_TEMPERATURE, x.index, length, offset, numbers=(factor,))
+
     def cap(self, x: Buffer, cap: float) -> None:
         """x = cap · tanh(x / cap), unless the cap is 0."""
         if cap:

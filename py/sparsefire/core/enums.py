@@ -54,6 +54,8 @@ class Activation(IntEnum):
     GELU_TANH = 4
     GELU_ERF = 5
     FATRELU = 6
+    SILU_CLAMPED = 7
+    CLAMPED = 8
 
 
 class Rule(IntEnum):
@@ -106,6 +108,7 @@ class StepName(IntEnum):
     STEP_CONVOLUTION = 19
     STEP_RECURRENCE = 20
     STEP_HEAD_DOTS = 21
+    STEP_TEMPERATURE = 22
 
 
 class Norm(IntEnum):

@@ -18,7 +18,8 @@ class ActivationType(StrEnum):
 
     ``ActivationType("gelu")`` accepts the names that frameworks use as well:
     ``gelu`` is the erf form, ``gelu_pytorch_tanh`` the tanh form, ``swish`` is SiLU and
-    ``relu_squared`` is ReLU². An unknown name is an `ArgumentError`.
+    ``relu_squared`` is ReLU². ``silu_clamped`` is gpt-oss's: c · sigmoid(1.702 c), c = min(v, 7),
+    and in a gated layer up is min(max(v, -7), 7) + 1. An unknown name is an `ArgumentError`.
     """
 
     IDENTITY = "identity"
@@ -28,6 +29,7 @@ class ActivationType(StrEnum):
     GELU_TANH = "gelu_tanh"
     GELU_ERF = "gelu_erf"
     FATRELU = "fatrelu"
+    SILU_CLAMPED = "silu_clamped"
 
     @classmethod
     def _missing_(cls, value: object) -> ActivationType:
