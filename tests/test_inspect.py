@@ -9,6 +9,7 @@ from typing import Any
 import gguf
 import pytest
 
+import mixture_models
 import tiny_model
 from sparsefire.cli import main
 from sparsefire.errors import ArgumentError, ModelFileError, UnsupportedError
@@ -96,6 +97,25 @@ def test_how_the_activation_was_found(tmp_path: Path) -> None:
             assert found.activation.name == model.config.activation
     with pytest.raises(ArgumentError, match="unknown activation"):
         inspect_file(path, activation="sine")
+
+
+def test_what_a_token_reads(tmp_path: Path) -> None:
+    path = mixture_models.write(tmp_path / "a.gguf", "deepseek")
+    found = inspect_file(path)
+    d, width, used = mixture_models.D, mixture_models.WIDTH, mixture_models.USED
+    mixture = found.mixtures[0]
+    assert found.mixtures == [mixture]  # the first of 5 layers is dense
+    assert (mixture.layers, mixture.experts, mixture.width) == (4, mixture_models.EXPERTS, width)
+    assert mixture.used == used
+    assert found.reading is not None
+    assert found.reading.experts == 4 * used * 3 * width * d * 4
+    assert found.reading.all_experts * used == found.reading.experts * mixture_models.EXPERTS
+    assert found.reading.neurons == (3 * mixture_models.HIDDEN + 4 * 3 * width) * d * 4
+    assert found.reading.head == mixture_models.VOCAB * d * 4
+    matrices = {each.name: each.nbytes for each in found.tensors if len(each.shape) > 1}
+    left_out = matrices["token_embd.weight"] + found.reading.all_experts - found.reading.experts
+    assert found.reading.total == sum(matrices.values()) - left_out
+    assert found.as_dict()["reading"]["total"] == found.reading.total
 
 
 def test_memory_of_layers_that_are_laid_out_anew(tmp_path: Path) -> None:

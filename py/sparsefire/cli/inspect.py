@@ -12,6 +12,7 @@ from .common import print_json
 
 if TYPE_CHECKING:
     from ..files.inspect import Inspection
+    from ..files.reading import ReadingReport
 
 # Calibration keys that the sparsity line summarises.
 _SUMMED_UP = ("version", "hot_counts", "calibration.active_share", "calibration.selected_share")
@@ -76,6 +77,9 @@ def _facts(found: Inspection) -> Iterable[tuple[str, str]]:
         yield "architecture", found.architecture
     if found.sizes:
         yield "sizes", _sizes(found.sizes)
+    for each in found.mixtures:
+        each_token = f"{each.used} of {each.experts} a token"
+        yield "experts", f"{each_token}, of {each.width} neurons each, in {each.layers} layers"
     yield "tensors", f"{len(found.tensors)}, {found.parameters:,} weights"
     total = sum(found.bytes_by_format.values()) or 1
     ordered = sorted(found.bytes_by_format.items(), key=lambda each: -each[1])
@@ -90,6 +94,8 @@ def _facts(found: Inspection) -> Iterable[tuple[str, str]]:
     for key, value in found.calibration.items():
         if key not in _SUMMED_UP:
             yield "", f"{key}: {_one_line(value)}"
+    if found.reading:
+        yield "reads", _reading(found.reading)
     if found.memory:
         memory = found.memory
         yield (
@@ -110,6 +116,18 @@ def _sizes(sizes: dict[str, Any]) -> str:
         f"vocabulary {sizes['vocab']}, context {sizes['context_length']}",
     ]
     return ", ".join(parts)
+
+
+def _reading(reading: ReadingReport) -> str:
+    """What a token reads."""
+    parts = [
+        (reading.experts, f"of experts (of {_bytes(reading.all_experts)})"),
+        (reading.neurons, "of neurons"),
+        (reading.head, "of the head"),
+        (reading.rest, "of all else"),
+    ]
+    shown = ", ".join(f"{_bytes(size)} {what}" for size, what in parts if size)
+    return f"at most {_bytes(reading.total)} a token: {shown}"
 
 
 def _activation(found: Inspection) -> str:

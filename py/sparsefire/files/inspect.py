@@ -21,6 +21,7 @@ from ..gguf.source import Source
 from ..lm.model import DEFAULT_CONTEXT
 from ..text.tokenizer import Tokenizer
 from ..weights.activation import ActivationType
+from .reading import MixtureReport, ReadingReport, mixtures, reading
 
 _LIST_SHOWN = 6  # entries of a long list
 _TEXT_SHOWN = 200  # characters of a long text
@@ -117,6 +118,8 @@ class Inspection:
     sparsity: list[LayerSparsity] = field(default_factory=list)
     calibration: dict[str, Any] = field(default_factory=dict)
     memory: MemoryReport | None = None
+    mixtures: list[MixtureReport] = field(default_factory=list)
+    reading: ReadingReport | None = None
     mode: str | None = None
     problem: str | None = None
     damage: str | None = None
@@ -131,6 +134,8 @@ class Inspection:
         report = {**asdict(self), "runs": self.runs}
         if self.memory is not None:
             report["memory"] |= {"native": self.memory.native, "wasm": self.memory.wasm}
+        if self.reading is not None:
+            report["reading"]["total"] = self.reading.total
         return report
 
 
@@ -206,7 +211,10 @@ def _resolve(
         report.sizes = _sizes(config)
         report.activation = _activation(file, config, activation is not None)
         report.mode = config.default_mode
-        report.memory = _memory(file, config, read_plan(file, config), context)
+        plan = read_plan(file, config)
+        report.memory = _memory(file, config, plan, context)
+        report.mixtures = mixtures(plan)
+        report.reading = reading(file, plan)
     except SparsefireError as error:
         report.problem = str(error).removeprefix(f"{file.name}: ")
     if report.problem is None and report.tokenizer is not None:
