@@ -42,7 +42,9 @@ class Architecture(NamedTuple):
     window: int = 0  # tokens that layers with a window see
     full_every: int = 0  # every so many layers one has no window; 0: all have it
     both_active: bool = False  # up goes through the activation as the gate does
-    window_rope_base: float | None = None  # of layers with a window; None: that of the others
+    # Rotary base of layers with a window, which then have no scaling; 0: that of the others. None:
+    # they turn as the others do.
+    window_rope_base: float | None = None
     ambiguous: str = ""
     fused_qkv: bool = False  # attn_qkv holds the rows of queries, keys and values
     ffn_norm: str = "ffn_norm"  # name of the norm before the feed-forward part

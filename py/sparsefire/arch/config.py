@@ -153,7 +153,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         kv_heads=kv_heads,
         head_dim=sizes.head_dim,
         vocab=_vocabulary(file),
-        context_length=_usable_context(keys, context_length),
+        context_length=_usable_context(keys, kind, context_length),
         norm_epsilon=_norm_epsilon(keys, kind),
         activation=chosen,
         activation_parameter=parameter,
@@ -238,10 +238,14 @@ def _rope_dims(keys: Keys, head_dim: int) -> int:
 
 def _window_rope(keys: Keys, kind: Architecture, rope: Rope) -> Rope:
     """Layers with a window may have their own rotary base, without scaling."""
-    base = kind.window_rope_base
-    if base is None and keys.value("rope.freq_base_swa") is None:
+    name, base = "rope.freq_base_swa", kind.window_rope_base
+    if name in kind.own_keys:
+        if keys.value(name) not in (None, 0.0, rope.base):
+            raise keys.unsupported(name)
         return rope
-    return rope.with_base(keys.number("rope.freq_base_swa", 1.0, 1e12, base))
+    if base is None and keys.value(name) is None:
+        return rope
+    return rope.with_base(keys.number(name, 1.0, 1e12, base or rope.base))
 
 
 def _windows(keys: Keys, kind: Architecture, layers: int) -> tuple[int, ...]:
@@ -258,10 +262,11 @@ def _windows(keys: Keys, kind: Architecture, layers: int) -> tuple[int, ...]:
     return tuple(0 if every and layer % every == every - 1 else window for layer in range(layers))
 
 
-def _usable_context(keys: Keys, context_length: int) -> int:
+def _usable_context(keys: Keys, kind: Architecture, context_length: int) -> int:
     """Some models scale queries beyond their original context length, which is not supported: their
     context is limited to that length."""
-    if not keys.value("attention.temperature_scale", 0):
+    name = "attention.temperature_scale"
+    if name in kind.own_keys or not keys.value(name, 0):
         return context_length
     name = "rope.scaling.original_context_length"
     return min(context_length, keys.integer(name, 1 << 24, context_length))

@@ -93,8 +93,19 @@ def heads_of(
     plan.scale(q, config.attention_scale)
     mixed = w.buffer("heads", heads * dim)
     window = config.windows[block] if window is None else window
+    sinks = None
+    if _SINKS in config.kind.vectors:
+        sinks = plan.vector(f"{prefix}{_SINKS}", heads)
     step = plan.attention(
-        q, k, v, mixed, kv_heads=kv_heads, k_dim=dim, window=window, cap=config.attention_cap
+        q,
+        k,
+        v,
+        mixed,
+        kv_heads=kv_heads,
+        k_dim=dim,
+        window=window,
+        cap=config.attention_cap,
+        sinks=sinks,
     )
     return mixed, step
 
@@ -120,6 +131,7 @@ def rope_of(w: Writer, block: int) -> Rope:
     return w.config.window_rope if w.config.windows[block] else w.config.rope
 
 
+_SINKS = "attn_sinks.weight"
 HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
 _POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 _NORM_BIASES = ("attn_norm.bias", "ffn_norm.bias")
@@ -216,6 +228,16 @@ ROWS = {
         whole_norms=True,
         mixture=Mixture(normalised=False, own_width=False),
     ),
+    "gpt-oss": _LLAMA._replace(
+        activation="silu_clamped",
+        rope_halves=True,
+        vectors=(_SINKS,),
+        full_every=2,
+        ffn_norm="post_attention_norm",
+        mixture=Mixture(Route.ROUTE_SOFTMAX_CHOSEN, normalised=False),
+        own_keys=("rope.freq_base_swa",),
+    ),
+    "mellum": _QWEN3_MOE._replace(full_every=4, window_rope_base=0.0),
     "qwen2moe": _QWEN2_MOE,
     "qwen3moe": _QWEN3_MOE,
     "bailingmoe2": _LLAMA._replace(

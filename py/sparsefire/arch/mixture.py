@@ -27,7 +27,9 @@ class Mixture(NamedTuple):
     normalised: bool | None = True  # None: the file says, expert_weights_norm
     scaled: bool = False  # weights are multiplied by expert_weights_scale
     own_width: bool = True  # expert_feed_forward_length is the experts' width
-    shared: str = ""  # width of a layer beside them: "key", "count" times theirs, "hidden"
+    before: bool = False  # weights multiply what experts get, not what they make of it
+    shared: str = ""  # width of a layer beside them: "key", "count" times theirs, "width": theirs,
+    # "hidden": that of dense layers
     shared_gate: bool = False  # which is multiplied by a sigmoid of its own
 
 
@@ -99,7 +101,18 @@ def mixture(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     """The experts of a block, and the layer beside them."""
     routes = route(w, block, x)
     count = w.keys.integer("expert_count", _MOST_EXPERTS)
-    w.experts(block, x, routes, out, count=count, width=expert_width(w), gated=w.config.kind.gated)
+    kind = w.config.kind
+    assert kind.mixture is not None
+    w.experts(
+        block,
+        x,
+        routes,
+        out,
+        count=count,
+        width=expert_width(w),
+        gated=kind.gated,
+        before=kind.mixture.before,
+    )
     add_shared(w, block, x, out)
 
 
@@ -128,4 +141,6 @@ def _shared_width(w: Writer, kind: Mixture) -> int:
     if kind.shared == "count":
         times = w.keys.integer("expert_shared_count", 1 << 10, 0, least=0)
         return (stated or expert_width(w)) * times
+    if kind.shared == "width":
+        return expert_width(w)
     return stated or (w.config.hidden if kind.shared == "hidden" else 0)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from . import afmoe, decoder, deepseek2, delta_net, lfm2, mamba2, nemotron_h, rwkv, smallthinker
+from . import (
+    afmoe,
+    decoder,
+    deepseek2,
+    delta_net,
+    lfm2,
+    llama4,
+    mamba2,
+    nemotron_h,
+    rwkv,
+    smallthinker,
+)
 from .architecture import Architecture
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -11,6 +22,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **delta_net.ROWS,
     **afmoe.ROWS,
     **deepseek2.ROWS,
+    **llama4.ROWS,
     **smallthinker.ROWS,
     **nemotron_h.ROWS,
     **mamba2.ROWS,

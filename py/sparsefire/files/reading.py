@@ -55,7 +55,7 @@ def reading(file: GgufFile, plan: Plan) -> ReadingReport:
     experts = all_experts = neurons = head = rest = 0
     for index, layer in enumerate(plan.layers):
         if isinstance(layer, ExpertLayer):
-            names = [layer.gate, layer.up, layer.down]
+            names = {layer.gate, layer.up, layer.down}  # gate and up may be one
             size = sum(_bytes(file, f"{name}.weight") for name in names if name)
             all_experts += size
             experts += size // layer.count * used[index]
