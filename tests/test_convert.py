@@ -405,6 +405,8 @@ def test_a_rule_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     """For files that name no pre-tokeniser, or one that is unknown."""
     path = tmp_path / "out.gguf"
     convert_checkpoint(hf_checkpoint.write(tmp_path / "checkpoint"), path)
+    text = tmp_path / "text"
+    text.write_text("the people")
     raw = path.read_bytes()
     path.write_bytes(raw.replace(b"\5\0\0\0\0\0\0\0gpt-2", b"\5\0\0\0\0\0\0\0gpt-x"))
     assert main(["generate", "the", "-m", str(path), "-n", "1"]) == 1
@@ -412,6 +414,13 @@ def test_a_rule_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["generate", "the", "-m", str(path), "-n", "1", "--pre", "gpt-2"]) == 0
     assert main(["generate", "the", "-m", str(path), "-n", "1", "--pre", "gpt-9"]) == 2
     assert "pre: unknown pre-tokeniser 'gpt-9'" in capsys.readouterr().err
+    for command in (["inspect", str(path)], ["perplexity", "-m", str(path), "--text", str(text)]):
+        assert main([*command, "--pre", "gpt-9"]) == 2
+        assert "pre: unknown pre-tokeniser 'gpt-9'" in capsys.readouterr().err
+        assert main([*command, "--pre", "gpt-2"]) == 0
+        assert "gpt-x" not in capsys.readouterr().out
+    assert main(["inspect", str(path)]) == 0
+    assert "the pre-tokeniser rule 'gpt-x', which is unknown" in capsys.readouterr().out
     with Model.load(path, pre="gpt-2") as model, Model.load(raw) as as_stored:
         assert model.tokenize("I'm here 12") == as_stored.tokenize("I'm here 12")
 

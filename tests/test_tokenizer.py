@@ -342,7 +342,7 @@ def test_ids_without_text() -> None:
     assert tokenizer.decode([tokenizer.size + 5]) == ""
     with pytest.raises(ArgumentError, match="negative"):
         tokenizer.decode([-1])
-    with pytest.raises(ArgumentError, match="expected text"):
+    with pytest.raises(ArgumentError, match="text must be a text"):
         tokenizer.encode(b"bytes")  # type: ignore[arg-type]
 
 

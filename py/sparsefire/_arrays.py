@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -25,29 +22,6 @@ def real_array(value: npt.ArrayLike, name: str) -> npt.NDArray[np.float32]:
     if array.dtype.kind not in "fiub":
         raise ArgumentError(f"{name}: expected real numbers, got dtype {array.dtype}")
     return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def count(value: Any, name: str, least: int = 0) -> int:
-    """``value`` as a whole number of at least ``least``; `ArgumentError` for anything else, a
-    bool or a float among them."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least or isinstance(value, (bool, np.bool_)):
-        raise ArgumentError(f"{name} must be {least} or more, a whole number, got {value!r}")
-    return number
-
-
-def share(value: Any, name: str) -> float:
-    """``value`` as a number from 0 to 1, else `ArgumentError`."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise ArgumentError(f"{name} must be between 0 and 1, got {value!r}")
-    return number
 
 
 def matrix(value: npt.ArrayLike, name: str, meaning: str) -> FloatArray:

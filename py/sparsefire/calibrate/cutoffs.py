@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from .._arrays import FloatArray
 from .._files import check_output
+from .._options import checked, count, flag, function, number, several, text
 from .._progress import Progress
 from ..arch.config import CUTOFF_KEYS, SPARSEFIRE_VERSION
 from ..arch.read import rows_by_neuron
@@ -25,6 +26,8 @@ from ..gguf.reader import TypedValue, ValueType
 from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ..lm.compare import compare_modes
 from ..lm.model import Model
+from ..text.pretokenizer import PRE_KEY
+from ..weights.activation import ActivationType
 from ..weights.matrix import Matrix
 from .samples import FEWEST_TOKENS, Windows, record_inputs, text_windows
 
@@ -91,6 +94,19 @@ class CutoffCalibration:
         return asdict(self)
 
 
+@checked(
+    text=text,
+    sparsities=several(number),
+    on=several(text),
+    perplexity_cost=number,
+    even_if_slower=flag,
+    tokens=count,
+    activation=ActivationType.of,
+    pre=text,
+    seed=count,
+    force=flag,
+    progress=function,
+)
 def calibrate_cutoffs(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str] | None,
@@ -102,6 +118,7 @@ def calibrate_cutoffs(
     even_if_slower: bool = False,
     tokens: int = DEFAULT_TOKENS,
     activation: str | None = None,
+    pre: str | None = None,
     seed: int = 0,
     force: bool = False,
     progress: Progress | None = None,
@@ -118,7 +135,7 @@ def calibrate_cutoffs(
     less. Layers that do not get faster on this machine keep no cutoff. About ``tokens`` tokens of
     the text are used, half for fitting and half held out. ``even_if_slower`` writes the best
     setting even if dense is better. ``force`` replaces a file that exists at ``output``, which may
-    not be ``source``.
+    not be ``source``. ``pre`` is as for `Model.load`; the new file names it.
 
     Errors: `CalibrationError` (too little text), `ArgumentError`, `BackendError` (the gguf package
     is not installed), and those of `Model.load`.
@@ -128,7 +145,7 @@ def calibrate_cutoffs(
         check_output(Path(output), [Path(source)], force=force)
         gguf_package()
     announce = progress or (lambda _stage, _share: None)
-    with Model.load(source, activation=activation) as model:
+    with Model.load(source, activation=activation, pre=pre) as model:
         if output is not None:
             check_output(Path(output), model.file.paths, force=force)
         windows = text_windows(model, text, tokens)
@@ -143,6 +160,8 @@ def calibrate_cutoffs(
         if chosen is not None and output is not None:
             announce("writing", 0.99)
             metadata = _metadata(model, chosen, trial)
+            if pre is not None:
+                metadata[PRE_KEY] = pre
             tensors = _tensors(model, chosen)
             write_gguf(output, metadata, tensors, model.file.paths, force=force)
     return CutoffCalibration(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._files import check_output
+from .._options import checked, count, flag, function, number, positive, text
 from .._progress import Progress
 from ..arch.config import SPARSEFIRE_VERSION
 from ..core.hosts import available_cores
@@ -24,6 +25,8 @@ from ..gguf.reader import TypedValue, ValueType
 from ..gguf.source import ByteArray
 from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ..lm.model import Model
+from ..text.pretokenizer import PRE_KEY
+from ..weights.activation import ActivationType
 from ..weights.formats import CALIBRATION_FORMATS, weight_format
 from ..weights.matrix import Matrix
 from ..weights.quantized import dequantize_rows, quantize_rows
@@ -64,6 +67,19 @@ class CalibrationReport:
         return asdict(self)
 
 
+@checked(
+    text=text,
+    rank=positive,
+    recall=number,
+    tokens=count,
+    format=text,
+    predictor_format=text,
+    activation=ActivationType.of,
+    pre=text,
+    seed=count,
+    force=flag,
+    progress=function,
+)
 def calibrate_model(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -75,6 +91,7 @@ def calibrate_model(
     format: str = "keep",
     predictor_format: str | None = None,
     activation: str | None = None,
+    pre: str | None = None,
     seed: int = 0,
     force: bool = False,
     progress: Progress | None = None,
@@ -88,8 +105,8 @@ def calibrate_model(
     least cost. ``rank`` is the predictors' rank; by default each layer gets the one that reads the
     fewest bytes. ``format`` is the weight format: unchanged ("keep"), "f32", "f16" or "q8_0".
     ``predictor_format`` is by default Q8_0; with "q4_0" the same bytes hold nearly twice the rank,
-    which selects fewer neurons. ``progress`` is called with the current step and the share of the
-    work that is done.
+    which selects fewer neurons. ``pre`` is as for `Model.load`; the new file names it. ``progress``
+    is called with the current step and the share of the work that is done.
 
     Errors: `CalibrationError` (too little text, a model that gains nothing), `ArgumentError`,
     `UnsupportedError`, `BackendError` (the gguf package is not installed), and those of
@@ -101,7 +118,7 @@ def calibrate_model(
     check_output(Path(output), [Path(source)], force=force)
     gguf_package()
     announce = progress or (lambda _stage, _share: None)
-    model = Model.load(source, activation=activation)
+    model = Model.load(source, activation=activation, pre=pre)
     try:
         check_output(Path(output), model.file.paths, force=force)
         windows = text_windows(model, text, tokens)
@@ -115,6 +132,8 @@ def calibrate_model(
         _check_gain(model, fits)
         announce("writing", _FITTED)
         metadata = _metadata(model, fits, format, recall, windows.size)
+        if pre is not None:
+            metadata[PRE_KEY] = pre
         tensors = _tensors(model, fits, formats, format)
         write_gguf(output, metadata, tensors, model.file.paths, force=force)
     finally:
@@ -167,8 +186,6 @@ def _fit_layers(
 
 
 def _check_arguments(rank: int | None, recall: float, tokens: int, format: str) -> None:
-    if rank is not None and rank < 1:
-        raise ArgumentError(f"rank must be 1 or more, got {rank}")
     if not 0.5 <= recall < 1:
         raise ArgumentError(f"recall must be at least 0.5 and below 1, got {recall}")
     if tokens < FEWEST_TOKENS:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from .bench import add_bench_parser
 from .calibrate import add_calibrate_parser
 from .chat import add_chat_parser
-from .common import Parser, run_command
+from .common import Parser, can_be_written, run_command, usable_streams
 from .convert import add_convert_parser
 from .generate import add_generate_parser
 from .inspect import add_inspect_parser
@@ -50,8 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-    parsed = build_parser().parse_args(arguments)
-    return run_command("sparsefire", parsed.run, parsed)
+    with usable_streams():
+        try:
+            parsed = build_parser().parse_args(arguments)
+        except (SystemExit, BrokenPipeError):  # --help and --version print, and end
+            if not can_be_written(sys.stdout):
+                return 1
+            raise
+        return run_command("sparsefire", parsed.run, parsed)

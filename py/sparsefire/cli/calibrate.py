@@ -13,6 +13,7 @@ from .common import (
     Progress,
     add_host_options,
     add_output_options,
+    add_pre_option,
     choose_host,
     print_json,
     read_text,
@@ -53,6 +54,7 @@ def add_calibrate_parser(commands: Any) -> None:
         help="tokens of the text to use; default 100000, for cutoffs 8192",
     )
     add("--activation", metavar="NAME", help="activation function, overriding the file")
+    add_pre_option(parser)
     add("--seed", type=int, default=0, metavar="N", help="random seed; default %(default)s")
     add_output_options(parser)
     _add_predictor_options(parser.add_argument_group("predictors"))
@@ -137,6 +139,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             format=arguments.format,
             predictor_format=arguments.predictor_format,
             activation=arguments.activation,
+            pre=arguments.pre,
             seed=arguments.seed,
             force=arguments.force,
             progress=show,
@@ -174,6 +177,7 @@ def _calibrate_cutoffs(arguments: argparse.Namespace, text: str) -> int:
             even_if_slower=arguments.even_if_slower,
             tokens=DEFAULT_TOKENS if arguments.tokens is None else arguments.tokens,
             activation=arguments.activation,
+            pre=arguments.pre,
             seed=arguments.seed,
             force=arguments.force,
             progress=show,

@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -38,12 +39,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="activation of the feed-forward layers, overriding the file: relu, relu2, silu, "
         "gelu …",
     )
-    add(
-        "--pre",
-        metavar="RULE",
-        help="pre-tokeniser of a byte-level BPE vocabulary, overriding the file: gpt-2, "
-        "llama-bpe, qwen2 …",
-    )
+    add_pre_option(parser)
     add(
         "--no-mmap",
         action="store_false",
@@ -59,6 +55,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "others are read from the file on demand; default: all",
     )
     add_host_options(parser)
+
+
+def add_pre_option(parser: argparse.ArgumentParser) -> None:
+    """--pre."""
+    parser.add_argument(
+        "--pre",
+        metavar="RULE",
+        help="pre-tokeniser of a byte-level BPE vocabulary, overriding the file: gpt-2, "
+        "llama-bpe, qwen2 …",
+    )
 
 
 def add_host_options(parser: argparse.ArgumentParser) -> None:
@@ -180,11 +186,17 @@ def load_model(arguments: argparse.Namespace, context: int | None = None) -> Any
 def read_text(path: str) -> str:
     """A UTF-8 text file, without the byte order mark that it may begin with; "-" reads standard
     input."""
-    raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    raw = _standard_input() if path == "-" else Path(path).read_bytes()
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ArgumentError(f"{path}: not UTF-8 text (at byte {error.start})") from None
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None or sys.stdin.closed:
+        raise ArgumentError("-: standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def cache_report(model: Any) -> dict[str, Any]:
@@ -225,13 +237,13 @@ class Progress:
             )
 
     def __call__(self, what: str, share: float) -> None:
-        what = shown(what)
+        what, share = shown(what), min(share, 1.0)
         now = time.monotonic()
         if not self._on or now - self._shown < (0.1 if self._bar is not None else 2.0):
             return
         self._shown = now
         if self._bar is not None:
-            self._bar.n = min(share, 1.0)
+            self._bar.n = share
             self._bar.set_description_str(what)
         else:
             print(f"{now - self._started:6.1f} s {100 * share:3.0f} %  {what}", file=sys.stderr)
@@ -254,23 +266,42 @@ def run_command(program: str, command: Command, arguments: argparse.Namespace) -
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        _can_be_written(sys.stdout)  # no more: the reader is gone
+        can_be_written(sys.stdout)  # no more: the reader is gone
         return 1
     except SparsefireError as error:
         message, status = str(error), 2 if isinstance(error, ArgumentError) else 1
     except OSError as error:
-        name, blocked = error.filename, not _can_be_written(sys.stdout)
+        name, blocked = error.filename, not can_be_written(sys.stdout)
         if name is None and (blocked or error.errno in _FULL):
             name = "standard output"  # whatever writes a file names it
         prefix = "" if name is None else f"{name}: "
         message, status = f"{prefix}{error.strerror or error}", 1
     except MemoryError:
         message, status = "out of memory", 1
-    print(f"{program}: error: {shown(' '.join(message.split()))}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it
+        print(f"{program}: error: {shown(' '.join(message.split()))}", file=sys.stderr)
+        sys.stderr.flush()
+    can_be_written(sys.stderr)
     return status
 
 
-def _can_be_written(stream: TextIO) -> bool:
+@contextmanager
+def usable_streams() -> Iterator[None]:
+    """Makes standard output and standard error usable in a command: what the terminal's encoding
+    lacks is replaced, and what is written to a stream that is closed or absent goes nowhere."""
+    with ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None or stream.closed:
+                nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+                stack.callback(setattr, sys, name, stream)
+                setattr(sys, name, nowhere)
+            elif hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        yield
+
+
+def can_be_written(stream: TextIO) -> bool:
     """Whether what is left in the buffer can be written. If not, nothing more is: Python would try
     again at exit, and complain."""
     try:

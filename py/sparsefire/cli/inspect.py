@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._shown import json_line, shown
 from ..arch.config import CUTOFF_KEYS
-from .common import print_json
+from .common import add_pre_option, print_json
 
 if TYPE_CHECKING:
     from ..files.inspect import Inspection
@@ -35,6 +35,7 @@ def add_inspect_parser(commands: Any) -> None:
     add("--metadata", action="store_true", help="list every key")
     add("--context", type=int, metavar="N", help="context length for the memory estimate")
     add("--activation", metavar="NAME", help="activation function, overriding the file")
+    add_pre_option(parser)
     add("--json", action="store_true", help="print everything as one JSON object instead")
 
 
@@ -43,7 +44,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from ..lm.model import default_model
 
     source = default_model() if arguments.file == "-" else arguments.file
-    found = inspect_file(source, activation=arguments.activation, context=arguments.context)
+    found = inspect_file(
+        source,
+        activation=arguments.activation,
+        context=arguments.context,
+        pre=arguments.pre,
+    )
     if arguments.json:
         print_json(found.as_dict())
     else:

@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+from .._options import checked, text, whole
 from ..errors import ArgumentError, BackendError
 from .core import Core, count_of
 
@@ -55,6 +56,7 @@ def get_core() -> Core:
     return _current
 
 
+@checked(name=text, isa=text, threads=whole)
 def use_backend(
     name: str = "auto", *, isa: str | None = None, threads: int | None = None
 ) -> Backend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from .._options import checked, text, whole
 from ..errors import BackendError
 from .hosts import (
     Backend,
@@ -22,6 +23,7 @@ __all__ = ["enable_threads"]
 DEFAULT_THREADS_LIMIT = 8  # beyond, helpers mostly wait for memory
 
 
+@checked(threads=whole, isa=text, helper_url=text)
 async def enable_threads(
     threads: int | None = None, *, isa: str | None = None, helper_url: str | None = None
 ) -> Backend:

@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._options import checked, instance, number, optional, text
 from ..core.core import Core
 from ..core.handle import locked
 from .core_layer import CoreLayer, check_predictor
@@ -49,6 +50,7 @@ class FfnLayer(ABC):
         return self._core_ffn.predictor
 
     @locked
+    @checked(predictor=optional(instance(InCorePredictor)))
     def set_predictor(self, predictor: InCorePredictor | None) -> None:
         """Attaches a predictor for sparse mode; None removes it. `ShapeError` if its input or
         hidden size is not the layer's."""
@@ -70,10 +72,11 @@ class FfnLayer(ABC):
         return self._core_ffn.cutoffs["product"]
 
     @locked
+    @checked(cutoff=number, on=text)
     def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
         """Sets `cutoff`, or with ``on`` "product" `product_cutoff`; `ArgumentError` if it is
         negative or not finite."""
-        self._core_ffn.set_cutoff(float(cutoff), on)
+        self._core_ffn.set_cutoff(cutoff, on)
 
     @abstractmethod
     def forward(

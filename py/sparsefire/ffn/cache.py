@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from .. import _arrays
 from .._files import write_json
+from .._options import checked, one_of, path, positive, share
 from ..core.core import Core
 from ..core.enums import CachePolicy
 from ..core.handle import CoreObject
@@ -174,6 +175,13 @@ class NeuronCache:
     settings and its profile, which applies to the next layer with the same number of neurons.
     """
 
+    @checked(
+        budget_bytes=positive,
+        hot_fraction=share,
+        policy=one_of(*POLICIES),
+        window=positive,
+        pinned=share,
+    )
     def __init__(
         self,
         *,
@@ -185,21 +193,15 @@ class NeuronCache:
     ) -> None:
         if (budget_bytes is None) == (hot_fraction is None):
             raise ArgumentError("give either budget_bytes or hot_fraction, not both")
-        if policy not in POLICIES:
-            raise ArgumentError(f"policy {policy!r}: expected {', '.join(map(repr, POLICIES))}")
         if window is not None and policy != "window":
             raise ArgumentError(f"window: a number of requests for policy 'window', got {window}")
-        if budget_bytes is not None:
-            budget_bytes = _arrays.count(budget_bytes, "budget_bytes", 1)
-        if hot_fraction is not None:
-            hot_fraction = _arrays.share(hot_fraction, "hot_fraction")
         self.budget_bytes = budget_bytes
         self.hot_fraction = hot_fraction
         self.policy = policy
-        self.window = _DEFAULT_WINDOW if window is None else _arrays.count(window, "window", 1)
+        self.window = _DEFAULT_WINDOW if window is None else window
         if self.window > 1 << 24:
             raise ArgumentError(f"window must be at most {1 << 24} requests, got {window}")
-        self.pinned = _arrays.share(pinned, "pinned")
+        self.pinned = pinned
         self._start()
 
     def _start(self) -> None:
@@ -366,6 +368,7 @@ class NeuronCache:
             cache.counts()  # loading them is not a use
             cache.load(missing)
 
+    @checked(path=path)
     def save_profile(self, path: str | os.PathLike[str]) -> None:
         """Writes the number of uses of each neuron as JSON, atomically. The layer's own file is
         never replaced: `ArgumentError`."""
@@ -377,6 +380,7 @@ class NeuronCache:
         uses = self.uses.tolist()
         return {"kind": _PROFILE, "version": 1, "neurons": len(uses), "uses": uses}
 
+    @checked(path=path)
     def load_profile(self, path: str | os.PathLike[str]) -> None:
         """Replaces the counted uses by those of a file written by `save_profile`, and makes the
         most frequently used neurons the hot set. The profile may come from a cache of another size

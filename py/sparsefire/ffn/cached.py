@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
+from .._options import checked, count, instance
 from ..core.core import Core
 from ..core.handle import locked
 from ..core.hosts import get_core
@@ -81,6 +82,12 @@ class CachedFfn(FfnLayer):
 
     _core_ffn: CoreCachedFfn
 
+    @checked(
+        file=instance(BundleFile),
+        cache=instance(NeuronCache),
+        predictor=instance(InCorePredictor),
+        core=instance(Core),
+    )
     def __init__(
         self,
         file: BundleFile,
@@ -107,6 +114,13 @@ class CachedFfn(FfnLayer):
         self.counts = NeuronCounts.of((), ())
 
     @classmethod
+    @checked(
+        cache=instance(NeuronCache),
+        layer=count,
+        activation=ActivationType.of,
+        predictor=instance(InCorePredictor),
+        core=instance(Core),
+    )
     def open(
         cls,
         source: Source,

@@ -37,7 +37,7 @@ def chosen_mode(mode: str | None, predictor: object | None, otherwise: Callable[
     one. `ArgumentError` for an unknown mode, or for sparse without a predictor."""
     if mode is None:
         mode = otherwise() if predictor is None else "sparse"
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise ArgumentError(f"mode {mode!r}: expected 'dense', 'exact' or 'sparse'")
     if predictor is not None and not callable(getattr(predictor, "predict", None)):
         raise ArgumentError(f"predictor: expected an object with predict(x), got {predictor!r}")

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
+from .._options import checked, count, flag, instance, number, optional, path, share, text
 from ..arch.read import upload_tensor
 from ..core.core import Core
 from ..core.handle import locked
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ShapeError, UnsupportedError
 from ..weights.activation import ActivationType
-from ..weights.formats import WeightFormat, weight_format
+from ..weights.formats import WeightFormat, format_name, weight_format
 from ..weights.matrix import Matrix, bundle_views
 from ..weights.quantized import QuantizedWeights, quantize_rows
 from .base import FfnLayer
@@ -83,6 +84,13 @@ class SparseFfn(FfnLayer):
 
     _core_ffn: CoreFfn
 
+    @checked(
+        activation=ActivationType.of,
+        format=format_name,
+        parameter=number,
+        predictor=instance(InCorePredictor),
+        core=instance(Core),
+    )
     def __init__(
         self,
         w1: Weights,
@@ -242,6 +250,7 @@ class SparseFfn(FfnLayer):
         """See `set_second_down`."""
         return self._core_ffn.second_down
 
+    @checked(down=optional(instance(Matrix)))
     def set_second_down(self, down: Matrix | None) -> None:
         """Adds the down matrix in the other layout: (output, hidden) if `down_layout` is "neuron",
         (hidden, output) if it is "output". Each pass uses the one that is estimated to be faster,
@@ -254,6 +263,7 @@ class SparseFfn(FfnLayer):
         """See `set_both_active`."""
         return self._core_ffn.both_active
 
+    @checked(both=flag)
     def set_both_active(self, both: bool) -> None:
         """With True, the activation is applied to the products of w1 too: act(gate · x) ∘
         act(w1 · x), as in dReLU (Song et al. 2024). `ArgumentError` for a layer without a gate."""
@@ -264,13 +274,15 @@ class SparseFfn(FfnLayer):
         """The weights of `set_sub_norm`, or None."""
         return self._core_ffn.sub_norm
 
+    @checked(epsilon=number)
     def set_sub_norm(self, weight: npt.ArrayLike | None, epsilon: float = 1e-5) -> None:
         """Applies an RMS norm with these weights (hidden,) to act(gate · x) ∘ (w1 · x) before w2,
         as in BitNet b1.58 (Ma et al. 2025); None removes it. In sparse mode skipped neurons count
         as zeros. Raises `ShapeError`, `ArgumentError`, `NotFiniteError`."""
         values = None if weight is None else _arrays.vector(weight, self.hidden, "weight")
-        self._core_ffn.set_sub_norm(values, float(epsilon))
+        self._core_ffn.set_sub_norm(values, epsilon)
 
+    @checked(max_error=share, on=text, seed=count)
     def calibrate_cutoff(
         self,
         samples: npt.ArrayLike,
@@ -359,6 +371,7 @@ class SparseFfn(FfnLayer):
         used = [self._core_ffn.forward_active(ids, vector, y) for vector, ids, y in rows]
         return request.finish(self, used)
 
+    @checked(path=path)
     def save_bundles(self, path: str | os.PathLike[str]) -> None:
         """Writes weights and biases to a GGUF file, neuron by neuron, from which `CachedFfn` reads
         single neurons. The predictor is not included.
@@ -383,6 +396,7 @@ class SparseFfn(FfnLayer):
         write_bundles(path, matrices, self.biases, self.activation, self.parameter)
 
     @classmethod
+    @checked(layer=count, activation=ActivationType.of, core=instance(Core))
     def load(
         cls,
         source: Source,

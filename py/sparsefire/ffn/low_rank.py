@@ -9,12 +9,14 @@ import numpy.typing as npt
 
 from .. import _arrays
 from .._arrays import FloatArray
+from .._options import checked, count, flag, instance, number, positive, share
 from ..arch.read import read_matrix, read_vector
 from ..core.core import Core
 from ..core.hosts import get_core
 from ..errors import ShapeError
 from ..gguf.reader import GgufFile
 from ..gguf.writer import TensorData, Writable
+from ..weights.formats import format_name
 from ..weights.matrix import Matrix
 from ..weights.quantized import QuantizedWeights
 from .factors import Factors
@@ -79,6 +81,15 @@ class LowRankPredictor(InCorePredictor, kind="low_rank"):
 
     _core_predictor: CoreLowRank
 
+    @checked(
+        input_dim=positive,
+        hidden_dim=positive,
+        rank=positive,
+        seed=count,
+        format=format_name,
+        relu_between=flag,
+        core=instance(Core),
+    )
     def __init__(
         self,
         input_dim: int,
@@ -91,8 +102,6 @@ class LowRankPredictor(InCorePredictor, kind="low_rank"):
         relu_between: bool = False,
         core: Core | None = None,
     ) -> None:
-        for name, value in (("input_dim", input_dim), ("hidden_dim", hidden_dim), ("rank", rank)):
-            _arrays.count(value, name, 1)
         random = np.random.default_rng(seed)
         p = random.standard_normal((rank, input_dim), np.float32) / np.sqrt(np.float32(input_dim))
         q = random.standard_normal((hidden_dim, rank), np.float32) / np.sqrt(np.float32(rank))
@@ -102,6 +111,7 @@ class LowRankPredictor(InCorePredictor, kind="low_rank"):
         self._set_factors(factors, format, core or get_core(), sparsity)
 
     @classmethod
+    @checked(core=instance(Core), hot=count, threshold=number, relu_between=flag)
     def from_matrices(
         cls,
         core: Core,
@@ -126,7 +136,7 @@ class LowRankPredictor(InCorePredictor, kind="low_rank"):
             q,
             bias,
             hot=hot,
-            sparsity=sparsity or SparsityConfig.with_threshold(threshold),
+            sparsity=SparsityConfig.with_threshold(threshold) if sparsity is None else sparsity,
             relu_between=relu_between,
         )
         return self
@@ -170,6 +180,7 @@ class LowRankPredictor(InCorePredictor, kind="low_rank"):
         """False while P and Q are random."""
         return self._calibrated
 
+    @checked(recall=share, seed=count)
     def calibrate(
         self,
         of: SparseFfn | npt.ArrayLike,

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
+from .._options import checked, count, instance, path
 from ..core.core import Core
 from ..core.enums import Rule
 from ..core.handle import CoreObject
@@ -52,7 +53,9 @@ class CorePredictor(CoreObject):
         self.input_dim = input_dim
         self.hidden_dim = hidden_dim
         self.nbytes = nbytes
-        self.set_rule(sparsity or SparsityConfig.with_threshold(0.0), hot)
+        if sparsity is None:
+            sparsity = SparsityConfig.with_threshold(0.0)
+        self.set_rule(sparsity, hot)
 
     def set_rule(self, sparsity: SparsityConfig, hot: int = 0) -> None:
         """Sets which neurons the scores select: the first ``hot`` always, ``sparsity`` in total."""
@@ -61,7 +64,8 @@ class CorePredictor(CoreObject):
                 f"sparsity: expected a SparsityConfig, such as SparsityConfig.with_top_k(50), got "
                 f"{sparsity!r}"
             )
-        if not 0 <= hot <= self.hidden_dim:
+        hot = count(0 if hot is None else hot, "hot")
+        if hot > self.hidden_dim:
             raise ArgumentError(f"hot: expected 0 … {self.hidden_dim} neurons, got {hot}")
         rule = sparsity.rule(self.hidden_dim)
         # The core counts only the cold neurons.
@@ -193,6 +197,7 @@ class InCorePredictor(ABC):
         NaN or infinity in ``x`` raises `NotFiniteError`."""
         return self._core_predictor.predict(x)
 
+    @checked(path=path)
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the predictor with its sparsity to a GGUF file, atomically. Raises `BackendError`
         if the gguf package is not installed, OSError."""
@@ -208,6 +213,7 @@ class InCorePredictor(ABC):
         write_gguf(path, metadata, tensors)
 
     @classmethod
+    @checked(path=path, core=instance(Core))
     def load(cls, path: str | os.PathLike[str], core: Core | None = None) -> Self:
         """Loads a file written by `save`. `ModelFileError` if it is something else, another kind of
         predictor, or damaged."""

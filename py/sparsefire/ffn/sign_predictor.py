@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from .._options import checked, instance, number, refuse
 from ..core.core import Core
 from ..errors import ArgumentError, ModelFileError
 from ..gguf.reader import GgufFile
@@ -38,6 +39,7 @@ class SignPredictor(InCorePredictor, kind="signs"):
     Errors: `ShapeError`, `ArgumentError` (invalid ``alpha`` or ``hot``).
     """
 
+    @checked(alpha=number, core=instance(Core))
     def __init__(
         self,
         gate: Matrix | SparseFfn | QuantizedWeights | npt.ArrayLike,
@@ -47,9 +49,8 @@ class SignPredictor(InCorePredictor, kind="signs"):
         hot: int = 0,
         core: Core | None = None,
     ) -> None:
-        if not isinstance(alpha, (int, float, np.number)) or not math.isfinite(alpha):
-            raise ArgumentError(f"alpha must be a finite number, got {alpha!r}")
-        alpha = float(alpha)
+        if not math.isfinite(alpha):
+            refuse(alpha, "alpha", "a finite number")
         if isinstance(gate, SparseFfn):
             gate = gate.matrices[0] or gate.matrices[1]
         matrix = gate if isinstance(gate, Matrix) else Matrix.from_array(gate, core=core)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
+from .._options import check_fields, checked, count, instance, number, refuse, share
 from ..core.core import Core
 from ..core.enums import Rule
 from ..core.hosts import get_core
@@ -25,10 +26,6 @@ class SparsityRule:
     threshold: float
     least: int
     most: int
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, np.number)) and not math.isnan(value)
 
 
 @dataclass(frozen=True)
@@ -53,14 +50,12 @@ class SparsityConfig:
         given = [self.top_k, self.threshold, self.target_sparsity]
         if sum(each is not None for each in given) != 1:
             raise ArgumentError("give exactly one of top_k, threshold and target_sparsity")
-        if self.top_k is not None:
-            _arrays.count(self.top_k, "top_k")
-        if self.threshold is not None and not _is_number(self.threshold):
-            raise ArgumentError(f"threshold must be a number, got {self.threshold!r}")
-        if self.target_sparsity is not None:
-            _arrays.share(self.target_sparsity, "target_sparsity")
-        _arrays.count(self.minimum, "minimum")
-        if self.maximum is not None and _arrays.count(self.maximum, "maximum") < self.minimum:
+        check_fields(
+            self, top_k=count, threshold=number, target_sparsity=share, minimum=count, maximum=count
+        )
+        if self.threshold is not None and math.isnan(self.threshold):
+            refuse(self.threshold, "threshold", "a number")
+        if self.maximum is not None and self.maximum < self.minimum:
             raise ArgumentError(f"maximum {self.maximum} is below minimum {self.minimum}")
 
     @classmethod
@@ -93,12 +88,13 @@ class SparsityConfig:
         if self.threshold is not None:
             return SparsityRule(Rule.RULE_THRESHOLD, self.threshold, least, most)
         if self.top_k is not None:
-            count = self.top_k
+            wanted = self.top_k
         else:
             assert self.target_sparsity is not None
-            count = round((1.0 - self.target_sparsity) * hidden)
-        return SparsityRule(Rule.RULE_TOP_K, 0.0, 0, max(least, min(count, most)))
+            wanted = round((1.0 - self.target_sparsity) * hidden)
+        return SparsityRule(Rule.RULE_TOP_K, 0.0, 0, max(least, min(wanted, most)))
 
+    @checked(core=instance(Core))
     def select(
         self, scores: npt.ArrayLike, core: Core | None = None
     ) -> _arrays.IntArray | list[_arrays.IntArray]:
@@ -112,16 +108,15 @@ class SparsityConfig:
         return self._select_one(values, core or get_core())
 
     def _select_one(self, scores: _arrays.FloatArray, core: Core) -> _arrays.IntArray:
-        count = len(scores)
-        rule = self.rule(count)
-        ids = np.empty(count, np.int32)
-        what = f"selecting from {count} scores"
+        rule = self.rule(len(scores))
+        ids = np.empty(len(scores), np.int32)
+        what = f"selecting from {len(scores)} scores"
         if rule.kind == Rule.RULE_TOP_K:
             found = core.check(
                 "sf_select_top_k",
                 core.context,
                 core.inp(scores),
-                count,
+                len(scores),
                 rule.most,
                 core.out(ids),
                 what=what,
@@ -131,7 +126,7 @@ class SparsityConfig:
                 "sf_select_threshold",
                 core.context,
                 core.inp(scores),
-                count,
+                len(scores),
                 float(rule.threshold),
                 rule.least,
                 rule.most,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .._options import checked, positive, text
 from ..arch.config import ModelConfig, read_config
 from ..arch.plan import ExpertLayer, Layer, Plan
 from ..arch.read import format_by_neuron
@@ -19,6 +20,7 @@ from ..ffn.files import predictor_copies
 from ..gguf.reader import GgufFile
 from ..gguf.source import Source
 from ..lm.model import DEFAULT_CONTEXT
+from ..text.pretokenizer import check_rule
 from ..text.tokenizer import Tokenizer
 from ..weights.activation import ActivationType
 from .reading import MixtureReport, ReadingReport, mixtures, reading
@@ -152,34 +154,36 @@ class _PartlyRead(GgufFile):
             self.damage = str(error)
 
 
+@checked(activation=ActivationType.of, context=positive, pre=text)
 def inspect_file(
     source: Source,
     *,
     activation: str | ActivationType | None = None,
     context: int | None = None,
+    pre: str | None = None,
 ) -> Inspection:
     """Describes a model file, also one that cannot run or is damaged.
 
-    activation: as for `Model.load`. context: context length for the memory estimate, by default
-    that of `Model.load`.
+    activation, pre: as for `Model.load`. context: context length for the memory estimate, by
+    default that of `Model.load`.
 
     Errors: `ModelFileError` (missing, or no GGUF file at all), `UnsupportedError` (a version that
-    cannot be read), `ArgumentError` (unknown activation).
+    cannot be read), `ArgumentError` (unknown activation or pre-tokeniser).
     """
-    if activation is not None:
-        activation = ActivationType(activation)
+    if pre is not None:
+        check_rule(pre)
     with contextlib.closing(_PartlyRead(source)) as file:
         if file.damage is not None and not hasattr(file, "version"):
             raise ModelFileError(file.damage)
         report = Inspection(file.name, file.nbytes, getattr(file, "version", None))
         report.damage = file.damage
-        _describe(file, report)
+        _describe(file, report, pre)
         if file.damage is None:
             _resolve(file, report, activation, context)
     return report
 
 
-def _describe(file: GgufFile, report: Inspection) -> None:
+def _describe(file: GgufFile, report: Inspection, pre: str | None) -> None:
     """Fills in the contents of the header."""
     report.metadata = {key: _shown(value) for key, value in file.metadata.items()}
     for info in file.tensors.values():
@@ -191,7 +195,7 @@ def _describe(file: GgufFile, report: Inspection) -> None:
         report.parameters += weights
     report.architecture = _text(file.metadata, "general.architecture")
     report.name = _text(file.metadata, "general.name")
-    report.tokenizer = _tokenizer(file)
+    report.tokenizer = _tokenizer(file, pre)
     report.sparsity = _sparsity(file)
     for key, value in file.metadata.items():
         if key.startswith("sparsefire."):
@@ -259,7 +263,7 @@ def _activation(file: GgufFile, config: ModelConfig, chosen: bool) -> Activation
     )
 
 
-def _tokenizer(file: GgufFile) -> TokenizerReport | None:
+def _tokenizer(file: GgufFile, pre: str | None) -> TokenizerReport | None:
     metadata = file.metadata
     kind = _text(metadata, "tokenizer.ggml.model")
     if kind is None:
@@ -270,7 +274,7 @@ def _tokenizer(file: GgufFile) -> TokenizerReport | None:
     tokens = metadata.get("tokenizer.ggml.tokens")
     count = len(tokens) if isinstance(tokens, list) else 0
     try:
-        made = Tokenizer.from_metadata(metadata, file.name)
+        made = Tokenizer.from_metadata(metadata, file.name, pre=pre)
     except SparsefireError as error:
         problem = str(error).removeprefix(f"{file.name}: ")
         return TokenizerReport(kind, count, None, None, False, tuple(templates), problem)

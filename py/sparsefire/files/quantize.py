@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._files import check_output
+from .._options import checked, flag, function, instance, path, text
 from .._progress import Progress
 from ..core.core import Core
 from ..core.hosts import get_core
@@ -63,6 +64,16 @@ class QuantizeReport:
         return {**asdict(self), "bits_per_weight": self.bits_per_weight}
 
 
+@checked(
+    source=path,
+    output=path,
+    format=text,
+    output_format=text,
+    embedding_format=text,
+    force=flag,
+    progress=function,
+    core=instance(Core),
+)
 def quantize_model(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .._options import checked, flag, instance, text
 from ..errors import ArgumentError, BackendError, ModelFileError, UnsupportedError
 from .dialect import Dialect, Tools
 
@@ -49,6 +50,7 @@ class ChatTemplate:
     use.
     """
 
+    @checked(sources=instance(str, Mapping), special_tokens=instance(Mapping), name=text)
     def __init__(
         self,
         sources: str | Mapping[str, str],
@@ -81,6 +83,7 @@ class ChatTemplate:
             sources = _stored(metadata, name)
         return cls(sources, special_tokens=_special_tokens(metadata, name), name=name)
 
+    @checked(add_generation_prompt=flag, template=text)
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

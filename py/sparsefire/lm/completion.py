@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
+from .._options import checked, count, flag, instance, positive, text, whole
 from ..errors import ArgumentError
 from .completion_types import (
     ChatCompletion,
@@ -56,8 +57,6 @@ class Request:
     """One request. Choice i belongs to prompt i // n. The constructor checks all arguments."""
 
     def __init__(self, model: Model, prompts: Sequence[Text], wanted: Settings):
-        if wanted.n < 1:
-            raise ArgumentError(f"n must be 1 or more, not {wanted.n}")
         if not prompts:
             raise ArgumentError("prompt: the list is empty")
         self._model = model
@@ -137,11 +136,9 @@ class Request:
 def _with_seed(options: GenerateOptions, k: int) -> GenerateOptions:
     """The options of the k-th choice of a prompt, which has its own seed."""
     seed = options.get("seed")
-    return (
-        options
-        if seed is None or seed < 0
-        else cast(GenerateOptions, {**options, "seed": seed + k})
-    )
+    if seed is None or whole(seed, "seed") < 0:
+        return options
+    return cast(GenerateOptions, {**options, "seed": seed + k})
 
 
 def _includes_usage(options: StreamOptions | None) -> bool:
@@ -355,6 +352,14 @@ class ChatOptions(AnswerOptions, total=False):
 
 
 @shows_options
+@checked(
+    n=positive,
+    echo=flag,
+    logprobs=count,
+    stream=flag,
+    stream_options=instance(Mapping),
+    model=text,
+)
 def complete(
     lm: Model,
     prompt: Text | Sequence[Text],
@@ -385,6 +390,15 @@ def complete(
 
 
 @shows_options
+@checked(
+    n=positive,
+    logprobs=flag,
+    top_logprobs=count,
+    stream=flag,
+    stream_options=instance(Mapping),
+    model=text,
+    chat_template=text,
+)
 def complete_chat(
     lm: Model,
     messages: Sequence[Mapping[str, Any]],
@@ -400,7 +414,7 @@ def complete_chat(
     **options: Unpack[GenerateOptions],
 ) -> ChatCompletion | Generator[ChatCompletionChunk, None, None]:
     """See `Model.create_chat_completion`; `model` is the name of `lm` in the answer."""
-    text = lm.apply_chat_template(messages, chat_template=chat_template)
+    prompt = lm.apply_chat_template(messages, chat_template=chat_template)
     wanted = Settings(
         lm.config.name if model is None else model,
         max_tokens,
@@ -409,7 +423,7 @@ def complete_chat(
         options,
         include_usage=stream and _includes_usage(stream_options),
     )
-    answer = _ChatAnswer(Request(lm, [lm.tokenize(text)], wanted))
+    answer = _ChatAnswer(Request(lm, [lm.tokenize(prompt)], wanted))
     if stream:
         return cast(Generator[ChatCompletionChunk, None, None], answer.chunks())
     return cast(ChatCompletion, answer.whole())

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray
+from .._options import checked, flag, one_of, refuse, text
 from ..errors import ArgumentError
 from .completion_types import EmbeddingItem, Embeddings, EmbeddingUsage
 
@@ -19,6 +20,7 @@ Pooling = Literal["mean", "last"]
 Text = str | Sequence[int]
 
 
+@checked(normalize=flag, pooling=one_of("mean", "last"), mode=text)
 def embed(
     model: Model,
     text: Text | Sequence[Text],
@@ -35,6 +37,7 @@ def embed(
     return vectors[0] if is_one else vectors
 
 
+@checked(name=text, normalize=flag, pooling=one_of("mean", "last"), mode=text)
 def create_embedding(
     model: Model,
     text: Text | Sequence[Text],
@@ -74,8 +77,6 @@ def _vector(
     model: Model, ids: Sequence[int], normalize: bool, pooling: Pooling, mode: str | None
 ) -> FloatArray:
     """The vector of a text's token ids."""
-    if pooling not in ("mean", "last"):
-        raise ArgumentError(f"pooling {pooling!r}: expected 'mean' or 'last'")
     states = model.hidden_states(ids, mode=mode)
     vector: npt.NDArray[np.floating] = (
         states[-1] if pooling == "last" else states.mean(axis=0, dtype=np.float64)
@@ -90,6 +91,8 @@ def texts_of(text: Text | Sequence[Text], name: str) -> tuple[list[Text], bool]:
     """One or several texts, each a str or token ids, as a list, and whether it was a single one."""
     if isinstance(text, str):
         return [text], True
+    if not isinstance(text, (Sequence, np.ndarray)) or isinstance(text, (bytes, bytearray)):
+        refuse(text, name, "a text, token ids, or a list of either")
     several = list(text)
     whole = [isinstance(each, (int, np.integer)) for each in several]
     if several and all(whole):

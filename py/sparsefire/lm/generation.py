@@ -9,11 +9,14 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar, cast, get_type_hints
 
 from .._arrays import FloatArray
+from .._options import check_fields, checked, count, flag, instance, number, refuse, text
 from ..errors import ArgumentError
 from ..text.tokenizer import Tokenizer
 from .sampling import Sampler, SamplerConfig, SamplerOptions, TokenScore, score
 from .sessions import Lease, Sessions
 from .stats import Stats
+
+_OWN = ("stop", "cancel", "context_shift", "keep")  # options of the config itself
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -24,10 +27,12 @@ class Cancel:
     and its `finish_reason` is the `reason`. With `seconds`, runs that have it stop once that time
     has passed since its creation, with the reason "time"."""
 
+    @checked(seconds=number)
     def __init__(self, seconds: float | None = None) -> None:
         self._reason = ""
         self._end = None if seconds is None else time.monotonic() + seconds
 
+    @checked(reason=text)
     def cancel(self, reason: str = "cancelled") -> None:
         """Stops the runs. The first reason is kept."""
         self._reason = self._reason or reason
@@ -50,6 +55,15 @@ class GenerateOptions(SamplerOptions, total=False):
     keep: int
 
 
+def _stops(value: object, name: str) -> tuple[str, ...]:
+    """One or several stop texts."""
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, Sequence):
+        refuse(value, name, "a text, or a list of texts")
+    return tuple(text(each, name) for each in value)
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """When a run ends, how it samples, and what it reports of its tokens. `max_tokens` None means
@@ -69,22 +83,24 @@ class GenerationConfig:
         cls, max_tokens: int | None, logprobs: int | None, options: GenerateOptions
     ) -> GenerationConfig:
         """From keyword arguments, of which `mode` is left out."""
-        rest: dict[str, Any] = {**options}
+        rest: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         rest.pop("mode", None)
-        stop = rest.pop("stop", None)
-        own = {name: rest.pop(name) for name in ("cancel", "context_shift", "keep") if name in rest}
+        own = {name: rest.pop(name) for name in _OWN if name in rest}
         sampler = {name: rest.pop(name) for name in SamplerOptions.__annotations__ if name in rest}
         if rest:
             raise TypeError(f"unexpected keyword argument {next(iter(rest))!r}")
-        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        return cls(SamplerConfig(**sampler), max_tokens, stops, logprobs, **own)
+        return cls(SamplerConfig(**sampler), max_tokens, logprobs=logprobs, **own)
 
     def __post_init__(self) -> None:
-        for name, count in (("max_tokens", self.max_tokens), ("logprobs", self.logprobs)):
-            if count is not None and count < 0:
-                raise ArgumentError(f"{name} must be 0 or more, not {count}")
-        if self.keep < 0:
-            raise ArgumentError(f"keep must be 0 or more, not {self.keep}")
+        check_fields(
+            self,
+            max_tokens=count,
+            stop=_stops,
+            logprobs=count,
+            cancel=instance(Cancel),
+            context_shift=flag,
+            keep=count,
+        )
         if "" in self.stop:
             raise ArgumentError("stop: an empty text would stop immediately")
         if self.context_shift and self.max_tokens is None:

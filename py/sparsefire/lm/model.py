@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray, IntArray
+from .._options import checked, flag, function, instance, positive, refuse, text, whole
 from ..arch.config import ModelConfig, read_config
 from ..arch.tensors import read_plan
 from ..core.core import Core
@@ -53,6 +54,11 @@ DEFAULT_CONTEXT = 4096  # tokens; an upper limit of the default, since the cache
 _EMBEDDED = Path(__file__).parent.parent / "models"
 
 
+def _budget(value: object, name: str) -> int | NeuronCache:
+    """A number of bytes, or the settings of the caches."""
+    return value if isinstance(value, NeuronCache) else positive(value, name)
+
+
 class Model:
     """A language model in the core. `Model.load` creates one.
 
@@ -76,6 +82,14 @@ class Model:
         self._sessions = Sessions(core_model, context)
 
     @classmethod
+    @checked(
+        activation=ActivationType.of,
+        context=whole,
+        neuron_budget=_budget,
+        pre=text,
+        mapped=flag,
+        core=instance(Core),
+    )
     def load(
         cls,
         source: Source | Sequence[Source] | None = None,
@@ -153,12 +167,14 @@ class Model:
         """The tokeniser of the file, created on first use."""
         return Tokenizer.from_metadata(self._file.metadata, self._file.name)
 
+    @checked(add_bos=flag, special=flag)
     def tokenize(
         self, text: str, *, add_bos: bool | None = None, special: bool = True
     ) -> list[int]:
         """Token ids of a text; see `Tokenizer.encode`."""
         return self.tokenizer.encode(text, add_bos=add_bos, special=special)
 
+    @checked(special=flag)
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; see `Tokenizer.decode`."""
         return self.tokenizer.decode(ids, special=special)
@@ -168,6 +184,7 @@ class Model:
         """The chat template of the file; `UnsupportedError` if it has none."""
         return ChatTemplate.from_metadata(self._file.metadata, self._file.name)
 
+    @checked(add_generation_prompt=flag, chat_template=text)
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -435,6 +452,7 @@ class Model:
         return evaluate_together(checked, mode, self.config.vocab)
 
     @locked
+    @checked(context=whole, mode=text, progress=function)
     def perplexity(
         self,
         text: str | npt.ArrayLike,
@@ -576,6 +594,7 @@ class Model:
         self._check_open()
         return self._sessions.first
 
+    @checked(context=positive)
     def new_session(self, context: int) -> Session:
         """A further token sequence of up to `context` tokens."""
         self._check_open()
@@ -584,7 +603,7 @@ class Model:
 
     def _checked_mode(self, mode: str | None) -> str:
         mode = self.config.default_mode if mode is None else mode
-        if mode not in MODES:
+        if not isinstance(mode, str) or mode not in MODES:
             raise ArgumentError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
         if mode == "sparse" and not self.config.calibrated:
             raise UnsupportedError(
@@ -610,8 +629,11 @@ class Model:
 
     def _checked_ids(self, ids: npt.ArrayLike, name: str) -> IntArray:
         """Token ids as int32 (n,)."""
-        array = np.asarray(ids)
-        if array.size == 0:
+        try:
+            array = np.asarray(ids)
+        except ValueError:
+            refuse(ids, name, "token ids, a list of integers")
+        if array.size == 0 and array.ndim == 1:
             return np.empty(0, np.int32)
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise ArgumentError(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import write_json
+from .._options import checked, path
 from ..arch.config import ModelConfig
 from ..arch.plan import ExpertLayer, Plan
 from ..core.core import Core
@@ -96,12 +97,14 @@ class ModelNeurons:
         """Calls `NeuronCache.reclassify` for every layer; the number of neurons new in hot sets."""
         return sum(cache.reclassify() for cache in self.caches)
 
+    @checked(path=path)
     def save_profile(self, path: str | os.PathLike[str]) -> None:
         """Writes how often each neuron was used, as JSON, atomically. The model's own file is never
         replaced: `ArgumentError`."""
         layers = [cache.profile() for cache in self.caches]
         write_json(Path(path), {"kind": _PROFILES, "version": 1, "layers": layers}, self._paths)
 
+    @checked(path=path)
     def load_profile(self, path: str | os.PathLike[str]) -> None:
         """Replaces the use counts by those that `save_profile` wrote, and makes the most used
         neurons of each layer its hot set. The budget may differ.

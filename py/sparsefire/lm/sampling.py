@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray
+from .._options import check_fields, number, refuse, whole
 from ..errors import ArgumentError, NotFiniteError
 
 REPEAT_WINDOW = 64  # number of last tokens that the repeat penalty considers
@@ -30,6 +31,16 @@ class SamplerOptions(TypedDict, total=False):
     presence_penalty: float
     logit_bias: Mapping[int, float]
     seed: int | None
+
+
+def _biases(value: object, name: str) -> dict[int, float]:
+    """The checked `logit_bias`."""
+    if not isinstance(value, Mapping):
+        refuse(value, name, "a dictionary of token ids and numbers")
+    return {
+        whole(token, f"a token id of {name}"): number(bias, f"{name}[{token!r}]")
+        for token, bias in value.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,18 @@ class SamplerConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(
+            self,
+            temperature=number,
+            top_k=whole,
+            top_p=number,
+            min_p=number,
+            repeat_penalty=number,
+            frequency_penalty=number,
+            presence_penalty=number,
+            logit_bias=_biases,
+            seed=whole,
+        )
         for name, each in RANGES.items():
             if not each.holds(getattr(self, name)):
                 raise ArgumentError(f"{name} must be {each.wanted}, not {getattr(self, name)}")

@@ -29,7 +29,8 @@ class Session(CoreObject):
     """Evaluates tokens in order, with a key/value cache of those before them.
 
     `tokens` are those in the cache, computed in mode `mode`. `model` is the model in the core.
-    `evaluated` counts tokens since `reset_counts`, `selected` and `active` their neurons.
+    `evaluated` counts tokens since `reset_counts`, those of calls that failed among them,
+    `selected` and `active` their neurons.
 
     Several threads may use the sessions of a model: each call waits for the `lock` that they
     share. Who makes several calls that belong together holds it meanwhile.
@@ -192,6 +193,9 @@ class Session(CoreObject):
             self.model.check_file()
         if (self._uncollected + n) * self._widest > _MOST_COUNTED:
             self._collect_counts()
+        # Before the call: one that fails, or is interrupted, has counted neurons too.
+        self.evaluated += n
+        self._uncollected += n
         try:
             status = self.core.check(
                 "sf_session_eval",
@@ -213,8 +217,6 @@ class Session(CoreObject):
             if isinstance(error, NotFiniteError):
                 raise NotFiniteError(f"{error}; {self.model.why_not_finite()}") from None
             raise
-        self.evaluated += n
-        self._uncollected += n
 
     def appended(self, token: int) -> None:
         """Notes a token that was evaluated together with those of other sessions."""

@@ -16,6 +16,8 @@ from itertools import groupby
 
 from ..errors import ArgumentError, UnsupportedError
 
+PRE_KEY = "tokenizer.ggml.pre"  # of a GGUF file: the name of the rule
+
 # White space by Unicode's property; Python's \s has U+001C … U+001F as well.
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 

@@ -6,11 +6,12 @@ import codecs
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+from .._options import checked, flag, text
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from .byte_bpe import ByteLevelBpe
 from .longest_match import LongestMatch
 from .normalizer import Normalizer
-from .pretokenizer import check_rule, pretokenizer
+from .pretokenizer import PRE_KEY, check_rule, pretokenizer
 from .sentencepiece import PieceBpe, Unigram
 from .vocabulary import TokenType, Vocabulary, numbers, strings
 
@@ -66,7 +67,7 @@ class Tokenizer:
                     "a pre-tokeniser"
                 )
             check_rule(pre)
-            metadata = {**metadata, "tokenizer.ggml.pre": pre}
+            metadata = {**metadata, PRE_KEY: pre}
         try:
             return _KINDS[kind](metadata)
         except (ModelFileError, UnsupportedError) as error:
@@ -113,6 +114,7 @@ class Tokenizer:
 
     # -- text to ids -----------------------------------------------------------------------------
 
+    @checked(text=text, add_bos=flag, add_eos=flag, special=flag)
     def encode(
         self,
         text: str,
@@ -128,8 +130,6 @@ class Tokenizer:
         tokens; the defaults are the file's, but no second BOS token is added. A lone surrogate is
         read as U+FFFD. `ArgumentError` if the vocabulary lacks a byte or character.
         """
-        if not isinstance(text, str):
-            raise ArgumentError(f"expected text as str, got {type(text).__name__}")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
@@ -216,7 +216,7 @@ class StreamingDecoder:
 
 
 def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
-    pre = metadata.get("tokenizer.ggml.pre", "")
+    pre = metadata.get(PRE_KEY, "")
     vocabulary = Vocabulary.from_metadata(metadata, add_bos=pretokenizer(pre).add_bos)
     segmenter = ByteLevelBpe(vocabulary, strings(metadata, "merges"), pre)
     return Tokenizer(vocabulary, segmenter, "byte-level BPE")

@@ -7,6 +7,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from .._options import checked, instance, number, text
 from ..core.core import Core
 from ..core.enums import Activation
 from ..core.hosts import get_core
@@ -42,6 +43,11 @@ class ActivationType(StrEnum):
         known = ", ".join(member.value for member in cls)
         raise ArgumentError(f"unknown activation {value!r}; known ones: {known}")
 
+    @classmethod
+    def of(cls, value: str | ActivationType, name: str = "activation") -> ActivationType:
+        """The activation of a name; `ArgumentError` for anything else."""
+        return cls(text(value, name))
+
     @property
     def code(self) -> int:
         """The activation's code in the C core."""
@@ -53,6 +59,7 @@ class ActivationType(StrEnum):
         is possible (ReLU, ReLU² and FATReLU)."""
         return self in (ActivationType.RELU, ActivationType.RELU2, ActivationType.FATRELU)
 
+    @checked(parameter=number, core=instance(Core))
     def apply(
         self, x: npt.ArrayLike, parameter: float = 0.0, core: Core | None = None
     ) -> npt.NDArray[np.float32]:
@@ -69,7 +76,7 @@ class ActivationType(StrEnum):
                 "sf_activate",
                 core.context,
                 self.code,
-                float(parameter),
+                parameter,
                 core.inp(values.reshape(-1)),
                 values.size,
                 core.out(result.reshape(-1)),

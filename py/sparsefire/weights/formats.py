@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .._options import refuse, text
 from ..errors import FormatError
 
 
@@ -92,7 +93,14 @@ _OTHER_NAMES = {
 def file_format(name: str) -> WeightFormat:
     """The format that a new file is asked to have: as `weight_format`, and by the other names that
     are common for it, as in "Q4_K_M"."""
-    return weight_format(_OTHER_NAMES.get(str(name).lower(), name))
+    return weight_format(_OTHER_NAMES.get(text(name, "format").lower(), name))
+
+
+def format_name(value: str | int | WeightFormat, name: str) -> str:
+    """The name of a format; a check for `sparsefire._options.checked`."""
+    if not isinstance(value, (str, int, WeightFormat)) or isinstance(value, bool):
+        refuse(value, name, "the name of a weight format")
+    return weight_format(value).name
 
 
 def weight_format(name: str | int | WeightFormat) -> WeightFormat:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _arrays
+from .._options import checked, instance, number, whole
 from ..core.core import Core
 from ..core.hosts import get_core
 from ..errors import ArgumentError, NotFiniteError, ShapeError
-from .formats import WeightFormat, weight_format
+from .formats import WeightFormat, format_name, weight_format
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -136,11 +136,14 @@ def dequantize_rows(
     return values
 
 
-def _number(value: Any, name: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"{name}: expected a number, got {value!r}") from None
+def _sizes(shape: Sequence[int]) -> tuple[int, int]:
+    """A shape as (rows, columns), else `ArgumentError` or `ShapeError`."""
+    if not isinstance(shape, (tuple, list)) or len(shape) != 2:
+        raise ShapeError(f"shape: expected (rows, columns), got {shape!r}")
+    rows, columns = (whole(each, "shape") for each in shape)
+    if min(rows, columns) < 1:
+        raise ShapeError(f"shape: expected (rows, columns), at least 1 of each, got {shape!r}")
+    return rows, columns
 
 
 @dataclass(frozen=True)
@@ -160,9 +163,7 @@ class QuantizedWeights:
 
     def __init__(self, packed: ByteArray, format: str | WeightFormat, shape: Sequence[int]) -> None:
         kind = weight_format(format)
-        if len(shape) != 2 or min(shape) < 1:
-            raise ShapeError(f"shape: expected (rows, columns), got {tuple(shape)}")
-        rows, columns = int(shape[0]), int(shape[1])
+        rows, columns = _sizes(shape)
         data = np.ascontiguousarray(packed).view(np.uint8).reshape(-1)
         expected = rows * kind.row_bytes(columns)
         if data.size != expected:
@@ -180,6 +181,7 @@ class QuantizedWeights:
         return cls.quantize(values, "f32")
 
     @classmethod
+    @checked(format=format_name, core=instance(Core))
     def quantize(
         cls, values: npt.ArrayLike, format: str = "q8_0", core: Core | None = None
     ) -> QuantizedWeights:
@@ -193,6 +195,7 @@ class QuantizedWeights:
         return cls(quantize_rows(array, format, core), format, array.shape)
 
     @classmethod
+    @checked(scale=number, zero_point=whole, format=format_name, core=instance(Core))
     def int8(
         cls,
         data: npt.ArrayLike,
@@ -214,11 +217,12 @@ class QuantizedWeights:
             )
         if values.min() < -128 or values.max() > 255:
             raise ArgumentError("data: the integers do not fit in 8 bits")
-        steps = values.astype(np.int32) - int(zero_point)
-        scales = np.full(values.shape[0], _number(scale, "scale"), np.float32)
+        steps = values.astype(np.int32) - zero_point
+        scales = np.full(values.shape[0], scale, np.float32)
         return cls._affine(steps, scales, values.shape[1], format, core)
 
     @classmethod
+    @checked(group_size=whole, format=format_name, core=instance(Core))
     def int4(
         cls,
         packed: npt.ArrayLike,
@@ -236,10 +240,10 @@ class QuantizedWeights:
         belongs to group g = i // group_size. Stored as by `int8`: exactly in Q8_0, except for the
         rounding of the scales, if the group size is a multiple of 32. The same holds for Q4_1,
         which takes 5 bits per weight instead of 8.5 and rounds scales · zero_points too."""
-        rows, columns = (int(size) for size in shape)
+        rows, columns = _sizes(shape)
+        if group_size < 1:
+            raise ShapeError(f"group_size must be positive, got {group_size}")
         count = rows * columns
-        if rows < 1 or columns < 1 or group_size < 1:
-            raise ShapeError(f"shape {tuple(shape)} and group size {group_size} must be positive")
         groups = -(-count // group_size)
         given = np.asarray(packed)
         if given.dtype.kind not in "iu":
@@ -334,23 +338,22 @@ class QuantizedWeights:
         """The packed bytes, uint8 (rows, row bytes)."""
         return self._packed
 
+    @checked(core=instance(Core))
     def dequantize(self, core: Core | None = None) -> _arrays.FloatArray:
         """The weights as float32 (rows, columns)."""
         return dequantize_rows(self._packed, self._format, self._shape[1], core)
 
+    @checked(row=whole, core=instance(Core))
     def dequantize_row(self, row: int, core: Core | None = None) -> _arrays.FloatArray:
         """Row ``row`` as float32 (columns,); a negative ``row`` counts from the end."""
         rows, columns = self._shape
-        try:
-            row = operator.index(row)
-        except TypeError:
-            raise ArgumentError(f"row: expected a whole number, got {row!r}") from None
         if not -rows <= row < rows:
             raise ArgumentError(f"row {row} is outside the {rows} rows")
         row %= rows
         values = dequantize_rows(self._packed[row : row + 1], self._format, columns, core)
         return values.reshape(columns)
 
+    @checked(format=format_name)
     def transpose(self, format: str | None = None) -> QuantizedWeights:
         """The transposed matrix, requantised to ``format`` (default: the same).
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..._arrays import FloatArray
 from ..._files import check_output
+from ..._options import checked, flag, function, instance, path, text
 from ..._progress import Progress
 from ...core.core import Core
 from ...core.hosts import get_core
@@ -43,6 +44,16 @@ class ConvertReport:
     nbytes: int
 
 
+@checked(
+    directory=path,
+    output=path,
+    format=text,
+    name=text,
+    pre=text,
+    force=flag,
+    progress=function,
+    core=instance(Core),
+)
 def convert_checkpoint(
     directory: str | os.PathLike[str],
     output: str | os.PathLike[str],

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import ModelFileError, UnsupportedError
 from ...text.normalizer import SCHEME_KEY
+from ...text.pretokenizer import PRE_KEY
 from ...text.vocabulary import BLANK, TokenType
 from .safetensors import read_json_object
 from .sentencepiece import SentencePieceModel
@@ -120,7 +121,7 @@ def _from_json(path: Path, source: TokenizerJson, pre: str | None) -> tuple[_Tab
         return table, _pieces(table, pairs, source)
     return table, {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": source.rule(pairs, pre),
+        PRE_KEY: source.rule(pairs, pre),
         "tokenizer.ggml.merges": [" ".join(pair) for pair in pairs],
     }
 
