@@ -29,6 +29,7 @@ SUPPORTED = (
     "llama4",
     "mellum",
     "minimax-m2",
+    "mistral4",
     "olmoe",
     "qwen2moe",
     "qwen3moe",

@@ -1,5 +1,5 @@
-"""DeepSeek-V2 and -V3 (DeepSeek-AI 2024), and Kimi K2: latent attention, which keeps one compressed
-vector a token for all heads, and a mixture of experts."""
+"""DeepSeek-V2 and -V3 (DeepSeek-AI 2024), Kimi K2 and Mistral 4: latent attention, which keeps one
+compressed vector a token for all heads, and a mixture of experts."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ def _attention(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     plan.copy(inner, whole, count=heads, width=rank, stride=(rank, width))
     plan.copy(q, whole, count=heads, width=turned, first=(plain, rank), stride=(key_dim, width))
     plan.scale(whole, _scale(w, key_dim))
+    if growth := keys.number("attention.temperature_scale", 0.0, 1e3, 0.0):
+        plan.temperature(whole, growth, keys.integer("attention.temperature_length", 1 << 30))
     mixed, read = w.buffer("heads latent", heads * rank), w.buffer("heads", heads * value_dim)
     plan.attention(whole, k, v, mixed, kv_heads=1, k_dim=width, v_dim=rank)
     values = plan.matrix(f"{prefix}attn_v_b.weight", (heads, value_dim, rank))
@@ -81,38 +83,46 @@ def _queries(w: Writer, prefix: str, x: Buffer, width: int) -> Buffer:
     return q
 
 
-def _yarn(w: Writer) -> tuple[float, float]:
-    """The scaling factor of YaRN (Peng et al. 2023), 1 without it, and its multiplier."""
+def _correction(w: Writer, multiplier: float) -> float:
+    """By how much YaRN (Peng et al. 2023) sharpens attention; 1 without it."""
     factor = w.keys.number("rope.scaling.factor", 0.0, 1e3, 1.0)
     if w.keys.text("rope.scaling.type") != "yarn" or factor <= 1:
-        return 1.0, 0.0
-    stored = w.keys.number("rope.scaling.yarn_log_multiplier", 0.0, 1e3, 0.0)
-    return factor, stored / _MULTIPLIER_UNIT
+        return 1.0
+    return 1 + 0.1 * multiplier * math.log(factor)
+
+
+def _multiplier(w: Writer) -> float:
+    """That of YaRN's logarithm."""
+    return w.keys.number("rope.scaling.yarn_log_multiplier", 0.0, 1e3, 0.0) / _MULTIPLIER_UNIT
 
 
 def _rope(w: Writer) -> Rope:
-    """The rotation, whose amplitude is the ratio of YaRN's two corrections."""
-    rope, (factor, multiplier) = w.config.rope, _yarn(w)
+    """The rotation, whose amplitude is the ratio of two corrections, which the files do not hold:
+    DeepSeek's have the same multiplier, Mistral's has 1 in the first."""
+    rope, multiplier = w.config.rope, _multiplier(w)
     if not multiplier:
         return rope
-    stored = multiplier * _MULTIPLIER_UNIT
-    ratio = (1 + 0.1 * stored * math.log(factor)) / (1 + 0.1 * multiplier * math.log(factor))
-    return rope._replace(amplitude=rope.amplitude * ratio)
+    first = 1.0 if w.config.architecture == "mistral4" else multiplier
+    amplitude = w.keys.number("rope.scaling.attn_factor", 1e-3, 1e3, 1.0)
+    ratio = _correction(w, first) / _correction(w, multiplier)
+    return rope._replace(amplitude=amplitude * ratio)
 
 
 def _scale(w: Writer, key_dim: int) -> float:
-    """The factor of query · key."""
-    factor, multiplier = _yarn(w)
-    return float((1 + 0.1 * multiplier * math.log(factor)) ** 2 / math.sqrt(key_dim))
+    """The factor of query · key: what is not rotated gets the amplitude too."""
+    sharper = _rope(w).amplitude * _correction(w, _multiplier(w))
+    return float(sharper**2 / math.sqrt(key_dim))
 
 
-ROWS = {
-    "deepseek2": Architecture(
-        "silu",
-        write,
-        mixture=Mixture(
-            Route.ROUTE_SOFTMAX, by_key=True, normalised=None, scaled=True, shared="count"
-        ),
-        own_keys=("attention.value_length", "attention.value_length_swa"),
-    )
-}
+_DEEPSEEK2 = Architecture(
+    "silu",
+    write,
+    mixture=Mixture(Route.ROUTE_SOFTMAX, by_key=True, normalised=None, scaled=True, shared="count"),
+    own_keys=(
+        "attention.value_length",
+        "attention.value_length_swa",
+        "attention.temperature_scale",
+    ),
+)
+
+ROWS = {"deepseek2": _DEEPSEEK2, "mistral4": _DEEPSEEK2}
