@@ -95,9 +95,9 @@ static int32_t use_everything(void) {
   if (status == SF_OK) status = sf_matrix_open(&kv, weights, sizeof weights, SF_F32, 16, D, 0);
   if (status == SF_OK) status = sf_matrix_open(&router, weights, sizeof weights, SF_F32, EXPERTS, D, 0);
   if (status == SF_OK) {
-    status = sf_matrix_open(&down, weights, sizeof weights, SF_F32, EXPERTS * D, HIDDEN / EXPERTS, 0);
+    status = sf_matrix_open(&down, weights, sizeof weights, SF_F32, EXPERTS * D, HIDDEN / EXPERTS / 2, 0);
   }
-  if (status == SF_OK) {
+  if (status == SF_OK) { /* gate and up are one matrix */
     status = sf_experts_open(&experts, context, EXPERTS, f32, f32, down, SF_DOWN_BY_OUTPUT, SF_RELU, 0);
   }
   if (status == SF_OK) status = sf_model_open(&model, context, VOCAB, D);
