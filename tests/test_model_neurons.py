@@ -241,7 +241,7 @@ def test_models_that_cannot_be_read_by_neurons(tmp_path: Path) -> None:
         sf.Model.load(path, neuron_budget=least - 1)
     with pytest.raises(sf.ArgumentError, match="already in memory"):
         sf.Model.load(path.read_bytes(), neuron_budget=100_000)
-    with pytest.raises(sf.ArgumentError, match="budget_bytes"):
+    with pytest.raises(sf.ArgumentError, match="neuron_budget"):
         sf.Model.load(path, neuron_budget=0)
 
 
