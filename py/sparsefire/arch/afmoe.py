@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ..core.enums import Function, Route
 from .architecture import Architecture
-from .decoder import HEAD_NORMS, feed_forward, heads_of
+from .decoder import HEAD_NORMS, POST_NORMS, blocks, heads_of
 from .mixture import Mixture
 from .plan import Buffer
 from .writer import Writer
@@ -16,14 +16,7 @@ _PERIOD = 4  # the last of so many layers sees everything, and has no positions
 def write(w: Writer) -> None:
     """The plan."""
     w.embed()
-    for block in range(w.config.layers):
-        prefix = f"blk.{block}."
-        w.norm(w.x, f"{prefix}attn_norm", w.normed)
-        _attention(w, block, w.normed, w.added)
-        w.residual(f"{prefix}post_attention_norm")
-        w.norm(w.x, f"{prefix}ffn_norm", w.normed)
-        feed_forward(w, block, w.normed, w.added)
-        w.residual(f"{prefix}post_ffw_norm")
+    blocks(w, _attention)
     w.head()
 
 
@@ -41,7 +34,7 @@ ROWS = {
         "silu",
         write,
         rope_halves=True,
-        vectors=HEAD_NORMS,
+        vectors=(*HEAD_NORMS, *POST_NORMS),
         embedding_scale=lambda sizes: sizes.d**0.5,
         full_every=_PERIOD,
         mixture=Mixture(

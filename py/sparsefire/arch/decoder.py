@@ -4,6 +4,7 @@ attention with rotary positions, norm, feed-forward layer, each added to the res
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from ..core.enums import Route
 from .architecture import Architecture
@@ -16,14 +17,20 @@ from .writer import Writer
 def write(w: Writer) -> None:
     """The plan of such a decoder."""
     w.embed()
+    blocks(w, attention)
+    w.head()
+
+
+def blocks(w: Writer, mix: Callable[[Writer, int, Buffer, Buffer], object]) -> None:
+    """The blocks of such a decoder, with ``mix`` in the place of attention: it gets the writer, the
+    block, and the buffers that it reads and writes."""
     for block in range(w.config.layers):
         w.norm(w.x, f"blk.{block}.attn_norm", w.normed)
-        attention(w, block, w.normed, w.added)
+        mix(w, block, w.normed, w.added)
         w.residual(_own(w, block, "post_attention_norm"))
         w.norm(w.x, f"blk.{block}.{w.config.kind.ffn_norm}", w.normed)
         feed_forward(w, block, w.normed, w.added)
         w.residual(_own(w, block, "post_ffw_norm"))
-    w.head()
 
 
 def feed_forward(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
@@ -133,7 +140,7 @@ def rope_of(w: Writer, block: int) -> Rope:
 
 _SINKS = "attn_sinks.weight"
 HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
-_POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
+POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 _NORM_BIASES = ("attn_norm.bias", "ffn_norm.bias")
 
 _LLAMA = Architecture("silu", write, mixture=Mixture(own_width=False))
@@ -141,7 +148,7 @@ _GEMMA = Architecture(
     "gelu_tanh", write, rope_halves=True, embedding_scale=lambda sizes: sizes.d**0.5
 )
 _GEMMA2 = _GEMMA._replace(
-    vectors=_POST_NORMS,
+    vectors=POST_NORMS,
     # The 27B models scale by the width of a head as it would be without a size of its own.
     attention_scale=lambda s: (s.d / s.heads if s.layers == 46 else s.head_dim) ** -0.5,
     attention_cap=50.0,
@@ -150,7 +157,7 @@ _GEMMA2 = _GEMMA._replace(
     full_every=2,
 )
 _GEMMA3 = _GEMMA._replace(
-    vectors=(*HEAD_NORMS, *_POST_NORMS),
+    vectors=(*HEAD_NORMS, *POST_NORMS),
     attention_scale=lambda s: (s.d / s.heads if s.layers == 62 else s.head_dim) ** -0.5,
     full_every=6,
     window_rope_base=10000.0,

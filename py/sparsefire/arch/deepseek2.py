@@ -7,7 +7,7 @@ import math
 
 from ..core.enums import Route
 from .architecture import Architecture
-from .decoder import feed_forward
+from .decoder import blocks
 from .mixture import Mixture
 from .plan import Buffer
 from .rope import Rope
@@ -21,13 +21,7 @@ _MULTIPLIER_UNIT = 0.1
 def write(w: Writer) -> None:
     """The plan."""
     w.embed()
-    for block in range(w.config.layers):
-        w.norm(w.x, f"blk.{block}.attn_norm", w.normed)
-        _attention(w, block, w.normed, w.added)
-        w.residual()
-        w.norm(w.x, f"blk.{block}.ffn_norm", w.normed)
-        feed_forward(w, block, w.normed, w.added)
-        w.residual()
+    blocks(w, _attention)
     w.head()
 
 

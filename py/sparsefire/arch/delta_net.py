@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ..core.enums import Activation, Function, Repeat, Route
 from .architecture import Architecture
-from .decoder import feed_forward, rope_of
+from .decoder import blocks, rope_of
 from .mixture import Mixture
 from .plan import Buffer
 from .writer import Writer
@@ -14,16 +14,14 @@ from .writer import Writer
 def write(w: Writer) -> None:
     """The plan. The tensors of a block say which of the two it is."""
     w.embed()
-    for block in range(w.config.layers):
-        w.norm(w.x, f"blk.{block}.attn_norm", w.normed)
+
+    def mix(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
         if w.has(f"blk.{block}.ssm_conv1d.weight"):
-            _delta_net(w, f"blk.{block}.", w.normed, w.added)
+            _delta_net(w, f"blk.{block}.", x, out)
         else:
-            _attention(w, block, w.normed, w.added)
-        w.residual()
-        w.norm(w.x, f"blk.{block}.{w.config.kind.ffn_norm}", w.normed)
-        feed_forward(w, block, w.normed, w.added)
-        w.residual()
+            _attention(w, block, x, out)
+
+    blocks(w, mix)
     w.head()
 
 

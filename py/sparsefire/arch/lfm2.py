@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ..core.enums import Route
 from .architecture import Architecture
-from .decoder import HEAD_NORMS, attention, feed_forward
+from .decoder import HEAD_NORMS, attention, blocks
 from .mixture import Mixture
 from .plan import Buffer
 from .writer import Writer
@@ -17,17 +17,15 @@ def write(w: Writer) -> None:
     kv_heads = w.keys.per_layer(
         "attention.head_count_kv", config.layers, config.heads, config.heads
     )
-    w.embed()
-    for block in range(config.layers):
-        w.norm(w.x, f"blk.{block}.attn_norm", w.normed)
+
+    def mix(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
         if kv_heads[block]:
-            attention(w, block, w.normed, w.added, kv_heads=kv_heads[block])
+            attention(w, block, x, out, kv_heads=kv_heads[block])
         else:
-            _convolution(w, f"blk.{block}.shortconv.", w.normed, w.added)
-        w.residual()
-        w.norm(w.x, f"blk.{block}.ffn_norm", w.normed)
-        feed_forward(w, block, w.normed, w.added)
-        w.residual()
+            _convolution(w, f"blk.{block}.shortconv.", x, out)
+
+    w.embed()
+    blocks(w, mix)
     named = "output_norm" if w.has("output_norm.weight") else "token_embd_norm"
     w.head(norm=named)
 

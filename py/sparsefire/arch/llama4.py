@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ..core.enums import Route
 from .architecture import Architecture
-from .decoder import feed_forward, rope_of
+from .decoder import blocks, rope_of
 from .mixture import Mixture
 from .plan import Buffer
 from .writer import Writer
@@ -18,20 +18,13 @@ _MAVERICK = 48, 128  # layers and experts of the model whose heads are not norma
 
 def write(w: Writer) -> None:
     """The plan."""
-    config = w.config
-    normed = (config.layers, w.keys.value("expert_count")) != _MAVERICK
     w.embed()
-    for block in range(config.layers):
-        w.norm(w.x, f"blk.{block}.attn_norm", w.normed)
-        _attention(w, block, w.normed, w.added, normed)
-        w.residual()
-        w.norm(w.x, f"blk.{block}.ffn_norm", w.normed)
-        feed_forward(w, block, w.normed, w.added)
-        w.residual()
+    blocks(w, _attention)
     w.head()
 
 
-def _attention(w: Writer, block: int, x: Buffer, out: Buffer, normed: bool) -> None:
+def _attention(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
+    normed = (w.config.layers, w.keys.value("expert_count")) != _MAVERICK
     config, plan, prefix = w.config, w.plan, f"blk.{block}.attn_"
     heads, kv_heads, dim = config.heads, config.kv_heads, config.head_dim
     q, k, v = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ..core.enums import Activation, Function, Norm, Repeat
 from .architecture import Architecture
+from .decoder import blocks
 from .plan import Buffer, Vector
 from .writer import Writer
 
@@ -270,13 +271,7 @@ def write(w: Writer) -> None:
 def write_arwkv(w: Writer) -> None:
     """The plan of ARWKV."""
     w.embed()
-    for block in range(w.config.layers):
-        w.norm(w.x, f"blk.{block}.attn_norm", w.normed)
-        _time_mix_7(w, block, w.normed, w.added)
-        w.residual()
-        w.norm(w.x, f"blk.{block}.ffn_norm", w.normed)
-        w.ffn(block, w.normed, w.added)
-        w.residual()
+    blocks(w, _time_mix_7)
     w.head()
 
 

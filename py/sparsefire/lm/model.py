@@ -110,10 +110,12 @@ class Model:
         context: context length in tokens, prompt included; at most (and by default, up to 4096)
           what the model was trained for.
         neuron_budget: how many bytes of the feed-forward layers' weights are resident at most, for
-          a model that `sparsefire calibrate` wrote; the other weights stay in the file and are
-          read when a token needs them. Results are the same, bit for bit, in exact and sparse
-          mode. A `NeuronCache` instead of a number gives its other settings too, and with
-          ``hot_fraction`` the same share of each layer. `neurons` reports what was read.
+          a model that `sparsefire calibrate` wrote, or for the experts of a mixture as it was
+          downloaded; the other weights stay in the file and are read when a token needs them.
+          Results are the same, bit for bit, in exact and sparse mode; those of ReLU experts, whose
+          down matrices are transposed in memory, within rounding. A `NeuronCache` instead of a
+          number gives its other settings too, and with ``hot_fraction`` the same share of each
+          layer. `neurons` reports what was read.
         pre: name of the pre-tokeniser of a byte-level BPE vocabulary, in place of the file's; for
           files that name none, or one that is not known here.
         mapped: whether the native core uses the weights of a path where the file is mapped into
@@ -122,7 +124,8 @@ class Model:
         core: by default the current one, see `use_backend`.
 
         A file that is changed in place while its mapped weights are in use, or its neurons are
-        read, is noticed at the next evaluation: `ModelFileError`.
+        read, is noticed at the next evaluation, or while single tokens follow each other within a
+        hundredth of a second: `ModelFileError`.
 
         Errors: `ModelFileError` (missing, damaged or incomplete; the message names the tensor or
         key), `UnsupportedError` (architecture, weight format or tokeniser), `NotFiniteError`,
