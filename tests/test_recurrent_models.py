@@ -1,4 +1,4 @@
-"""Models with recurrent layers, and Gemma 3n, against their forward passes in float64 numpy."""
+"""Models with recurrent layers against their forward passes in float64 numpy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 import recurrent_models
 from bench.lib.further_models import write_further
-from gemma3n_reference import Gemma3nReference
 from mixture_models import VOCAB
 from recurrent_reference import RecurrentReference
 from sparsefire.calibrate.predictors import calibrate_model
@@ -46,8 +45,7 @@ def test_logits(name: str, paths: dict[str, Path]) -> None:
             Model.load(paths[name])
         return
     model = Model.load(paths[name])
-    reference = Gemma3nReference if name == "gemma3n" else RecurrentReference
-    expected = reference(paths[name]).logits(TOKENS)
+    expected = RecurrentReference(paths[name]).logits(TOKENS)
     with model:
         found = model.logits(np.array(TOKENS))
     assert ((found - expected) ** 2).sum() / (expected**2).sum() < 1e-8

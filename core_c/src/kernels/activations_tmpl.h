@@ -63,6 +63,8 @@ SF_INLINE vf activation_of(int32_t activation, vf parameter, vf v) {
       return gelu_erf(v);
     case SF_FATRELU:
       return v_select(v_less(parameter, v), v, v_sub(positive, positive)); /* the last is 0 or NaN */
+    case SF_SIGMOID:
+      return sigmoid(v);
     case SF_SILU_CLAMPED: {
       const vf low = v_min(v_set1(7.0f), v);
       return v_mul(low, sigmoid(v_mul(low, v_set1(1.702f))));
@@ -109,6 +111,9 @@ static void activate(int32_t activation, float parameter, const float *x, int32_
       break;
     case SF_CLAMPED:
       activate_all(SF_CLAMPED, parameter, x, count, y);
+      break;
+    case SF_SIGMOID:
+      activate_all(SF_SIGMOID, parameter, x, count, y);
       break;
     default:
       activate_all(SF_IDENTITY, parameter, x, count, y);

@@ -62,7 +62,7 @@ typedef struct {
   /* values of magnitude `most` at most, scales and sums of one vector; columns a multiple of 32. A block of zeros has
    * scale 0, one with NaN or infinity the scale NaN. */
   void (*quantize_i16)(const float *x, int32_t columns, int32_t most, int16_t *values, float *scales, float *sums);
-  /* y = activation(x), see sparsefire.h; y may be x. */
+  /* y = activation(x), an sf_activation or SF_SIGMOID, see sparsefire.h; y may be x. */
   void (*activate)(int32_t activation, float parameter, const float *x, int32_t count, float *y);
   void (*multiply)(const float *a, const float *b, int32_t count, float *y); /* y = a · b, y may be a or b */
   void (*add)(const float *a, const float *b, int32_t count, float *y);      /* y = a + b, y may be a or b */

@@ -1,6 +1,5 @@
 /* The router of a mixture of experts: which experts a token goes to, and with which weights. */
 #include <math.h>
-#include <string.h>
 
 #include "base/memory.h"
 #include "model/session.h"
@@ -39,13 +38,6 @@ static int32_t check_route(const sf_model *model, const sf_step *step) {
   }
   if (r.experts % r.groups != 0 || r.groups_used > r.groups) return SF_ERROR_SHAPE;
   return r.used <= r.experts / r.groups * r.groups_used ? SF_OK : SF_ERROR_SHAPE;
-}
-
-static void softmax(const float *x, int32_t count, float *y) {
-  double sum = 0, most = (double)x[0];
-  for (int32_t i = 1; i < count; i++) most = (double)x[i] > most ? (double)x[i] : most;
-  for (int32_t i = 0; i < count; i++) sum += exp((double)x[i] - most);
-  for (int32_t i = 0; i < count; i++) y[i] = (float)(exp((double)x[i] - most) / sum);
 }
 
 /* The largest of scores (count) that is not -∞, or -1: the first of equal ones. */
@@ -94,8 +86,8 @@ static void insert(float *ids, float *weights, int32_t count, int32_t expert, fl
   weights[at] = weight;
 }
 
-static void finish_weights(const router *r, float *weights) {
-  if (r->scoring == SF_ROUTE_SOFTMAX_CHOSEN) softmax(weights, r->used, weights);
+static void finish_weights(const router *r, const sf_kernels *kernels, float *weights) {
+  if (r->scoring == SF_ROUTE_SOFTMAX_CHOSEN) kernels->softmax(weights, r->used, weights);
   double sum = 0;
   for (int32_t k = 0; k < r->used; k++) sum += (double)weights[k];
   const double least = 6.103515625e-5; /* the smallest normal number of 16 bits, which the models were trained with */
@@ -104,12 +96,12 @@ static void finish_weights(const router *r, float *weights) {
 }
 
 /* One token. work: (2 · experts + groups) floats. */
-static int32_t route(const router *r, const float *logits, float *work, float *routes) {
+static int32_t route(const router *r, const sf_kernels *kernels, const float *logits, float *work, float *routes) {
   float *probabilities = work, *scores = work + r->experts, *weights = routes + r->used;
-  memcpy(probabilities, logits, (size_t)r->experts * sizeof(float));
-  if (r->scoring == SF_ROUTE_SOFTMAX) softmax(logits, r->experts, probabilities);
-  for (int32_t i = 0; r->scoring == SF_ROUTE_SIGMOID && i < r->experts; i++) {
-    probabilities[i] = (float)(1 / (1 + exp(-(double)logits[i])));
+  if (r->scoring == SF_ROUTE_SOFTMAX) {
+    kernels->softmax(logits, r->experts, probabilities);
+  } else {
+    kernels->activate(r->scoring == SF_ROUTE_SIGMOID ? SF_SIGMOID : SF_IDENTITY, 0, logits, r->experts, probabilities);
   }
   for (int32_t i = 0; i < r->experts; i++) scores[i] = probabilities[i] + (r->bias ? r->bias[i] : 0.0f);
   if (r->groups_used < r->groups) limit_groups(r, scores, work + 2 * (size_t)r->experts);
@@ -119,19 +111,20 @@ static int32_t route(const router *r, const float *logits, float *work, float *r
     insert(routes, weights, k, best, probabilities[best]);
     scores[best] = -INFINITY;
   }
-  finish_weights(r, weights);
+  finish_weights(r, kernels, weights);
   return SF_OK;
 }
 
 static int32_t run_route(sf_model *model, const sf_step *step) {
   const router r = router_of(model, step);
+  const sf_kernels *kernels = model->context->kernels;
   const float *logits = sf_values(model, step, LOGITS);
   float *routes = sf_values(model, step, ROUTES);
   size_t work = 2 * (size_t)r.experts + (size_t)r.groups;
   int32_t status = sf_grow((void **)&model->work, &model->work_capacity, work, sizeof(float));
   for (int32_t j = 0; status == SF_OK && j < model->batch.n; j++, logits += r.experts, routes += 2 * r.used) {
-    if (!model->context->kernels->all_finite(logits, r.experts)) return SF_ERROR_NOT_FINITE;
-    status = route(&r, logits, model->work, routes);
+    if (!kernels->all_finite(logits, r.experts)) return SF_ERROR_NOT_FINITE;
+    status = route(&r, kernels, logits, model->work, routes);
   }
   return status;
 }

@@ -4,11 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/check.h"
 #include "base/memory.h"
-
-/* What a cached pass counted is copied as it is. */
-SF_CHECK(counts_agree, sizeof((sf_cached_pass *)0)->counts == SF_BATCH * sizeof(int32_t));
 
 sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j) {
   return &model->batch.sessions[j]->states[step->index];

@@ -327,8 +327,6 @@ static int32_t check_map(const sf_model *model, const sf_step *step) {
 
 static double function_of(int32_t function, double x) {
   switch (function) {
-    case SF_SIGMOID:
-      return 1 / (1 + exp(-x));
     case SF_TANH:
       return tanh(x);
     case SF_SOFTPLUS:
@@ -342,7 +340,7 @@ static int32_t run_map(sf_model *model, const sf_step *step) {
   const float *x = sf_values(model, step, 0);
   float *y = sf_values(model, step, 1);
   int32_t count = floats(model, step, 0), function = step->arguments[2];
-  if (function <= SF_CLAMPED) {
+  if (function <= SF_SIGMOID) {
     model->context->kernels->activate(function, 0, x, count, y);
     return SF_OK;
   }
