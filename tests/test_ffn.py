@@ -370,6 +370,29 @@ def test_both_active_and_norm_before_down(both: bool, norm: bool, core: Core) ->
         assert layer.counts.active.tolist() == kept.sum(1).tolist()
 
 
+@pytest.mark.parametrize("deviations", [0.5, 1.7])
+def test_gates_cut_by_their_deviation(deviations: float, core: Core) -> None:
+    random = np.random.default_rng(6)
+    gate, up = random.standard_normal((2, 300, 33))
+    down, bias = random.standard_normal((21, 300)), random.standard_normal(300)
+    layer = SparseFfn(up, down, "gelu_tanh", gate=gate, gate_bias=bias, core=core)
+    layer.set_gate_deviations(deviations)
+    x = random.standard_normal((5, 33))
+    gates = x @ gate.T + bias
+    least = gates.mean(-1, keepdims=True) + deviations * gates.std(-1, ddof=1, keepdims=True)
+    above = np.maximum(gates - least, 0)
+    gelu = above / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (above + 0.044715 * above**3)))
+    wanted = (gelu * (x @ up.T)) @ down.T
+    for each in (layer, pickle.loads(pickle.dumps(layer))):
+        for mode in ("dense", "exact", None):
+            y = each.forward(x, mode=mode)
+            assert np.abs(y - wanted).max() < 1e-5 * np.abs(wanted).max(), mode
+        assert each.counts.active.tolist() == (above > 0).sum(1).tolist()
+    layer.set_gate_deviations(0)
+    assert layer.forward(x, mode="exact").shape == layer.forward(x).shape
+    assert layer.counts.active.tolist() == [300] * 5
+
+
 def test_what_extras_refuse(tmp_path: Path) -> None:
     layer = SparseFfn(np.eye(4), np.eye(4))
     with pytest.raises(ArgumentError):
@@ -381,6 +404,18 @@ def test_what_extras_refuse(tmp_path: Path) -> None:
     layer.set_sub_norm(np.ones(4))
     with pytest.raises(UnsupportedError, match="a norm before its down"):
         layer.save_bundles(tmp_path / "a.gguf")
+    with pytest.raises(ArgumentError, match="no gate"):
+        layer.set_gate_deviations(1.0)
+    gated = SparseFfn(np.eye(4), np.eye(4), gate=np.eye(4))
+    with pytest.raises(ArgumentError):
+        gated.set_gate_deviations(-1.0)
+    gated.set_gate_deviations(1.0)
+    with pytest.raises(UnsupportedError, match="cut by their deviation"):
+        gated.save_bundles(tmp_path / "a.gguf")
+    with pytest.raises(UnsupportedError):
+        gated.set_predictor(sf.SignPredictor(np.eye(4)))
+    with pytest.raises(UnsupportedError):
+        gated.forward_sparse(np.ones(4), [1])
 
 
 @on_every_core

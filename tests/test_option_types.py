@@ -288,6 +288,7 @@ def test_required_arguments() -> None:
         (lambda: sf.SparsityConfig.with_threshold([1]), "threshold"),  # type: ignore[arg-type]
         (lambda: LAYER.set_cutoff("a"), "cutoff"),  # type: ignore[arg-type]
         (lambda: LAYER.set_both_active(1), "both"),  # type: ignore[arg-type]
+        (lambda: LAYER.set_gate_deviations("a"), "deviations"),  # type: ignore[arg-type]
         (lambda: LAYER.set_predictor(3), "predictor"),  # type: ignore[arg-type]
         (lambda: LAYER.set_second_down(3), "down"),  # type: ignore[arg-type]
         (lambda: LAYER.save_bundles(3), "path"),  # type: ignore[arg-type]

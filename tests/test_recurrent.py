@@ -106,6 +106,24 @@ class HeadDots:
         return np.asarray((a * b).sum(2))
 
 
+class Mix:
+    """Of 3 streams of 18 to 2."""
+
+    width = 36
+
+    def __init__(self) -> None:
+        widths = {"x": 54, "weights": 6}
+        self.inputs = {name: RANDOM.standard_normal((TOKENS, w)) for name, w in widths.items()}
+
+    def build(self, plan: Plan, buffers: dict[str, Buffer], out: Buffer) -> None:
+        plan.mix(buffers["x"], buffers["weights"], out, 3)
+
+    def reference(self, tokens: list[int]) -> Doubles:
+        x, weights = self.inputs["x"][tokens], self.inputs["weights"][tokens]
+        mixed = weights.reshape(-1, 2, 3) @ x.reshape(-1, 3, 18)
+        return np.asarray(mixed.reshape(-1, 36))
+
+
 class Temperature:
     """Of the position, from 3 places further on."""
 
@@ -131,9 +149,11 @@ CASES = {
     "rwkv6": Recurrence("rwkv6", 12, 12),
     "rwkv7": Recurrence("rwkv7", 8, 19),
     "head dots": HeadDots(),
+    "mix": Mix(),
     "temperature": Temperature(),
 }
-RECURRENT = [name for name in CASES if name not in ("head dots", "temperature", "convolution of 1")]
+_STATELESS = ("head dots", "mix", "temperature", "convolution of 1")
+RECURRENT = [name for name in CASES if name not in _STATELESS]
 
 
 def model_of(core: Core, name: str) -> OneStep:
@@ -197,6 +217,8 @@ WRONG: dict[str, Build] = {
     "keys": lambda p, b, o: p.recurrence(b["q"], b["q"], b["v"], b["w"], o, heads=3, keys=3),
     "decay": lambda p, b, o: p.recurrence(b["q"], b["q"], b["v"], b["v"], o, heads=2, keys=1),
     "dots": lambda p, b, o: p.head_dots(b["v"], b["q"], o),
+    "streams": lambda p, b, o: p.mix(b["v"], b["w"], o, 5),
+    "mixed": lambda p, b, o: p.mix(b["v"], b["w"], o, 3),
 }
 
 

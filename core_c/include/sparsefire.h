@@ -264,7 +264,12 @@ SF_API int32_t sf_ffn_set_sub_norm(sf_ffn *ffn, const float *weight, float epsil
 /* `both` 1: activates up as well as the gate, activation(gate) ∘ activation(up) (dReLU; Song et al. 2024). 0, the
  * default: only the gate. Errors: ARGUMENT (an ungated layer). */
 SF_API int32_t sf_ffn_set_both_active(sf_ffn *ffn, int32_t both);
-/* Borrows `predictor` (NULL: none). Errors: ARGUMENT (also for one of another context), SHAPE. */
+/* Cuts the gates of each vector by how they are spread: gate = max(gate - mean - deviations · standard deviation, 0)
+ * before the activation, with mean and deviation of all of its gates (Gemma 3n). 0, the default: does not. Every gate
+ * is needed for it, so a predictor, sf_ffn_forward_active and sf_ffn_add_active are UNSUPPORTED with it. Errors:
+ * ARGUMENT (negative or not finite, an ungated layer), UNSUPPORTED (a cached layer, or one with a predictor). */
+SF_API int32_t sf_ffn_set_gate_deviations(sf_ffn *ffn, float deviations);
+/* Borrows `predictor` (NULL: none). Errors: ARGUMENT (also for one of another context), SHAPE, UNSUPPORTED. */
 SF_API int32_t sf_ffn_set_predictor(sf_ffn *ffn, sf_predictor *predictor);
 /* Magnitude cutoffs; ignored in dense mode. 0, the default, skips only exact zeros. */
 enum sf_cutoff {
@@ -435,8 +440,10 @@ enum sf_step_name {
                                S_i = decay_i · S_i + k_i · v + b_i · Σ_j a_j · S_j, and out = Σ_i q_i · S_i of the new
                                state or, with before 1, of that before the token */
   SF_STEP_HEAD_DOTS = 21,   /* a (heads, dim), b (heads, dim), out (heads). out = a · b of each head */
-  SF_STEP_TEMPERATURE = 22  /* in place, length, offset; factor.
+  SF_STEP_TEMPERATURE = 22, /* in place, length, offset; factor.
                                x = x · (1 + factor · ln(⌊(position + offset) / length⌋ + 1)) */
+  SF_STEP_MIX = 23          /* in (streams, dim), weights (outs, streams), out (outs, dim), streams.
+                               out_i = Σ_j weight_ij · in_j */
 };
 
 enum sf_norm {
@@ -446,7 +453,7 @@ enum sf_norm {
 };
 
 /* Functions of SF_STEP_MAP beside the activations. */
-enum sf_function { SF_SIGMOID = 16, SF_TANH = 17, SF_SOFTPLUS = 18, SF_EXP = 19 };
+enum sf_function { SF_SIGMOID = 16, SF_TANH = 17, SF_SOFTPLUS = 18, SF_EXP = 19, SF_SQRT = 20 };
 
 /* How something narrower repeats: as a whole (abab), or each element (aabb). */
 enum sf_repeat { SF_TILE = 0, SF_SPREAD = 1 };

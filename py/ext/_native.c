@@ -196,6 +196,7 @@ static PyObject *from_text(text value) {
   VOID(sf_ffn_close, 1, (h))                                                        \
   RESULT(int32_t, sf_ffn_set_bias, 4, (h, p, p, p))                                 \
   RESULT(int32_t, sf_ffn_set_both_active, 2, (h, i))                                \
+  RESULT(int32_t, sf_ffn_set_gate_deviations, 2, (h, f))                            \
   RESULT(int32_t, sf_ffn_set_second_down, 2, (h, h))                                \
   RESULT(int32_t, sf_ffn_set_sub_norm, 3, (h, p, f))                                \
   RESULT(int32_t, sf_ffn_set_predictor, 2, (h, h))                                  \

@@ -6,6 +6,14 @@
 
 /* ---- Gate and up of every neuron ---- */
 
+void sf_ffn_every_row(const sf_ffn *ffn, const sf_matrix *matrix, const float *bias, const sf_inputs *inputs, int32_t n,
+                      float *values) {
+  sf_multiply(ffn->context, matrix, NULL, ffn->hidden, inputs, n, values, (size_t)ffn->hidden);
+  for (int32_t j = 0; bias && j < n; j++, values += ffn->hidden) {
+    ffn->context->kernels->add(values, bias, ffn->hidden, values);
+  }
+}
+
 typedef struct {
   const sf_ffn *ffn;
   const sf_inputs *inputs;
@@ -33,7 +41,9 @@ static void neurons_part(void *argument, int32_t part, int32_t parts) {
   int32_t end = sf_part_begin(ffn->hidden, SF_ROW_GRAIN, part + 1, parts);
   if (begin == end) return;
   dense_rows(ffn, ffn->up, ffn->up_bias, job->inputs, job->n, begin, end, ffn->work->up_values);
-  if (ffn->gate) dense_rows(ffn, ffn->gate, ffn->gate_bias, job->inputs, job->n, begin, end, ffn->work->gate_values);
+  if (ffn->gate && !(ffn->deviations > 0)) {
+    dense_rows(ffn, ffn->gate, ffn->gate_bias, job->inputs, job->n, begin, end, ffn->work->gate_values);
+  }
   for (int32_t j = 0; j < job->n; j++) {
     size_t start = (size_t)j * (size_t)ffn->hidden + (size_t)begin;
     float *up = ffn->work->up_values + start;
@@ -49,6 +59,10 @@ static void neurons_part(void *argument, int32_t part, int32_t parts) {
 
 void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n) {
   neurons_job job = {ffn, inputs, n};
+  if (ffn->deviations > 0) { /* all gates come before the first activation */
+    sf_ffn_every_row(ffn, ffn->gate, ffn->gate_bias, inputs, n, ffn->work->gate_values);
+    sf_ffn_cut_gates(ffn, n, ffn->work->gate_values);
+  }
   size_t work = sf_size_product((size_t)ffn->hidden * (ffn->gate ? 2 : 1), ffn->up->row_bytes);
   sf_pool_run(ffn->context->pool, neurons_part, &job, sf_parts(ffn->context, sf_size_product(work, (size_t)n)));
 }

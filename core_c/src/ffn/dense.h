@@ -4,6 +4,9 @@
 
 #include "ffn/pass.h"
 
+/* values (n, hidden) = rows of a matrix · inputs + bias (NULL: none), of every neuron. */
+void sf_ffn_every_row(const sf_ffn *ffn, const sf_matrix *matrix, const float *bias, const sf_inputs *inputs, int32_t n,
+                      float *values);
 /* Leaves activation(gate) ∘ up, or activation(up), of every neuron in up_values (n, hidden). */
 void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n);
 /* A pass with every neuron. */

@@ -127,6 +127,13 @@ int32_t sf_ffn_set_both_active(sf_ffn *ffn, int32_t both) {
   return SF_OK;
 }
 
+int32_t sf_ffn_set_gate_deviations(sf_ffn *ffn, float deviations) {
+  if (!ffn || !ffn->gate || !isfinite(deviations) || deviations < 0) return SF_ERROR_ARGUMENT;
+  if (deviations > 0 && (ffn->cache || ffn->predictor)) return SF_ERROR_UNSUPPORTED;
+  ffn->deviations = deviations;
+  return SF_OK;
+}
+
 int32_t sf_ffn_set_sub_norm(sf_ffn *ffn, const float *weight, float epsilon) {
   if (!ffn || !(epsilon >= 0) || !isfinite(epsilon)) return SF_ERROR_ARGUMENT;
   if (ffn->cache) return SF_ERROR_UNSUPPORTED;
@@ -138,6 +145,7 @@ int32_t sf_ffn_set_sub_norm(sf_ffn *ffn, const float *weight, float epsilon) {
 int32_t sf_ffn_set_predictor(sf_ffn *ffn, sf_predictor *predictor) {
   if (!ffn || (predictor && predictor->context != ffn->context)) return SF_ERROR_ARGUMENT;
   if (predictor && (predictor->d != ffn->d_in || predictor->hidden != ffn->hidden)) return SF_ERROR_SHAPE;
+  if (predictor && ffn->deviations > 0) return SF_ERROR_UNSUPPORTED;
   ffn->predictor = predictor;
   return SF_OK;
 }
@@ -189,7 +197,7 @@ int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, flo
 /* The given neurons, added to y as it is or, with `start` 1, to the bias. */
 static int32_t forward_active(sf_ffn *ffn, const int32_t *ids, int32_t count, const float *x, float *y, int32_t start) {
   if (!ffn || !x || !y || !sf_ids_valid(ids, count, ffn->hidden)) return SF_ERROR_ARGUMENT;
-  if (!ffn->by_neuron || (ffn->sub_norm && !start)) return SF_ERROR_UNSUPPORTED;
+  if (!ffn->by_neuron || (ffn->sub_norm && !start) || ffn->deviations > 0) return SF_ERROR_UNSUPPORTED;
   sf_context *context = ffn->context;
   if (!context->kernels->all_finite(x, ffn->d_in)) return SF_ERROR_NOT_FINITE;
   int32_t active = 0;

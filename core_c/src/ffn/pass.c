@@ -77,6 +77,23 @@ int32_t sf_ffn_tile(const sf_ffn *ffn, const sf_matrix *matrix, int64_t wanted) 
   return tile < ffn->hidden ? (int32_t)tile : ffn->hidden;
 }
 
+/* NaN stays, so that it shows in the result. */
+void sf_ffn_cut_gates(const sf_ffn *ffn, int32_t n, float *gates) {
+  int32_t hidden = ffn->hidden;
+  for (int32_t j = 0; ffn->deviations > 0 && j < n; j++, gates += hidden) {
+    double sum = 0, squares = 0;
+    for (int32_t i = 0; i < hidden; i++) sum += (double)gates[i];
+    double mean = sum / hidden;
+    for (int32_t i = 0; i < hidden; i++) squares += ((double)gates[i] - mean) * ((double)gates[i] - mean);
+    double deviation = hidden > 1 ? sqrt(squares / (hidden - 1)) : 0,
+           least = mean + (double)ffn->deviations * deviation;
+    for (int32_t i = 0; i < hidden; i++) {
+      float above = (float)((double)gates[i] - least);
+      gates[i] = above <= 0 ? 0 : above;
+    }
+  }
+}
+
 /* The sums are doubles, in the order of the neurons: neurons that are 0 change no bit, so leaving them out does not. */
 void sf_ffn_apply_sub_norm(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, float *alpha) {
   for (int32_t j = 0; ffn->sub_norm && j < n; j++) {

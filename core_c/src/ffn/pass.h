@@ -27,6 +27,7 @@ struct sf_ffn {
   int32_t first_layout, activation;
   float parameter;
   float gate_cutoff, product_cutoff;
+  float deviations; /* > 0: gates are cut, see sf_ffn_cut_gates */
   int32_t d_in, d_out, hidden;
   float *gate_bias, *up_bias, *down_bias;
   int32_t up_activation; /* of up, beside a gate's `activation` */
@@ -48,6 +49,8 @@ int32_t sf_ffn_reserve(sf_ffn *ffn, int32_t n);
 int32_t sf_ffn_prepare(const sf_ffn *ffn, const float *x, int32_t n, sf_inputs *inputs);
 /* y (n, d_out) starts as the bias. */
 void sf_ffn_start_output(const sf_ffn *ffn, int32_t n, float *y);
+/* Where the layer does, cuts the gates (n, hidden) of each vector by their mean and standard deviation. */
+void sf_ffn_cut_gates(const sf_ffn *ffn, int32_t n, float *gates);
 /* Normalises each vector's neurons, where the layer does: alpha[j * hidden + i], i < counts[j], of the neurons
  * ids[j * hidden + i] (NULL: of every neuron). Those that are not listed count as zeros. */
 void sf_ffn_apply_sub_norm(const sf_ffn *ffn, const int32_t *ids, const int32_t *counts, int32_t n, float *alpha);

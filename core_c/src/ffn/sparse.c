@@ -199,17 +199,12 @@ static int32_t multiply_several(const pass *p, const sf_matrix *matrix, float *v
 /* values (n, hidden), as the ids: rows of the matrix times the vectors, plus the bias. */
 static int32_t multiply(const pass *p, const sf_matrix *matrix, const float *bias, float *values) {
   sf_ffn *ffn = p->ffn;
-  const sf_kernels *kernels = ffn->context->kernels;
-  int32_t status = SF_OK;
   if (!p->ids) {
-    sf_multiply(ffn->context, matrix, NULL, ffn->hidden, p->inputs, p->n, values, (size_t)ffn->hidden);
-    for (int32_t j = 0; bias && j < p->n; j++) {
-      kernels->add(values + list_of(p, j), bias, ffn->hidden, values + list_of(p, j));
-    }
-    return status;
+    sf_ffn_every_row(ffn, matrix, bias, p->inputs, p->n, values);
+    return SF_OK;
   }
   size_t count = (size_t)p->n * (size_t)ffn->hidden;
-  status = sf_grow((void **)&ffn->work->some_values, &ffn->work->some_capacity, count, sizeof(float));
+  int32_t status = sf_grow((void **)&ffn->work->some_values, &ffn->work->some_capacity, count, sizeof(float));
   if (status != SF_OK) return status;
   status = p->n == 1 ? multiply_one(p, matrix, values) : multiply_several(p, matrix, values);
   for (int32_t j = 0; bias && status == SF_OK && j < p->n; j++) {
@@ -248,7 +243,8 @@ static int32_t has_zeros(int32_t activation) {
 static int32_t add_pass(pass *p, float *y) {
   sf_ffn *ffn = p->ffn;
   const sf_kernels *kernels = ffn->context->kernels;
-  int32_t by_gate = ffn->gate && (has_zeros(ffn->activation) || p->gate_cutoff > 0), status = SF_OK;
+  int32_t zeros = has_zeros(ffn->activation) || ffn->deviations > 0;
+  int32_t by_gate = ffn->gate && (zeros || p->gate_cutoff > 0), status = SF_OK;
   float *alpha = ffn->work->gate_values, *up = ffn->work->up_values;
   float cutoff = p->product_cutoff;
   if (!ffn->gate && cutoff < p->gate_cutoff) cutoff = p->gate_cutoff;
@@ -258,6 +254,7 @@ static int32_t add_pass(pass *p, float *y) {
   } else {
     status = multiply(p, ffn->gate ? ffn->gate : ffn->up, ffn->gate ? ffn->gate_bias : ffn->up_bias, alpha);
     if (status != SF_OK) return status;
+    sf_ffn_cut_gates(ffn, p->n, alpha);
     for (int32_t j = 0; j < p->n; j++) {
       float *alpha_j = alpha + list_of(p, j);
       kernels->activate(ffn->activation, ffn->parameter, alpha_j, p->counts[j], alpha_j);

@@ -180,6 +180,31 @@ static int32_t run_head_dots(sf_model *model, const sf_step *step) {
   return SF_OK;
 }
 
+/* ---- mix: in (streams, dim), weights (outs, streams), out (outs, dim), streams ---- */
+
+static int32_t check_mix(const sf_model *model, const sf_step *step) {
+  int32_t streams = step->arguments[3], in = sf_width(model, step, 0), weights = sf_width(model, step, 1);
+  if (in % streams != 0 || weights % streams != 0) return SF_ERROR_SHAPE;
+  if ((int64_t)(weights / streams) * (in / streams) != sf_width(model, step, 2)) return SF_ERROR_SHAPE;
+  return step->arguments[2] == step->arguments[0] || step->arguments[2] == step->arguments[1] ? SF_ERROR_ARGUMENT
+                                                                                              : SF_OK;
+}
+
+static int32_t run_mix(sf_model *model, const sf_step *step) {
+  int32_t streams = step->arguments[3], dim = sf_width(model, step, 0) / streams;
+  int32_t outs = sf_width(model, step, 1) / streams;
+  const float *x = sf_values(model, step, 0), *weights = sf_values(model, step, 1);
+  float *out = sf_values(model, step, 2);
+  memset(out, 0, (size_t)floats(model, step, 2) * sizeof(float));
+  for (int32_t j = 0; j < model->batch.n; j++, x += streams * dim) {
+    const sf_rows rows = {(const uint8_t *)x, (size_t)dim * sizeof(float), NULL, dim};
+    for (int32_t i = 0; i < outs; i++, weights += streams, out += dim) {
+      model->context->kernels->axpy_rows[SF_FORMAT_F32](&rows, streams, weights, 0, dim, out);
+    }
+  }
+  return SF_OK;
+}
+
 /* ---- rope: in place, rope, heads, start in a head, halves ---- */
 
 static int32_t check_rope(const sf_model *model, const sf_step *step) {
@@ -321,7 +346,7 @@ static int32_t run_multiply_vector(sf_model *model, const sf_step *step) {
 
 static int32_t check_map(const sf_model *model, const sf_step *step) {
   int32_t function = step->arguments[2];
-  if (function > SF_CLAMPED && (function < SF_SIGMOID || function > SF_EXP)) return SF_ERROR_ARGUMENT;
+  if (function > SF_CLAMPED && (function < SF_SIGMOID || function > SF_SQRT)) return SF_ERROR_ARGUMENT;
   return same_widths(model, step, 0, 1);
 }
 
@@ -331,6 +356,8 @@ static double function_of(int32_t function, double x) {
       return tanh(x);
     case SF_SOFTPLUS:
       return x > 20 ? x : log1p(exp(x));
+    case SF_SQRT:
+      return sqrt(x);
     default: /* SF_EXP */
       return exp(x);
   }
@@ -470,6 +497,7 @@ static const sf_step_kind copy = {"ioccnnnn", 0, 0, check_copy, run_copy, NULL};
 static const sf_step_kind ffn = {"liIo", 1, 0, check_ffn, run_ffn, NULL};
 static const sf_step_kind tap = {"inn", 1, 0, check_tap, run_tap, NULL};
 static const sf_step_kind head_dots = {"iio", 0, 0, check_head_dots, run_head_dots, NULL};
+static const sf_step_kind mix = {"iioc", 0, 0, check_mix, run_mix, NULL};
 static const sf_step_kind pick = {"x", 1, 0, check_pick, run_pick, NULL};
 
 static const sf_step_kind *const kinds[] = {
@@ -496,6 +524,7 @@ static const sf_step_kind *const kinds[] = {
     [SF_STEP_RECURRENCE] = &sf_step_recurrence,
     [SF_STEP_HEAD_DOTS] = &head_dots,
     [SF_STEP_TEMPERATURE] = &temperature,
+    [SF_STEP_MIX] = &mix,
 };
 
 const sf_step_kind *sf_step_find(int32_t kind) {

@@ -46,6 +46,7 @@ class Architecture(NamedTuple):
     # they turn as the others do.
     window_rope_base: float | None = None
     ambiguous: str = ""
+    skips: bool = False  # layers have exact zeros whatever the activation
     fused_qkv: bool = False  # attn_qkv holds the rows of queries, keys and values
     ffn_norm: str = "ffn_norm"  # name of the norm before the feed-forward part
     whole_norms: bool = False  # queries' and keys' norms are of all heads together

@@ -90,11 +90,11 @@ class ModelConfig:
 
     @property
     def default_mode(self) -> str:
-        """ "sparse" for a calibrated model, otherwise "exact" if the activation has exact zeros,
-        otherwise "dense"."""
+        """ "sparse" for a calibrated model, otherwise "exact" if neurons are exactly 0, otherwise
+        "dense"."""
         if self.calibrated:
             return "sparse"
-        return "exact" if self.activation.is_relu_family else "dense"
+        return "exact" if self.activation.is_relu_family or self.kind.skips else "dense"
 
 
 # Keys that change the mathematics in ways the core does not compute, and their neutral values.

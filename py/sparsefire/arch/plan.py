@@ -56,6 +56,12 @@ class FfnLayer:
     gated: bool
     activation: ActivationType
     names: tuple[tuple[str, str], ...] = ()  # such as ("ffn_up", "channel_mix_key")
+    deviations: float = 0.0  # gates are cut by, see `SparseFfn.set_gate_deviations`
+
+    @property
+    def skips(self) -> bool:
+        """Whether neurons are exactly 0, and need not be computed."""
+        return self.activation.is_relu_family or self.deviations > 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,11 @@ class ExpertLayer:
     def hidden(self) -> int:
         """The neurons of all experts."""
         return self.count * self.width
+
+    @property
+    def skips(self) -> bool:
+        """Whether neurons are exactly 0, and need not be computed."""
+        return self.activation.is_relu_family
 
 
 Layer: TypeAlias = FfnLayer | ExpertLayer
@@ -372,6 +383,10 @@ class Plan:
     def head_dots(self, a: Buffer, b: Buffer, out: Buffer) -> None:
         """Out = a · b of each of out.width heads."""
         self.step(StepName.STEP_HEAD_DOTS, a.index, b.index, out.index)
+
+    def mix(self, x: Buffer, weights: Buffer, out: Buffer, streams: int) -> None:
+        """Out (outs, dim) = weights (outs, streams) · x (streams, dim)."""
+        self.step(StepName.STEP_MIX, x.index, weights.index, out.index, streams)
 
     def tap(self, x: Buffer, kind: int, place: int) -> None:
         """Lets x be recorded."""

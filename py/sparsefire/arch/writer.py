@@ -123,6 +123,7 @@ class Writer:
         activation: ActivationType | None = None,
         hints: Buffer | None = None,
         names: tuple[tuple[str, str], ...] = (),
+        deviations: float = 0.0,
     ) -> None:
         """The feed-forward layer of a block."""
         config = self.config
@@ -134,6 +135,7 @@ class Writer:
                 config.kind.gated if gated is None else gated,
                 activation or config.activation,
                 names,
+                deviations,
             )
         )
         if x.width == config.d:

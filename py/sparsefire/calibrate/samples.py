@@ -48,16 +48,21 @@ class Windows:
 
 
 def _check_layers(model: Model) -> None:
-    """Each block has one feed-forward layer, of tensors with the usual names."""
+    """Each block has one feed-forward layer, of tensors with the usual names, whose neurons can be
+    computed without the others."""
     layers = model.session.model.plan.layers
     usual = [
-        isinstance(layer, FfnLayer) and layer.block == block and not layer.names
+        isinstance(layer, FfnLayer)
+        and layer.block == block
+        and not layer.names
+        and not layer.deviations
         for block, layer in enumerate(layers)
     ]
     if len(usual) != model.config.layers or not all(usual):
         raise UnsupportedError(
             f"{model.file.name}: models of the architecture {model.config.architecture!r} cannot "
-            "be calibrated yet: not every block has one feed-forward layer in tensors named ffn_…"
+            "be calibrated yet: not every block has one feed-forward layer, in tensors named "
+            "ffn_…, whose gates are each for themselves"
         )
 
 

@@ -109,6 +109,7 @@ class StepName(IntEnum):
     STEP_RECURRENCE = 20
     STEP_HEAD_DOTS = 21
     STEP_TEMPERATURE = 22
+    STEP_MIX = 23
 
 
 class Norm(IntEnum):
@@ -122,6 +123,7 @@ class Function(IntEnum):
     TANH = 17
     SOFTPLUS = 18
     EXP = 19
+    SQRT = 20
 
 
 class Repeat(IntEnum):

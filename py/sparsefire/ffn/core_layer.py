@@ -95,6 +95,7 @@ class CoreFfn(CoreLayer):
         self.second_down: Matrix | None = None
         self.down_layout = down_layout
         self.both_active = False
+        self.gate_deviations = 0.0
         self.sub_norm: _arrays.FloatArray | None = None
         self.sub_norm_epsilon = 0.0
         self.gate_bias: _arrays.FloatArray | None = None
@@ -132,6 +133,15 @@ class CoreFfn(CoreLayer):
         """See `SparseFfn.set_both_active`."""
         self.core.check("sf_ffn_set_both_active", self.handle, int(both), what="both active")
         self.both_active = both
+
+    def set_gate_deviations(self, deviations: float) -> None:
+        """See `SparseFfn.set_gate_deviations`."""
+        if deviations and self.gate is None:
+            raise ArgumentError("deviations: the layer has no gate")
+        if self.gate is not None:
+            what = f"gates cut at {deviations} standard deviations"
+            self.core.check("sf_ffn_set_gate_deviations", self.handle, deviations, what=what)
+        self.gate_deviations = deviations
 
     def set_sub_norm(self, weight: _arrays.FloatArray | None, epsilon: float) -> None:
         """See `SparseFfn.set_sub_norm`."""

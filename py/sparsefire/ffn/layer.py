@@ -270,6 +270,22 @@ class SparseFfn(FfnLayer):
         self._core_ffn.set_both_active(both)
 
     @property
+    def gate_deviations(self) -> float:
+        """See `set_gate_deviations`."""
+        return self._core_ffn.gate_deviations
+
+    @checked(deviations=number)
+    def set_gate_deviations(self, deviations: float) -> None:
+        """Cuts the gates of each vector by how they are spread, as Gemma 3n does (Google 2025):
+        max(g - mean - ``deviations`` · standard deviation, 0) before the activation, so that about
+        the same share of neurons fires for every vector; 1.645 leaves 5 % of normally distributed
+        ones. Every gate is needed for it, so there is no predictor beside it. 0 undoes it.
+
+        Errors: `ArgumentError` (negative, or a layer without a gate), `UnsupportedError` (a layer
+        with a predictor)."""
+        self._core_ffn.set_gate_deviations(deviations)
+
+    @property
     def sub_norm(self) -> _arrays.FloatArray | None:
         """The weights of `set_sub_norm`, or None."""
         return self._core_ffn.sub_norm
@@ -349,7 +365,8 @@ class SparseFfn(FfnLayer):
         return result.finish()
 
     def _mode_without_predictor(self) -> str:
-        zeros = self.activation.is_relu_family or any(self._core_ffn.cutoffs.values())
+        ffn = self._core_ffn
+        zeros = self.activation.is_relu_family or ffn.gate_deviations or any(ffn.cutoffs.values())
         return "exact" if zeros else "dense"
 
     @locked
@@ -385,10 +402,10 @@ class SparseFfn(FfnLayer):
                 "the layer's down matrix has one row per output, so neurons are not contiguous: "
                 "create the layer with SparseFfn(w1, w2, …), which transposes w2"
             )
-        if self.sub_norm is not None or self.both_active:
+        if self.sub_norm is not None or self.both_active or self.gate_deviations:
             raise UnsupportedError(
-                "a layer with a norm before its down matrix, or with both gate and up activated, "
-                "cannot be saved by itself"
+                "a layer with a norm before its down matrix, with both gate and up activated, or "
+                "with gates that are cut by their deviation cannot be saved by itself"
             )
         if self.format == "mixed":
             formats = ", ".join(each.format for each in matrices)
@@ -445,7 +462,8 @@ class SparseFfn(FfnLayer):
             "parameter": self.parameter,
         }
         second = ffn.second_down and ffn.second_down.weights()
-        extras = (ffn.both_active, ffn.sub_norm, ffn.sub_norm_epsilon, second)
+        norm = ffn.sub_norm, ffn.sub_norm_epsilon
+        extras = (ffn.both_active, ffn.gate_deviations, *norm, second)
         state = (weights, self.biases, extras, options, dict(ffn.cutoffs), self.predictor)
         return _unpickled, state
 
@@ -460,7 +478,7 @@ class SparseFfn(FfnLayer):
 def _unpickled(
     weights: tuple[QuantizedWeights | None, QuantizedWeights, QuantizedWeights],
     biases: tuple[_arrays.FloatArray | None, ...],
-    extras: tuple[bool, _arrays.FloatArray | None, float, QuantizedWeights | None],
+    extras: tuple[bool, float, _arrays.FloatArray | None, float, QuantizedWeights | None],
     options: dict[str, Any],
     cutoffs: dict[str, float],
     predictor: InCorePredictor | None,
@@ -485,9 +503,10 @@ def _unpickled(
         predictor=predictor,
         **options,
     )
-    both_active, sub_norm, epsilon, second_down = extras
+    both_active, deviations, sub_norm, epsilon, second_down = extras
     if both_active:
         layer.set_both_active(True)
+    layer.set_gate_deviations(deviations)
     layer.set_sub_norm(sub_norm, epsilon)
     if second_down is not None:
         layer.set_second_down(Matrix.from_array(second_down, core=core))

@@ -55,6 +55,8 @@ def read_layer(core: Core, file: GgufFile, config: ModelConfig, layer: FfnLayer)
         ffn.set_cutoff(cutoffs[block], on)
     if config.kind.both_active:
         ffn.set_both_active(True)
+    if layer.deviations:
+        ffn.set_gate_deviations(layer.deviations)
     sub_norm = f"blk.{block}.ffn_sub_norm.weight"
     if sub_norm in file.tensors:
         ffn.set_sub_norm(read_vector(file, sub_norm), config.norm_epsilon)
@@ -74,7 +76,7 @@ def _read_matrices(core: Core, file: GgufFile, config: ModelConfig, layer: FfnLa
         transposed = read_matrix(core, file, by_neuron)
         second = read_matrix(core, file, down) if down in file.tensors else None
         return _Matrices(gate, up, transposed, second_down=second)
-    if layer.activation.is_relu_family:
+    if layer.skips:
         rows, kind, shape = rows_by_neuron(core, file, down)
         return _Matrices(gate, up, Matrix(core, core.upload(rows), kind, *shape))
     return _Matrices(gate, up, read_matrix(core, file, down), "output")

@@ -335,7 +335,7 @@ def _memory(file: GgufFile, config: ModelConfig, plan: Plan, context: int | None
     for layer in plan.layers:
         experts = isinstance(layer, ExpertLayer)
         info = file.tensors.get(_down(layer))
-        if info is None or not layer.activation.is_relu_family:
+        if info is None or not layer.skips:
             continue
         if experts or f"blk.{layer.block}.{DOWN_BY_NEURON}" not in file.tensors:
             kind = format_by_neuron(file, info.name)
