@@ -5,10 +5,12 @@
     python -m bench.versions OLD_PYTHON NEW_PYTHON --quick    # tiny sizes: shows that it works
 
 Each interpreter imports the sparsefire that is installed for it. Both run in processes of their
-own that take turns of some 20 ms, and who begins changes; only the one whose turn it is computes.
-A second process of the old installation gives the noise. Where memory lies differs from process to
-process, so all are started several times. A ratio is the median over turns of old time / new time:
-1 is equally fast, above 1 the new one is faster. All cases take about ten minutes.
+own that take turns of some 20 ms, and who begins alternates; only the one whose turn it is
+computes. There are two processes and no third: one of the old installation would share its
+physical pages of weights and code, and so find them in the cache more often than the new one does.
+Where memory lies differs from process to process, so both are started several times. A ratio is
+the median over turns of old time / new time: 1 is equally fast, above 1 the new one is faster. The
+noise is the same of turns of the old one with its next turn. All cases take about ten minutes.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from .lib.layers import LARGE, MIDDLE, SMALL
 
 _WORKER = Path(__file__).resolve().parent / "lib" / "version_worker.py"
 _TURN_SECONDS = 0.02
-_STARTS, _TURNS = 3, 60
+_STARTS, _TURNS = 4, 60
 
 _LAYERS = (
     (LARGE, "q8_0", ("dense", "sparse", "exact")),
@@ -67,7 +70,7 @@ class Installation:
 @dataclass(frozen=True)
 class Comparison:
     """One case: medians in milliseconds, and ratios of old time / new time, of which ``noise`` is
-    that of the old installation with itself."""
+    that of the old installation's turns with their next."""
 
     what: str
     old_ms: float
@@ -108,41 +111,34 @@ def describe(case: dict[str, Any]) -> str:
     return f"{what}, {case['threads']} thread{'s' * (case['threads'] > 1)}"
 
 
-@contextmanager
-def installations(old: str, new: str) -> Iterator[dict[str, Installation]]:
-    """Fresh processes: old, new, and old once more."""
-    with ExitStack() as stack:
-        found = {}
-        for name, python in (("old", old), ("new", new), ("again", old)):
-            found[name] = Installation(python)
-            stack.callback(found[name].close)
-        yield found
-
-
 def compare(old: str, new: str, case: dict[str, Any], effort: Effort) -> Comparison | None:
     """Times one case; None when an installation cannot run it (a mode that the model lacks)."""
-    seconds: dict[str, list[float]] = {"old": [], "new": [], "again": []}
+    spent: tuple[list[float], list[float]] = [], []
+    ratios: list[float] = []
+    noise: list[float] = []
     for _ in range(1 if effort.quick else _STARTS):
-        with installations(old, new) as sides:
-            # Each is warm, and all do as many calls a turn, before the first turn counts.
-            once = {name: side.ask(**case) for name, side in sides.items()}
-            if None in once.values():
+        with ExitStack() as stack:
+            sides = [Installation(python) for python in (old, new)]
+            for side in sides:
+                stack.callback(side.close)
+            # Both are warm, and do as many calls a turn, before the first turn counts.
+            once = [side.ask(**case) for side in sides]
+            if None in once:
                 return None
-            calls = max(1, round(effort.seconds(_TURN_SECONDS) / min(once.values())))
-            names = list(sides)
+            calls = max(1, round(effort.seconds(_TURN_SECONDS) / min(once)))
+            turns: tuple[list[float], list[float]] = [], []
             for turn in range(5 if effort.quick else _TURNS):
-                for name in names:
-                    spent = sides[name].ask(kind="run", calls=calls)
-                    if turn > 0:
-                        seconds[name].append(spent / calls)
-                names = names[1:] + names[:1]
-    ratios = [a / b for a, b in zip(seconds["old"], seconds["new"], strict=True)]
-    noise = [a / b for a, b in zip(seconds["old"], seconds["again"], strict=True)]
+                for place in (0, 1) if turn % 2 else (1, 0):
+                    turns[place].append(sides[place].ask(kind="run", calls=calls) / calls)
+            for mine, all_of_mine in zip(turns, spent, strict=True):
+                all_of_mine += mine[1:]
+            ratios += [a / b for a, b in zip(turns[0][1:], turns[1][1:], strict=True)]
+            noise += [a / b for a, b in pairwise(turns[0][1:])]
     low, middle, high = statistics.quantiles(ratios, n=4)
     return Comparison(
         describe(case),
-        1e3 * statistics.median(seconds["old"]),
-        1e3 * statistics.median(seconds["new"]),
+        1e3 * statistics.median(spent[0]),
+        1e3 * statistics.median(spent[1]),
         middle,
         (low, high),
         statistics.median(noise),

@@ -10,6 +10,8 @@ from .errors import ArgumentError, ShapeError
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
+_FLOAT32 = np.dtype(np.float32)  # numpy's one object of this dtype in native byte order
+
 
 def real_array(value: npt.ArrayLike, name: str) -> npt.NDArray[np.float32]:
     """``value`` as a float32 C-contiguous array of the same shape, without a copy if it is one.
@@ -17,7 +19,7 @@ def real_array(value: npt.ArrayLike, name: str) -> npt.NDArray[np.float32]:
     Integers and bools are accepted; complex numbers, strings and objects are an `ArgumentError`.
     """
     array = np.asarray(value)
-    if array.dtype == np.float32 and array.flags.c_contiguous:
+    if array.dtype is _FLOAT32 and array.flags.c_contiguous:
         return array
     if array.dtype.kind not in "fiub":
         raise ArgumentError(f"{name}: expected real numbers, got dtype {array.dtype}")
@@ -44,9 +46,12 @@ def vector(value: npt.ArrayLike, count: int, name: str) -> FloatArray:
 def vectors(x: npt.ArrayLike, d: int, name: str = "x") -> tuple[FloatArray, bool]:
     """``x`` (d,) or (n, d) as float32 (n, d), and whether it was a single vector."""
     array = real_array(x, name)
-    if array.ndim not in (1, 2) or array.shape[-1] != d:
-        raise ShapeError(f"{name}: expected shape ({d},) or (n, {d}), got {array.shape}")
-    return array.reshape(-1, d), array.ndim == 1
+    shape = array.shape
+    if shape == (d,):
+        return array[None], True
+    if len(shape) != 2 or shape[1] != d:
+        raise ShapeError(f"{name}: expected shape ({d},) or (n, {d}), got {shape}")
+    return array, False
 
 
 class Result:
@@ -66,6 +71,7 @@ class Result:
         x: FloatArray | None = None,
     ) -> None:
         shape = (d,) if single else (n, d)
+        direct = False
         if out is not None:
             if not isinstance(out, np.ndarray) or out.dtype.kind != "f":
                 raise ArgumentError("out: expected a numpy array of a float dtype")
@@ -73,22 +79,20 @@ class Result:
                 raise ShapeError(f"out: expected shape {shape}, got {out.shape}")
             if not out.flags.writeable:
                 raise ArgumentError("out: the array is read-only")
-        self._out = out
-        self._shape = shape
-        direct = out is not None and out.dtype == np.float32 and out.flags.c_contiguous
-        if direct and x is not None and np.may_share_memory(out, x):
-            direct = False  # results would be written over inputs that are still to be read
-        self._copy = out is not None and not direct
-        target = out if direct else np.empty(shape, np.float32)
-        assert target is not None
-        self.buffer: FloatArray = target.reshape(n, d)
+            # Results must not be written over inputs that are still to be read.
+            direct = (
+                out.dtype is _FLOAT32
+                and out.flags.c_contiguous
+                and (x is None or not np.may_share_memory(out, x))
+            )
+        self._result = out if out is not None and direct else np.empty(shape, np.float32)
+        self._out = self._result if out is None else out
+        self.buffer: FloatArray = self._result[None] if single else self._result
 
     def finish(self) -> npt.NDArray[np.floating]:
         """The filled array: ``out`` when it was given."""
-        if self._out is None:
-            return self.buffer.reshape(self._shape)
-        if self._copy:
-            self._out[...] = self.buffer.reshape(self._shape)
+        if self._out is not self._result:
+            self._out[...] = self._result
         return self._out
 
 

@@ -322,7 +322,6 @@ class SparseFfn(FfnLayer):
         """
         return calibrate_cutoff(self, samples, max_error, on, seed)
 
-    @locked
     def forward(
         self,
         x: npt.ArrayLike,
@@ -342,27 +341,29 @@ class SparseFfn(FfnLayer):
 
         Errors: `ShapeError`, `ArgumentError`, `NotFiniteError` (NaN or infinity in ``x``).
         """
-        ffn = self._core_ffn
-        attached = ffn.predictor
-        chosen = attached if predictor is None else predictor
-        mode = chosen_mode(mode, chosen, self._mode_without_predictor)
-        values, single = _arrays.vectors(x, self.d_in)
-        if mode == "sparse" and not isinstance(chosen, InCorePredictor):
-            assert chosen is not None
-            given = values[0] if single else values
-            return self.forward_sparse(given, chosen.predict(given), out=out)
-        result = _arrays.Result(len(values), self.d_out, single, out, values)
-        if mode != "sparse" or chosen is attached:
-            ffn.set_predictor(attached)  # it may have been recalibrated
-            self.counts = ffn.forward(mode, values, result.buffer)
+        with self.lock:  # as `locked`, without a further call for each vector
+            ffn = self._core_ffn
+            attached = ffn.predictor
+            chosen = attached if predictor is None else predictor
+            mode = chosen_mode(mode, chosen, self._mode_without_predictor)
+            values, single = _arrays.vectors(x, self.d_in)
+            attached_is_used = mode != "sparse" or chosen is attached
+            if not attached_is_used and not isinstance(chosen, InCorePredictor):
+                assert chosen is not None
+                given = values[0] if single else values
+                return self.forward_sparse(given, chosen.predict(given), out=out)
+            result = _arrays.Result(len(values), self.d_out, single, out, values)
+            if attached_is_used:
+                ffn.set_predictor(attached)  # it may have been recalibrated
+                self.counts = ffn.forward(mode, values, result.buffer)
+                return result.finish()
+            assert isinstance(chosen, InCorePredictor)
+            self.set_predictor(chosen)
+            try:
+                self.counts = ffn.forward(mode, values, result.buffer)
+            finally:
+                ffn.set_predictor(attached)
             return result.finish()
-        assert isinstance(chosen, InCorePredictor)
-        self.set_predictor(chosen)
-        try:
-            self.counts = ffn.forward(mode, values, result.buffer)
-        finally:
-            ffn.set_predictor(attached)
-        return result.finish()
 
     def _mode_without_predictor(self) -> str:
         ffn = self._core_ffn
