@@ -21,8 +21,10 @@ from sparsefire.errors import (
     SparsefireError,
     UnsupportedError,
 )
-from sparsefire.gguf import reader as sf_gguf
-from sparsefire.gguf.reader import GgufFile, TypedValue, ValueType
+from sparsefire.gguf import header as gguf_header
+from sparsefire.gguf import types as gguf_types
+from sparsefire.gguf.reader import GgufFile
+from sparsefire.gguf.types import TypedValue, ValueType
 from sparsefire.gguf.writer import TensorData, write_gguf
 from sparsefire.weights.quantized import QuantizedWeights
 
@@ -92,15 +94,15 @@ def test_small_document() -> None:
 
 def test_formats_are_those_of_the_gguf_package() -> None:
     for kind, sizes in gguf.GGML_QUANT_SIZES.items():
-        ours = sf_gguf.TENSOR_FORMATS[int(kind)]
+        ours = gguf_types.TENSOR_FORMATS[int(kind)]
         assert ours.name.lower() == kind.name.lower()
         if kind.name != "Q8_1":  # ggml's block has two halves since 2024; files never hold it
             assert (ours.block, ours.block_bytes) == sizes
-    assert len(sf_gguf.TENSOR_FORMATS) >= len(gguf.GGML_QUANT_SIZES)
+    assert len(gguf_types.TENSOR_FORMATS) >= len(gguf.GGML_QUANT_SIZES)
 
 
 def test_value_types_are_those_of_the_gguf_package() -> None:
-    assert set(sf_gguf.VALUE_TYPES) == {int(kind) for kind in gguf.GGUFValueType}
+    assert set(gguf_types.VALUE_TYPES) == {int(kind) for kind in gguf.GGUFValueType}
 
 
 NUMBER_RANGES = {
@@ -294,7 +296,7 @@ class CountingFile(io.BytesIO):
 
 
 def test_every_source_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sf_gguf, "_WINDOW_BYTES", 16)
+    monkeypatch.setattr(gguf_header, "_WINDOW_BYTES", 16)
     path = tmp_path / "file.gguf"
     path.write_bytes(SMALL)
     from_bytes = GgufFile.open(SMALL)
@@ -311,7 +313,7 @@ def test_every_source_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_stream_is_read_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sf_gguf, "_WINDOW_BYTES", 256)
+    monkeypatch.setattr(gguf_header, "_WINDOW_BYTES", 256)
     data = bytes(range(256)) * 4096
     tensors = [tensor(b"a", (len(data) // 4,), 0, 0), tensor(b"b", (8,), 0, len(data))]
     stream = CountingFile(document([ARCHITECTURE], tensors, data + bytes(32)))

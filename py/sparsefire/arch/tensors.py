@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..errors import ModelFileError, UnsupportedError
-from ..gguf.reader import GgufFile, TensorInfo
+from ..gguf.header import TensorInfo
+from ..gguf.reader import GgufFile
 from ..weights.formats import FORMATS, VECTOR_FORMATS
 from .config import ModelConfig
 from .keys import REPAIR

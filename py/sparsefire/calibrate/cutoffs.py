@@ -22,7 +22,7 @@ from ..arch.read import rows_by_neuron
 from ..errors import ArgumentError
 from ..ffn.core_layer import CUTOFFS
 from ..ffn.cutoff import neuron_values
-from ..gguf.reader import TypedValue, ValueType
+from ..gguf.types import TypedValue, ValueType
 from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ..lm.compare import compare_modes
 from ..lm.model import Model

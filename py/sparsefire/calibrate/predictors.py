@@ -21,8 +21,8 @@ from ..errors import ArgumentError, CalibrationError
 from ..fit.blas import one_blas_thread
 from ..fit.layers import FitOptions, LayerFit, LayerReport, fit_layer
 from ..fit.lowrank import Descent
-from ..gguf.reader import TypedValue, ValueType
 from ..gguf.source import ByteArray
+from ..gguf.types import TypedValue, ValueType
 from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ..lm.model import Model
 from ..text.pretokenizer import PRE_KEY

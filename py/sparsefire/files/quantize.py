@@ -17,7 +17,9 @@ from ..core.core import Core
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ModelFileError, NotFiniteError
 from ..ffn.bundles import LAYER_ARCHITECTURE
-from ..gguf.reader import GgufFile, TensorInfo, TypedValue, ValueType, packed_bytes
+from ..gguf.header import TensorInfo
+from ..gguf.reader import GgufFile
+from ..gguf.types import TypedValue, ValueType, packed_bytes
 from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ..weights.formats import FORMATS, WeightFormat, file_format, weight_format
 from ..weights.quantized import ByteArray, dequantize_rows, quantize_rows

@@ -10,283 +10,28 @@ from __future__ import annotations
 import math
 import os
 import re
-import struct
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from .._shown import shown_value
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
-from ..weights.formats import FORMATS
 from . import i2_s
-from .source import ByteArray, Bytes, Source, Stream, open_source
+from .header import DAMAGED, Cursor, TensorInfo
+from .source import ByteArray, Source, open_source
+from .types import TypedValue, ValueType
 
 _MAX_KEYS = 1 << 16
 _MAX_TENSORS = 1 << 18
-_MAX_STRINGS = 1 << 24  # in one array
-_MAX_NAME_BYTES = (1 << 16) - 1
-_MAX_DIMENSIONS = 4
 _MAX_ALIGNMENT = 1 << 20
 _DEFAULT_ALIGNMENT = 32
-_WINDOW_BYTES = 1 << 20  # of the header, buffered at a time
 _PIECE_BYTES = 8 << 20  # of a tensor
 
-_LENGTH = struct.Struct("<Q")
 _MAGICS = (b"GGUF", b"PWRI")  # the second is PowerInfer's, otherwise the same format
 _WEB_PAGES = (b"<!doctype html", b"<html", b"<head", b"<!--")  # how they begin, in lower case
-
-_DAMAGED = "the file is cut off or damaged; download or copy it again"
-
-
-class TensorFormat(NamedTuple):
-    """How weights are packed: `block_bytes` for every `block` weights of a row."""
-
-    name: str
-    block: int
-    block_bytes: int
-
-
-# By GGUF's number: the formats that the core computes on, and those that are only recognised.
-TENSOR_FORMATS: dict[int, TensorFormat] = {
-    each.code: TensorFormat(each.name, each.block, each.block_bytes) for each in FORMATS.values()
-} | {
-    9: TensorFormat("q8_1", 32, 36),
-    15: TensorFormat("q8_k", 256, 292),
-    16: TensorFormat("iq2_xxs", 256, 66),
-    17: TensorFormat("iq2_xs", 256, 74),
-    18: TensorFormat("iq3_xxs", 256, 98),
-    19: TensorFormat("iq1_s", 256, 50),
-    21: TensorFormat("iq3_s", 256, 110),
-    22: TensorFormat("iq2_s", 256, 82),
-    24: TensorFormat("i8", 1, 1),
-    25: TensorFormat("i16", 1, 2),
-    26: TensorFormat("i32", 1, 4),
-    27: TensorFormat("i64", 1, 8),
-    28: TensorFormat("f64", 1, 8),
-    29: TensorFormat("iq1_m", 256, 56),
-    40: TensorFormat("nvfp4", 64, 36),
-    41: TensorFormat("q1_0", 128, 18),
-}
-
-# Metadata value types: number in the file → (name, struct code). Strings and arrays have no code.
-VALUE_TYPES: dict[int, tuple[str, str]] = {
-    0: ("u8", "B"),
-    1: ("i8", "b"),
-    2: ("u16", "H"),
-    3: ("i16", "h"),
-    4: ("u32", "I"),
-    5: ("i32", "i"),
-    6: ("f32", "f"),
-    7: ("bool", "B"),
-    8: ("string", ""),
-    9: ("array", ""),
-    10: ("u64", "Q"),
-    11: ("i64", "q"),
-    12: ("f64", "d"),
-}
-_STRING, _ARRAY = 8, 9
-
-
-class ValueType(NamedTuple):
-    """Type of a metadata value: "u8" … "f64", "bool", "string", or "array" of `element`."""
-
-    name: str
-    element: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """A tensor of the file. `shape` is in numpy's order, (rows, columns) for a matrix; `offset` is
-    from the start of the file, or of file `part` (from 0) of a split model. `format` and `nbytes`
-    are those of the data as it is read; `stored` names the file's format if that is another."""
-
-    name: str
-    shape: tuple[int, ...]
-    format: str
-    offset: int
-    nbytes: int
-    part: int = 0
-    stored: str | None = None
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes in the file."""
-        weights = math.prod(self.shape)
-        return i2_s.file_bytes(weights) if self.stored == i2_s.NAME else self.nbytes
-
-
-class _Cursor:
-    """Reads the header sequentially; `where` describes the current field for messages."""
-
-    def __init__(self, source: Bytes | Stream, name: str) -> None:
-        self._source = source
-        self._name = name
-        self._window = b""
-        self._start = 0  # file offset of the window
-        self._at = 0  # index in the window
-        self.where = "header"
-
-    @property
-    def position(self) -> int:
-        """Offset in the file of the next byte."""
-        return self._start + self._at
-
-    @property
-    def left(self) -> int:
-        """Bytes from here to the end of the file."""
-        return self._source.size - self.position
-
-    def fail(self, problem: str) -> NoReturn:
-        """Raises the `ModelFileError` that names the file, the place and the problem."""
-        raise ModelFileError(f"{self._name}: {self.where} (at byte {self.position}): {problem}")
-
-    def _need(self, nbytes: int) -> None:
-        """Ensures that the window contains the next `nbytes` bytes."""
-        if self._at + nbytes <= len(self._window):
-            return
-        if nbytes > self.left:
-            self.fail(f"{nbytes} bytes are wanted but {self.left} are left; {_DAMAGED}")
-        self._start, self._at = self.position, 0
-        wanted = min(max(nbytes, _WINDOW_BYTES), self._source.size - self._start)
-        self._window = self._source.read(self._start, wanted).tobytes()
-
-    def number(self, code: str) -> Any:
-        """The next number; `code` as in `struct`."""
-        size = struct.calcsize(f"<{code}")
-        self._need(size)
-        (value,) = struct.unpack_from(f"<{code}", self._window, self._at)
-        self._at += size
-        return value
-
-    def name(self) -> str:
-        """A key or a tensor's name."""
-        length = self.number("Q")
-        if length > _MAX_NAME_BYTES:
-            self.fail(f"a name of {length} bytes; names have at most {_MAX_NAME_BYTES}")
-        raw = self._take(length)
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError:
-            self.fail(f"a name that is not UTF-8; {_DAMAGED}")
-
-    def _take(self, nbytes: int) -> bytes:
-        self._need(nbytes)
-        raw = self._window[self._at : self._at + nbytes]
-        self._at += nbytes
-        return raw
-
-    def strings(self, count: int) -> list[str]:
-        """The next `count` strings. Bytes that are not UTF-8 become lone surrogates, so that
-        encoding with "surrogateescape" gives them back."""
-        if count > _MAX_STRINGS or 8 * count > self.left:
-            self.fail(f"a count of {count} strings in the {self.left} bytes left; {_DAMAGED}")
-        strings: list[str] = []
-        while len(strings) < count:
-            self._strings_in_window(count - len(strings), strings)
-            if len(strings) < count:  # the next one is not wholly in the window
-                self._need(8)
-                (length,) = _LENGTH.unpack_from(self._window, self._at)
-                if 8 + length > self.left:
-                    self._take(8)
-                    self._need(length)  # which fails
-                self._need(8 + length)
-        return strings
-
-    def _strings_in_window(self, count: int, strings: list[str]) -> None:
-        """Appends up to `count` strings. A vocabulary has hundreds of thousands of them, so this
-        loop has few steps."""
-        window, at = self._window, self._at
-        size = len(window)
-        length_at, append = _LENGTH.unpack_from, strings.append
-        for _ in range(count):
-            begin = at + 8
-            if begin > size:
-                break
-            end = begin + length_at(window, at)[0]
-            if end > size:
-                break
-            append(window[begin:end].decode("utf-8", "surrogateescape"))
-            at = end
-        self._at = at
-
-    def numbers(self, count: int, code: str) -> npt.NDArray[Any]:
-        """The next `count` numbers as a new array."""
-        dtype = np.dtype(f"<{np.dtype(code).str[1:]}") if code else np.dtype(np.uint8)
-        if count * dtype.itemsize > self.left:
-            self.fail(f"an array of {count} numbers in the {self.left} bytes left; {_DAMAGED}")
-        nbytes = count * dtype.itemsize
-        self._need(nbytes)
-        array = np.frombuffer(self._window[self._at : self._at + nbytes], dtype).copy()
-        self._at += nbytes
-        return array
-
-    def value(self) -> tuple[ValueType, Any]:
-        """The type and value of the next metadata entry."""
-        code = self.number("I")
-        if code == _ARRAY:
-            return self._array()
-        name, format_code = self._value_type(code)
-        if code == _STRING:
-            return ValueType(name), self.strings(1)[0]
-        number = self.number(format_code)
-        return ValueType(name), bool(number) if name == "bool" else number
-
-    def _value_type(self, code: int) -> tuple[str, str]:
-        if code not in VALUE_TYPES:
-            self.fail(f"value type {code}, which GGUF does not define; {_DAMAGED}")
-        return VALUE_TYPES[code]
-
-    def _array(self) -> tuple[ValueType, Any]:
-        code = self.number("I")
-        element, format_code = self._value_type(code)
-        count = self.number("Q")
-        kind = ValueType("array", element)
-        if code == _ARRAY:
-            self.fail("an array of arrays, which is not supported")
-        if code == _STRING:
-            return kind, self.strings(count)
-        array = self.numbers(count, format_code)
-        return kind, array != 0 if element == "bool" else array
-
-    def tensor(self) -> tuple[TensorInfo, int]:
-        """The next tensor's description, with the offset relative to the start of the tensor data,
-        and the position of that field in the file (for messages)."""
-        self.where = "tensor table"
-        name = self.name()
-        self.where = f"tensor {name!r}"
-        count = self.number("I")
-        if not 1 <= count <= _MAX_DIMENSIONS:
-            self.fail(f"{count} dimensions; 1 to {_MAX_DIMENSIONS} are possible. {_DAMAGED}")
-        shape = tuple(self.number("Q") for _ in range(count))[::-1]
-        code = self.number("I")
-        at = self.position
-        offset = self.number("Q")
-        stored = i2_s.NAME if code == i2_s.CODE else None
-        if stored and (count != 2 or shape[-1] % i2_s.BLOCK):
-            raise UnsupportedError(
-                f"{self._name}: {self.where}: shape {shape} in I2_S; matrices whose columns are a "
-                f"multiple of {i2_s.BLOCK} are supported"
-            )
-        code = format_code(i2_s.READ_AS) if stored else code
-        if code not in TENSOR_FORMATS:
-            self.fail(
-                f"weight format number {code} is unknown; the file is damaged, or newer than "
-                "this version of sparsefire"
-            )
-        packing = TENSOR_FORMATS[code]
-        if 0 in shape:
-            self.fail(f"shape {shape} has a zero; {_DAMAGED}")
-        if shape[-1] % packing.block:
-            self.fail(
-                f"rows of {shape[-1]} weights do not divide into {packing.name.upper()}'s "
-                f"blocks of {packing.block}; {_DAMAGED}"
-            )
-        nbytes = math.prod(shape) // packing.block * packing.block_bytes
-        return TensorInfo(name, shape, packing.name, offset, nbytes, stored=stored), at
 
 
 class GgufFile:
@@ -310,7 +55,7 @@ class GgufFile:
         self.metadata_types: dict[str, ValueType] = {}
         self.tensors: dict[str, TensorInfo] = {}
         try:
-            cursor = _Cursor(first, self.name)
+            cursor = Cursor(first, self.name)
             tensors, keys = self._read_counts(cursor)
             self._read_metadata(cursor, keys)
             self.alignment = self._checked_alignment()
@@ -410,11 +155,11 @@ class GgufFile:
         value = self.metadata.get(f"split.{name}", default)
         if not isinstance(value, int) or not 0 <= value <= _MAX_TENSORS:
             raise ModelFileError(
-                f"{self.name}: key 'split.{name}' is {shown_value(value)}; {_DAMAGED}"
+                f"{self.name}: key 'split.{name}' is {shown_value(value)}; {DAMAGED}"
             )
         return value
 
-    def _read_counts(self, cursor: _Cursor) -> tuple[int, int]:
+    def _read_counts(self, cursor: Cursor) -> tuple[int, int]:
         """Checks magic and version; returns the counts of tensors and of metadata keys."""
         self._check_magic()
         cursor.number("I")
@@ -435,7 +180,7 @@ class GgufFile:
             ("metadata keys", keys, _MAX_KEYS, 13),
         ):
             if count > most or count * least_bytes > cursor.left:
-                cursor.fail(f"a count of {count} {what} in {cursor.left} bytes; {_DAMAGED}")
+                cursor.fail(f"a count of {count} {what} in {cursor.left} bytes; {DAMAGED}")
         return tensors, keys
 
     def _check_magic(self) -> None:
@@ -449,7 +194,7 @@ class GgufFile:
                 f"{self.name}: a Git LFS pointer, not the model itself; run `git lfs pull`"
             )
         if b"GGUF".startswith(start):
-            raise ModelFileError(f"{self.name}: {len(start)} bytes long; {_DAMAGED}")
+            raise ModelFileError(f"{self.name}: {len(start)} bytes long; {DAMAGED}")
         if start.lstrip().lower().startswith(_WEB_PAGES):
             raise ModelFileError(
                 f"{self.name}: not a GGUF file but a web page (HTML); download the model itself, "
@@ -459,13 +204,13 @@ class GgufFile:
             f"{self.name}: not a GGUF file: it does not begin with the letters GGUF"
         )
 
-    def _read_metadata(self, cursor: _Cursor, count: int) -> None:
+    def _read_metadata(self, cursor: Cursor, count: int) -> None:
         for index in range(count):
             cursor.where = f"metadata key {index + 1} of {count}"
             key = cursor.name()
             cursor.where = f"key {key!r}"
             if key in self.metadata:
-                cursor.fail(f"the key occurs twice; {_DAMAGED}")
+                cursor.fail(f"the key occurs twice; {DAMAGED}")
             self.metadata_types[key], self.metadata[key] = cursor.value()
 
     def _checked_alignment(self) -> int:
@@ -474,21 +219,21 @@ class GgufFile:
         if not whole or not 1 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
             raise ModelFileError(
                 f"{self.name}: key 'general.alignment': {shown_value(alignment)} is not a power "
-                f"of two up to {_MAX_ALIGNMENT}; {_DAMAGED}"
+                f"of two up to {_MAX_ALIGNMENT}; {DAMAGED}"
             )
         return int(alignment)
 
-    def _read_tensors(self, cursor: _Cursor, count: int) -> None:
+    def _read_tensors(self, cursor: Cursor, count: int) -> None:
         part, _ = self._split()
         described = []
         for _ in range(count):
             info, at = cursor.tensor()
             if info.offset % self.alignment:
                 cursor.fail(
-                    f"offset {info.offset} is not a multiple of {self.alignment}; {_DAMAGED}"
+                    f"offset {info.offset} is not a multiple of {self.alignment}; {DAMAGED}"
                 )
             if info.name in self.tensors:
-                cursor.fail(f"the name occurs twice; {_DAMAGED}")
+                cursor.fail(f"the name occurs twice; {DAMAGED}")
             self.tensors[info.name] = info
             described.append((info, at))
         start = -(-cursor.position // self.alignment) * self.alignment
@@ -499,7 +244,7 @@ class GgufFile:
                     f"{self.name}: tensor {info.name!r} (offset at byte {at}): its "
                     f"{info.stored_bytes} "
                     f"bytes at byte {offset} go past the end of the file, which has "
-                    f"{self._source.size} bytes; {_DAMAGED}"
+                    f"{self._source.size} bytes; {DAMAGED}"
                 )
             self.tensors[info.name] = replace(info, offset=offset, part=part)
 
@@ -604,36 +349,3 @@ def _part_names(path: Path, count: int) -> list[str]:
     """The names of the files of a model in `count` files, one of which is `path`."""
     stem = re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
     return [f"{stem}-{index + 1:05}-of-{count:05}{path.suffix}" for index in range(count)]
-
-
-class TypedValue(NamedTuple):
-    """A metadata value with its type in a file."""
-
-    value: Any
-    type: ValueType
-
-
-def packed_bytes(name: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor of this shape in the format of that name."""
-    packing = _format_named(name)
-    if not shape or shape[-1] % packing.block:
-        raise ArgumentError(f"shape {shape} cannot be packed in {packing.name}")
-    return math.prod(shape) // packing.block * packing.block_bytes
-
-
-def format_code(name: str) -> int:
-    """GGUF's number of a tensor format, by name."""
-    wanted = _format_named(name)
-    return next(code for code, each in TENSOR_FORMATS.items() if each is wanted)
-
-
-def _format_named(name: str) -> TensorFormat:
-    for each in TENSOR_FORMATS.values():
-        if each.name.lower() == name.lower():
-            return each
-    raise ArgumentError(f"unknown tensor format {name!r}")
-
-
-def value_type_codes() -> Mapping[str, int]:
-    """GGUF's number of each metadata value type, by name."""
-    return {name: code for code, (name, _) in VALUE_TYPES.items()}

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from .._files import named_errors, replaced
 from ..errors import ArgumentError, BackendError
 from ..weights.quantized import QuantizedWeights
-from .reader import TypedValue, ValueType, format_code, packed_bytes, value_type_codes
 from .source import ByteArray
+from .types import TypedValue, ValueType, format_code, packed_bytes, value_type_codes
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..._progress import Progress
 from ...core.core import Core
 from ...core.hosts import get_core
 from ...errors import ModelFileError, NotFiniteError, UnsupportedError
-from ...gguf.reader import TypedValue, ValueType, packed_bytes
+from ...gguf.types import TypedValue, ValueType, packed_bytes
 from ...gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ...text.tokenizer import Tokenizer
 from ...weights.formats import FORMATS, file_format

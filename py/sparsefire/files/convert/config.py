@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...errors import ArgumentError, ModelFileError, UnsupportedError
-from ...gguf.reader import TypedValue, ValueType
+from ...gguf.types import TypedValue, ValueType
 from ...weights.activation import ActivationType
 
 
