@@ -157,7 +157,7 @@ MIXTURES = {
             **_WIDTH,
             "expert_chunk_feed_forward_length": 10,
             "expert_group_scale": 0.3,
-            "experts_per_group": 1,
+            "experts_per_group": 2,
         },
     ),
     "mellum": _mixture("head_norms", keys={**_WIDTH, **_WINDOW}),
@@ -320,7 +320,7 @@ def experts(mixture: Mixture, block: str) -> Iterator[tuple[str, tuple[int, ...]
         yield f"{block}ffn_gate_inp.bias", (EXPERTS,)
     if "chunks" in parts:
         for name, *shape in (("gate", 10, D), ("up", 10, D), ("down", D, 10)):
-            yield f"{block}ffn_{name}_chexps.weight", (EXPERTS, *shape)
+            yield f"{block}ffn_{name}_chexps.weight", (EXPERTS // 2, *shape)
     if mixture.shared:
         yield from gated(f"{block}ffn_", "_shexp", mixture.shared)
     if "gated_shared" in parts:

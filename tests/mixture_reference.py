@@ -276,7 +276,9 @@ class Reference:
         bias = self.tensors.get(f"{block}exp_probs_b.bias")
         mixed = self._experts(x, *self._chosen(scores, bias), block)
         if self.architecture == "grovemoe":
-            small = self._experts(mixed, *self._chosen(scores, None), block, "_chexps")
+            chosen, weights = self._chosen(scores, None)
+            groups = chosen // self.keys["experts_per_group"]
+            small = self._experts(x, groups, weights, block, "_chexps")
             mixed = mixed + self.keys["expert_group_scale"] * small
         if f"{block}ffn_up_shexp.weight" in self.tensors:
             shared = self._ffn(x, f"{block}ffn_", "_shexp")

@@ -427,8 +427,9 @@ enum sf_step_name {
                              used, normalised; scale. Chooses the experts with the largest scores, of equal ones the
                              first: out = the experts, ascending, and their weights. Bias and groups count for the
                              choice alone. normalised 1: weights are divided by their sum */
-  SF_STEP_EXPERTS = 16,   /* layer, in, routes, out, before. out = Σ weight · expert(in) or, with before 1,
-                             Σ expert(weight · in) */
+  SF_STEP_EXPERTS = 16,   /* layer, in, routes, out, before, share. out = Σ weight · expert(in) or, with before 1,
+                             Σ expert(weight · in). So many of the router's experts, `share`, have one of the layer
+                             together; not with before */
   SF_STEP_TAP = 17,       /* in (d), an sf_tap, place: see sf_session_tap */
   SF_STEP_PICK = 18,      /* in place. Steps after it are for tokens whose logits are wanted; they come to the front */
   SF_STEP_CONVOLUTION = 19, /* in (d), weight (d, taps), bias (d) or -1, out (d), taps. Each element by itself over

@@ -49,7 +49,7 @@ static int32_t make_plan(sf_model *model, sf_ffn *ffn, sf_ffn *cached, sf_expert
       {SF_STEP_FFN, 0, 4, {0, HEADS, -1, ADDED}},
       {SF_STEP_PRODUCTS, 0, 4, {ADDED, 2, -1, SCORES}},
       {SF_STEP_ROUTE, 1, 7, {SCORES, ROUTES, -1, SF_ROUTE_SOFTMAX, 1, 1, 1}},
-      {SF_STEP_EXPERTS, 0, 5, {1, NORMED, ROUTES, ADDED, 0}},
+      {SF_STEP_EXPERTS, 0, 6, {1, NORMED, ROUTES, ADDED, 0, 1}},
       {SF_STEP_FFN, 0, 4, {2, NORMED, -1, ADDED}},
       {SF_STEP_ADD, 0, 4, {X, ADDED, X, SF_TILE}},
       {SF_STEP_PICK, 0, 1, {X}},

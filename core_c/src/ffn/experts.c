@@ -155,7 +155,7 @@ int32_t sf_experts_set_predictor(sf_experts *experts, int32_t expert, sf_predict
 /* n vectors on their way through the layer. */
 typedef struct {
   sf_experts *experts;
-  int32_t mode, used, before, n;
+  int32_t mode, used, before, share, n;
   const float *x, *routes;
   float *y;
   int32_t *selected, *active;
@@ -173,13 +173,20 @@ static int32_t place_expert(sf_experts *experts, int32_t expert) {
   return SF_OK;
 }
 
-/* The vectors that want an expert, and its weight for each. */
+/* The layer's expert of the k-th route of a vector. */
+static int32_t expert_of(const pass *p, const float *ids, int32_t k) { return (int32_t)ids[k] / p->share; }
+
+/* The vectors that want an expert, and its weight for each: the sum of those it is wanted with. */
 static int32_t find_vectors(const pass *p, int32_t expert, int32_t *which, float *weights) {
   int32_t count = 0;
   const float *ids = p->routes;
   for (int32_t j = 0; j < p->n; j++, ids += 2 * p->used) {
     for (int32_t k = 0; k < p->used; k++) {
-      if (ids[k] != (float)expert) continue;
+      if (expert_of(p, ids, k) != expert) continue;
+      if (count > 0 && which[count - 1] == j) {
+        weights[count - 1] += ids[p->used + k];
+        continue;
+      }
       which[count] = j;
       weights[count++] = ids[p->used + k];
     }
@@ -217,7 +224,8 @@ static void unite(const pass *p, sf_cached_pass *found) {
   int32_t *times = found->missing, count = p->experts->count;
   memset(times, 0, (size_t)count * sizeof(int32_t));
   for (int32_t j = 0; j < p->n; j++) {
-    for (int32_t k = 0; k < p->used; k++) times[(int32_t)p->routes[(size_t)j * 2 * (size_t)p->used + (size_t)k]]++;
+    const float *ids = p->routes + (size_t)j * 2 * (size_t)p->used;
+    for (int32_t k = 0; k < p->used; k++) times[expert_of(p, ids, k)]++;
   }
   found->n_wanted = 0;
   for (int32_t i = 0; i < count; i++) {
@@ -246,9 +254,9 @@ static int32_t begin(const pass *p, sf_cached_pass *cached) {
 }
 
 int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *cached, int32_t resumed, int32_t mode, const float *x,
-                       const float *routes, int32_t used, int32_t before, int32_t n, float *y, int32_t *selected,
-                       int32_t *active, uint8_t *fired) {
-  const pass p = {experts, mode, used, before, n, x, routes, y, cached->counts, cached->active, fired};
+                       const float *routes, int32_t used, int32_t before, int32_t share, int32_t n, float *y,
+                       int32_t *selected, int32_t *active, uint8_t *fired) {
+  const pass p = {experts, mode, used, before, share, n, x, routes, y, cached->counts, cached->active, fired};
   int32_t status = resumed ? SF_OK : begin(&p, cached);
   while (status == SF_OK && cached->first < cached->n_wanted) {
     const int32_t *wanted = cached->wanted + cached->first;

@@ -22,9 +22,9 @@ struct sf_experts {
 /* y (n, d_out) = for each of n ≤ SF_BATCH vectors x (n, d_in) the sum over its `used` experts, in ascending order, of
  * weight · expert(x) or, with `before` 1, expert(weight · x). routes (n, 2 · used): the experts, ascending, and their
  * weights. Writes counts (n) as sf_ffn_forward does. Of a cached layer: SF_WAITING when pass->missing, which are
- * experts, has to be read first; then the same call with `resumed` 1. */
+ * experts, has to be read first; then the same call with `resumed` 1. `share` experts of the routes are one here. */
 int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *pass, int32_t resumed, int32_t mode, const float *x,
-                       const float *routes, int32_t used, int32_t before, int32_t n, float *y, int32_t *selected,
-                       int32_t *active, uint8_t *fired);
+                       const float *routes, int32_t used, int32_t before, int32_t share, int32_t n, float *y,
+                       int32_t *selected, int32_t *active, uint8_t *fired);
 
 #endif

@@ -131,15 +131,17 @@ static int32_t run_route(sf_model *model, const sf_step *step) {
 
 const sf_step_kind sf_step_route = {"ioVnccn", 1, 1, check_route, run_route, NULL};
 
-/* ---- experts: layer, in, routes, out, before ---- */
+/* ---- experts: layer, in, routes, out, before, share ---- */
 
 static int32_t check_experts(const sf_model *model, const sf_step *step) {
   const sf_experts *experts = model->layers[step->arguments[0]].experts;
-  if (step->arguments[4] > 1 || step->arguments[1] == step->arguments[3]) return SF_ERROR_ARGUMENT;
+  int32_t before = step->arguments[4], share = step->arguments[5];
+  if (before > 1 || (before && share > 1) || step->arguments[1] == step->arguments[3]) return SF_ERROR_ARGUMENT;
   int32_t writer = sf_model_writer(model, step->arguments[2]);
   const sf_step *router = &model->steps[writer];
   if (router->kind != &sf_step_route || step->arguments[2] == step->arguments[3]) return SF_ERROR_ARGUMENT;
-  if (sf_width(model, router, LOGITS) != experts->count) return SF_ERROR_SHAPE;
+  int32_t logits = sf_width(model, router, LOGITS);
+  if (logits % share != 0 || logits / share != experts->count) return SF_ERROR_SHAPE;
   if (sf_width(model, step, 1) != experts->d_in || sf_width(model, step, 3) != experts->d_out) return SF_ERROR_SHAPE;
   return SF_OK;
 }
@@ -149,11 +151,11 @@ static int32_t run_experts(sf_model *model, const sf_step *step) {
   int32_t layer = step->arguments[0], selected[SF_BATCH], active[SF_BATCH];
   int32_t status = sf_experts_run(model->layers[layer].experts, &model->cached, batch->waiting, batch->mode,
                                   sf_values(model, step, 1), sf_values(model, step, 2), sf_width(model, step, 2) / 2,
-                                  step->arguments[4], batch->n, sf_values(model, step, 3), selected, active,
-                                  sf_session_fired(batch->sessions[0], layer));
+                                  step->arguments[4], step->arguments[5], batch->n, sf_values(model, step, 3), selected,
+                                  active, sf_session_fired(batch->sessions[0], layer));
   batch->waiting = status == SF_WAITING;
   if (status == SF_OK) sf_batch_count(batch, layer, selected, active);
   return status;
 }
 
-const sf_step_kind sf_step_experts = {"eiion", 1, 0, check_experts, run_experts, NULL};
+const sf_step_kind sf_step_experts = {"eiionc", 1, 0, check_experts, run_experts, NULL};

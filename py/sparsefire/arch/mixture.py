@@ -16,6 +16,7 @@ _SCORING = {
     2: Route.ROUTE_SIGMOID,
     3: Route.ROUTE_SOFTMAX_CHOSEN,
 }
+_ADJUGATE_SCALE = 0.05  # of files that do not say
 _MOST_EXPERTS, _MOST_WIDTH = 1 << 16, 1 << 22
 
 
@@ -30,6 +31,7 @@ class Mixture(NamedTuple):
     before: bool = False  # weights multiply what experts get, not what they make of it
     shared: str = ""  # width of a layer beside them: "key", "count" times theirs, "width": theirs,
     # "hidden": that of dense layers
+    adjugates: bool = False  # groups of experts have a small one together
     shared_gate: bool = False  # which is multiplied by a sigmoid of its own
 
 
@@ -113,7 +115,25 @@ def mixture(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
         gated=kind.gated,
         before=kind.mixture.before,
     )
+    if kind.mixture.adjugates:
+        _add_adjugates(w, block, x, routes, out)
     add_shared(w, block, x, out)
+
+
+def _add_adjugates(w: Writer, block: int, x: Buffer, routes: Buffer, out: Buffer) -> None:
+    """Adds what the small experts of the chosen experts' groups make of x, with their weights."""
+    keys, name = w.keys, "experts_per_group"
+    count = keys.integer("expert_count", _MOST_EXPERTS)
+    share = keys.integer(name, count, 1)
+    if count % share:
+        raise keys.fail(name, f"is {share}, which does not divide the {count} experts")
+    width = keys.integer("expert_chunk_feed_forward_length", _MOST_WIDTH, w.config.head_dim)
+    scale = keys.number("expert_group_scale", -1e6, 1e6, 0.0) or _ADJUGATE_SCALE
+    small = w.buffer("adjugates", out.width)
+    count //= share
+    w.experts(block, x, routes, small, count=count, width=width, suffix="_chexps", share=share)
+    w.plan.scale(small, scale)
+    w.plan.add(out, small, out)
 
 
 def add_shared(w: Writer, block: int, x: Buffer, out: Buffer) -> None:

@@ -345,10 +345,18 @@ class Plan:
         self.step(StepName.STEP_ROUTE, *arguments, int(normalised), numbers=(scale,))
 
     def experts(
-        self, layer: int, x: Buffer, routes: Buffer, out: Buffer, *, before: bool = False
+        self,
+        layer: int,
+        x: Buffer,
+        routes: Buffer,
+        out: Buffer,
+        *,
+        before: bool = False,
+        share: int = 1,
     ) -> None:
-        """The chosen experts' sum; `before`: their weights multiply x, not what they make of it."""
-        arguments = layer, x.index, routes.index, out.index, int(before)
+        """The chosen experts' sum; `before`: their weights multiply x, not what they make of it.
+        So many of the router's experts, `share`, have one of the layer together."""
+        arguments = layer, x.index, routes.index, out.index, int(before), share
         self.step(StepName.STEP_EXPERTS, *arguments)
 
     def convolution(

@@ -154,10 +154,12 @@ class Writer:
         gated: bool = True,
         activation: ActivationType | None = None,
         before: bool = False,
+        suffix: str = "_exps",
+        share: int = 1,
     ) -> None:
         """The experts of a block that the routes name."""
         prefix, d = f"blk.{block}.ffn_", x.width
-        names = [f"{prefix}{part}_exps" for part in ("gate", "up", "down")]
+        names = [f"{prefix}{part}{suffix}" for part in ("gate", "up", "down")]
         shapes = [(count, width, d), (count, width, d), (count, out.width, width)]
         if gated and self.has(f"{prefix}gate_up_exps.weight"):
             names[:2] = [f"{prefix}gate_up_exps"] * 2
@@ -173,7 +175,7 @@ class Writer:
         layer = self.plan.layer(expert)
         if d == self.config.d:
             self.plan.tap(x, Tap.TAP_FFN_INPUTS, layer)
-        self.plan.experts(layer, x, routes, out, before=before)
+        self.plan.experts(layer, x, routes, out, before=before, share=share)
 
     def head(self, output: str = "output", *, norm: str = "output_norm") -> None:
         """The final norm, and the logits of the tokens that are picked."""

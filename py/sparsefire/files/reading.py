@@ -76,8 +76,14 @@ def reading(file: GgufFile, plan: Plan) -> ReadingReport:
 
 def _used_experts(plan: Plan) -> dict[int, int]:
     """How many experts a token uses, of each layer that has some."""
-    steps = (step for step in plan.steps if step.name == StepName.STEP_EXPERTS)
-    return {step.arguments[0]: plan.widths[step.arguments[2]] // 2 for step in steps}
+    used = {}
+    for step in plan.steps:
+        if step.name == StepName.STEP_EXPERTS:
+            layer, _, routes, *_ = step.arguments
+            experts = plan.layers[layer]
+            assert isinstance(experts, ExpertLayer)
+            used[layer] = min(plan.widths[routes] // 2, experts.count)
+    return used
 
 
 def _products(plan: Plan) -> list[tuple[int, int]]:

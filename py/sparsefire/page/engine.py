@@ -428,7 +428,7 @@ def _used_shares(plan: Plan) -> list[float]:
             layer, _, routes, *_ = step.arguments
             expert_layer = plan.layers[layer]
             assert isinstance(expert_layer, ExpertLayer)
-            shares[layer] = plan.widths[routes] / 2 / expert_layer.count
+            shares[layer] = min(plan.widths[routes] / 2 / expert_layer.count, 1.0)
     return shares
 
 
