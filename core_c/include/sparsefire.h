@@ -151,6 +151,9 @@ typedef struct sf_matrix sf_matrix;
 SF_API int32_t sf_matrix_open(sf_matrix **out, const void *data, size_t bytes, int32_t format, int32_t rows,
                               int32_t columns, size_t row_stride);
 SF_API void sf_matrix_close(sf_matrix *matrix);
+/* Multiplies all weights by a finite number, which is 1 at first; set it before the matrix is used by anything else.
+ * Errors: ARGUMENT. */
+SF_API int32_t sf_matrix_set_scale(sf_matrix *matrix, float scale);
 
 /* y (n, rows) = x (n, columns) · matrixᵀ. Errors: ARGUMENT, MEMORY, NOT_FINITE (x). */
 SF_API int32_t sf_matrix_multiply(sf_context *context, const sf_matrix *matrix, const float *x, int32_t n, float *y);

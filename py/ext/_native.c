@@ -179,6 +179,7 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_dequantize, 6, (i, p, s, i, i, w))                             \
   RESULT(int32_t, sf_matrix_open, 7, (w, p, s, i, i, i, s))                         \
   VOID(sf_matrix_close, 1, (h))                                                     \
+  RESULT(int32_t, sf_matrix_set_scale, 2, (h, f))                                   \
   RESULT(int32_t, sf_matrix_multiply, 5, (h, h, p, i, w))                           \
   RESULT(int32_t, sf_activate, 6, (h, i, f, p, i, w))                               \
   RESULT(int32_t, sf_rms_norm, 7, (h, p, p, i, i, f, w))                            \

@@ -253,7 +253,7 @@ static inline double rows_level(const test_rows *w, int32_t row, int32_t column)
 }
 
 static inline sf_rows rows_view(const test_rows *w, const int32_t *ids) {
-  const sf_rows view = {w->data, w->stride, ids, w->columns};
+  const sf_rows view = {w->data, w->stride, ids, w->columns, 1.0f};
   return view;
 }
 

@@ -146,8 +146,9 @@ static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns)
 static void check_panels(const sf_kernels *kernels, const test_rows *w, const products *p, const test_inputs *x,
                          int32_t first) {
   sf_context context = {.kernels = kernels};
-  const sf_matrix matrix = {w->data, w->stride, sf_format_row_bytes(w->format, w->columns), sf_format_find(w->format),
-                            w->rows, w->columns};
+  const sf_matrix matrix = {
+      w->data,    w->stride, sf_format_row_bytes(w->format, w->columns), sf_format_find(w->format), w->rows,
+      w->columns, 1.0f};
   const sf_inputs inputs = inputs_view(x, 0);
   const int32_t count = w->rows - first;
   float *out = check_alloc((size_t)(x->n * count) * sizeof *out, 4);
@@ -310,7 +311,7 @@ static void test_exact_weights(const sf_kernels *kernels) {
       y[i] = 0;
     }
     const int32_t columns = HALVES - first;
-    const sf_rows rows = {(const uint8_t *)halves, 0, NULL, columns};
+    const sf_rows rows = {(const uint8_t *)halves, 0, NULL, columns, 1.0f};
     kernels->axpy_rows[SF_FORMAT_F16](&rows, 1, &one, 0, columns, y);
     for (int32_t i = 0; i < columns; ++i) {
       const double value = values[halves[i]];
@@ -322,7 +323,7 @@ static void test_exact_weights(const sf_kernels *kernels) {
     blocks[34 * b] = 0, blocks[34 * b + 1] = 0x3c; /* the half 1.0 */
     for (int k = 0; k < 32; ++k) blocks[34 * b + 2 + k] = (uint8_t)(32 * b + k);
   }
-  const sf_rows rows = {blocks, 0, NULL, 256};
+  const sf_rows rows = {blocks, 0, NULL, 256, 1.0f};
   memset(y, 0, 256 * sizeof *y);
   kernels->axpy_rows[SF_FORMAT_Q8_0](&rows, 1, &one, 0, 256, y);
   for (int i = 0; i < 256; ++i) CHECK(y[i] == (float)(i < 128 ? i : i - 256), "byte %d gave %g", i, (double)y[i]);
@@ -338,7 +339,7 @@ static void test_extreme_block(const sf_kernels *kernels) {
   float out = 0;
   memset(block + 2, 0x80, 32);
   for (int k = 0; k < 32; ++k) values[k] = 32767;
-  const sf_rows rows = {block, 34, NULL, 32};
+  const sf_rows rows = {block, 34, NULL, 32, 1.0f};
   const sf_inputs inputs = {NULL, values, &scale, &scale};
   kernels->dot_rows[SF_FORMAT_Q8_0](&rows, 1, &inputs, 1, &out, 1);
   CHECK(fabs((double)out + 32.0 * 128 * 32767) <= 16, "the largest block gave %.9g", (double)out);

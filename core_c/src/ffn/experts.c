@@ -112,7 +112,8 @@ int32_t sf_experts_open_cached(sf_experts **out, sf_context *context, sf_cache *
     size_t row_bytes = sf_format_row_bytes(formats[k], columns[k]);
     experts->offsets[k] = bytes;
     bytes += sf_size_product((size_t)rows[k], row_bytes);
-    const sf_matrix matrix = {cache->arena, row_bytes, row_bytes, sf_format_find(formats[k]), rows[k], columns[k]};
+    const sf_matrix matrix = {cache->arena, row_bytes,  row_bytes, sf_format_find(formats[k]),
+                              rows[k],      columns[k], 1.0f};
     for (int32_t i = 0; i < experts->count; i++) experts->matrices[i * PARTS + k] = matrix;
     if (row_bytes == 0 || bytes > cache->bundle_bytes) break;
   }

@@ -73,8 +73,7 @@ int32_t sf_predictor_open_sign(sf_predictor **out, sf_context *context, const sf
   int32_t status = sf_predictor_start(&predictor->base, context, d, gate->rows);
   if (!predictor->x_signs || !predictor->signs || !row) status = SF_ERROR_MEMORY;
   for (int32_t i = 0; i < gate->rows && status == SF_OK; i++) {
-    const sf_format *format = gate->format;
-    format->dequantize(gate->data + (size_t)i * gate->stride, (size_t)(d / format->traits->block_columns), row);
+    sf_matrix_row(gate, i, row);
     pack_signs(row, d, predictor->signs + (size_t)i * (size_t)words);
   }
   sf_free(row);

@@ -92,14 +92,16 @@ SF_INLINE void axpy_blocks(sf_format_index format, int n_rows, const uint8_t *co
 SF_INLINE void axpy_some(sf_format_index format, int n_rows, const sf_rows *rows, int32_t i, int32_t n,
                          const float *alpha, int32_t c0, int32_t c1, float *y) {
   const uint8_t *row[SF_STREAMS], *next[SF_STREAMS];
+  float scaled[SF_STREAMS] = {0};
   for (int r = 0; r < SF_STREAMS; ++r) {
     row[r] = row_at(rows, i + (r < n_rows ? r : 0));
     next[r] = i + n_rows + r < n ? row_at(rows, i + n_rows + r) : row[r];
   }
+  for (int r = 0; r < n_rows; ++r) scaled[r] = alpha[i + r] * rows->scale;
   if (is_plain(format)) {
-    axpy_plain(format, n_rows, row, next, alpha + i, c0, c1, y);
+    axpy_plain(format, n_rows, row, next, scaled, c0, c1, y);
   } else {
-    axpy_blocks(format, n_rows, row, next, alpha + i, rows->columns, c0, c1, y);
+    axpy_blocks(format, n_rows, row, next, scaled, rows->columns, c0, c1, y);
   }
 }
 

@@ -251,7 +251,7 @@ SF_NOT_INLINE void dot_batch(sf_format_index format, const sf_rows *rows, int32_
       batch_group(format, row, &some, n, rows->columns, sums);
       for (int32_t j = 0; j < n; ++j) {
         for (int32_t r = 0; r < BATCH_ROWS && i + r < n_rows; ++r) {
-          out[(size_t)(j0 + j) * out_stride + (size_t)(i + r)] = v_sum(sums[j][r]);
+          out[(size_t)(j0 + j) * out_stride + (size_t)(i + r)] = v_sum(sums[j][r]) * rows->scale;
         }
       }
     }

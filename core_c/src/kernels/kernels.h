@@ -18,20 +18,21 @@ typedef struct {
   const float *sums;
 } sf_inputs;
 
-/* Rows of weights: row i at data + ids[i] * stride, or data + i * stride when ids is NULL. */
+/* Rows of weights: row i at data + ids[i] * stride, or data + i * stride when ids is NULL. All are times `scale`. */
 typedef struct {
   const uint8_t *data;
   size_t stride;
   const int32_t *ids;
   int32_t columns;
+  float scale;
 } sf_rows;
 
-/* out[j * out_stride + i] = dot(row i, input j), i < n_rows, j < n_inputs. The order of additions for one
+/* out[j * out_stride + i] = scale · dot(row i, input j), i < n_rows, j < n_inputs. The order of additions for one
  * (row, input) pair depends on nothing but `columns`. */
 typedef void sf_dot_rows_fn(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs, float *out,
                             size_t out_stride);
-/* y[c] += Σ_i alpha[i] * row_i[c] for c0 ≤ c < c1, added in order of i; c0 is a multiple of 32, and c1 is one too, or
- * equals columns. y points at column 0. */
+/* y[c] += Σ_i scale · alpha[i] · row_i[c] for c0 ≤ c < c1, added in order of i; c0 is a multiple of 32, and c1 is one
+ * too, or equals columns. y points at column 0. */
 typedef void sf_axpy_rows_fn(const sf_rows *rows, int32_t n_rows, const float *alpha, int32_t c0, int32_t c1, float *y);
 
 /* Rows in panels of SF_PANEL, whose bytes are interleaved by twos: bytes 2u and 2u + 1 of row i of a panel, whose rows

@@ -1,6 +1,7 @@
 /* Views of weights, and products with them: all of the rows, or those in a list. */
 #include "matrix/matrix.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -23,20 +24,33 @@ int32_t sf_matrix_open(sf_matrix **out, const void *data, size_t bytes, int32_t 
   matrix->format = sf_format_find(format);
   matrix->rows = rows;
   matrix->columns = columns;
+  matrix->scale = 1.0f;
   *out = matrix;
+  return SF_OK;
+}
+
+int32_t sf_matrix_set_scale(sf_matrix *matrix, float scale) {
+  if (!matrix || !isfinite(scale)) return SF_ERROR_ARGUMENT;
+  matrix->scale = scale;
   return SF_OK;
 }
 
 void sf_matrix_close(sf_matrix *matrix) { sf_free(matrix); }
 
 sf_rows sf_matrix_rows(const sf_matrix *matrix, const int32_t *ids, int32_t first) {
-  sf_rows rows = {matrix->data, matrix->stride, ids, matrix->columns};
+  sf_rows rows = {matrix->data, matrix->stride, ids, matrix->columns, matrix->scale};
   if (ids) {
     rows.ids += first;
   } else {
     rows.data += (size_t)first * matrix->stride;
   }
   return rows;
+}
+
+void sf_matrix_row(const sf_matrix *matrix, int32_t i, float *out) {
+  size_t blocks = (size_t)(matrix->columns / matrix->format->traits->block_columns);
+  matrix->format->dequantize(matrix->data + (size_t)i * matrix->stride, blocks, out);
+  for (int32_t c = 0; matrix->scale != 1.0f && c < matrix->columns; c++) out[c] *= matrix->scale;
 }
 
 int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x, int32_t n, int32_t columns,

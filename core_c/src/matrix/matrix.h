@@ -14,10 +14,13 @@ struct sf_matrix {
   size_t row_bytes; /* of which these hold weights */
   const sf_format *format;
   int32_t rows, columns;
+  float scale; /* of all weights */
 };
 
 /* The rows `ids` of a matrix (NULL: all, from row `first` on) as the kernels take them. */
 sf_rows sf_matrix_rows(const sf_matrix *matrix, const int32_t *ids, int32_t first);
+/* Row i as floats. */
+void sf_matrix_row(const sf_matrix *matrix, int32_t i, float *out);
 /* Brings n vectors x (n, columns) into the form that a format multiplies, beside the floats themselves, which it
  * borrows. Valid until the next call. */
 int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x, int32_t n, int32_t columns,

@@ -7,7 +7,7 @@
 
 /* A second layout of a matrix, for products of all its rows, many and short ones: see sf_dot_panels_fn. */
 typedef struct {
-  uint8_t *data; /* NULL where the kernels have none for the format */
+  uint8_t *data; /* NULL where the kernels have none for the format, or the matrix has a scale */
   const sf_format *format;
   int32_t rows, columns;
   size_t row_bytes;

@@ -144,7 +144,7 @@ static void attend(const attention_job *job, int32_t token, int32_t kv_head, flo
     next = (at / KV_BLOCK + 1) * KV_BLOCK;
     int32_t count = (next <= position ? next : position + 1) - at;
     const float *keys = keys_in(kv->blocks[at / KV_BLOCK], s, kv_head) + (size_t)(at % KV_BLOCK) * (size_t)s->k_dim;
-    sf_rows rows = {(const uint8_t *)keys, k_stride, NULL, s->k_dim};
+    sf_rows rows = {(const uint8_t *)keys, k_stride, NULL, s->k_dim, 1.0f};
     kernels->dot_rows[SF_FORMAT_F32](&rows, count, &queries, group, scores + (at - first), job->span);
   }
   for (int32_t g = 0; g < group; g++) {
@@ -158,7 +158,7 @@ static void attend(const attention_job *job, int32_t token, int32_t kv_head, flo
     next = (at / KV_BLOCK + 1) * KV_BLOCK;
     int32_t count = (next <= position ? next : position + 1) - at;
     const float *values = values_in(kv->blocks[at / KV_BLOCK], s, kv_head) + (size_t)(at % KV_BLOCK) * (size_t)s->v_dim;
-    sf_rows rows = {(const uint8_t *)values, v_stride, NULL, s->v_dim};
+    sf_rows rows = {(const uint8_t *)values, v_stride, NULL, s->v_dim, 1.0f};
     for (int32_t g = 0; g < group; g++) {
       kernels->axpy_rows[SF_FORMAT_F32](&rows, count, scores + (size_t)g * job->span + (at - first), 0, s->v_dim,
                                         outs + (size_t)g * (size_t)s->v_dim);

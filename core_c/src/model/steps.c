@@ -26,12 +26,9 @@ static int32_t check_embed(const sf_model *model, const sf_step *step) {
 
 static int32_t run_embed(sf_model *model, const sf_step *step) {
   const sf_matrix *matrix = sf_matrix_of(model, step, 1);
-  size_t d = (size_t)matrix->columns, blocks = d / (size_t)matrix->format->traits->block_columns;
+  size_t d = (size_t)matrix->columns;
   float *x = sf_values(model, step, 0), scale = step->numbers[0];
-  for (int32_t j = 0; j < model->batch.n; j++) {
-    const uint8_t *row = matrix->data + (size_t)model->batch.tokens[j] * matrix->stride;
-    matrix->format->dequantize(row, blocks, x + (size_t)j * d);
-  }
+  for (int32_t j = 0; j < model->batch.n; j++) sf_matrix_row(matrix, model->batch.tokens[j], x + (size_t)j * d);
   for (size_t i = 0; scale != 1.0f && i < (size_t)model->batch.n * d; i++) x[i] *= scale;
   return SF_OK;
 }
@@ -197,7 +194,7 @@ static int32_t run_mix(sf_model *model, const sf_step *step) {
   float *out = sf_values(model, step, 2);
   memset(out, 0, (size_t)floats(model, step, 2) * sizeof(float));
   for (int32_t j = 0; j < model->batch.n; j++, x += streams * dim) {
-    const sf_rows rows = {(const uint8_t *)x, (size_t)dim * sizeof(float), NULL, dim};
+    const sf_rows rows = {(const uint8_t *)x, (size_t)dim * sizeof(float), NULL, dim, 1.0f};
     for (int32_t i = 0; i < outs; i++, weights += streams, out += dim) {
       model->context->kernels->axpy_rows[SF_FORMAT_F32](&rows, streams, weights, 0, dim, out);
     }

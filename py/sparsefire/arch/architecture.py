@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from .mixture import Mixture
 
 if TYPE_CHECKING:
+    from .keys import Keys
     from .writer import Writer
 
 
@@ -45,6 +46,8 @@ class Architecture(NamedTuple):
     # Rotary base of layers with a window, which then have no scaling; 0: that of the others. None:
     # they turn as the others do.
     window_rope_base: float | None = None
+    # Which one it is by what else the file says, before it counts as ambiguous.
+    activation_by_keys: Callable[[Keys], str | None] = lambda _: None
     ambiguous: str = ""
     skips: bool = False  # layers have exact zeros whatever the activation
     fused_qkv: bool = False  # attn_qkv holds the rows of queries, keys and values

@@ -309,9 +309,10 @@ def _activation(
     stored = keys.text("hidden_activation") or keys.text("hidden_act")
     if not stored and _has_powerinfer(file):
         stored = "relu"  # PowerInfer computes no other
+    default = kind.activation or kind.activation_by_keys(keys)
     if chosen is not None:
         activation = ActivationType(chosen)
-    elif not stored and kind.activation is None:
+    elif not stored and default is None:
         raise UnsupportedError(
             f"{file.name}: the file does not say which activation its feed-forward layers use, and "
             f"models of the architecture {architecture!r} differ: {kind.ambiguous}. Choose one "
@@ -321,7 +322,7 @@ def _activation(
         if not stored and kind.activation == "silu":
             _refuse_guess(file, architecture, kind.activation)
         try:
-            activation = ActivationType(stored or kind.activation or "")
+            activation = ActivationType(stored or default or "")
         except ArgumentError as error:
             raise UnsupportedError(
                 f"{file.name}: key '{architecture}.hidden_activation': {error}"

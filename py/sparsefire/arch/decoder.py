@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ..core.enums import Route
 from .architecture import Architecture
+from .keys import Keys
 from .mixture import Mixture, has_experts, mixture
 from .plan import Buffer
 from .rope import Rope
@@ -173,11 +174,24 @@ _GRANITE = _LLAMA._replace(
 _NEMOTRON = Architecture(
     "relu2", write, gated=False, layer_norm=True, rope_halves=True, vectors=_NORM_BIASES
 )
+
+
+def _bitnet_activation(keys: Keys) -> str | None:
+    """That of a BitNet by its sizes: files of both kinds have the same name and no key for it."""
+    names = "block_count", "embedding_length", "feed_forward_length", "attention.head_count_kv"
+    known = {
+        "30 2560 6912 5": "relu2",  # BitNet b1.58 2B4T
+        "26 3200 8640 32": "silu",  # 1bitLLM's model of 3 billion weights
+    }
+    return known.get(" ".join(str(keys.value(name)) for name in names))
+
+
 _BITNET = Architecture(
     None,
     write,
     rope_halves=True,
     vectors=("attn_sub_norm.weight", "ffn_sub_norm.weight"),
+    activation_by_keys=_bitnet_activation,
     ambiguous="Microsoft's BitNet b1.58 2B4T uses relu2, those of 1bitLLM silu",
 )
 

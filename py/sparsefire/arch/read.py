@@ -10,6 +10,7 @@ import numpy.typing as npt
 from .._arrays import FloatArray
 from ..core.core import Core, Memory
 from ..errors import ModelFileError, NotFiniteError
+from ..gguf.i2_s import scale_name
 from ..gguf.reader import GgufFile
 from ..weights.formats import WeightFormat, weight_format
 from ..weights.matrix import Matrix
@@ -42,7 +43,15 @@ def read_matrix(core: Core, file: GgufFile, name: str) -> Matrix:
             f"{file.name}: tensor {name!r} has shape {info.shape}; a matrix was expected"
         )
     check_format(file, info)
-    return Matrix(core, upload_tensor(core, file, name), info.format, rows, info.shape[-1])
+    matrix = Matrix(core, upload_tensor(core, file, name), info.format, rows, info.shape[-1])
+    return matrix.set_scale(read_scale(file, name))
+
+
+def read_scale(file: GgufFile, matrix: str) -> float:
+    """What all weights of a matrix are multiplied by: the number in a tensor of its own, as
+    llama.cpp's files have it, or 1."""
+    name = scale_name(matrix)
+    return float(read_vector(file, name)[0]) if name in file.tensors else 1.0
 
 
 def read_vector(file: GgufFile, name: str, dimensions: int = 1) -> FloatArray:
@@ -80,7 +89,8 @@ def format_by_neuron(file: GgufFile, name: str) -> WeightFormat:
     """What a down matrix (…, d, hidden) is packed in when it gets one row of d numbers a neuron.
     Plain numbers stay what they are; the blocks of other formats lie along the other axis, so they
     are packed anew: in Q8_0, which is fine enough for all of them, or F16 where its blocks do not
-    divide d. Weights of -1, 0 and 1 times the same scale stay such, and so exact."""
+    divide d. Weights of -1, 0 and 1 times the same scale stay such, and so exact. All but for the
+    matrix's own scale (see `read_scale`)."""
     info = file.tensors[name]
     stored, d = weight_format(info.format), info.shape[-2]
     if stored.block == 1:
@@ -121,7 +131,7 @@ def rows_by_neuron(
 
 
 def read_floats(core: Core, file: GgufFile, name: str) -> FloatArray:
-    """A matrix of the file as float32 (rows, columns)."""
+    """A matrix of the file as float32 (rows, columns), but for its own scale."""
     info = file.tensors[name]
     packed = file.tensor_data(name).reshape(info.shape[0], -1)
     return dequantize_rows(packed, info.format, info.shape[1], core)

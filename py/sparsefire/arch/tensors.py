@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import ModelFileError, UnsupportedError
 from ..gguf.header import TensorInfo
+from ..gguf.i2_s import scale_name
 from ..gguf.reader import GgufFile
 from ..weights.formats import FORMATS, VECTOR_FORMATS
 from .config import ModelConfig
@@ -97,7 +98,17 @@ def _all_tensors(file: GgufFile, config: ModelConfig, plan: Plan) -> dict[str, t
     for layer in plan.layers:
         if isinstance(layer, FfnLayer):
             shapes |= _ffn_tensors(file, config, layer)
+    for name in [name for name, shape in shapes.items() if len(shape) == 2]:
+        shapes |= _scales(file, name)
     return shapes
+
+
+def _scales(file: GgufFile, matrix: str) -> dict[str, tuple[int, ...]]:
+    """The numbers that files have beside a matrix: what its weights are multiplied by, and what its
+    inputs would be divided by where they become 4-bit floats, which changes nothing here."""
+    scale = scale_name(matrix)
+    names = scale, f"{scale.removesuffix('scale')}input_scale"
+    return {name: (1,) for name in names if name in file.tensors}
 
 
 def _ffn_tensors(
@@ -124,6 +135,7 @@ def _ffn_tensors(
         bias = ffn_tensor(layer, part, "bias")
         if bias in file.tensors:
             shapes[bias] = (d if part == "ffn_down" else hidden,)
+        shapes |= _scales(file, ffn_tensor(layer, part))
     if _FFN_SUB_NORM in config.kind.vectors:
         shapes[f"{prefix}{_FFN_SUB_NORM}"] = (hidden,)
     own = (f"{prefix}ffn_predictor_p.weight", f"{prefix}ffn_predictor_q.weight")

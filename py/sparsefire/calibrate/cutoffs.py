@@ -18,7 +18,7 @@ from .._files import check_output
 from .._options import checked, count, flag, function, number, several, text
 from .._progress import Progress
 from ..arch.config import CUTOFF_KEYS, SPARSEFIRE_VERSION
-from ..arch.read import rows_by_neuron
+from ..arch.read import read_scale, rows_by_neuron
 from ..errors import ArgumentError
 from ..ffn.core_layer import CUTOFFS
 from ..ffn.cutoff import neuron_values
@@ -310,7 +310,8 @@ class _Trial:
                 name = f"blk.{layer}.ffn_down.weight"
                 rows, kind, shape = rows_by_neuron(self.model.core, self.model.file, name)
                 memory = self.model.core.upload(rows)
-                ffn.set_second_down(Matrix(self.model.core, memory, kind, *shape))
+                second = Matrix(self.model.core, memory, kind, *shape)
+                ffn.set_second_down(second.set_scale(read_scale(self.model.file, name)))
 
     def settings(self, on: Sequence[str], sparsities: Sequence[float]) -> list[CutoffSetting]:
         """All settings, measured."""

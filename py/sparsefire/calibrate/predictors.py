@@ -16,6 +16,7 @@ from .._files import check_output
 from .._options import checked, count, flag, function, number, positive, text
 from .._progress import Progress
 from ..arch.config import SPARSEFIRE_VERSION
+from ..arch.tensors import FFN_PARTS
 from ..core.hosts import available_cores
 from ..errors import ArgumentError, CalibrationError
 from ..fit.blas import one_blas_thread
@@ -286,6 +287,9 @@ def _ffn_tensors(prefix: str, ffn: SparseFfn, fit: LayerFit, format: str) -> dic
     tensors: dict[str, Writable] = {
         f"{prefix}.ffn_bundle.weight": TensorData(format, shape, bundle)
     }
+    for part, matrix in zip(FFN_PARTS[-len(parts) :], parts, strict=True):
+        if matrix.scale != 1:
+            tensors[f"{prefix}.{part}.scale"] = np.array([matrix.scale], np.float32)
     gate_bias, up_bias, down_bias = ffn.biases
     for name, bias, order in (
         ("gate", gate_bias, fit.order),
@@ -307,10 +311,11 @@ def _ffn_tensors(prefix: str, ffn: SparseFfn, fit: LayerFit, format: str) -> dic
 
 
 def _packed_rows(matrix: Matrix, format: str, transpose: bool = False) -> ByteArray:
-    """Packed rows, uint8 (rows, row bytes), unchanged if the format is the same."""
+    """Packed rows, uint8 (rows, row bytes), without the scale, unchanged if the format is the
+    same."""
     if matrix.format == format and not transpose:
         return matrix.packed()
-    values = matrix.dequantize()
+    values = matrix.weights().dequantize(matrix.core)
     return quantize_rows(values.T if transpose else values, format, matrix.core)
 
 

@@ -133,6 +133,11 @@ class BundleFile:
                 f"{self.name}: layer {layer} has a norm before its down matrix, which needs all "
                 "of its neurons: load the model without a neuron budget"
             )
+        if any(f"blk.{layer}.{part}.scale" in self.header.tensors for part in FFN_PARTS):
+            raise UnsupportedError(
+                f"{self.name}: layer {layer} has matrices with scales, which is not supported for "
+                "neurons that are read singly: load the model without a neuron budget"
+            )
         self.format: WeightFormat = weight_format(info.format)
         self.gated, hidden = self._gated(info.shape), self.shape.hidden
         self.offset = info.offset

@@ -408,6 +408,8 @@ class SparseFfn(FfnLayer):
                 "a layer with a norm before its down matrix, with both gate and up activated, or "
                 "with gates that are cut by their deviation cannot be saved by itself"
             )
+        if any(each.scale != 1 for each in matrices):
+            raise UnsupportedError("a layer whose matrices have scales cannot be saved by itself")
         if self.format == "mixed":
             formats = ", ".join(each.format for each in matrices)
             raise UnsupportedError(f"a bundle has one weight format, but the layer has {formats}")
@@ -456,7 +458,9 @@ class SparseFfn(FfnLayer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         ffn = self._core_ffn
-        weights = [each and each.weights() for each in (ffn.gate, ffn.up, ffn.down)]
+        matrices = (ffn.gate, ffn.up, ffn.down, ffn.second_down)
+        weights = [each and each.weights() for each in matrices[:3]]
+        scales = tuple(each.scale if each else 1.0 for each in matrices)
         options = {
             "activation": str(self.activation),
             "down_layout": self.down_layout,
@@ -465,7 +469,7 @@ class SparseFfn(FfnLayer):
         second = ffn.second_down and ffn.second_down.weights()
         norm = ffn.sub_norm, ffn.sub_norm_epsilon
         extras = (ffn.both_active, ffn.gate_deviations, *norm, second)
-        state = (weights, self.biases, extras, options, dict(ffn.cutoffs), self.predictor)
+        state = (weights, scales, self.biases, extras, options, dict(ffn.cutoffs), self.predictor)
         return _unpickled, state
 
     def __repr__(self) -> str:
@@ -478,6 +482,7 @@ class SparseFfn(FfnLayer):
 
 def _unpickled(
     weights: tuple[QuantizedWeights | None, QuantizedWeights, QuantizedWeights],
+    scales: tuple[float, float, float, float],
     biases: tuple[_arrays.FloatArray | None, ...],
     extras: tuple[bool, float, _arrays.FloatArray | None, float, QuantizedWeights | None],
     options: dict[str, Any],
@@ -494,6 +499,9 @@ def _unpickled(
     else:
         first = Matrix.from_array(gate, core=core) if gate else None
         matrices = (first, Matrix.from_array(up, core=core), Matrix.from_array(down, core=core))
+    for matrix, scale in zip(matrices, scales, strict=False):
+        if matrix is not None:
+            matrix.set_scale(scale)
     gate_bias, up_bias, down_bias = biases
     layer = SparseFfn.from_matrices(
         core,
@@ -510,7 +518,7 @@ def _unpickled(
     layer.set_gate_deviations(deviations)
     layer.set_sub_norm(sub_norm, epsilon)
     if second_down is not None:
-        layer.set_second_down(Matrix.from_array(second_down, core=core))
+        layer.set_second_down(Matrix.from_array(second_down, core=core).set_scale(scales[3]))
     for on, cutoff in cutoffs.items():
         layer.set_cutoff(cutoff, on)
     return layer

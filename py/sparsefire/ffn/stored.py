@@ -6,8 +6,15 @@ from typing import NamedTuple
 
 from ..arch.config import ModelConfig
 from ..arch.plan import FfnLayer
-from ..arch.read import read_biases, read_matrix, read_vector, rows_by_neuron, upload_tensor
-from ..arch.tensors import DOWN_BY_NEURON, ffn_matrices, ffn_tensor
+from ..arch.read import (
+    read_biases,
+    read_matrix,
+    read_scale,
+    read_vector,
+    rows_by_neuron,
+    upload_tensor,
+)
+from ..arch.tensors import DOWN_BY_NEURON, FFN_PARTS, ffn_matrices, ffn_tensor
 from ..core.core import Core
 from ..gguf.reader import GgufFile
 from ..weights.matrix import Matrix, bundle_views
@@ -67,26 +74,31 @@ def _read_matrices(core: Core, file: GgufFile, config: ModelConfig, layer: FfnLa
     """The layer's matrices, in the layout that its modes need."""
     bundle = f"blk.{layer.block}.ffn_bundle.weight"
     if bundle in file.tensors:
-        return _read_bundle(core, file, bundle, config.d)
+        return _read_bundle(core, file, layer, config.d)
     *names, down = (ffn_tensor(layer, part) for part in ffn_matrices(layer))
     *gates, up = (read_matrix(core, file, name) for name in names)
     gate = gates[0] if gates else None
     by_neuron = f"blk.{layer.block}.{DOWN_BY_NEURON}"
     if by_neuron in file.tensors:
-        transposed = read_matrix(core, file, by_neuron)
+        transposed = read_matrix(core, file, by_neuron).set_scale(read_scale(file, down))
         second = read_matrix(core, file, down) if down in file.tensors else None
         return _Matrices(gate, up, transposed, second_down=second)
     if layer.skips:
         rows, kind, shape = rows_by_neuron(core, file, down)
-        return _Matrices(gate, up, Matrix(core, core.upload(rows), kind, *shape))
+        transposed = Matrix(core, core.upload(rows), kind, *shape)
+        return _Matrices(gate, up, transposed.set_scale(read_scale(file, down)))
     return _Matrices(gate, up, read_matrix(core, file, down), "output")
 
 
-def _read_bundle(core: Core, file: GgufFile, name: str, d: int) -> _Matrices:
+def _read_bundle(core: Core, file: GgufFile, layer: FfnLayer, d: int) -> _Matrices:
     """The gate (if there is one), up and transposed down of a bundle, which holds the rows of one
     neuron side by side."""
+    name = f"blk.{layer.block}.ffn_bundle.weight"
     info = file.tensors[name]
     memory = upload_tensor(core, file, name)
     hidden, columns = info.shape
-    *gates, up, down = bundle_views(core, memory, hidden, [(info.format, d)] * (columns // d))
+    views = bundle_views(core, memory, hidden, [(info.format, d)] * (columns // d))
+    for view, part in zip(views, FFN_PARTS[-len(views) :], strict=True):
+        view.set_scale(read_scale(file, ffn_tensor(layer, part)))
+    *gates, up, down = views
     return _Matrices(gates[0] if gates else None, up, down)

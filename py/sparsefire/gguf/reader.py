@@ -127,10 +127,10 @@ class GgufFile:
 
     def _end_parts(self) -> None:
         """Checks that a split model is complete, and removes the keys that describe the split."""
-        wanted = self._split_key("tensors.count", len(self.tensors))
-        if len(self.tensors) != wanted:
+        wanted = self._split_key("tensors.count", self._described)
+        if self._described != wanted:
             raise ModelFileError(
-                f"{self.name}: its {len(self._sources)} files hold {len(self.tensors)} tensors, "
+                f"{self.name}: its {len(self._sources)} files hold {self._described} tensors, "
                 f"not {wanted}; they do not all belong to one model"
             )
         for key in [key for key in self.metadata if key.startswith("split.")]:
@@ -145,6 +145,7 @@ class GgufFile:
         if twice:
             raise ModelFileError(f"{part.name}: tensor {min(twice)!r} is in another part already")
         self.tensors |= part.tensors
+        self._described += part._described
 
     def _split(self) -> tuple[int, int]:
         """The index of the file among those of its model, and their number."""
@@ -236,6 +237,7 @@ class GgufFile:
                 cursor.fail(f"the name occurs twice; {DAMAGED}")
             self.tensors[info.name] = info
             described.append((info, at))
+        self._described = len(described)
         start = -(-cursor.position // self.alignment) * self.alignment
         for info, at in described:
             offset = start + info.offset
@@ -247,6 +249,15 @@ class GgufFile:
                     f"{self._source.size} bytes; {DAMAGED}"
                 )
             self.tensors[info.name] = replace(info, offset=offset, part=part)
+            if info.stored:
+                scale = i2_s.scale_name(info.name)
+                if scale in self.tensors:
+                    raise ModelFileError(
+                        f"{self.name}: tensor {info.name!r} in I2_S holds a scale, and so does "
+                        f"{scale!r}; {DAMAGED}"
+                    )
+                at = offset + math.prod(info.shape) // 4
+                self.tensors[scale] = TensorInfo(scale, (1,), "f32", at, 4, part)
 
     @property
     def nbytes(self) -> int:
@@ -287,11 +298,9 @@ class GgufFile:
 
     def _pieces_of_i2_s(self, info: TensorInfo) -> Iterator[tuple[int, ByteArray]]:
         source, count = self._sources[info.part], math.prod(info.shape) // 4
-        after = source.read(info.offset + count, info.stored_bytes - count)
-        scale = i2_s.read_scale(after, f"{self.name}: tensor {info.name!r}")
         for start in range(0, count, _PIECE_BYTES):
             stored = source.read(info.offset + start, min(_PIECE_BYTES, count - start))
-            yield start // i2_s.STORED_BYTES * i2_s.BLOCK_BYTES, i2_s.as_tq2_0(stored, scale)
+            yield start // i2_s.STORED_BYTES * i2_s.BLOCK_BYTES, i2_s.as_tq2_0(stored)
 
     def check_unchanged(self) -> None:
         """Raises `ModelFileError` if a file changed since it was opened: its size, or the time at

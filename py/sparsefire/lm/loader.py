@@ -8,7 +8,7 @@ import numpy as np
 
 from ..arch.config import ModelConfig
 from ..arch.plan import ExpertLayer, Plan
-from ..arch.read import damaged, read_floats, read_vector, upload_tensor
+from ..arch.read import damaged, read_floats, read_scale, read_vector, upload_tensor
 from ..core.core import Argument, Core, Memory
 from ..core.handle import CoreObject
 from ..errors import NotFiniteError
@@ -73,6 +73,7 @@ class CoreModel(CoreObject):
             offset = each.first * kind.row_bytes(each.columns)
             memory = memories[each.name]
             matrix = Matrix(self.core, memory, kind, each.rows, each.columns, offset)
+            matrix.set_scale(read_scale(self.file, each.name))
             self._matrices.append(matrix)
             self._add("sf_model_add_matrix", matrix.handle, what=each.name)
 

@@ -54,6 +54,7 @@ class Matrix(CoreObject):
         self._format = kind
         self._offset = offset
         self._row_stride = row_stride or self._row_bytes
+        self._scale = 1.0
         self.rows = rows
         self.columns = columns
 
@@ -81,6 +82,19 @@ class Matrix(CoreObject):
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
         return (self.rows, self.columns)
+
+    @property
+    def scale(self) -> float:
+        """What all weights are multiplied by; 1 unless it was set."""
+        return self._scale
+
+    def set_scale(self, scale: float) -> Matrix:
+        """Multiplies all weights by a finite number, rounded to float32, in place of that of
+        before. Only before a layer or model uses the matrix."""
+        if scale != self._scale:
+            self.core.check("sf_matrix_set_scale", self.handle, scale, what=f"scale of {self!r}")
+            self._scale = float(np.float32(scale))
+        return self
 
     @property
     def nbytes(self) -> int:
@@ -124,18 +138,24 @@ class Matrix(CoreObject):
         return rows
 
     def weights(self) -> QuantizedWeights:
-        """A copy of the weights, packed as they are."""
+        """A copy of the weights, packed as they are, without the scale."""
         return QuantizedWeights(self.packed(), self._format, self.shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Matrix.from_array, (self.weights(),)  # in the core that is current then
+        return _unpickled, (self.weights(), self._scale)
 
     def dequantize(self) -> _arrays.FloatArray:
         """The weights as float32 (rows, columns)."""
-        return dequantize_rows(self.packed(), self._format, self.columns, self.core)
+        values = dequantize_rows(self.packed(), self._format, self.columns, self.core)
+        return values if self._scale == 1 else values * np.float32(self._scale)
 
     def __repr__(self) -> str:
         return f"Matrix({self.rows}×{self.columns} {self.format}, {self.nbytes:,} bytes)"
+
+
+def _unpickled(weights: QuantizedWeights, scale: float) -> Matrix:
+    """A pickled matrix, in the current core."""
+    return Matrix.from_array(weights).set_scale(scale)
 
 
 def bundle_views(
