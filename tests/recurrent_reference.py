@@ -52,6 +52,7 @@ class RecurrentReference(Reference):
         "qwen35moe": Family(norms="head"),
         "qwen3next": Family(norms="head"),
         "rwkv6": Family(),
+        "rwkv6qwen2": Family(),
         "rwkv7": Family(),
         "arwkv7": Family(),
     }
@@ -83,6 +84,8 @@ class RecurrentReference(Reference):
         normed = self._norm(x, f"{block}attn_norm")
         if self.architecture == "arwkv7":
             x = x + self._time_mix_7(normed, block)
+        elif self.architecture == "rwkv6qwen2":
+            x = x + self._time_mix_6(normed, block)
         elif f"{block}shortconv.conv.weight" in self.tensors:
             x = x + self._gated_convolution(normed, block)
         elif f"{block}ssm_conv1d.weight" in self.tensors:
@@ -258,6 +261,11 @@ class RecurrentReference(Reference):
         decay = np.exp(-np.exp(decay + self.tensors[f"{name}decay.weight"]))
         parts = (product(r, "receptance"), product(k, "key"), product(v, "value"), decay)
         r, k, v, decay = (self._heads(part) for part in parts)
+        if k.shape != r.shape:
+            k, v = (np.repeat(part, r.shape[1] // k.shape[1], 1) for part in (k, v))
+        if f"{name}first.weight" not in self.tensors:
+            mixed = self._linear_attention(r, k * (1 - decay), v, decay)
+            return product(mixed * sigmoid(product(gate, "gate")), "output")
         first = self.tensors[f"{name}first.weight"].reshape(r.shape[1:])
         memory = np.zeros((*r.shape[1:], r.shape[2]))
         y = np.zeros_like(r)
@@ -266,6 +274,15 @@ class RecurrentReference(Reference):
             y[t] = ((memory + first[:, :, None] * new) * r[t][:, :, None]).sum(1)
             memory = memory * decay[t][:, :, None] + new
         return product(self._head_norm(y, block) * silu(product(gate, "gate")), "output")
+
+    def _linear_attention(self, q: Array, k: Array, v: Array, decay: Array) -> Array:
+        """Σ over tokens up to each of (q · what is left of k) · v, by head."""
+        mixed = np.zeros_like(v)
+        for t in range(len(q)):
+            for s in range(t + 1):
+                left = k[s] * np.prod(decay[s + 1 : t + 1], 0)
+                mixed[t] += (q[t] * left).sum(-1, keepdims=True) * v[s]
+        return np.asarray((mixed / np.sqrt(q.shape[2])).reshape(len(q), -1))
 
     def _time_mix_7(self, x: Array, block: str) -> Array:
         name = f"{block}time_mix_"

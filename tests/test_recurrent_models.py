@@ -31,7 +31,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("rwkv6", "rwkv6-halving", "rwkv7", "arwkv7", "arwkv7-plain"),
+        *("rwkv6", "rwkv6-halving", "rwkv6qwen2", "rwkv7", "arwkv7", "arwkv7-plain"),
         *(f"nemotron_h_moe-{kind}" for kind in ("experts", "latent", "layers")),
         *recurrent_models.MODELS,
     ],

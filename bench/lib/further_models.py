@@ -55,6 +55,7 @@ def write_further(folder: Path) -> list[Path]:
 def _models() -> Iterator[tuple[str, _Model]]:
     yield "rwkv6", _rwkv6()
     yield "rwkv6-halving", _rwkv6(halving=2)
+    yield "rwkv6qwen2", _rwkv6qwen2()
     yield "rwkv7", _rwkv7("rwkv7")
     yield "arwkv7", _rwkv7("arwkv7")
     yield "arwkv7-plain", _rwkv7("arwkv7", plain=True)
@@ -100,6 +101,36 @@ def _rwkv6(halving: int = 0) -> _Model:
         channel = f"{block}channel_mix_"
         model.add(channel, _SHARE, lerp_k=(1, 1, _WIDTH), lerp_r=(1, 1, _WIDTH))
         model.add(channel, _MATRIX, key=(hidden, _WIDTH), value=(_WIDTH, hidden), receptance=square)
+    return model
+
+
+def _rwkv6qwen2() -> _Model:
+    ranks, decay_rank, head, heads_kv, hidden = 16, 24, 32, 2, 256
+    keys = {
+        "feed_forward_length": hidden,
+        "attention.head_count": 0,
+        "attention.head_count_kv": heads_kv,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "token_shift_count": 1,
+        "wkv.head_size": head,
+        "time_mix_extra_dim": ranks,
+        "time_decay_extra_dim": decay_rank,
+    }
+    model = _Model("rwkv6qwen2", keys)
+    model.add_ends()
+    square, narrow = (_WIDTH, _WIDTH), (heads_kv * head, _WIDTH)
+    for layer in range(_LAYERS):
+        block = f"blk.{layer}."
+        model.add_norm(block, "attn_norm", "ffn_norm")
+        mix = f"{block}time_mix_"
+        model.add(mix, _MATRIX, key=narrow, value=narrow, receptance=square, gate=square)
+        model.add(mix, _MATRIX, output=square, w1=(5 * ranks, _WIDTH), w2=(5, _WIDTH, ranks))
+        model.add(mix, _MATRIX, decay_w1=(decay_rank, _WIDTH), decay_w2=(_WIDTH, decay_rank))
+        model.add(mix, _WIDE, decay=(_WIDTH,))
+        model.add(mix, _SHARE, lerp_x=(1, 1, _WIDTH), lerp_fused=(5, 1, 1, _WIDTH))
+        for name, size in (("key", narrow[0]), ("value", narrow[0]), ("receptance", _WIDTH)):
+            model.tensors[f"{mix}{name}.bias"] = (size,), _BIAS
+        _add_ffn(model, block, hidden)
     return model
 
 

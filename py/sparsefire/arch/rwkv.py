@@ -1,5 +1,5 @@
-"""RWKV 6 (Peng et al. 2024) and 7 (Peng et al. 2025), and ARWKV (Lin et al. 2025): the time mix of
-RWKV 7 in a decoder of Llama's kind."""
+"""RWKV 6 (Peng et al. 2024) and 7 (Peng et al. 2025), and their time mixes in decoders of Llama's
+kind: QRWKV 6, as linear attention, and ARWKV 7 (Lin et al. 2025)."""
 
 from __future__ import annotations
 
@@ -110,13 +110,29 @@ def _low_rank(
 def _projections(
     w: Writer, prefix: str, shifted: dict[str, Buffer]
 ) -> tuple[Buffer, Buffer, Buffer]:
-    """Receptance, key and value."""
+    """Receptance, key and value; each key and value may be of several heads."""
+    (heads, size), d = _heads(w), w.config.d
+    few = w.config.kv_heads or heads
+    if heads % few:
+        raise w.keys.fail("attention.head_count_kv", f"is {few}, which does not divide {heads}")
     outs = []
     for name in ("receptance", "key", "value"):
-        out = w.buffer(name, w.config.d)
-        w.product(shifted[name[0]], f"{prefix}{name}", out)
+        count = heads if name == "receptance" else few
+        out = own = w.buffer(name, count * size)
+        w.product(shifted[name[0]], f"{prefix}{name}", own)
+        if count < heads:
+            out = w.buffer(f"{name} of all heads", d)
+            _repeat(w, own, out, count, size)
         outs.append(out)
     return outs[0], outs[1], outs[2]
+
+
+def _repeat(w: Writer, few: Buffer, out: Buffer, count: int, size: int) -> None:
+    """Out = each of `count` heads as often as it fits."""
+    times = out.width // few.width
+    for head in range(count):
+        first = head * size, head * times * size
+        w.plan.copy(few, out, count=times, width=size, first=first, stride=(0, size))
 
 
 def _bonus(w: Writer, r: Buffer, k: Buffer, v: Buffer, weights: Vector, heads: int) -> Buffer:
@@ -140,14 +156,16 @@ def _head_norm(w: Writer, prefix: str, x: Buffer, heads: int) -> None:
 
 
 def _time_mix_6(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
-    """Each key of a head has a decay, which depends on the token."""
+    """Each key of a head has a decay, which depends on the token. Without weights for what a token
+    sees of itself, it is attention that is linear and forgets (Yang et al. 2024)."""
     plan, prefix, d = w.plan, f"blk.{block}.time_mix_", x.width
+    linear = not w.has(f"{prefix}first.weight")
     heads, size = _heads(w)
     shifted = _shifts_6(w, prefix, x)
     r, k, v = _projections(w, prefix, shifted)
     gate, mixed = w.buffer("gate", d), w.buffer("mixed", d)
     w.product(shifted["g"], f"{prefix}gate", gate)
-    plan.map(gate, gate, Activation.SILU)
+    plan.map(gate, gate, Function.SIGMOID if linear else Activation.SILU)
     rank = w.keys.integer("time_decay_extra_dim", d)
     decay = _low_rank(
         w,
@@ -161,10 +179,17 @@ def _time_mix_6(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     )
     plan.scale(decay, -1.0)
     plan.map(decay, decay, Function.EXP)
-    plan.recurrence(r, k, v, decay, mixed, heads=heads, keys=size, before=True)
-    first = plan.vector(f"{prefix}first.weight", (heads, size))
-    plan.add(mixed, _bonus(w, r, k, v, first, heads), mixed)
-    _head_norm(w, prefix, mixed, heads)
+    if linear:
+        lost = w.buffer("lost", d)
+        plan.multiply(k, decay, lost)
+        plan.scale(lost, -1.0)
+        plan.add(k, lost, k)
+        plan.scale(r, size**-0.5)
+    plan.recurrence(r, k, v, decay, mixed, heads=heads, keys=size, before=not linear)
+    if not linear:
+        first = plan.vector(f"{prefix}first.weight", (heads, size))
+        plan.add(mixed, _bonus(w, r, k, v, first, heads), mixed)
+        _head_norm(w, prefix, mixed, heads)
     plan.multiply(mixed, gate, mixed)
     w.product(mixed, f"{prefix}output", out)
 
@@ -268,10 +293,10 @@ def write(w: Writer) -> None:
     w.head()
 
 
-def write_arwkv(w: Writer) -> None:
-    """The plan of ARWKV."""
+def write_decoder(w: Writer) -> None:
+    """The plan of a decoder with such a time mix."""
     w.embed()
-    blocks(w, _time_mix_7)
+    blocks(w, _time_mix_7 if w.config.architecture == "arwkv7" else _time_mix_6)
     w.head()
 
 
@@ -287,5 +312,7 @@ _RWKV = Architecture(
 ROWS = {
     "rwkv6": _RWKV,
     "rwkv7": _RWKV,
-    "arwkv7": Architecture("silu", write_arwkv, own_keys=_RWKV.own_keys),
+    **dict.fromkeys(
+        ("rwkv6qwen2", "arwkv7"), Architecture("silu", write_decoder, own_keys=_RWKV.own_keys)
+    ),
 }
