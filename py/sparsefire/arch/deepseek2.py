@@ -26,26 +26,44 @@ def write(w: Writer) -> None:
 
 
 def _attention(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
-    """Keys and values are products of one latent vector of `rank`; the products go to the queries
-    and to what the heads read, so that the latent vectors are all that a session keeps."""
+    """Keys and values are products of one latent vector of `rank`, beside which a part of the keys
+    is rotated, and is of all heads."""
     plan, keys, prefix = w.plan, w.keys, f"blk.{block}."
     heads, turned = w.config.heads, w.config.rope_dims
     rank = keys.integer("attention.kv_lora_rank", _MOST)
-    key_dim = keys.integer("attention.key_length_mla", _MOST)
-    value_dim = keys.integer("attention.value_length_mla", _MOST)
+    key_dim = keys.integer("attention.key_length_mla", _MOST, w.config.head_dim)
+    value_dim = keys.integer("attention.value_length", _MOST, key_dim)
+    value_dim = keys.integer("attention.value_length_mla", _MOST, value_dim)
     if key_dim <= turned:
         raise keys.fail("attention.key_length_mla", f"is {key_dim}; {turned} of it are rotated")
-    plain, width = key_dim - turned, rank + turned
     rope = w.rope(_rope(w))
     q = _queries(w, prefix, x, heads * key_dim)
-    plan.rotate(q, rope, heads, False, first=plain)
-    both, k, v = w.buffer("latent", width), w.buffer("k", width), w.buffer("v", rank)
+    plan.rotate(q, rope, heads, False, first=key_dim - turned)
+    both, latent, same = (
+        w.buffer(name, width)
+        for name, width in (("both", rank + turned), ("latent", rank), ("k rotated", turned))
+    )
     w.product(x, f"{prefix}attn_kv_a_mqa", both)
     plan.rotate(both, rope, 1, False, first=rank)
-    plan.copy(both, v, width=rank)
-    w.norm(v, f"{prefix}attn_kv_a_norm", v)
-    plan.copy(both, k, width=turned, first=(rank, rank))
-    plan.copy(v, k, width=rank)
+    w.split(both, latent, same)
+    w.norm(latent, f"{prefix}attn_kv_a_norm", latent)
+    expanded = w.has(f"{prefix}attn_kv_b.weight")
+    attend = _attend_expanded if expanded else _attend_latent
+    read = attend(w, prefix, q, latent, same, (key_dim - turned, value_dim))
+    w.product(read, f"{prefix}attn_output", out)
+
+
+def _attend_latent(
+    w: Writer, prefix: str, q: Buffer, latent: Buffer, same: Buffer, dims: tuple[int, int]
+) -> Buffer:
+    """What the heads read. The products with the latent vectors go to the queries and to what the
+    heads read, so that the latent vectors are all that a session keeps."""
+    plan, heads, (plain, value_dim) = w.plan, w.config.heads, dims
+    rank, turned = latent.width, same.width
+    key_dim, width = plain + turned, rank + turned
+    k = w.buffer("k", width)
+    plan.copy(latent, k, width=rank)
+    plan.copy(same, k, width=turned, first=(0, rank))
     # Queries for latent vectors, beside the part that is rotated.
     part, inner = w.buffer("q plain", heads * plain), w.buffer("q latent", heads * rank)
     plan.copy(q, part, count=heads, width=plain, stride=(key_dim, plain))
@@ -54,14 +72,38 @@ def _attention(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     whole = w.buffer("q", heads * width)
     plan.copy(inner, whole, count=heads, width=rank, stride=(rank, width))
     plan.copy(q, whole, count=heads, width=turned, first=(plain, rank), stride=(key_dim, width))
-    plan.scale(whole, _scale(w, key_dim))
-    if growth := keys.number("attention.temperature_scale", 0.0, 1e3, 0.0):
-        plan.temperature(whole, growth, keys.integer("attention.temperature_length", 1 << 30))
+    _sharpen(w, whole, key_dim)
     mixed, read = w.buffer("heads latent", heads * rank), w.buffer("heads", heads * value_dim)
-    plan.attention(whole, k, v, mixed, kv_heads=1, k_dim=width, v_dim=rank)
+    plan.attention(whole, k, latent, mixed, kv_heads=1, k_dim=width, v_dim=rank)
     values = plan.matrix(f"{prefix}attn_v_b.weight", (heads, value_dim, rank))
     plan.head_products(mixed, values, read, heads)
-    w.product(read, f"{prefix}attn_output", out)
+    return read
+
+
+def _attend_expanded(
+    w: Writer, prefix: str, q: Buffer, latent: Buffer, same: Buffer, dims: tuple[int, int]
+) -> Buffer:
+    """What the heads read in older files, whose one matrix makes keys and values of the latent
+    vectors: it cannot go to the queries as it is stored, so each head has keys and values."""
+    plan, heads, (plain, value_dim) = w.plan, w.config.heads, dims
+    turned, each = same.width, plain + value_dim
+    key_dim = plain + turned
+    together = w.buffer("keys and values", heads * each)
+    k, v = w.buffer("k", heads * key_dim), w.buffer("v", heads * value_dim)
+    w.product(latent, f"{prefix}attn_kv_b", together)
+    plan.copy(together, k, count=heads, width=plain, stride=(each, key_dim))
+    plan.copy(same, k, count=heads, width=turned, first=(0, plain), stride=(0, key_dim))
+    plan.copy(together, v, count=heads, width=value_dim, first=(plain, 0), stride=(each, value_dim))
+    _sharpen(w, q, key_dim)
+    read = w.buffer("heads", heads * value_dim)
+    plan.attention(q, k, v, read, kv_heads=heads, k_dim=key_dim, v_dim=value_dim)
+    return read
+
+
+def _sharpen(w: Writer, q: Buffer, key_dim: int) -> None:
+    w.plan.scale(q, _scale(w, key_dim))
+    if growth := w.keys.number("attention.temperature_scale", 0.0, 1e3, 0.0):
+        w.plan.temperature(q, growth, w.keys.integer("attention.temperature_length", 1 << 30))
 
 
 def _queries(w: Writer, prefix: str, x: Buffer, width: int) -> Buffer:
