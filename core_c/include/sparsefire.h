@@ -420,10 +420,12 @@ enum sf_step_name {
   SF_STEP_MAP = 11,             /* in, out, an sf_activation or sf_function */
   SF_STEP_COPY = 12,            /* in, out, count, width, first and stride in the one, first and stride in the other */
   SF_STEP_ATTENTION = 13, /* q (heads, k_dim), k (kv_heads, k_dim), v (kv_heads, v_dim), out (heads, v_dim), kv_heads,
-                             k_dim, v_dim, window, chunked, sinks (heads) or -1, source or -1; cap. A token attends to
+                             k_dim, v_dim, window, chunked, sinks (heads) or -1, slopes (heads) or -1, source or -1;
+                             cap. A token attends to
                              itself and those before it in its session; window > 0: to so many, itself among them, or,
                              with chunked 1, to those of its run of so many positions. Products q · k are capped with
-                             cap > 0. A sink is one more product, of nothing (Xiao et al. 2023). With a source, an
+                             cap > 0. A sink is one more product, of nothing (Xiao et al. 2023). A slope is what a
+                             product loses for each position between the tokens (Press et al. 2022). With a source, an
                              earlier step of attention, its keys and values are used, and k and v are -1 */
   SF_STEP_FFN = 14,       /* layer, in, hints or -1, out. Predictors are given the hints, or the input */
   SF_STEP_ROUTE = 15,     /* in (experts), out (2 · used), selection bias (experts) or -1, an sf_route, groups, groups
@@ -446,8 +448,11 @@ enum sf_step_name {
   SF_STEP_HEAD_DOTS = 21,   /* a (heads, dim), b (heads, dim), out (heads). out = a · b of each head */
   SF_STEP_TEMPERATURE = 22, /* in place, length, offset; factor.
                                x = x · (1 + factor · ln(⌊(position + offset) / length⌋ + 1)) */
-  SF_STEP_MIX = 23          /* in (streams, dim), weights (outs, streams), out (outs, dim), streams.
+  SF_STEP_MIX = 23,         /* in (streams, dim), weights (outs, streams), out (outs, dim), streams.
                                out_i = Σ_j weight_ij · in_j */
+  SF_STEP_POSITION = 24,    /* out (d), matrix (positions, d). out = row of the position. An evaluation that goes
+                               beyond the rows fails with CONTEXT_FULL */
+  SF_STEP_CLAMP = 25        /* in place; limit > 0. x = min(max(x, -limit), limit) */
 };
 
 enum sf_norm {

@@ -66,7 +66,7 @@ static test_model make_model(sf_context *context, int32_t format) {
     STEP(model, SF_STEP_PRODUCTS, 0, normed, wq, -1, q, wk, -1, k, wv, -1, v);
     STEP(model, SF_STEP_ROPE, 0, q, rope, HEADS, 0, 0);
     STEP(model, SF_STEP_ROPE, 0, k, rope, KV_HEADS, 0, 0);
-    STEP(model, SF_STEP_ATTENTION, 0, q, k, v, heads, KV_HEADS, HEAD_DIM, HEAD_DIM, 0, 0, -1, -1);
+    STEP(model, SF_STEP_ATTENTION, 0, q, k, v, heads, KV_HEADS, HEAD_DIM, HEAD_DIM, 0, 0, -1, -1, -1);
     STEP(model, SF_STEP_PRODUCTS, 0, heads, wo, -1, added);
     STEP(model, SF_STEP_ADD, 0, x, added, x, SF_TILE);
     STEP(model, SF_STEP_NORM, 1e-5f, x, normed, norm, -1, SF_NORM_RMS, 1);
@@ -212,7 +212,7 @@ static void test_errors(sf_context *context, test_model *m) {
   ones[3] = 1;
   int32_t vector = sf_model_add_vector(model, ones, D);
   const struct {
-    int32_t kind, numbers, expected, count, arguments[8];
+    int32_t kind, numbers, expected, count, arguments[12];
     const char *what;
   } steps[] = {
       {SF_STEP_SCALE, 1, SF_ERROR_ARGUMENT, 1, {x}, "nothing is in x yet"},
@@ -232,7 +232,9 @@ static void test_errors(sf_context *context, test_model *m) {
       {SF_STEP_COPY, 0, SF_ERROR_SHAPE, 8, {x, y, 1 << 24, 1, 0, INT32_MAX, 0, 0}, "far past the end"},
       {SF_STEP_MAP, 0, SF_ERROR_ARGUMENT, 3, {x, y, 9}, "function"},
       {SF_STEP_FFN, 0, SF_ERROR_ARGUMENT, 4, {0, x, -1, y}, "no layer"},
-      {SF_STEP_ATTENTION, 1, SF_ERROR_ARGUMENT, 11, {x, x, x, x, 4, 16, 16, 0}, "in is out"},
+      {SF_STEP_ATTENTION, 1, SF_ERROR_ARGUMENT, 12, {x, x, x, x, 4, 16, 16, 0, 0, -1, -1, -1}, "in is out"},
+      {SF_STEP_ATTENTION, 1, SF_ERROR_SHAPE, 12, {x, x, x, y, 4, 8, 8, 0, 0, -1, vector, -1}, "slopes"},
+      {SF_STEP_POSITION, 0, SF_ERROR_SHAPE, 2, {z, matrix}, "width of positions"},
       {SF_STEP_PICK, 0, 1, 1, {x}, "pick"},
       {SF_STEP_PICK, 0, SF_ERROR_ARGUMENT, 1, {x}, "a second pick"},
       {SF_STEP_EMBED, 1, SF_ERROR_ARGUMENT, 2, {x, matrix}, "all tokens after a pick"},

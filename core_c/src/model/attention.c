@@ -13,17 +13,24 @@ enum { KV_BLOCK = 64 }; /* positions */
 typedef struct {
   int32_t heads, kv_heads, k_dim, v_dim;
   int32_t window, chunked;
-  const float *sinks; /* (heads) or NULL */
+  const float *sinks, *slopes; /* (heads) or NULL */
   float cap;
 } shape;
 
-enum { Q, K, V, OUT, KV_HEADS, K_DIM, V_DIM, WINDOW, CHUNKED, SINKS, SOURCE };
+enum { Q, K, V, OUT, KV_HEADS, K_DIM, V_DIM, WINDOW, CHUNKED, SINKS, SLOPES, SOURCE };
 
 static shape shape_of(const sf_model *model, const sf_step *step) {
   const int32_t *a = step->arguments;
-  const sf_vector *sinks = sf_vector_of(model, step, SINKS);
-  const shape s = {sf_width(model, step, Q) / a[K_DIM], a[KV_HEADS],     a[K_DIM], a[V_DIM], a[WINDOW], a[CHUNKED],
-                   sinks ? sinks->values : NULL,        step->numbers[0]};
+  const sf_vector *sinks = sf_vector_of(model, step, SINKS), *slopes = sf_vector_of(model, step, SLOPES);
+  const shape s = {.heads = sf_width(model, step, Q) / a[K_DIM],
+                   .kv_heads = a[KV_HEADS],
+                   .k_dim = a[K_DIM],
+                   .v_dim = a[V_DIM],
+                   .window = a[WINDOW],
+                   .chunked = a[CHUNKED],
+                   .sinks = sinks ? sinks->values : NULL,
+                   .slopes = slopes ? slopes->values : NULL,
+                   .cap = step->numbers[0]};
   return s;
 }
 
@@ -46,12 +53,13 @@ static int32_t check_source(const sf_model *model, const sf_step *step) {
 static int32_t check_attention(const sf_model *model, const sf_step *step) {
   const int32_t *a = step->arguments;
   int32_t q = sf_width(model, step, Q), out = sf_width(model, step, OUT);
-  const sf_vector *sinks = sf_vector_of(model, step, SINKS);
+  const sf_vector *sinks = sf_vector_of(model, step, SINKS), *slopes = sf_vector_of(model, step, SLOPES);
   if (step->numbers[0] < 0 || a[CHUNKED] > 1 || (a[CHUNKED] && a[WINDOW] == 0)) return SF_ERROR_ARGUMENT;
   if (a[KV_HEADS] > SF_MAX_NEURONS / a[K_DIM] || a[KV_HEADS] > SF_MAX_NEURONS / a[V_DIM]) return SF_ERROR_SHAPE;
   if (q % a[K_DIM] != 0 || out % a[V_DIM] != 0) return SF_ERROR_SHAPE;
   int32_t heads = q / a[K_DIM];
-  if (out / a[V_DIM] != heads || heads % a[KV_HEADS] != 0 || (sinks && sinks->count != heads)) return SF_ERROR_SHAPE;
+  if (out / a[V_DIM] != heads || heads % a[KV_HEADS] != 0) return SF_ERROR_SHAPE;
+  if ((sinks && sinks->count != heads) || (slopes && slopes->count != heads)) return SF_ERROR_SHAPE;
   for (int32_t i = Q; i < OUT; i++) {
     if (a[i] == a[OUT]) return SF_ERROR_ARGUMENT;
   }
@@ -128,6 +136,11 @@ static int32_t first_seen(const shape *s, int32_t position) {
   return position >= s->window ? position - s->window + 1 : 0;
 }
 
+/* Adds slope · (position of the key - that of the token) to the products with the last `length` keys. */
+static void penalise_distance(float slope, int32_t length, float *products) {
+  for (int32_t i = 0; i < length; i++) products[i] -= slope * (float)(length - 1 - i);
+}
+
 /* One token, one key/value head and the query heads that share it. */
 static void attend(const attention_job *job, int32_t token, int32_t kv_head, float *scores) {
   const sf_model *model = job->model;
@@ -150,6 +163,7 @@ static void attend(const attention_job *job, int32_t token, int32_t kv_head, flo
   for (int32_t g = 0; g < group; g++) {
     float *weights = scores + (size_t)g * job->span, *out = outs + (size_t)g * (size_t)s->v_dim;
     if (s->cap > 0) kernels->softcap(s->cap, weights, length);
+    if (s->slopes) penalise_distance(s->slopes[kv_head * group + g], length, weights);
     if (s->sinks) weights[length] = s->sinks[kv_head * group + g];
     kernels->softmax(weights, length + (s->sinks != NULL), weights);
     memset(out, 0, v_stride);
@@ -195,4 +209,4 @@ static int32_t run_attention(sf_model *model, const sf_step *step) {
   return status;
 }
 
-const sf_step_kind sf_step_attention = {"iIIocccnnVS", 1, 1, check_attention, run_attention, NULL};
+const sf_step_kind sf_step_attention = {"iIIocccnnVVS", 1, 1, check_attention, run_attention, NULL};

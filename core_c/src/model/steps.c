@@ -24,12 +24,32 @@ static int32_t check_embed(const sf_model *model, const sf_step *step) {
   return matrix->columns == sf_width(model, step, 0) ? SF_OK : SF_ERROR_SHAPE;
 }
 
+/* Rows of a matrix as floats. */
+static void copy_rows(const sf_matrix *matrix, const int32_t *rows, int32_t n, float *out) {
+  for (int32_t j = 0; j < n; j++) sf_matrix_row(matrix, rows[j], out + (size_t)j * (size_t)matrix->columns);
+}
+
 static int32_t run_embed(sf_model *model, const sf_step *step) {
   const sf_matrix *matrix = sf_matrix_of(model, step, 1);
   size_t d = (size_t)matrix->columns;
   float *x = sf_values(model, step, 0), scale = step->numbers[0];
-  for (int32_t j = 0; j < model->batch.n; j++) sf_matrix_row(matrix, model->batch.tokens[j], x + (size_t)j * d);
+  copy_rows(matrix, model->batch.tokens, model->batch.n, x);
   for (size_t i = 0; scale != 1.0f && i < (size_t)model->batch.n * d; i++) x[i] *= scale;
+  return SF_OK;
+}
+
+/* ---- position: out, matrix ---- */
+
+static int32_t check_position(const sf_model *model, const sf_step *step) {
+  return sf_matrix_of(model, step, 1)->columns == sf_width(model, step, 0) ? SF_OK : SF_ERROR_SHAPE;
+}
+
+static int32_t run_position(sf_model *model, const sf_step *step) {
+  const sf_matrix *matrix = sf_matrix_of(model, step, 1);
+  for (int32_t j = 0; j < model->batch.n; j++) {
+    if (model->batch.positions[j] >= matrix->rows) return SF_ERROR_CONTEXT_FULL;
+  }
+  copy_rows(matrix, model->batch.positions, model->batch.n, sf_values(model, step, 0));
   return SF_OK;
 }
 
@@ -237,6 +257,17 @@ static int32_t run_scale(sf_model *model, const sf_step *step) {
   return SF_OK;
 }
 
+/* ---- clamp: in place; limit ---- */
+
+static int32_t run_clamp(sf_model *model, const sf_step *step) {
+  float *x = sf_values(model, step, 0), limit = step->numbers[0];
+  for (int32_t i = 0, count = floats(model, step, 0); i < count; i++) {
+    if (x[i] > limit) x[i] = limit;
+    if (x[i] < -limit) x[i] = -limit;
+  }
+  return SF_OK;
+}
+
 /* ---- temperature: in place, length, offset; factor ---- */
 
 static int32_t run_temperature(sf_model *model, const sf_step *step) {
@@ -252,7 +283,7 @@ static int32_t run_temperature(sf_model *model, const sf_step *step) {
 
 /* ---- cap: in place; cap ---- */
 
-static int32_t check_cap(const sf_model *model, const sf_step *step) {
+static int32_t check_limit(const sf_model *model, const sf_step *step) {
   (void)model;
   return step->numbers[0] > 0 ? SF_OK : SF_ERROR_ARGUMENT;
 }
@@ -484,7 +515,9 @@ static const sf_step_kind head_products = {"imoc", 0, 0, check_head_products, ru
 static const sf_step_kind rope = {"xrcnn", 1, 0, check_rope, run_rope, NULL};
 static const sf_step_kind scale = {"x", 0, 1, check_nothing, run_scale, NULL};
 static const sf_step_kind temperature = {"xcn", 1, 1, check_nothing, run_temperature, NULL};
-static const sf_step_kind cap = {"x", 0, 1, check_cap, run_cap, NULL};
+static const sf_step_kind cap = {"x", 0, 1, check_limit, run_cap, NULL};
+static const sf_step_kind clamp = {"x", 0, 1, check_limit, run_clamp, NULL};
+static const sf_step_kind position = {"om", 1, 0, check_position, run_position, NULL};
 static const sf_step_kind add = {"iion", 0, 0, check_pair, run_add, NULL};
 static const sf_step_kind multiply = {"iion", 0, 0, check_pair, run_multiply, NULL};
 static const sf_step_kind add_vector = {"ivon", 0, 0, check_vector, run_add_vector, NULL};
@@ -522,6 +555,8 @@ static const sf_step_kind *const kinds[] = {
     [SF_STEP_HEAD_DOTS] = &head_dots,
     [SF_STEP_TEMPERATURE] = &temperature,
     [SF_STEP_MIX] = &mix,
+    [SF_STEP_POSITION] = &position,
+    [SF_STEP_CLAMP] = &clamp,
 };
 
 const sf_step_kind *sf_step_find(int32_t kind) {

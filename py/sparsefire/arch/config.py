@@ -15,7 +15,7 @@ from ..gguf.reader import GgufFile
 from ..weights.activation import ActivationType
 from .architecture import Architecture, Sizes
 from .keys import REPAIR, Keys
-from .rope import Rope, read_rope
+from .rope import LONG_FACTORS_TENSOR, Rope, read_rope
 from .table import ARCHITECTURES
 
 SPARSEFIRE_VERSION = 1  # of the sparsefire.* keys that are understood
@@ -42,12 +42,14 @@ class ModelConfig:
     vocab: int
     context_length: int
     norm_epsilon: float
+    layer_norm: bool  # of mean and variance; else RMS
     activation: ActivationType
     activation_parameter: float  # FATReLU's threshold, else 0
     hot_counts: tuple[int, ...] | None  # of a model with predictors, one a layer
     cutoffs: dict[str, tuple[float, ...]]  # on "gate" and "product", one a layer, where there are
     rope: Rope
     window_rope: Rope  # of layers with a window
+    rope_sections: bool  # of text and images (Wang et al. 2024), whose pairs are halves
     windows: tuple[int, ...]  # tokens that each layer sees, 0 for all
     embedding_scale: float
     residual_scale: float
@@ -55,6 +57,8 @@ class ModelConfig:
     logit_cap: float  # 0 for none
     attention_scale: float
     attention_cap: float  # 0 for none
+    alibi: float  # largest exponent of the slopes; 0 for none
+    rotates: bool
     powerinfer: bool  # predictors are PowerInfer's
     powerinfer_threshold: float
 
@@ -62,6 +66,12 @@ class ModelConfig:
     def kind(self) -> Architecture:
         """The row of `ARCHITECTURES`."""
         return ARCHITECTURES[self.architecture]
+
+    @property
+    def rope_halves(self) -> bool:
+        """Whether pairs that are rotated are (i, i + dims/2) of a head; else (2i, 2i+1)."""
+        halves = self.kind.rope_halves
+        return self.rope_sections if halves is None else halves
 
     @property
     def rope_dims(self) -> int:
@@ -112,8 +122,14 @@ def _refuse_unknown(keys: Keys, kind: Architecture) -> None:
     """`UnsupportedError` for a key that requires something the core does not compute, unless the
     architecture reads it itself."""
     own = {*kind.own_keys, *(("expert_count",) if kind.mixture else ())}
+    own |= {"attention.clamp_kqv"} if kind.clamped else set()
+    own |= {"attention.max_alibi_bias"} if kind.alibi else set()
+    own |= {"use_parallel_residual"} if kind.parallel else set()
     for name, neutral in _NEUTRAL.items():
         if name not in own and keys.value(name, neutral) != neutral:
+            raise keys.unsupported(name)
+    for name in ("swiglu_clamp_exp", "swiglu_clamp_shexp"):
+        if name not in own and np.any(keys.value(name, 0)):
             raise keys.unsupported(name)
 
 
@@ -136,6 +152,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
     heads = _largest(keys, kind, "attention.head_count", layers, 4096)
     kv_heads = _largest(keys, kind, "attention.head_count_kv", layers, heads or 4096, heads)
     hidden = _largest(keys, kind, "feed_forward_length", layers, 1 << 22)
+    hidden //= 2 if kind.halved else 1
     sizes = Sizes(layers, d, heads, _head_dim(keys, kind, d, heads, kv_heads))
     context_length = keys.integer("context_length", 1 << 24)
     rope = read_rope(file, keys, _rope_dims(keys, sizes.head_dim), context_length)
@@ -153,32 +170,60 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         kv_heads=kv_heads,
         head_dim=sizes.head_dim,
         vocab=_vocabulary(file),
-        context_length=_usable_context(keys, kind, context_length),
+        context_length=_usable_context(file, keys, kind, context_length),
         norm_epsilon=_norm_epsilon(keys, kind),
+        layer_norm=_is_layer_norm(keys, kind),
         activation=chosen,
         activation_parameter=parameter,
         hot_counts=_hot_counts(file, layers, hidden, optional=bool(cutoffs)),
         cutoffs=cutoffs,
         rope=rope,
         window_rope=_window_rope(keys, kind, rope),
-        windows=_windows(keys, kind, layers),
+        rope_sections=_has_sections(keys),
+        windows=_windows(keys, kind, layers) if kind.windowed(sizes) else (0,) * layers,
         embedding_scale=_scale(keys, "embedding_scale", kind.embedding_scale(sizes)),
         residual_scale=_scale(keys, "residual_scale", kind.residual_scale(sizes)),
         logit_scale=_logit_scale(keys, kind, sizes),
-        logit_cap=keys.number("final_logit_softcapping", 0.0, 1e6, kind.logit_cap),
-        attention_scale=_scale(keys, "attention.scale", kind.attention_scale(sizes)),
-        attention_cap=keys.number("attn_logit_softcapping", 0.0, 1e6, kind.attention_cap),
+        logit_cap=_cap(keys, kind, "final_logit_softcapping", kind.logit_cap),
+        attention_scale=_scale(keys, kind.scale_key, kind.attention_scale(sizes)),
+        attention_cap=_cap(keys, kind, "attn_logit_softcapping", kind.attention_cap),
+        alibi=_alibi(keys, kind, sizes),
+        rotates=kind.rotary(sizes),
         powerinfer=_has_powerinfer(file),
         powerinfer_threshold=Keys(file, "powerinfer").number("sparse_threshold", -1e6, 1e6, 0.0),
     )
 
 
+def _cap(keys: Keys, kind: Architecture, name: str, default: float) -> float:
+    """The key, of architectures that have such a cap; in files of others it means nothing."""
+    cap = keys.number(name, 0.0, 1e6, default)
+    return cap if default or name in kind.own_keys else 0.0
+
+
+def _alibi(keys: Keys, kind: Architecture, sizes: Sizes) -> float:
+    if kind.alibi is None:
+        return 0.0
+    return keys.number("attention.max_alibi_bias", 0.0, 1e3, 0.0) or kind.alibi(sizes)
+
+
+def _has_sections(keys: Keys) -> bool:
+    """A text has the same position in all sections, so that their sizes do not matter."""
+    sections = keys.value("rope.dimension_sections")
+    return isinstance(sections, np.ndarray) and bool((sections[:2] != 0).any())
+
+
+def _is_layer_norm(keys: Keys, kind: Architecture) -> bool:
+    if kind.layer_norm is None:
+        return not keys.value("attention.layer_norm_rms_epsilon", 0.0)
+    return kind.layer_norm
+
+
 def _norm_epsilon(keys: Keys, kind: Architecture) -> float:
     """Of the key that is named after the kind of norm, but for files that write the other one."""
     layer, rms = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"
-    if kind.layer_norm or (layer in kind.own_keys and keys.value(rms) is None):
-        return keys.number(layer, 1e-12, 0.1)
-    return keys.number(rms, 1e-12, 0.1)
+    if _is_layer_norm(keys, kind) or (layer in kind.own_keys and keys.value(rms) is None):
+        return keys.number(layer, 0.0, 0.1)
+    return keys.number(rms, 0.0, 0.1)
 
 
 def _largest(
@@ -259,14 +304,16 @@ def _windows(keys: Keys, kind: Architecture, layers: int) -> tuple[int, ...]:
             raise keys.fail(name, f"has {len(pattern)} entries for {layers} layers")
         return tuple(window if windowed else 0 for windowed in pattern[:layers])
     every = keys.integer(name, 4096, kind.full_every, least=0)
-    return tuple(0 if every and layer % every == every - 1 else window for layer in range(layers))
+    full = 0 if kind.full_first else every - 1
+    return tuple(0 if every and layer % every == full else window for layer in range(layers))
 
 
-def _usable_context(keys: Keys, kind: Architecture, context_length: int) -> int:
-    """Some models scale queries beyond their original context length, which is not supported: their
-    context is limited to that length."""
+def _usable_context(file: GgufFile, keys: Keys, kind: Architecture, context_length: int) -> int:
+    """Some models scale queries beyond their original context length, or turn by other factors
+    (Ding et al. 2024), which is not supported: their context is limited to that length."""
     name = "attention.temperature_scale"
-    if name in kind.own_keys or not keys.value(name, 0):
+    scaled = name not in kind.own_keys and keys.value(name, 0)
+    if not scaled and LONG_FACTORS_TENSOR not in file.tensors:
         return context_length
     name = "rope.scaling.original_context_length"
     return min(context_length, keys.integer(name, 1 << 24, context_length))
@@ -278,6 +325,9 @@ def _scale(keys: Keys, name: str, default: float) -> float:
 
 
 def _logit_scale(keys: Keys, kind: Architecture, sizes: Sizes) -> float:
+    if kind.logit_factor:
+        divisor = kind.logit_divisor or (lambda _: 1.0)
+        return _scale(keys, "logit_scale", 1 / divisor(sizes))
     if kind.logit_divisor is None:
         if keys.value("logit_scale", 1.0) not in (0.0, 1.0):
             raise keys.unsupported("logit_scale")

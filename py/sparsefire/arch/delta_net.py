@@ -39,7 +39,7 @@ def _attention(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     rope = w.rope(rope_of(w, block))
     for name, each, count in (("q", q, heads), ("k", k, kv_heads)):
         w.norm(each, f"{prefix}{name}_norm", each, groups=count)
-        plan.rotate(each, rope, count, config.kind.rope_halves)
+        plan.rotate(each, rope, count, config.rope_halves)
     plan.scale(q, config.attention_scale)
     plan.attention(q, k, v, mixed, kv_heads=kv_heads, k_dim=dim)
     plan.map(gate, gate, Function.SIGMOID)

@@ -195,7 +195,7 @@ def _attention(w: Writer, block: int, attentions: list[int]) -> int:
     for name, each, count in (("q_norm", q, config.heads), ("k_norm", k, kv_heads)):
         if each is not None:
             w.norm(each, f"{prefix}{name}", each, groups=count)
-            plan.rotate(each, rope, count, config.kind.rope_halves)
+            plan.rotate(each, rope, count, config.rope_halves)
     plan.scale(q, config.attention_scale)
     window = config.windows[block]
     step = plan.attention(

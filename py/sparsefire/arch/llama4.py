@@ -36,7 +36,7 @@ def _attention(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     if (block + 1) % (_PERIOD if any(config.windows) else config.layers):
         rope = w.rope(rope_of(w, block))
         for each, count in ((q, heads), (k, kv_heads)):
-            plan.rotate(each, rope, count, config.kind.rope_halves)
+            plan.rotate(each, rope, count, config.rope_halves)
             if normed:
                 plan.norm(each, each, None, config.norm_epsilon, groups=count)
     else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..core.enums import Function, Repeat, Route
-from .plan import Buffer
+from .plan import Buffer, Vector
 
 if TYPE_CHECKING:
     from .writer import Writer
@@ -30,9 +30,12 @@ class Mixture(NamedTuple):
     own_width: bool = True  # expert_feed_forward_length is the experts' width
     before: bool = False  # weights multiply what experts get, not what they make of it
     shared: str = ""  # width of a layer beside them: "key", "count" times theirs, "width": theirs,
-    # "hidden": that of dense layers
+    # "hidden": that of dense layers, "either": the key's, or theirs
     adjugates: bool = False  # groups of experts have a small one together
     shared_gate: bool = False  # which is multiplied by a sigmoid of its own
+    shared_suffix: str = "_shexp"  # of the names of its tensors
+    shared_factor: float = 1.0  # what the sum of both is multiplied by, where it is there
+    found: bool = False  # a block is a mixture where it has a router, whatever the keys say
 
 
 def has_experts(w: Writer, block: int) -> bool:
@@ -40,6 +43,8 @@ def has_experts(w: Writer, block: int) -> bool:
     keys = w.keys
     if w.config.kind.mixture is None or not keys.integer("expert_count", _MOST_EXPERTS, 0, least=0):
         return False
+    if w.config.kind.mixture.found:
+        return w.has(f"blk.{block}.ffn_gate_inp.weight")
     lead = keys.integer("leading_dense_block_count", w.config.layers, 0, least=0)
     lead = lead if w.config.kind.leads else 0
     step = keys.integer("interleave_moe_layer_step", w.config.layers, 1, least=0) or 1
@@ -90,13 +95,18 @@ def route(w: Writer, block: int, x: Buffer) -> Buffer:
         scores,
         routes,
         scoring,
-        bias=w.bias(f"{prefix}exp_probs_b", count),
+        bias=_choice_bias(w, f"{prefix}exp_probs_b", count),
         groups=groups,
         groups_used=groups_used,
         normalised=normalised,
         scale=scale or 1.0,
     )
     return routes
+
+
+def _choice_bias(w: Writer, name: str, count: int) -> Vector | None:
+    """A bias for the choice alone, which some files name as if it were no bias."""
+    return w.plan.vector(name, count) if w.has(name) else w.bias(name, count)
 
 
 def mixture(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
@@ -140,11 +150,11 @@ def add_shared(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     """Adds what the layer that every token passes makes of x, if there is one."""
     kind, plan = w.config.kind.mixture, w.plan
     assert kind is not None
-    hidden = _shared_width(w, kind)
-    if not hidden:
+    hidden, suffix = _shared_width(w, kind), kind.shared_suffix
+    if not hidden or (not suffix and not w.has(f"blk.{block}.ffn_up.weight")):
         return
     shared = w.buffer("shared", out.width)
-    w.ffn(block, x, shared, suffix="_shexp", hidden=hidden)
+    w.ffn(block, x, shared, suffix=suffix, hidden=hidden)
     if kind.shared_gate:
         gate = w.buffer("shared gate", 1)
         name = f"blk.{block}.ffn_gate_inp_shexp.weight"
@@ -152,6 +162,7 @@ def add_shared(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
         plan.map(gate, gate, Function.SIGMOID)
         plan.multiply(shared, gate, shared, Repeat.SPREAD)
     plan.add(out, shared, out)
+    plan.scale(out, kind.shared_factor)
 
 
 def _shared_width(w: Writer, kind: Mixture) -> int:
@@ -163,4 +174,6 @@ def _shared_width(w: Writer, kind: Mixture) -> int:
         return (stated or expert_width(w)) * times
     if kind.shared == "width":
         return expert_width(w)
+    if kind.shared == "either":
+        return stated or expert_width(w)
     return stated or (w.config.hidden if kind.shared == "hidden" else 0)

@@ -56,7 +56,13 @@ class FfnLayer:
     gated: bool
     activation: ActivationType
     names: tuple[tuple[str, str], ...] = ()  # such as ("ffn_up", "channel_mix_key")
+    biases: bool = True  # those of the file are used
     deviations: float = 0.0  # gates are cut by, see `SparseFfn.set_gate_deviations`
+
+    @property
+    def fused(self) -> bool:
+        """Whether gate and up are one matrix, the one above the other."""
+        return ("ffn_gate", f"ffn_up{self.suffix}") in self.names
 
     @property
     def skips(self) -> bool:
@@ -183,7 +189,9 @@ class Plan:
         return self.ropes.index((rope, factors))
 
     def layer(self, layer: Layer) -> int:
-        """The number of a new feed-forward layer."""
+        """The number of a feed-forward layer, which may be used again."""
+        if layer in self.layers:
+            return self.layers.index(layer)
         self.layers.append(layer)
         return len(self.layers) - 1
 
@@ -193,6 +201,10 @@ class Plan:
         """Adds a step; its place in the plan."""
         self.steps.append(Step(name, arguments, numbers))
         return len(self.steps) - 1
+
+    def position(self, out: Buffer, matrix: Matrix) -> None:
+        """Out = the row of the token's position."""
+        self.step(StepName.STEP_POSITION, out.index, matrix.index)
 
     def embed(self, out: Buffer, matrix: Matrix, scale: float = 1.0) -> None:
         """Out = the row of the token, times a factor."""
@@ -251,6 +263,10 @@ class Plan:
         if cap:
             self.step(StepName.STEP_CAP, x.index, numbers=(cap,))
 
+    def clamp(self, x: Buffer, limit: float) -> None:
+        """x = min(max(x, -limit), limit)."""
+        self.step(StepName.STEP_CLAMP, x.index, numbers=(limit,))
+
     def add(self, a: Buffer, b: Buffer | Vector, out: Buffer, repeat: Repeat = Repeat.TILE) -> None:
         """Out = a + b."""
         self._pair(StepName.STEP_ADD, StepName.STEP_ADD_VECTOR, a, b, out, repeat)
@@ -305,6 +321,7 @@ class Plan:
         chunked: bool = False,
         cap: float = 0.0,
         sinks: Vector | None = None,
+        slopes: Vector | None = None,
         source: int | None = None,
     ) -> int:
         """Softmax(q · Kᵀ) · V; its place, which a later step may name as its source."""
@@ -320,6 +337,7 @@ class Plan:
             window,
             int(chunked),
             _index(sinks),
+            _index(slopes),
             -1 if source is None else source,
             numbers=(cap,),
         )

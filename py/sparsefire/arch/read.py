@@ -77,6 +77,8 @@ def read_vector(file: GgufFile, name: str, dimensions: int = 1) -> FloatArray:
 
 def read_biases(file: GgufFile, layer: FfnLayer) -> dict[str, FloatArray]:
     """Those of "gate_bias", "up_bias" and "down_bias" that a feed-forward layer has."""
+    if not layer.biases:
+        return {}
     names = {part: ffn_tensor(layer, part, "bias") for part in ffn_matrices(layer)}
     return {
         f"{part.removeprefix('ffn_')}_bias": read_vector(file, name)

@@ -12,6 +12,8 @@ from ..gguf.reader import GgufFile
 from .keys import Keys
 
 FACTORS_TENSOR = "rope_freqs.weight"
+# Of models that turn otherwise in texts beyond their original context (Ding et al. 2024).
+SHORT_FACTORS_TENSOR, LONG_FACTORS_TENSOR = "rope_factors_short.weight", "rope_factors_long.weight"
 
 
 class Rope(NamedTuple):
@@ -36,6 +38,8 @@ def read_rope(file: GgufFile, keys: Keys, dims: int, context_length: int) -> Rop
     (Peng et al. 2023). Errors: `ModelFileError`, `UnsupportedError`.
     """
     base = keys.number("rope.freq_base", 1.0, 1e12, 10000.0)
+    if alpha := keys.number("rope.scaling.alpha", 0.0, 1e6, 0.0):
+        base *= alpha ** (dims / (dims - 2))
     plain = Rope(dims, base, (), keys.number("rope.scaling.attn_factor", 1e-3, 1e3, 1.0))
     kind = keys.text("rope.scaling.type")
     if kind == "none":
@@ -45,6 +49,8 @@ def read_rope(file: GgufFile, keys: Keys, dims: int, context_length: int) -> Rop
         return plain if factor == 1 else plain._replace(factors=(factor,) * (dims // 2))
     if kind == "llama3" and FACTORS_TENSOR in file.tensors:
         return plain  # the tensor says it all
+    if kind == "longrope" and SHORT_FACTORS_TENSOR in file.tensors:
+        return plain
     if kind == "yarn":
         return _yarn(keys, plain, factor, context_length)
     raise UnsupportedError(

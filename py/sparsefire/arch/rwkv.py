@@ -305,7 +305,7 @@ _RWKV = Architecture(
     write,
     gated=False,
     layer_norm=True,
-    vectors=("token_embd_norm.bias", "attn_norm.bias", "attn_norm_2.bias"),
+    vectors=("token_embd_norm.bias", "attn_norm.bias", "attn_norm_2.bias", "output_norm.bias"),
     own_keys=("attention.head_count", "attention.head_count_kv"),
 )
 

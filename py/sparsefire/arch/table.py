@@ -7,6 +7,7 @@ from . import (
     decoder,
     deepseek2,
     delta_net,
+    dense,
     gemma3n,
     grovemoe,
     lfm2,
@@ -15,11 +16,14 @@ from . import (
     nemotron_h,
     rwkv,
     smallthinker,
+    sparse,
 )
 from .architecture import Architecture
 
 ARCHITECTURES: dict[str, Architecture] = {
     **decoder.ROWS,
+    **dense.ROWS,
+    **sparse.ROWS,
     **lfm2.ROWS,
     **delta_net.ROWS,
     **afmoe.ROWS,

@@ -130,7 +130,8 @@ def _ffn_tensors(
                 shapes[f"{prefix}{DOWN_BY_NEURON}"] = (hidden, d)
                 if name not in file.tensors:
                     continue
-            shapes[name] = (d, hidden) if part == "ffn_down" else (hidden, d)
+            rows = 2 * hidden if layer.fused else hidden
+            shapes[name] = (d, hidden) if part == "ffn_down" else (rows, d)
     for part in parts:
         bias = ffn_tensor(layer, part, "bias")
         if bias in file.tensors:
@@ -156,4 +157,4 @@ def ffn_tensor(layer: FfnLayer, part: str, kind: str = "weight") -> str:
 
 def ffn_matrices(layer: FfnLayer) -> tuple[str, ...]:
     """The matrices of a feed-forward layer that is not stored as bundles."""
-    return FFN_PARTS if layer.gated else FFN_PARTS[1:]
+    return FFN_PARTS if layer.gated and not layer.fused else FFN_PARTS[1:]

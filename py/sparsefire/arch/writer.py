@@ -9,7 +9,7 @@ from ..gguf.reader import GgufFile
 from ..weights.activation import ActivationType
 from .keys import Keys
 from .plan import Buffer, ExpertLayer, FfnLayer, Matrix, Plan, Vector
-from .rope import FACTORS_TENSOR, Rope
+from .rope import FACTORS_TENSOR, LONG_FACTORS_TENSOR, SHORT_FACTORS_TENSOR, Rope
 
 if TYPE_CHECKING:
     from .config import ModelConfig
@@ -48,9 +48,17 @@ class Writer:
         """The matrix `name`.weight."""
         return self.plan.matrix(f"{name}.weight", (rows, columns))
 
+    def vector(self, name: str, shape: int | tuple[int, ...]) -> Vector:
+        """The vector `name`.weight, which some files call `name`."""
+        bare = self.has(name) and not self.has(f"{name}.weight")
+        return self.plan.vector(name if bare else f"{name}.weight", shape)
+
     def bias(self, name: str, count: int) -> Vector | None:
-        """The vector `name`.bias, if the file has it."""
+        """The vector `name`.bias, if the file has it and the architecture uses it."""
         full = f"{name}.bias"
+        if name.rpartition(".")[2] + ".bias" in self.config.kind.unused:
+            self.unused(full)
+            return None
         return self.plan.vector(full, count) if self.has(full) else None
 
     def unused(self, name: str) -> None:
@@ -78,36 +86,83 @@ class Writer:
         self.plan.products(x, *rows)
 
     def norm(
-        self, x: Buffer, name: str, out: Buffer, *, groups: int = 1, shared: bool = True
+        self,
+        x: Buffer,
+        name: str,
+        out: Buffer,
+        *,
+        groups: int = 1,
+        shared: bool = True,
+        epsilon: float | None = None,
     ) -> None:
         """Normalises x as the architecture does, with the weight `name`. With groups, each is
         normalised by itself, by a weight that they share or have each."""
         config, plan = self.config, self.plan
-        count = x.width // groups if shared else x.width
-        kind, bias = Norm.NORM_RMS, None
-        if config.kind.layer_norm:
-            kind = Norm.NORM_LAYER
-            if name == "output_norm" or f"{name.split('.')[-1]}.bias" in config.kind.vectors:
-                bias = plan.vector(f"{name}.bias", count)
-        weight = plan.vector(f"{name}.weight", count)
-        plan.norm(x, out, weight, config.norm_epsilon, bias=bias, kind=kind, groups=groups)
+        shape: int | tuple[int, int] = x.width // groups
+        if not shared:
+            shape = (groups, x.width // groups)
+        kind = Norm.NORM_LAYER if config.layer_norm else Norm.NORM_RMS
+        bias = plan.vector(f"{name}.bias", shape) if self._norm_bias(name) else None
+        weight = self.vector(name, shape) if config.kind.norm_weights else None
+        epsilon = config.norm_epsilon if epsilon is None else epsilon
+        plan.norm(x, out, weight, epsilon, bias=bias, kind=kind, groups=groups)
+
+    def _norm_bias(self, name: str) -> bool:
+        kind, bias = self.config.kind, f"{name.split('.')[-1]}.bias"
+        return bias in kind.vectors or (bias in kind.optional and self.has(f"{name}.bias"))
+
+    def heads(self, block: int) -> int:
+        """Heads of attention of a block."""
+        return self._of_block("attention.head_count", block, self.config.heads)
+
+    def kv_heads(self, block: int) -> int:
+        """Heads of keys and values of a block, which divide its heads."""
+        name, heads = "attention.head_count_kv", self.heads(block)
+        count = self._of_block(name, block, self.config.kv_heads)
+        if count and heads % count:
+            raise self.keys.fail(name, f"has {count} for the {heads} heads of layer {block}")
+        return count
+
+    def hidden(self, block: int) -> int:
+        """Neurons of the feed-forward layer of a block."""
+        return self._of_block("feed_forward_length", block, self.config.hidden)
+
+    def _of_block(self, name: str, block: int, size: int) -> int:
+        """A size that may differ between blocks, of which `size` is the largest."""
+        if name not in self.config.kind.own_keys:
+            return size
+        return self.keys.per_layer(name, self.config.layers, size, size)[block]
 
     def rope(self, rope: Rope) -> int:
         """A rotary embedding, its frequencies divided by the file's factors if it has some."""
-        return self.plan.rope(rope, FACTORS_TENSOR if self.has(FACTORS_TENSOR) else None)
+        self.unused(LONG_FACTORS_TENSOR)
+        if not self.config.kind.rotary_factors:
+            self.unused(FACTORS_TENSOR)
+            return self.plan.rope(rope)
+        tensors = (each for each in (FACTORS_TENSOR, SHORT_FACTORS_TENSOR) if self.has(each))
+        return self.plan.rope(rope, next(tensors, None))
 
     # -- blocks ------------------------------------------------------------------------------------
 
     def embed(self) -> None:
-        """x = the embeddings of the tokens."""
+        """x = the embeddings of the tokens, and those of their positions in some models."""
         config = self.config
         embedding = self.matrix("token_embd", config.vocab, config.d)
         self.plan.embed(self.x, embedding, config.embedding_scale)
+        if config.kind.embedding_norm == "own":
+            self.norm(self.x, "token_embd_norm", self.x)
+        elif config.kind.embedding_norm:
+            self.plan.norm(self.x, self.x, None, config.norm_epsilon)
+        if config.kind.positions:
+            positions = self.matrix("position_embd", config.context_length, config.d)
+            self.plan.position(self.added, positions)
+            self.plan.add(self.x, self.added, self.x)
 
     def residual(self, post_norm: str | None = None) -> None:
         """x += added, which goes through a norm of its own in some models."""
         if post_norm is not None:
-            self.norm(self.added, post_norm, self.added)
+            epsilon = self.config.kind.post_epsilon
+            self.norm(self.added, post_norm, self.added, epsilon=epsilon)
         self.plan.scale(self.added, self.config.residual_scale)
         self.plan.add(self.x, self.added, self.x)
 
@@ -127,16 +182,14 @@ class Writer:
     ) -> None:
         """The feed-forward layer of a block."""
         config = self.config
+        gated = config.kind.gated if gated is None else gated
+        if gated and config.kind.gate_up and not self.has(f"blk.{block}.ffn_gate{suffix}.weight"):
+            names = (*names, ("ffn_gate", f"ffn_up{suffix}"))
+        hidden = config.hidden if hidden is None else hidden
+        chosen = activation or config.activation
+        biases = "ffn_up.bias" not in config.kind.unused
         layer = self.plan.layer(
-            FfnLayer(
-                block,
-                suffix,
-                config.hidden if hidden is None else hidden,
-                config.kind.gated if gated is None else gated,
-                activation or config.activation,
-                names,
-                deviations,
-            )
+            FfnLayer(block, suffix, hidden, gated, chosen, names, biases, deviations)
         )
         if x.width == config.d:
             self.plan.tap(x, Tap.TAP_FFN_INPUTS, layer)

@@ -110,6 +110,8 @@ class StepName(IntEnum):
     STEP_HEAD_DOTS = 21
     STEP_TEMPERATURE = 22
     STEP_MIX = 23
+    STEP_POSITION = 24
+    STEP_CLAMP = 25
 
 
 class Norm(IntEnum):

@@ -78,6 +78,8 @@ def _read_matrices(core: Core, file: GgufFile, config: ModelConfig, layer: FfnLa
     *names, down = (ffn_tensor(layer, part) for part in ffn_matrices(layer))
     *gates, up = (read_matrix(core, file, name) for name in names)
     gate = gates[0] if gates else None
+    if layer.fused:
+        gate, up = up.halves()
     by_neuron = f"blk.{layer.block}.{DOWN_BY_NEURON}"
     if by_neuron in file.tensors:
         transposed = read_matrix(core, file, by_neuron).set_scale(read_scale(file, down))

@@ -130,6 +130,8 @@ class LayerBytes:
                 gate, up = gate / 2, gate / 2
             return (gate, up + down, 0) if layer.gate else (up, down, 0)
         gate, up, down = (sizes.pop(ffn_tensor(layer, part), 0) for part in FFN_PARTS)
+        if layer.fused:  # one matrix with the rows of both
+            gate, up = gate / 2, gate / 2
         if layer.suffix:  # shared experts have neither bundles nor predictors
             return (gate, up + down, 0) if layer.gated else (up, down, 0)
         prefix = f"blk.{layer.block}."

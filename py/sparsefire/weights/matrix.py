@@ -73,6 +73,15 @@ class Matrix(CoreObject):
         memory = core.upload(array.packed)
         return cls(core, memory, array.format, *array.shape)
 
+    def halves(self) -> tuple[Matrix, Matrix]:
+        """Views of the upper half of the rows, and of the lower one."""
+        rows, stride = self.rows // 2, self._row_stride
+        upper, lower = (
+            Matrix(self.core, self._memory, self._format, rows, self.columns, offset, stride)
+            for offset in (self._offset, self._offset + rows * stride)
+        )
+        return upper, lower
+
     @property
     def format(self) -> str:
         """Name of the weight format."""
