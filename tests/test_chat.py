@@ -98,6 +98,21 @@ def test_models_without_a_template(tmp_path: Path) -> None:
     assert chat(bare, "", "-n", "0").returncode == 2
 
 
+def test_variables_of_the_template(path: Path, tmp_path: Path) -> None:
+    source = tmp_path / "template.txt"
+    source.write_text("{{ messages[-1].content }}{{ style }}", encoding="utf-8")
+    options = ("--template", str(source), "--chat-template-kwargs")
+    done = chat(path, "ab\n", *options, '{"style": "cd"}')
+    with Model.load(path) as model:
+        wanted = "".join(model.generate("abcd", 8, temperature=0))
+    assert (done.stdout, done.stderr) == (f"{wanted}\n", "")
+    for wrong in ("{", "[]", '{"messages": []}'):
+        done = chat(path, "ab\n", *options, wrong)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "--chat-template-kwargs" in done.stderr
+
+
 def test_a_full_context(path: Path) -> None:
     done = chat(path, "ab\n" + "x" * 60 + "\n/reset\nab\n", "--context", "40")
     (wanted,) = answers(path, "ab")

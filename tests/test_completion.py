@@ -17,6 +17,7 @@ import tiny_model
 from model_variants import IDS, greedy, variant_path
 from pyodide_harness import PyodideRuntime
 from sparsefire.errors import ArgumentError, ContextFullError, UnsupportedError
+from sparsefire.lm.chat import TAKEN_NAMES
 from sparsefire.lm.completion_types import Completion
 from sparsefire.lm.generation import Cancel, GenerateOptions
 from sparsefire.lm.model import Model
@@ -406,6 +407,26 @@ def test_chat_completion(chatty: Model) -> None:
     turn = [*MESSAGES, {"role": "assistant", "content": text}, {"role": "user", "content": "a"}]
     chatty.create_chat_completion(turn, 1, temperature=0)
     assert chatty.stats.evaluated_tokens <= len(chatty.stats.prompt_token_ids) - len(ids)
+
+
+def test_variables_of_the_chat_template(chatty: Model) -> None:
+    said = "{% for each in messages %}{{ each.content }}{% endfor %}"
+    template = said + "{{ 'x' if enable_thinking else 'y' }}{{ 'z' * times | default(0) }}"
+    for variables, prompt in (
+        ({"enable_thinking": True, "times": 2}, "abcdxzz"),
+        ({"times": 0}, "abcdy"),
+    ):
+        chatty.create_chat_completion(
+            MESSAGES, 1, chat_template=template, chat_template_kwargs=variables
+        )
+        assert chatty.stats.prompt_token_ids == chatty.tokenize(prompt)
+    for wrong in (*TAKEN_NAMES, 3):
+        with pytest.raises(ArgumentError, match=f"chat_template_kwargs: .* {wrong!r}"):
+            chatty.create_chat_completion(MESSAGES, 1, chat_template_kwargs={wrong: 1})
+    with pytest.raises(ArgumentError, match="too much time or space"):
+        chatty.create_chat_completion(
+            MESSAGES, 1, chat_template=template, chat_template_kwargs={"times": 10**9}
+        )
 
 
 def test_chat_logprobs_and_templates(chatty: Model) -> None:

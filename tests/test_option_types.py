@@ -180,7 +180,13 @@ ROWS: dict[str, Row] = {
     ),
     "Model.create_chat_completion": Row(
         with_model("create_chat_completion", MESSAGES, 2, chat_template="chatml"),
-        {"logprobs": "flag", "top_logprobs": "count", "chat_template": "text", **ANSWER},
+        {
+            "logprobs": "flag",
+            "top_logprobs": "count",
+            "chat_template": "text",
+            "chat_template_kwargs": "mapping",
+            **ANSWER,
+        },
         sf.UnsupportedError,  # the file has no template
     ),
     "Model.embed": Row(

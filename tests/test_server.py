@@ -206,11 +206,6 @@ def test_clients_at_once_get_what_they_get_alone(shared: Running, model: Model) 
         ("completions", {"ignore_eos": True}, "ignore_eos"),
         (
             "chat/completions",
-            {"messages": [], "chat_template_kwargs": {"a": 1}},
-            "chat_template_kwargs",
-        ),
-        (
-            "chat/completions",
             {"messages": [], "add_generation_prompt": False},
             "add_generation_prompt",
         ),

@@ -13,7 +13,12 @@ from starlette.routing import Route
 
 from conftest import missing
 from server_harness import Running, Start, fails
+from sparsefire.errors import ArgumentError
+from sparsefire.lm.chat import TAKEN_NAMES
+from sparsefire.lm.generation import Cancel
+from sparsefire.lm.model import Model
 from sparsefire.serve.fields import Limits
+from sparsefire.serve.requests import Requests
 
 pytest_plugins = ("server_fixtures",)
 
@@ -81,6 +86,8 @@ def test_fields_that_change_no_answer(shared: Running) -> None:
         ({"seed": 1 << 64}, "seed"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"tools": [{"type": "function"}]}, "tools"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs"),
+        *[({"chat_template_kwargs": {name: "x"}}, "chat_template_kwargs") for name in TAKEN_NAMES],
         ({"response_format": {"type": "json_object"}}, "response_format"),
     ],
 )
@@ -89,6 +96,36 @@ def test_values_that_are_refused(shared: Running, body: dict[str, Any], param: s
     headers = {"content-type": "application/json"}
     response = shared.client.post("/v1/chat/completions", content=content, headers=headers)
     fails(response, 400, param, param=param)
+
+
+THINKING = (
+    "{{ messages[-1].content }}{% if enable_thinking is defined and not enable_thinking %}c"
+    "{% endif %}{{ styles | join }}{{ 'x' * times | default(0) }}"
+)
+
+
+def test_variables_of_the_chat_template(model: Model) -> None:
+    """The server's own, and those of a request, which come first."""
+    requests = Requests(
+        model, ["tiny"], Limits(), chat_template=THINKING, chat_template_kwargs={"styles": ["d"]}
+    )
+
+    def answer(**body: Any) -> tuple[int, Any]:
+        call = requests.chat(json.dumps({**CHAT, **GREEDY, **body}).encode())
+        (found,) = call.run(Cancel())
+        return found["usage"]["prompt_tokens"], found["choices"][0]["message"]["content"]
+
+    for variables, prompt in (
+        ({}, "abd"),
+        ({"enable_thinking": False}, "abcd"),
+        ({"enable_thinking": True, "styles": []}, "ab"),
+        ({"styles": ["e", "f"], "nobody asks": {"a": [1]}}, "abef"),
+    ):
+        ids = model.tokenize(prompt)
+        wanted = len(ids), "".join(model.generate(ids, 6, temperature=0))
+        assert answer(chat_template_kwargs=variables) == wanted
+    with pytest.raises(ArgumentError, match="too much time or space"):
+        answer(chat_template_kwargs={"times": 10**9})
 
 
 def test_mode_of_embeddings(shared: Running) -> None:

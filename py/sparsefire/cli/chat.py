@@ -15,8 +15,10 @@ from .common import (
     add_mode_options,
     add_model_options,
     add_sampling_options,
+    add_template_variables,
     load_model,
     sampling_options,
+    template_variables,
 )
 from .serve import read_template
 
@@ -40,6 +42,7 @@ def add_chat_parser(commands: Any) -> None:
     add = parser.add_argument
     add("--system", metavar="TEXT", help="system prompt")
     add("--template", metavar="NAME", help="'chatml' or a Jinja2 file, instead of the model's own")
+    add_template_variables(add)
     add("-n", "--max-tokens", type=int, metavar="N", help="tokens per answer; default: no limit")
     add("--context", type=int, metavar="N", help="maximum number of tokens in the conversation")
     add_model_options(parser)
@@ -54,6 +57,7 @@ class Chat:
     def __init__(self, model: Any, arguments: argparse.Namespace, template: str | None) -> None:
         self._model = model
         self._template = template
+        self._variables = template_variables(arguments)
         self._max_tokens = arguments.max_tokens
         self._options = {"mode": arguments.mode, **sampling_options(arguments)}
         self.messages: list[dict[str, str]] = []
@@ -63,11 +67,17 @@ class Chat:
         """Forgets the conversation."""
         self.messages = [{"role": "system", "content": system}] if system else []
 
+    def _prompt(self, messages: list[dict[str, str]]) -> str:
+        text: str = self._model.apply_chat_template(
+            messages, chat_template=self._template, **self._variables
+        )
+        return text
+
     def check(self) -> None:
         """Raises an error that says what to do if the model has no chat template."""
         message = [*self.messages, {"role": "user", "content": ""}]
         try:
-            self._model.apply_chat_template(message, chat_template=self._template)
+            self._prompt(message)
         except UnsupportedError as error:
             raise UnsupportedError(
                 f"{error}: sparsefire chat --template chatml. For a model that was not trained to "
@@ -80,8 +90,7 @@ class Chat:
         self.messages.append({"role": "user", "content": text})
         said: list[str] = []
         try:
-            prompt = self._model.apply_chat_template(self.messages, chat_template=self._template)
-            ids = self._model.tokenize(prompt)
+            ids = self._model.tokenize(self._prompt(self.messages))
             for piece in self._model.generate(
                 ids, self._max_tokens, cancel=cancel, **self._options
             ):

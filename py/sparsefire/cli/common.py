@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import re
 import sys
@@ -191,6 +192,29 @@ def read_text(path: str) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ArgumentError(f"{path}: not UTF-8 text (at byte {error.start})") from None
+
+
+def add_template_variables(add: Any) -> None:
+    """Adds the option for variables of the chat template."""
+    add(
+        "--chat-template-kwargs",
+        metavar="JSON",
+        help="further variables of the chat template, such as '{\"enable_thinking\": false}'",
+    )
+
+
+def template_variables(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the option says."""
+    from ..lm.chat import variables
+
+    name, text = "--chat-template-kwargs", arguments.chat_template_kwargs
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ArgumentError(f"{name} must be a JSON object, not {text!r}")
+    return variables(found, name)
 
 
 def _standard_input() -> bytes:

@@ -12,7 +12,14 @@ from typing import Any
 
 from .._shown import shown
 from ..errors import ArgumentError, BackendError
-from .common import add_mode_options, add_model_options, load_model, read_text
+from .common import (
+    add_mode_options,
+    add_model_options,
+    add_template_variables,
+    load_model,
+    read_text,
+    template_variables,
+)
 
 
 def add_serve_parser(commands: Any) -> None:
@@ -48,6 +55,7 @@ def add_serve_parser(commands: Any) -> None:
     add("--alias", action="append", default=[], metavar="NAME", help="model name for requests")
     add("--context", type=int, metavar="N", help="maximum number of tokens, prompt included")
     add("--chat-template", metavar="NAME", help="'chatml' or a file, instead of the model's own")
+    add_template_variables(add)
     add("--log-requests", action="store_true", help="print a line for each request")
     add_model_options(parser)
     add_mode_options(parser)
@@ -121,6 +129,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             limits,
             mode=arguments.mode,
             chat_template=template,
+            chat_template_kwargs=template_variables(arguments),
         ),
         api_key=api_key,
         origins=arguments.cors,

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 _KEY = "tokenizer.chat_template"
 _NAMES_KEY = "tokenizer.chat_templates"
 
+# Names that no further variable of a template may have: arguments of `ChatTemplate.render` and
+# `Model.apply_chat_template`.
+TAKEN_NAMES = ("self", "messages", "tools", "add_generation_prompt", "template", "chat_template")
+
 # The format of many models; used only on request, by name.
 CHATML = (
     "{% for message in messages %}"
@@ -36,6 +40,15 @@ _SPECIAL = {
     "sep_token": "seperator_token_id",  # spelt so in the GGUF specification
     "pad_token": "padding_token_id",
 }
+
+
+def variables(value: Any, name: str) -> dict[str, Any]:
+    """Further variables of a template, by name: a check of the option `name`."""
+    found = dict(instance(Mapping)(value, name))
+    for each in found:
+        if not isinstance(each, str) or each in TAKEN_NAMES:
+            raise ArgumentError(f"{name}: no variable can have the name {each!r}")
+    return found
 
 
 class ChatTemplate:

@@ -13,6 +13,7 @@ import numpy as np
 
 from .._options import checked, count, flag, instance, positive, text, whole
 from ..errors import ArgumentError
+from .chat import variables
 from .completion_types import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -349,6 +350,7 @@ class ChatOptions(AnswerOptions, total=False):
     logprobs: bool
     top_logprobs: int
     chat_template: str | None
+    chat_template_kwargs: Mapping[str, Any] | None
 
 
 @shows_options
@@ -398,6 +400,7 @@ def complete(
     stream_options=instance(Mapping),
     model=text,
     chat_template=text,
+    chat_template_kwargs=variables,
 )
 def complete_chat(
     lm: Model,
@@ -411,10 +414,13 @@ def complete_chat(
     stream_options: StreamOptions | None = None,
     model: str | None = None,
     chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     **options: Unpack[GenerateOptions],
 ) -> ChatCompletion | Generator[ChatCompletionChunk, None, None]:
     """See `Model.create_chat_completion`; `model` is the name of `lm` in the answer."""
-    prompt = lm.apply_chat_template(messages, chat_template=chat_template)
+    prompt = lm.apply_chat_template(
+        messages, chat_template=chat_template, **(chat_template_kwargs or {})
+    )
     wanted = Settings(
         lm.config.name if model is None else model,
         max_tokens,

@@ -366,6 +366,8 @@ class Model:
         logprobs, top_logprobs: whether to report the log probabilities of the answer's tokens, and
           of how many of the most likely tokens.
         chat_template: Jinja2 source to use instead of the file's, or "chatml".
+        chat_template_kwargs: further variables of the template, such as
+          {"enable_thinking": False}.
 
         Other arguments and errors as `create_completion` and `apply_chat_template`.
         """

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..ffn.forward import MODES
+from ..lm.chat import TAKEN_NAMES
 from ..lm.sampling import RANGES, Range
 from .errors import ApiError
 from .kinds import (
@@ -269,8 +270,14 @@ _NEUTRAL_IN_CHATS: dict[str, list[Any]] = {
     "echo": [False],
     "add_generation_prompt": [True],
     "continue_final_message": [False],
-    "chat_template_kwargs": [{}],
 }
+
+
+_VARIABLES = Table(
+    rf"(?!(?:{'|'.join(TAKEN_NAMES)})$)[^\0]*",
+    Anything(),
+    f"an object, without the keys {', '.join(TAKEN_NAMES)}",
+)
 
 
 def _neutral(values: dict[str, list[Any]]) -> Fields:
@@ -349,6 +356,10 @@ class Bodies:
                 "top_logprobs": (Whole(0, MOST_LOGPROBS), "Needs `logprobs`."),
                 **shared,
                 **_neutral(_NEUTRAL_IN_CHATS),
+                "chat_template_kwargs": (
+                    _VARIABLES,
+                    "Further variables of the chat template, such as `enable_thinking`.",
+                ),
                 "messages": (Items(Message(), least=1), "The conversation, the latest last."),
             },
             required=("messages",),

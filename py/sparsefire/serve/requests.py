@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -80,7 +80,8 @@ class Requests:
     """Turns request bodies into calls of a model.
 
     name: the model's name in answers. names: all names that requests may use. mode: the default
-      mode. chat_template: see `Model.create_chat_completion`.
+      mode. chat_template, chat_template_kwargs: see `Model.create_chat_completion`; a request's own
+      variables replace those of the same names.
     """
 
     def __init__(
@@ -91,11 +92,13 @@ class Requests:
         *,
         mode: str | None = None,
         chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.names, self.limits = model, names, limits
         sizes = model.config.vocab, model.config.d
         self.bodies = Bodies(names, *sizes, model.modes, limits)
         self._mode, self._chat_template = mode, chat_template
+        self._variables = dict(chat_template_kwargs or {})
 
     def answer_to(self, error: Exception) -> ApiError:
         """The response to an error of the model. It names the model as requests do, and not its
@@ -191,9 +194,13 @@ class Requests:
         if top and not logprobs:
             raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
 
+        variables = {**self._variables, **fields.get("chat_template_kwargs", {})}
+
         def check() -> None:
             if self.limits.prompt_tokens is not None:
-                text = self.model.apply_chat_template(messages, chat_template=self._chat_template)
+                text = self.model.apply_chat_template(
+                    messages, chat_template=self._chat_template, **variables
+                )
                 self._check_prompt(self.model.tokenize(text))
 
         return self._call(
@@ -206,6 +213,7 @@ class Requests:
             logprobs=logprobs,
             top_logprobs=top,
             chat_template=self._chat_template,
+            chat_template_kwargs=variables,
         )
 
     def embeddings(self, body: bytes) -> Call:
