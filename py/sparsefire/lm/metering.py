@@ -35,8 +35,12 @@ _ESCAPE = 6  # characters of HTML for one character, as in &quot;
 _REFERENCE = 16  # bytes of one item of a list that grew
 _NODE = 64  # bytes of a small value, or characters of its text
 _WIDEST = 4  # bytes of a character
+_MOST_STRIPPED = 100  # characters that may be stripped off, each compared with all
+_CASED = 6 * _WIDEST  # bytes of a character in another case, which may be three, with a copy
+_ITEM = 96  # bytes of a character as a text of its own, in a list
+_SORTED = 512  # bytes of such an item beside its key, in a list of lists
 
-_NOTATION = {"%": r"%(\([^)]*\))?[^a-zA-Z%(]*[ra]", "{": "!"}  # formats in Python's notation
+_NOTATION = {"%": "%[^%]*[ra]", "{": "!"}  # formats that may be in Python's notation
 
 
 class RunawayError(Exception):
@@ -221,6 +225,29 @@ def _text(factor: int) -> Callable[[Sequence[Any]], int]:
     return cost
 
 
+def _cased(values: Sequence[Any]) -> int:
+    value = values[0]
+    return _CASED * (len(value) if isinstance(value, str) else measure(value).printed)
+
+
+def _stripped(values: Sequence[Any]) -> int:
+    if any(isinstance(each, str) and len(each) > _MOST_STRIPPED for each in values[1:]):
+        raise RunawayError
+    return 2 * shown(values[0])
+
+
+def _backwards(cost: Callable[[Sequence[Any]], int]) -> Callable[[Sequence[Any]], int]:
+    """A search from a text's end may compare each place with all that is looked for; forwards it
+    skips what it has seen."""
+
+    def searched(values: Sequence[Any]) -> int:
+        found = max((len(each) for each in values[1:] if isinstance(each, str)), default=0)
+        spend(len(values[0]) * found // 32)  # as long as it takes to make so many bytes
+        return cost(values)
+
+    return searched
+
+
 def _padded(values: Sequence[Any]) -> int:
     return 2 * shown(*values) + _WIDEST * _padding(values)
 
@@ -229,7 +256,11 @@ def _indented(values: Sequence[Any]) -> int:
     text = values[0] if isinstance(values[0], str) else ""
     margin = max([_padding(values), *(len(each) for each in values[1:] if isinstance(each, str))])
     lines = 1 + sum(map(text.count, "\n\t\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"))
-    return 4 * shown(*values) + lines * (_WIDEST * max(margin, 8) + _NODE)
+    return 4 * shown(*values) + lines * 3 * (_WIDEST * max(margin, 8) + _NODE)
+
+
+def _parted(values: Sequence[Any]) -> int:
+    return 2 * shown(values[0])
 
 
 def _split(values: Sequence[Any]) -> int:
@@ -248,9 +279,9 @@ def _lines(values: Sequence[Any]) -> int:
 def _listed(values: Sequence[Any]) -> int:
     value = values[0] if values else ()
     if isinstance(value, str):
-        return len(value) * (_REFERENCE if value.isascii() else 96)
-    if isinstance(value, range):
-        return 48 * len(value)
+        return len(value) * (_REFERENCE if value.isascii() else _ITEM)
+    if isinstance(value, (range, ItemsView)):  # whose items are made when they are listed
+        return _ITEM * len(value)
     return _REFERENCE * len(value) if hasattr(value, "__len__") else 0
 
 
@@ -258,22 +289,25 @@ def _replaced(values: Sequence[Any]) -> int:
     if len(values) < 3:
         return 0
     growth = measure(*values).growth
+    printed = shown(*(each for each in values if not isinstance(each, str)))
+    spend(printed)
     text, old, new = (each if isinstance(each, str) else str(each) for each in values[:3])
     times = text.count(old) if old else len(text) + 1
     return growth * (len(text) + times * len(new))
 
 
-def _joined(values: Sequence[Any]) -> int:
-    # `separator.join(items)` and `items | join(separator)`
-    tree = measure(*values)
-    texts = [len(each) for each in values if isinstance(each, str)]
-    items = next((each for each in values[:2] if not isinstance(each, str)), None)
-    pieces = len(items) if isinstance(items, Collection) else max(texts, default=0)
-    plain = items is None or (
-        isinstance(items, Collection) and all(isinstance(each, (str, int)) for each in items)
+def _joined(items: Any, between: Sequence[Any]) -> int:
+    """Of `items | join(between)` and `between.join(items)`."""
+    tree = measure(items, *between)
+    pieces = len(items) if isinstance(items, Collection) else 0
+    written = tree.characters
+    if isinstance(items, Collection) and not all(isinstance(each, str) for each in items):
+        written = 2 * tree.printed  # each becomes a text first
+    gap = max(
+        (len(each) if isinstance(each, str) else measure(each).printed for each in between),
+        default=0,
     )
-    written = tree.characters if plain else tree.printed
-    return tree.growth * (written + pieces * max(texts, default=0)) + 8 * pieces
+    return tree.growth * (written + (pieces + 1) * gap) + _listed([items])
 
 
 def _translated(values: Sequence[Any]) -> int:
@@ -294,7 +328,8 @@ def _summed(values: Sequence[Any]) -> int:
 
 def _sorted(values: Sequence[Any]) -> int:
     tree = measure(*values)
-    return 4 * tree.size + 128 * tree.nodes
+    items = len(values[0]) if isinstance(values[0], (str, range)) else 0
+    return 4 * tree.size + 128 * tree.nodes + _SORTED * items
 
 
 def _batched(values: Sequence[Any]) -> int:
@@ -317,9 +352,10 @@ def _rounded(values: Sequence[Any]) -> int:
 
 
 def _number(values: Sequence[Any]) -> int:
-    if isinstance(values[0], str) and len(values[0]) > _MOST_WIDTH:
+    digits = len(values[0]) if isinstance(values[0], str) else 0
+    if digits > _MOST_WIDTH:
         raise RunawayError
-    return _NODE
+    return _NODE + _CASED * digits  # read as floating-point numbers, too
 
 
 def _percent(values: Sequence[Any]) -> int:
@@ -332,11 +368,13 @@ def _braces(values: Sequence[Any]) -> int:
 
 
 _FILTERS: dict[str, Callable[[Sequence[Any]], int]] = {
-    **dict.fromkeys(("default", "d", "first", "last", "length", "count", "attr", "items"), _none),
+    **dict.fromkeys(("default", "d", "first", "last", "length", "count", "attr"), _none),
+    "items": lambda values: _ITEM * len(values[0]) if isinstance(values[0], dict) else 0,
     **dict.fromkeys(("map", "select", "reject", "selectattr", "rejectattr"), _listed),
     **dict.fromkeys(("string", "safe"), _text(1)),
-    **dict.fromkeys(("trim", "truncate"), _text(2)),
-    **dict.fromkeys(("upper", "lower", "capitalize"), _text(3)),
+    "trim": _stripped,
+    "truncate": _text(2),
+    **dict.fromkeys(("upper", "lower", "capitalize"), _cased),
     **dict.fromkeys(("e", "escape", "forceescape"), _text(6)),
     **dict.fromkeys(("title", "wordcount"), _text(72)),
     "urlencode": _text(36),
@@ -347,7 +385,7 @@ _FILTERS: dict[str, Callable[[Sequence[Any]], int]] = {
         _listed(values) + 4 * (len(values[0]) if isinstance(values[0], str) else 0)
     ),
     "replace": _replaced,
-    "join": _joined,
+    "join": lambda values: _joined(values[0], values[1:]),
     "sum": _summed,
     **dict.fromkeys(("sort", "unique", "groupby", "min", "max", "dictsort"), _sorted),
     **dict.fromkeys(("batch", "slice"), _batched),
@@ -357,26 +395,24 @@ _FILTERS: dict[str, Callable[[Sequence[Any]], int]] = {
 }
 
 _TEXT_METHODS: dict[str, Callable[[Sequence[Any]], int]] = {
+    **dict.fromkeys(("strip", "lstrip", "rstrip"), _stripped),
+    **dict.fromkeys(("removeprefix", "removesuffix", "partition"), _parted),
+    "rpartition": _backwards(_parted),
+    **dict.fromkeys(("rfind", "rindex"), _backwards(_none)),
     **dict.fromkeys(
-        ("strip", "lstrip", "rstrip", "removeprefix", "removesuffix", "partition", "rpartition"),
-        lambda values: 2 * shown(values[0]),
-    ),
-    **dict.fromkeys(
-        ("startswith", "endswith", "find", "rfind", "index", "rindex", "count", "isalnum",
+        ("startswith", "endswith", "find", "index", "count", "isalnum",
          "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric",
          "isprintable", "isspace", "istitle", "isupper"),
         _none,
     ),
-    **dict.fromkeys(
-        ("upper", "lower", "capitalize", "casefold", "title", "swapcase"),
-        lambda values: 3 * shown(values[0]),
-    ),
+    **dict.fromkeys(("upper", "lower", "capitalize", "casefold", "title", "swapcase"), _cased),
     **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _padded),
     "expandtabs": _indented,
-    **dict.fromkeys(("split", "rsplit"), _split),
+    "split": _split,
+    "rsplit": _backwards(_split),
     "splitlines": _lines,
     "replace": _replaced,
-    "join": _joined,
+    "join": lambda values: _joined(values[1] if len(values) > 1 else "", values[:1]),
     "translate": _translated,
     "format": _braces,
     "format_map": _braces,
@@ -441,6 +477,8 @@ def called(function: Any, values: tuple[Any, ...], named: dict[str, Any]) -> Non
     method = getattr(function, "__wrapped__", function)  # Jinja2 wraps `format`
     owner = getattr(method, "__self__", None)
     name = getattr(method, "__name__", "")
+    if name == "changed":  # of a loop: compares them with the last ones
+        measure(*values)
     if name == "maketrans" or isinstance(owner, _CLOSED):
         kind = next((each for each in _METHODS if isinstance(owner, each)), None)
         cost = _METHODS[kind].get(name) if kind is not None else None
@@ -468,14 +506,11 @@ def operated(operator: str, left: Any, right: Any) -> None:
     elif operator == "%":
         spend(_percent([left, right]))
     elif operator == "*":
-        times = next((each for each in (left, right) if _whole(each)), 1)
-        tree = measure(left, right)
-        size = tree.size
-        if not isinstance(left, str) and not isinstance(right, str):
-            if tree.nodes * max(1, times) > _MOST_NODES:
-                raise RunawayError
-            size = 0
-        spend(max(1, times) * (size + _REFERENCE * tree.nodes))
+        times, values = (left, right) if _whole(left) else (right, left)
+        tree = measure(values)
+        if not isinstance(values, str) and tree.nodes * max(1, times) > _MOST_NODES:
+            raise RunawayError
+        spend(max(1, times) * (tree.size if isinstance(values, str) else _REFERENCE * tree.nodes))
     elif isinstance(left, str) and isinstance(right, str):
         spend(shown(left, right))
     else:

@@ -101,7 +101,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         }
         self.filters = {**filters, "tojson": _to_json}
         tests: Mapping[str, Any] = self.tests
-        self.tests = {name: _timed(each) for name, each in tests.items()}
+        self.tests = {name: _timed(each, name in _COMPARING) for name, each in tests.items()}
 
     # Compiled templates call these, in addition to what Jinja2 makes them call.
 
@@ -110,8 +110,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         metering.spend(work)
 
     def compared(self, value: Any) -> Any:
-        """Meters a comparison, which may visit a whole tree."""
-        metering.spend(1)
+        """Meters one side of a comparison, which may visit its whole tree."""
+        metering.measure(value)
         return value
 
     def joined(self, *values: Any) -> str:
@@ -151,6 +151,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return tree
 
 
+_COMPARED = ("eq", "equalto", "ne", "lt", "lessthan", "le", "gt", "greaterthan", "ge")
+_COMPARING = frozenset((*_COMPARED, "in", "==", "!=", "<", "<=", ">", ">="))
 _BLOCKS = (
     nodes.For,
     nodes.Macro,
@@ -174,12 +176,14 @@ def _put_out(context: Context, value: Any) -> Any:
     return value
 
 
-def _timed(test: Callable[..., Any]) -> Callable[..., Any]:
-    """A test that looks at the time."""
+def _timed(test: Callable[..., Any], compares: bool) -> Callable[..., Any]:
+    """A test that looks at the time; of values that it compares at their trees."""
 
     @functools.wraps(test)  # keeps Jinja2's marks
     def call(*values: Any, **named: Any) -> Any:
         metering.spend(1)
+        if compares:
+            metering.measure(*values, *named.values())
         return test(*values, **named)
 
     return call
@@ -199,6 +203,8 @@ def _meter_tree(node: nodes.Node, environment: _Sandbox) -> None:
         node.iter = _call(environment, "iterated", [node.iter], node.lineno)
     if isinstance(node, nodes.Compare):
         node.expr = _call(environment, "compared", [node.expr], node.lineno)
+        for operand in node.ops:
+            operand.expr = _call(environment, "compared", [operand.expr], node.lineno)
 
 
 def _metered_node(node: Any, environment: _Sandbox) -> Any:
