@@ -45,7 +45,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
         assert source
     text = "\n\n".join(texts)
     stages: list[tuple[str, float]] = []
-    from sparsefire.lm.model import default_model
+    from sparsefire.lm.opening import default_model
 
     report = calibrate_model(
         default_model(),

@@ -10,7 +10,7 @@ import pytest
 import sparsefire as sf
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, CalibrationError, NotFiniteError, ShapeError
-from sparsefire.lm.model import default_model
+from sparsefire.lm.opening import default_model
 
 
 @pytest.mark.parametrize("gated", [True, False])

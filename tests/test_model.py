@@ -24,7 +24,7 @@ from sparsefire.errors import (
     ModelFileError,
 )
 from sparsefire.gguf import reader as gguf_module
-from sparsefire.lm import model as model_module
+from sparsefire.lm import opening
 from sparsefire.lm import session as session_module
 from sparsefire.lm.model import Model
 from sparsefire.weights.quantized import dequantize_rows
@@ -94,7 +94,7 @@ def test_the_reference_can_tell_models_apart() -> None:
 
 def embedded_model() -> Path:
     try:
-        return model_module.default_model()
+        return opening.default_model()
     except ModelFileError as error:
         missing(str(error))
 
@@ -379,6 +379,6 @@ def test_default_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     with sf.Model.load() as model:
         assert model.file.name == str(path)
     monkeypatch.delenv("SPARSEFIRE_MODEL")
-    monkeypatch.setattr(model_module, "_EMBEDDED", tmp_path)
+    monkeypatch.setattr(opening, "_EMBEDDED", tmp_path)
     with pytest.raises(ModelFileError, match="no model comes with this installation"):
         sf.Model.load()

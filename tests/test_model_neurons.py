@@ -16,8 +16,8 @@ import sparsefire as sf
 from model_variants import IDS, VARIANTS, greedy, modes, variant_path
 from pyodide_harness import PyodideRuntime
 from sparsefire.core.core import Core
-from sparsefire.lm.model import default_model
 from sparsefire.lm.neurons import ModelNeurons, divide
+from sparsefire.lm.opening import default_model
 
 NAMES = [
     "calibrated",

@@ -25,7 +25,7 @@ from sparsefire.errors import (
 from sparsefire.fit import thresholds
 from sparsefire.fit.lowrank import Descent, Factors, operating_point, reduced_rank, refine
 from sparsefire.fit.mass import MassTable
-from sparsefire.lm.model import default_model
+from sparsefire.lm.opening import default_model
 
 Doubles = npt.NDArray[np.float64]
 

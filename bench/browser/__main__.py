@@ -20,7 +20,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from sparsefire.lm.model import default_model
+from sparsefire.lm.opening import default_model
 
 from ..lib.command import Effort, parse_sections, run_program
 from ..lib.peer_files import smollm2_as

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsefire.lm.model import default_model
+from sparsefire.lm.opening import default_model
 from sparsefire.page.site import make_site
 
 from ..lib.command import Effort

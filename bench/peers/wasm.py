@@ -11,7 +11,7 @@ from sparsefire.bench.ffn import bench_ffn
 from sparsefire.core import hosts
 from sparsefire.core.core import Core
 from sparsefire.errors import UnsupportedError
-from sparsefire.lm.model import default_model
+from sparsefire.lm.opening import default_model
 from sparsefire.lm.session import Session
 from sparsefire.weights.matrix import Matrix
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from sparsefire.bench.ffn import bench_ffn
 from sparsefire.core import hosts
-from sparsefire.lm.model import default_model
+from sparsefire.lm.opening import default_model
 from sparsefire.weights.formats import weight_format
 from sparsefire.weights.matrix import Matrix
 

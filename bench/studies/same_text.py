@@ -14,7 +14,8 @@ from pathlib import Path
 
 from sparsefire.core.core import Core
 from sparsefire.core.hosts import open_core
-from sparsefire.lm.model import Model, default_model
+from sparsefire.lm.model import Model
+from sparsefire.lm.opening import default_model
 
 from ..lib.command import Effort, add_quick, run_program
 from ..lib.peer_files import smollm2_as

@@ -41,7 +41,7 @@ def add_inspect_parser(commands: Any) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from ..files.inspect import inspect_file
-    from ..lm.model import default_model
+    from ..lm.opening import default_model
 
     source = default_model() if arguments.file == "-" else arguments.file
     found = inspect_file(

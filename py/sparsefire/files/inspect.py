@@ -19,7 +19,7 @@ from ..errors import ModelFileError, SparsefireError
 from ..ffn.files import predictor_copies
 from ..gguf.reader import GgufFile
 from ..gguf.source import Source
-from ..lm.model import DEFAULT_CONTEXT
+from ..lm.opening import DEFAULT_CONTEXT
 from ..text.pretokenizer import check_rule
 from ..text.tokenizer import Tokenizer
 from ..weights.activation import ActivationType

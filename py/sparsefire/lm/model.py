@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, Unpack, cast, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray, IntArray
-from .._options import checked, flag, function, instance, positive, refuse, text, whole
-from ..arch.config import ModelConfig, read_config
-from ..arch.tensors import read_plan
+from .._options import checked, flag, function, instance, positive, text, whole
+from ..arch.config import ModelConfig
 from ..core.core import Core
 from ..core.handle import locked
-from ..core.hosts import get_core
-from ..errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
+from ..errors import ArgumentError, ContextFullError, UnsupportedError
 from ..ffn.cache import NeuronCache
 from ..ffn.experts import ExpertsFfn
 from ..ffn.forward import MODES
@@ -42,21 +38,14 @@ from .generation import (
 )
 from .loader import CoreModel
 from .neurons import ModelNeurons
+from .opening import neuron_budget_of, open_model
+from .requests import checked_ids, checked_mode
 from .sampling import TokenScore
 from .scoring import Perplexity, token_scores, windows_loss
 from .session import BATCH, Session
 from .sessions import Lease, Sessions
 from .stats import Stats
 from .together import evaluate_together
-
-DEFAULT_CONTEXT = 4096  # tokens; an upper limit of the default, since the cache takes memory
-
-_EMBEDDED = Path(__file__).parent.parent / "models"
-
-
-def _budget(value: object, name: str) -> int | NeuronCache:
-    """A number of bytes, or the settings of the caches."""
-    return value if isinstance(value, NeuronCache) else positive(value, name)
 
 
 class Model:
@@ -85,7 +74,7 @@ class Model:
     @checked(
         activation=ActivationType.of,
         context=whole,
-        neuron_budget=_budget,
+        neuron_budget=neuron_budget_of,
         pre=text,
         mapped=flag,
         core=instance(Core),
@@ -131,37 +120,11 @@ class Model:
         key), `UnsupportedError` (architecture, weight format or tokeniser), `NotFiniteError`,
         `CoreMemoryError`, `ArgumentError`.
         """
-        source = default_model() if source is None else source
-        core = core or get_core()
-        file, neurons = GgufFile.open(source, mapped=mapped), None
-        try:
-            config = read_config(file, activation)
-            plan = read_plan(file, config)
-            tokenizer = None
-            if pre is not None:
-                tokenizer = Tokenizer.from_metadata(file.metadata, file.name, pre=pre)
-            context = _checked_context(context, config)
-            if neuron_budget is not None:
-                if isinstance(source, (bytes, bytearray, memoryview)):
-                    raise ArgumentError(
-                        "neuron_budget: the model is already in memory; give a path or a file"
-                    )
-                if isinstance(source, (list, tuple)):
-                    raise ArgumentError(
-                        "neuron_budget: single neurons are read from a model in one file only; "
-                        "join its files, for example with `llama-gguf-split --merge`"
-                    )
-                one = cast("str | os.PathLike[str] | BinaryIO", source)
-                neurons = ModelNeurons(core, one, file, config, plan, neuron_budget)
-            model = cls(file, config, CoreModel(core, file, config, plan, neurons), context)
-            if tokenizer is not None:
-                model.tokenizer = tokenizer
-            return model
-        except BaseException:
-            if neurons is not None:
-                neurons.close()
-            file.close()
-            raise
+        opened = open_model(source, activation, context, neuron_budget, pre, mapped, core)
+        model = cls(opened.file, opened.config, opened.core_model, opened.context)
+        if opened.tokenizer is not None:
+            model.tokenizer = opened.tokenizer
+        return model
 
     # -- text and tokens -------------------------------------------------------------------------
 
@@ -607,50 +570,11 @@ class Model:
         return Session(self._core_model, context)
 
     def _checked_mode(self, mode: str | None) -> str:
-        mode = self.config.default_mode if mode is None else mode
-        if not isinstance(mode, str) or mode not in MODES:
-            raise ArgumentError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
-        if mode == "sparse" and not self.config.calibrated:
-            raise UnsupportedError(
-                f"{self._file.name}: sparse mode needs a calibrated model; run `sparsefire "
-                "calibrate` on it first, or use the exact or dense mode"
-            )
-        if mode == "exact" and not self._leaves_out():
-            raise UnsupportedError(
-                f"{self._file.name}: {mode} mode skips neurons whose activation is zero, and "
-                f"{self.config.activation} has hardly any; use dense mode, unless layers have "
-                "cutoffs (see SparseFfn.set_cutoff, and `sparsefire calibrate`)"
-            )
-        return mode
-
-    def _leaves_out(self) -> bool:
-        """Whether exact mode can skip neurons."""
         assert self._core_model is not None
-        if self.config.activation.is_relu_family or self._core_model.neurons is not None:
-            return True
-        return any(
-            ffn.cutoff or ffn.product_cutoff or ffn.down_layout == "neuron" for ffn in self.layers
-        )
+        return checked_mode(mode, self._core_model)
 
     def _checked_ids(self, ids: npt.ArrayLike, name: str) -> IntArray:
-        """Token ids as int32 (n,)."""
-        try:
-            array = np.asarray(ids)
-        except ValueError:
-            refuse(ids, name, "token ids, a list of integers")
-        if array.size == 0 and array.ndim == 1:
-            return np.empty(0, np.int32)
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise ArgumentError(
-                f"{name}: expected token ids as a list of integers, got {array.dtype} {array.shape}"
-            )
-        wrong = array[(array < 0) | (array >= self.config.vocab)]
-        if wrong.size:
-            raise ArgumentError(
-                f"{name}: token id {wrong[0]} is outside the vocabulary, 0 … "
-                f"{self.config.vocab - 1}"
-            )
-        return np.ascontiguousarray(array, np.int32)
+        return checked_ids(ids, self.config.vocab, name)
 
     def _check_open(self) -> None:
         if self._core_model is None:
@@ -684,31 +608,6 @@ class Model:
             f"{config.hidden} neurons a layer, {config.activation}, {self._file.nbytes:,} bytes, "
             f"{self.core!r}>"
         )
-
-
-def default_model() -> Path:
-    """The file named by SPARSEFIRE_MODEL, or else the model in the package."""
-    chosen = os.environ.get("SPARSEFIRE_MODEL")
-    if chosen:
-        return Path(chosen)
-    embedded = sorted(_EMBEDDED.glob("*.gguf"))
-    if not embedded:
-        raise ModelFileError(
-            f"no model comes with this installation ({_EMBEDDED} holds no .gguf file); give the "
-            "path of one, or reinstall the package"
-        )
-    return embedded[0]
-
-
-def _checked_context(context: int | None, config: ModelConfig) -> int:
-    if context is None:
-        return min(config.context_length, DEFAULT_CONTEXT)
-    if not 1 <= context <= config.context_length:
-        raise ArgumentError(
-            f"context: {context} is outside 1 … {config.context_length}, the context length of "
-            "the model"
-        )
-    return context
 
 
 def _finish(stats: Stats, lease: Lease, seconds: float) -> None:

@@ -27,7 +27,8 @@ from ..ffn.cache import CacheStats
 from ..ffn.files import predictor_copies
 from ..ffn.forward import MODES
 from ..gguf.reader import GgufFile
-from ..lm.model import DEFAULT_CONTEXT, Model
+from ..lm.model import Model
+from ..lm.opening import DEFAULT_CONTEXT
 from ..lm.session import Activity
 
 PAGE_CONTEXT = 2048  # default limit of the context, in tokens

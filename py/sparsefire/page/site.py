@@ -20,7 +20,7 @@ from pathlib import Path
 from .._files import check_output, write_bytes
 from ..errors import BackendError, ModelFileError
 from ..gguf.reader import GgufFile
-from ..lm.model import default_model
+from ..lm.opening import default_model
 from .compile import compile_archives
 from .fetch import PYODIDE_VERSION, RUNTIME_FILES, Progress, ensure_pyodide, numpy_wheel
 

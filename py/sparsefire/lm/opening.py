@@ -1,0 +1,112 @@
+"""Opening a model: the file, what it configures, its tokeniser, and its weights in the core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from .._options import positive
+from ..arch.config import ModelConfig, read_config
+from ..arch.tensors import read_plan
+from ..core.core import Core
+from ..core.hosts import get_core
+from ..errors import ArgumentError, ModelFileError
+from ..ffn.cache import NeuronCache
+from ..gguf.reader import GgufFile
+from ..gguf.source import Source
+from ..text.tokenizer import Tokenizer
+from ..weights.activation import ActivationType
+from .loader import CoreModel
+from .neurons import ModelNeurons
+
+DEFAULT_CONTEXT = 4096  # tokens; an upper limit of the default, since the cache takes memory
+
+_EMBEDDED = Path(__file__).parent.parent / "models"
+
+
+class OpenedModel(NamedTuple):
+    """What a `Model` is made of. `tokenizer` is set if it is not the one that the file names."""
+
+    file: GgufFile
+    config: ModelConfig
+    core_model: CoreModel
+    context: int
+    tokenizer: Tokenizer | None
+
+
+def open_model(
+    source: Source | Sequence[Source] | None,
+    activation: str | ActivationType | None,
+    context: int | None,
+    neuron_budget: int | NeuronCache | None,
+    pre: str | None,
+    mapped: bool,
+    core: Core | None,
+) -> OpenedModel:
+    """See `Model.load`."""
+    source = default_model() if source is None else source
+    core = core or get_core()
+    file, neurons = GgufFile.open(source, mapped=mapped), None
+    try:
+        config = read_config(file, activation)
+        plan = read_plan(file, config)
+        tokenizer = None
+        if pre is not None:
+            tokenizer = Tokenizer.from_metadata(file.metadata, file.name, pre=pre)
+        context = _checked_context(context, config)
+        if neuron_budget is not None:
+            one = _readable_again(source)
+            neurons = ModelNeurons(core, one, file, config, plan, neuron_budget)
+        core_model = CoreModel(core, file, config, plan, neurons)
+    except BaseException:
+        if neurons is not None:
+            neurons.close()
+        file.close()
+        raise
+    return OpenedModel(file, config, core_model, context, tokenizer)
+
+
+def _readable_again(
+    source: Source | Sequence[Source],
+) -> str | os.PathLike[str] | BinaryIO:
+    """The source, if single neurons can be read from it; else `ArgumentError`."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        raise ArgumentError("neuron_budget: the model is already in memory; give a path or a file")
+    if isinstance(source, (list, tuple)):
+        raise ArgumentError(
+            "neuron_budget: single neurons are read from a model in one file only; "
+            "join its files, for example with `llama-gguf-split --merge`"
+        )
+    return cast("str | os.PathLike[str] | BinaryIO", source)
+
+
+def neuron_budget_of(value: object, name: str) -> int | NeuronCache:
+    """A number of bytes, or the settings of the caches."""
+    return value if isinstance(value, NeuronCache) else positive(value, name)
+
+
+def default_model() -> Path:
+    """The file named by SPARSEFIRE_MODEL, or else the model in the package."""
+    chosen = os.environ.get("SPARSEFIRE_MODEL")
+    if chosen:
+        return Path(chosen)
+    embedded = sorted(_EMBEDDED.glob("*.gguf"))
+    if not embedded:
+        raise ModelFileError(
+            f"no model comes with this installation ({_EMBEDDED} holds no .gguf file); give the "
+            "path of one, or reinstall the package"
+        )
+    return embedded[0]
+
+
+def _checked_context(context: int | None, config: ModelConfig) -> int:
+    if context is None:
+        return min(config.context_length, DEFAULT_CONTEXT)
+    if not 1 <= context <= config.context_length:
+        raise ArgumentError(
+            f"context: {context} is outside 1 … {config.context_length}, the context length of "
+            "the model"
+        )
+    return context
