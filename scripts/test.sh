@@ -22,6 +22,6 @@ install_missing
 
 cd "$root"
 export PATH="$root/.venv/bin:$PATH"
-workers=$(nproc)
+workers=$(($(nproc) + 1)) # some tests wait, for browsers and servers
 if [ "$workers" -gt 8 ]; then workers=8; fi
 SPARSEFIRE_CI=1 exec python -m pytest --numprocesses "$workers" --dist loadgroup --no-loadscope-reorder "$@"

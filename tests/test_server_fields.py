@@ -185,7 +185,7 @@ def test_schemathesis_finds_nothing(start: Start, tmp_path: Path) -> None:
     server = start(Limits(max_tokens=2))
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     command = [str(program), "run", f"{server.url}/openapi.json", "--phases", "coverage,fuzzing"]
-    command += ["--max-examples", "4", "--seed", "1", "--generation-database", "none"]
+    command += ["--max-examples", "2", "--seed", "1", "--generation-database", "none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "7 selected / 7 total" in done.stdout
