@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +15,21 @@ from ..._arrays import FloatArray
 from ..._files import check_output
 from ..._options import checked, flag, function, instance, path, text
 from ..._progress import Progress
+from ...arch.config import read_config
+from ...arch.tensors import read_plan
 from ...core.core import Core
 from ...core.hosts import get_core
 from ...errors import ModelFileError, NotFiniteError, UnsupportedError
+from ...gguf.header import TensorInfo
+from ...gguf.reader import GgufFile
 from ...gguf.types import TypedValue, ValueType, packed_bytes
 from ...gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ...text.tokenizer import Tokenizer
 from ...weights.formats import FORMATS, file_format
 from ...weights.quantized import ByteArray, quantize_rows
 from .config import Config
-from .safetensors import Checkpoint, StoredTensor, read_json_object
+from .parts import Part, Parts, stack_experts, stored
+from .safetensors import Checkpoint, read_json_object
 from .tokenizer import tokenizer_metadata
 
 _PIECE_WEIGHTS = 4 << 20  # quantised at a time
@@ -68,8 +74,8 @@ def convert_checkpoint(
     """Writes the GGUF file of a checkpoint in Hugging Face's layout: a directory with config.json,
     safetensors files and the tokeniser's files.
 
-    Supported model types: llama, mistral, qwen2 and qwen3, also with other activations (relu,
-    relu2, fatrelu …), which are recorded in the file.
+    Supported are the model types of `families.FAMILIES`, also with other activations (relu, relu2,
+    fatrelu …), which are recorded in the file.
 
     format: weight format; "keep" keeps F32, F16 and BF16. Vectors become F32.
     name: model name; by default the directory's name, or the repository's in a Hugging Face cache.
@@ -94,6 +100,8 @@ def convert_checkpoint(
     tokenizer = Tokenizer.from_metadata(metadata, str(folder))
     job = _Conversion(config, Checkpoint(folder), folder, format, core or get_core())
     tensors = job.tensors(progress or (lambda what, share: None))
+    if not config.family.usual:
+        _check_plan(folder, metadata, tensors)
     kinds = [each.format for each in tensors.values() if len(each.shape) > 1]
     most = max(set(kinds), key=kinds.count)
     if most in FORMATS:
@@ -110,6 +118,27 @@ def convert_checkpoint(
         sum(math.prod(each.shape) for each in tensors.values()),
         target.stat().st_size,
     )
+
+
+class _Unwritten(GgufFile):
+    """The header of a file that is not written yet."""
+
+    def __init__(
+        self, name: str, metadata: Mapping[str, Any], tensors: Mapping[str, TensorData]
+    ) -> None:
+        self.name = name
+        self.metadata = dict(metadata)
+        self.tensors = {
+            key: TensorInfo(key, each.shape, each.format, 0, 0) for key, each in tensors.items()
+        }
+
+
+def _check_plan(
+    folder: Path, metadata: Mapping[str, Any], tensors: Mapping[str, TensorData]
+) -> None:
+    """The errors that the file would have when it is loaded, before it is written."""
+    file = _Unwritten(str(folder), metadata, tensors)
+    read_plan(file, read_config(file))
 
 
 def _inputs(folder: Path) -> list[Path]:
@@ -146,17 +175,15 @@ class _Conversion:
 
     def tensors(self, announce: Progress) -> dict[str, TensorData]:
         """All tensors by their names in the new file, created when they are written."""
-        found: dict[str, StoredTensor] = {}
-        for name, stored in self._checkpoint.tensors.items():
-            if name.endswith(_IGNORED):
-                continue
+        found: Parts = {}
+        for name, part in self._parts().items():
             new = self._names.get_name(name, try_suffixes=(".weight", ".bias"))
             if new is None or new in found:
                 raise UnsupportedError(
                     f"{self._folder}: tensor {name!r} is not one of "
                     f"{self._config.family.architecture!r}, and results without it would be wrong"
                 )
-            found[new] = stored
+            found[new] = self._in_pairs(new, part)
         if self._config.tied:
             found.pop("output.weight", None)
         self._check_shapes(found)
@@ -168,15 +195,34 @@ class _Conversion:
             tensors["rope_freqs.weight"] = TensorData("f32", factors.shape, packed)
         done = 0
         for new in sorted(found, key=_place):
-            stored = found[new]
-            kind = self._kind(stored)
-            packed_bytes(kind, stored.shape)
-            make = self._maker(new, stored, kind, announce, done / total)
-            tensors[new] = TensorData(kind, stored.shape, make)
-            done += math.prod(stored.shape)
+            part = found[new]
+            kind = self._kind(new, part)
+            packed_bytes(kind, part.shape)
+            tensors[new] = TensorData(
+                kind, part.shape, self._maker(part, kind, announce, done / total)
+            )
+            done += math.prod(part.shape)
         return tensors
 
-    def _check_shapes(self, found: dict[str, StoredTensor]) -> None:
+    def _parts(self) -> Parts:
+        """The tensors by the checkpoint's names, arranged as GGUF has them."""
+        parts = {
+            name: stored(each)
+            for name, each in self._checkpoint.tensors.items()
+            if not name.endswith(_IGNORED)
+        }
+        try:
+            parts = stack_experts(parts, self._config.experts)
+        except ModelFileError as error:
+            raise ModelFileError(f"{self._folder}: {error}") from None
+        return self._config.family.arrange(self._config, parts)
+
+    def _in_pairs(self, new: str, part: Part) -> Part:
+        """The same, with neighbouring rows for rotary pairs where the architecture has them so."""
+        heads = self._moved_heads(new)
+        return part.made(lambda x: _neighbours(x, heads)) if heads else part
+
+    def _check_shapes(self, found: Parts) -> None:
         config = self._config
         q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
         d, hidden = config.d, config.hidden
@@ -184,7 +230,7 @@ class _Conversion:
             "token_embd.weight": (config.vocab, d),
             "output_norm.weight": (d,),
         }
-        for layer in range(config.layers):
+        for layer in range(config.layers if config.family.usual else 0):
             parts: tuple[tuple[str, tuple[int, ...]], ...] = (
                 ("attn_norm", (d,)),
                 ("ffn_norm", (d,)),
@@ -213,27 +259,26 @@ class _Conversion:
                     f"but config.json asks for {shape}"
                 )
 
-    def _kind(self, stored: StoredTensor) -> str:
-        """The format that a tensor gets."""
-        if len(stored.shape) < 2:
+    def _kind(self, new: str, part: Part) -> str:
+        """The format that a tensor gets. Vectors are plain numbers, and so are routers, which are
+        small, and whose choices would change."""
+        if len(part.shape) < 2 or new.endswith(".bias"):
             return "f32"
         if self._format == "keep":
-            return stored.format if stored.format in FORMATS else "f16"
-        fits = stored.shape[-1] % FORMATS[self._format].block == 0
+            return part.format if part.format in FORMATS else "f16"
+        if ".ffn_gate_inp." in new:
+            return "f32"
+        fits = part.shape[-1] % FORMATS[self._format].block == 0
         return self._format if fits else "f16"
 
     def _maker(
-        self, new: str, stored: StoredTensor, kind: str, announce: Progress, share: float
+        self, part: Part, kind: str, announce: Progress, share: float
     ) -> Callable[[], ByteArray]:
         def make() -> ByteArray:
-            announce(stored.name, share)
-            heads = self._moved_heads(new)
-            if kind == stored.format and stored.dtype != "F64" and not heads:
-                return stored.data
-            values = stored.floats()
-            if heads:
-                values = _neighbours(values, heads)
-            return self._packed(stored, values, kind)
+            announce(part.name, share)
+            if kind == part.format and part.packed is not None:
+                return part.packed()
+            return self._packed(part, part.floats(), kind)
 
         return make
 
@@ -244,14 +289,14 @@ class _Conversion:
         name = new.split(".")[2]
         return {"attn_q": self._config.heads, "attn_k": self._config.kv_heads}.get(name, 0)
 
-    def _packed(self, stored: StoredTensor, values: FloatArray, kind: str) -> ByteArray:
-        what = f"{self._folder}: tensor {stored.name!r}"
+    def _packed(self, part: Part, values: FloatArray, kind: str) -> ByteArray:
+        what = f"{self._folder}: tensor {part.name!r}"
         if not np.isfinite(values).all():
             raise NotFiniteError(f"{what} holds NaN, infinity, or weights too large for F32")
         if kind == "f32":
             return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8)
-        rows = values.reshape(-1, stored.shape[-1])
-        step = max(1, _PIECE_WEIGHTS // stored.shape[-1])
+        rows = values.reshape(-1, part.shape[-1])
+        step = max(1, _PIECE_WEIGHTS // part.shape[-1])
         return np.concatenate(
             [
                 quantize_rows(rows[start : start + step], kind, self._core, what)

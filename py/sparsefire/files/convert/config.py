@@ -6,29 +6,15 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...errors import ArgumentError, ModelFileError, UnsupportedError
 from ...gguf.types import TypedValue, ValueType
 from ...weights.activation import ActivationType
+from .families import FAMILIES
 
-
-class Family(NamedTuple):
-    """What a `model_type` becomes."""
-
-    architecture: str  # GGUF's name
-    pairs: bool  # rotary pairs are neighbours there, halves in the checkpoint: rows of q and k move
-    model: str  # the class of transformers that computes it
-
-
-FAMILIES = {
-    "llama": Family("llama", pairs=True, model="LlamaForCausalLM"),
-    "mistral": Family("llama", pairs=True, model="MistralForCausalLM"),
-    "qwen2": Family("qwen2", pairs=False, model="Qwen2ForCausalLM"),
-    "qwen3": Family("qwen3", pairs=False, model="Qwen3ForCausalLM"),
-}
 _ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "hidden_act_param", "hidden_act_threshold")
 # Keys that may say another activation than those above.
 _LIKE_ACTIVATION = re.compile(
@@ -60,6 +46,8 @@ class Config:
         own = self.d // self.heads if self.d % self.heads == 0 else None
         self.head_dim = self.integer("head_dim", own)
         self.vocab = self.integer("vocab_size")
+        counts = ("num_experts", "num_local_experts", "n_routed_experts")
+        self.experts = next((self.integer(name) for name in counts if name in self), 0)
         self.tied = bool(values.get("tie_word_embeddings", False))
 
     def _check_model(self, kind: str) -> None:
@@ -79,6 +67,16 @@ class Config:
     def fail(self, name: str, problem: str) -> ModelFileError:
         """The error for a wrong value."""
         return ModelFileError(f"{self._path}: {name!r} {problem}")
+
+    def unsupported(self, name: str) -> UnsupportedError:
+        """The error for a value that asks for something that GGUF's architecture is not."""
+        return UnsupportedError(
+            f"{self._path}: {name!r} is {self.get(name)!r}, which is not supported for models of "
+            f"the type {self.get('model_type')!r}"
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
 
     def get(self, name: str, default: Any = None) -> Any:
         """A value; null counts as missing."""
@@ -134,13 +132,13 @@ class Config:
             "attention.head_count_kv": self.kv_heads,
             "attention.key_length": self.head_dim,
             "attention.value_length": self.head_dim,
-            "attention.layer_norm_rms_epsilon": self.number("rms_norm_eps", 1e-6),
+            self.family.epsilon[1]: self.number(self.family.epsilon[0], 1e-6),
             "vocab_size": self.vocab,
-            "rope.dimension_count": self.head_dim,
             **self._rope_keys(),
             **self._activation_keys(),
+            **self.family.keys(self),
         }
-        window = self._window(keys["context_length"])
+        window = 0 if self.family.own_windows else self._window(keys["context_length"])
         if window:
             keys["attention.sliding_window"] = window
         return {
@@ -167,10 +165,15 @@ class Config:
     def _rope_keys(self) -> dict[str, Any]:
         rope = self.rope
         partial = self.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
-        if partial != 1.0:
+        if partial != 1.0 and not self.family.partial:
             raise UnsupportedError(f"{self._path}: 'partial_rotary_factor' is not supported")
         theta = rope.get("rope_theta", self.get("rope_theta", 10000.0))
-        keys: dict[str, Any] = {"rope.freq_base": self._finite("rope_theta", theta)}
+        keys: dict[str, Any] = {
+            "rope.freq_base": self._finite("rope_theta", theta),
+            "rope.dimension_count": int(
+                self._finite("partial_rotary_factor", partial) * self.head_dim
+            ),
+        }
         kind = rope["rope_type"]
         if kind in ("default", "llama3"):  # llama3's factors are a tensor
             return keys
@@ -215,7 +218,8 @@ class Config:
 
     def _activation_keys(self) -> dict[str, Any]:
         for key, value in self._values.items():
-            if key not in _ACTIVATION_KEYS and _LIKE_ACTIVATION.search(key) and value:
+            known = (*_ACTIVATION_KEYS, *self.family.known)
+            if key not in known and _LIKE_ACTIVATION.search(key) and value:
                 raise UnsupportedError(
                     f"{self._path}: {key!r} may change the activation, and is not understood; "
                     "'hidden_act' names it"

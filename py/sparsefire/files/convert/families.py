@@ -1,0 +1,309 @@
+"""The families of models that are converted: what the values of a config.json become, and how
+tensors that GGUF holds otherwise are made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..._arrays import FloatArray
+from .parts import Part, Parts
+
+if TYPE_CHECKING:
+    from .config import Config
+
+Keys = dict[str, Any]
+
+
+class Family(NamedTuple):
+    """What a `model_type` becomes."""
+
+    architecture: str  # GGUF's name
+    pairs: bool  # rotary pairs are neighbours there, halves in the checkpoint: rows of q and k move
+    model: str  # the class of transformers that computes it
+    keys: Callable[[Config], Keys] = lambda _: {}  # beside those that all have
+    arrange: Callable[[Config, Parts], Parts] = lambda _, parts: parts
+    usual: bool = True  # it has the tensors of Llama's layers
+    epsilon: tuple[str, str] = ("rms_norm_eps", "attention.layer_norm_rms_epsilon")
+    partial: bool = False  # a part of each head is rotated
+    own_windows: bool = False  # `keys` says which layers have a window
+    known: tuple[str, ...] = ()  # values that only look as if they changed the activation
+
+
+# -- mixtures of experts ---------------------------------------------------------------------------
+
+
+def _experts(config: Config, *, normalised: bool | None = None) -> Keys:
+    """The keys of mixtures. normalised: whether GGUF's architecture divides the weights of the
+    chosen experts by their sum, which the model then has to do too."""
+    if normalised is not None and bool(config.get("norm_topk_prob", normalised)) != normalised:
+        raise config.unsupported("norm_topk_prob")
+    if config.get("decoder_sparse_step", 1) != 1 or config.get("mlp_only_layers"):
+        raise config.unsupported("decoder_sparse_step")
+    keys: Keys = {
+        "expert_count": config.experts,
+        "expert_used_count": config.integer("num_experts_per_tok"),
+    }
+    if "moe_intermediate_size" in config:
+        keys["expert_feed_forward_length"] = config.integer("moe_intermediate_size")
+    return keys
+
+
+def _qwen2_moe(config: Config) -> Keys:
+    shared = config.integer("shared_expert_intermediate_size")
+    return {
+        **_experts(config, normalised=False),
+        "expert_shared_feed_forward_length": shared,
+    }
+
+
+def _flat_gates(config: Config, parts: Parts) -> Parts:
+    """The gates of shared experts, matrices of one row, as vectors."""
+    flat = re.compile(r".+\.shared_expert_gate\.weight")
+    return {
+        name: part.made(lambda x: x.reshape(-1), part.shape[1:]) if flat.fullmatch(name) else part
+        for name, part in parts.items()
+    }
+
+
+def _olmoe(config: Config) -> Keys:
+    if config.get("clip_qkv"):
+        raise config.unsupported("clip_qkv")
+    return _experts(config, normalised=False)
+
+
+def _transposed(part: Part) -> Part:
+    """The matrix of each expert transposed."""
+    shape = part.shape[0], part.shape[2], part.shape[1]
+    return part.made(lambda x: x.swapaxes(1, 2), shape)
+
+
+def _part_of_rows(part: Part, rows: slice) -> Part:
+    """Some rows of each expert."""
+    count = len(range(*rows.indices(part.shape[1])))
+    return part.made(lambda x: x[:, rows], (part.shape[0], count, *part.shape[2:]))
+
+
+# -- gpt-oss ---------------------------------------------------------------------------------------
+
+
+def _gpt_oss(config: Config) -> Keys:
+    if config.get("swiglu_limit", 7.0) != 7.0 or config.get("swiglu_alpha", 1.702) != 1.702:
+        raise config.unsupported("swiglu_limit")
+    kinds = [
+        "full_attention" if layer % 2 else "sliding_attention" for layer in range(config.layers)
+    ]
+    if config.get("layer_types", kinds) != kinds:
+        raise config.unsupported("layer_types")
+    return {
+        **_experts(config),
+        "expert_feed_forward_length": config.hidden,
+        "attention.sliding_window": config.integer("sliding_window"),
+        "hidden_activation": "silu_clamped",
+    }
+
+
+def _gpt_oss_parts(config: Config, parts: Parts) -> Parts:
+    """Experts' matrices are transposed there, and rows of gate and up alternate."""
+    found: Parts = {}
+    for name, part in parts.items():
+        if name.endswith(".self_attn.sinks"):
+            found[f"{name}.weight"] = part
+        elif name.endswith(".gate_up_proj"):
+            turned = _transposed(part)
+            for first, each in enumerate(("gate_proj", "up_proj")):
+                new = name.replace("gate_up_proj", f"{each}.weight")
+                found[new] = _part_of_rows(turned, slice(first, None, 2))
+        elif name.endswith(".gate_up_proj_bias"):
+            for first, each in enumerate(("gate_proj", "up_proj")):
+                new = name.replace("gate_up_proj_bias", f"{each}.bias")
+                found[new] = _part_of_rows(part, slice(first, None, 2))
+        elif name.endswith(".experts.down_proj"):
+            found[f"{name}.weight"] = _transposed(part)
+        elif name.endswith(".experts.down_proj_bias"):
+            found[name.replace("down_proj_bias", "down_proj.bias")] = part
+        else:
+            found[name] = part
+    return found
+
+
+# -- DeepSeek --------------------------------------------------------------------------------------
+
+
+def _deepseek(config: Config, scoring: int) -> Keys:
+    """scoring: as in `expert_gating_func`."""
+    rank, turned = config.integer("kv_lora_rank"), config.integer("qk_rope_head_dim")
+    keys: Keys = {
+        **_experts(config),
+        "attention.head_count_kv": 1,
+        "attention.key_length": rank + turned,
+        "attention.value_length": rank,
+        "attention.key_length_mla": config.integer("qk_nope_head_dim") + turned,
+        "attention.value_length_mla": config.integer("v_head_dim"),
+        "attention.kv_lora_rank": rank,
+        "rope.dimension_count": turned,
+        "leading_dense_block_count": config.get("first_k_dense_replace", 0),
+        "expert_shared_count": config.get("n_shared_experts", 0),
+        "expert_gating_func": scoring,
+        "expert_weights_norm": bool(config.get("norm_topk_prob", False)),
+        "expert_weights_scale": config.number("routed_scaling_factor", 1.0),
+    }
+    if config.get("moe_layer_freq", 1) != 1:
+        raise config.unsupported("moe_layer_freq")
+    if config.get("q_lora_rank"):
+        keys["attention.q_lora_rank"] = config.integer("q_lora_rank")
+    if config.rope["rope_type"] == "yarn":
+        share = config.rope_number("mscale_all_dim", 0.0)
+        if config.rope_number("mscale", share) != share:
+            raise config.unsupported("rope_scaling")
+        keys["rope.scaling.yarn_log_multiplier"] = 0.1 * share
+    return keys
+
+
+def _deepseek_v2(config: Config) -> Keys:
+    if config.get("topk_method", "greedy") != "greedy":
+        raise config.unsupported("topk_method")
+    return _deepseek(config, 1)
+
+
+def _deepseek_v3(config: Config) -> Keys:
+    groups = {
+        "expert_group_count": config.integer("n_group", 1),
+        "expert_group_used_count": config.integer("topk_group", 1),
+    }
+    if not config.get("rope_interleave", True):
+        raise config.unsupported("rope_interleave")
+    return {**_deepseek(config, 2), **groups}
+
+
+def _deepseek_parts(config: Config, parts: Parts) -> Parts:
+    """The matrix of keys and values is two there, one of them transposed, so that a session keeps
+    latent vectors. Layers that only draft tokens are left out."""
+    heads, plain = config.heads, config.integer("qk_nope_head_dim")
+    value, rank = config.integer("v_head_dim"), config.integer("kv_lora_rank")
+    draft = re.compile(r"model\.layers\.(\d+)\..+")
+    found: Parts = {}
+
+    def keys(x: FloatArray) -> FloatArray:
+        return x.reshape(heads, -1, rank)[:, :plain].swapaxes(1, 2)
+
+    def values(x: FloatArray) -> FloatArray:
+        return x.reshape(heads, -1, rank)[:, plain:]
+
+    for name, part in parts.items():
+        layer = draft.fullmatch(name)
+        if layer and int(layer[1]) >= config.layers and config.get("num_nextn_predict_layers"):
+            continue
+        if name.endswith(".kv_b_proj.weight"):
+            if part.shape != (heads * (plain + value), rank):
+                raise config.fail("kv_lora_rank", f"does not suit {name!r}, {part.shape}")
+            found[name.replace("kv_b_proj", "k_b_proj")] = part.made(keys, (heads, rank, plain))
+            found[name.replace("kv_b_proj", "v_b_proj")] = part.made(values, (heads, value, rank))
+        elif name.endswith(".e_score_correction_bias"):
+            found[name.replace("correction_bias", "correction.bias")] = part
+        else:
+            found[name] = part
+    return found
+
+
+# -- Granite, Nemotron -----------------------------------------------------------------------------
+
+
+def _granite(config: Config) -> Keys:
+    scales = {
+        "embedding_scale": "embedding_multiplier",
+        "residual_scale": "residual_multiplier",
+        "attention.scale": "attention_multiplier",
+        "logit_scale": "logits_scaling",
+    }
+    return {key: config.number(name, 1.0) for key, name in scales.items()}
+
+
+def _granite_moe(config: Config) -> Keys:
+    return {**_granite(config), **_experts(config)}
+
+
+def _granite_moe_parts(config: Config, parts: Parts) -> Parts:
+    """Gate and up of the experts are one matrix there."""
+    hidden, found = config.hidden, {}
+    for name, part in parts.items():
+        block, _, rest = name.partition("block_sparse_moe.")
+        if rest == "input_linear.weight":
+            for each, half in (("w1", slice(hidden)), ("w3", slice(hidden, None))):
+                new = f"{block}block_sparse_moe.experts.{each}.weight"
+                found[new] = _part_of_rows(part, half)
+        elif rest == "output_linear.weight":
+            found[f"{block}block_sparse_moe.experts.w2.weight"] = part
+        elif rest == "router.layer.weight":
+            found[f"{block}block_sparse_moe.gate.weight"] = part
+        else:
+            found[name] = part
+    return found
+
+
+def _more_by_one(config: Config, parts: Parts) -> Parts:
+    """Weights of norms, which Nemotron's checkpoints hold less 1."""
+    norms = re.compile(r".+(layernorm|\.norm)\.weight")
+    return {
+        name: part.made(lambda x: x + 1) if norms.fullmatch(name) else part
+        for name, part in parts.items()
+    }
+
+
+_STEP = ("decoder_sparse_step",)
+
+FAMILIES = {
+    "llama": Family("llama", True, "LlamaForCausalLM"),
+    "mistral": Family("llama", True, "MistralForCausalLM"),
+    "qwen2": Family("qwen2", False, "Qwen2ForCausalLM"),
+    "qwen3": Family("qwen3", False, "Qwen3ForCausalLM"),
+    "arcee": Family("arcee", True, "ArceeForCausalLM", usual=False),
+    "granite": Family("granite", True, "GraniteForCausalLM", _granite),
+    "nemotron": Family(
+        "nemotron",
+        False,
+        "NemotronForCausalLM",
+        arrange=_more_by_one,
+        usual=False,
+        epsilon=("norm_eps", "attention.layer_norm_epsilon"),
+        partial=True,
+    ),
+    "mixtral": Family("llama", True, "MixtralForCausalLM", _experts, usual=False),
+    "qwen2_moe": Family(
+        "qwen2moe",
+        False,
+        "Qwen2MoeForCausalLM",
+        _qwen2_moe,
+        _flat_gates,
+        usual=False,
+        known=_STEP,
+    ),
+    "qwen3_moe": Family(
+        "qwen3moe",
+        False,
+        "Qwen3MoeForCausalLM",
+        lambda config: _experts(config, normalised=True),
+        usual=False,
+        known=_STEP,
+    ),
+    "olmoe": Family("olmoe", False, "OlmoeForCausalLM", _olmoe, usual=False),
+    "granitemoe": Family(
+        "granitemoe", True, "GraniteMoeForCausalLM", _granite_moe, _granite_moe_parts, usual=False
+    ),
+    "gpt_oss": Family(
+        "gpt-oss",
+        False,
+        "GptOssForCausalLM",
+        _gpt_oss,
+        _gpt_oss_parts,
+        usual=False,
+        own_windows=True,
+    ),
+    "deepseek_v2": Family(
+        "deepseek2", False, "DeepseekV2ForCausalLM", _deepseek_v2, _deepseek_parts, usual=False
+    ),
+    "deepseek_v3": Family(
+        "deepseek2", False, "DeepseekV3ForCausalLM", _deepseek_v3, _deepseek_parts, usual=False
+    ),
+}

@@ -1,0 +1,84 @@
+"""Tensors on their way from a checkpoint to a file: as they are stored there, or made of others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..._arrays import FloatArray
+from ...errors import ModelFileError
+from ...weights.quantized import ByteArray
+from .safetensors import StoredTensor
+
+_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of the new file. `name` is the checkpoint's, for messages; `format` keeps every bit;
+    `packed` gives its bytes in that format, if they are there, and `floats` its values."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    floats: Callable[[], FloatArray]
+    packed: Callable[[], ByteArray] | None = None
+
+    def made(
+        self,
+        make: Callable[[FloatArray], FloatArray],
+        shape: tuple[int, ...] | None = None,
+    ) -> Part:
+        """The tensor that a function makes of this one, of this shape or the same."""
+        return Part(self.name, shape or self.shape, self.format, lambda: make(self.floats()))
+
+
+Parts = dict[str, Part]
+
+
+def stored(tensor: StoredTensor) -> Part:
+    """A tensor as it is in the checkpoint."""
+    packed = None if tensor.dtype == "F64" else lambda: tensor.data
+    return Part(tensor.name, tensor.shape, tensor.format, tensor.floats, packed)
+
+
+def stack_experts(parts: Mapping[str, Part], count: int) -> Parts:
+    """The same with one tensor, (count, …), in the place of those that each expert has."""
+    stacks: dict[str, dict[int, Part]] = {}
+    found: Parts = {}
+    for name, part in parts.items():
+        match = _EXPERT.fullmatch(name)
+        if match is None:
+            found[name] = part
+        else:
+            whole = f"{match[1]}.{match[3]}"
+            stacks.setdefault(whole, {})[int(match[2])] = part
+    for name, each in stacks.items():
+        found[name] = _stacked(name, each, count)
+    return found
+
+
+def _stacked(name: str, parts: Mapping[int, Part], count: int) -> Part:
+    if sorted(parts) != list(range(count)):
+        raise ModelFileError(
+            f"the tensors of {len(parts)} experts are there for {name!r}, but config.json says "
+            f"that there are {count}"
+        )
+    ordered = [parts[expert] for expert in range(count)]
+    first = ordered[0]
+    for each in ordered:
+        if each.shape != first.shape:
+            raise ModelFileError(f"{each.name!r} has shape {each.shape}, not {first.shape}")
+    alike = all(each.packed and each.format == first.format for each in ordered)
+    return Part(
+        first.name,
+        (count, *first.shape),
+        first.format if alike else "f32",
+        lambda: np.stack([each.floats() for each in ordered]),
+        (lambda: np.concatenate([each.packed() for each in ordered if each.packed]))
+        if alike
+        else None,
+    )

@@ -1,0 +1,129 @@
+"""Makes checkpoints.json: what transformers computes of small checkpoints of each family.
+
+    python tests/golden/make_checkpoints.py        # needs torch and transformers
+
+For each family: its config.json, the names and shapes of its tensors as transformers writes them,
+and the logits after the last of `TOKENS`, F32 in base64. The weights are those of
+`hf_families.weights`, from names and shapes alone, so that tests need neither torch nor files.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+import torch
+import transformers
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from hf_families import GOLDEN, TOKENS, VOCAB, weights
+
+_COMMON = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+_EXPERTS = {"num_experts_per_tok": 3, "moe_intermediate_size": 24}
+_DEEPSEEK = {
+    **_EXPERTS,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "routed_scaling_factor": 2.5,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 3},
+    "qwen2_moe": {
+        **_EXPERTS,
+        "num_experts": 8,
+        "shared_expert_intermediate_size": 40,
+        "norm_topk_prob": False,
+    },
+    "qwen3_moe": {**_EXPERTS, "num_experts": 8, "norm_topk_prob": True, "head_dim": 16},
+    "olmoe": {"num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": False},
+    "gpt_oss": {
+        "num_local_experts": 8,
+        "num_experts_per_tok": 3,
+        "head_dim": 16,
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 5000.0,
+            "factor": 4.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "original_max_position_embeddings": 16,
+        },
+    },
+    "deepseek_v2": {**_DEEPSEEK, "topk_method": "greedy", "norm_topk_prob": False},
+    "deepseek_v3": {**_DEEPSEEK, "n_group": 4, "topk_group": 2, "norm_topk_prob": True},
+    "granite": {
+        "embedding_multiplier": 6.0,
+        "residual_multiplier": 0.3,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 4.0,
+    },
+    "granitemoe": {
+        "num_local_experts": 8,
+        "num_experts_per_tok": 3,
+        "embedding_multiplier": 6.0,
+        "residual_multiplier": 0.3,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 4.0,
+    },
+    "nemotron": {"partial_rotary_factor": 0.5, "head_dim": 8},
+    "arcee": {},
+}
+
+
+def golden(kind: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The entry of a family."""
+    config = transformers.AutoConfig.for_model(kind, **{**_COMMON, **changes})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        file = Path(folder) / "model.safetensors"
+        shapes = {name: list(x.shape) for name, x in safetensors.numpy.load_file(file).items()}
+        safetensors.numpy.save_file(weights(shapes), file, metadata={"format": "pt"})
+        again = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
+        stored = json.loads((Path(folder) / "config.json").read_text())
+    with torch.no_grad():
+        logits = again.eval()(torch.tensor([TOKENS])).logits[0, -1].numpy()
+    return {
+        "config": stored,
+        "shapes": shapes,
+        "logits": base64.b64encode(logits.astype("<f4").tobytes()).decode(),
+    }
+
+
+def main() -> None:
+    """Writes the file."""
+    found = {kind: golden(kind, changes) for kind, changes in FAMILIES.items()}
+    GOLDEN.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
