@@ -21,6 +21,7 @@ except ImportError as error:
     missing(f"{error.name} is not installed; pip install '.[test]'")
 
 from sparsefire.serve.app import Server
+from sparsefire.serve.connections import protocol
 
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}<|end|>{% endfor %}"
@@ -42,7 +43,12 @@ class Running:
         self.server = server
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(server.app, log_level="warning", lifespan="on")
+        config = uvicorn.Config(
+            server.app,
+            http=protocol(server.limits.head_seconds),
+            log_level="warning",
+            lifespan="on",
+        )
         config.timeout_graceful_shutdown = 1
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(

@@ -4,9 +4,11 @@ behind."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,41 @@ def _read_to_end(client: socket.socket) -> bytes:
         while part := client.recv(65536):
             found += part
     return found
+
+
+def test_requests_that_do_not_begin(start: Start) -> None:
+    server = start(Limits(head_seconds=0.5))
+    address = httpx.URL(server.url)
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    begins = (b"", b"GET", whole[:-2], b"\r\n" * 3, whole + b"GET /he", b"POST /v1/completions ")
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection((address.host, address.port), timeout=60))
+            for _ in begins
+        ]
+        for client, begin in zip(clients, begins, strict=True):
+            client.sendall(begin)
+        for client, begin in zip(clients, begins, strict=True):
+            assert _read_to_end(client).startswith(b"HTTP/1.1 200") == begin.startswith(whole)
+    with socket.create_connection((address.host, address.port), timeout=60) as client:
+        end = time.monotonic() + 30
+        with contextlib.suppress(ConnectionError):
+            client.sendall(b"GET /health HTTP/1.1\r\n")
+            for number in itertools.count():  # a byte now and then changes nothing
+                client.sendall(b"X-%d: a\r\n" % number)
+                time.sleep(0.05)
+                assert time.monotonic() < end
+    # What has begun may take longer than that, and so may the next request on its connection.
+    body = {"prompt": "ab", "max_tokens": 20_000, "logit_bias": {str(END): -100}, "stream": True}
+    begun = time.monotonic()
+    with server.client.stream("POST", "/v1/completions", json=body) as response:
+        for _ in response.iter_lines():
+            if time.monotonic() - begun > 1:
+                break
+    assert time.monotonic() - begun > 1
+    for _ in range(3):
+        assert server.post("completions", prompt="ab", max_tokens=1).status_code == 200
+        time.sleep(0.3)
 
 
 def test_bodies_that_do_not_end(start: Start) -> None:

@@ -107,6 +107,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         import uvicorn
 
         from ..serve.app import Server, is_local
+        from ..serve.connections import protocol
     except ImportError as error:
         raise BackendError(
             f"sparsefire serve needs the package {error.name}: pip install 'sparsefire[serve]'"
@@ -149,6 +150,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     )
     config = uvicorn.Config(
         server.app,
+        http=protocol(limits.head_seconds),
         log_level="info" if arguments.log_requests else "warning",
         access_log=arguments.log_requests,
         server_header=False,

@@ -37,10 +37,11 @@ WHOLE = Whole(0)
 @dataclass(frozen=True)
 class Limits:
     """Limits of a request. None for `max_tokens` or `prompt_tokens` means the context length. A
-    body must arrive within `body_seconds`, and each part of an answer be read within
-    `write_seconds`."""
+    request's head must arrive within `head_seconds`, its body within `body_seconds`, and each part
+    of an answer be read within `write_seconds`."""
 
     body_bytes: int = 2 << 20
+    head_seconds: float = 30.0
     body_seconds: float = 30.0
     write_seconds: float = 30.0
     seconds: float = 600.0
