@@ -37,6 +37,18 @@ def test_experts_on_demand_give_the_same_bits(
             assert stats.misses <= moe_model.LAYERS * moe_model.EXPERTS
 
 
+def test_experts_of_split_models(tmp_path: Path) -> None:
+    path = moe_model.write(tmp_path / "m.gguf", "Q8_0", "silu")
+    parts = tiny_model.split(path, tmp_path, 4)
+    with sf.Model.load(path) as whole:
+        wanted, budget = whole.logits(IDS), experts_bytes(whole) // 2
+    for source in (parts[0], parts):
+        with sf.Model.load(source, neuron_budget=budget) as model:
+            np.testing.assert_array_equal(model.logits(IDS), wanted)
+            assert model.neurons is not None
+            assert model.neurons.stats.misses
+
+
 def test_relu_experts_on_demand(tmp_path: Path) -> None:
     """In memory their down matrices are transposed, so sums are in another order."""
     path = moe_model.write(tmp_path / "m.gguf")

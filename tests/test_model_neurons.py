@@ -3,6 +3,7 @@ budget, and again after a failed read."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import sparsefire as sf
+import tiny_model
 from model_variants import IDS, VARIANTS, greedy, modes, variant_path
 from pyodide_harness import PyodideRuntime
 from sparsefire.core.core import Core
@@ -66,6 +68,23 @@ def test_the_same_bits_as_in_memory(core: Core, name: str) -> None:
                 assert caches.stats.resident_bytes <= neurons * least
             np.testing.assert_array_equal(model.ffn_inputs(IDS), inputs)
             np.testing.assert_array_equal(model.hidden_states(IDS), states)
+
+
+def test_split_models(tmp_path: Path) -> None:
+    path = variant_path("calibrated q8_0")
+    parts = tiny_model.split(path, tmp_path, 3)
+    with sf.Model.load(path) as whole:
+        wanted = whole.logits(IDS, mode="sparse")
+    budget = smallest(path) * 7
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(each.open("rb")) for each in parts]
+        for source in (parts[0], parts[::-1], streams):
+            with sf.Model.load(source, neuron_budget=budget) as model:
+                np.testing.assert_array_equal(model.logits(IDS, mode="sparse"), wanted)
+                assert caches_of(model).stats.misses
+        assert not any(stream.closed for stream in streams)
+    with pytest.raises(sf.ArgumentError, match="already in memory"):
+        sf.Model.load([parts[0], parts[1], parts[2].read_bytes()], neuron_budget=budget)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.4])

@@ -200,6 +200,27 @@ def write_parts(directory: Path, count: int, tiny: Tiny | None = None) -> list[P
     return paths
 
 
+def split(path: Path, directory: Path, count: int) -> list[Path]:
+    """Divides a model's file into `count` files, its tensors in turn."""
+    whole = gguf.GGUFReader(path)
+    paths = [directory / f"{path.stem}-{part + 1:05}-of-{count:05}.gguf" for part in range(count)]
+    for part, each in enumerate(paths):
+        writer = gguf.GGUFWriter(each, whole.fields["general.architecture"].contents())
+        for key in whole.fields.values():
+            if part == 0 and not key.name.startswith(("GGUF.", "general.architecture")):
+                writer.add_key_value(key.name, key.contents(), *key.types[:2])
+        writer.add_uint16("split.no", part)
+        writer.add_uint16("split.count", count)
+        writer.add_int32("split.tensors.count", len(whole.tensors))
+        for tensor in whole.tensors[part::count]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return paths
+
+
 def _write(path: Path, tiny: Tiny, keys: dict[str, Any], tensors: dict[str, Any]) -> None:
     writer = gguf.GGUFWriter(path, keys.pop("general.architecture", tiny.arch))
     for key, value in keys.items():

@@ -86,8 +86,8 @@ class BundleFile:
     `SparseFfn.save_bundles`. Only the header is read at first, then neurons by `read`.
 
     ``source``: a path, or a seekable binary file, which stays the caller's to close. Of a file
-    that has no ``readinto`` neighbours are read in one go. ``header`` and ``config``: of the same
-    file, when they have been read already.
+    that has no ``readinto`` neighbours are read in one go. ``header`` and ``config``: of its model,
+    when they have been read already; of a split one, ``source`` is the file with this layer.
     """
 
     def __init__(
@@ -117,17 +117,12 @@ class BundleFile:
             raise
 
     def _read_layer(self, layer: int, shape: LayerShape) -> None:
-        self.name = self.header.name
+        self.name = str(self.paths[0]) if self.paths else self.header.name
         self.layer = layer
         self.shape = shape
         self.tensor = f"blk.{layer}.ffn_bundle.weight"
         info = self.header.tensor(self.tensor)
         check_format(self.header, info)
-        if info.part:
-            raise UnsupportedError(
-                f"{self.name}: single neurons are read from a model in one file only; join its "
-                "parts, for example with `llama-gguf-split --merge`"
-            )
         if f"blk.{layer}.ffn_sub_norm.weight" in self.header.tensors:
             raise UnsupportedError(
                 f"{self.name}: layer {layer} has a norm before its down matrix, which needs all "

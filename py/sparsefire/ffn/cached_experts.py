@@ -3,12 +3,13 @@ where each one's rows lie together, and those in a cache are resident."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import threading
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from ..arch.read import read_vector
 from ..core.core import Core
 from ..core.enums import DownLayout
 from ..core.handle import CoreObject
-from ..errors import ModelFileError, UnsupportedError
+from ..errors import ModelFileError
 from ..gguf.reader import GgufFile
 from ..weights.formats import WeightFormat, weight_format
 from .bundles import LayerShape, Source, opened, read_exactly
@@ -26,23 +27,25 @@ from .cache import NeuronCache
 
 
 class _Part(NamedTuple):
-    """A tensor of matrices, one an expert: where it begins, and the bytes of each."""
+    """A tensor of matrices, one an expert: which of a model's files it is in, where it begins, and
+    the bytes of each."""
 
     name: str
+    file: int
     format: WeightFormat
     offset: int
     nbytes: int
 
 
 class ExpertFile:
-    """The experts of a layer of a model file, as `NeuronCache` reads them: the expert is what a
-    neuron is elsewhere, its bundle the rows of its gate, up and down matrices."""
+    """The experts of a layer of a model file, or of a split model, as `NeuronCache` reads them: the
+    expert is what a neuron is elsewhere, its bundle the rows of its gate, up and down matrices."""
 
-    def __init__(self, source: Source, layer: ExpertLayer, header: GgufFile) -> None:
+    def __init__(self, layer: ExpertLayer, header: GgufFile) -> None:
         self.name = header.name
         self.header = header
         self.layer = layer
-        self.paths: tuple[Path, ...] = (Path(source),) if isinstance(source, (str, Path)) else ()
+        self.paths = header.paths
         names = dict.fromkeys(name for name in (layer.gate, layer.up, layer.down) if name)
         self.parts = [_part(header, f"{name}.weight", layer.count) for name in names]
         self.bundle_bytes = sum(part.nbytes for part in self.parts)
@@ -51,9 +54,14 @@ class ExpertFile:
             header.tensor(f"{layer.down}.weight").shape[-2],
         )
         self.shape = LayerShape(layer.count, d_in, d_out, layer.activation, 0.0, 0)
-        self._file = opened(source)
-        close = self._file.close if self.paths else (lambda: None)
-        self._finalizer = weakref.finalize(self, close)
+        self._files: dict[int, Any] = {}
+        own = contextlib.ExitStack()
+        self._finalizer = weakref.finalize(self, own.close)
+        for index in dict.fromkeys(part.file for part in self.parts):
+            source = cast(Source, header.files[index])
+            self._files[index] = opened(source)
+            if isinstance(source, (str, os.PathLike)):
+                own.callback(self._files[index].close)
 
     def read(self, experts: npt.NDArray[np.int32], out: list[memoryview]) -> Iterator[int]:
         """Fills ``out``, buffers of `bundle_bytes` bytes; yields 1 for each. `ModelFileError` with
@@ -64,7 +72,7 @@ class ExpertFile:
                 place = buffer[at : at + part.nbytes]
                 offset = part.offset + expert * part.nbytes
                 failed = functools.partial(self._failed, expert, part, offset)
-                read_exactly(self._file, offset, place, failed)
+                read_exactly(self._files[part.file], offset, place, failed)
                 at += part.nbytes
             yield 1
 
@@ -75,18 +83,14 @@ class ExpertFile:
         )
 
     def close(self) -> None:
-        """Closes the file, unless it belongs to the caller."""
+        """Closes the files, unless they belong to the caller."""
         self._finalizer()
 
 
 def _part(header: GgufFile, name: str, count: int) -> _Part:
     info = header.tensor(name)
-    if info.part:
-        raise UnsupportedError(
-            f"{header.name}: experts are read on demand from a model in one file only; join its "
-            "parts, for example with `llama-gguf-split --merge`"
-        )
-    return _Part(name, weight_format(info.format), info.offset, info.nbytes // count)
+    format = weight_format(info.format)
+    return _Part(name, info.part, format, info.offset, info.nbytes // count)
 
 
 class CachedExperts(CoreObject):

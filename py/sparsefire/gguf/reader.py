@@ -39,16 +39,15 @@ class GgufFile:
 
     `name` identifies it in messages, `version` is 2 or 3, `metadata` maps keys to values (numbers,
     bools, strings, lists of strings, numpy arrays of numbers), `metadata_types` maps keys to their
-    `ValueType`, and `tensors` maps names to `TensorInfo`. All are in the file's order. `paths` are
-    those of the file or files, if it was opened by its path, which maps it into memory."""
+    `ValueType`, and `tensors` maps names to `TensorInfo`. All are in the file's order. `files` are
+    what the file, or each file of a split model, was opened from, and `paths` those that are paths,
+    which are mapped into memory."""
 
     def __init__(self, source: Source, *, mapped: bool = True, whole: bool = True) -> None:
         """See `open`, which also opens several files; `whole` false opens one file of a split
         model without the others."""
         self.name, first = open_source(source, mapped)
-        self.paths: tuple[Path, ...] = ()
-        if isinstance(source, (str, os.PathLike)):
-            self.paths = (Path(source),)
+        self.files: tuple[Source, ...] = (source,)
         self._source = first
         self._sources = [first]
         self.metadata: dict[str, Any] = {}
@@ -138,7 +137,7 @@ class GgufFile:
 
     def _add_part(self, part: GgufFile, index: int, count: int) -> None:
         self._sources += part._sources
-        self.paths += part.paths
+        self.files += part.files
         if part._split() != (index, count):
             raise ModelFileError(f"{part.name}: not part {index + 1} of a model in {count} files")
         twice = self.tensors.keys() & part.tensors.keys()
@@ -263,6 +262,11 @@ class GgufFile:
     def nbytes(self) -> int:
         """Bytes of the file, or of all the files of a split model."""
         return sum(source.size for source in self._sources)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The paths among `files`."""
+        return tuple(Path(each) for each in self.files if isinstance(each, (str, os.PathLike)))
 
     @property
     def mapped(self) -> bool:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,6 @@ class ModelNeurons:
     def __init__(
         self,
         core: Core,
-        source: Source,
         file: GgufFile,
         config: ModelConfig,
         plan: Plan,
@@ -54,9 +54,9 @@ class ModelNeurons:
             for place in self.places:
                 layer = plan.layers[place]
                 if isinstance(layer, ExpertLayer):
-                    files.append(ExpertFile(source, layer, file))
+                    files.append(ExpertFile(layer, file))
                 else:
-                    files.append(BundleFile(source, layer.block, header=file, config=config))
+                    files.append(_bundles(file, config, layer.block))
             caches = _caches(like, file, files)
             for each, cache in zip(files, caches, strict=True):
                 cache.lock = self.lock
@@ -139,6 +139,13 @@ class ModelNeurons:
             f"<ModelNeurons: {len(self.layers)} layers, {self.budget_bytes:,} of {self.nbytes:,} "
             f"bytes, {self.layers[0].cache.policy}, hit rate {self.stats.hit_rate:.1%}>"
         )
+
+
+def _bundles(file: GgufFile, config: ModelConfig, block: int) -> BundleFile:
+    """The neurons of a block, in whichever of the model's files they are."""
+    info = file.tensors.get(f"blk.{block}.ffn_bundle.weight")
+    source = file.files[info.part if info else 0]
+    return BundleFile(cast(Source, source), block, header=file, config=config)
 
 
 def _cached_places(plan: Plan) -> list[int]:

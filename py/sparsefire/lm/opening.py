@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import NamedTuple
 
 from .._options import positive
 from ..arch.config import ModelConfig, read_config
@@ -57,8 +57,8 @@ def open_model(
             tokenizer = Tokenizer.from_metadata(file.metadata, file.name, pre=pre)
         context = _checked_context(context, config)
         if neuron_budget is not None:
-            one = _readable_again(source)
-            neurons = ModelNeurons(core, one, file, config, plan, neuron_budget)
+            _check_readable_again(file)
+            neurons = ModelNeurons(core, file, config, plan, neuron_budget)
         core_model = CoreModel(core, file, config, plan, neurons)
     except BaseException:
         if neurons is not None:
@@ -68,18 +68,10 @@ def open_model(
     return OpenedModel(file, config, core_model, context, tokenizer)
 
 
-def _readable_again(
-    source: Source | Sequence[Source],
-) -> str | os.PathLike[str] | BinaryIO:
-    """The source, if single neurons can be read from it; else `ArgumentError`."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
+def _check_readable_again(file: GgufFile) -> None:
+    """`ArgumentError` if single neurons cannot be read from what the model was opened from."""
+    if any(isinstance(each, (bytes, bytearray, memoryview)) for each in file.files):
         raise ArgumentError("neuron_budget: the model is already in memory; give a path or a file")
-    if isinstance(source, (list, tuple)):
-        raise ArgumentError(
-            "neuron_budget: single neurons are read from a model in one file only; "
-            "join its files, for example with `llama-gguf-split --merge`"
-        )
-    return cast("str | os.PathLike[str] | BinaryIO", source)
 
 
 def neuron_budget_of(value: object, name: str) -> int | NeuronCache:
