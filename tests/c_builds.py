@@ -73,7 +73,7 @@ BUILDS = (
         "wasm",
         ("emcmake", "node"),
         # One file, since an old Emscripten looks for the second in a way that fails in a new node.
-        ("-DCMAKE_EXE_LINKER_FLAGS=-sSINGLE_FILE", QUICK),
+        ("-DCMAKE_EXE_LINKER_FLAGS=-sSINGLE_FILE",),
         ("node",),
         ("emcmake",),
         ".js",
