@@ -26,7 +26,8 @@ class Decoder:
     attention reads, or a norm of its own of the same; no_before, after: norms before and after;
     head_norms, own_norms, whole_norms, late: of queries and keys; clamp; gate, gate_each: of what
     attention finds, one a head or one an element; windowed_turn: only layers with a window turn;
-    lead_turn: and those without experts; experts, shared, selection_bias; sinks."""
+    lead_turn: and those without experts; experts, shared, selection_bias,
+    unnormalised: their weights; sinks."""
 
     parts: frozenset[str]
     activation: str = "silu"
@@ -49,7 +50,7 @@ class Decoder:
     scoring: str = "softmax"
 
 
-def _decoder(parts: str, activation: str = "silu", **options: Any) -> Decoder:
+def decoder_of(parts: str, activation: str = "silu", **options: Any) -> Decoder:
     return Decoder(frozenset(parts.split()), activation, **options)
 
 
@@ -76,40 +77,40 @@ _ROUTED: dict[str, Any] = {
 def _gpt(parts: str = "", **options: Any) -> Decoder:
     options = {"activation": "gelu", **options}
     options["keys"] = {**_LAYER, **options.get("keys", {})}
-    return _decoder(f"{_GPT} {parts}", **options)
+    return decoder_of(f"{_GPT} {parts}", **options)
 
 
 DECODERS = {
-    "baichuan": _decoder("", keys={"attention.head_count_kv": HEADS}),
+    "baichuan": decoder_of("", keys={"attention.head_count_kv": HEADS}),
     "bloom": _gpt("alibi embedding_norm"),
-    "chatglm": _decoder("plain fused bias gate_up", keys={"rope.dimension_count": 6}),
+    "chatglm": decoder_of("plain fused bias gate_up", keys={"rope.dimension_count": 6}),
     "codeshell": _gpt("halves"),
-    "cogvlm": _decoder("halves fused"),
-    "cohere2": _decoder(
+    "cogvlm": decoder_of("halves fused"),
+    "cohere2": decoder_of(
         "plain layer beside windowed_turn",
         keys={**_LAYER, **_WINDOW, **_SCALE},
         every=4,
         logit_scale=0.25,
     ),
-    "command-r": _decoder(
+    "command-r": decoder_of(
         "plain layer beside own_norms", keys={**_LAYER, **_SCALE}, logit_scale=0.25
     ),
-    "ernie4_5": _decoder("plain"),
-    "exaone": _decoder("halves"),
-    "exaone4": _decoder("halves no_before after head_norms", keys=_WINDOW),
-    "falcon": _decoder("layer norm_bias ungated fused beside second halves", "gelu", keys=_LAYER),
-    "glm4": _decoder("plain gate_up after bias"),
+    "ernie4_5": decoder_of("plain"),
+    "exaone": decoder_of("halves"),
+    "exaone4": decoder_of("halves no_before after head_norms", keys=_WINDOW),
+    "falcon": decoder_of("layer norm_bias ungated fused beside second halves", "gelu", keys=_LAYER),
+    "glm4": decoder_of("plain gate_up after bias"),
     "gpt2": _gpt("positions"),
     "gptneox": _gpt("halves apart", keys={"use_parallel_residual": True}),
-    "granite_swa": _decoder(
+    "granite_swa": decoder_of(
         "plain sinks",
         keys={**_WINDOW, "attention.sliding_window_pattern": [True, True, False, True, True]},
         every=5,
         full_at=2,
     ),
-    "hunyuan-dense": _decoder("halves head_norms late"),
-    "hunyuan_vl": _decoder("halves head_norms late"),
-    "internlm2": _decoder("plain"),
+    "hunyuan-dense": decoder_of("halves head_norms late"),
+    "hunyuan_vl": decoder_of("halves head_norms late"),
+    "internlm2": decoder_of("plain"),
     "jais": _gpt(
         "alibi gated",
         activation="silu",
@@ -117,9 +118,9 @@ DECODERS = {
         keys={"attention.max_alibi_bias": 8.0},
     ),
     "jais2": _gpt("halves", activation="relu2"),
-    "maincoder": _decoder("plain head_norms late"),
+    "maincoder": decoder_of("plain head_norms late"),
     "mpt": _gpt("alibi clamp", keys={"attention.max_alibi_bias": 8.0, "attention.clamp_kqv": 0.8}),
-    "muse-glimmer": _decoder(
+    "muse-glimmer": decoder_of(
         "plain bare_embedding_norm head_norms after gate_each windowed_turn",
         keys={**_WINDOW, **_SCALE, "final_logit_softcapping": 3.0},
         every=4,
@@ -127,11 +128,11 @@ DECODERS = {
         logit_scale=0.25,
         logit_cap=3.0,
     ),
-    "olmo": _decoder("plain layer bare clamp", keys={**_LAYER, "attention.clamp_kqv": 0.8}),
-    "olmo2": _decoder(
+    "olmo": decoder_of("plain layer bare clamp", keys={**_LAYER, "attention.clamp_kqv": 0.8}),
+    "olmo2": decoder_of(
         "halves no_before after whole_norms", keys=_WINDOW_BASE, every=4, window_base=500.0
     ),
-    "openelm": _decoder(
+    "openelm": decoder_of(
         "halves fused head_norms",
         keys={
             "attention.head_count": [2, 4, 4, 2, 4],
@@ -139,43 +140,43 @@ DECODERS = {
             "feed_forward_length": [16, 40, 24, 40, 32],
         },
     ),
-    "orion": _decoder("halves layer norm_bias", keys=_LAYER),
-    "paddleocr": _decoder("halves", keys={"rope.dimension_sections": [2, 2, 2, 0]}),
-    "pangu-embedded": _decoder("halves bias output_bias"),
+    "orion": decoder_of("halves layer norm_bias", keys=_LAYER),
+    "paddleocr": decoder_of("halves", keys={"rope.dimension_sections": [2, 2, 2, 0]}),
+    "pangu-embedded": decoder_of("halves bias output_bias"),
     "phi2": _gpt("halves beside", keys={"rope.dimension_count": 6}),
-    "phi3": _decoder("halves fused gate_up"),
-    "plamo": _decoder("halves beside"),
-    "plamo3": _decoder(
+    "phi3": decoder_of("halves fused gate_up"),
+    "plamo": decoder_of("halves beside"),
+    "plamo3": decoder_of(
         "halves fused gate_up head_norms after bare_names",
         keys={**_WINDOW, "rope.freq_base": 500.0},
         every=8,
         window_base=10000.0,
     ),
-    "qwen": _decoder(
+    "qwen": decoder_of(
         "halves fused bias",
         keys={"feed_forward_length": 2 * HIDDEN, "attention.head_count_kv": HEADS},
     ),
-    "qwen2vl": _decoder("halves bias", keys={"rope.dimension_sections": [2, 2, 2, 0]}),
-    "qwen3vl": _decoder("halves head_norms", keys={"rope.dimension_sections": [2, 2, 2, 0]}),
-    "refact": _decoder("alibi"),
-    "seed_oss": _decoder("halves bias", ffn_norm="post_attention_norm"),
-    "smollm3": _decoder("plain", unturned=4),
-    "spark2_5": _decoder(
+    "qwen2vl": decoder_of("halves bias", keys={"rope.dimension_sections": [2, 2, 2, 0]}),
+    "qwen3vl": decoder_of("halves head_norms", keys={"rope.dimension_sections": [2, 2, 2, 0]}),
+    "refact": decoder_of("alibi"),
+    "seed_oss": decoder_of("halves bias", ffn_norm="post_attention_norm"),
+    "smollm3": decoder_of("plain", unturned=4),
+    "spark2_5": decoder_of(
         "halves gate",
         "gelu",
         keys={**_WINDOW, "attention.sliding_window_pattern": [True, False, True, True, False]},
         every=3,
         full_at=1,
     ),
-    "stablelm": _decoder(
+    "stablelm": decoder_of(
         "halves layer norm_bias own_norms bias",
         keys={**_LAYER, "rope.dimension_count": 6, "use_parallel_residual": True},
     ),
     "starcoder": _gpt("positions", keys={"attention.head_count_kv": 1}),
     "starcoder2": _gpt("halves"),
-    "xverse": _decoder("plain"),
+    "xverse": decoder_of("plain"),
     # Mixtures of experts.
-    "cohere2moe": _decoder(
+    "cohere2moe": decoder_of(
         "plain layer beside windowed_turn lead_turn experts shared",
         keys={**_LAYER, **_WINDOW, **_SCALE, **_ROUTED, "attention.layer_norm_rms_epsilon": 0.0},
         every=4,
@@ -184,18 +185,18 @@ DECODERS = {
         scoring="sigmoid",
         shared_scale=0.5,
     ),
-    "dbrx": _decoder(
+    "dbrx": decoder_of(
         "halves layer fused clamp experts",
         keys={**_LAYER, **_EXPERTS, "attention.clamp_kqv": 0.8, "feed_forward_length": WIDTH},
         ffn_norm="attn_output_norm",
     ),
-    "exaone-moe": _decoder(
+    "exaone-moe": decoder_of(
         "halves head_norms windowed_turn experts shared selection_bias",
         keys={**_WINDOW, **_ROUTED},
         every=4,
         scoring="sigmoid",
     ),
-    "grok": _decoder(
+    "grok": decoder_of(
         "halves after experts dense_beside",
         "gelu",
         keys={**_EXPERTS, "logit_scale": 0.5, "attention.output_scale": 0.1},
@@ -206,12 +207,12 @@ DECODERS = {
         logit_scale=0.5,
         shared_scale=0.5**0.5,
     ),
-    "hy_v3": _decoder(
+    "hy_v3": decoder_of(
         "halves head_norms experts shared selection_bias",
         keys=_ROUTED,
         scoring="sigmoid",
     ),
-    "laguna": _decoder(
+    "laguna": decoder_of(
         "halves head_norms gate experts shared selection_bias",
         keys={
             **_WINDOW_BASE,
@@ -224,7 +225,7 @@ DECODERS = {
         gate="softplus",
         scoring="sigmoid",
     ),
-    "maple": _decoder(
+    "maple": decoder_of(
         "halves head_norms windowed_turn experts",
         keys={
             **_WINDOW,
@@ -234,7 +235,7 @@ DECODERS = {
         every=5,
         full_at=2,
     ),
-    "mimo2": _decoder(
+    "mimo2": decoder_of(
         "halves sinks experts selection_bias",
         keys={
             **_WINDOW_BASE,
@@ -246,7 +247,7 @@ DECODERS = {
         window_base=500.0,
         scoring="sigmoid",
     ),
-    "qwen3vlmoe": _decoder("halves head_norms experts", keys=_EXPERTS),
+    "qwen3vlmoe": decoder_of("halves head_norms experts", keys=_EXPERTS),
 }
 
 
@@ -256,17 +257,18 @@ def of_layer(keys: dict[str, Any], name: str, layer: int) -> int:
     return int(value[layer] if isinstance(value, list) else value)
 
 
-def keys_of(architecture: str) -> dict[str, Any]:
+def keys_of(decoder: Decoder) -> dict[str, Any]:
     """The keys of the file."""
     keys = {**mixture_models.COMMON_KEYS, "context_length": POSITIONS}
     keys = {name: value for name, value in keys.items() if not name.startswith("expert")}
-    return {**keys, **DECODERS[architecture].keys}
+    return {**keys, **decoder.keys}
 
 
 def write(path: Path, architecture: str) -> Path:
     """Writes the model of an architecture."""
-    decoder, keys = DECODERS[architecture], keys_of(architecture)
-    return save(path, architecture, keys, dict(_tensors(decoder, keys)))
+    decoder = DECODERS[architecture]
+    keys = keys_of(decoder)
+    return save(path, architecture, keys, dict(tensors_of(decoder, keys)))
 
 
 def has_experts(decoder: Decoder, layer: int) -> bool:
@@ -274,7 +276,8 @@ def has_experts(decoder: Decoder, layer: int) -> bool:
     return "experts" in decoder.parts and layer >= decoder.keys.get("leading_dense_block_count", 0)
 
 
-def _tensors(decoder: Decoder, keys: dict[str, Any]) -> Shapes:
+def tensors_of(decoder: Decoder, keys: dict[str, Any]) -> Shapes:
+    """The tensors of the file and their shapes."""
     parts = decoder.parts
     yield "token_embd.weight", (VOCAB, D)
     yield "output.weight", (VOCAB, D)

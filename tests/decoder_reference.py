@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoder_models import DECODERS, Decoder, has_experts, of_layer
+from mixed_models import MIXED
 from mixture_reference import Array, Family, Reference, relu, sigmoid, softmax
 
 
@@ -36,21 +37,24 @@ class DecoderReference(Reference):
     families: ClassVar[Mapping[str, Family]] = {
         name: Family(
             decoder.scoring,
-            None if "expert_weights_norm" in decoder.keys else True,
+            None if "expert_weights_norm" in decoder.keys else "unnormalised" not in decoder.parts,
             scaled="expert_weights_scale" in decoder.keys,
             halves="halves" in decoder.parts,
             activation=lambda gate, up, of=decoder.activation: ACTIVATIONS[of](gate) * up,
         )
-        for name, decoder in DECODERS.items()
+        for name, decoder in {**DECODERS, **MIXED}.items()
     }
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.decoder: Decoder = DECODERS[self.architecture]
+        self.decoder: Decoder = {**DECODERS, **MIXED}[self.architecture]
         if "layer" in self.decoder.parts:
             self.eps = self.keys["attention.layer_norm_epsilon"]
 
     def logits(self, tokens: npt.ArrayLike) -> Array:
+        return self._logits(self._blocks(self._embedded(tokens)))
+
+    def _embedded(self, tokens: npt.ArrayLike) -> Array:
         decoder, parts = self.decoder, self.decoder.parts
         x = self.tensors["token_embd.weight"][np.asarray(tokens)] * decoder.embedding_scale
         if "positions" in parts:
@@ -59,8 +63,15 @@ class DecoderReference(Reference):
             x = self._norm(x, "token_embd_norm")
         if "bare_embedding_norm" in parts:
             x = self._norm(x, None)
+        return x
+
+    def _blocks(self, x: Array) -> Array:
         for layer in range(self.keys["block_count"]):
             x = self._block(x, f"blk.{layer}.", layer)
+        return x
+
+    def _logits(self, x: Array) -> Array:
+        decoder, parts = self.decoder, self.decoder.parts
         x = self._output(self._norm(x, None if "bare" in parts else "output_norm"))
         x = x * decoder.logit_scale
         cap = decoder.logit_cap

@@ -414,9 +414,9 @@ enum sf_step_name {
   SF_STEP_SCALE = 5, /* in place; factor */
   SF_STEP_CAP = 6,   /* in place; cap > 0. x = cap · tanh(x / cap) */
   SF_STEP_ADD = 7,   /* a, b, out, an sf_repeat. The width of b divides that of a */
-  SF_STEP_MULTIPLY = 8,         /* as SF_STEP_ADD */
-  SF_STEP_ADD_VECTOR = 9,       /* in, vector, out, an sf_repeat */
-  SF_STEP_MULTIPLY_VECTOR = 10, /* in, vector, out, an sf_repeat */
+  SF_STEP_MULTIPLY = 8,   /* as SF_STEP_ADD */
+  SF_STEP_ADD_VECTOR = 9, /* in, vector, out, an sf_repeat. The narrower repeats, and out is as wide as the wider */
+  SF_STEP_MULTIPLY_VECTOR = 10, /* as SF_STEP_ADD_VECTOR */
   SF_STEP_MAP = 11,             /* in, out, an sf_activation or sf_function */
   SF_STEP_COPY = 12,            /* in, out, count, width, first and stride in the one, first and stride in the other */
   SF_STEP_ATTENTION = 13, /* q (heads, k_dim), k (kv_heads, k_dim), v (kv_heads, v_dim), out (heads, v_dim), kv_heads,

@@ -344,19 +344,25 @@ static int32_t run_multiply(sf_model *model, const sf_step *step) {
 
 /* ---- add_vector and multiply_vector: in, vector, out, how a shorter one repeats ---- */
 
+/* The narrower one divides the wider one, as which it repeats. */
 static int32_t check_vector(const sf_model *model, const sf_step *step) {
+  int32_t width = sf_width(model, step, 0), count = sf_vector_of(model, step, 1)->count;
   if (step->arguments[3] > SF_SPREAD) return SF_ERROR_ARGUMENT;
-  if (sf_width(model, step, 0) % sf_vector_of(model, step, 1)->count != 0) return SF_ERROR_SHAPE;
-  return same_widths(model, step, 0, 2);
+  if (width % count != 0 && count % width != 0) return SF_ERROR_SHAPE;
+  return sf_width(model, step, 2) == (width > count ? width : count) ? SF_OK : SF_ERROR_SHAPE;
 }
 
 static void run_vector(const sf_model *model, const sf_step *step, pair_fn *of) {
-  int32_t width = sf_width(model, step, 0);
+  int32_t width = sf_width(model, step, 0), spread = step->arguments[3];
   const sf_vector *vector = sf_vector_of(model, step, 1);
   const float *x = sf_values(model, step, 0);
   float *y = sf_values(model, step, 2);
-  for (int32_t j = 0; j < model->batch.n; j++, x += width, y += width) {
-    pair(of, x, width, vector->values, vector->count, step->arguments[3], y);
+  for (int32_t j = 0; j < model->batch.n; j++, x += width, y += sf_width(model, step, 2)) {
+    if (vector->count > width) {
+      pair(of, vector->values, vector->count, x, width, spread, y);
+    } else {
+      pair(of, x, width, vector->values, vector->count, spread, y);
+    }
   }
 }
 

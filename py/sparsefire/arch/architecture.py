@@ -81,6 +81,7 @@ class Architecture(NamedTuple):
     post_norms: tuple[str, str] = ("post_attention_norm", "post_ffw_norm")  # names of those after
     whole_norms: bool = False  # queries' and keys' norms are of all heads together
     own_norms: bool = False  # or each head has a weight of its own
+    bare_norms: bool = False  # or none, but may have a factor: after the rotation
     post_epsilon: float | None = None  # of the norms after; None: that of the others
     scale_key: str = "attention.scale"  # what queries are multiplied by
     unused: tuple[str, ...] = ()  # biases that files may have and it does not use

@@ -332,6 +332,8 @@ def _logit_scale(keys: Keys, kind: Architecture, sizes: Sizes) -> float:
         if keys.value("logit_scale", 1.0) not in (0.0, 1.0):
             raise keys.unsupported("logit_scale")
         return 1.0
+    if keys.value("logit_scale") == 0:
+        return 1 / kind.logit_divisor(sizes)
     return 1 / keys.number("logit_scale", 1e-6, 1e6, kind.logit_divisor(sizes))
 
 

@@ -25,29 +25,33 @@ def write(w: Writer) -> None:
 def blocks(w: Writer, mix: Callable[[Writer, int, Buffer, Buffer], object]) -> None:
     """The blocks of such a decoder, with ``mix`` in the place of attention: it gets the writer, the
     block, and the buffers that it reads and writes."""
-    kind = w.config.kind
     for block in range(w.config.layers):
-        prefix, beside = f"blk.{block}.", _parallel(w, block)
-        x = w.x
-        if kind.pre_norms:
-            w.norm(w.x, f"{prefix}attn_norm", w.normed)
-            x = w.normed
-        if w.has(f"{prefix}attn_norm_2.weight"):
-            x = w.buffer("normed twice", w.x.width)
-            w.norm(w.x, f"{prefix}attn_norm_2", x)
-        mix(w, block, x, w.added)
-        if not beside:
-            w.residual(_own(w, block, kind.post_norms[0]))
-        x = w.normed if kind.pre_norms else w.x
-        if kind.pre_norms and beside != "same":
-            w.norm(w.x, f"{prefix}{kind.ffn_norm}", w.normed)
-        if beside:
-            also = w.buffer("added beside", w.x.width)
-            feed_forward(w, block, x, also)
-            w.plan.add(w.added, also, w.added)
-        else:
-            feed_forward(w, block, x, w.added)
-        w.residual(_own(w, block, kind.post_norms[1]))
+        one_block(w, block, mix)
+
+
+def one_block(w: Writer, block: int, mix: Callable[[Writer, int, Buffer, Buffer], object]) -> None:
+    """One of them."""
+    kind, prefix, beside = w.config.kind, f"blk.{block}.", _parallel(w, block)
+    x = w.x
+    if kind.pre_norms:
+        w.norm(w.x, f"{prefix}attn_norm", w.normed)
+        x = w.normed
+    if w.has(f"{prefix}attn_norm_2.weight"):
+        x = w.buffer("normed twice", w.x.width)
+        w.norm(w.x, f"{prefix}attn_norm_2", x)
+    mix(w, block, x, w.added)
+    if not beside:
+        w.residual(_own(w, block, kind.post_norms[0]))
+    x = w.normed if kind.pre_norms else w.x
+    if kind.pre_norms and beside != "same":
+        w.norm(w.x, f"{prefix}{kind.ffn_norm}", w.normed)
+    if beside:
+        also = w.buffer("added beside", w.x.width)
+        feed_forward(w, block, x, also)
+        w.plan.add(w.added, also, w.added)
+    else:
+        feed_forward(w, block, x, w.added)
+    w.residual(_own(w, block, kind.post_norms[1]))
 
 
 def _parallel(w: Writer, block: int) -> str:
@@ -124,6 +128,11 @@ def heads_of(
             plan.rotate(each, rope, count, config.rope_halves)
         if normed and late:
             _norm_heads(w, f"{prefix}{name}", each, count)
+        if config.kind.bare_norms:
+            plan.norm(each, each, None, config.norm_epsilon, groups=count)
+            if w.has(f"{prefix}{name}.weight"):
+                factors = plan.vector(f"{prefix}{name}.weight", (count, 1))
+                plan.multiply(each, factors, each, Repeat.SPREAD)
     plan.scale(q, config.attention_scale)
     mixed = w.buffer("heads", heads * dim)
     window = config.windows[block] if window is None else window

@@ -7,7 +7,7 @@ import math
 
 from ..core.enums import Route
 from .architecture import Architecture
-from .decoder import blocks
+from .decoder import MINICPM, blocks
 from .mixture import Mixture
 from .plan import Buffer
 from .rope import Rope
@@ -34,17 +34,17 @@ def _attention(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     key_dim = keys.integer("attention.key_length_mla", _MOST, w.config.head_dim)
     value_dim = keys.integer("attention.value_length", _MOST, key_dim)
     value_dim = keys.integer("attention.value_length_mla", _MOST, value_dim)
-    if key_dim <= turned:
+    if key_dim < turned:
         raise keys.fail("attention.key_length_mla", f"is {key_dim}; {turned} of it are rotated")
     rope = w.rope(_rope(w))
     q = _queries(w, prefix, x, heads * key_dim)
-    plan.rotate(q, rope, heads, False, first=key_dim - turned)
+    plan.rotate(q, rope, heads, w.config.rope_halves, first=key_dim - turned)
     both, latent, same = (
         w.buffer(name, width)
         for name, width in (("both", rank + turned), ("latent", rank), ("k rotated", turned))
     )
     w.product(x, f"{prefix}attn_kv_a_mqa", both)
-    plan.rotate(both, rope, 1, False, first=rank)
+    plan.rotate(both, rope, 1, w.config.rope_halves, first=rank)
     w.split(both, latent, same)
     w.norm(latent, f"{prefix}attn_kv_a_norm", latent)
     expanded = w.has(f"{prefix}attn_kv_b.weight")
@@ -91,7 +91,8 @@ def _attend_expanded(
     together = w.buffer("keys and values", heads * each)
     k, v = w.buffer("k", heads * key_dim), w.buffer("v", heads * value_dim)
     w.product(latent, f"{prefix}attn_kv_b", together)
-    plan.copy(together, k, count=heads, width=plain, stride=(each, key_dim))
+    if plain:
+        plan.copy(together, k, count=heads, width=plain, stride=(each, key_dim))
     plan.copy(same, k, count=heads, width=turned, first=(0, plain), stride=(0, key_dim))
     plan.copy(together, v, count=heads, width=value_dim, first=(plain, 0), stride=(each, value_dim))
     _sharpen(w, q, key_dim)
@@ -161,4 +162,10 @@ _DEEPSEEK2 = Architecture(
     ),
 )
 
-ROWS = {"deepseek2": _DEEPSEEK2, "mistral4": _DEEPSEEK2}
+ROWS = {
+    "minicpm3": MINICPM._replace(
+        write=write, rope_halves=True, mixture=None, own_keys=("attention.value_length",)
+    ),
+    "deepseek2": _DEEPSEEK2,
+    "mistral4": _DEEPSEEK2,
+}

@@ -47,8 +47,9 @@ def mixer(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     plan.add(y, values, y)
     plan.map(gate, gate, Activation.SILU)
     plan.multiply(y, gate, y)
-    norm = plan.vector(f"{prefix}norm.weight", (groups, inner // groups))
-    plan.norm(y, y, norm, w.config.norm_epsilon, groups=groups)
+    if w.has(f"{prefix}norm.weight"):
+        norm = plan.vector(f"{prefix}norm.weight", (groups, inner // groups))
+        plan.norm(y, y, norm, w.config.norm_epsilon, groups=groups)
     w.product(y, f"{prefix}out", out)
 
 

@@ -230,10 +230,13 @@ class Writer:
             self.plan.tap(x, Tap.TAP_FFN_INPUTS, layer)
         self.plan.experts(layer, x, routes, out, before=before, share=share)
 
-    def head(self, output: str = "output", *, norm: str = "output_norm") -> None:
-        """The final norm, and the logits of the tokens that are picked."""
+    def head(self, output: str = "output", *, norm: str | None = "output_norm") -> None:
+        """The final norm, if there is one, and the logits of the tokens that are picked."""
         config, plan = self.config, self.plan
-        self.norm(self.x, norm, self.normed)
+        if norm is None:
+            plan.copy(self.x, self.normed, width=config.d)
+        else:
+            self.norm(self.x, norm, self.normed)
         plan.tap(self.normed, Tap.TAP_HIDDEN, 0)
         plan.pick(self.normed)
         name = output if self.has(f"{output}.weight") else "token_embd"

@@ -77,7 +77,9 @@ class Matrix(CoreObject):
         """Views of the upper half of the rows, and of the lower one."""
         rows, stride = self.rows // 2, self._row_stride
         upper, lower = (
-            Matrix(self.core, self._memory, self._format, rows, self.columns, offset, stride)
+            Matrix(
+                self.core, self._memory, self._format, rows, self.columns, offset, stride
+            ).set_scale(self._scale)
             for offset in (self._offset, self._offset + rows * stride)
         )
         return upper, lower
