@@ -224,6 +224,16 @@ def test_the_command_line_reference_is_that_of_the_parsers(tmp_path: Path) -> No
     assert path.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
 
 
+def test_the_table_of_models_is_current(tmp_path: Path) -> None:
+    """Made again by the script: `python scripts/make_models_reference.py` after a change."""
+    path = tmp_path / "models.md"
+    command = [sys.executable, str(ROOT / "scripts" / "make_models_reference.py"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = ROOT / "docs" / "reference" / "models.md"
+    assert path.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="for Debian and Ubuntu")
 def test_the_readme_names_the_commands_that_are_run_on_a_bare_system() -> None:
     command = [str(ROOT / "scripts" / "fresh.sh"), "--list"]

@@ -107,6 +107,13 @@ class ModelConfig:
         return "exact" if self.activation.is_relu_family or self.kind.skips else "dense"
 
 
+# Architectures that will not run, and what they are of.
+_NO_TEXT = {
+    "clip": "images and sound",
+    "wavtokenizer-dec": "sound",
+    "pockettts": "speech",
+    "qwen3tts": "speech",
+}
 # Keys that change the mathematics in ways the core does not compute, and their neutral values.
 _NEUTRAL = {
     "expert_count": 0,
@@ -245,6 +252,11 @@ def _architecture(file: GgufFile) -> str:
     architecture = file.metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise ModelFileError(f"{file.name}: key 'general.architecture' is missing; {REPAIR}")
+    if architecture in _NO_TEXT:
+        raise UnsupportedError(
+            f"{file.name}: the architecture {architecture!r} is one of {_NO_TEXT[architecture]}; "
+            "only models of text are supported"
+        )
     if architecture not in ARCHITECTURES:
         raise UnsupportedError(
             f"{file.name}: the architecture {architecture!r} is not supported; supported: "
