@@ -34,6 +34,7 @@ class Hf:
     tied: bool = False
     biases: bool = False
     head_norms: bool = False
+    sub_norms: bool = False  # before the output matrix and down, as BitNet has them
     window: int | None = None  # tokens that attention sees
     dtype: str = "F32"
     shards: int = 1
@@ -73,6 +74,9 @@ def weights(hf: Hf) -> dict[str, npt.NDArray[np.float32]]:
         if hf.head_norms:
             for name in ("q_norm", "k_norm"):
                 found[f"{part}self_attn.{name}.weight"] = vector(hf.head_dim, 1)
+        if hf.sub_norms:
+            found[f"{part}self_attn.attn_sub_norm.weight"] = vector(q, 1)
+            found[f"{part}mlp.ffn_sub_norm.weight"] = vector(hf.hidden, 1)
     found["model.norm.weight"] = vector(hf.d, 1)
     if not hf.tied:
         found["lm_head.weight"] = matrix(hf.vocab, hf.d)
@@ -248,11 +252,15 @@ def logits(hf: Hf, tokens: list[int]) -> Floats:
         shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
         shares /= shares.sum(axis=-1, keepdims=True)
         mixed = (shares @ v).transpose(1, 0, 2).reshape(n, -1)
+        if hf.sub_norms:
+            mixed = norm(mixed, w[part + "self_attn.attn_sub_norm.weight"])
         x = x + mixed @ w[part + "self_attn.o_proj.weight"].T
         x = x + w.get(part + "self_attn.o_proj.bias", 0.0)
         normed = norm(x, w[part + "post_attention_layernorm.weight"])
         gate = ACTIVATIONS[hf.activation](normed @ w[part + "mlp.gate_proj.weight"].T, hf.threshold)
         inner = gate * (normed @ w[part + "mlp.up_proj.weight"].T)
+        if hf.sub_norms:
+            inner = norm(inner, w[part + "mlp.ffn_sub_norm.weight"])
         x = x + inner @ w[part + "mlp.down_proj.weight"].T
     head = w["model.embed_tokens.weight" if hf.tied else "lm_head.weight"]
     result: Floats = norm(x, w["model.norm.weight"]) @ head.T

@@ -28,8 +28,9 @@ from ...text.tokenizer import Tokenizer
 from ...weights.formats import FORMATS, file_format
 from ...weights.quantized import ByteArray, quantize_rows
 from .config import Config
-from .parts import Part, Parts, stack_experts, stored
+from .parts import Part, Parts, stack_experts
 from .safetensors import Checkpoint, read_json_object
+from .ternary import TERNARY, TERNARY_ONLY, ternary_kind
 from .tokenizer import tokenizer_metadata
 
 _PIECE_WEIGHTS = 4 << 20  # quantised at a time
@@ -75,7 +76,8 @@ def convert_checkpoint(
     safetensors files and the tokeniser's files.
 
     Supported are the model types of `families.FAMILIES`, also with other activations (relu, relu2,
-    fatrelu …), which are recorded in the file.
+    fatrelu …), which are recorded in the file. Matrices that BitNet's configuration declares
+    ternary, packed or not, become TQ2_0 with a scale of their own, exactly.
 
     format: weight format; "keep" keeps F32, F16 and BF16. Vectors become F32.
     name: model name; by default the directory's name, or the repository's in a Hugging Face cache.
@@ -177,7 +179,7 @@ class _Conversion:
         """All tensors by their names in the new file, created when they are written."""
         found: Parts = {}
         for name, part in self._parts().items():
-            new = self._names.get_name(name, try_suffixes=(".weight", ".bias"))
+            new = self._names.get_name(name, try_suffixes=(".weight", ".bias", ".scale"))
             if new is None or new in found:
                 raise UnsupportedError(
                     f"{self._folder}: tensor {name!r} is not one of "
@@ -207,8 +209,8 @@ class _Conversion:
     def _parts(self) -> Parts:
         """The tensors by the checkpoint's names, arranged as GGUF has them."""
         parts = {
-            name: stored(each)
-            for name, each in self._checkpoint.tensors.items()
+            name: part
+            for name, part in self._config.ternary.parts(self._checkpoint.tensors).items()
             if not name.endswith(_IGNORED)
         }
         try:
@@ -264,7 +266,9 @@ class _Conversion:
         small, and whose choices would change."""
         if len(part.shape) < 2 or new.endswith(".bias"):
             return "f32"
-        if self._format == "keep":
+        if part.format == TERNARY:
+            return ternary_kind(self._format, part.shape[-1])
+        if self._format == "keep" or (self._config.ternary.used and self._format in TERNARY_ONLY):
             return part.format if part.format in FORMATS else "f16"
         if ".ffn_gate_inp." in new:
             return "f32"
@@ -284,7 +288,7 @@ class _Conversion:
 
     def _moved_heads(self, new: str) -> int:
         """Number of heads of a tensor whose rows are permuted, or 0."""
-        if not self._config.family.pairs or not new.startswith("blk."):
+        if not self._config.family.pairs or not new.startswith("blk.") or new.endswith(".scale"):
             return 0
         name = new.split(".")[2]
         return {"attn_q": self._config.heads, "attn_k": self._config.kv_heads}.get(name, 0)

@@ -85,6 +85,16 @@ def _part_of_rows(part: Part, rows: slice) -> Part:
     return part.made(lambda x: x[:, rows], (part.shape[0], count, *part.shape[2:]))
 
 
+def _bitnet_parts(_: Config, parts: Parts) -> Parts:
+    """Under the older names of norms, which the gguf package knows."""
+    older = {"attn_sub_norm": "inner_attn_ln", "ffn_sub_norm": "ffn_layernorm"}
+
+    def named(name: str) -> str:
+        return re.sub("|".join(older), lambda match: older[match[0]], name)
+
+    return {named(name): part for name, part in parts.items()}
+
+
 # -- gpt-oss ---------------------------------------------------------------------------------------
 
 
@@ -257,6 +267,9 @@ FAMILIES = {
     "llama": Family("llama", True, "LlamaForCausalLM"),
     "mistral": Family("llama", True, "MistralForCausalLM"),
     "qwen2": Family("qwen2", False, "Qwen2ForCausalLM"),
+    "bitnet": Family(
+        "bitnet", pairs=False, model="BitNetForCausalLM", arrange=_bitnet_parts, usual=False
+    ),
     "qwen3": Family("qwen3", False, "Qwen3ForCausalLM"),
     "arcee": Family("arcee", True, "ArceeForCausalLM", usual=False),
     "granite": Family("granite", True, "GraniteForCausalLM", _granite),

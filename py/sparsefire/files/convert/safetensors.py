@@ -24,11 +24,13 @@ _SINGLE = "model.safetensors"
 _MOST_HEADER = 100 << 20  # as the reference
 
 # dtype → bytes of an element, and GGUF's name of the format.
-_FLOATS = {"F64": (8, "f32"), "F32": (4, "f32"), "F16": (2, "f16"), "BF16": (2, "bf16")}
+_TYPES = {"F64": (8, "f32"), "F32": (4, "f32"), "F16": (2, "f16"), "BF16": (2, "bf16")}
+_TYPES["U8"] = (1, "")  # packed: see ternary.py
 
 
 class StoredTensor(NamedTuple):
-    """A tensor of a checkpoint; `dtype` is "F32", "F16", "BF16" or "F64"."""
+    """A tensor of a checkpoint; `dtype` is "F32", "F16", "BF16" or "F64", or "U8" for bytes in
+    which weights are packed."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,7 +40,7 @@ class StoredTensor(NamedTuple):
     @property
     def format(self) -> str:
         """GGUF's name of the format that keeps every bit (of F64, those of F32)."""
-        return _FLOATS[self.dtype][1]
+        return _TYPES[self.dtype][1]
 
     def floats(self) -> FloatArray:
         """The values as float32, in the tensor's shape."""
@@ -123,13 +125,13 @@ def _tensor(path: Path, name: str, entry: Any, body: npt.NDArray[np.uint8]) -> S
     shape, place = _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))
     if shape is None or place is None or len(place) != 2 or not isinstance(dtype, str):
         raise problem
-    if dtype not in _FLOATS:
+    if dtype not in _TYPES:
         raise UnsupportedError(
             f"{path}: tensor {name!r} is {dtype}; F32, F16 and BF16 are supported, so convert the "
             "checkpoint as it was before it was quantised"
         )
     start, end = place
-    if end > len(body) or end - start != math.prod(shape) * _FLOATS[dtype][0]:
+    if end > len(body) or end - start != math.prod(shape) * _TYPES[dtype][0]:
         raise problem
     return StoredTensor(name, tuple(shape), dtype, body[start:end])
 
