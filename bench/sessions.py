@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -77,10 +79,14 @@ class Texts:
         assert texts == self.alone[:count], "a text depends on the others of its batch"
 
 
+def _together(texts: Texts, count: int, _: int) -> None:
+    texts.together(count)
+
+
 def _measure(texts: Texts, effort: Effort) -> dict[str, Times]:
     runs: dict[str, Callable[[int], object]] = {}
     for count in effort.some(COUNTS[1:]) if effort.quick else COUNTS:
-        runs[f"{count}"] = lambda _, count=count: texts.together(count)
+        runs[f"{count}"] = partial(_together, texts, count)
     runs["alone"] = lambda _: texts.decode_alone(0)
     return interleave(runs, effort.seconds(30.0))
 
@@ -97,7 +103,9 @@ def main() -> None:
     options = parser.parse_args()
     effort = Effort(options.quick)
     print(sf.use_backend(options.backend, threads=options.threads))
-    cases = [("embedded", None, "sparse"), ("embedded", None, "exact"), ("embedded", None, "dense")]
+    cases: list[tuple[str, Path | None, str]] = [
+        ("embedded", None, mode) for mode in ("sparse", "exact", "dense")
+    ]
     if not options.quick:
         cases.append(("SmolLM2 Q4_1", smollm2(), "dense"))
     print(f"{'model, mode':24}{'sessions':>9}{'tokens/s':>10}{'beside one session':>20}{'ms':>22}")
