@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import tarfile
 from pathlib import Path
 
 from pyodide_harness import find_program
-from shared import locked
+from shared import locked, unpack
 from sparsefire.page.fetch import check_digest
 
 
@@ -22,8 +21,7 @@ def npm_package(name: str, version: str, sha256: str) -> Path:
             subprocess.run(command, cwd=home, check=True, stdout=subprocess.DEVNULL)
             tarball = home / f"{name}-{version}.tgz"
             check_digest(tarball, sha256)
-            with tarfile.open(tarball) as archive:
-                archive.extractall(home / "unpacked", filter="data")
+            unpack(tarball, home / "unpacked")
             (home / "unpacked" / "package").rename(home / "package")
             tarball.unlink()
     return home / "package"

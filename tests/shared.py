@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,13 @@ def locked(name: str) -> Iterator[Path]:
     CACHE.mkdir(exist_ok=True)
     with FileLock(CACHE / f"{name}.lock"):
         yield CACHE / name
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks a tar archive."""
+    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.11.4 on
+    with tarfile.open(archive) as opened:
+        opened.extractall(folder, **safely)
 
 
 @cache

@@ -20,6 +20,7 @@ import pytest
 
 from conftest import ROOT, missing
 from npm_package import npm_package
+from shared import unpack
 
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
@@ -169,8 +170,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         )
         (built[f"{kind} sdist"],) = (folder / kind).glob("*.tar.gz")
         unpacked = folder / "unpacked"
-        with tarfile.open(built[f"{kind} sdist"]) as archive:
-            archive.extractall(unpacked, filter="data")
+        unpack(built[f"{kind} sdist"], unpacked)
         run(
             *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
             *("--wheel-dir", folder / kind, f"-Cbuild-dir={folder / 'build'}", quick),

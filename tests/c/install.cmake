@@ -1,6 +1,6 @@
 # Installs the core of the build directory BUILD under PREFIX, then builds core_c/example.c against the installed copy,
 # by find_package with either library and by pkg-config, and runs each program.
-#   cmake -D BUILD=… -D PREFIX=… -D SOURCE=… -D CC=… -D CONFIG=… -P install.cmake
+#   cmake -D BUILD=… -D PREFIX=… -D SOURCE=… -D CC=… -D CONFIG=… -D GENERATOR=… -D MAKE=… -P install.cmake
 file(REMOVE_RECURSE ${PREFIX})
 
 function(run)
@@ -22,7 +22,8 @@ foreach(kind static shared)
   target_link_libraries(with_\${kind} PRIVATE sparsefire::\${kind})
 endforeach()
 ")
-run(${CMAKE_COMMAND} -S ${PREFIX}/user -B ${PREFIX}/user/build -D CMAKE_PREFIX_PATH=${PREFIX} -D CMAKE_C_COMPILER=${CC})
+run(${CMAKE_COMMAND} -G ${GENERATOR} -S ${PREFIX}/user -B ${PREFIX}/user/build -D CMAKE_PREFIX_PATH=${PREFIX}
+  -D CMAKE_C_COMPILER=${CC} -D CMAKE_MAKE_PROGRAM=${MAKE})
 run(${CMAKE_COMMAND} --build ${PREFIX}/user/build)
 run(${PREFIX}/user/build/with_static)
 run(${PREFIX}/user/build/with_shared)
