@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mixture_models
-from mixture_models import HEAD, HEADS, HIDDEN, LAYERS, VOCAB, WIDTH, D, save
+from mixture_models import HEAD, HEADS, HIDDEN, LAYERS, VOCAB, WIDTH, D, projections, save
 
 POSITIONS = 20
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
@@ -306,16 +306,7 @@ def tensors_of(decoder: Decoder, keys: dict[str, Any]) -> Shapes:
 def _attention(decoder: Decoder, block: str, keys: dict[str, Any], layer: int) -> Shapes:
     parts = decoder.parts
     heads, kv_heads = (of_layer(keys, f"attention.head_count{kv}", layer) for kv in ("", "_kv"))
-    sizes = {"q": heads * HEAD, "k": kv_heads * HEAD, "v": kv_heads * HEAD}
-    if "fused" in parts:
-        sizes = {"qkv": sum(sizes.values())}
-    for name, size in sizes.items():
-        yield f"{block}attn_{name}.weight", (size, D)
-        if "bias" in parts:
-            yield f"{block}attn_{name}.bias", (size,)
-    yield f"{block}attn_output.weight", (D, heads * HEAD)
-    if "output_bias" in parts:
-        yield f"{block}attn_output.bias", (D,)
+    yield from projections(parts, block, heads, kv_heads)
     for name, count in (("q", heads), ("k", kv_heads)):
         if "head_norms" in parts:
             yield f"{block}attn_{name}_norm.weight", (HEAD,)

@@ -4,7 +4,7 @@ norms of heads, shared experts, windows, and layers that differ."""
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -261,27 +261,34 @@ def _tensors(mixture: Mixture, keys: dict[str, Any]) -> Iterator[tuple[str, tupl
         yield "output.bias", (VOCAB,)
 
 
-def _attention(
-    mixture: Mixture, block: str, keys: dict[str, Any]
+def projections(
+    parts: Container[str], block: str, heads: int, kv_heads: int
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    parts = mixture.parts
-    sizes = {"q": HEADS * HEAD}
-    sizes |= dict.fromkeys("kv", keys["attention.head_count_kv"] * HEAD)
+    """The matrices of attention, in one if ``parts`` has "fused", with biases if it has those."""
+    sizes = {"q": heads * HEAD, "k": kv_heads * HEAD, "v": kv_heads * HEAD}
     if "fused" in parts:
         sizes = {"qkv": sum(sizes.values())}
     for name, size in sizes.items():
         yield f"{block}attn_{name}.weight", (size, D)
         if "bias" in parts:
             yield f"{block}attn_{name}.bias", (size,)
-    yield f"{block}attn_output.weight", (D, HEADS * HEAD)
+    yield f"{block}attn_output.weight", (D, heads * HEAD)
     if "output_bias" in parts:
         yield f"{block}attn_output.bias", (D,)
+
+
+def _attention(
+    mixture: Mixture, block: str, keys: dict[str, Any]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    parts = mixture.parts
+    kv_heads = keys["attention.head_count_kv"]
+    yield from projections(parts, block, HEADS, kv_heads)
     if "head_norms" in parts:
         yield f"{block}attn_q_norm.weight", (HEAD,)
         yield f"{block}attn_k_norm.weight", (HEAD,)
     if "whole_norms" in parts:
-        yield f"{block}attn_q_norm.weight", (sizes["q"],)
-        yield f"{block}attn_k_norm.weight", (sizes["k"],)
+        yield f"{block}attn_q_norm.weight", (HEADS * HEAD,)
+        yield f"{block}attn_k_norm.weight", (kv_heads * HEAD,)
     if "sinks" in parts:
         yield f"{block}attn_sinks.weight", (HEADS,)
     if "attention_gate" in parts:

@@ -24,6 +24,8 @@ PROGRAMS = (
     "peers",
     "versions",
     "archs",
+    "experts",
+    "sessions",
     "install",
     "browser",
     "browser.page",
@@ -70,6 +72,16 @@ def test_versions_of_one_installation() -> None:
     found = [each["what"] for each in json.loads(done.stdout)]
     assert "256×512 q8_0 sparse, 1 thread" in found
     assert "decode a token sparse, 1 thread" in found
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [("experts", "have the same bits"), ("sessions", "every text was the same as alone")],
+)
+def test_programs_that_compare_what_they_time(program: str, expected: str) -> None:
+    done = run("-m", f"bench.{program}", "--quick")
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -421,12 +421,12 @@ enum sf_step_name {
   SF_STEP_COPY = 12,            /* in, out, count, width, first and stride in the one, first and stride in the other */
   SF_STEP_ATTENTION = 13, /* q (heads, k_dim), k (kv_heads, k_dim), v (kv_heads, v_dim), out (heads, v_dim), kv_heads,
                              k_dim, v_dim, window, chunked, sinks (heads) or -1, slopes (heads) or -1, source or -1;
-                             cap. A token attends to
-                             itself and those before it in its session; window > 0: to so many, itself among them, or,
-                             with chunked 1, to those of its run of so many positions. Products q · k are capped with
-                             cap > 0. A sink is one more product, of nothing (Xiao et al. 2023). A slope is what a
-                             product loses for each position between the tokens (Press et al. 2022). With a source, an
-                             earlier step of attention, its keys and values are used, and k and v are -1 */
+                             cap. A token attends to itself and those before it in its session; window > 0: to so
+                             many, itself among them, or, with chunked 1, to those of its run of so many positions.
+                             Products q · k are capped with cap > 0. A sink is one more product, of nothing (Xiao et al.
+                             2023). A slope is what a product loses for each position between the tokens (Press et al.
+                             2022). With a source, an earlier step of attention, its keys and values are used, and k and
+                             v are -1 */
   SF_STEP_FFN = 14,       /* layer, in, hints or -1, out. Predictors are given the hints, or the input */
   SF_STEP_ROUTE = 15,     /* in (experts), out (2 · used), selection bias (experts) or -1, an sf_route, groups, groups
                              used, normalised; scale. Chooses the experts with the largest scores, of equal ones the

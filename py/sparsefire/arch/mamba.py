@@ -4,10 +4,11 @@ and Jamba (AI21 2024) and PLaMo 2, whose other blocks are attention."""
 from __future__ import annotations
 
 from ..core.enums import Activation, Function, Repeat
+from . import mamba2
 from .architecture import Architecture
 from .decoder import HEAD_NORMS, LLAMA, POST_NORMS, attention, blocks
 from .mixture import Mixture
-from .plan import Buffer, Vector
+from .plan import Buffer
 from .writer import Writer
 
 _FEWEST_STEPS = 64  # of PLaMo 2: width of what steps are made of, unless a 16th of d is more
@@ -29,7 +30,7 @@ def mixer(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     plan.map(steps, steps, Function.SOFTPLUS)
     plan.multiply(steps, plan.vector(f"{prefix}a", (inner, size)), decay, Repeat.SPREAD)
     factors = plan.vector(f"{prefix}d", inner)
-    _scan(w, (q, k, values, gate), steps, decay, factors, heads=inner)
+    mamba2.scan(w, (q, k, values, gate), steps, decay, factors, heads=inner, keys=size)
     w.product(values, f"{prefix}out", out)
 
 
@@ -51,7 +52,7 @@ def mixer_of_heads(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     plan.map(steps, steps, Function.SOFTPLUS)
     plan.multiply(steps, plan.vector(f"{prefix}a", heads), decay)
     factors = plan.vector(f"{prefix}d", heads)
-    _scan(w, (q, k, values, gate), steps, decay, factors, heads=heads)
+    mamba2.scan(w, (q, k, values, gate), steps, decay, factors, heads=heads, keys=size)
     w.product(values, f"{prefix}out", out)
 
 
@@ -84,35 +85,9 @@ def _selected(
     return parts
 
 
-def _scan(
-    w: Writer,
-    parts: tuple[Buffer, Buffer, Buffer, Buffer],
-    steps: Buffer,
-    decay: Buffer,
-    factors: Vector,
-    *,
-    heads: int,
-) -> None:
-    """Values = (what the recurrence finds + factors · values) · SiLU(gate)."""
-    plan, (q, k, values, gate) = w.plan, parts
-    scaled, y = w.buffer("scaled", values.width), w.buffer("mixer", values.width)
-    plan.map(decay, decay, Function.EXP)
-    plan.multiply(values, steps, scaled, Repeat.SPREAD)
-    plan.recurrence(q, k, scaled, decay, y, heads=heads, keys=q.width)
-    plan.multiply(values, factors, values, Repeat.SPREAD)
-    plan.add(y, values, y)
-    plan.map(gate, gate, Activation.SILU)
-    plan.multiply(y, gate, values)
-
-
 def write(w: Writer) -> None:
     """The plan of a model of such blocks alone."""
-    w.embed()
-    for block in range(w.config.layers):
-        w.norm(w.x, f"blk.{block}.attn_norm", w.normed)
-        mixer(w, block, w.normed, w.added)
-        w.residual()
-    w.head()
+    mamba2.write(w, mixer)
 
 
 def write_jamba(w: Writer) -> None:

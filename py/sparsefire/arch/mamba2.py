@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..core.enums import Activation, Function, Repeat
 from .architecture import Architecture
-from .plan import Buffer
+from .plan import Buffer, Vector
 from .writer import Writer
 
 
@@ -27,7 +29,7 @@ def mixer(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
         )
     mixed = w.buffer("mixed", inner + 2 * groups * size)
     projected = w.buffer("projected", inner + mixed.width + heads)
-    gate, values, y = (w.buffer(name, inner) for name in ("gate", "values", "mixer"))
+    gate, values = w.buffer("gate", inner), w.buffer("values", inner)
     k, q = w.buffer("state keys", groups * size), w.buffer("state queries", groups * size)
     steps, decay = w.buffer("steps", heads), w.buffer("decay", heads)
     w.product(x, f"{prefix}in", projected)
@@ -39,26 +41,43 @@ def mixer(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     plan.add(steps, plan.vector(f"{prefix}dt.bias", heads), steps)
     plan.map(steps, steps, Function.SOFTPLUS)
     plan.multiply(steps, plan.vector(f"{prefix}a", (heads, 1)), decay)
-    plan.map(decay, decay, Function.EXP)
-    scaled = w.buffer("scaled", inner)
-    plan.multiply(values, steps, scaled, Repeat.SPREAD)
-    plan.recurrence(q, k, scaled, decay, y, heads=heads, keys=size)
-    plan.multiply(values, plan.vector(f"{prefix}d", (heads, 1)), values, Repeat.SPREAD)
-    plan.add(y, values, y)
-    plan.map(gate, gate, Activation.SILU)
-    plan.multiply(y, gate, y)
+    factors = plan.vector(f"{prefix}d", (heads, 1))
+    scan(w, (q, k, values, gate), steps, decay, factors, heads=heads, keys=size)
     if w.has(f"{prefix}norm.weight"):
         norm = plan.vector(f"{prefix}norm.weight", (groups, inner // groups))
-        plan.norm(y, y, norm, w.config.norm_epsilon, groups=groups)
-    w.product(y, f"{prefix}out", out)
+        plan.norm(values, values, norm, w.config.norm_epsilon, groups=groups)
+    w.product(values, f"{prefix}out", out)
 
 
-def write(w: Writer) -> None:
-    """The plan of a model of such blocks alone."""
+def scan(
+    w: Writer,
+    parts: tuple[Buffer, Buffer, Buffer, Buffer],
+    steps: Buffer,
+    decay: Buffer,
+    factors: Vector,
+    *,
+    heads: int,
+    keys: int,
+) -> None:
+    """Values = (what the recurrence finds + factors · values) · SiLU(gate), of the parts: queries,
+    keys, values and gate. `decay` is given as its logarithm."""
+    plan, (q, k, values, gate) = w.plan, parts
+    scaled, y = w.buffer("scaled", values.width), w.buffer("mixer", values.width)
+    plan.map(decay, decay, Function.EXP)
+    plan.multiply(values, steps, scaled, Repeat.SPREAD)
+    plan.recurrence(q, k, scaled, decay, y, heads=heads, keys=keys)
+    plan.multiply(values, factors, values, Repeat.SPREAD)
+    plan.add(y, values, y)
+    plan.map(gate, gate, Activation.SILU)
+    plan.multiply(y, gate, values)
+
+
+def write(w: Writer, mix: Callable[[Writer, int, Buffer, Buffer], None] = mixer) -> None:
+    """The plan of a model of such blocks alone, or of others that ``mix``."""
     w.embed()
     for block in range(w.config.layers):
         w.norm(w.x, f"blk.{block}.attn_norm", w.normed)
-        mixer(w, block, w.normed, w.added)
+        mix(w, block, w.normed, w.added)
         w.residual()
     w.head()
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .._arrays import FloatArray
 from .._files import check_output
-from .._options import checked, count, flag, function, number, several, text
+from .._options import checked, flag, number, several, text
 from .._progress import Progress
 from ..arch.config import CUTOFF_KEYS, SPARSEFIRE_VERSION
 from ..arch.read import read_scale, rows_by_neuron
@@ -27,9 +27,8 @@ from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ..lm.compare import compare_modes
 from ..lm.model import Model
 from ..text.pretokenizer import PRE_KEY
-from ..weights.activation import ActivationType
 from ..weights.matrix import Matrix
-from .samples import FEWEST_TOKENS, Windows, record_inputs, text_windows
+from .samples import CHECKS, FEWEST_TOKENS, Windows, record_inputs, text_windows
 
 DEFAULT_TOKENS = 8_192
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -95,17 +94,11 @@ class CutoffCalibration:
 
 
 @checked(
-    text=text,
+    **CHECKS,
     sparsities=several(number),
     on=several(text),
     perplexity_cost=number,
     even_if_slower=flag,
-    tokens=count,
-    activation=ActivationType.of,
-    pre=text,
-    seed=count,
-    force=flag,
-    progress=function,
 )
 def calibrate_cutoffs(
     source: str | os.PathLike[str],

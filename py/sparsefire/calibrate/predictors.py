@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._files import check_output
-from .._options import checked, count, flag, function, number, positive, text
+from .._options import checked, number, positive, text
 from .._progress import Progress
 from ..arch.config import SPARSEFIRE_VERSION
 from ..arch.tensors import FFN_PARTS
@@ -27,11 +27,10 @@ from ..gguf.types import TypedValue, ValueType
 from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ..lm.model import Model
 from ..text.pretokenizer import PRE_KEY
-from ..weights.activation import ActivationType
 from ..weights.formats import CALIBRATION_FORMATS, weight_format
 from ..weights.matrix import Matrix
 from ..weights.quantized import dequantize_rows, quantize_rows
-from .samples import FEWEST_TOKENS, Samples, Windows, record_inputs, text_windows
+from .samples import CHECKS, FEWEST_TOKENS, Samples, Windows, record_inputs, text_windows
 
 if TYPE_CHECKING:
     from ..ffn.layer import SparseFfn
@@ -69,17 +68,11 @@ class CalibrationReport:
 
 
 @checked(
-    text=text,
+    **CHECKS,
     rank=positive,
     recall=number,
-    tokens=count,
     format=text,
     predictor_format=text,
-    activation=ActivationType.of,
-    pre=text,
-    seed=count,
-    force=flag,
-    progress=function,
 )
 def calibrate_model(
     source: str | os.PathLike[str],

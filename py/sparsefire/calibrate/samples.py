@@ -8,12 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .._options import Check, count, flag, function, text
 from ..arch.plan import FfnLayer
 from ..errors import CalibrationError, UnsupportedError
 from ..fit.predictor_fit import Split
 from ..lm.model import Model
+from ..weights.activation import ActivationType
 
 FEWEST_TOKENS = 1_000
+
+CHECKS: dict[str, Check] = {  # of the options that every calibration has
+    "text": text,
+    "tokens": count,
+    "activation": ActivationType.of,
+    "pre": text,
+    "seed": count,
+    "force": flag,
+    "progress": function,
+}
 
 _FEWEST_WINDOWS = 20
 _SAMPLE_BYTES = 1 << 30  # of FFN inputs kept, all layers together

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
-from .._options import checked, count, flag, instance, positive, text, whole
+from .._options import Check, checked, count, flag, instance, positive, text, whole
 from ..errors import ArgumentError
 from .chat import variables
 from .completion_types import (
@@ -353,15 +353,16 @@ class ChatOptions(AnswerOptions, total=False):
     chat_template_kwargs: Mapping[str, Any] | None
 
 
+_CHECKS: dict[str, Check] = {  # of both kinds of completions
+    "n": positive,
+    "stream": flag,
+    "stream_options": instance(Mapping),
+    "model": text,
+}
+
+
 @shows_options
-@checked(
-    n=positive,
-    echo=flag,
-    logprobs=count,
-    stream=flag,
-    stream_options=instance(Mapping),
-    model=text,
-)
+@checked(**_CHECKS, echo=flag, logprobs=count)
 def complete(
     lm: Model,
     prompt: Text | Sequence[Text],
@@ -393,12 +394,9 @@ def complete(
 
 @shows_options
 @checked(
-    n=positive,
+    **_CHECKS,
     logprobs=flag,
     top_logprobs=count,
-    stream=flag,
-    stream_options=instance(Mapping),
-    model=text,
     chat_template=text,
     chat_template_kwargs=variables,
 )
