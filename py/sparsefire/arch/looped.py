@@ -9,12 +9,13 @@ from .decoder import LLAMA, attention, blocks, one_block
 from .plan import Buffer
 from .writer import Writer
 
-_MOST = 1 << 10
+_MOST = 1 << 10  # blocks that run for a token, those that run again among them
 
 
 def write_nanbeige(w: Writer) -> None:
     """The blocks again and again, each time after the final norm unless the file says not to."""
     loops = w.keys.integer("num_loops", _MOST, 1)
+    _check_runs(w, "num_loops", loops * w.config.layers)
     w.embed()
     for loop in range(loops):
         blocks(w, attention)
@@ -32,12 +33,14 @@ def write_hrm(w: Writer) -> None:
             f"{w.file.name}: the model reads prompts in both directions, which is not supported"
         )
     count = keys.integer("hrm.layers_per_stack", _MOST)
+    cycles, turns = (keys.integer(f"hrm.{name}_cycles", _MOST) for name in "hl")
+    _check_runs(w, "hrm.h_cycles", cycles * (turns + 1) * count)
     slow, fast = w.buffer("slow", w.config.d), w.buffer("fast", w.config.d)
     w.embed()
     plan.copy(w.x, slow, width=slow.width)
     plan.add(slow, plan.vector("hrm.z_l_init", w.config.d), w.x)
-    for cycle in range(keys.integer("hrm.h_cycles", _MOST)):
-        for turn in range(keys.integer("hrm.l_cycles", _MOST)):
+    for cycle in range(cycles):
+        for turn in range(turns):
             if cycle or turn:
                 plan.add(slow, fast, w.x)
             _stack(w, range(count), fast)
@@ -45,6 +48,12 @@ def write_hrm(w: Writer) -> None:
         _stack(w, range(count, 2 * count), slow)
     plan.copy(slow, w.x, width=slow.width)
     w.head(norm=None)
+
+
+def _check_runs(w: Writer, name: str, runs: int) -> None:
+    """Refuses files whose numbers, each plausible, would make a plan that takes minutes to write."""
+    if runs > _MOST:
+        raise w.keys.fail(name, f"makes {runs} blocks run for a token; at most {_MOST} can")
 
 
 def _stack(w: Writer, of: range, out: Buffer) -> None:
