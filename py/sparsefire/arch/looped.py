@@ -51,7 +51,7 @@ def write_hrm(w: Writer) -> None:
 
 
 def _check_runs(w: Writer, name: str, runs: int) -> None:
-    """Refuses files whose numbers, each plausible, would make a plan that takes minutes to write."""
+    """Refuses files whose numbers, each plausible, make a plan that takes minutes to write."""
     if runs > _MOST:
         raise w.keys.fail(name, f"makes {runs} blocks run for a token; at most {_MOST} can")
 

@@ -250,6 +250,7 @@ class SparseFfn(FfnLayer):
         """See `set_second_down`."""
         return self._core_ffn.second_down
 
+    @locked
     @checked(down=optional(instance(Matrix)))
     def set_second_down(self, down: Matrix | None) -> None:
         """Adds the down matrix in the other layout: (output, hidden) if `down_layout` is "neuron",
@@ -263,6 +264,7 @@ class SparseFfn(FfnLayer):
         """See `set_both_active`."""
         return self._core_ffn.both_active
 
+    @locked
     @checked(both=flag)
     def set_both_active(self, both: bool) -> None:
         """With True, the activation is applied to the products of w1 too: act(gate · x) ∘
@@ -274,6 +276,7 @@ class SparseFfn(FfnLayer):
         """See `set_gate_deviations`."""
         return self._core_ffn.gate_deviations
 
+    @locked
     @checked(deviations=number)
     def set_gate_deviations(self, deviations: float) -> None:
         """Cuts the gates of each vector by how they are spread, as Gemma 3n does (Google 2025):
@@ -290,6 +293,7 @@ class SparseFfn(FfnLayer):
         """The weights of `set_sub_norm`, or None."""
         return self._core_ffn.sub_norm
 
+    @locked
     @checked(epsilon=number)
     def set_sub_norm(self, weight: npt.ArrayLike | None, epsilon: float = 1e-5) -> None:
         """Applies an RMS norm with these weights (hidden,) to act(gate · x) ∘ (w1 · x) before w2,
