@@ -10,6 +10,7 @@ from .decoder import BY_KEYS, HEAD_NORMS, LLAMA, QWEN3_MOE, SINKS, write
 from .mixture import Mixture
 
 _NEOX = LLAMA._replace(rope_halves=True)
+_GROK_WIDTH, _GROK_HEAD = 6144, 128  # of the published model, in its constants whatever a file has
 
 ROWS = {
     "cohere2moe": LLAMA._replace(
@@ -41,10 +42,10 @@ ROWS = {
         rope_halves=True,
         vectors=("attn_output_norm.weight", "layer_output_norm.weight"),
         post_norms=("attn_output_norm", "layer_output_norm"),
-        embedding_scale=lambda _: 78.38367176906169,
+        embedding_scale=lambda _: _GROK_WIDTH**0.5,
         logit_factor=True,
         logit_divisor=lambda _: math.sqrt(3),
-        attention_scale=lambda _: 0.08838834764831845,
+        attention_scale=lambda _: _GROK_HEAD**-0.5,
         scale_key="attention.output_scale",
         attention_cap=30.0,
         mixture=Mixture(shared="hidden", shared_suffix="", shared_factor=math.sqrt(0.5)),
