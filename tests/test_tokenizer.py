@@ -47,6 +47,9 @@ DEEPSEEK_V3 = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+DEEPSEEK_CUTS = (r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+")
+QWEN2 = GPT4.replace("{1,3}", "")
+BLOOM = " ?[^(\\s|[.,!?…。，、।۔،])]+"
 HAN_OR_HANGUL = "[一-龥ࠀ-一가-\ud7ff]+"
 
 
@@ -60,6 +63,7 @@ def splitter(*patterns: str | Any) -> Any:
     return pre_tokenizers.Sequence([*splits, last])
 
 
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GPT2_SPLITTER = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 DIGITS = pre_tokenizers.Digits(individual_digits=True)
 SPLITTERS = {
@@ -95,7 +99,7 @@ SPLITTERS = {
         DIGITS,
     ),
     "deepseek-coder": splitter(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", HAN_OR_HANGUL, DIGITS),
-    "deepseek-v3": splitter(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_V3),
+    "deepseek-v3": splitter(*DEEPSEEK_CUTS, DEEPSEEK_V3),
     "afmoe": splitter(
         r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
         "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+",
@@ -109,6 +113,37 @@ SPLITTERS = {
             pre_tokenizers.Split(tokenizers.Regex("[0-9][0-9][0-9]"), "isolated"),
         ]
     ),
+    "default": splitter(r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
+    "bloom": splitter(BLOOM),
+    "viking": splitter(BLOOM, r"\p{N}"),
+    "chameleon": splitter(
+        "<sentinel:[0-9]+>",
+        "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+        r"([\t\n]|    |  )",
+        DIGITS,
+        r"[\p{P}!-/:-@\[-`{-~]",
+        GPT2,
+    ),
+    "jais-2": splitter(
+        GPT4.replace(
+            r"|\s+(?!\S)|\s+",
+            r"|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)"
+            r"|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}",
+        )
+    ),
+    "tiny_aya": splitter(r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O),
+    "superbpe": splitter(r"\p{N}+", r"(?=(\d{3})+(?!\d))"),
+    "youtu": splitter(
+        "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+",
+        GPT4O.replace("{1,3}", ""),
+    ),
+    "spark2_5": splitter(
+        *DEEPSEEK_CUTS,
+        DEEPSEEK_V3.replace(r"]+[\r\n]*|\s*[\r\n]+|", r"]+|[\r\n]|"),
+        r"\p{N}",
+    ),
+    "ufakzeka": splitter(QWEN2.partition("|[^")[2].join(["[^", ""])),
+    "laguna": splitter(r"[^\n]+|[\n]+", QWEN2),
 }
 
 SAMPLES = [
@@ -159,7 +194,7 @@ def byte_level(
     tokens: list[str], merges: list[str], pre: str = "gpt-2", **options: Any
 ) -> Tokenizer:
     vocabulary = Vocabulary(tokens, **options)
-    return Tokenizer(vocabulary, ByteLevelBpe(vocabulary, merges, pre))
+    return Tokenizer(vocabulary, ByteLevelBpe(vocabulary, merges, pretokenizer(pre)))
 
 
 @cache
@@ -411,9 +446,8 @@ def test_begin_of_text_follows_the_rule_when_the_file_is_silent() -> None:
     ("change", "error", "message"),
     [
         ({"model": None}, ModelFileError, "tokenizer.ggml.model' is missing"),
-        ({"model": "bert"}, UnsupportedError, "'bert' is not supported; supported: 'gpt2'"),
+        ({"model": "elmo"}, UnsupportedError, "'elmo' is not supported; supported: 'gpt2'"),
         ({"pre": "unheard-of"}, UnsupportedError, "'unheard-of'.*gpt-2"),
-        ({"pre": None}, UnsupportedError, "no rule at all"),
         ({"tokens": None}, ModelFileError, "tokens' is missing"),
         ({"tokens": 5}, ModelFileError, "tokens' is not a list"),
         ({"merges": None}, ModelFileError, "merges' is missing"),
@@ -465,22 +499,47 @@ def test_no_token_is_not_the_default() -> None:
 
 def test_rules_are_found_by_their_patterns() -> None:
     assert "llama-bpe" in rules_of([GPT4])
-    assert rules_of([GPT4O]) == ["gpt-4o"]
+    assert rules_of([GPT4O]) == ["gpt-4o", "granite-embed-multi-97m"]
     ends = DEEPSEEK_V3.replace(r"\r", "\r").replace(r"\n", "\n")
     for last in (DEEPSEEK_V3, ends):
         assert rules_of([r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", last]) == ["deepseek-v3"]
     assert rules_of(["x"]) == []
 
 
+# The names that llama.cpp knows.
+NAMES = """
+    default minicpm5 llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2
+    jina-v5-nano deepseek-llm deepseek-coder deepseek-v3 spark2_5 youtu falcon mpt starcoder
+    gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert
+    jais-2 gemma4 granite-embed-multi-311m sarvam-moe jina-v1-en jina-v2-code roberta-bpe
+    whitespace refact command-r qwen2 deepseek-r1-qwen kormo f2llmv2 qwen35 stablelm2 olmo
+    dbrx smaug-bpe poro-chat chatglm-bpe glm4 glm5 viking jais tekken smollm codeshell bloom
+    gpt3-finnish exaone exaone4 exaone-moe chameleon minerva-7b megrez gpt-4o llama4 kanana2
+    talkie granite-embed-multi-97m tiny_aya cohere2moe superbpe trillion granite-docling
+    bailingmoe bailingmoe2 llada-moe seed-coder hunyuan hunyuan-dense hy_v4 joyai-llm
+    kimi-k2 ufakzeka grok-2 afmoe laguna minimax-m2 solar-open mellum2
+"""
+
+
+def test_every_name_that_files_hold_is_known() -> None:
+    compared = {
+        # The words of these are those of others, or are compared with their merges.
+        *("dbrx", "glm4", "deepseek-r1-qwen", "roberta-bpe", "granite-embed-multi-97m"),
+        *("gemma4", "sarvam-moe", "whitespace"),
+        *SPLITTERS,
+    }
+    assert {pretokenizer(name).name for name in NAMES.split()} == compared
+
+
 def test_named_rule() -> None:
-    for stored in (None, "default", "bloom"):
-        metadata = {**METADATA, "tokenizer.ggml.pre": stored}
-        if stored is None:
-            del metadata["tokenizer.ggml.pre"]
-        with pytest.raises(UnsupportedError, match="--pre"):
-            Tokenizer.from_metadata(metadata)
-        named = Tokenizer.from_metadata(metadata, pre="smollm")
-        assert "smollm" in repr(named)
+    metadata = {**METADATA, "tokenizer.ggml.pre": "unheard-of"}
+    with pytest.raises(UnsupportedError, match="--pre"):
+        Tokenizer.from_metadata(metadata)
+    assert "smollm" in repr(Tokenizer.from_metadata(metadata, pre="smollm"))
+    del metadata["tokenizer.ggml.pre"]
+    assert "merges, default)" in repr(Tokenizer.from_metadata(metadata))
+    assert Tokenizer.from_metadata(metadata).kind == "byte-level BPE, words by the default rule"
+    assert "smollm" in repr(Tokenizer.from_metadata(metadata, pre="smollm"))
     with pytest.raises(ArgumentError, match=r"pre: unknown pre-tokeniser 'x'; known ones: gpt-2"):
         Tokenizer.from_metadata(METADATA, pre="x")
     with pytest.raises(ArgumentError, match="only byte-level BPE has a pre-tokeniser"):

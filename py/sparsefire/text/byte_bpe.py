@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from ..errors import ArgumentError, ModelFileError
-from .pretokenizer import pretokenizer
+from .pretokenizer import PreTokenizer
 from .vocabulary import TokenType, Vocabulary
 from .word_cache import WordCache
 
@@ -33,30 +33,14 @@ _BYTE_OF_LETTER = {letter: byte for byte, letter in enumerate(_LETTER_OF_BYTE)}
 
 
 class ByteLevelBpe:
-    """Cuts text into tokens, by merges and a rule for words. `pre` is the rule's name."""
+    """Cuts text into tokens, by merges and a rule for words."""
 
-    def __init__(self, vocabulary: Vocabulary, merges: Sequence[str], pre: str) -> None:
+    def __init__(self, vocabulary: Vocabulary, merges: Sequence[str], rule: PreTokenizer) -> None:
         self._vocabulary = vocabulary
         self._ids = vocabulary.ids
-        self._rule = pretokenizer(pre)
-        self._ranks = self._checked_ranks(merges)
+        self._rule = rule
+        self._ranks = merge_ranks(merges, self._ids)
         self._cache = WordCache()
-
-    def _checked_ranks(self, merges: Sequence[str]) -> dict[str, int]:
-        """Merge ("left right") → rank; of two that are alike the first counts."""
-        ids = self._ids
-        for rank, merge in enumerate(merges):
-            # Hundreds of thousands: one lookup for each that is as it should be.
-            if merge.replace(" ", "", 1) in ids and " " in merge:
-                continue
-            left, space, right = merge.partition(" ")
-            problem = f"needs the token {left + right!r}, which the vocabulary lacks"
-            if not space:
-                problem = "is not two tokens with a blank between them"
-            raise ModelFileError(
-                f"'tokenizer.ggml.merges': merge {rank}, {merge!r}, {problem}"
-            ) from None
-        return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
 
     def encode(self, text: str, ids: list[int], starts: bool) -> None:
         """Appends the tokens of a text without special tokens. `starts` makes no difference."""
@@ -102,6 +86,23 @@ class ByteLevelBpe:
 
     def __repr__(self) -> str:
         return f"{len(self._ranks)} merges, {self._rule.name}"
+
+
+def merge_ranks(merges: Sequence[str], ids: Mapping[str, int]) -> dict[str, int]:
+    """Merge ("left right") → rank; of two that are alike the first counts.
+
+    Errors: `ModelFileError` for a merge of no two tokens, or whose result is none of `ids`.
+    """
+    for rank, merge in enumerate(merges):
+        # Hundreds of thousands: one lookup for each that is as it should be.
+        if merge.replace(" ", "", 1) in ids and " " in merge:
+            continue
+        left, space, right = merge.partition(" ")
+        problem = f"needs the token {left + right!r}, which the vocabulary lacks"
+        if not space:
+            problem = "is not two tokens with a blank between them"
+        raise ModelFileError(f"'tokenizer.ggml.merges': merge {rank}, {merge!r}, {problem}")
+    return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
 
 
 def merged(symbols: list[str], ranks: Mapping[str, float], between: str) -> list[str]:

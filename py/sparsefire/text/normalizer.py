@@ -24,7 +24,8 @@ class Normalizer:
     collapses runs of them. charsmap: replacements, or None. scheme: where a space is prepended:
     "every" (each part of a text between special tokens), "always" (each part that does not begin
     with one) or "first" (the start of a text that does not begin with one), as Metaspace's
-    `prepend_scheme` of the tokenizers package has it.
+    `prepend_scheme` of the tokenizers package has it. lowercase: capitals become small letters, one
+    at a time. blank: what a space becomes.
     """
 
     def __init__(
@@ -33,6 +34,8 @@ class Normalizer:
         trim: bool,
         charsmap: CharsMap | None = None,
         scheme: str = "every",
+        lowercase: bool = False,
+        blank: str = BLANK,
     ) -> None:
         if scheme not in _SCHEMES:
             raise ModelFileError(
@@ -42,6 +45,8 @@ class Normalizer:
         self._scheme = scheme
         self._trim = trim
         self._charsmap = charsmap
+        self._lowercase = lowercase
+        self._blank = blank
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], *, trim: bool) -> Normalizer:
@@ -59,22 +64,35 @@ class Normalizer:
             metadata.get(SCHEME_KEY, "every"),
         )
 
+    @classmethod
+    def plain(cls, metadata: Mapping[str, Any], *, blank: str) -> Normalizer:
+        """`blank` for spaces, small letters where a file's metadata wants them, and no more."""
+        lowercase = flag(metadata, "normalizer.lowercase", False)
+        return cls(add_blank=False, trim=False, lowercase=lowercase, blank=blank)
+
     def normalize(self, text: str, starts: bool) -> str:
         """The normalised text, with "▁" for spaces. `starts`: it is the start of a whole text, and
         not what follows a special token."""
         if self._charsmap is not None:
             text = self._charsmap.replace(text)
+        if self._lowercase:
+            text = lowered(text)
         if self._trim:
             # A "▁" in the text itself is a space only at the end, as in the reference.
             text = re.sub(" +", " ", text).lstrip(" ").rstrip(f" {BLANK}")
         if text and self.add_blank and self._prepends(text, starts):
             text = f" {text}"
-        return text.replace(" ", BLANK)
+        return text.replace(" ", self._blank)
 
     def _prepends(self, text: str, starts: bool) -> bool:
         if self._scheme == "every":
             return True
         return (starts or self._scheme == "always") and not text.startswith((" ", BLANK))
+
+
+def lowered(text: str) -> str:
+    """The text in small letters, one at a time: a sigma at the end of a word is no other one."""
+    return text.replace("Σ", "σ").lower()
 
 
 class CharsMap:

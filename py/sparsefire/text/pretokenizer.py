@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..errors import ArgumentError, UnsupportedError
+from .vocabulary import BLANK
 
 PRE_KEY = "tokenizer.ggml.pre"  # of a GGUF file: the name of the rule
+DEFAULT_RULE = "default"  # of files that name none, as in llama.cpp
 
 # White space by Unicode's property; Python's \s has U+001C … U+001F as well.
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -60,6 +62,8 @@ KIMI_K2 = (
     + _END
 )
 DIGIT = r"\p{N}"
+# Without contractions: suffixes stay with their apostrophe.
+UFAKZEKA = (GPT4 % "").removeprefix(rf"(?i:{_CONTRACTIONS})|")
 DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", DIGIT)
 # Letters that have two cases, as of Unicode 11.
 _CASED = (
@@ -80,14 +84,57 @@ _DEEPSEEK_WORD = (
     _ASCII_MARK + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*" + _END
 )
 DEEPSEEK_V3 = (r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", _DEEPSEEK_WORD)
+SPARK = (
+    *DEEPSEEK_V3[:2],
+    _DEEPSEEK_WORD.replace(r"]+[\r\n]*|\s*[\r\n]+|", r"]+|[\r\n]|"),
+    DIGIT,
+)
+YOUTU = (
+    "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+",
+    GPT4O.replace("{1,3}", ""),
+)
+_BY_THREES = r"\A\p{N}{1,2}(?=(?:\p{N}{3})+\Z)|\p{N}{3}"  # digits from the right
 AFMOE = (
-    # Digits by three from the right.
     r"\p{N}+",
-    r"\A\p{N}{1,2}(?=(?:\p{N}{3})+\Z)|\p{N}{3}",
+    _BY_THREES,
     "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+",
     _DEEPSEEK_WORD,
 )
 FALCON = (r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]")
+DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")
+BLOOM = " ?[^(\\s|[.,!?…。，、।۔،])]+"
+CHAMELEON = (
+    "<sentinel:[0-9]+>",
+    "(?:IMGIMG)(?:(?:A|B|C|D|E|F|G|H|I){1,4})Z",
+    r"(?:[\t\n]|    |  )",
+    DIGIT,
+    r"[\p{P}!-/:-@\[-`{-~]",
+    GPT2,
+)
+JAIS2 = (GPT4 % "{1,3}").replace(
+    r"|\s+(?!\S)|\s+",
+    "".join(rf"|\s{{{2**power}}}(?!\S)" for power in range(9, 1, -1)) + r"|\s{1,2}(?!\S)|\s{1}",
+)
+# Digits by three from the right, of numbers that end where a word ends, or of all.
+TINY_AYA = (r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O)
+SUPERBPE = (r"\p{N}+", r"(?=(\d{3})+(?!\d))")
+LINES = r"[^\n]+|[\n]+"
+# What a word may consist of, at whose end \b matches (Unicode's \w, with Latin-1's fractions).
+_WORDS = (
+    r"\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}"
+    "²³¹¼-¾Ⓐ-ⓩ\U0001f130-\U0001f149\U0001f150-\U0001f169\U0001f170-\U0001f189"
+)
+# Patterns that Python's `re` reads otherwise, or that take quadratic time, and what stands for
+# them: a pattern, or one and a second that cuts its matches.
+_REWRITTEN = {
+    BLOOM: (r" ?[^(\s|.,!?…。，、।۔،)]+",),  # a class within a class
+    TINY_AYA[0]: (rf"(?<!\p{{Nd}})\p{{Nd}}++(?![{_WORDS}])", _BY_THREES),
+    # From one cut to the next: numbers without digits, such as ½, stay with their neighbours.
+    SUPERBPE[1]: (
+        r"(?!\Z)(?:\A%s|\p{Nd}{3})?+(?:[^\p{Nd}]++(?:%s)?+)*+"
+        % ((r"\p{Nd}{1,2}(?=(?:\p{Nd}{3})*+(?!\p{Nd}))",) * 2),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +143,10 @@ class _Rule:
     add_bos: bool = False  # default of a missing key
     whole_words_first: bool = False  # a word that is a token is not merged from its bytes
     composed: bool = False  # the text is normalised to NFC first
-    total: bool = True  # the last pattern matches everywhere
+    # The last pattern matches everywhere, or what it does not match is dropped.
+    total: bool = True
+    add_separator: bool = False  # default of a missing key
+    blank: str | None = None  # merges join characters, and not bytes, with this for spaces
 
 
 _RULES = {
@@ -120,21 +170,41 @@ _RULES = {
     "deepseek-v3": _Rule(DEEPSEEK_V3, total=False),
     "afmoe": _Rule(AFMOE, total=False),
     "falcon": _Rule(FALCON, total=False),
+    DEFAULT_RULE: _Rule(DEFAULT, total=False),
+    "roberta-bpe": _Rule((GPT2,), add_separator=True),
+    "bloom": _Rule((BLOOM,), total=False),
+    "viking": _Rule((BLOOM, DIGIT), total=False),
+    "chameleon": _Rule(CHAMELEON, add_bos=True),
+    "jais-2": _Rule((JAIS2,)),
+    "granite-embed-multi-97m": _Rule((GPT4O,), whole_words_first=True),
+    "tiny_aya": _Rule(TINY_AYA),
+    "superbpe": _Rule(SUPERBPE, total=False),
+    "youtu": _Rule(YOUTU, whole_words_first=True),
+    "spark2_5": _Rule(SPARK, total=False),
+    "ufakzeka": _Rule((UFAKZEKA,)),
+    "laguna": _Rule((LINES, GPT4 % "")),
+    "gemma4": _Rule((LINES,), add_bos=True, blank=BLANK),
+    "sarvam-moe": _Rule((LINES,), blank=BLANK),
+    "whitespace": _Rule((r"\S+",), blank=" "),
 }
 _ALIASES = {
     alias: name
     for name, aliases in {
         "gpt-2": "gpt2 phi-2 mpt olmo jais exaone4 gigachat a.x-4.0 mellum trillion "
-        "granite-docling",
-        "llama-bpe": "llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+        "granite-docling modern-bert jina-es jina-de jina-v2-es jina-v2-de",
+        "llama-bpe": "llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
         "dbrx": "smaug-bpe chatglm-bpe",
         "glm4": "glm5",
-        "qwen2": "hunyuan",
+        "qwen2": "hunyuan f2llmv2",
         "deepseek-r1-qwen": "stablelm2 megrez kormo solar-open grok-2",
         "bailingmoe": "bailingmoe2 llada-moe",
         "smollm": "starcoder refact command-r codeshell exaone minerva-7b mellum2",
         "gpt-4o": "llama4 kanana2 talkie minimax-m2",
         "deepseek-v3": "hunyuan-dense joyai-llm hy_v4",
+        "roberta-bpe": "jina-v1-en jina-v2-code",
+        "bloom": "poro-chat gpt3-finnish",
+        "tiny_aya": "cohere2moe",
+        "gemma4": "granite-embed-multi-311m",
     }.items()
     for alias in aliases.split()
 }
@@ -148,33 +218,46 @@ class PreTokenizer:
         self.add_bos = rule.add_bos
         self.whole_words_first = rule.whole_words_first
         self.composed = rule.composed
-        self._patterns = [re.compile(_translated(each)) for each in rule.patterns]
+        self.add_separator = rule.add_separator
+        self.blank = rule.blank
+        self._steps = [_compiled(each) for each in rule.patterns]
         self._total = rule.total
 
     def split(self, text: str) -> Iterable[str]:
         """The words of `text`, in order."""
         pieces: Iterable[str] = (text,)
-        for pattern in self._patterns[:-1]:
-            pieces = _isolate(pattern, pieces)
+        for step in self._steps[: -1 if self._total else None]:
+            pieces = _isolate(step, pieces)
         if not self._total:
-            return _isolate(self._patterns[-1], pieces)
-        words = self._patterns[-1].findall
-        if len(self._patterns) == 1:
+            return pieces
+        words = self._steps[-1][0].findall
+        if len(self._steps) == 1:
             return words(text)
         return (word for piece in pieces for word in words(piece))
 
 
-def _isolate(pattern: re.Pattern[str], pieces: Iterable[str]) -> Iterator[str]:
+_Step = tuple[re.Pattern[str], ...]  # a pattern, and perhaps one that cuts its matches
+
+
+def _isolate(step: _Step, pieces: Iterable[str]) -> Iterator[str]:
     """Splits each piece into matches and the text between them."""
+    pattern, *within = step
     for piece in pieces:
         at = 0
         for match in pattern.finditer(piece):
             if match.start() > at:
                 yield piece[at : match.start()]
-            yield match.group()
+            if within:
+                yield from _isolate(tuple(within), (match.group(),))
+            else:
+                yield match.group()
             at = match.end()
         if at < len(piece):
             yield piece[at:]
+
+
+def _compiled(pattern: str) -> _Step:
+    return tuple(re.compile(_translated(each)) for each in _REWRITTEN.get(pattern, (pattern,)))
 
 
 @functools.cache
@@ -182,11 +265,10 @@ def pretokenizer(name: str) -> PreTokenizer:
     """The rule of that name; `UnsupportedError` if it is unknown."""
     known = _ALIASES.get(name, name)
     if known not in _RULES:
-        said = f"the pre-tokeniser rule {name!r}, which is unknown" if name else "no rule at all"
         raise UnsupportedError(
-            f"the vocabulary names {said} ('tokenizer.ggml.pre'); known pre-tokenisers: "
-            f"{', '.join(_RULES)}. If you know which of them the model was trained with, name it "
-            "with --pre (pre=…)"
+            f"the vocabulary names the pre-tokeniser rule {name!r}, which is unknown "
+            f"('{PRE_KEY}'); known ones: {', '.join(_RULES)}. If you know which of them the model "
+            "was trained with, name it with --pre (pre=…)"
         )
     return PreTokenizer(known, _RULES[known])
 
@@ -226,6 +308,11 @@ def _translated(pattern: str) -> str:
             piece = inside if in_class else f"[{negated}{inside}]"
         parts.append(piece)
     return "".join(parts)
+
+
+def character_class(inside: str) -> str:
+    """The inside of a character class with \\p{…} and \\s, for Python's `re`."""
+    return _translated(f"[{inside}]")[1:-1]
 
 
 _DIFFERENCE = re.compile(r"(\[(?:\\p\{\w+\})+)&&\[\^(\\p\{\w+\})\]\]([*+]?)")

@@ -1,7 +1,8 @@
 """SentencePiece vocabularies: text is not split into words first, and a space is a letter, "▁".
 
-`tokenizer.ggml.model` = "llama" merges adjacent tokens, the pair with the highest score first; "t5"
-chooses the tokens with the highest sum of scores (Kudo 2018). Characters without a token fall back
+`tokenizer.ggml.model` = "llama" merges adjacent tokens, the pair with the highest score first;
+"gemma4" has a list of merges in place of scores; "t5" chooses the tokens with the highest sum of
+scores (Kudo 2018). Characters without a token fall back
 to bytes if the vocabulary has byte tokens. Results equal those of the SentencePiece library (Kudo
 and Richardson 2018).
 """
@@ -14,8 +15,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from ..errors import ArgumentError, ModelFileError
-from .byte_bpe import merged
+from .byte_bpe import merge_ranks, merged
 from .normalizer import Normalizer
+from .pretokenizer import PreTokenizer
 from .vocabulary import BLANK, TokenType, Vocabulary
 from .word_cache import WordCache
 
@@ -25,20 +27,23 @@ _SPLIT = 536870913.0  # 2^29 + 1
 _BYTE_NAME = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
-class Pieces(ABC):
-    """Base class of both algorithms."""
+def _check_scores(vocabulary: Vocabulary, scores: Sequence[float]) -> Sequence[float]:
+    if len(scores) != vocabulary.size:
+        raise ModelFileError(
+            f"'tokenizer.ggml.scores' has {len(scores)} entries for {vocabulary.size} tokens"
+        )
+    if not all(map(math.isfinite, scores)):
+        raise ModelFileError("'tokenizer.ggml.scores' holds NaN or infinity")
+    return scores
 
-    def __init__(
-        self, vocabulary: Vocabulary, scores: Sequence[float], normalizer: Normalizer
-    ) -> None:
-        if len(scores) != vocabulary.size:
-            raise ModelFileError(
-                f"'tokenizer.ggml.scores' has {len(scores)} entries for {vocabulary.size} tokens"
-            )
-        if not all(map(math.isfinite, scores)):
-            raise ModelFileError("'tokenizer.ggml.scores' holds NaN or infinity")
+
+class Pieces(ABC):
+    """Base class of the algorithms."""
+
+    _runs_on = True  # a run of unknown characters goes on from one word to the next
+
+    def __init__(self, vocabulary: Vocabulary, normalizer: Normalizer) -> None:
         self._vocabulary = vocabulary
-        self._scores = scores
         self._normalizer = normalizer
         # If several tokens have the same name, the first counts.
         self._ids: dict[str, int] = {}
@@ -74,19 +79,23 @@ class Pieces(ABC):
         """Appends the tokens of a text without special tokens. `starts`: it is the start of a whole
         text, and does not follow a special token."""
         text = self._normalizer.normalize(text, starts)
-        words: Iterable[str] = (text,) if self._word is None else self._word.findall(text)
         cache = self._cache
         unknown_before = False
-        for word in words:
+        for word in self._cut(text):
             if not word:
                 continue
             known = cache.get(word)
             if known is None:
                 known = cache.remember(word, self._encode_word(word))
             if _UNKNOWN in known or unknown_before:
-                unknown_before = self._add_with_unknown(known, ids, unknown_before)
+                unknown = self._add_with_unknown(known, ids, unknown_before)
+                unknown_before = unknown and self._runs_on
             else:
                 ids += known
+
+    def _cut(self, text: str) -> Iterable[str]:
+        """Parts of a normalised text whose tokens do not depend on one another."""
+        return (text,) if self._word is None else self._word.findall(text)
 
     def _add_with_unknown(self, found: list[int], ids: list[int], unknown_before: bool) -> bool:
         """Appends tokens with one unknown token for each run of unknown characters; returns
@@ -106,6 +115,14 @@ class Pieces(ABC):
     @abstractmethod
     def _encode_word(self, word: str) -> list[int]:
         """Tokens of a normalised word, `_UNKNOWN` for a character without any."""
+
+    def _tokens(self, symbols: Iterable[str]) -> list[int]:
+        """The tokens of symbols that no merge joins any more."""
+        found: list[int] = []
+        for symbol in symbols:
+            token = self._ids.get(symbol)
+            found += self._spelt(symbol) if token is None else [token]
+        return found
 
     def _spelt(self, text: str) -> list[int]:
         """The tokens of the bytes of a character without a token of its own."""
@@ -136,15 +153,39 @@ class PieceBpe(Pieces):
     def __init__(
         self, vocabulary: Vocabulary, scores: Sequence[float], normalizer: Normalizer
     ) -> None:
-        super().__init__(vocabulary, scores, normalizer)
+        super().__init__(vocabulary, normalizer)
+        _check_scores(vocabulary, scores)
         self._ranks = {name: -scores[token] for name, token in self._ids.items()}
 
     def _encode_word(self, word: str) -> list[int]:
-        found: list[int] = []
-        for symbol in merged(list(word), self._ranks, ""):
-            token = self._ids.get(symbol)
-            found += self._spelt(symbol) if token is None else [token]
-        return found
+        return self._tokens(merged(list(word), self._ranks, ""))
+
+
+class PieceMerges(Pieces):
+    """Merges adjacent tokens by a list of merges, within the words of a rule: byte-level BPE with
+    characters in place of bytes."""
+
+    _runs_on = False
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        merges: Sequence[str],
+        normalizer: Normalizer,
+        rule: PreTokenizer,
+    ) -> None:
+        super().__init__(vocabulary, normalizer)
+        self._ranks = merge_ranks(merges, vocabulary.ids)
+        self._rule = rule
+
+    def _cut(self, text: str) -> Iterable[str]:
+        return self._rule.split(text)
+
+    def _encode_word(self, word: str) -> list[int]:
+        return self._tokens(merged(list(word), self._ranks, " "))
+
+    def __repr__(self) -> str:
+        return f"{len(self._ranks)} merges, {self._rule.name}"
 
 
 class Unigram(Pieces):
@@ -153,7 +194,8 @@ class Unigram(Pieces):
     def __init__(
         self, vocabulary: Vocabulary, scores: Sequence[float], normalizer: Normalizer
     ) -> None:
-        super().__init__(vocabulary, scores, normalizer)
+        super().__init__(vocabulary, normalizer)
+        self._scores = _check_scores(vocabulary, scores)
         # Single precision makes a sum depend on what is before it: a text is cut as a whole.
         self._word = None
         normal = [scores[token] for token in vocabulary.of_type(TokenType.NORMAL)]

@@ -11,9 +11,10 @@ from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from .byte_bpe import ByteLevelBpe
 from .longest_match import LongestMatch
 from .normalizer import Normalizer
-from .pretokenizer import PRE_KEY, check_rule, pretokenizer
-from .sentencepiece import PieceBpe, Unigram
+from .pretokenizer import DEFAULT_RULE, PRE_KEY, check_rule, pretokenizer
+from .sentencepiece import PieceBpe, PieceMerges, Unigram
 from .vocabulary import TokenType, Vocabulary, numbers, strings
+from .wordpiece import WordPiece
 
 
 class Segmenter(Protocol):
@@ -215,11 +216,36 @@ class StreamingDecoder:
 # -- kinds of vocabularies -------------------------------------------------------------------------
 
 
-def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
-    pre = metadata.get(PRE_KEY, "")
-    vocabulary = Vocabulary.from_metadata(metadata, add_bos=pretokenizer(pre).add_bos)
-    segmenter = ByteLevelBpe(vocabulary, strings(metadata, "merges"), pre)
-    return Tokenizer(vocabulary, segmenter, "byte-level BPE")
+def _merges(metadata: Mapping[str, Any]) -> Tokenizer:
+    rule = pretokenizer(metadata.get(PRE_KEY) or DEFAULT_RULE)
+    vocabulary = Vocabulary.from_metadata(
+        metadata, add_bos=rule.add_bos, add_separator=rule.add_separator
+    )
+    merges = strings(metadata, "merges")
+    if rule.blank is None:
+        # A file that names no rule may want another: say so where the kind is shown.
+        guessed = ", words by the default rule" if rule.name == DEFAULT_RULE else ""
+        segmenter: Segmenter = ByteLevelBpe(vocabulary, merges, rule)
+        return Tokenizer(vocabulary, segmenter, f"byte-level BPE{guessed}")
+    normalizer = Normalizer.plain(metadata, blank=rule.blank)
+    segmenter = PieceMerges(vocabulary, merges, normalizer, rule)
+    return Tokenizer(vocabulary, segmenter, "BPE")
+
+
+def _gemma4(metadata: Mapping[str, Any]) -> Tokenizer:
+    # Files say that texts get no BOS token, but Gemma 4 wants one.
+    return _merges({**metadata, PRE_KEY: "gemma4", "tokenizer.ggml.add_bos_token": True})
+
+
+def _word_piece(metadata: Mapping[str, Any]) -> Tokenizer:
+    keys = "tokenizer.ggml.%s_token_id"
+    begin = metadata.get(keys % "bos", metadata.get(keys % "cls", 101))
+    end = metadata.get(keys % "seperator", 102)
+    # A text stands between these two whatever the file says.
+    both = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}
+    both |= {keys % "bos": begin, keys % "eos": end, keys % "seperator": end}
+    vocabulary = Vocabulary.from_metadata({**metadata, **both}, add_separator=True, unknown=100)
+    return Tokenizer(vocabulary, WordPiece.from_metadata(vocabulary, metadata), "WordPiece")
 
 
 def _piece_bpe(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -241,8 +267,16 @@ def _longest_match(metadata: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer(vocabulary, LongestMatch(vocabulary), "longest match")
 
 
-_KINDS = {"gpt2": _byte_level, "llama": _piece_bpe, "t5": _unigram, "rwkv": _longest_match}
+_KINDS = {
+    "gpt2": _merges,
+    "llama": _piece_bpe,
+    "t5": _unigram,
+    "rwkv": _longest_match,
+    "bert": _word_piece,
+    "gemma4": _gemma4,
+    "whitespace": _merges,
+}
 _SUPPORTED = (
     "'gpt2' (byte-level BPE), 'llama' (SentencePiece BPE), 't5' (SentencePiece unigram), 'rwkv' "
-    "(longest match)"
+    "(longest match), 'bert' (WordPiece), 'gemma4' and 'whitespace' (BPE of characters)"
 )

@@ -98,6 +98,7 @@ class Vocabulary:
         *,
         add_bos: bool = False,
         add_eos: bool = False,
+        add_separator: bool = False,
         **defaults: int,
     ) -> Vocabulary:
         """The vocabulary of a GGUF file's metadata. The keyword arguments are the defaults of
@@ -135,7 +136,7 @@ class Vocabulary:
             end_ids=[end for end in ends if end is not None],
             add_bos=adds["bos"],
             add_eos=adds["eos"],
-            add_separator=flag(metadata, "add_sep_token", False),
+            add_separator=flag(metadata, "add_sep_token", add_separator),
         )
 
     def _checked(self, name: str, token: int | None) -> int | None:
