@@ -512,8 +512,10 @@ SF_API int32_t sf_model_eval(sf_model *model, sf_session *const *sessions, const
                              int32_t n, int32_t mode, int32_t phase, float *logits, int32_t logits_count);
 /* After SF_WAITING: the neurons of layer *layer that have to be read, ascending, to ids (hidden of that layer); of a
  * layer of experts, the experts. Returns how many. For each, write its bundle where sf_cache_bundles() of that layer's
- * cache says, call sf_cache_loaded(), and then sf_model_resume(). Another evaluation, or truncating or closing a
- * session whose tokens wait, abandons this one. Errors: ARGUMENT (not waiting). */
+ * cache says, call sf_cache_loaded(), and then sf_model_resume(). Of experts some are enough, and when they are named
+ * for the first time none: the evaluation goes on while others are written, and asks again for what it then lacks. They
+ * are named in any order. Another evaluation, or truncating or closing a session whose tokens wait, abandons this one:
+ * what is still being written must be finished before. Errors: ARGUMENT (not waiting). */
 SF_API int32_t sf_model_missing(const sf_model *model, int32_t *layer, int32_t *ids);
 /* Continues the evaluation that returned SF_WAITING, and returns as that did, possibly SF_WAITING again.
  * `logits`: the same buffer as before. Errors: ARGUMENT (not waiting), NOT_RESIDENT (neurons were not read), and those

@@ -1,8 +1,9 @@
 /* Layers of experts: feed-forward layers side by side, of which a router has chosen a few for each token.
  *
  * The neurons of all experts are numbered one after another, so an expert is a run of neurons, and whatever is counted
- * or skipped by neuron is so in an expert too. Each expert is computed for all tokens that want it together, in
- * ascending order, so a token's sum does not depend on the others. */
+ * or skipped by neuron is so in an expert too. Each expert is computed for all tokens that want it together. A token's
+ * sum is made at the end, in ascending order of its experts, so it depends neither on the other tokens nor on the order
+ * in which experts were read: those of a cache that are there are computed while the host reads others. */
 #include "ffn/experts.h"
 
 #include <math.h>
@@ -35,6 +36,7 @@ void sf_experts_close(sf_experts *experts) {
   sf_ffn_close_work(&experts->work);
   sf_free(experts->in);
   sf_free(experts->out);
+  sf_free(experts->made);
   sf_free(experts);
 }
 
@@ -158,12 +160,11 @@ typedef struct {
   sf_experts *experts;
   int32_t mode, used, before, share, n;
   const float *x, *routes;
-  float *y;
   int32_t *selected, *active;
   uint8_t *fired;
 } pass;
 
-/* Makes the matrices of a cached expert those of the slot that it is in. */
+/* Makes the matrices of a cached expert those of the slot that it is in: SF_OK, or NOT_RESIDENT. */
 static int32_t place_expert(sf_experts *experts, int32_t expert) {
   int32_t slot;
   if (!experts->cache) return SF_OK;
@@ -174,106 +175,161 @@ static int32_t place_expert(sf_experts *experts, int32_t expert) {
   return SF_OK;
 }
 
-/* The layer's expert of the k-th route of a vector. */
-static int32_t expert_of(const pass *p, const float *ids, int32_t k) { return (int32_t)ids[k] / p->share; }
+/* The layer's expert of a route, of which `share` have the same. */
+static int32_t expert_of(const float *ids, int32_t k, int32_t share) { return (int32_t)ids[k] / share; }
 
-/* The vectors that want an expert, and its weight for each: the sum of those it is wanted with. */
-static int32_t find_vectors(const pass *p, int32_t expert, int32_t *which, float *weights) {
+/* The weight of an expert whose first route is k: the sum of those that it is wanted with. */
+static float weight_of(const pass *p, const float *routes, int32_t k) {
+  int32_t expert = expert_of(routes, k, p->share);
+  float weight = routes[p->used + k];
+  for (k++; k < p->used && expert_of(routes, k, p->share) == expert; k++) weight += routes[p->used + k];
+  return weight;
+}
+
+/* Whether a route is the first of its expert. */
+static int32_t is_listed(const pass *p, const float *routes, int32_t k) {
+  return k == 0 || expert_of(routes, k - 1, p->share) != expert_of(routes, k, p->share);
+}
+
+static const float *routes_of(const pass *p, int32_t j) { return p->routes + (size_t)j * 2 * (size_t)p->used; }
+
+/* The vectors that want an expert, and which of a vector's routes it is: places (≤ n) in (n, used). */
+static int32_t find_vectors(const pass *p, int32_t expert, int32_t *places) {
   int32_t count = 0;
-  const float *ids = p->routes;
-  for (int32_t j = 0; j < p->n; j++, ids += 2 * p->used) {
+  for (int32_t j = 0; j < p->n; j++) {
+    const float *routes = routes_of(p, j);
     for (int32_t k = 0; k < p->used; k++) {
-      if (expert_of(p, ids, k) != expert) continue;
-      if (count > 0 && which[count - 1] == j) {
-        weights[count - 1] += ids[p->used + k];
-        continue;
-      }
-      which[count] = j;
-      weights[count++] = ids[p->used + k];
+      if (is_listed(p, routes, k) && expert_of(routes, k, p->share) == expert) places[count++] = j * p->used + k;
     }
   }
   return count;
 }
 
-static int32_t add_expert(const pass *p, int32_t expert) {
+/* What an expert that is there makes of the vectors that want it, into experts->made. */
+static int32_t compute_expert(const pass *p, int32_t expert) {
   sf_experts *experts = p->experts;
-  int32_t which[SF_BATCH], counts[2][SF_BATCH];
-  float weights[SF_BATCH];
-  int32_t m = find_vectors(p, expert, which, weights), width = experts->hidden / experts->count;
+  int32_t places[SF_BATCH], counts[2][SF_BATCH];
+  int32_t m = find_vectors(p, expert, places), width = experts->hidden / experts->count;
   size_t d_in = (size_t)experts->d_in, d_out = (size_t)experts->d_out;
-  int32_t status = m > 0 ? place_expert(experts, expert) : SF_OK;
-  if (m == 0 || status != SF_OK) return status;
   for (int32_t k = 0; k < m; k++) {
     float *in = experts->in + (size_t)k * d_in;
-    memcpy(in, p->x + (size_t)which[k] * d_in, d_in * sizeof(float));
-    for (size_t i = 0; p->before && i < d_in; i++) in[i] *= weights[k];
+    float weight = weight_of(p, routes_of(p, places[k] / p->used), places[k] % p->used);
+    memcpy(in, p->x + (size_t)(places[k] / p->used) * d_in, d_in * sizeof(float));
+    for (size_t i = 0; p->before && i < d_in; i++) in[i] *= weight;
   }
   uint8_t *fired = p->fired ? p->fired + (size_t)expert * (size_t)width : NULL;
-  status = sf_ffn_run(experts->ffns[expert], p->mode, experts->in, NULL, m, experts->out, counts[0], counts[1], fired);
+  int32_t status =
+      sf_ffn_run(experts->ffns[expert], p->mode, experts->in, NULL, m, experts->out, counts[0], counts[1], fired);
   for (int32_t k = 0; status == SF_OK && k < m; k++) {
-    const float *out = experts->out + (size_t)k * d_out;
-    float *y = p->y + (size_t)which[k] * d_out, weight = p->before ? 1.0f : weights[k];
-    for (size_t i = 0; i < d_out; i++) y[i] += weight * out[i];
-    p->selected[which[k]] += counts[0][k];
-    p->active[which[k]] += counts[1][k];
+    memcpy(experts->made + (size_t)places[k] * d_out, experts->out + (size_t)k * d_out, d_out * sizeof(float));
+    p->selected[places[k] / p->used] += counts[0][k];
+    p->active[places[k] / p->used] += counts[1][k];
   }
   return status;
 }
 
+/* y (n, d_out) = the sums of what the experts made. */
+static void add_up(const pass *p, float *y) {
+  size_t d_out = (size_t)p->experts->d_out;
+  memset(y, 0, (size_t)p->n * d_out * sizeof(float));
+  for (int32_t j = 0; j < p->n; j++, y += d_out) {
+    const float *routes = routes_of(p, j), *made = p->experts->made + (size_t)j * (size_t)p->used * d_out;
+    for (int32_t k = 0; k < p->used; k++, made += d_out) {
+      if (!is_listed(p, routes, k)) continue;
+      float weight = p->before ? 1.0f : weight_of(p, routes, k);
+      for (size_t i = 0; i < d_out; i++) y[i] += weight * made[i];
+    }
+  }
+}
+
 /* The experts that any vector wants, ascending, into pass->wanted; in a cache, how often each is. */
-static void unite(const pass *p, sf_cached_pass *found) {
-  int32_t *times = found->missing, count = p->experts->count;
+static void unite(const sf_experts *experts, const float *routes, int32_t used, int32_t share, int32_t n,
+                  sf_cached_pass *found) {
+  int32_t *times = found->missing, count = experts->count;
   memset(times, 0, (size_t)count * sizeof(int32_t));
-  for (int32_t j = 0; j < p->n; j++) {
-    const float *ids = p->routes + (size_t)j * 2 * (size_t)p->used;
-    for (int32_t k = 0; k < p->used; k++) times[expert_of(p, ids, k)]++;
+  for (int32_t j = 0; j < n; j++) {
+    const float *ids = routes + (size_t)j * 2 * (size_t)used;
+    for (int32_t k = 0; k < used; k++) times[expert_of(ids, k, share)]++;
   }
   found->n_wanted = 0;
   for (int32_t i = 0; i < count; i++) {
     if (times[i] == 0) continue;
     found->wanted[found->n_wanted++] = i;
-    if (p->experts->cache) sf_add_count(&p->experts->cache->wanted[i], times[i]);
+    if (experts->cache) sf_add_count(&experts->cache->wanted[i], times[i]);
   }
 }
 
-static int32_t begin(const pass *p, sf_cached_pass *cached) {
-  sf_experts *experts = p->experts;
+/* Asks for the next part of the wanted experts, as many as fit into the cache. */
+static int32_t ask(const sf_experts *experts, sf_cached_pass *cached) {
+  cached->granted = cached->n_wanted - cached->first;
+  cached->n_missing = 0;
+  if (!experts->cache) return SF_OK;
+  const int32_t *wanted = cached->wanted + cached->first;
+  cached->granted = sf_cache_request(experts->cache, wanted, cached->granted, cached->missing, &cached->n_missing);
+  cached->asked = cached->n_missing > 0;
+  return cached->asked ? SF_WAITING : SF_OK;
+}
+
+int32_t sf_experts_begin(sf_experts *experts, sf_cached_pass *cached, const float *routes, int32_t used, int32_t share,
+                         int32_t n) {
   size_t count = (size_t)experts->count, d_in = (size_t)experts->d_in, d_out = (size_t)experts->d_out;
+  size_t made = sf_size_product((size_t)(n * used), d_out);
   int32_t status = sf_grow((void **)&cached->wanted, &cached->wanted_capacity, count, sizeof(int32_t));
   if (status == SF_OK) status = sf_grow((void **)&cached->missing, &cached->missing_capacity, count, sizeof(int32_t));
   if (status == SF_OK) status = sf_grow((void **)&experts->in, &experts->in_capacity, SF_BATCH * d_in, sizeof(float));
   if (status == SF_OK) {
     status = sf_grow((void **)&experts->out, &experts->out_capacity, SF_BATCH * d_out, sizeof(float));
   }
+  if (status == SF_OK) status = sf_grow((void **)&experts->made, &experts->made_capacity, made, sizeof(float));
   if (status != SF_OK) return status;
-  unite(p, cached);
-  cached->first = cached->granted = cached->n_missing = 0;
-  memset(p->y, 0, (size_t)p->n * d_out * sizeof(float));
+  unite(experts, routes, used, share, n, cached);
   memset(cached->counts, 0, sizeof cached->counts);
   memset(cached->active, 0, sizeof cached->active);
-  return SF_OK;
+  cached->experts = experts;
+  cached->first = cached->asked = 0;
+  return ask(experts, cached);
 }
 
-int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *cached, int32_t resumed, int32_t mode, const float *x,
-                       const float *routes, int32_t used, int32_t before, int32_t share, int32_t n, float *y,
-                       int32_t *selected, int32_t *active, uint8_t *fired) {
-  const pass p = {experts, mode, used, before, share, n, x, routes, y, cached->counts, cached->active, fired};
-  int32_t status = resumed ? SF_OK : begin(&p, cached);
-  while (status == SF_OK && cached->first < cached->n_wanted) {
-    const int32_t *wanted = cached->wanted + cached->first;
-    if (cached->granted == 0) {
-      cached->granted = cached->n_wanted - cached->first;
-      if (experts->cache) {
-        cached->granted =
-            sf_cache_request(experts->cache, wanted, cached->granted, cached->missing, &cached->n_missing);
-      }
-      if (cached->n_missing > 0) return SF_WAITING;
+/* Computes the experts of the part that are there, and moves the others to its end: those are missing. How many were
+ * computed, or an error. */
+static int32_t compute_part(const pass *p, sf_cached_pass *cached) {
+  int32_t *wanted = cached->wanted + cached->first, done = 0;
+  cached->n_missing = 0;
+  for (int32_t i = 0; i < cached->granted; i++) {
+    int32_t expert = wanted[i];
+    if (place_expert(p->experts, expert) != SF_OK) {
+      cached->missing[cached->n_missing++] = expert;
+      continue;
     }
-    for (int32_t i = 0; status == SF_OK && i < cached->granted; i++) status = add_expert(&p, wanted[i]);
-    cached->first += cached->granted;
-    cached->granted = 0;
+    int32_t status = compute_expert(p, expert);
+    if (status != SF_OK) return status;
+    done++;
   }
+  memcpy(wanted + done, cached->missing, (size_t)cached->n_missing * sizeof(int32_t));
+  cached->first += done;
+  cached->granted -= done;
+  return done;
+}
+
+int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *cached, int32_t mode, const float *x, const float *routes,
+                       int32_t used, int32_t before, int32_t share, int32_t n, float *y, int32_t *selected,
+                       int32_t *active, uint8_t *fired) {
+  const pass p = {experts, mode, used, before, share, n, x, routes, cached->counts, cached->active, fired};
+  while (cached->first < cached->n_wanted) {
+    if (cached->granted == 0) {
+      int32_t status = ask(experts, cached);
+      if (status != SF_OK) return status;
+    }
+    int32_t done = compute_part(&p, cached);
+    if (done < 0) return done;
+    if (cached->n_missing == 0) continue;
+    if (done == 0 && !cached->asked) return SF_ERROR_NOT_RESIDENT;
+    cached->asked = 0;
+    return SF_WAITING;
+  }
+  cached->experts = NULL;
+  add_up(&p, y);
   memcpy(selected, cached->counts, (size_t)n * sizeof(int32_t));
   memcpy(active, cached->active, (size_t)n * sizeof(int32_t));
-  return status;
+  return SF_OK;
 }

@@ -14,17 +14,23 @@ struct sf_experts {
   sf_ffn_work work;    /* which the experts share */
   sf_cache *cache;     /* of experts, NULL: all of them are in memory */
   size_t offsets[3];   /* of a cached expert's matrices in its bundle */
-  /* Work memory of a pass: the vectors that go to one expert, and what it makes of them. */
-  float *in, *out; /* (n, d_in), (n, d_out) */
-  size_t in_capacity, out_capacity;
+  /* Work memory of a pass: the vectors that go to one expert, what it makes of them, and what every expert made. */
+  float *in, *out, *made; /* (n, d_in), (n, d_out), (n, used, d_out) */
+  size_t in_capacity, out_capacity, made_capacity;
 };
 
-/* y (n, d_out) = for each of n ≤ SF_BATCH vectors x (n, d_in) the sum over its `used` experts, in ascending order, of
- * weight · expert(x) or, with `before` 1, expert(weight · x). routes (n, 2 · used): the experts, ascending, and their
- * weights. Writes counts (n) as sf_ffn_forward does. Of a cached layer: SF_WAITING when pass->missing, which are
- * experts, has to be read first; then the same call with `resumed` 1. `share` experts of the routes are one here. */
-int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *pass, int32_t resumed, int32_t mode, const float *x,
-                       const float *routes, int32_t used, int32_t before, int32_t share, int32_t n, float *y,
-                       int32_t *selected, int32_t *active, uint8_t *fired);
+/* Begins a pass: the experts that any of n ≤ SF_BATCH vectors wants. Of a cached layer, asks for as many as fit:
+ * SF_WAITING when pass->missing, which are experts, have to be read. The host may read them while other steps go on. */
+int32_t sf_experts_begin(sf_experts *experts, sf_cached_pass *pass, const float *routes, int32_t used, int32_t share,
+                         int32_t n);
+
+/* Goes on with a pass that has begun: y (n, d_out) = for each of its vectors x (n, d_in) the sum over its experts, in
+ * ascending order, of weight · expert(x) or, with `before` 1, expert(weight · x). routes (n, 2 · used): the experts,
+ * ascending, and their weights; `share` experts of the routes are one here. Writes counts (n) as sf_ffn_forward does.
+ * Of a cached layer: SF_WAITING when all that can be computed is, and pass->missing has to be read; then the same call
+ * once more, when at least one of them is there, else NOT_RESIDENT. */
+int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *pass, int32_t mode, const float *x, const float *routes,
+                       int32_t used, int32_t before, int32_t share, int32_t n, float *y, int32_t *selected,
+                       int32_t *active, uint8_t *fired);
 
 #endif

@@ -115,7 +115,30 @@ static int32_t route(const router *r, const sf_kernels *kernels, const float *lo
   return SF_OK;
 }
 
+/* The step of a cached layer for whose experts a router is, or NULL. */
+static const sf_step *cached_experts_of(const sf_model *model, const sf_step *router) {
+  const sf_step *end = model->steps + model->n_steps;
+  for (const sf_step *step = router + 1; step < end; step++) {
+    if (step->kind != &sf_step_experts || step->arguments[2] != router->arguments[ROUTES]) continue;
+    return model->layers[step->arguments[0]].experts->cache ? step : NULL;
+  }
+  return NULL;
+}
+
+/* Asks for the experts as soon as they are known, so that they are read while the steps up to theirs are computed. */
+static int32_t begin_experts(sf_model *model, const sf_step *router) {
+  const sf_step *step = cached_experts_of(model, router);
+  if (!step) return SF_OK;
+  model->cached.layer = step->arguments[0];
+  return sf_experts_begin(model->layers[step->arguments[0]].experts, &model->cached, sf_values(model, router, ROUTES),
+                          sf_width(model, router, ROUTES) / 2, step->arguments[5], model->batch.n);
+}
+
 static int32_t run_route(sf_model *model, const sf_step *step) {
+  if (model->batch.waiting) { /* no longer: the experts are being read */
+    model->batch.waiting = 0;
+    return SF_OK;
+  }
   const router r = router_of(model, step);
   const sf_kernels *kernels = model->context->kernels;
   const float *logits = sf_values(model, step, LOGITS);
@@ -126,6 +149,8 @@ static int32_t run_route(sf_model *model, const sf_step *step) {
     if (!kernels->all_finite(logits, r.experts)) return SF_ERROR_NOT_FINITE;
     status = route(&r, kernels, logits, model->work, routes);
   }
+  if (status == SF_OK) status = begin_experts(model, step);
+  model->batch.waiting = status == SF_WAITING;
   return status;
 }
 
@@ -148,11 +173,20 @@ static int32_t check_experts(const sf_model *model, const sf_step *step) {
 
 static int32_t run_experts(sf_model *model, const sf_step *step) {
   sf_batch *batch = &model->batch;
-  int32_t layer = step->arguments[0], selected[SF_BATCH], active[SF_BATCH];
-  int32_t status = sf_experts_run(model->layers[layer].experts, &model->cached, batch->waiting, batch->mode,
-                                  sf_values(model, step, 1), sf_values(model, step, 2), sf_width(model, step, 2) / 2,
-                                  step->arguments[4], step->arguments[5], batch->n, sf_values(model, step, 3), selected,
-                                  active, sf_session_fired(batch->sessions[0], layer));
+  sf_cached_pass *pass = &model->cached;
+  int32_t layer = step->arguments[0], selected[SF_BATCH], active[SF_BATCH], status = SF_OK;
+  int32_t used = sf_width(model, step, 2) / 2, share = step->arguments[5];
+  sf_experts *experts = model->layers[layer].experts;
+  const float *routes = sf_values(model, step, 2);
+  if (pass->experts != experts) {
+    pass->layer = layer;
+    status = sf_experts_begin(experts, pass, routes, used, share, batch->n);
+  }
+  if (status == SF_OK) {
+    status = sf_experts_run(experts, pass, batch->mode, sf_values(model, step, 1), routes, used, step->arguments[4],
+                            share, batch->n, sf_values(model, step, 3), selected, active,
+                            sf_session_fired(batch->sessions[0], layer));
+  }
   batch->waiting = status == SF_WAITING;
   if (status == SF_OK) sf_batch_count(batch, layer, selected, active);
   return status;

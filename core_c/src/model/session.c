@@ -158,6 +158,7 @@ static int32_t begin_batch(sf_model *model, sf_session *const *sessions, const i
   batch->n = n;
   batch->first = first;
   batch->step = batch->waiting = 0;
+  model->cached.experts = NULL;
   for (int32_t j = 0; j < n; j++) {
     sf_session *session = sessions[j];
     batch->tokens[j] = tokens[j];
@@ -318,7 +319,7 @@ int32_t sf_model_eval(sf_model *model, sf_session *const *sessions, const int32_
 int32_t sf_model_missing(const sf_model *model, int32_t *layer, int32_t *ids) {
   if (!model || !layer || !ids || !model->batch.waiting) return SF_ERROR_ARGUMENT;
   const sf_cached_pass *pass = &model->cached;
-  *layer = model->steps[model->batch.step].arguments[0];
+  *layer = pass->layer;
   memcpy(ids, pass->missing, (size_t)pass->n_missing * sizeof(int32_t));
   return pass->n_missing;
 }

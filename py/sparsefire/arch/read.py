@@ -118,6 +118,16 @@ def rows_by_neuron(
     stored = weight_format(file.tensors[name].format)
     kind = format_by_neuron(file, name)
     packed = file.tensor_data(name).reshape(-1, d, stored.row_bytes(hidden))[expert or 0]
+    return transposed(core, file, name, packed, kind), kind, (hidden, d)
+
+
+def transposed(
+    core: Core, file: GgufFile, name: str, packed: npt.NDArray[np.uint8], kind: WeightFormat
+) -> npt.NDArray[np.uint8]:
+    """Packed rows of ``kind``, one a neuron, of a down matrix, or that of one expert, whose packed
+    rows as the file has them are given: (d, row bytes)."""
+    *_, d, hidden = file.tensors[name].shape
+    stored = weight_format(file.tensors[name].format)
     rows = np.empty((hidden, kind.row_bytes(d)), np.uint8)
     what = f"{file.name}: tensor {name!r}"
     step = max(_TILE // d // stored.block, 1) * stored.block
@@ -129,7 +139,7 @@ def rows_by_neuron(
         if not np.isfinite(values).all():
             raise NotFiniteError(damaged(file, name))
         rows[first:last] = quantize_rows(values.T, kind, core, what)
-    return rows, kind, (hidden, d)
+    return rows
 
 
 def read_floats(core: Core, file: GgufFile, name: str) -> FloatArray:

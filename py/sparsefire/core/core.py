@@ -170,7 +170,7 @@ class Core(ABC):
     ) -> AbstractContextManager[list[memoryview]]:
         """Context manager that yields a buffer of ``nbytes`` bytes for each address, as returned by
         functions such as `sf_cache_bundles`. When the context exits, also by an error, the contents
-        of the buffers are in the core's memory. No other call may be made inside it."""
+        of the buffers are in the core's memory."""
 
     # -- common to all hosts -----------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
 LAYER_ARCHITECTURE = "sparsefire-ffn"  # of a file that holds one layer and no model
 
+CUT_OFF = "the file ends too early; was it cut off since it was opened?"
 _MOST_AT_ONCE = 512  # buffers of one system call; systems allow 1,024
 
 
@@ -220,7 +221,7 @@ def read_exactly(
                 count = len(data)
                 _fill(out[done : done + count], data)
             if not count:
-                raise failed("the file ends too early; was it cut off since it was opened?")
+                raise failed(CUT_OFF)
             done += count
     except (OSError, ValueError) as error:  # ValueError: a closed file
         raise failed(str(error)) from error

@@ -138,18 +138,27 @@ class CoreCache(CoreObject):
         step = max(1, _READ_AT_ONCE // nbytes)
         for begin in range(0, len(missing), step):
             ids, done = missing[begin : begin + step], 0
-            places = np.empty(len(ids), core.pointer_dtype)
-            given = core.inp(ids), len(ids), core.out(places)
-            core.check("sf_cache_bundles", self.handle, *given, what="neuron cache")
             try:
-                with core.writing(places.tolist(), nbytes) as buffers:
+                with core.writing(self.places(ids), nbytes) as buffers:
                     for count in self.file.read(ids, buffers):
                         done += count
             finally:
                 if done:
-                    self.bytes_read += done * nbytes
-                    read = core.inp(ids[:done]), done
-                    core.check("sf_cache_loaded", self.handle, *read, what="neuron cache")
+                    self.arrived(ids[:done])
+
+    def places(self, ids: _arrays.IntArray) -> list[int]:
+        """The addresses of the bundles of neurons that `request` found missing."""
+        found = np.empty(len(ids), self.core.pointer_dtype)
+        given = self.core.inp(ids), len(ids), self.core.out(found)
+        self.core.check("sf_cache_bundles", self.handle, *given, what="neuron cache")
+        addresses: list[int] = found.tolist()
+        return addresses
+
+    def arrived(self, ids: _arrays.IntArray) -> None:
+        """Notes that the bundles of neurons have been written to their places."""
+        self.bytes_read += len(ids) * self.file.bundle_bytes
+        given = self.core.inp(ids), len(ids)
+        self.core.check("sf_cache_loaded", self.handle, *given, what="neuron cache")
 
     def close(self) -> None:
         super().close()

@@ -9,21 +9,25 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arch.plan import ExpertLayer
-from ..arch.read import read_vector
+from ..arch.read import format_by_neuron, read_vector, transposed
 from ..core.core import Core
-from ..core.enums import DownLayout
 from ..core.handle import CoreObject
 from ..errors import ModelFileError
 from ..gguf.reader import GgufFile
 from ..weights.formats import WeightFormat, weight_format
-from .bundles import LayerShape, Source, opened, read_exactly
-from .cache import NeuronCache
+from .bundles import CUT_OFF, LayerShape, Source, opened, read_exactly
+from .cache import CoreCache, NeuronCache
+from .core_layer import DOWN_LAYOUTS
+from .uncached import UncachedFile
+
+_READERS = 4  # reads at a time: enough to keep a fast disk busy
 
 
 class _Part(NamedTuple):
@@ -39,20 +43,28 @@ class _Part(NamedTuple):
 
 class ExpertFile:
     """The experts of a layer of a model file, or of a split model, as `NeuronCache` reads them: the
-    expert is what a neuron is elsewhere, its bundle the rows of its gate, up and down matrices."""
+    expert is what a neuron is elsewhere, its bundle the rows of its gate, up and down matrices. The
+    down matrices of ReLU-like experts are transposed, as those of experts in memory are."""
 
-    def __init__(self, layer: ExpertLayer, header: GgufFile) -> None:
+    def __init__(self, layer: ExpertLayer, header: GgufFile, core: Core) -> None:
         self.name = header.name
         self.header = header
         self.layer = layer
+        self.core = core
         self.paths = header.paths
         names = dict.fromkeys(name for name in (layer.gate, layer.up, layer.down) if name)
         self.parts = [_part(header, f"{name}.weight", layer.count) for name in names]
-        self.bundle_bytes = sum(part.nbytes for part in self.parts)
         d_in, d_out = (
             header.tensor(f"{layer.up}.weight").shape[-1],
             header.tensor(f"{layer.down}.weight").shape[-2],
         )
+        down = self.parts[-1]
+        self.by_neuron = layer.activation.is_relu_family
+        self.down_format, self._down_bytes = down.format, down.nbytes
+        if self.by_neuron:
+            self.down_format = format_by_neuron(header, down.name)
+            self._down_bytes = layer.width * self.down_format.row_bytes(d_out)
+        self.bundle_bytes = sum(part.nbytes for part in self.parts[:-1]) + self._down_bytes
         self.shape = LayerShape(layer.count, d_in, d_out, layer.activation, 0.0, 0)
         self._files: dict[int, Any] = {}
         own = contextlib.ExitStack()
@@ -65,18 +77,36 @@ class ExpertFile:
 
     def read(self, experts: npt.NDArray[np.int32], out: list[memoryview]) -> Iterator[int]:
         """Fills ``out``, buffers of `bundle_bytes` bytes; yields 1 for each. `ModelFileError` with
-        file, offset and expert if one cannot be read."""
+        file, offset and expert if one cannot be read, `NotFiniteError` if its weights are not."""
         for expert, buffer in zip(experts.tolist(), out, strict=True):
-            at = 0
-            for part in self.parts:
-                place = buffer[at : at + part.nbytes]
-                offset = part.offset + expert * part.nbytes
-                failed = functools.partial(self._failed, expert, part, offset)
+            stored = []
+            for part, offset, place in self.places(expert, buffer):
+                failed = functools.partial(self.failed, expert, part, offset)
                 read_exactly(self._files[part.file], offset, place, failed)
-                at += part.nbytes
+                stored.append(place)
+            self.finish(stored[-1], buffer)
             yield 1
 
-    def _failed(self, expert: int, part: _Part, offset: int, reason: str) -> ModelFileError:
+    def places(self, expert: int, buffer: memoryview) -> Iterator[tuple[_Part, int, memoryview]]:
+        """Where in the file an expert's parts are, and where they are to be read to: into its
+        buffer, but for a part that is transposed."""
+        at = 0
+        for part in self.parts:
+            place = buffer[at : at + part.nbytes]
+            if self.by_neuron and part is self.parts[-1]:
+                place = memoryview(bytearray(part.nbytes))
+            yield part, part.offset + expert * part.nbytes, place
+            at += part.nbytes
+
+    def finish(self, down: memoryview, buffer: memoryview) -> None:
+        """Completes an expert's buffer when all its parts have been read, the last to ``down``."""
+        if self.by_neuron:
+            stored = np.frombuffer(down, np.uint8).reshape(self.shape.d_out, -1)
+            name = self.parts[-1].name
+            rows = transposed(self.core, self.header, name, stored, self.down_format)
+            np.frombuffer(buffer, np.uint8)[-self._down_bytes :] = rows.reshape(-1)
+
+    def failed(self, expert: int, part: _Part, offset: int, reason: str) -> ModelFileError:
         return ModelFileError(
             f"{self.name}: expert {expert} of {part.name!r} ({part.nbytes} bytes at byte {offset}) "
             f"cannot be read: {reason}"
@@ -85,6 +115,64 @@ class ExpertFile:
     def close(self) -> None:
         """Closes the files, unless they belong to the caller."""
         self._finalizer()
+
+
+class _Reads:
+    """Reads of experts into a cache that go on while the core computes. The core's functions are
+    called by the thread that evaluates alone."""
+
+    def __init__(self, cache: CoreCache, file: ExpertFile) -> None:
+        self._cache = cache
+        self._file = file
+        self._uncached = [UncachedFile(path) for path in file.paths]
+        self._going: dict[int, Future[tuple[memoryview, memoryview]]] = {}
+
+    def go_on(self, missing: npt.NDArray[np.int32]) -> None:
+        """Starts to read the experts that are not being read; when all were, waits until one of
+        them is there. Those that are there become resident. Errors as `ExpertFile.read`."""
+        ids = missing.tolist()
+        new = [expert for expert in ids if expert not in self._going]
+        addresses = self._cache.places(np.array(sorted(new), np.int32))
+        for expert, address in zip(sorted(new), addresses, strict=True):
+            self._going[expert] = _pool().submit(self._read, expert, address)
+        if not new:
+            wait([self._going[expert] for expert in ids], return_when=FIRST_COMPLETED)
+        for expert in [each for each, read in self._going.items() if read.done()]:
+            self._file.finish(*self._going.pop(expert).result())
+            self._cache.arrived(np.array([expert], np.int32))
+
+    def _read(self, expert: int, address: int) -> tuple[memoryview, memoryview]:
+        """What `ExpertFile.finish` needs."""
+        with self._cache.core.writing([address], self._file.bundle_bytes) as (buffer,):
+            place = self._fill(expert, buffer)
+        return place, buffer
+
+    def _fill(self, expert: int, buffer: memoryview) -> memoryview:
+        """Reads an expert's parts; where the last one is."""
+        place = buffer
+        for part, offset, place in self._file.places(expert, buffer):
+            try:
+                done = self._uncached[part.file].read(offset, place)
+            except OSError as error:
+                raise self._file.failed(expert, part, offset, str(error)) from error
+            if done < part.nbytes:
+                raise self._file.failed(expert, part, offset, CUT_OFF)
+        return place
+
+    def settle(self) -> None:
+        """Waits for all reads, of which some may not be wanted any more."""
+        wait(self._going.values())
+        self._going.clear()
+
+    def close(self) -> None:
+        self.settle()
+        for file in self._uncached:
+            file.close()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_READERS, "sparsefire-reads")
 
 
 def _part(header: GgufFile, name: str, count: int) -> _Part:
@@ -97,13 +185,14 @@ class CachedExperts(CoreObject):
     """A layer of experts of which those in a `NeuronCache` are resident. Results equal those of all
     experts in memory, bit for bit."""
 
-    def __init__(self, file: ExpertFile, cache: NeuronCache, core: Core) -> None:
-        layer, shape = file.layer, file.shape
+    def __init__(self, file: ExpertFile, cache: NeuronCache) -> None:
+        layer, shape, core = file.layer, file.shape, file.core
         self.cache = cache
         self.lock = threading.RLock()
+        self._reads: _Reads | None = None
         core_cache = cache.attach(core, file, self)
         # One part for gate and up holds an expert's rows of both in this order.
-        gate, up, down = file.parts[0], file.parts[-2], file.parts[-1]
+        gate, up = file.parts[0], file.parts[-2]
         try:
             handle = core.open(
                 "sf_experts_open_cached",
@@ -111,17 +200,19 @@ class CachedExperts(CoreObject):
                 core_cache.handle,
                 gate.format.code if layer.gate else -1,
                 up.format.code,
-                down.format.code,
+                file.down_format.code,
                 shape.d_in,
                 shape.d_out,
                 layer.width,
-                DownLayout.DOWN_BY_OUTPUT,
+                DOWN_LAYOUTS["neuron" if file.by_neuron else "output"],
                 layer.activation.code,
                 0.0,
                 what=f"{layer.count} experts of {file.name}",
             )
             super().__init__(core, handle, "sf_experts_close")
             self._set_biases(file)
+            if file.paths and core.shares_buffers and UncachedFile.supported:
+                self._reads = _Reads(core_cache, file)
         except BaseException:
             cache.detach(self)
             raise
@@ -141,8 +232,24 @@ class CachedExperts(CoreObject):
             pointers = [None if each is None else self.core.inp(each) for each in values]
             self.core.check("sf_experts_set_bias", self.handle, *pointers, what="biases")
 
+    def read(self, missing: npt.NDArray[np.int32]) -> None:
+        """Reads experts that the core is waiting for, or some of them: on the native host the
+        others are read while the core computes these."""
+        if self._reads is None:
+            self.cache.load(missing)
+            return
+        with self.cache.lock:
+            self._reads.go_on(missing)
+
+    def settle(self) -> None:
+        """Waits for reads that an evaluation which ended early has left behind."""
+        if self._reads is not None:
+            self._reads.settle()
+
     def close(self) -> None:
         """Frees the memory and closes the file. Closing twice is allowed."""
+        if self._reads is not None:
+            self._reads.close()
         super().close()
         self.cache.detach(self)
         self._file.close()

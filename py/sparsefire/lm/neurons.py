@@ -54,14 +54,14 @@ class ModelNeurons:
             for place in self.places:
                 layer = plan.layers[place]
                 if isinstance(layer, ExpertLayer):
-                    files.append(ExpertFile(layer, file))
+                    files.append(ExpertFile(layer, file, core))
                 else:
                     files.append(_bundles(file, config, layer.block))
             caches = _caches(like, file, files)
             for each, cache in zip(files, caches, strict=True):
                 cache.lock = self.lock
                 if isinstance(each, ExpertFile):
-                    self.layers.append(CachedExperts(each, cache, core))
+                    self.layers.append(CachedExperts(each, cache))
                 else:
                     self.layers.append(CachedFfn(each, cache, core=core))
         except BaseException:
@@ -121,9 +121,19 @@ class ModelNeurons:
             cache.set_profile(each, f"{path}, layer {index}")
 
     def read(self, layer: int, missing: npt.NDArray[np.int32]) -> None:
-        """Reads neurons, or experts, of a layer of the plan that the core is waiting for, for
-        `Session`."""
-        self.at(layer).cache.load(missing)
+        """Reads neurons, or some of the experts, of a layer of the plan that the core is waiting
+        for, for `Session`."""
+        found = self.at(layer)
+        if isinstance(found, CachedExperts):
+            found.read(missing)
+        else:
+            found.cache.load(missing)
+
+    def settle(self) -> None:
+        """Waits for reads that an evaluation which ended early has left behind."""
+        for layer in self.layers:
+            if isinstance(layer, CachedExperts):
+                layer.settle()
 
     def at(self, layer: int) -> CachedFfn | CachedExperts:
         """The cached layer that is this one of the plan's."""

@@ -213,6 +213,8 @@ class Session(CoreObject):
                 resumed = self.model.handle, logits
                 status = self.core.check("sf_model_resume", *resumed, what="evaluating tokens")
         except BaseException as error:
+            if self.model.neurons is not None:
+                self.model.neurons.settle()
             self.rewind(len(self.tokens), self.mode)
             if isinstance(error, NotFiniteError):
                 raise NotFiniteError(f"{error}; {self.model.why_not_finite()}") from None

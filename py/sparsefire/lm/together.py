@@ -87,6 +87,8 @@ def _call(
             owners[0].read_missing()
             status = core.check("sf_model_resume", model.handle, out, what=what)
     except BaseException as error:
+        if model.neurons is not None:
+            model.neurons.settle()
         for session in owners:
             session.rewind(len(session.tokens), session.mode)
         if isinstance(error, NotFiniteError):
