@@ -10,9 +10,9 @@
 typedef struct {
   const struct sf_experts *experts; /* whose pass it is, once it has begun; NULL: it is not one of experts */
   int32_t asked;                    /* 1: the host has just been asked for experts of the part; see experts.c */
-  int32_t *ids;     /* (SF_BATCH, hidden): the neurons of each vector */
-  int32_t *wanted;  /* (hidden): the first n_wanted are those that any vector wants, ascending */
-  int32_t *missing; /* (hidden): the first n_missing are those of the part that have to be read */
+  int32_t *ids;                     /* (SF_BATCH, hidden): the neurons of each vector */
+  int32_t *wanted;                  /* (hidden): the first n_wanted are those that any vector wants, ascending */
+  int32_t *missing;                 /* (hidden): the first n_missing are those of the part that have to be read */
   size_t ids_capacity, wanted_capacity, missing_capacity;
   int32_t n_wanted, n_missing;
   int32_t first, granted;                                         /* the part: wanted[first …] */
