@@ -21,6 +21,9 @@ void sf_cached_close(sf_cached_pass *pass) {
   sf_free(pass->ids);
   sf_free(pass->wanted);
   sf_free(pass->missing);
+  sf_free(pass->in);
+  sf_free(pass->out);
+  sf_free(pass->made);
 }
 
 /* The neurons that any of the n vectors wants, and in the cache how often each was wanted. */

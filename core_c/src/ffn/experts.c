@@ -34,9 +34,6 @@ void sf_experts_close(sf_experts *experts) {
   sf_free(experts->ffns);
   sf_free(experts->matrices);
   sf_ffn_close_work(&experts->work);
-  sf_free(experts->in);
-  sf_free(experts->out);
-  sf_free(experts->made);
   sf_free(experts);
 }
 
@@ -160,7 +157,7 @@ typedef struct {
   sf_experts *experts;
   int32_t mode, used, before, share, n;
   const float *x, *routes;
-  int32_t *selected, *active;
+  sf_cached_pass *state;
   uint8_t *fired;
 } pass;
 
@@ -205,25 +202,26 @@ static int32_t find_vectors(const pass *p, int32_t expert, int32_t *places) {
   return count;
 }
 
-/* What an expert that is there makes of the vectors that want it, into experts->made. */
+/* What an expert that is there makes of the vectors that want it, into state->made. */
 static int32_t compute_expert(const pass *p, int32_t expert) {
   sf_experts *experts = p->experts;
+  sf_cached_pass *state = p->state;
   int32_t places[SF_BATCH], counts[2][SF_BATCH];
   int32_t m = find_vectors(p, expert, places), width = experts->hidden / experts->count;
   size_t d_in = (size_t)experts->d_in, d_out = (size_t)experts->d_out;
   for (int32_t k = 0; k < m; k++) {
-    float *in = experts->in + (size_t)k * d_in;
+    float *in = state->in + (size_t)k * d_in;
     float weight = weight_of(p, routes_of(p, places[k] / p->used), places[k] % p->used);
     memcpy(in, p->x + (size_t)(places[k] / p->used) * d_in, d_in * sizeof(float));
     for (size_t i = 0; p->before && i < d_in; i++) in[i] *= weight;
   }
   uint8_t *fired = p->fired ? p->fired + (size_t)expert * (size_t)width : NULL;
   int32_t status =
-      sf_ffn_run(experts->ffns[expert], p->mode, experts->in, NULL, m, experts->out, counts[0], counts[1], fired);
+      sf_ffn_run(experts->ffns[expert], p->mode, state->in, NULL, m, state->out, counts[0], counts[1], fired);
   for (int32_t k = 0; status == SF_OK && k < m; k++) {
-    memcpy(experts->made + (size_t)places[k] * d_out, experts->out + (size_t)k * d_out, d_out * sizeof(float));
-    p->selected[places[k] / p->used] += counts[0][k];
-    p->active[places[k] / p->used] += counts[1][k];
+    memcpy(state->made + (size_t)places[k] * d_out, state->out + (size_t)k * d_out, d_out * sizeof(float));
+    state->counts[places[k] / p->used] += counts[0][k];
+    state->active[places[k] / p->used] += counts[1][k];
   }
   return status;
 }
@@ -233,7 +231,7 @@ static void add_up(const pass *p, float *y) {
   size_t d_out = (size_t)p->experts->d_out;
   memset(y, 0, (size_t)p->n * d_out * sizeof(float));
   for (int32_t j = 0; j < p->n; j++, y += d_out) {
-    const float *routes = routes_of(p, j), *made = p->experts->made + (size_t)j * (size_t)p->used * d_out;
+    const float *routes = routes_of(p, j), *made = p->state->made + (size_t)j * (size_t)p->used * d_out;
     for (int32_t k = 0; k < p->used; k++, made += d_out) {
       if (!is_listed(p, routes, k)) continue;
       float weight = p->before ? 1.0f : weight_of(p, routes, k);
@@ -273,19 +271,16 @@ static int32_t ask(const sf_experts *experts, sf_cached_pass *cached) {
 int32_t sf_experts_begin(sf_experts *experts, sf_cached_pass *cached, const float *routes, int32_t used, int32_t share,
                          int32_t n) {
   size_t count = (size_t)experts->count, d_in = (size_t)experts->d_in, d_out = (size_t)experts->d_out;
-  size_t made = sf_size_product((size_t)(n * used), d_out);
+  size_t made = sf_size_product((size_t)n * (size_t)used, d_out);
   int32_t status = sf_grow((void **)&cached->wanted, &cached->wanted_capacity, count, sizeof(int32_t));
   if (status == SF_OK) status = sf_grow((void **)&cached->missing, &cached->missing_capacity, count, sizeof(int32_t));
-  if (status == SF_OK) status = sf_grow((void **)&experts->in, &experts->in_capacity, SF_BATCH * d_in, sizeof(float));
-  if (status == SF_OK) {
-    status = sf_grow((void **)&experts->out, &experts->out_capacity, SF_BATCH * d_out, sizeof(float));
-  }
-  if (status == SF_OK) status = sf_grow((void **)&experts->made, &experts->made_capacity, made, sizeof(float));
+  if (status == SF_OK) status = sf_grow((void **)&cached->in, &cached->in_capacity, SF_BATCH * d_in, sizeof(float));
+  if (status == SF_OK) status = sf_grow((void **)&cached->out, &cached->out_capacity, SF_BATCH * d_out, sizeof(float));
+  if (status == SF_OK) status = sf_grow((void **)&cached->made, &cached->made_capacity, made, sizeof(float));
   if (status != SF_OK) return status;
   unite(experts, routes, used, share, n, cached);
   memset(cached->counts, 0, sizeof cached->counts);
   memset(cached->active, 0, sizeof cached->active);
-  cached->experts = experts;
   cached->first = cached->asked = 0;
   return ask(experts, cached);
 }
@@ -314,7 +309,7 @@ static int32_t compute_part(const pass *p, sf_cached_pass *cached) {
 int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *cached, int32_t mode, const float *x, const float *routes,
                        int32_t used, int32_t before, int32_t share, int32_t n, float *y, int32_t *selected,
                        int32_t *active, uint8_t *fired) {
-  const pass p = {experts, mode, used, before, share, n, x, routes, cached->counts, cached->active, fired};
+  const pass p = {experts, mode, used, before, share, n, x, routes, cached, fired};
   while (cached->first < cached->n_wanted) {
     if (cached->granted == 0) {
       int32_t status = ask(experts, cached);
@@ -327,7 +322,6 @@ int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *cached, int32_t mode
     cached->asked = 0;
     return SF_WAITING;
   }
-  cached->experts = NULL;
   add_up(&p, y);
   memcpy(selected, cached->counts, (size_t)n * sizeof(int32_t));
   memcpy(active, cached->active, (size_t)n * sizeof(int32_t));

@@ -14,9 +14,6 @@ struct sf_experts {
   sf_ffn_work work;    /* which the experts share */
   sf_cache *cache;     /* of experts, NULL: all of them are in memory */
   size_t offsets[3];   /* of a cached expert's matrices in its bundle */
-  /* Work memory of a pass: the vectors that go to one expert, what it makes of them, and what every expert made. */
-  float *in, *out, *made; /* (n, d_in), (n, d_out), (n, used, d_out) */
-  size_t in_capacity, out_capacity, made_capacity;
 };
 
 /* Begins a pass: the experts that any of n ≤ SF_BATCH vectors wants. Of a cached layer, asks for as many as fit:

@@ -115,23 +115,25 @@ static int32_t route(const router *r, const sf_kernels *kernels, const float *lo
   return SF_OK;
 }
 
-/* The step of a cached layer for whose experts a router is, or NULL. */
+/* The next cached layer after a router, if it is one of experts that the router chooses; else NULL. */
 static const sf_step *cached_experts_of(const sf_model *model, const sf_step *router) {
   const sf_step *end = model->steps + model->n_steps;
   for (const sf_step *step = router + 1; step < end; step++) {
-    if (step->kind != &sf_step_experts || step->arguments[2] != router->arguments[ROUTES]) continue;
-    return model->layers[step->arguments[0]].experts->cache ? step : NULL;
+    int32_t first = step->arguments[0]; /* of a step that has a layer, its number */
+    if (step->kind == sf_step_find(SF_STEP_FFN) && model->layers[first].ffn->cache) return NULL;
+    if (step->kind == &sf_step_route && step->arguments[ROUTES] == router->arguments[ROUTES]) return NULL;
+    if (step->kind != &sf_step_experts) continue;
+    return model->layers[first].experts->cache && step->arguments[2] == router->arguments[ROUTES] ? step : NULL;
   }
   return NULL;
 }
 
-/* Asks for the experts as soon as they are known, so that they are read while the steps up to theirs are computed. */
-static int32_t begin_experts(sf_model *model, const sf_step *router) {
-  const sf_step *step = cached_experts_of(model, router);
-  if (!step) return SF_OK;
+/* Begins the pass of a step of experts. */
+static int32_t begin_experts(sf_model *model, const sf_step *step) {
+  model->cached.experts = step;
   model->cached.layer = step->arguments[0];
-  return sf_experts_begin(model->layers[step->arguments[0]].experts, &model->cached, sf_values(model, router, ROUTES),
-                          sf_width(model, router, ROUTES) / 2, step->arguments[5], model->batch.n);
+  return sf_experts_begin(model->layers[step->arguments[0]].experts, &model->cached, sf_values(model, step, 2),
+                          sf_width(model, step, 2) / 2, step->arguments[5], model->batch.n);
 }
 
 static int32_t run_route(sf_model *model, const sf_step *step) {
@@ -149,7 +151,10 @@ static int32_t run_route(sf_model *model, const sf_step *step) {
     if (!kernels->all_finite(logits, r.experts)) return SF_ERROR_NOT_FINITE;
     status = route(&r, kernels, logits, model->work, routes);
   }
-  if (status == SF_OK) status = begin_experts(model, step);
+  /* Experts are asked for as soon as they are known, so that they are read while the steps up to theirs are computed.
+   */
+  const sf_step *experts = cached_experts_of(model, step);
+  if (status == SF_OK && experts) status = begin_experts(model, experts);
   model->batch.waiting = status == SF_WAITING;
   return status;
 }
@@ -178,18 +183,17 @@ static int32_t run_experts(sf_model *model, const sf_step *step) {
   int32_t used = sf_width(model, step, 2) / 2, share = step->arguments[5];
   sf_experts *experts = model->layers[layer].experts;
   const float *routes = sf_values(model, step, 2);
-  if (pass->experts != experts) {
-    pass->layer = layer;
-    status = sf_experts_begin(experts, pass, routes, used, share, batch->n);
-  }
+  if (pass->experts != step) status = begin_experts(model, step);
   if (status == SF_OK) {
     status = sf_experts_run(experts, pass, batch->mode, sf_values(model, step, 1), routes, used, step->arguments[4],
                             share, batch->n, sf_values(model, step, 3), selected, active,
                             sf_session_fired(batch->sessions[0], layer));
   }
   batch->waiting = status == SF_WAITING;
-  if (status == SF_OK) sf_batch_count(batch, layer, selected, active);
-  return status;
+  if (status != SF_OK) return status;
+  pass->experts = NULL;
+  sf_batch_count(batch, layer, selected, active);
+  return SF_OK;
 }
 
 const sf_step_kind sf_step_experts = {"eiionc", 1, 0, check_experts, run_experts, NULL};

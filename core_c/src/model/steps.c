@@ -465,6 +465,7 @@ static int32_t run_ffn(sf_model *model, const sf_step *step) {
   }
   sf_cached_pass *pass = &model->cached;
   pass->layer = layer;
+  pass->experts = NULL;
   if (!batch->waiting) status = sf_cached_begin(pass, ffn, batch->mode, hints, n, y);
   if (status == SF_OK) status = sf_cached_continue(pass, ffn, batch->mode, x, n, y, fired);
   batch->waiting = status == SF_WAITING;

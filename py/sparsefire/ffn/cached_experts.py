@@ -8,8 +8,15 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -117,56 +124,96 @@ class ExpertFile:
         self._finalizer()
 
 
-class _Reads:
-    """Reads of experts into a cache that go on while the core computes. The core's functions are
-    called by the thread that evaluates alone."""
+class ExpertReads:
+    """Reads of a model's experts into their caches that go on, in several threads, while the core
+    computes. The core's functions are called by the thread that evaluates alone, and layers are
+    read one after another. ``paths``: the model's files, all of them. `ModelFileError` if one
+    cannot be opened."""
 
-    def __init__(self, cache: CoreCache, file: ExpertFile) -> None:
-        self._cache = cache
-        self._file = file
-        self._uncached = [UncachedFile(path) for path in file.paths]
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        self._files: list[UncachedFile] = []
+        for path in paths:
+            try:
+                self._files.append(UncachedFile(path))
+            except OSError as error:
+                raise ModelFileError(f"{path}: {error.strerror or error}") from error
         self._going: dict[int, Future[tuple[memoryview, memoryview]]] = {}
+        self._idle = threading.Condition()
+        self._reading = self._round = 0  # reads that have begun; reads of other rounds do not begin
 
-    def go_on(self, missing: npt.NDArray[np.int32]) -> None:
-        """Starts to read the experts that are not being read; when all were, waits until one of
-        them is there. Those that are there become resident. Errors as `ExpertFile.read`."""
+    @classmethod
+    def of(cls, file: GgufFile, core: Core) -> ExpertReads | None:
+        """Those of a model, or None: for files that are streams, in WebAssembly's memory, and on
+        systems without reads at a place."""
+        if len(file.paths) < len(file.files) or not core.shares_buffers:
+            return None
+        return cls(file.paths) if UncachedFile.supported else None
+
+    def go_on(self, file: ExpertFile, cache: CoreCache, missing: npt.NDArray[np.int32]) -> None:
+        """Starts to read the experts of a layer that are not being read; when all were, waits until
+        one of them is there. Those that are there become resident. Errors as `ExpertFile.read`."""
         ids = missing.tolist()
-        new = [expert for expert in ids if expert not in self._going]
-        addresses = self._cache.places(np.array(sorted(new), np.int32))
-        for expert, address in zip(sorted(new), addresses, strict=True):
-            self._going[expert] = _pool().submit(self._read, expert, address)
+        new = sorted(expert for expert in ids if expert not in self._going)
+        addresses = cache.places(np.array(new, np.int32))
+        for expert, address in zip(new, addresses, strict=True):
+            read = functools.partial(self._read, file, cache, expert, address)
+            self._going[expert] = _pool().submit(self._unless_settled, self._round, read)
         if not new:
             wait([self._going[expert] for expert in ids], return_when=FIRST_COMPLETED)
         for expert in [each for each, read in self._going.items() if read.done()]:
-            self._file.finish(*self._going.pop(expert).result())
-            self._cache.arrived(np.array([expert], np.int32))
+            file.finish(*self._going.pop(expert).result())
+            cache.arrived(np.array([expert], np.int32))
 
-    def _read(self, expert: int, address: int) -> tuple[memoryview, memoryview]:
+    def _unless_settled(
+        self, begun_in: int, read: Callable[[], tuple[memoryview, memoryview]]
+    ) -> tuple[memoryview, memoryview]:
+        with self._idle:
+            if begun_in != self._round:
+                raise CancelledError
+            self._reading += 1
+        try:
+            return read()
+        finally:
+            with self._idle:
+                self._reading -= 1
+                self._idle.notify_all()
+
+    def _read(
+        self, file: ExpertFile, cache: CoreCache, expert: int, address: int
+    ) -> tuple[memoryview, memoryview]:
         """What `ExpertFile.finish` needs."""
-        with self._cache.core.writing([address], self._file.bundle_bytes) as (buffer,):
-            place = self._fill(expert, buffer)
+        with cache.core.writing([address], file.bundle_bytes) as (buffer,):
+            place = buffer
+            for part, offset, place in file.places(expert, buffer):
+                try:
+                    done = self._files[part.file].read(offset, place)
+                except OSError as error:
+                    raise file.failed(expert, part, offset, str(error)) from error
+                if done < part.nbytes:
+                    raise file.failed(expert, part, offset, CUT_OFF)
         return place, buffer
 
-    def _fill(self, expert: int, buffer: memoryview) -> memoryview:
-        """Reads an expert's parts; where the last one is."""
-        place = buffer
-        for part, offset, place in self._file.places(expert, buffer):
-            try:
-                done = self._uncached[part.file].read(offset, place)
-            except OSError as error:
-                raise self._file.failed(expert, part, offset, str(error)) from error
-            if done < part.nbytes:
-                raise self._file.failed(expert, part, offset, CUT_OFF)
-        return place
-
     def settle(self) -> None:
-        """Waits for all reads, of which some may not be wanted any more."""
-        wait(self._going.values())
-        self._going.clear()
+        """Ends the reads that an evaluation which ended early has left behind. Those that have
+        begun are waited for, since they write to memory that others may be given; a
+        `KeyboardInterrupt` comes afterwards."""
+        interrupt = None
+        while True:
+            try:
+                with self._idle:
+                    self._round += 1
+                    self._idle.wait_for(lambda: self._reading == 0)
+                self._going.clear()
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def close(self) -> None:
+        """Closes the files. Closing twice is allowed."""
         self.settle()
-        for file in self._uncached:
+        for file in self._files:
             file.close()
 
 
@@ -185,12 +232,14 @@ class CachedExperts(CoreObject):
     """A layer of experts of which those in a `NeuronCache` are resident. Results equal those of all
     experts in memory, bit for bit."""
 
-    def __init__(self, file: ExpertFile, cache: NeuronCache) -> None:
+    def __init__(
+        self, file: ExpertFile, cache: NeuronCache, reads: ExpertReads | None = None
+    ) -> None:
         layer, shape, core = file.layer, file.shape, file.core
         self.cache = cache
         self.lock = threading.RLock()
-        self._reads: _Reads | None = None
-        core_cache = cache.attach(core, file, self)
+        self._reads = reads
+        self._core_cache = core_cache = cache.attach(core, file, self)
         # One part for gate and up holds an expert's rows of both in this order.
         gate, up = file.parts[0], file.parts[-2]
         try:
@@ -211,8 +260,6 @@ class CachedExperts(CoreObject):
             )
             super().__init__(core, handle, "sf_experts_close")
             self._set_biases(file)
-            if file.paths and core.shares_buffers and UncachedFile.supported:
-                self._reads = _Reads(core_cache, file)
         except BaseException:
             cache.detach(self)
             raise
@@ -233,23 +280,17 @@ class CachedExperts(CoreObject):
             self.core.check("sf_experts_set_bias", self.handle, *pointers, what="biases")
 
     def read(self, missing: npt.NDArray[np.int32]) -> None:
-        """Reads experts that the core is waiting for, or some of them: on the native host the
+        """Reads experts that the core is waiting for or, with `ExpertReads`, some of them: the
         others are read while the core computes these."""
         if self._reads is None:
             self.cache.load(missing)
-            return
-        with self.cache.lock:
-            self._reads.go_on(missing)
-
-    def settle(self) -> None:
-        """Waits for reads that an evaluation which ended early has left behind."""
-        if self._reads is not None:
-            self._reads.settle()
+        else:
+            self._reads.go_on(self._file, self._core_cache, missing)
 
     def close(self) -> None:
         """Frees the memory and closes the file. Closing twice is allowed."""
         if self._reads is not None:
-            self._reads.close()
+            self._reads.settle()
         super().close()
         self.cache.detach(self)
         self._file.close()

@@ -21,7 +21,7 @@ from ..errors import ArgumentError, ModelFileError, ShapeError
 from ..ffn.bundles import BundleFile, Source
 from ..ffn.cache import CacheStats, NeuronCache, read_profile_file
 from ..ffn.cached import CachedFfn
-from ..ffn.cached_experts import CachedExperts, ExpertFile
+from ..ffn.cached_experts import CachedExperts, ExpertFile, ExpertReads
 from ..gguf.reader import GgufFile
 
 _PROFILES = "sparsefire neuron profiles"
@@ -50,6 +50,7 @@ class ModelNeurons:
         self.layers: list[CachedFfn | CachedExperts] = []
         self.places = _cached_places(plan)
         self.lock = threading.RLock()  # of all caches, since evaluating a token uses them together
+        self._reads: ExpertReads | None = None
         try:
             for place in self.places:
                 layer = plan.layers[place]
@@ -57,11 +58,13 @@ class ModelNeurons:
                     files.append(ExpertFile(layer, file, core))
                 else:
                     files.append(_bundles(file, config, layer.block))
+            if any(isinstance(each, ExpertFile) for each in files):
+                self._reads = ExpertReads.of(file, core)
             caches = _caches(like, file, files)
             for each, cache in zip(files, caches, strict=True):
                 cache.lock = self.lock
                 if isinstance(each, ExpertFile):
-                    self.layers.append(CachedExperts(each, cache))
+                    self.layers.append(CachedExperts(each, cache, self._reads))
                 else:
                     self.layers.append(CachedFfn(each, cache, core=core))
         except BaseException:
@@ -131,9 +134,8 @@ class ModelNeurons:
 
     def settle(self) -> None:
         """Waits for reads that an evaluation which ended early has left behind."""
-        for layer in self.layers:
-            if isinstance(layer, CachedExperts):
-                layer.settle()
+        if self._reads is not None:
+            self._reads.settle()
 
     def at(self, layer: int) -> CachedFfn | CachedExperts:
         """The cached layer that is this one of the plan's."""
@@ -143,6 +145,8 @@ class ModelNeurons:
         """Frees the memory and closes the files. Closing twice is allowed."""
         for layer in self.layers:
             layer.close()
+        if self._reads is not None:
+            self._reads.close()
 
     def __repr__(self) -> str:
         return (

@@ -196,6 +196,9 @@ class Session(CoreObject):
         # Before the call: one that fails, or is interrupted, has counted neurons too.
         self.evaluated += n
         self._uncollected += n
+        neurons = self.model.neurons
+        if neurons is not None:
+            neurons.settle()
         try:
             status = self.core.check(
                 "sf_session_eval",
@@ -213,8 +216,8 @@ class Session(CoreObject):
                 resumed = self.model.handle, logits
                 status = self.core.check("sf_model_resume", *resumed, what="evaluating tokens")
         except BaseException as error:
-            if self.model.neurons is not None:
-                self.model.neurons.settle()
+            if neurons is not None:
+                neurons.settle()
             self.rewind(len(self.tokens), self.mode)
             if isinstance(error, NotFiniteError):
                 raise NotFiniteError(f"{error}; {self.model.why_not_finite()}") from None

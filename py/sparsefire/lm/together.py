@@ -81,6 +81,8 @@ def _call(
     out = core.out(logits) if len(logits) else None
     given = core.inp(handles), core.inp(tokens), core.inp(wanted), len(tokens), MODES[mode], phase
     what = "evaluating tokens of several sessions"
+    if model.neurons is not None:
+        model.neurons.settle()
     try:
         status = core.check("sf_model_eval", model.handle, *given, out, len(logits), what=what)
         while status == EvalStatus.WAITING:
