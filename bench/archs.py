@@ -34,6 +34,7 @@ LARGEST_ERROR_IN_WASM = 1e-5
 LARGEST_ERRORS = {"gemma3n": 3e-5}
 # What llama.cpp computes otherwise than the published models do, by architecture.
 KNOWN_DIFFERENCES = {
+    "phimoe": "llama.cpp computes RMS norms and a softmax, not layer norms and SparseMixer",
     "grovemoe": "llama.cpp gives small experts the output of the large ones, not their input",
 }
 

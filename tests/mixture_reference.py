@@ -149,7 +149,9 @@ class Reference:
         return self._product(x, "token_embd" if tied else "output")
 
     def _norm(self, x: Array, name: str | None) -> Array:
-        """RMS norm over the last axis; without a weight if there is no name."""
+        """RMS norm over the last axis; without a weight if there is no name. Phi's has a mean."""
+        if self.architecture == "phimoe":
+            x = x - x.mean(-1, keepdims=True)
         x = x / np.sqrt((x * x).mean(-1, keepdims=True) + self.eps)
         if name is None:
             return x
@@ -293,6 +295,8 @@ class Reference:
     ) -> tuple[npt.NDArray[np.int64], Array]:
         """Experts of each token and their weights, (n, used)."""
         family = self.family
+        if self.architecture == "phimoe":
+            return self._mixed(scores)
         named = {1: "softmax", 2: "sigmoid"}
         scoring = family.scoring or named.get(
             self.keys.get("expert_gating_func", 0), family.default_scoring
@@ -316,6 +320,17 @@ class Reference:
         if family.scaled:
             weights = weights * self.keys.get("expert_weights_scale", 1.0)
         return chosen, weights
+
+    def _mixed(self, scores: Array) -> tuple[npt.NDArray[np.int64], Array]:
+        """SparseMixer: one expert after the other, each weighted against those near it."""
+        left, chosen, weights = scores.copy(), [], []
+        for _ in range(self.keys["expert_used_count"]):
+            best = left.max(-1, keepdims=True)
+            far = (best - scores) / np.maximum(np.abs(scores), best) > 0.02
+            chosen.append(left.argmax(-1))
+            weights.append(softmax(np.where(far, -np.inf, left)).max(-1))
+            np.put_along_axis(left, chosen[-1][:, None], -np.inf, -1)
+        return np.stack(chosen, -1), np.stack(weights, -1)
 
     def _without_groups(self, order: Array, groups: int) -> Array:
         """Leaves the groups with the largest sums of their two largest values."""

@@ -472,7 +472,9 @@ enum sf_route {
   SF_ROUTE_PLAIN = 0,
   SF_ROUTE_SOFTMAX = 1, /* over all experts */
   SF_ROUTE_SIGMOID = 2,
-  SF_ROUTE_SOFTMAX_CHOSEN = 3 /* of those that are chosen, by their plain logits */
+  SF_ROUTE_SOFTMAX_CHOSEN = 3, /* of those that are chosen, by their plain logits */
+  SF_ROUTE_SPARSE_MIXER = 4    /* of each that is chosen, among those not chosen before it with nearly its logit (Liu et
+                                  al. 2024) */
 };
 
 /* Adds a step, an sf_step_name, and returns its place. Errors: ARGUMENT (what an argument names was not added, or holds

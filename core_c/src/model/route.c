@@ -30,7 +30,7 @@ static router router_of(const sf_model *model, const sf_step *step) {
 static int32_t check_route(const sf_model *model, const sf_step *step) {
   const router r = router_of(model, step);
   const sf_vector *bias = sf_vector_of(model, step, SELECTION_BIAS);
-  if (r.scoring > SF_ROUTE_SOFTMAX_CHOSEN || r.normalised > 1 || step->arguments[LOGITS] == step->arguments[ROUTES]) {
+  if (r.scoring > SF_ROUTE_SPARSE_MIXER || r.normalised > 1 || step->arguments[LOGITS] == step->arguments[ROUTES]) {
     return SF_ERROR_ARGUMENT;
   }
   if (sf_width(model, step, ROUTES) % 2 != 0 || r.used > r.experts || (bias && bias->count != r.experts)) {
@@ -86,6 +86,17 @@ static void insert(float *ids, float *weights, int32_t count, int32_t expert, fl
   weights[at] = weight;
 }
 
+/* The weight of the expert with the largest of the scores that are left, by SparseMixer. */
+static float mixed_weight(const router *r, const float *logits, const float *left, int32_t best) {
+  const double near = 2 * 0.01; /* twice the jitter that the logits had in training */
+  double top = (double)logits[best], sum = 0;
+  for (int32_t i = 0; i < r->experts; i++) {
+    double logit = (double)logits[i], size = fabs(logit) > top ? fabs(logit) : top;
+    if (left[i] > -INFINITY && top - logit <= near * size) sum += exp(logit - top);
+  }
+  return (float)(1 / sum);
+}
+
 static void finish_weights(const router *r, const sf_kernels *kernels, float *weights) {
   if (r->scoring == SF_ROUTE_SOFTMAX_CHOSEN) kernels->softmax(weights, r->used, weights);
   double sum = 0;
@@ -108,7 +119,8 @@ static int32_t route(const router *r, const sf_kernels *kernels, const float *lo
   for (int32_t k = 0; k < r->used; k++) {
     int32_t best = largest(scores, r->experts);
     if (best < 0) return SF_ERROR_NOT_FINITE; /* sums of huge numbers */
-    insert(routes, weights, k, best, probabilities[best]);
+    int32_t mixed = r->scoring == SF_ROUTE_SPARSE_MIXER;
+    insert(routes, weights, k, best, mixed ? mixed_weight(r, logits, scores, best) : probabilities[best]);
     scores[best] = -INFINITY;
   }
   finish_weights(r, kernels, weights);

@@ -228,6 +228,8 @@ def _is_layer_norm(keys: Keys, kind: Architecture) -> bool:
 def _norm_epsilon(keys: Keys, kind: Architecture) -> float:
     """Of the key that is named after the kind of norm, but for files that write the other one."""
     layer, rms = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"
+    if kind.layer_norm and not keys.value(layer) and keys.value(rms):
+        return keys.number(rms, 0.0, 0.1)
     if _is_layer_norm(keys, kind) or (layer in kind.own_keys and keys.value(rms) is None):
         return keys.number(layer, 0.0, 0.1)
     return keys.number(rms, 0.0, 0.1)

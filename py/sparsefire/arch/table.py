@@ -18,6 +18,7 @@ from . import (
     mamba,
     mamba2,
     nemotron_h,
+    phimoe,
     rwkv,
     smallthinker,
     sparse,
@@ -41,6 +42,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **llama4.ROWS,
     **smallthinker.ROWS,
     **nemotron_h.ROWS,
+    **phimoe.ROWS,
     **mamba2.ROWS,
     **rwkv.ROWS,
 }

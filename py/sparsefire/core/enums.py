@@ -138,6 +138,7 @@ class Route(IntEnum):
     ROUTE_SOFTMAX = 1
     ROUTE_SIGMOID = 2
     ROUTE_SOFTMAX_CHOSEN = 3
+    ROUTE_SPARSE_MIXER = 4
 
 
 class EvalStatus(IntEnum):
