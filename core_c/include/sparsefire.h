@@ -527,6 +527,15 @@ SF_API int32_t sf_model_resume(sf_model *model, float *logits);
 SF_API int32_t sf_session_position(const sf_session *session);
 /* Keeps only the first `position` tokens. Errors: ARGUMENT, UNSUPPORTED (a recurrent state keeps all or none). */
 SF_API int32_t sf_session_truncate(sf_session *session, int32_t position);
+/* Bytes that sf_session_save writes of the session as it is: keys and values of its tokens, and recurrent states. 0 of
+ * NULL, and of a model that keeps nothing. */
+SF_API size_t sf_session_saved_bytes(const sf_session *session);
+/* Writes what the session keeps to data, so many `bytes`, in this machine's order of bytes. Errors: ARGUMENT (also when
+ * tokens of it wait, see SF_WAITING), SHAPE (not as many bytes as sf_session_saved_bytes says). */
+SF_API int32_t sf_session_save(const sf_session *session, uint8_t *data, size_t bytes);
+/* Makes the session what another one of this model was at its `position` when it was saved. An error leaves it as it
+ * is. Errors: ARGUMENT, CONTEXT_FULL, SHAPE (not the bytes of so many tokens in this model), NOT_FINITE, MEMORY. */
+SF_API int32_t sf_session_restore(sf_session *session, const uint8_t *data, size_t bytes, int32_t position);
 /* Neurons of the evals since the last call of this function, summed over their tokens, per layer: selected (layers),
  * active (layers); see sf_ffn_forward. Sums saturate at INT32_MAX. Errors: ARGUMENT. */
 SF_API int32_t sf_session_counts(sf_session *session, int32_t *selected, int32_t *active);

@@ -238,6 +238,9 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_session_eval, 7, (h, p, i, i, i, w, i))                        \
   RESULT(int32_t, sf_session_position, 1, (h))                                      \
   RESULT(int32_t, sf_session_truncate, 2, (h, i))                                   \
+  RESULT(size_t, sf_session_saved_bytes, 1, (h))                                    \
+  RESULT(int32_t, sf_session_save, 3, (h, w, s))                                    \
+  RESULT(int32_t, sf_session_restore, 4, (h, p, s, i))                              \
   RESULT(int32_t, sf_session_counts, 3, (h, w, w))                                  \
   RESULT(int32_t, sf_session_tap, 4, (h, i, w, s))                                  \
   RESULT(int32_t, sf_session_activity, 3, (h, w, s))

@@ -286,6 +286,50 @@ static void test_several_sessions(test_model *m) {
   for (int32_t s = 0; s < SESSIONS; s++) sf_session_close(sessions[s]);
 }
 
+/* A saved session goes on in another one with the bits that it would have had, wherever its bytes lie; what cannot be
+ * one is refused and changes nothing. */
+static void test_saving(test_model *m, int32_t position) {
+  sf_session *session, *other;
+  float wanted[VOCAB], found[VOCAB];
+  CHECK(sf_session_open(&session, m->model, CONTEXT) == SF_OK, "session");
+  CHECK(sf_session_open(&other, m->model, CONTEXT) == SF_OK, "session");
+  for (int32_t i = 0; i < position; i++) {
+    CHECK(sf_session_eval(session, tokens + i % TOKENS, 1, SF_EXACT, SF_PROMPT, NULL, 0) == SF_OK, "eval");
+  }
+  const size_t each = (size_t)LAYERS * KV_HEADS * 2 * HEAD_DIM * sizeof(float), bytes = each * (size_t)position;
+  CHECK(sf_session_saved_bytes(session) == bytes && sf_session_saved_bytes(NULL) == 0, "bytes");
+  uint8_t *data = check_alloc(bytes, 1);
+  CHECK(sf_session_save(session, data, bytes + 1) == SF_ERROR_SHAPE, "too many bytes");
+  CHECK(sf_session_save(session, NULL, bytes) == (bytes ? SF_ERROR_ARGUMENT : SF_OK), "no bytes");
+  CHECK(sf_session_save(NULL, data, bytes) == SF_ERROR_ARGUMENT, "no session");
+  CHECK(sf_session_save(session, data, bytes) == SF_OK, "save");
+  CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, SF_DECODE, wanted, 1) == SF_OK, "eval");
+  CHECK(sf_session_eval(other, tokens + 3, 3, SF_EXACT, SF_PROMPT, NULL, 0) == SF_OK, "something else");
+  CHECK(sf_session_restore(other, data, bytes, position + 1) ==
+            (position < CONTEXT ? SF_ERROR_SHAPE : SF_ERROR_CONTEXT_FULL),
+        "position");
+  CHECK(sf_session_restore(other, data, bytes + 4, position) == SF_ERROR_SHAPE, "bytes");
+  CHECK(sf_session_restore(other, data, bytes, -1) == SF_ERROR_ARGUMENT, "a negative position");
+  CHECK(sf_session_restore(other, data, bytes, INT32_MAX) == SF_ERROR_CONTEXT_FULL, "a huge position");
+  CHECK(sf_session_restore(NULL, data, bytes, position) == SF_ERROR_ARGUMENT, "no session");
+  if (bytes > 0) {
+    const float nan = NAN;
+    uint8_t last[sizeof nan];
+    memcpy(last, data + bytes - sizeof nan, sizeof nan);
+    memcpy(data + bytes - sizeof nan, &nan, sizeof nan);
+    CHECK(sf_session_restore(other, data, bytes, position) == SF_ERROR_NOT_FINITE, "NaN");
+    CHECK(sf_session_restore(other, NULL, bytes, position) == SF_ERROR_ARGUMENT, "no data");
+    memcpy(data + bytes - sizeof nan, last, sizeof nan);
+  }
+  CHECK(sf_session_position(other) == 3, "errors change nothing");
+  CHECK(sf_session_restore(other, data, bytes, position) == SF_OK, "restore");
+  CHECK(sf_session_position(other) == position, "position");
+  CHECK(sf_session_eval(other, tokens, 1, SF_EXACT, SF_DECODE, found, 1) == SF_OK, "eval");
+  CHECK(memcmp(found, wanted, sizeof wanted) == 0, "a restored session differs");
+  check_free(data, 1);
+  sf_session_close(session), sf_session_close(other);
+}
+
 /* ---- Layers whose neurons are read while tokens wait ---- */
 
 static sf_cache *caches[LAYERS];
@@ -325,6 +369,7 @@ static void test_waiting_errors(const test_model *m, size_t row) {
   CHECK(sf_model_missing(m->model, &layer, ids) == SF_ERROR_ARGUMENT, "not waiting");
   CHECK(sf_session_eval(session, tokens, 33, SF_EXACT, SF_PROMPT, NULL, 0) == SF_ERROR_ARGUMENT, "too many at once");
   CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, SF_PROMPT, logits, 1) == SF_WAITING, "waits");
+  CHECK(sf_session_save(session, NULL, 0) == SF_ERROR_ARGUMENT, "a token waits");
   CHECK(sf_model_resume(m->model, NULL) == SF_ERROR_ARGUMENT, "no place for the logits");
   CHECK(sf_model_resume(m->model, logits) == SF_ERROR_NOT_RESIDENT, "nothing was read");
   CHECK(sf_model_resume(m->model, logits) == SF_ERROR_ARGUMENT, "the eval is dropped");
@@ -396,6 +441,8 @@ int main(int argc, char **argv) {
       test_session(context, &m);
       test_activity(&m);
       test_several_sessions(&m);
+      for (int32_t position = 0; position <= 66; position += 22) test_saving(&m, position);
+      test_saving(&m, 64);
       test_cached_layers(context, &m, formats[f], 1);
       test_cached_layers(context, &m, formats[f], 40);
       test_cached_layers(context, &m, formats[f], HIDDEN);

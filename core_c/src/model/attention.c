@@ -105,6 +105,25 @@ static float *values_in(float *block, const shape *s, int32_t kv_head) {
   return block + KV_BLOCK * ((size_t)s->kv_heads * (size_t)s->k_dim + (size_t)kv_head * (size_t)s->v_dim);
 }
 
+size_t sf_attention_exchange(const sf_model *model, sf_state *states, int32_t length, uint8_t *saved,
+                             const uint8_t *restored) {
+  size_t at = 0;
+  for (int32_t i = 0; i < model->n_steps; i++) {
+    const sf_step *step = &model->steps[i];
+    if (step->kind != &sf_step_attention || step->arguments[SOURCE] >= 0) continue;
+    const shape s = shape_of(model, step);
+    for (int32_t first = 0; first < length; first += KV_BLOCK) {
+      size_t count = (size_t)(length - first < KV_BLOCK ? length - first : KV_BLOCK);
+      float *block = saved || restored ? states[i].blocks[first / KV_BLOCK] : NULL;
+      for (int32_t h = 0; h < s.kv_heads; h++) {
+        at += sf_exchange(block ? keys_in(block, &s, h) : NULL, count * (size_t)s.k_dim, at, saved, restored);
+        at += sf_exchange(block ? values_in(block, &s, h) : NULL, count * (size_t)s.v_dim, at, saved, restored);
+      }
+    }
+  }
+  return at;
+}
+
 /* The keys and values of the batch go to their sessions. */
 static void store(const sf_model *model, const sf_step *step, const shape *s) {
   const float *k = sf_values(model, step, K), *v = sf_values(model, step, V);

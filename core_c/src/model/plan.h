@@ -3,6 +3,8 @@
 #ifndef SF_PLAN_H
 #define SF_PLAN_H
 
+#include <string.h>
+
 #include "ffn/cached.h"
 #include "ffn/experts.h"
 #include "matrix/matrix.h"
@@ -132,5 +134,15 @@ sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j);
 extern const sf_step_kind sf_step_attention, sf_step_route, sf_step_experts, sf_step_convolution, sf_step_recurrence;
 /* Makes room in a session for the keys and values of positions below `length`, for every step of attention. */
 int32_t sf_attention_reserve(const sf_model *model, sf_state *states, int32_t length);
+/* Bytes of the keys and values of positions below `length`. Copies them to `saved`, or from `restored` to the session;
+ * both may be NULL. */
+size_t sf_attention_exchange(const sf_model *model, sf_state *states, int32_t length, uint8_t *saved,
+                             const uint8_t *restored);
+/* The same of `count` values: those at `at` of saved or restored. Returns their bytes. */
+static inline size_t sf_exchange(float *values, size_t count, size_t at, uint8_t *saved, const uint8_t *restored) {
+  if (saved) memcpy(saved + at, values, count * sizeof(float));
+  if (restored) memcpy(values, restored + at, count * sizeof(float));
+  return count * sizeof(float);
+}
 
 #endif

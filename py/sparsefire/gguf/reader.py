@@ -290,6 +290,11 @@ class GgufFile:
         data.flags.writeable = False
         return data
 
+    def tensor_beginning(self, name: str, nbytes: int) -> ByteArray:
+        """The first bytes of a tensor as it is stored, uint8, at most ``nbytes``."""
+        info = self.tensor(name)
+        return self._sources[info.part].read(info.offset, min(nbytes, info.stored_bytes))
+
     def tensor_pieces(self, name: str) -> Iterator[tuple[int, ByteArray]]:
         """The packed bytes in chunks of a few megabytes, each with its offset in the tensor."""
         info = self.tensor(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ..gguf.reader import GgufFile
 from ..weights.formats import weight_format
 from ..weights.matrix import Matrix
 from .neurons import ModelNeurons
+from .saved import description
 
 
 class CoreModel(CoreObject):
@@ -55,6 +57,11 @@ class CoreModel(CoreObject):
         for layer in range(len(plan.layers)):
             self._add_layer(layer)
         self._add_steps()
+
+    @cached_property
+    def description(self) -> dict[str, str | int]:
+        """What tells the model from others."""
+        return description(self.file, self.config)
 
     def _add(self, function: str, *arguments: Argument, what: str) -> None:
         """Adds to the model in the core."""

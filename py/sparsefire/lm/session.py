@@ -12,9 +12,10 @@ from .._arrays import FloatArray
 from ..core.core import Argument
 from ..core.enums import EvalStatus, Limit, Phase, Status, Tap
 from ..core.handle import CoreObject, locked
-from ..errors import ContextFullError, NotFiniteError
+from ..errors import ContextFullError, NotFiniteError, SparsefireError
 from ..ffn.forward import MODES
 from .loader import CoreModel
+from .saved import pack, seal, unpack
 
 BATCH = 64  # tokens of a call: enough to amortise reading weights, few enough to interrupt
 
@@ -127,6 +128,48 @@ class Session(CoreObject):
         if status < 0:
             raise self.core.error(status, "rewinding")
         return True
+
+    @locked
+    def save(self) -> bytearray:
+        """The session as it is now: its tokens, their mode, and their keys, values and recurrent
+        states, to go on from later or in another process. Models with a recurrent state, which
+        cannot go back, can so return to where they were. A token takes 4 bytes, and of each layer
+        with attention 4 for each element of its keys and values."""
+        self.rewind(len(self.tokens), self.mode)
+        state = self.core.call("sf_session_saved_bytes", self.handle)
+        saved = pack(self.model.description, self.tokens, self.mode, state)
+        if state:
+            place = np.frombuffer(saved, np.uint8)[len(saved) - state :]
+            given = self.core.out(place), state
+            self.core.check("sf_session_save", self.handle, *given, what="saving a session")
+        seal(saved)
+        return saved
+
+    @locked
+    def restore(self, saved: bytes | bytearray | memoryview) -> None:
+        """Makes the session what another one of the same model was when it was saved: on the same
+        host, further tokens give the same bits. An error leaves it as it is.
+
+        Errors: `ArgumentError` (no saved session, or a damaged one), `ShapeError` (of another
+        model; the message says what differs), `ContextFullError`, `NotFiniteError`,
+        `CoreMemoryError`.
+        """
+        found = unpack(saved, self.model.description, self.vocab)
+        if len(found.tokens) > self.context:
+            raise ContextFullError(
+                f"the saved session has {len(found.tokens)} tokens; the context holds "
+                f"{self.context}"
+            )
+        state = np.ascontiguousarray(found.state)
+        given = self.core.inp(state) if state.size else None, state.size, len(found.tokens)
+        before, self.tokens = self.tokens, []  # should an interrupt come in between
+        try:
+            self.core.check("sf_session_restore", self.handle, *given, what="restoring a session")
+        except SparsefireError:
+            self.tokens = before
+            raise
+        self.tokens = found.tokens
+        self.mode = found.mode
 
     def known(self, tokens: Sequence[int], mode: str) -> int:
         """How many of these tokens, from the first on, are in the cache in this mode."""

@@ -1,0 +1,126 @@
+"""Saved sessions: what a session keeps of its tokens, with the tokens and what the model was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .._shown import shown_value
+from ..arch.config import ModelConfig
+from ..errors import ArgumentError, ShapeError
+from ..ffn.forward import MODES
+from ..gguf.reader import GgufFile
+
+# A saved session is _HEAD, the header as JSON, the tokens as int32, and the core's bytes; numbers
+# are little-endian. The checksum is of all that follows it.
+_MAGIC = b"sf-sess1"
+_HEAD = struct.Struct("<8sII")  # magic, checksum, bytes of the header
+_LONGEST_HEADER = 1 << 16
+_SAMPLE = 64  # bytes of each tensor that tell models apart
+
+
+class Saved(NamedTuple):
+    """The parts of a saved session. The core's bytes may still be those of other shapes."""
+
+    tokens: list[int]
+    mode: str
+    state: npt.NDArray[np.uint8]
+
+
+def description(file: GgufFile, config: ModelConfig) -> dict[str, str | int]:
+    """What tells a model from others: its sizes and, as a hash, its keys, its tensors' shapes and
+    formats and how each begins. `ModelFileError` if the file cannot be read any more."""
+    digest = hashlib.sha256()
+    prefix = f"{file.metadata.get('general.architecture')}."
+    for key, value in sorted(file.metadata.items()):
+        if key.startswith(prefix):
+            plain = value.tolist() if isinstance(value, np.ndarray) else value
+            digest.update(f"{key}={plain!r}\n".encode())
+    for name, info in sorted(file.tensors.items()):
+        digest.update(f"{name} {info.shape} {info.format}\n".encode())
+        digest.update(file.tensor_beginning(name, _SAMPLE).tobytes())
+    return {
+        "architecture": prefix[:-1],
+        "activation": config.activation.name,
+        "layers": config.layers,
+        "width": config.d,
+        "vocabulary": config.vocab,
+        "weights": digest.hexdigest()[:32],
+    }
+
+
+def pack(model: Mapping[str, str | int], tokens: list[int], mode: str, state: int) -> bytearray:
+    """A saved session with room for ``state`` bytes of the core at its end; `seal` completes it."""
+    header = json.dumps({"model": model, "mode": mode, "tokens": len(tokens)}).encode()
+    size = _HEAD.size + len(header) + 4 * len(tokens)
+    packed = bytearray(size + state)
+    packed[_HEAD.size : size] = header + np.array(tokens, "<i4").tobytes()
+    _HEAD.pack_into(packed, 0, _MAGIC, 0, len(header))
+    return packed
+
+
+def seal(packed: bytearray) -> None:
+    """Writes the checksum."""
+    checksum = zlib.crc32(memoryview(packed)[12:])
+    struct.pack_into("<I", packed, 8, checksum)
+
+
+def unpack(data: object, model: Mapping[str, str | int], vocab: int) -> Saved:
+    """The parts of a saved session.
+
+    Errors: `ArgumentError` (no saved session, or a damaged one), `ShapeError` (another model).
+    """
+    whole = _as_bytes(data)
+    if whole.size < _HEAD.size or whole[:8].tobytes() != _MAGIC:
+        raise ArgumentError("this is no saved session: its first bytes are others")
+    _, checksum, header_bytes = _HEAD.unpack(whole[: _HEAD.size].tobytes())
+    if checksum != zlib.crc32(whole[12:].data):
+        raise ArgumentError("the saved session is damaged: its checksum is another one")
+    rest = whole[_HEAD.size :]
+    if header_bytes > min(_LONGEST_HEADER, rest.size):
+        raise _damaged("its header is too long")
+    try:
+        header: Any = json.loads(rest[:header_bytes].tobytes())
+        of, mode, count = header["model"], header["mode"], header["tokens"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _damaged("its header cannot be read") from None
+    _check_model(of, model)
+    if not isinstance(mode, str) or (mode not in MODES and (mode or count != 0)):
+        raise _damaged(f"its mode is {shown_value(mode)}")
+    if type(count) is not int or not 0 <= count <= (rest.size - header_bytes) // 4:
+        raise _damaged(f"it cannot have {shown_value(count)} tokens")
+    tokens = rest[header_bytes:][: 4 * count].view("<i4")
+    if ((tokens < 0) | (tokens >= vocab)).any():
+        raise _damaged(f"its tokens are not all below {vocab}")
+    return Saved(tokens.tolist(), mode, rest[header_bytes + 4 * count :])
+
+
+def _as_bytes(data: object) -> npt.NDArray[np.uint8]:
+    try:
+        return np.frombuffer(memoryview(data).cast("B"), np.uint8)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"expected the bytes of a saved session, got {type(data).__name__}"
+        ) from None
+
+
+def _damaged(reason: str) -> ArgumentError:
+    return ArgumentError(f"the saved session is damaged: {reason}")
+
+
+def _check_model(found: object, model: Mapping[str, str | int]) -> None:
+    if not isinstance(found, dict):
+        raise _damaged("its header cannot be read")
+    for key, value in model.items():
+        if found.get(key) != value:
+            raise ShapeError(
+                f"the saved session is of another model: {key} {shown_value(found.get(key))}, not "
+                f"{shown_value(value)}"
+            )
