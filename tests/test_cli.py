@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import moe_model
 import tiny_model
 from conftest import missing
 from sparsefire.cli.common import Progress
@@ -76,6 +78,29 @@ def test_generate(path: Path) -> None:
     assert line.startswith("[12 tokens; ")
     for part in ("tokens/s sparse", "tokens/s dense", "% of neurons computed", "1 thread]"):
         assert part in line
+
+
+def test_a_neuron_profile_is_kept_from_run_to_run(path: Path, text: Path, tmp_path: Path) -> None:
+    experts = moe_model.write(tmp_path / "experts.gguf", "Q8_0")
+    for model, budget, unit in ((path, "40%", "neurons"), (experts, "60k", "experts")):
+        profile = tmp_path / f"{unit}.json"
+        options = "-m", model, "--neuron-budget", budget, "--neuron-profile", profile
+        first = run(*GREEDY, *options)
+        assert first.returncode == 0, first.stderr
+        assert re.search(rf"[0-9.]+% of {unit} found in [0-9,]+ bytes, [0-9,]+ bytes", first.stdout)
+        before = json.loads(profile.read_text("utf-8"))["layers"]
+        second = run(*GREEDY, *options, "--json")
+        assert second.returncode == 0, second.stderr
+        after = json.loads(profile.read_text("utf-8"))["layers"]
+        for old, new in zip(before, after, strict=True):  # the same text uses the same ones
+            assert new["uses"] == [2 * uses for uses in old["uses"]]
+        assert json.loads(second.stdout)["neuron_cache"]["reclassifications"] > 0
+        assert f"% of {unit} found" in run("perplexity", "--text", text, *options).stdout
+    profile.write_text("{}")
+    fails(run(*GREEDY, *options), 1, "no neuron profiles of a model")
+    assert profile.read_text() == "{}"
+    alone = run(*GREEDY, "-m", path, "--neuron-profile", profile)
+    fails(alone, 2, "--neuron-profile is for --neuron-budget")
 
 
 @pytest.mark.parametrize("mode", ["dense", "exact", "sparse"])

@@ -16,6 +16,7 @@ from .common import (
     add_model_options,
     add_sampling_options,
     add_template_variables,
+    cache_parts,
     load_model,
     sampling_options,
     template_variables,
@@ -155,10 +156,14 @@ def _obey(chat: Chat, model: Any, line: str) -> bool:
         chat.begin(rest.strip() or None)
     elif command == "/stats":
         stats = model.stats
-        print(
-            f"[{stats.prompt_tokens} prompt tokens; {stats.n_tokens} new tokens at "
-            f"{stats.tokens_per_s:.0f} tokens/s {stats.mode}; {stats.neurons()}; {stats.where()}]"
-        )
+        parts = [
+            f"{stats.prompt_tokens} prompt tokens",
+            f"{stats.n_tokens} new tokens at {stats.tokens_per_s:.0f} tokens/s {stats.mode}",
+            stats.neurons(),
+            *cache_parts(model),
+            stats.where(),
+        ]
+        print(f"[{'; '.join(parts)}]")
     elif command.startswith("/") and "\n" not in line:
         print(_HELP if command == "/help" else f"unknown command {command}\n{_HELP}")
     elif command:

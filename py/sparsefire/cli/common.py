@@ -52,8 +52,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--neuron-budget",
         type=_budget,
         metavar="SIZE",
-        help="feed-forward weights of a calibrated model to keep in memory, 500M or 40%%; the "
-        "others are read from the file on demand; default: all",
+        help="feed-forward weights of a calibrated model, or experts of a mixture, to keep in "
+        "memory, 500M or 40%%; the others are read from the file on demand; default: all",
+    )
+    add(
+        "--neuron-profile",
+        metavar="FILE",
+        help="how often each neuron, or expert, was used: the most used are kept in memory from "
+        "the beginning. Written at the end with the uses of this run added, and made if it is not "
+        "there. With --neuron-budget",
     )
     add_host_options(parser)
 
@@ -164,24 +171,40 @@ def choose_host(arguments: argparse.Namespace) -> None:
     use_backend(name, isa=arguments.isa, threads=arguments.threads)
 
 
-def load_model(arguments: argparse.Namespace, context: int | None = None) -> Any:
-    """Loads the model that the options name on the host that they name."""
+@contextmanager
+def load_model(arguments: argparse.Namespace, context: int | None = None) -> Iterator[Any]:
+    """The model that the options name on the host that they name, until the end. Then, also after
+    Ctrl-C, its neuron profile is written, if the options name one."""
     from ..lm.model import Model
 
+    profile = arguments.neuron_profile
+    if profile is not None and arguments.neuron_budget is None:
+        raise ArgumentError("--neuron-profile is for --neuron-budget")
     choose_host(arguments)
     budget = arguments.neuron_budget
     if isinstance(budget, float):
         from ..ffn.cache import NeuronCache
 
         budget = NeuronCache(hot_fraction=budget)
-    return Model.load(
+    with Model.load(
         arguments.model,
         activation=arguments.activation,
         context=context,
         neuron_budget=budget,
         pre=arguments.pre,
         mapped=arguments.mapped,
-    )
+    ) as model:
+        neurons = model.neurons if profile is not None else None
+        if neurons is not None and Path(profile).exists():
+            neurons.load_profile(profile)
+        try:
+            yield model
+        except Exception:
+            neurons = None
+            raise
+        finally:
+            if neurons is not None:
+                neurons.save_profile(profile)
 
 
 def read_text(path: str) -> str:
@@ -221,6 +244,15 @@ def _standard_input() -> bytes:
     if sys.stdin is None or sys.stdin.closed:
         raise ArgumentError("-: standard input is closed")
     return sys.stdin.buffer.read()
+
+
+def cache_parts(model: Any) -> list[str]:
+    """What the neuron caches did, for the line under a result; nothing for a model in memory."""
+    if model.neurons is None:
+        return []
+    stats = model.neurons.stats
+    found = f"{stats.hit_rate:.1%} of {model.neurons.unit}s found in"
+    return [f"{found} {model.neurons.budget_bytes:,} bytes, {stats.bytes_read:,} bytes read"]
 
 
 def cache_report(model: Any) -> dict[str, Any]:

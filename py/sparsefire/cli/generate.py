@@ -9,6 +9,7 @@ from .common import (
     add_mode_options,
     add_model_options,
     add_sampling_options,
+    cache_parts,
     cache_report,
     load_model,
     print_json,
@@ -52,7 +53,11 @@ def add_generate_parser(commands: Any) -> None:
 
 def _generate(arguments: argparse.Namespace) -> int:
     prompt = read_text("-") if arguments.prompt == "-" else arguments.prompt
-    model = load_model(arguments, arguments.context)
+    with load_model(arguments, arguments.context) as model:
+        return _run(arguments, prompt, model)
+
+
+def _run(arguments: argparse.Namespace, prompt: str, model: Any) -> int:
     pieces = model.generate(
         prompt,
         arguments.max_tokens,
@@ -107,11 +112,5 @@ def _summary(stats: Any, speeds: dict[str, float], model: Any) -> str:
         )
     else:
         speed = f"{stats.tokens_per_s:.0f} tokens/s {stats.mode}"
-    parts = [f"{stats.n_tokens} tokens", speed, stats.neurons()]
-    if model.neurons is not None:
-        cache = model.neurons.stats
-        parts.append(
-            f"{cache.hit_rate:.1%} of neurons found in {model.neurons.budget_bytes:,} bytes, "
-            f"{cache.bytes_read:,} bytes read"
-        )
+    parts = [f"{stats.n_tokens} tokens", speed, stats.neurons(), *cache_parts(model)]
     return f"[{'; '.join([*parts, stats.where()])}]"

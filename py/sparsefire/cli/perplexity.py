@@ -9,6 +9,7 @@ from .common import (
     Progress,
     add_mode_options,
     add_model_options,
+    cache_parts,
     cache_report,
     load_model,
     print_json,
@@ -35,7 +36,11 @@ def add_perplexity_parser(commands: Any) -> None:
 
 def _perplexity(arguments: argparse.Namespace) -> int:
     text = read_text(arguments.text)
-    model = load_model(arguments, arguments.context)
+    with load_model(arguments, arguments.context) as model:
+        return _run(arguments, text, model)
+
+
+def _run(arguments: argparse.Namespace, text: str, model: Any) -> int:
     with Progress() as show:
         result = model.perplexity(
             text,
@@ -60,9 +65,10 @@ def _perplexity(arguments: argparse.Namespace) -> int:
             }
         )
     else:
+        speed = f"{result.tokens_per_s:.0f} tokens/s {stats.mode}"
+        parts = [speed, stats.neurons(), *cache_parts(model), stats.where()]
         print(
             f"perplexity {result.perplexity:.4f} over {result.n_scored} tokens\n"
-            f"[{result.tokens_per_s:.0f} tokens/s {stats.mode}; {stats.neurons()}; "
-            f"{stats.where()}]"
+            f"[{'; '.join(parts)}]"
         )
     return 0

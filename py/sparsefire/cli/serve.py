@@ -104,16 +104,11 @@ def read_template(name: str | None) -> str | None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     try:
-        import uvicorn
-
-        from ..serve.app import Server, is_local
-        from ..serve.connections import protocol
+        from ..serve import app, connections  # noqa: F401
     except ImportError as error:
         raise BackendError(
             f"sparsefire serve needs the package {error.name}: pip install 'sparsefire[serve]'"
         ) from None
-    from ..serve.requests import Requests
-
     api_key = arguments.api_key or os.environ.get("SPARSEFIRE_API_KEY") or None
     if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
         raise ArgumentError("the API key must be printable ASCII, without line breaks")
@@ -121,7 +116,26 @@ def _serve(arguments: argparse.Namespace) -> int:
     template = read_template(arguments.chat_template)
     # Before loading the model, so that a port in use is reported immediately.
     listening = _listen(arguments.host, arguments.port)
-    model = load_model(arguments, arguments.context)
+    with listening, load_model(arguments, arguments.context) as model:
+        _run(arguments, model, listening, limits, template, api_key)
+    return 0
+
+
+def _run(
+    arguments: argparse.Namespace,
+    model: Any,
+    listening: socket.socket,
+    limits: Any,
+    template: str | None,
+    api_key: str | None,
+) -> None:
+    """Serves until a signal ends it."""
+    import uvicorn
+
+    from ..serve.app import Server, is_local
+    from ..serve.connections import protocol
+    from ..serve.requests import Requests
+
     local = is_local(arguments.host)
     server = Server(
         Requests(
@@ -174,9 +188,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             elif not self.should_exit:
                 super().handle_exit(sig, frame)
 
-    with listening, model:
-        Graceful(config).run(sockets=[listening])
-    return 0
+    Graceful(config).run(sockets=[listening])
 
 
 def _limits(arguments: argparse.Namespace) -> Any:

@@ -87,6 +87,11 @@ class ModelNeurons:
         return total
 
     @property
+    def unit(self) -> str:
+        """What is read in one go: "neuron" or "expert"."""
+        return "expert" if isinstance(self.layers[0], CachedExperts) else "neuron"
+
+    @property
     def budget_bytes(self) -> int:
         """Capacity of the caches in bytes of weights."""
         return sum(each.cache.slots * each.bundle_bytes for each in self.layers)
