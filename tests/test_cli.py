@@ -329,7 +329,7 @@ DAMAGED: dict[str, dict[str, Any]] = {
     "architecture 'bert'": {"keys": {"general.architecture": "bert"}},
     "unknown activation 'sine'": {"activation": "sine"},
     "'no-such-rule'": {"keys": {"tokenizer.ggml.pre": "no-such-rule"}},
-    "the tokeniser 'bert'": {"keys": {"tokenizer.ggml.model": "bert"}},
+    "the tokeniser 'other'": {"keys": {"tokenizer.ggml.model": "other"}},
 }
 
 
