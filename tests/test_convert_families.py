@@ -3,19 +3,24 @@ and what is refused."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import hf_families
 from sparsefire.errors import ModelFileError, UnsupportedError
 from sparsefire.files.convert.checkpoint import convert_checkpoint
+from sparsefire.files.convert.safetensors import Checkpoint
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.lm.model import Model
 
 ENTRIES = hf_families.entries()
+MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}, "intermediate_size": 64}
 
 
 @pytest.mark.parametrize("kind", ENTRIES)
@@ -56,3 +61,77 @@ def test_routers_and_vectors_are_not_quantised(tmp_path: Path) -> None:
         formats = {name: each.format for name, each in file.tensors.items()}
     assert formats["blk.0.ffn_gate_inp.weight"] == formats["blk.0.ffn_gate_exps.bias"] == "f32"
     assert formats["blk.0.ffn_gate_exps.weight"] == formats["blk.0.attn_q.weight"] == "q8_0"
+
+
+def in_mxfp4(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """gpt-oss's checkpoint with experts in MXFP4, as it is published, and these as floats."""
+    entry = ENTRIES["gpt_oss"]
+    random, values = np.random.default_rng(0), [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    table = np.array(values + [-each for each in values], np.float32)
+    folder = hf_families.write(tmp_path / "checkpoint", entry, **MXFP4)
+    tensors: dict[str, Any] = hf_families.weights(entry["shapes"])
+    experts: dict[str, Any] = {}
+    for layer in range(2):
+        prefix = f"model.layers.{layer}.mlp.experts."
+        del tensors[f"{prefix}gate_up_proj"], tensors[f"{prefix}down_proj"]
+        shape = {"gate_up_proj": (8, 128, 1), "down_proj": (8, 32, 2)}
+        tensors[f"{prefix}gate_up_proj_bias"] = random.uniform(-1, 1, (8, 128)).astype(np.float32)
+        for name, groups in shape.items():
+            blocks = random.integers(0, 256, (*groups, 16), np.uint8)
+            scales = random.integers(119, 124, groups, np.uint8)
+            tensors[f"{prefix}{name}_blocks"], tensors[f"{prefix}{name}_scales"] = blocks, scales
+            pairs = np.stack([table[blocks & 15], table[blocks >> 4]], -1)  # neighbours
+            floats = pairs.reshape(*groups, 32) * 2.0 ** (scales[..., None] - 127.0)
+            experts[f"{layer} {name}"] = floats.reshape(*groups[:2], -1).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    return folder, experts
+
+
+def test_mxfp4_keeps_every_weight(tmp_path: Path) -> None:
+    folder, experts = in_mxfp4(tmp_path)
+    for format in ("keep", "f32"):
+        convert_checkpoint(folder, tmp_path / f"{format}.gguf", format=format)
+    reader = gguf.GGUFReader(tmp_path / "keep.gguf")
+    found = {each.name: each for each in reader.tensors}
+    for layer in range(2):
+        gate_up = experts[f"{layer} gate_up_proj"]
+        wanted = {"gate": gate_up[:, ::2], "up": gate_up[:, 1::2]}
+        wanted["down"] = experts[f"{layer} down_proj"]
+        for name, values in wanted.items():
+            tensor = found[f"blk.{layer}.ffn_{name}_exps.weight"]
+            assert tensor.tensor_type == gguf.GGMLQuantizationType.MXFP4
+            read = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            np.testing.assert_array_equal(read, values)
+    with (
+        Model.load(tmp_path / "keep.gguf") as packed,
+        Model.load(tmp_path / "f32.gguf") as plain,
+        Model.load(tmp_path / "keep.gguf", neuron_budget=20_000) as budget,
+    ):
+        logits = packed.logits(hf_families.TOKENS)
+        wanted_logits = plain.logits(hf_families.TOKENS)
+        assert np.abs(logits - wanted_logits).max() < 1e-3 * np.abs(wanted_logits).max()
+        np.testing.assert_array_equal(budget.logits(hf_families.TOKENS), logits)
+
+
+@pytest.mark.parametrize("damage", ["no scales", "shape", "large", "no config"])
+def test_damaged_mxfp4(damage: str, tmp_path: Path) -> None:
+    folder, _ = in_mxfp4(tmp_path)
+    tensors: dict[str, Any] = {
+        name: each.data.reshape(each.shape) if each.dtype == "U8" else each.floats()
+        for name, each in Checkpoint(folder).tensors.items()
+    }
+    name = "model.layers.1.mlp.experts.down_proj_scales"
+    scales = tensors.pop(name).copy()
+    message = "down_proj_blocks' is not the blocks"
+    if damage == "shape":
+        tensors[name] = scales[:, :-1]
+    elif damage == "large":
+        scales[0, 0, 0] = 255
+        tensors[name], message = scales, "down_proj_scales' holds NaN"
+    elif damage == "no config":
+        tensors[name], message = scales, "quantization_config"
+        (folder / "config.json").write_text(json.dumps(ENTRIES["gpt_oss"]["config"]), "utf-8")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises((ModelFileError, UnsupportedError), match=message):
+        convert_checkpoint(folder, tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()

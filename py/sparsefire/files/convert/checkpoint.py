@@ -28,8 +28,9 @@ from ...text.tokenizer import Tokenizer
 from ...weights.formats import FORMATS, file_format
 from ...weights.quantized import ByteArray, quantize_rows
 from .config import Config
+from .mxfp4 import mxfp4_parts, others
 from .parts import Part, Parts, stack_experts
-from .safetensors import Checkpoint, read_json_object
+from .safetensors import Checkpoint, StoredTensor, read_json_object
 from .ternary import TERNARY, TERNARY_ONLY, ternary_kind
 from .tokenizer import tokenizer_metadata
 
@@ -208,9 +209,14 @@ class _Conversion:
 
     def _parts(self) -> Parts:
         """The tensors by the checkpoint's names, arranged as GGUF has them."""
-        parts = {
+        stored: Mapping[str, StoredTensor] = self._checkpoint.tensors
+        parts: Parts = {}
+        if self._config.mxfp4:
+            parts = mxfp4_parts(stored, self._folder)
+            stored = others(stored)
+        parts |= {
             name: part
-            for name, part in self._config.ternary.parts(self._checkpoint.tensors).items()
+            for name, part in self._config.ternary.parts(stored).items()
             if not name.endswith(_IGNORED)
         }
         try:

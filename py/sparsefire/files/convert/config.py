@@ -14,6 +14,7 @@ from ...errors import ArgumentError, ModelFileError, UnsupportedError
 from ...gguf.types import TypedValue, ValueType
 from ...weights.activation import ActivationType
 from .families import FAMILIES
+from .mxfp4 import is_mxfp4
 from .ternary import TernaryConfig
 
 _ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "hidden_act_param", "hidden_act_threshold")
@@ -51,6 +52,7 @@ class Config:
         self.experts = next((self.integer(name) for name in counts if name in self), 0)
         self.tied = bool(values.get("tie_word_embeddings", False))
         self.ternary = TernaryConfig(values, path)
+        self.mxfp4 = is_mxfp4(values)
 
     def _check_model(self, kind: str) -> None:
         """Raises for a model that another class than the family's computes: another name in

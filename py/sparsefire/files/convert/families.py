@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._arrays import FloatArray
@@ -80,9 +81,15 @@ def _transposed(part: Part) -> Part:
 
 
 def _part_of_rows(part: Part, rows: slice) -> Part:
-    """Some rows of each expert."""
-    count = len(range(*rows.indices(part.shape[1])))
-    return part.made(lambda x: x[:, rows], (part.shape[0], count, *part.shape[2:]))
+    """Some rows of each expert, packed if they are."""
+    experts, whole = part.shape[:2]
+    count, packed = len(range(*rows.indices(whole))), part.packed
+    made = part.made(lambda x: x[:, rows], (experts, count, *part.shape[2:]))
+    if packed is None:
+        return made
+    return replace(
+        made, packed=lambda: packed().reshape(experts, whole, -1)[:, rows].reshape(-1).copy()
+    )
 
 
 def _bitnet_parts(_: Config, parts: Parts) -> Parts:
@@ -115,13 +122,15 @@ def _gpt_oss(config: Config) -> Keys:
 
 
 def _gpt_oss_parts(config: Config, parts: Parts) -> Parts:
-    """Experts' matrices are transposed there, and rows of gate and up alternate."""
+    """Experts' matrices are transposed there, unless they are blocks, and rows of gate and up
+    alternate."""
     found: Parts = {}
-    for name, part in parts.items():
+    for stored, part in parts.items():
+        name = stored.removesuffix("_blocks")
+        turned = part if name != stored or len(part.shape) != 3 else _transposed(part)
         if name.endswith(".self_attn.sinks"):
             found[f"{name}.weight"] = part
         elif name.endswith(".gate_up_proj"):
-            turned = _transposed(part)
             for first, each in enumerate(("gate_proj", "up_proj")):
                 new = name.replace("gate_up_proj", f"{each}.weight")
                 found[new] = _part_of_rows(turned, slice(first, None, 2))
@@ -130,7 +139,7 @@ def _gpt_oss_parts(config: Config, parts: Parts) -> Parts:
                 new = name.replace("gate_up_proj_bias", f"{each}.bias")
                 found[new] = _part_of_rows(part, slice(first, None, 2))
         elif name.endswith(".experts.down_proj"):
-            found[f"{name}.weight"] = _transposed(part)
+            found[f"{name}.weight"] = turned
         elif name.endswith(".experts.down_proj_bias"):
             found[name.replace("down_proj_bias", "down_proj.bias")] = part
         else:
