@@ -27,7 +27,8 @@ _SPLIT = 536870913.0  # 2^29 + 1
 _BYTE_NAME = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
-def _check_scores(vocabulary: Vocabulary, scores: Sequence[float]) -> Sequence[float]:
+def check_scores(vocabulary: Vocabulary, scores: Sequence[float]) -> Sequence[float]:
+    """The scores. `ModelFileError` if they are not finite numbers, one for each token."""
     if len(scores) != vocabulary.size:
         raise ModelFileError(
             f"'tokenizer.ggml.scores' has {len(scores)} entries for {vocabulary.size} tokens"
@@ -35,6 +36,20 @@ def _check_scores(vocabulary: Vocabulary, scores: Sequence[float]) -> Sequence[f
     if not all(map(math.isfinite, scores)):
         raise ModelFileError("'tokenizer.ggml.scores' holds NaN or infinity")
     return scores
+
+
+def byte_tokens(vocabulary: Vocabulary) -> dict[int, int]:
+    """Tokens that stand for a byte, and which. `ModelFileError` for one with another name."""
+    found = {}
+    for token in vocabulary.of_type(TokenType.BYTE):
+        name = _BYTE_NAME.fullmatch(vocabulary.tokens[token])
+        if name is None:
+            raise ModelFileError(
+                f"'tokenizer.ggml.tokens': token {token}, {vocabulary.tokens[token]!r}, is marked "
+                "as a byte; expected a name such as <0x0A>"
+            )
+        found[token] = int(name[1], 16)
+    return found
 
 
 class Pieces(ABC):
@@ -50,22 +65,10 @@ class Pieces(ABC):
         kinds = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
         for token in vocabulary.of_type(*kinds):
             self._ids.setdefault(vocabulary.tokens[token], token)
-        self._byte_of_id = self._find_bytes()
+        self._byte_of_id = byte_tokens(vocabulary)
         self._id_of_byte = {byte: token for token, byte in self._byte_of_id.items()}
         self._word = self._word_pattern()
         self._cache = WordCache()
-
-    def _find_bytes(self) -> dict[int, int]:
-        found = {}
-        for token in self._vocabulary.of_type(TokenType.BYTE):
-            name = _BYTE_NAME.fullmatch(self._vocabulary.tokens[token])
-            if name is None:
-                raise ModelFileError(
-                    f"'tokenizer.ggml.tokens': token {token}, {self._vocabulary.tokens[token]!r}, "
-                    "is marked as a byte; expected a name such as <0x0A>"
-                )
-            found[token] = int(name[1], 16)
-        return found
 
     def _word_pattern(self) -> re.Pattern[str] | None:
         """A pattern that splits before spaces that follow a letter, if no token crosses such a
@@ -154,7 +157,7 @@ class PieceBpe(Pieces):
         self, vocabulary: Vocabulary, scores: Sequence[float], normalizer: Normalizer
     ) -> None:
         super().__init__(vocabulary, normalizer)
-        _check_scores(vocabulary, scores)
+        check_scores(vocabulary, scores)
         self._ranks = {name: -scores[token] for name, token in self._ids.items()}
 
     def _encode_word(self, word: str) -> list[int]:
@@ -195,7 +198,7 @@ class Unigram(Pieces):
         self, vocabulary: Vocabulary, scores: Sequence[float], normalizer: Normalizer
     ) -> None:
         super().__init__(vocabulary, normalizer)
-        self._scores = _check_scores(vocabulary, scores)
+        self._scores = check_scores(vocabulary, scores)
         # Single precision makes a sum depend on what is before it: a text is cut as a whole.
         self._word = None
         normal = [scores[token] for token in vocabulary.of_type(TokenType.NORMAL)]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from .._options import checked, flag, text
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from .byte_bpe import ByteLevelBpe
+from .least_cost import LeastCost
 from .longest_match import LongestMatch
 from .normalizer import Normalizer
 from .pretokenizer import DEFAULT_RULE, PRE_KEY, check_rule, pretokenizer
@@ -267,6 +268,11 @@ def _longest_match(metadata: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer(vocabulary, LongestMatch(vocabulary), "longest match")
 
 
+def _least_cost(metadata: Mapping[str, Any]) -> Tokenizer:
+    vocabulary = Vocabulary.from_metadata(metadata, bos=1, eos=2, unknown=0)
+    return Tokenizer(vocabulary, LeastCost(vocabulary, numbers(metadata, "scores")), "least cost")
+
+
 _KINDS = {
     "gpt2": _merges,
     "llama": _piece_bpe,
@@ -275,8 +281,10 @@ _KINDS = {
     "bert": _word_piece,
     "gemma4": _gemma4,
     "whitespace": _merges,
+    "plamo2": _least_cost,
 }
 _SUPPORTED = (
     "'gpt2' (byte-level BPE), 'llama' (SentencePiece BPE), 't5' (SentencePiece unigram), 'rwkv' "
-    "(longest match), 'bert' (WordPiece), 'gemma4' and 'whitespace' (BPE of characters)"
+    "(longest match), 'bert' (WordPiece), 'gemma4' and 'whitespace' (BPE of characters), 'plamo2' "
+    "(least cost)"
 )
