@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import sparsefire as sf
-from sparsefire.weights.formats import FORMATS
+from sparsefire.weights.formats import WRITTEN_FORMATS
 
 Array = npt.NDArray[np.floating]
 
@@ -48,7 +48,7 @@ def main() -> None:
         gate, up, down = (
             each.dequantize() for each in model.ffns[options.layer].matrices if each is not None
         )
-    layers = {name: sf.SparseFfn(up, down.T, gate=gate, format=name) for name in FORMATS}
+    layers = {name: sf.SparseFfn(up, down.T, gate=gate, format=name) for name in WRITTEN_FORMATS}
     wanted = layers["f32"].forward_dense(inputs)
     print(f"layer {options.layer}: {layers['f32']}, on {sf.backend()}\n")
     print(f"{'format':8}{'bits':>6}{'bytes':>12}{'weights':>10}{'output':>10}{'dense µs':>10}"

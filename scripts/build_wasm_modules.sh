@@ -17,7 +17,7 @@ clang=${CLANG:-clang-19}
 wasm_ld=${WASM_LD:-wasm-ld-19}
 sysroot=${SYSROOT:-/usr/share/emscripten/cache/sysroot}
 lib=$sysroot/lib/wasm32-emscripten
-max_bytes=$((340 * 1024))
+max_bytes=$((400 * 1024))
 
 need_tool "$clang" clang-19
 need_tool "$wasm_ld" lld-19

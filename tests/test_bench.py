@@ -14,7 +14,7 @@ from sparsefire.bench.cache import bench_cache, power_law
 from sparsefire.bench.ffn import bench_ffn
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, FormatError
-from sparsefire.weights.formats import FORMATS
+from sparsefire.weights.formats import FORMATS, WRITTEN_FORMATS
 
 KEYS = {
     *("dense_ms", "predictor_ms", "sparse_ms", "speedup", "limit", "efficiency", "active_share"),
@@ -23,7 +23,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", WRITTEN_FORMATS)
 def test_the_numbers_belong_together(format: str, gated: bool, host_core: Core) -> None:
     seen: list[tuple[int, int]] = []
     kind, d = FORMATS[format], max(64, FORMATS[format].block)

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from conftest import ROOT, missing
-from sparsefire.weights.formats import FORMATS
+from sparsefire.weights.formats import WRITTEN_FORMATS
 
 
 def run(name: str, *arguments: str, **environment: str) -> str:
@@ -71,7 +71,7 @@ def test_quantization() -> None:
     assert 0 < float(cells(output, "f16")[3]) < 1e-3
     assert float(cells(output, "q8_0")[1]) == 8.5
     assert "4-bit" in output
-    assert all(len(cells(output, f"{name} ")) == 7 for name in FORMATS)
+    assert all(len(cells(output, f"{name} ")) == 7 for name in WRITTEN_FORMATS)
     words = " ".join(output.split())
     before, after = (
         float(words.split(f" {word}")[0].split()[-1]) for word in ("before,", "after,")

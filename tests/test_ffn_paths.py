@@ -16,7 +16,7 @@ from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, FormatError
 from sparsefire.ffn.low_rank import LowRankPredictor
 from sparsefire.weights.costs import set_costs
-from sparsefire.weights.formats import FORMATS
+from sparsefire.weights.formats import WRITTEN_FORMATS
 
 # Every list as it is; nearly everything at once; what several vectors want together; in between.
 COSTS = ((1e-6, 1e6), (1e6, 1e-6), (1.0, 0.2), (1.2, 0.6))
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.floating]
 @pytest.fixture
 def costs(core: Core) -> Iterator[Core]:
     yield core
-    for format in FORMATS:
+    for format in WRITTEN_FORMATS:
         set_costs(format, *DEFAULT)
 
 

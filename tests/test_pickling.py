@@ -15,7 +15,7 @@ import pytest
 import sparsefire as sf
 from sparsefire.core import hosts
 from sparsefire.core.core import Core
-from sparsefire.weights.formats import FORMATS
+from sparsefire.weights.formats import WRITTEN_FORMATS
 from sparsefire.weights.matrix import Matrix
 
 D, HIDDEN = 256, 96
@@ -54,7 +54,7 @@ def assert_same(found: sf.SparseFfn, wanted: sf.SparseFfn) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", WRITTEN_FORMATS)
 def test_layers(format: str, gated: bool, way: str, host_core: Core) -> None:
     ffn = layer(format, activation="fatrelu", gated=gated, parameter=0.25)
     ffn.set_cutoff(0.5)
@@ -91,7 +91,7 @@ def test_layers_of_mixed_formats_and_of_models(host_core: Core) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", WRITTEN_FORMATS)
 def test_weights_and_matrices(format: str, way: str, core: Core) -> None:
     values = np.random.default_rng(3).standard_normal((7, D))
     weights = sf.QuantizedWeights.quantize(values, format)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import sparsefire as sf
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, FormatError, NotFiniteError, ShapeError
-from sparsefire.weights.formats import FORMATS, weight_format
+from sparsefire.weights.formats import FORMATS, WRITTEN_FORMATS, weight_format
 from sparsefire.weights.matrix import Matrix
 
 
@@ -71,7 +71,8 @@ def odd_rows(columns: int) -> Any:
 
 PLAIN = ("f32", "f16", "bf16")
 SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs")
-WRITTEN_BY_GGUF = tuple(each for each in FORMATS if each not in SEARCHED)
+WRITTEN_BY_GGUF = tuple(each for each in WRITTEN_FORMATS if each not in SEARCHED)
+ONLY_READ = tuple(each for each in FORMATS if each not in WRITTEN_FORMATS)
 
 
 @pytest.mark.parametrize("format", WRITTEN_BY_GGUF)
@@ -117,6 +118,45 @@ def test_any_bytes_are_read_as_by_the_gguf_package(format: str, host_core: Core)
     assert np.array_equal(found, by_gguf(packed, format, columns), equal_nan=True)
 
 
+def only_read(format: str, rows: int, columns: int, seed: int) -> sf.QuantizedWeights:
+    """Random weights, with scales of ordinary size, of a format that is only read."""
+    kind = FORMATS[format]
+    blocks = columns // kind.block
+    packed = np.random.default_rng(seed).integers(
+        0, 256, (rows, blocks, kind.block_bytes), np.uint8
+    )
+    if format == "iq1_m":
+        packed[..., 49::2] %= 16  # a half in the upper bits of four bytes: about 0.01
+        packed[..., 49::2] |= np.array([0x10, 0x20, 0x10, 0x20], np.uint8)
+    elif format == "nvfp4":
+        packed[..., :4] %= 0x28
+    else:
+        packed[..., :2] = np.array([0.01], np.float16).view(np.uint8)
+    return sf.QuantizedWeights(packed.reshape(rows, -1), format, (rows, columns))
+
+
+@pytest.mark.parametrize("format", ONLY_READ)
+def test_formats_that_are_only_read_are_computed_on(format: str, core: Core) -> None:
+    """Dense, for one input and several, and sparse, by neurons; as stored."""
+    columns = 512 if FORMATS[format].block == 256 else 320
+    gate, up, down = (only_read(format, 67, columns, seed) for seed in range(3))
+    exact = [by_gguf(each.packed, format, columns).astype(np.float64) for each in (gate, up, down)]
+    x = np.random.default_rng(4).standard_normal((7, columns)).astype(np.float32)
+    matrix = Matrix.from_array(gate, core=core)
+    assert matrix.format == format
+    wanted = x @ exact[0].T
+    found = matrix.multiply(x)
+    assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
+    assert np.array_equal(found[3], matrix.multiply(x[3]))
+    matrices = [Matrix.from_array(each, core=core) for each in (gate, up, down)]
+    ffn = sf.SparseFfn.from_matrices(core, *matrices, activation="relu")
+    values = np.maximum(wanted, 0) * (x @ exact[1].T)
+    for y in (ffn.forward_dense(x), ffn.forward(x, mode="exact")):
+        assert np.abs(y - values @ exact[2]).max() < 2e-4 * np.abs(values @ exact[2]).max()
+    with pytest.raises(FormatError, match=f"{format} is only read, not written"):
+        sf.QuantizedWeights.quantize(np.ones((1, 256)), format)
+
+
 @pytest.mark.parametrize("format", SEARCHED)
 def test_searching_quantisers(format: str, host_core: Core) -> None:
     """The gguf package cannot write these formats: it reads what ours writes, and the error is
@@ -146,7 +186,7 @@ def test_searching_quantisers(format: str, host_core: Core) -> None:
     assert error < 1.03 * ERRORS[format]
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", WRITTEN_FORMATS)
 def test_extreme_weights_do_no_harm(format: str, host_core: Core) -> None:
     """Beyond what halves hold there is an error, and no crash or hang."""
     rows = np.full((4, 256), 3e38, np.float32)
@@ -166,7 +206,7 @@ ERRORS |= {"q2_k": 0.27, "q3_k": 0.145, "iq4_nl": 0.073, "mxfp4": 0.115}
 ERRORS |= {"iq4_xs": 0.074, "tq1_0": 0.81, "tq2_0": 0.81}
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", WRITTEN_FORMATS)
 def test_the_error_of_a_transposed_matrix(format: str) -> None:
     """Turned around, blocks are rounded anew: √2 times the error, for Q8_0 and below a bit more,
     since rounded weights are not random. Plain numbers stay as they are."""
@@ -349,7 +389,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", WRITTEN_FORMATS)
 def test_integers_in_every_format(format: str, core: Core) -> None:
     """Converted, and computed on while quantised: dense, and sparse with the same neurons."""
     random = np.random.default_rng(9)

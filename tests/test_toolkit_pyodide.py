@@ -105,8 +105,8 @@ found["edges"] = [
 # Every format and activation; integers; what cannot be.
 wide = random.standard_normal((4, 256)).astype(np.float32)
 found["packed"], found["errors"] = {}, {}
-from sparsefire.weights.formats import FORMATS
-for name in FORMATS:
+from sparsefire.weights.formats import WRITTEN_FORMATS
+for name in WRITTEN_FORMATS:
     packed = sf.QuantizedWeights.quantize(wide, name)
     found["packed"][name] = packed.packed.tolist()
     found["errors"][name] = packed.error(wide).relative

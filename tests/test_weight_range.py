@@ -16,7 +16,7 @@ from sparsefire.core.core import Core
 from sparsefire.errors import NotFiniteError
 from sparsefire.files.convert.checkpoint import convert_checkpoint
 from sparsefire.files.quantize import quantize_model
-from sparsefire.weights.formats import FORMATS
+from sparsefire.weights.formats import FORMATS, WRITTEN_FORMATS
 from sparsefire.weights.quantized import quantize_rows
 
 # The largest weight of a block, if the others are small, by what the format stores: a half float
@@ -68,7 +68,7 @@ def test_each_format_has_its_range(format: str, host_core: Core) -> None:
             quantize_rows(outside, format, host_core, "w1")
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", WRITTEN_FORMATS)
 def test_ordinary_weights_are_never_refused(format: str) -> None:
     """Below the limit from which results are checked, and above it."""
     random = np.random.default_rng(1)

@@ -120,12 +120,20 @@ enum sf_weight_format {
   SF_Q4_K = 12,
   SF_Q5_K = 13,
   SF_Q6_K = 14,
+  SF_IQ2_XXS = 16, /* the formats of points are only read */
+  SF_IQ2_XS = 17,
+  SF_IQ3_XXS = 18,
+  SF_IQ1_S = 19,
   SF_IQ4_NL = 20, /* blocks of 32 */
-  SF_IQ4_XS = 23, /* blocks of 256 */
-  SF_BF16 = 30,   /* no blocks */
-  SF_TQ1_0 = 34,  /* blocks of 256, of weights that are -1, 0 and 1 times a scale */
+  SF_IQ3_S = 21,  /* blocks of 256 */
+  SF_IQ2_S = 22,
+  SF_IQ4_XS = 23,
+  SF_IQ1_M = 29,
+  SF_BF16 = 30,  /* no blocks */
+  SF_TQ1_0 = 34, /* blocks of 256, of weights that are -1, 0 and 1 times a scale */
   SF_TQ2_0 = 35,
-  SF_MXFP4 = 39 /* blocks of 32 */
+  SF_MXFP4 = 39, /* blocks of 32 */
+  SF_NVFP4 = 40  /* blocks of 64; only read */
 };
 
 /* Bytes of one packed row of `columns` weights in `format`, an sf_weight_format here and below, or 0 when the format is
@@ -134,7 +142,7 @@ SF_API size_t sf_format_row_bytes(int32_t format, int32_t columns);
 
 /* Quantises `rows` × `columns` floats into packed rows: rounding as GGUF's reference implementation does, and to
  * formats with blocks of 256 and IQ4_NL by a search for the least squared error. Results for NaN and infinity are
- * unspecified. Errors: FORMAT, SHAPE (dst_bytes too small), ARGUMENT. */
+ * unspecified. Errors: FORMAT (also one that is only read), SHAPE (dst_bytes too small), ARGUMENT. */
 SF_API int32_t sf_quantize(int32_t format, const float *src, int32_t rows, int32_t columns, void *dst,
                            size_t dst_bytes);
 /* The reverse: packed rows to floats (rows, columns). Errors: FORMAT, SHAPE (src_bytes too small), ARGUMENT. */

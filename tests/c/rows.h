@@ -33,7 +33,7 @@ static inline uint16_t random_half(void) {
 /* Every format, in the order of their numbers, with its name, the places of
  * the halves in a block (-1: none), and how far from what it was a weight may be that is written and read, as a share
  * of the largest in 256 columns: half a step, but where the largest is one end of the levels and there is one level
- * less at the other, a whole one; and what rounding scales may add. */
+ * less at the other, a whole one; and what rounding scales may add. Formats that are only read have no share. */
 typedef struct {
   int32_t format;
   const char *name;
@@ -59,6 +59,14 @@ static const format_row format_rows[] = {
     {SF_TQ1_0, "tq1_0", {52, -1}, 0.501},
     {SF_TQ2_0, "tq2_0", {64, -1}, 0.501},
     {SF_MXFP4, "mxfp4", {-1, -1}, 1 / 3.9},
+    {SF_IQ2_XXS, "iq2_xxs", {0, -1}, 0},
+    {SF_IQ2_XS, "iq2_xs", {0, -1}, 0},
+    {SF_IQ2_S, "iq2_s", {0, -1}, 0},
+    {SF_IQ3_XXS, "iq3_xxs", {0, -1}, 0},
+    {SF_IQ3_S, "iq3_s", {0, -1}, 0},
+    {SF_IQ1_S, "iq1_s", {0, -1}, 0},
+    {SF_IQ1_M, "iq1_m", {-1, -1}, 0},
+    {SF_NVFP4, "nvfp4", {-1, -1}, 0},
 };
 enum { ALL_FORMATS = sizeof format_rows / sizeof format_rows[0] };
 
@@ -76,12 +84,13 @@ typedef struct {
   int32_t format, rows, columns;
   size_t stride, offset;
   uint8_t *data;
+  float *read; /* of formats that are only read: what sf_dequantize reads, which tests of Python compare */
 } test_rows;
 
 static inline test_rows rows_make(int32_t format, int32_t rows, int32_t columns, size_t gap, size_t offset) {
   const size_t row_bytes = sf_format_row_bytes(format, columns),
                block = (size_t)sf_format_find(format)->traits->block_bytes;
-  test_rows w = {format, rows, columns, row_bytes + gap, offset, NULL};
+  test_rows w = {format, rows, columns, row_bytes + gap, offset, NULL, NULL};
   w.data = check_alloc(w.stride * (size_t)(rows - 1) + row_bytes, offset); /* no gap after the last row */
   for (int32_t i = 0; i < rows; ++i) {
     uint8_t *p = w.data + (size_t)i * w.stride;
@@ -93,15 +102,30 @@ static inline test_rows rows_make(int32_t format, int32_t rows, int32_t columns,
       if (format == SF_F32) memcpy(p + at, &value, 4);
       if (format == SF_BF16) memcpy(p + at, (const uint8_t *)&value + 2, 2);
       if (format == SF_MXFP4) p[at] = (uint8_t)(114 + p[at] % 8); /* 2^-14 … 2^-7 */
+      if (format == SF_IQ1_M) {                                   /* d is in the upper halves of four bytes */
+        for (size_t k = 0; k < 4; ++k) {
+          p[at + 49 + 2 * k] = (uint8_t)(p[at + 49 + 2 * k] % 16 | (halves[0] >> 4 * k & 15) << 4);
+        }
+      }
       for (int k = 0; k < 2; ++k) {
         if (places[k] >= 0) memcpy(p + at + places[k], &halves[k], 2);
       }
     }
   }
+  if (!sf_format_find(format)->quantize) {
+    w.read = check_alloc((size_t)rows * (size_t)columns * sizeof *w.read, 0);
+    for (int32_t i = 0; i < rows; ++i) {
+      float *row = w.read + (size_t)i * (size_t)columns;
+      CHECK(sf_dequantize(format, w.data + (size_t)i * w.stride, row_bytes, 1, columns, row) == SF_OK, "read a row");
+    }
+  }
   return w;
 }
 
-static inline void rows_free(test_rows *w) { check_free(w->data, w->offset); }
+static inline void rows_free(test_rows *w) {
+  check_free(w->data, w->offset);
+  if (w->read) check_free(w->read, 0);
+}
 
 static inline double half_at(const uint8_t *p) { return half_value((uint32_t)p[0] | (uint32_t)p[1] << 8); }
 
@@ -191,6 +215,7 @@ static inline double rows_weight(const test_rows *w, int32_t row, int32_t column
                      (size_t)(column / format->traits->block_columns * format->traits->block_bytes);
   uint8_t bytes[4] = {0, 0, 0, 0};
   float value;
+  if (w->read) return (double)w->read[(size_t)row * (size_t)w->columns + (size_t)column];
   switch (w->format) {
     case SF_F32:
     case SF_BF16:

@@ -95,6 +95,12 @@ static void check_dequantize(int32_t format) {
 
 /* What is written is read back near what it was: no further than `share` of the largest in 256 columns. */
 static void check_quantize(int32_t format, double share) {
+  if (!sf_format_find(format)->quantize) {
+    float some[256] = {0};
+    uint8_t into[256];
+    CHECK(sf_quantize(format, some, 1, 256, into, sizeof into) == SF_ERROR_FORMAT, "only read");
+    return;
+  }
   float *x = check_alloc(sizeof(float) * COLUMNS, 4), *back = check_alloc(sizeof(float) * COLUMNS, 4);
   const size_t bytes = sf_format_row_bytes(format, COLUMNS);
   uint8_t *packed = check_alloc(bytes, 1);

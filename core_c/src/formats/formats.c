@@ -62,6 +62,7 @@ int32_t sf_quantize(int32_t format, const float *src, int32_t rows, int32_t colu
   if (!src || !dst) return SF_ERROR_ARGUMENT;
   if (dst_bytes < bytes) return SF_ERROR_SHAPE;
   const sf_format *f = sf_format_find(format);
+  if (!f->quantize) return SF_ERROR_FORMAT;
   f->quantize(src, bytes / (size_t)f->traits->block_bytes, dst);
   return SF_OK;
 }

@@ -23,7 +23,7 @@ typedef struct {
   int32_t format;        /* SF_F32, … */
   sf_format_index index; /* place in the kernel tables */
   const sf_traits *traits;
-  sf_quantize_fn *quantize;
+  sf_quantize_fn *quantize; /* NULL: the format is only read */
   sf_dequantize_fn *dequantize;
 } sf_format;
 

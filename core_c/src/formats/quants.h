@@ -46,6 +46,13 @@ static inline int32_t get_quant(const sf_traits *traits, const uint8_t *block, i
   if (traits->storage == SF_QUANTS_TRITS) {
     return value_of_quant(traits, sf_trit(block + traits->low.at, column));
   }
+  if (traits->storage == SF_QUANTS_POINTS) {
+    int8_t quants[SF_BLOCK];
+    uint64_t words[SF_BLOCK / 8];
+    traits->quants_of(block, column / SF_BLOCK, words);
+    memcpy(quants, words, sizeof quants);
+    return quants[column % SF_BLOCK];
+  }
   int32_t quant = get_bits(traits, traits->low, block, column);
   if (traits->high.bits) quant |= get_bits(traits, traits->high, block, column) << traits->low.bits;
   return value_of_quant(traits, quant);
@@ -60,9 +67,15 @@ static inline void put_quant(const sf_traits *traits, uint8_t *block, int column
 /* The largest quant that counts from 0. */
 static inline int32_t most_quant(const sf_traits *traits) { return (1 << (traits->low.bits + traits->high.bits)) - 1; }
 
-/* The scale and the min (subtracted; 0 without one) of each run of columns: 1, 8 or 16 of them. Returns how many. */
+static inline float get_d(const sf_traits *traits, const uint8_t *block) {
+  if (traits->scales == SF_SCALES_FLOAT_RUNS) return 1;
+  if (traits->scales == SF_SCALES_POWER) return sf_half_power(block[traits->d]);
+  return sf_half_to_float(sf_d_bits(traits, block)) * sf_d_unit(traits);
+}
+
+/* The scale and the min (subtracted; 0 without one) of each run of columns: 1, 4, 8 or 16 of them. Returns how many. */
 static inline int get_scales(const sf_traits *traits, const uint8_t *block, float *scales, float *mins) {
-  const float d = traits->scales == SF_SCALES_POWER ? sf_half_power(block[traits->d]) : sf_get_half(block + traits->d);
+  const float d = get_d(traits, block);
   const float m = traits->m == SF_NO_MIN ? 0 : sf_get_half(block + traits->m);
   uint8_t unpacked[2 * SF_SUB_BLOCKS];
   switch (traits->scales) {
@@ -84,6 +97,12 @@ static inline int get_scales(const sf_traits *traits, const uint8_t *block, floa
         mins[s] = 0;
       }
       return SF_SUB_BLOCKS;
+    case SF_SCALES_FLOAT_RUNS:
+      for (int i = 0; i < traits->block_columns / SF_RUN; ++i) {
+        scales[i] = traits->float_of(block, i);
+        mins[i] = 0;
+      }
+      return traits->block_columns / SF_RUN;
     default:
       for (int i = 0; i < SF_RUNS; ++i) {
         scales[i] = d * (float)traits->scale_of(block, i);

@@ -28,7 +28,8 @@ typedef enum {
   SF_QUANTS_HALVES, /* 16 bytes for each sub-block, whose low halves are columns 0 … 15, the high halves 16 … 31; bit c
                        of four bytes of high bits is column c */
   SF_QUANTS_PLANES, /* see sf_plane */
-  SF_QUANTS_TRITS   /* see trits.h; `bits` as if they were in planes */
+  SF_QUANTS_TRITS,  /* see trits.h; `bits` as if they were in planes */
+  SF_QUANTS_POINTS  /* numbers of points: quants_of gives a signed byte for each */
 } sf_storage;
 
 /* How scales are stored; d and m are halves. z is the zero point. */
@@ -37,7 +38,8 @@ typedef enum {
   SF_SCALES_POWER,      /* each block of 32 has a byte d: w = 2^(d - 128) · q */
   SF_SCALES_6BIT,       /* sub-block s has 6-bit numbers (packed_scales.h): w = d · scale_s · q - m · min_s */
   SF_SCALES_SUB_BLOCKS, /* sub-block s has a small integer: w = d · scale_s · q */
-  SF_SCALES_RUNS /* run i of 16 columns has small integers: w = d · scale_i · (q - z), or with m less m · min_i */
+  SF_SCALES_RUNS, /* run i of 16 columns has small integers: w = d · scale_i · (q - z), or with m less m · min_i */
+  SF_SCALES_FLOAT_RUNS /* run i of 16 columns has a float: w = scale_i · q */
 } sf_scales;
 
 /* Bits of the quants of eight sub-blocks, in runs of 32 bytes: byte k of a run holds column k of 8 / bits sub-blocks,
@@ -55,18 +57,34 @@ typedef struct {
   int zero_point;       /* z: subtracted from quants that count from 0 */
   const int8_t *levels; /* what the 16 quants of 4 bits stand for, where that is not themselves; else NULL */
   sf_scales scales;
-  int d, m; /* offsets in a block, of halves but for SF_SCALES_POWER; m -1: none */
+  int d, m;  /* offsets in a block, of halves but for SF_SCALES_POWER; m -1: none */
+  int finer; /* SF_SCALES_RUNS and _SUB_BLOCKS: d is 2^finer times as much as it says above */
   /* SF_SCALES_RUNS and _SUB_BLOCKS: the integers of run or sub-block i of the block; min_of is NULL where there is no
    * m.
    */
   int (*scale_of)(const uint8_t *block, int i);
   int (*min_of)(const uint8_t *block, int i);
+  float (*float_of)(const uint8_t *block, int i); /* SF_SCALES_FLOAT_RUNS: the scale of run i of the block */
+  uint16_t (*d_of)(const uint8_t *block);         /* d, where it is no half in one place; else NULL */
+  /* SF_QUANTS_POINTS: the quants of sub-block s from a block on, of 32 or 64 columns from the first of 256. */
+  void (*quants_of)(const uint8_t *group, int s, uint64_t *quants);
 } sf_traits;
 
 enum { SF_NO_MIN = -1 };
 
 /* That a block has as many bytes as GGUF says. */
 #define SF_CHECK_BYTES(block, bytes) typedef char block##_has_its_size[sizeof(block) == (bytes) ? 1 : -1]
+
+/* The bits of d. */
+static inline uint16_t sf_d_bits(const sf_traits *traits, const uint8_t *block) {
+  uint16_t bits;
+  if (traits->d_of) return traits->d_of(block);
+  memcpy(&bits, block + traits->d, sizeof bits);
+  return bits;
+}
+
+/* What d counts. */
+static inline float sf_d_unit(const sf_traits *traits) { return 1.0f / (float)(1 << traits->finer); }
 
 static inline int sf_is_plain(const sf_traits *traits) { return traits->block_columns == 1; }
 

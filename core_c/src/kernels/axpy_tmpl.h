@@ -39,7 +39,7 @@ SF_INLINE void axpy_scales(sf_format_index format, int n_rows, const uint8_t *co
     for (int k = 0; k < GROUP_VECTORS; ++k) a[k] = v_set1(alpha[r]);
     group_scales(format, row[r] + at, n, s, m);
     store_product(scale[r], s, a);
-    if (has_min(format) || has_run_mins(format)) store_product(min[r], m, a);
+    if (has_min(format) || has_second(format)) store_product(min[r], m, a);
   }
 }
 
@@ -51,10 +51,11 @@ SF_INLINE void axpy_sub_block(sf_format_index format, int n_rows, const uint8_t 
   for (int k = 0; k < VECTORS; ++k) sum[k] = v_load(y + k * SF_LANES);
   for (int r = 0; r < n_rows; ++r) {
     const vf a = v_set1(scale[r][s]), m = v_set1(has_min(format) ? min[r][s] : 0);
+    const vf b = has_float_runs(format) ? v_set1(-min[r][s]) : a; /* of the second run */
     vf q[VECTORS];
     load_quant_floats(format, row[r] + at, s, q);
     for (int k = 0; k < VECTORS; ++k) {
-      sum[k] = v_fma(a, q[k], sum[k]);
+      sum[k] = v_fma(k < VECTORS / 2 ? a : b, q[k], sum[k]);
       if (has_min(format)) sum[k] = v_sub(sum[k], m);
     }
     if (has_run_mins(format)) {

@@ -22,8 +22,8 @@ typedef struct {
   } buffer;
   const uint8_t *floats; /* plain formats: F32 itself, or converted in `buffer` */
   float scales[CHUNK_GROUPS][GROUP_SIZE], offsets[CHUNK_GROUPS][GROUP_SIZE];
-  float mins[CHUNK_GROUPS];               /* where runs have mins, */
-  int8_t run_mins[CHUNK_GROUPS][SF_RUNS]; /* and the integers of these */
+  float mins[CHUNK_GROUPS][GROUP_SIZE];   /* the scales of second products, */
+  int8_t run_mins[CHUNK_GROUPS][SF_RUNS]; /* and the integers of the mins of runs */
 } batch_chunk;
 
 /* Accumulators, (input, row). */
@@ -47,9 +47,9 @@ SF_INLINE void load_blocks(sf_format_index format, const uint8_t *p, int32_t n, 
     group_offsets(format, scale, min, offset);
     store_group(chunk->scales[g], scale);
     store_group(chunk->offsets[g], offset);
+    if (has_second(format)) store_group(chunk->mins[g], min);
     if (has_run_mins(format)) {
       const sf_traits *traits = traits_of(format);
-      chunk->mins[g] = v_half(p + traits->m);
       for (int i = 0; i < SF_RUNS; ++i) chunk->run_mins[g][i] = (int8_t)traits->min_of(p, i);
     }
     for (int32_t s = 0; s < blocks; ++s) {
@@ -127,8 +127,8 @@ SF_INLINE void tile_group(sf_product product, int n_rows, int n_inputs, const ba
       for (int k = 0; k < GROUP_VECTORS; ++k) offset[k] = v_load(chunk[r].offsets[g] + k * SF_LANES);
       acc[r][j] = take_offsets(acc[r][j], offset, x_sum);
       store_product(scales[r][j], scale, x_scale);
-      if (product == PRODUCT_16_MINS) {
-        for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_set1(chunk[r].mins[g]);
+      if (product == PRODUCT_16_MINS || product == PRODUCT_16_RUNS) {
+        for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_load(chunk[r].mins[g] + k * SF_LANES);
         store_product(min_scales[r][j], scale, x_scale);
       }
     }
@@ -138,13 +138,18 @@ SF_INLINE void tile_group(sf_product product, int n_rows, int n_inputs, const ba
     sub_block v[SF_TILE_INPUTS];
     for (int j = 0; j < n_inputs; ++j) v[j] = load_input(product, some->values + (size_t)j * (size_t)columns + at);
     for (int r = 0; r < n_rows; ++r) {
-      const sub_block w = load_unpacked(product, chunk[r].buffer.quants + at);
+      const int8_t *mins = chunk[r].run_mins[g] + 2 * s;
+      sub_block w = load_unpacked(product, chunk[r].buffer.quants + at);
+      vb second;
+      if (product == PRODUCT_16_MINS) second = both_runs(w.wide, mins[0], mins[1]);
+      if (product == PRODUCT_16_RUNS) {
+        second = vb_scale(w.wide, 0, 1);
+        w.wide = vb_scale(w.wide, 1, 0);
+      }
       for (int j = 0; j < n_inputs; ++j) {
         acc[r][j] = v_fma(dot_sub_block(product, w, v[j]), v_set1(scales[r][j][s]), acc[r][j]);
-        if (product == PRODUCT_16_MINS) {
-          const int8_t *mins = chunk[r].run_mins[g] + 2 * s;
-          const vf min = vb_dot(both_runs(w.wide, mins[0], mins[1]), v[j].wide);
-          acc[r][j] = v_fma(min, v_set1(-min_scales[r][j][s]), acc[r][j]);
+        if (product == PRODUCT_16_MINS || product == PRODUCT_16_RUNS) {
+          acc[r][j] = v_fma(vb_dot(second, v[j].wide), v_set1(-min_scales[r][j][s]), acc[r][j]);
         }
       }
     }
@@ -208,6 +213,12 @@ SF_NOT_INLINE void batch_columns_with_mins(const batch_chunk *chunk, const sf_in
   batch_columns(PRODUCT_16_MINS, chunk, inputs, n_inputs, c, n, columns, sums);
 }
 
+/* The same for formats whose runs have floats as scales. */
+SF_NOT_INLINE void batch_columns_by_runs(const batch_chunk *chunk, const sf_inputs *inputs, int32_t n_inputs, int32_t c,
+                                         int32_t n, int32_t columns, batch_sums sums) {
+  batch_columns(PRODUCT_16_RUNS, chunk, inputs, n_inputs, c, n, columns, sums);
+}
+
 static void batch_group(sf_format_index format, const uint8_t *const *row, const sf_inputs *inputs, int32_t n_inputs,
                         int32_t columns, batch_sums sums) {
   batch_chunk chunk[BATCH_ROWS];
@@ -224,6 +235,9 @@ static void batch_group(sf_format_index format, const uint8_t *const *row, const
         break;
       case PRODUCT_16_MINS:
         batch_columns_with_mins(chunk, inputs, n_inputs, c, n, columns, sums);
+        break;
+      case PRODUCT_16_RUNS:
+        batch_columns_by_runs(chunk, inputs, n_inputs, c, n, columns, sums);
         break;
       case PRODUCT_QUANTS8:
         if (SF_DOT8) batch_columns(PRODUCT_QUANTS8, chunk, inputs, n_inputs, c, n, columns, sums);

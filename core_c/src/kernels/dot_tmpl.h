@@ -59,7 +59,7 @@ SF_INLINE void streams_scales(sf_format_index format, int streams, const uint8_t
     group_offsets(format, s, min, offset);
     if (has_offset(format)) sum[r] = take_offsets(sum[r], offset, x_sum);
     store_product(scale[r], s, x_scale);
-    if (has_run_mins(format)) store_product(min_scale[r], min, x_scale);
+    if (has_second(format)) store_product(min_scale[r], min, x_scale);
   }
 }
 
@@ -71,12 +71,12 @@ SF_INLINE void streams_sub_block(sf_format_index format, int streams, int asks, 
   const sub_block v = load_input(product, x + s * SF_BLOCK);
   for (int r = 0; asks && has_line(format, s) && r < streams; ++r) v_prefetch(next[r] + at + (size_t)s * LINE);
   for (int r = 0; r < streams; ++r) {
-    const vf dot = dot_sub_block(product, load_row(format, row[r] + at, s), v);
-    sum[r] = v_fma(dot, v_set1(scale[r][s]), sum[r]);
-    if (has_run_mins(format)) {
-      const vf min = vb_dot(load_run_mins(format, row[r] + at, s), v.wide);
-      sum[r] = v_fma(min, v_set1(-min_scale[r][s]), sum[r]);
-    }
+    sub_block w = load_row(format, row[r] + at, s);
+    vb second;
+    if (has_second(format)) second = load_second(format, row[r] + at, s, w.wide);
+    if (has_float_runs(format)) w.wide = vb_scale(w.wide, 1, 0);
+    sum[r] = v_fma(dot_sub_block(product, w, v), v_set1(scale[r][s]), sum[r]);
+    if (has_second(format)) sum[r] = v_fma(vb_dot(second, v.wide), v_set1(-min_scale[r][s]), sum[r]);
   }
 }
 

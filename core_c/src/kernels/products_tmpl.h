@@ -14,6 +14,7 @@ typedef enum {
   PRODUCT_FLOATS,  /* not of integers */
   PRODUCT_16,      /* any quants; inputs up to 32767 */
   PRODUCT_16_MINS, /* the same, and another product with the mins of runs */
+  PRODUCT_16_RUNS, /* one for each of the two runs */
   PRODUCT_QUANTS8, /* quants 0 … 63; inputs up to 127 */
   PRODUCT_SIGNED8  /* quants -128 … 127; inputs up to 63 */
 } sf_product;
@@ -21,13 +22,16 @@ typedef enum {
 SF_INLINE sf_product product_of(sf_format_index format) {
   if (is_plain(format)) return PRODUCT_FLOATS;
   if (has_run_mins(format)) return PRODUCT_16_MINS;
+  if (has_float_runs(format)) return PRODUCT_16_RUNS;
   if (!SF_DOT8) return PRODUCT_16;
   if (traits_of(format)->storage == SF_QUANTS_BYTES) return PRODUCT_SIGNED8;
   return has_shared_bytes(format) ? PRODUCT_QUANTS8 : PRODUCT_16;
 }
 
 /* Whether the integers have 16 bits. */
-SF_INLINE int is_wide(sf_product product) { return product == PRODUCT_16 || product == PRODUCT_16_MINS; }
+SF_INLINE int is_wide(sf_product product) {
+  return product == PRODUCT_16 || product == PRODUCT_16_MINS || product == PRODUCT_16_RUNS;
+}
 
 static int32_t input_most(sf_format_index format) {
   const sf_product product = product_of(format);

@@ -108,6 +108,13 @@ SF_INLINE int has_run_mins(sf_format_index format) {
   return traits->m != SF_NO_MIN && traits->scales == SF_SCALES_RUNS;
 }
 
+/* Whether each run of 16 columns has a float as its scale. */
+SF_INLINE int has_float_runs(sf_format_index format) { return traits_of(format)->scales == SF_SCALES_FLOAT_RUNS; }
+
+/* Whether a sub-block takes a second product, which is subtracted: with the mins of its runs, or with its second run,
+ * whose scale is less than 0 then. */
+SF_INLINE int has_second(sf_format_index format) { return has_run_mins(format) || has_float_runs(format); }
+
 /* Whether sub-blocks share bytes by twos, so that code which knows whether s is even is simpler. */
 SF_INLINE int is_paired(sf_format_index format) {
   const sf_traits *traits = traits_of(format);
@@ -178,6 +185,13 @@ SF_INLINE vb load_planes(sf_format_index format, const uint8_t *p, int s) {
   return quants;
 }
 
+/* The quants of sub-block s of the group at p, of formats with SF_QUANTS_POINTS. */
+SF_INLINE vb load_points(sf_format_index format, const uint8_t *p, int s) {
+  uint64_t words[SF_BLOCK / 8];
+  traits_of(format)->quants_of(p, s, words);
+  return vb_load_i8((const int8_t *)(const void *)words);
+}
+
 /* The quants of sub-block s of the group at p, or the levels that they stand for. Those of formats whose runs of 16
  * columns have scales come without the zero point, times these scales. */
 SF_INLINE vb load_quants(sf_format_index format, const uint8_t *p, int s) {
@@ -193,7 +207,7 @@ SF_INLINE vb load_quants(sf_format_index format, const uint8_t *p, int s) {
     return vb_or(low, vb_high_bits(high));
   }
   if (traits->storage == SF_QUANTS_TRITS) return load_trits(p + traits->low.at, s);
-  const vb quants = load_planes(format, p, s);
+  const vb quants = traits->storage == SF_QUANTS_POINTS ? load_points(format, p, s) : load_planes(format, p, s);
   if (traits->scales != SF_SCALES_RUNS) return quants;
   return vb_scale(vb_add(quants, -traits->zero_point), traits->scale_of(p, 2 * s), traits->scale_of(p, 2 * s + 1));
 }
@@ -205,6 +219,11 @@ SF_INLINE vb both_runs(vb any, int first, int second) { return vb_scale(vb_add(v
 SF_INLINE vb load_run_mins(sf_format_index format, const uint8_t *p, int s) {
   const sf_traits *traits = traits_of(format);
   return both_runs(vb_load_u8(p), traits->min_of(p, 2 * s), traits->min_of(p, 2 * s + 1));
+}
+
+/* What the second product is with, given the quants of sub-block s of the group at p. */
+SF_INLINE vb load_second(sf_format_index format, const uint8_t *p, int s, vb quants) {
+  return has_run_mins(format) ? load_run_mins(format, p, s) : vb_scale(quants, 0, 1);
 }
 
 #if SF_HALF_FLOATS
@@ -275,12 +294,38 @@ SF_INLINE void group_powers(const uint8_t *p, size_t step, int32_t n, vf *r) {
   for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_load(some + k * SF_LANES);
 }
 
+/* d, with its unit. */
+SF_INLINE float block_d(sf_format_index format, const uint8_t *p) {
+  const sf_traits *traits = traits_of(format);
+  const uint16_t bits = sf_d_bits(traits, p);
+  return traits->finer ? v_half(&bits) * sf_d_unit(traits) : v_half(&bits);
+}
+
+/* The scales of the first runs of n ≤ 8 sub-blocks, and those of the second runs, less than 0; above, the last one's.
+ */
+SF_INLINE void group_float_runs(sf_format_index format, const uint8_t *p, int32_t n, vf *scale, vf *min) {
+  enum { RUNS_OF_BLOCK = SF_BLOCK / SF_RUN };
+  const sf_traits *traits = traits_of(format);
+  const int blocks = traits->block_columns / SF_BLOCK; /* sub-blocks of a block */
+  float first[GROUP_SIZE] = {0}, second[GROUP_SIZE] = {0};
+  for (int32_t s = 0; s < GROUP; ++s) {
+    const int32_t of = s < n ? s : n - 1;
+    const uint8_t *block = p + (size_t)(of / blocks) * (size_t)traits->block_bytes;
+    first[s] = traits->float_of(block, RUNS_OF_BLOCK * (of % blocks));
+    second[s] = -traits->float_of(block, RUNS_OF_BLOCK * (of % blocks) + 1);
+  }
+  for (int k = 0; k < GROUP_VECTORS; ++k) {
+    scale[k] = v_load(first + k * SF_LANES);
+    min[k] = v_load(second + k * SF_LANES);
+  }
+}
+
 /* d times the integers of the sub-blocks. */
 SF_INLINE void group_integers(sf_format_index format, const uint8_t *p, vf *r) {
   const sf_traits *traits = traits_of(format);
   float some[GROUP_SIZE] = {0};
   for (int s = 0; s < GROUP; ++s) some[s] = (float)traits->scale_of(p, s);
-  for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_mul(v_load(some + k * SF_LANES), v_set1(v_half(p + traits->d)));
+  for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_mul(v_load(some + k * SF_LANES), v_set1(block_d(format, p)));
 }
 
 /* The scales and mins of a block with packed ones, d and m being its first two halves. */
@@ -316,8 +361,11 @@ SF_INLINE void group_scales(sf_format_index format, const uint8_t *p, int32_t n,
     case SF_SCALES_SUB_BLOCKS:
       group_integers(format, p, scale);
       break;
+    case SF_SCALES_FLOAT_RUNS:
+      group_float_runs(format, p, n, scale, min);
+      break;
     case SF_SCALES_RUNS:
-      for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_set1(v_half(p + traits->d));
+      for (int k = 0; k < GROUP_VECTORS; ++k) scale[k] = v_set1(block_d(format, p));
       for (int k = 0; has_run_mins(format) && k < GROUP_VECTORS; ++k) min[k] = v_set1(v_half(p + traits->m));
       break;
     default:

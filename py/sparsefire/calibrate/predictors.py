@@ -198,6 +198,8 @@ def _bundle_format(ffn: SparseFfn, format: str) -> str:
     else:
         kinds = [weight_format(each.format) for each in ffn.matrices if each is not None]
         wanted = max(kinds, key=lambda kind: kind.block_bytes / kind.block)
+        if not wanted.written:
+            wanted = weight_format("q8_0")
     return wanted.name if ffn.d_in % wanted.block == 0 else "f16"
 
 

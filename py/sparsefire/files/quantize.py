@@ -250,17 +250,11 @@ def _rows(info: TensorInfo) -> int:
 
 
 def unpacked_rows(packed: ByteArray, format: str, columns: int, core: Core) -> Any:
-    """Weights as float32 (rows, columns), also of formats that the core does not know, by the
-    gguf package."""
-    if format.lower() in FORMATS:
-        return dequantize_rows(packed, format, columns, core)
-    gguf = gguf_package()
-    kind = gguf.GGMLQuantizationType[format.upper()]
-    try:
-        values = gguf.quants.dequantize(packed, kind)
-    except NotImplementedError:
-        raise ModelFileError(f"weights in {format.upper()} cannot be unpacked") from None
-    return np.asarray(values, np.float32).reshape(len(packed), columns)
+    """Weights as float32 (rows, columns). `ModelFileError` for a format that the core does not
+    know."""
+    if format.lower() not in FORMATS:
+        raise ModelFileError(f"weights in {format.upper()} cannot be unpacked")
+    return dequantize_rows(packed, format, columns, core)
 
 
 def _metadata(file: GgufFile, wanted: WeightFormat) -> dict[str, Any]:

@@ -25,19 +25,11 @@ TENSOR_FORMATS: dict[int, TensorFormat] = {
 } | {
     9: TensorFormat("q8_1", 32, 36),
     15: TensorFormat("q8_k", 256, 292),
-    16: TensorFormat("iq2_xxs", 256, 66),
-    17: TensorFormat("iq2_xs", 256, 74),
-    18: TensorFormat("iq3_xxs", 256, 98),
-    19: TensorFormat("iq1_s", 256, 50),
-    21: TensorFormat("iq3_s", 256, 110),
-    22: TensorFormat("iq2_s", 256, 82),
     24: TensorFormat("i8", 1, 1),
     25: TensorFormat("i16", 1, 2),
     26: TensorFormat("i32", 1, 4),
     27: TensorFormat("i64", 1, 8),
     28: TensorFormat("f64", 1, 8),
-    29: TensorFormat("iq1_m", 256, 56),
-    40: TensorFormat("nvfp4", 64, 36),
     41: TensorFormat("q1_0", 128, 18),
 }
 

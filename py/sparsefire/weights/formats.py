@@ -19,6 +19,8 @@ class WeightFormat:
     fallbacks: formats of about as many bits, in order, for a matrix whose columns are not a
       multiple of the block size. The last one takes any number of columns.
     of_calibration: whether `sparsefire calibrate` converts models to this format.
+    written: whether weights are quantised to this format, or it is only read and computed on. What
+      it stores well depends on how much each weight matters, which GGUF's own tools measure.
     """
 
     name: str
@@ -28,6 +30,7 @@ class WeightFormat:
     file_type: int
     fallbacks: tuple[str, ...] = ("f16",)
     of_calibration: bool = False
+    written: bool = True
 
     @property
     def bits_per_weight(self) -> float:
@@ -70,11 +73,22 @@ FORMATS: dict[str, WeightFormat] = {
         WeightFormat("tq1_0", 34, 256, 54, 36, _Q4_0),
         WeightFormat("tq2_0", 35, 256, 66, 37, _Q4_0),
         WeightFormat("mxfp4", 39, 32, 17, 38),
+        WeightFormat("iq2_xxs", 16, 256, 66, 19, written=False),
+        WeightFormat("iq2_xs", 17, 256, 74, 20, written=False),
+        WeightFormat("iq2_s", 22, 256, 82, 28, written=False),
+        WeightFormat("iq3_xxs", 18, 256, 98, 23, written=False),
+        WeightFormat("iq3_s", 21, 256, 110, 26, written=False),
+        WeightFormat("iq1_s", 19, 256, 50, 24, written=False),
+        WeightFormat("iq1_m", 29, 256, 56, 31, written=False),
+        WeightFormat("nvfp4", 40, 64, 36, 39, written=False),
     )
 }
 
 # Those of plain numbers, in which a file may hold vectors.
 VECTOR_FORMATS = tuple(each.name for each in FORMATS.values() if each.block == 1)
+
+# Those to which weights are quantised.
+WRITTEN_FORMATS = tuple(each.name for each in FORMATS.values() if each.written)
 
 # What `sparsefire calibrate` converts models to.
 CALIBRATION_FORMATS = tuple(each.name for each in FORMATS.values() if each.of_calibration)
@@ -92,8 +106,19 @@ _OTHER_NAMES = {
 
 def file_format(name: str) -> WeightFormat:
     """The format that a new file is asked to have: as `weight_format`, and by the other names that
-    are common for it, as in "Q4_K_M"."""
-    return weight_format(_OTHER_NAMES.get(text(name, "format").lower(), name))
+    are common for it, as in "Q4_K_M". `FormatError` also for one that is only read."""
+    return written_format(_OTHER_NAMES.get(text(name, "format").lower(), name))
+
+
+def written_format(name: str | int | WeightFormat) -> WeightFormat:
+    """As `weight_format`, for weights that are to be quantised: `FormatError` also for a format
+    that is only read."""
+    found = weight_format(name)
+    if not found.written:
+        raise FormatError(
+            f"{found.name} is only read, not written; written are {', '.join(WRITTEN_FORMATS)}"
+        )
+    return found
 
 
 def format_name(value: str | int | WeightFormat, name: str) -> str:

@@ -14,7 +14,7 @@ from .._options import checked, instance, number, whole
 from ..core.core import Core
 from ..core.hosts import get_core
 from ..errors import ArgumentError, NotFiniteError, ShapeError
-from .formats import WeightFormat, format_name, weight_format
+from .formats import WeightFormat, format_name, weight_format, written_format
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -42,7 +42,7 @@ def quantize_rows(
     the format cannot hold), `ShapeError`, `FormatError`.
     """
     core = core or get_core()
-    kind = weight_format(format)
+    kind = written_format(format)
     array = np.asarray(values)
     if array.ndim != 2 or 0 in array.shape:
         raise ShapeError(f"{what}: expected shape (rows, columns), got {array.shape}")
