@@ -93,6 +93,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "nemotron": {"partial_rotary_factor": 0.5, "head_dim": 8},
     "arcee": {},
+    "nanochat": {"final_logit_softcapping": 6.0, "rope_parameters": {"rope_theta": 5000.0}},
 }
 
 

@@ -71,6 +71,17 @@ ROWS = {
     ),
     "jais2": _STARCODER2._replace(activation="relu2"),
     "maincoder": _NORMAL._replace(vectors=HEAD_NORMS, norms_after_rope=True),
+    # Karpathy's nanochat, whose norms have no weights. The gguf package does not know it: the name
+    # and the layout are those of `convert`.
+    "nanochat": _NORMAL._replace(
+        activation="relu2",
+        gated=False,
+        rope_halves=True,
+        norm_weights=False,
+        embedding_norm="bare",
+        bare_norms=True,
+        logit_cap=15.0,
+    ),
     "mpt": _GPT._replace(
         rotary=_NEVER,
         alibi=lambda _: 0.0,

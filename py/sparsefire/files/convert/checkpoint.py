@@ -173,7 +173,7 @@ class _Conversion:
         self._core = core
         gguf = gguf_package()
         names = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
-        architecture = names[config.family.architecture]
+        architecture = names[config.family.names or config.family.architecture]
         self._names = gguf.get_tensor_name_map(architecture, config.layers)
 
     def tensors(self, announce: Progress) -> dict[str, TensorData]:
@@ -236,8 +236,9 @@ class _Conversion:
         d, hidden = config.d, config.hidden
         shapes: dict[str, tuple[int, ...]] = {
             "token_embd.weight": (config.vocab, d),
-            "output_norm.weight": (d,),
         }
+        if config.family.norms:
+            shapes["output_norm.weight"] = (d,)
         for layer in range(config.layers if config.family.usual else 0):
             parts: tuple[tuple[str, tuple[int, ...]], ...] = (
                 ("attn_norm", (d,)),

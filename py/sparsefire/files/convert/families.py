@@ -30,6 +30,8 @@ class Family(NamedTuple):
     partial: bool = False  # a part of each head is rotated
     own_windows: bool = False  # `keys` says which layers have a window
     known: tuple[str, ...] = ()  # values that only look as if they changed the activation
+    names: str = ""  # whose tensors it has, where the gguf package does not know it
+    norms: bool = True  # norms have weights
 
 
 # -- mixtures of experts ---------------------------------------------------------------------------
@@ -270,6 +272,30 @@ def _more_by_one(config: Config, parts: Parts) -> Parts:
     }
 
 
+# -- nanochat --------------------------------------------------------------------------------------
+
+
+def _nanochat(config: Config) -> Keys:
+    return {"final_logit_softcapping": config.number("final_logit_softcapping", 0.0)}
+
+
+def _nanochat_parts(config: Config, parts: Parts) -> Parts:
+    """It turns the other way: the halves of each head's queries and keys change places."""
+
+    def swapped(x: FloatArray) -> FloatArray:
+        halves = x.reshape(-1, 2, config.head_dim // 2, x.shape[-1])
+        return halves[:, ::-1].reshape(x.shape)
+
+    found: Parts = {}
+    for name, part in parts.items():
+        turned = name.endswith((".q_proj.weight", ".k_proj.weight"))
+        if turned and part.shape[0] % config.head_dim:
+            raise config.fail("head_dim", f"does not suit {name!r}, {part.shape}")
+        new = name.replace(".mlp.fc1.", ".mlp.up_proj.").replace(".mlp.fc2.", ".mlp.down_proj.")
+        found[new] = part.made(swapped) if turned else part
+    return found
+
+
 _STEP = ("decoder_sparse_step",)
 
 FAMILIES = {
@@ -290,6 +316,16 @@ FAMILIES = {
         usual=False,
         epsilon=("norm_eps", "attention.layer_norm_epsilon"),
         partial=True,
+    ),
+    "nanochat": Family(
+        "nanochat",
+        False,
+        "NanoChatForCausalLM",
+        _nanochat,
+        _nanochat_parts,
+        usual=False,
+        names="arcee",
+        norms=False,
     ),
     "mixtral": Family("llama", True, "MixtralForCausalLM", _experts, usual=False),
     "qwen2_moe": Family(
