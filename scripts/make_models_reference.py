@@ -40,7 +40,7 @@ _NO_PEER = {
     "bitnet-b1.58": "float64: llama.cpp computes SiLU",
     "grovemoe": "float64: llama.cpp gives small experts the output of the large ones",
     "nanochat": "transformers, through `convert`",
-    "phimoe": "float64: llama.cpp computes RMS norms and a softmax",
+    "phimoe": "float64 and transformers: llama.cpp computes RMS norms and a softmax",
 }
 # Without feed-forward layers.
 _BARE = ("mamba", "mamba2")

@@ -93,6 +93,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "nemotron": {"partial_rotary_factor": 0.5, "head_dim": 8},
     "arcee": {},
+    "phimoe": {
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "attention_bias": True,
+        "lm_head_bias": True,
+    },
     "nanochat": {"final_logit_softcapping": 6.0, "rope_parameters": {"rope_theta": 5000.0}},
 }
 

@@ -296,6 +296,14 @@ def _nanochat_parts(config: Config, parts: Parts) -> Parts:
     return found
 
 
+def _phimoe(config: Config) -> Keys:
+    if config.get("router_jitter_noise", 0.01) != 0.01:
+        raise config.unsupported("router_jitter_noise")
+    if config.integer("num_experts_per_tok") != 2:
+        raise config.unsupported("num_experts_per_tok")
+    return _experts(config)
+
+
 _STEP = ("decoder_sparse_step",)
 
 FAMILIES = {
@@ -328,6 +336,7 @@ FAMILIES = {
         norms=False,
     ),
     "mixtral": Family("llama", True, "MixtralForCausalLM", _experts, usual=False),
+    "phimoe": Family("phimoe", False, "PhimoeForCausalLM", _phimoe, usual=False),
     "qwen2_moe": Family(
         "qwen2moe",
         False,
