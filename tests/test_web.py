@@ -183,6 +183,31 @@ def test_nothing_jumps_while_it_starts_and_generates(visit: Any) -> None:
     assert web.page.evaluate("window.shift") < 0.05
 
 
+def test_a_stranger_sees_it_work_without_touching_anything(visit: Any) -> None:
+    web = visit(alive=True, viewport={"width": 1280, "height": 800}).open()
+    assert web.page.input_value("#prompt") == PROMPT
+    assert len(web.made()) > 100
+    for figure in ("speed-mean", "share", "bytes"):
+        assert web.page.inner_text(f"#{figure}")[0].isdigit()
+    assert web.page.is_hidden("#map-empty")
+    share = web.page.inner_text("#share")
+    row = web.page.inner_text("#side tr[data-mode=sparse]")
+    factor = row.partition("(")[2].partition("×")[0]
+    told = f"{share} of neurons computed, {factor}× the speed of dense, measured in this tab"
+    assert web.page.inner_text("#headline") == told
+    button = web.page.locator("#go").bounding_box()
+    assert button["y"] + button["height"] <= 720
+
+
+def test_a_user_takes_over_from_the_automatic_text(visit: Any) -> None:
+    web = visit(alive=True)
+    web.page.goto(web.origin)
+    web.wait_for("busy")
+    made = web.generate("We", "sparse", max_tokens=12, **GREEDY)
+    assert web.page.inner_text("#output").startswith("We")
+    assert web.generate("We", "sparse", max_tokens=12, **GREEDY) == made
+
+
 def test_threads_and_relaxed_arithmetic_are_chosen(visit: Any, native: Model) -> None:
     web = visit().open()
     web.page.evaluate("document.getElementById('engine').open = true")

@@ -54,10 +54,10 @@ def visit(browser: tuple[Any, Refuser], origin: str) -> Iterator[Callable[..., W
     contexts: dict[str, Any] = {}
     pages: list[Web] = []
 
-    def open_page(origin: str = origin, **options: Any) -> Web:
+    def open_page(origin: str = origin, alive: bool = False, **options: Any) -> Web:
         context = contexts.get(str(options)) or browser[0].new_context(**options)
         contexts[str(options)] = context
-        pages.append(Web(context.new_page(), origin))
+        pages.append(Web(context.new_page(), origin, alive))
         return pages[-1]
 
     yield open_page

@@ -20,6 +20,8 @@ from pyodide_harness import _CHROMIUM, _CHROMIUM_FLAGS, find_program
 from sparsefire.page.server import WebServer
 from sparsefire.page.site import SiteFile
 
+# Where storage is refused, the page starts by itself.
+_AT_REST = "try { localStorage.setItem('sparsefire-autostart', 'off') } catch {}"
 SECONDS = 150  # for a page to start, on a busy machine
 
 
@@ -101,12 +103,15 @@ def another(browser: Any, *flags: str) -> Iterator[Any]:
 
 class Web:
     """A page of the site and the actions of a user. `errors` lists the errors and warnings on its
-    console, without those that contain one of `expected`."""
+    console, without those that contain one of `expected`. Unless it is `alive`, it generates
+    nothing by itself."""
 
-    def __init__(self, page: Any, origin: str) -> None:
+    def __init__(self, page: Any, origin: str, alive: bool = False) -> None:
         self.page = page
         self.origin = origin
         self.errors: list[str] = []
+        if not alive:
+            page.add_init_script(_AT_REST)
         self.expected: list[str] = []
         page.set_default_timeout(SECONDS * 1000)
         page.on("pageerror", lambda error: self._on_error(str(error)))

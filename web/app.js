@@ -5,7 +5,7 @@ import { cacheForOffline } from "./offline.js";
 import { $, problem, setPhase, state, wireProblem } from "./page.js";
 import { wireReport } from "./report.js";
 import { wireSettings } from "./settings.js";
-import { wireWriting } from "./writing.js";
+import { demonstrate, wireWriting } from "./writing.js";
 
 const IDLE_MILLISECONDS = 600;
 
@@ -24,6 +24,7 @@ async function boot() {
   }
   $("version").textContent = state.site.version;
   await startEngine();
+  demonstrate();
   await refreshModels();
   await untilIdle();
   await cacheForOffline();

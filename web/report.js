@@ -38,6 +38,7 @@ export function resetReport(model) {
   $("read-note").textContent = "Weights read per token, relative to dense mode.";
   for (const each of document.querySelectorAll(".cached")) each.hidden = !model.budget_bytes;
   run.last = run.layers = null;
+  $("headline").textContent = "";
   labelMap();
   showLayers([]);
 }
@@ -66,10 +67,19 @@ export function showReport(report) {
       map.feed(new Uint8Array(report.fired), report.evaluated);
     }
   }
+  showHeadline();
   if (!report.done) return;
   map.settle();
   labelMap();
   $("speed-now").textContent = "–";
+}
+
+/** One line of figures that this tab has measured, as the figures and the table of modes show them. */
+function showHeadline() {
+  if (!run.last || run.mode === "dense") return;
+  const factor = speeds.factors[run.mode];
+  const compared = factor ? `, ${factor}× the speed of dense` : "";
+  $("headline").textContent = `${$("share").textContent} of neurons computed${compared}, measured in this tab`;
 }
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);

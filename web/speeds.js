@@ -12,6 +12,7 @@ export class Speeds {
   /** Clears the table; `refused`: mode → why the model does not support it, or null. */
   reset(refused) {
     this.modes = {};
+    this.factors = {}; // of the shown speeds to that of dense mode: mode → "4.3"
     for (const [mode, row] of Object.entries(this.rows)) {
       row.classList.toggle("refused", Boolean(refused[mode]));
       row.cells[1].textContent = refused[mode] ? "not supported by this model" : "–";
@@ -47,7 +48,8 @@ export class Speeds {
     for (const [mode, rate] of rates) {
       const total = this.modes[mode];
       const cells = this.rows[mode].cells;
-      const times = dense && mode !== "dense" ? ` (${(rate / dense).toFixed(1)}×)` : "";
+      if (dense && mode !== "dense") this.factors[mode] = (rate / dense).toFixed(1);
+      const times = this.factors[mode] ? ` (${this.factors[mode]}×)` : "";
       cells[1].textContent = speed(rate) + times;
       cells[2].firstElementChild.style.width = `${(100 * rate) / best}%`;
       cells[3].textContent = percent(total.active / total.evaluated);

@@ -1,6 +1,6 @@
 // Generates text: continues a prompt, or answers in a conversation.
 import { percent, speed } from "./format.js";
-import { $, announce, problem, sentence, setPhase, state } from "./page.js";
+import { $, announce, preferences, problem, sentence, setPhase, state } from "./page.js";
 import { run } from "./report.js";
 
 const MODES = ["sparse", "exact", "dense"];
@@ -11,6 +11,7 @@ const SAMPLING = ["max_tokens", "temperature", "top_k", "top_p", "min_p", "repea
 
 let queued = false; // Generate was pressed before a model was loaded
 let wasChat = false;
+let automatic = null; // while the page generates by itself: {stopped, next: whether the user's text follows}
 let restartEngine = null; // set by wireWriting
 const conversation = []; // of {role, content}
 
@@ -90,8 +91,42 @@ async function generate(overrides = {}) {
     problem(error.message, FATAL.has(error.kind) ? { label: "Restart the engine", run: restartEngine } : null);
   }
   text.end();
-  if (state.phase === "busy") setPhase("ready");
+  if (state.phase === "busy" && !automatic) setPhase("ready");
   return reason;
+}
+
+// What the page generates by itself: a few tokens in dense mode as the comparison, then a text in sparse mode. The seed is
+// fixed, so that every visitor sees the same text.
+const DEMONSTRATION = [{ mode: "dense", max_tokens: 24 }, { mode: "sparse" }];
+const SEED = 7;
+
+/** Generates from the example prompt, unless the user has begun something or does not want it. */
+export async function demonstrate() {
+  const unwanted = preferences.get("autostart") === "off" || navigator.connection?.saveData;
+  if (unwanted || state.phase !== "ready" || state.source.kind !== "site" || $("prompt").value !== EXAMPLE) return;
+  if (DEMONSTRATION.some(({ mode }) => state.model.modes[mode])) return;
+  const mine = (automatic = { stopped: false, next: false });
+  for (const each of DEMONSTRATION) {
+    if (mine.stopped || state.phase === "failed") break;
+    const reason = await generate({ seed: SEED, ...each });
+    if (!reason || reason === "stopped") break;
+  }
+  automatic = null;
+  if (mine.next) generate();
+  else if (state.phase === "busy") setPhase("ready");
+}
+
+/** Ends the automatic text, if there is one; with `next`, the user's text follows. Returns whether there was one. */
+function takeOver(next) {
+  if (!automatic) return false;
+  automatic.stopped = true;
+  automatic.next ||= next;
+  state.engine.stop();
+  return true;
+}
+
+function stop() {
+  if (!takeOver(false)) state.engine.stop();
 }
 
 function summary(reason) {
@@ -197,8 +232,8 @@ async function compare() {
 
 function showButtons() {
   const busy = state.phase === "busy";
-  $("go").disabled = busy || state.phase === "failed" || state.phase === "loading";
-  $("go").textContent = busy ? "Generating" : queued ? "Waiting for the model" : "Generate";
+  $("go").disabled = (busy && !automatic) || state.phase === "failed" || state.phase === "loading";
+  $("go").textContent = busy && !automatic ? "Generating" : queued ? "Waiting for the model" : "Generate";
   $("stop").disabled = !busy;
   $("compare").disabled = state.phase !== "ready";
   $("new-conversation").disabled = state.phase !== "ready";
@@ -215,8 +250,11 @@ export function wireWriting(restart) {
     if (isChat() && !$("prompt").value.trim()) {
       announce("Write a message first.");
       $("prompt").focus();
-    } else generate();
+    } else if (!takeOver(true)) generate();
   });
+  $("prompt").addEventListener("input", () => takeOver(false));
+  $("autostart").checked = preferences.get("autostart") !== "off";
+  $("autostart").addEventListener("change", ({ target }) => preferences.set("autostart", target.checked ? "on" : "off"));
   // The browser can point at an invalid field only while its section is open.
   $("form").addEventListener("invalid", () => ($("sampling").open = true), true);
   $("prompt").addEventListener("keydown", (event) => {
@@ -225,9 +263,9 @@ export function wireWriting(restart) {
     event.preventDefault();
     $("form").requestSubmit();
   });
-  $("stop").addEventListener("click", () => state.engine.stop());
+  $("stop").addEventListener("click", stop);
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && state.phase === "busy") state.engine.stop();
+    if (event.key === "Escape" && state.phase === "busy") stop();
   });
   $("compare").addEventListener("click", compare);
   $("new-conversation").addEventListener("click", resetOutput);
