@@ -38,6 +38,7 @@ def test_stop_ends_a_text_and_the_page_goes_on(page: Web, native: Model) -> None
 
 def test_compare_runs_every_mode(page: Web) -> None:
     page.settings(max_tokens=8)
+    page.page.check('input[name="mode"][value="sparse"]')  # and so it is afterwards
     page.page.click("#compare")
     page.page.wait_for_function(
         "[...document.querySelectorAll('#side tr')].every((row) => row.textContent.includes('ms'))"
