@@ -18,6 +18,9 @@ command -v firefox >/dev/null || need_tool firefox-esr firefox-esr
 need_tool WebKitWebDriver webkit2gtk-driver
 need_tool Xvfb xvfb
 install_missing
+need_file "$(clang -print-resource-dir)/lib/linux/libclang_rt.tsan-$(uname -m).a" \
+  "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev" # clang's thread sanitizer
+install_missing
 "$root/scripts/setup.sh" wasmtime,calibrate,test,dev
 
 cd "$root"

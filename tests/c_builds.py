@@ -37,7 +37,6 @@ BUILDS = (
             "-DSPARSEFIRE_SHARED=ON",
         ),  # for the test of the installed library
     ),
-    Build("clang", ("clang",), ("-DCMAKE_C_COMPILER=clang", QUICK)),
     Build(
         "memory-sanitized",
         ("gcc",),
@@ -50,9 +49,9 @@ BUILDS = (
     ),
     Build(
         "thread-sanitized",
-        ("gcc",),
+        ("clang",),
         (
-            "-DCMAKE_C_COMPILER=gcc",
+            "-DCMAKE_C_COMPILER=clang",
             "-DCMAKE_C_FLAGS=-fsanitize=thread -g",
             QUICK,
         ),

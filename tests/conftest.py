@@ -61,7 +61,6 @@ _LONG_GROUPS = (
     "c memory-sanitized",
     "test_web_models",
     "c gcc",
-    "c clang",
     "c wasm",
     "test_web",
     "pyodide node",
@@ -115,7 +114,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuses a pytest-xdist that does not heed the groups: each worker would make them all anew."""
+    """Refuses a pytest-xdist that does not heed the groups: every worker would build all anew."""
     grouped = getattr(session.config.option, "loadgroup", False)
     if grouped and not all("@" in item.nodeid for item in session.items):
         raise pytest.UsageError("pytest-xdist does not group tests under this pytest")
