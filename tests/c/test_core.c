@@ -339,12 +339,12 @@ int main(int argc, char **argv) {
                                SF_Q5_0, SF_Q5_1, SF_BF16, SF_IQ4_NL, SF_MXFP4};
     for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++) {
       test_predictor(context, formats[f]);
-      test_ffn(context, threaded, formats[f], 97, 64, 1);
-      if (f < 3) test_ffn(context, threaded, formats[f], 260, 320, 3); /* of which two threads take parts */
+      test_ffn(context, threaded, formats[f], 97, 64, f ? 2 : 1);      /* an activation does not know the format */
+      if (f < 3) test_ffn(context, threaded, formats[f], 260, 320, 6); /* of which two threads take parts */
     }
     const int32_t k_formats[] = {SF_Q2_K, SF_Q3_K, SF_Q4_K, SF_Q5_K, SF_Q6_K, SF_IQ4_XS, SF_TQ1_0, SF_TQ2_0};
     for (size_t f = 0; f < sizeof k_formats / sizeof k_formats[0]; f++) {
-      test_ffn(context, threaded, k_formats[f], 41, 256, 1);
+      test_ffn(context, threaded, k_formats[f], 41, 256, 2);
     }
     test_sign_predictor(context);
     test_ffn(context, threaded, SF_F32, 33, 77, 1);

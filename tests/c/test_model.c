@@ -434,8 +434,8 @@ int main(int argc, char **argv) {
     check_section(sf_isa_name(isa));
     sf_context *context, *threaded;
     CHECK(sf_context_open(&context, isa, 1) == SF_OK && sf_context_open(&threaded, isa, 3) == SF_OK, "context");
-    const int32_t formats[] = {SF_F32, SF_F16, SF_Q8_0, SF_Q4_1};
-    for (int32_t f = 0; f < 4; f++) {
+    const int32_t formats[] = {SF_F32, SF_Q8_0, SF_Q4_1};
+    for (int32_t f = 0; f < 3; f++) {
       test_model m = make_model(context, formats[f]), other = make_model(threaded, formats[f]);
       test_steps_and_threads(&m, &other);
       test_session(context, &m);
@@ -443,8 +443,8 @@ int main(int argc, char **argv) {
       test_several_sessions(&m);
       for (int32_t position = 0; position <= 66; position += 22) test_saving(&m, position);
       test_saving(&m, 64);
-      test_cached_layers(context, &m, formats[f], 1);
-      test_cached_layers(context, &m, formats[f], 40);
+      if (f == 1) test_cached_layers(context, &m, formats[f], 1); /* evicting does not depend on the format */
+      if (f == 1) test_cached_layers(context, &m, formats[f], 40);
       test_cached_layers(context, &m, formats[f], HIDDEN);
       test_errors(context, &m);
       CHECK(sf_model_set_ffn(m.model, 0, other.ffns[0]) == SF_ERROR_ARGUMENT, "a layer of another context");
