@@ -140,7 +140,7 @@ SF_INLINE void tile_group(sf_product product, int n_rows, int n_inputs, const ba
     for (int r = 0; r < n_rows; ++r) {
       const int8_t *mins = chunk[r].run_mins[g] + 2 * s;
       sub_block w = load_unpacked(product, chunk[r].buffer.quants + at);
-      vb second;
+      vb second = vb_high_bits(0); /* other products have one factor */
       if (product == PRODUCT_16_MINS) second = both_runs(w.wide, mins[0], mins[1]);
       if (product == PRODUCT_16_RUNS) {
         second = vb_scale(w.wide, 0, 1);

@@ -72,7 +72,7 @@ SF_INLINE void streams_sub_block(sf_format_index format, int streams, int asks, 
   for (int r = 0; asks && has_line(format, s) && r < streams; ++r) v_prefetch(next[r] + at + (size_t)s * LINE);
   for (int r = 0; r < streams; ++r) {
     sub_block w = load_row(format, row[r] + at, s);
-    vb second;
+    vb second = vb_high_bits(0); /* other products have one factor */
     if (has_second(format)) second = load_second(format, row[r] + at, s, w.wide);
     if (has_float_runs(format)) w.wide = vb_scale(w.wide, 1, 0);
     sum[r] = v_fma(dot_sub_block(product, w, v), v_set1(scale[r][s]), sum[r]);
