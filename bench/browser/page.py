@@ -204,6 +204,7 @@ def show_engine(browser: Any, origin: str, runs: int) -> None:
     for threads, arithmetic in itertools.product((1, 2), ("strict", "relaxed")):
         context = browser.new_context(viewport=_VIEW)
         context.add_init_script(
+            "localStorage.setItem('sparsefire-autostart', 'off');"
             f"localStorage.setItem('sparsefire-threads', '{threads}');"
             f"localStorage.setItem('sparsefire-arithmetic', '{arithmetic}')"
         )
