@@ -22,7 +22,7 @@ from sparsefire.page.site import SiteFile
 
 # Where storage is refused, the page starts by itself.
 _AT_REST = "try { localStorage.setItem('sparsefire-autostart', 'off') } catch {}"
-SECONDS = 150  # for a page to start, on a busy machine
+SECONDS = 400  # for a page to start, on a busy machine
 
 
 _AXE_VERSION = "4.14.1"
