@@ -21,8 +21,9 @@ const LEGENDS = {
   experts: { cold: "computed: of an expert that the router chose", idle: "of other experts: skipped" },
 };
 
-/** The current text: its mode, where its pieces go, the last figures, and the last shares by layer. */
-export const run = { mode: "", write: null, last: null, layers: null };
+/** The current text: its mode, whether its speed is compared, where its pieces go, the last figures, and the last shares
+ *  by layer. */
+export const run = { mode: "", counted: true, write: null, last: null, layers: null };
 
 /** Resets everything for a newly loaded model. */
 export function resetReport(model) {
@@ -60,7 +61,7 @@ export function showReport(report) {
   if (report.evaluated > 0) {
     const active = mean(report.active);
     run.last = { tokens: report.tokens, speed: report.speed, active };
-    if (report.tokens > 1) speeds.add(run.mode, report, active);
+    if (run.counted && report.tokens > 1) speeds.add(run.mode, report, active);
     showFigures(report, active);
     if (report.fired) {
       $("map-empty").hidden = true;

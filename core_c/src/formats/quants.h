@@ -40,18 +40,11 @@ static inline int32_t value_of_quant(const sf_traits *traits, int32_t quant) {
   return traits->levels ? traits->levels[quant] : quant - traits->zero_point;
 }
 
-/* The quant of a column, less the zero point, or its level. */
+/* The quant of a column, less the zero point, or its level; not of points, which are unpacked by sub-block. */
 static inline int32_t get_quant(const sf_traits *traits, const uint8_t *block, int column) {
   if (traits->storage == SF_QUANTS_BYTES) return ((const int8_t *)block)[traits->low.at + column];
   if (traits->storage == SF_QUANTS_TRITS) {
     return value_of_quant(traits, sf_trit(block + traits->low.at, column));
-  }
-  if (traits->storage == SF_QUANTS_POINTS) {
-    int8_t quants[SF_BLOCK];
-    uint64_t words[SF_BLOCK / 8];
-    traits->quants_of(block, column / SF_BLOCK, words);
-    memcpy(quants, words, sizeof quants);
-    return quants[column % SF_BLOCK];
   }
   int32_t quant = get_bits(traits, traits->low, block, column);
   if (traits->high.bits) quant |= get_bits(traits, traits->high, block, column) << traits->low.bits;
@@ -115,9 +108,16 @@ static inline int get_scales(const sf_traits *traits, const uint8_t *block, floa
 static inline void dequantize_block(const sf_traits *traits, const uint8_t *block, float *dst) {
   float scales[SF_RUNS], mins[SF_RUNS];
   const int runs = get_scales(traits, block, scales, mins), run = traits->block_columns / runs;
+  const int points = traits->storage == SF_QUANTS_POINTS;
+  uint64_t words[SF_SUPER_BLOCK / 8];
+  int8_t unpacked[SF_SUPER_BLOCK];
+  if (points) {
+    for (int s = 0; s < traits->block_columns / SF_BLOCK; ++s) traits->quants_of(block, s, words + s * (SF_BLOCK / 8));
+    memcpy(unpacked, words, (size_t)traits->block_columns);
+  }
   for (int i = 0; i < runs; ++i) {
     for (int k = i * run; k < (i + 1) * run; ++k) {
-      const float value = scales[i] * (float)get_quant(traits, block, k);
+      const float value = scales[i] * (float)(points ? unpacked[k] : get_quant(traits, block, k));
       dst[k] = traits->m == SF_NO_MIN ? value : value - mins[i];
     }
   }

@@ -17,15 +17,13 @@ import numpy as np
 
 from ..._arrays import FloatArray
 from ...errors import ModelFileError
-from ...weights.quantized import ByteArray
+from ...weights.quantized import ByteArray, dequantize_rows
 from .parts import Part, Parts
 from .safetensors import StoredTensor
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
 _GROUP = 32  # weights
 _LARGEST_SCALE = 252  # 6 · 2^(252 - 127) is finite in F32, and 255 stands for NaN
-_MAGNITUDES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-_VALUES = np.concatenate([_MAGNITUDES, -_MAGNITUDES])
 
 
 def is_mxfp4(values: Mapping[str, Any]) -> bool:
@@ -68,15 +66,10 @@ def others(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     return {name: tensor for name, tensor in tensors.items() if name not in own}
 
 
-def _halves(blocks: StoredTensor) -> ByteArray:
-    """The 4 bits of each weight, uint8 (groups, 32)."""
-    data = blocks.data.reshape(-1, _GROUP // 2)
-    return np.stack([data & 15, data >> 4], axis=-1).reshape(-1, _GROUP)
-
-
 def _packed(blocks: StoredTensor, scales: StoredTensor) -> ByteArray:
     """GGUF's blocks: the scale, and bytes that hold weights i and i + 16."""
-    halves = _halves(blocks)
+    data = blocks.data.reshape(-1, _GROUP // 2)
+    halves = np.stack([data & 15, data >> 4], axis=-1).reshape(-1, _GROUP)
     found = np.empty((len(halves), 1 + _GROUP // 2), np.uint8)
     found[:, 0] = scales.data
     found[:, 1:] = halves[:, : _GROUP // 2] | halves[:, _GROUP // 2 :] << 4
@@ -84,6 +77,5 @@ def _packed(blocks: StoredTensor, scales: StoredTensor) -> ByteArray:
 
 
 def _floats(blocks: StoredTensor, scales: StoredTensor, shape: tuple[int, ...]) -> FloatArray:
-    exponents = scales.data.astype(np.int32) - 127
-    values: FloatArray = np.ldexp(_VALUES[_halves(blocks)], exponents[:, None])
-    return values.reshape(shape)
+    packed = _packed(blocks, scales).reshape(scales.data.size, -1)
+    return dequantize_rows(packed, "mxfp4", _GROUP).reshape(shape)
