@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,16 @@ def test_statistics_of_a_broken_off_run(tiny: Model) -> None:
     assert tiny.stats.finish_reason == ""
     assert tiny.stats.evaluated_tokens >= 3
     assert tiny.stats.active_share.mean > 0
+
+
+def test_a_clock_that_does_not_move(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in browsers, between two of their milliseconds."""
+    expected = list(tiny.generate([1, 2, 3], 6, temperature=0))
+    monkeypatch.setattr(time, "perf_counter", lambda: 1.0)
+    assert list(tiny.generate([1, 2, 3], 6, temperature=0)) == expected
+    assert (tiny.stats.prompt_tokens_per_s, tiny.stats.tokens_per_s) == (0, 0)
+    assert tiny.perplexity([1, 2, 3]).tokens_per_s == 0
+    tiny.logits([1, 2, 3])
 
 
 def test_default_modes() -> None:

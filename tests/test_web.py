@@ -36,6 +36,18 @@ def test_stop_ends_a_text_and_the_page_goes_on(page: Web, native: Model) -> None
     assert page.generate(PROMPT, "sparse", max_tokens=12, **GREEDY) == expected
 
 
+def test_only_generation_can_be_interrupted(page: Web) -> None:
+    requests = """async () => {
+        const { engine } = (await import("/page.js")).state;
+        for (let i = 0; i < 100; i++) {
+            new Uint8Array(engine.interrupt)[0] = 2;
+            await engine.request("tokens");
+        }
+        return crossOriginIsolated;
+    }"""
+    assert page.page.evaluate(requests)
+
+
 def test_compare_runs_every_mode(page: Web) -> None:
     page.settings(max_tokens=8)
     page.page.check('input[name="mode"][value="sparse"]')  # and so it is afterwards

@@ -43,7 +43,8 @@ GENERATE = f"""{UNTIL}
     document.querySelector(`input[name="mode"][value="${{mode}}"]`).checked = true;
     byId("go").click();
     await until(() => isIn("ready", "failed"));
-    return document.querySelector("#output .generated").textContent;
+    const shown = document.querySelector("#output .generated").textContent;
+    return [shown, byId("problem-text").textContent, byId("announce").textContent.split(":")[0]];
 """
 STOP = f"""{UNTIL}
     byId("max_tokens").value = "400";
@@ -89,7 +90,7 @@ def test_both_visits_to_a_static_host_make_the_native_text(
             driver.open(server.origin)
             assert driver.run(STARTED) == ["ready", ""]
             for mode, text in expected.items():
-                assert driver.run(GENERATE, PROMPT, mode, TOKENS) == text
+                assert driver.run(GENERATE, PROMPT, mode, TOKENS) == [text, "", "Done"]
             assert driver.run(STOP).startswith("Stopped: ")
             driver.run(CACHED)
             isolated, told = driver.run(CAPABILITIES)

@@ -12,6 +12,7 @@ const WHOLE_BYTES = 32 << 20; // a model of the site up to this size is fetched 
 let pyodide;
 let engine;
 let openFiles; // the Python function that opens the files of a source
+const DEAF = new Uint8Array(1); // an interrupt buffer in which nobody writes
 let interrupt = null; // Python's interrupt buffer, a Uint8Array(1) shared with the page where it is isolated
 let stopped = false;
 let neurons = 0; // of the model: layers · neurons of the widest layer
@@ -99,10 +100,7 @@ async function start({ site: description, threads, relaxed, prefetch, interrupt:
   const module = pyodide.pyimport("sparsefire.page.engine");
   openFiles = module.open_files;
   engine = await module.open_engine(threads, relaxed);
-  if (buffer) {
-    interrupt = new Uint8Array(buffer);
-    pyodide.setInterruptBuffer(interrupt);
-  }
+  if (buffer) interrupt = new Uint8Array(buffer);
   return { backend: JSON.parse(engine.backend()) };
 }
 
@@ -181,7 +179,6 @@ async function load({ model, name, options }) {
   stage("model");
   unload();
   const source = await openSource(model);
-  if (interrupt) interrupt[0] = 0;
   let about;
   try {
     await engine.prepare(source.size);
@@ -216,13 +213,17 @@ const yieldToMessages = () =>
     channel.port2.postMessage(0);
   });
 
-/** Calls Python, which Stop may interrupt anywhere; returns null when it did. */
+/** Calls Python, which Stop may interrupt anywhere; returns null when it did. Other calls to Python are not interrupted:
+ *  they have no way to go on. */
 function interruptible(call) {
+  if (interrupt) pyodide.setInterruptBuffer(interrupt);
   try {
     return JSON.parse(call());
   } catch (error) {
     if (!String(error?.message ?? error).includes("KeyboardInterrupt")) throw error;
     return null;
+  } finally {
+    if (interrupt) pyodide.setInterruptBuffer(DEAF);
   }
 }
 

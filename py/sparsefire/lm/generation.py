@@ -14,7 +14,7 @@ from ..errors import ArgumentError
 from ..text.tokenizer import Tokenizer
 from .sampling import Sampler, SamplerConfig, SamplerOptions, TokenScore, score
 from .sessions import Lease, Sessions
-from .stats import Stats
+from .stats import Stats, rate
 
 _OWN = ("stop", "cancel", "context_shift", "keep")  # options of the config itself
 
@@ -280,7 +280,7 @@ class Generation:
             return
         started = time.perf_counter()
         logits = lease.feed(window, stats.mode, self._check)
-        stats.prompt_tokens_per_s = lease.evaluated / (time.perf_counter() - started)
+        stats.prompt_tokens_per_s = rate(lease.evaluated, time.perf_counter() - started)
         while True:
             started = time.perf_counter()
             token = self._sampler.sample(logits, tokens)
@@ -324,7 +324,6 @@ class Generation:
 
     def _update_stats(self) -> None:
         self._lease.lose()
-        if self._step_seconds > 0:
-            self.stats.tokens_per_s = self._steps / self._step_seconds
+        self.stats.tokens_per_s = rate(self._steps, self._step_seconds)
         if self._lease.evaluated:
             self._lease.count_in(self.stats)

@@ -44,7 +44,7 @@ from .sampling import TokenScore
 from .scoring import Perplexity, token_scores, windows_loss
 from .session import BATCH, Session
 from .sessions import Lease, Sessions
-from .stats import Stats
+from .stats import Stats, rate
 from .together import evaluate_together
 
 
@@ -613,4 +613,4 @@ class Model:
 def _finish(stats: Stats, lease: Lease, seconds: float) -> None:
     """Fills in the statistics of tokens that were evaluated as a batch."""
     lease.count_in(stats)
-    stats.prompt_tokens_per_s = lease.evaluated / seconds if seconds > 0 else 0.0
+    stats.prompt_tokens_per_s = rate(lease.evaluated, seconds)

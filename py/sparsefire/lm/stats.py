@@ -26,6 +26,12 @@ class Share:
         return cls(float(shares.mean()), tuple(float(share) for share in shares))
 
 
+def rate(count: float, seconds: float) -> float:
+    """`count` per second; 0 where the clock did not move, which in some browsers it does only every
+    millisecond or more."""
+    return count / seconds if seconds > 0 else 0.0
+
+
 @dataclass
 class Stats:
     """Statistics of one run.
