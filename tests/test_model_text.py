@@ -19,8 +19,8 @@ from sparsefire.errors import (
     ContextFullError,
     UnsupportedError,
 )
-from sparsefire.lm.generation import StopFilter
 from sparsefire.lm.model import Model
+from sparsefire.lm.run import StopFilter
 from tiny_model import END
 
 

@@ -27,7 +27,8 @@ from .completion_types import (
     Usage,
 )
 from .embedding import Text, texts_of
-from .generation import GenerateOptions, Piece, shows_options
+from .generation import GenerateOptions, shows_options
+from .run import Piece
 from .sampling import TokenScore
 from .stats import Stats
 

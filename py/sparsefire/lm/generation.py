@@ -1,4 +1,4 @@
-"""The generation loop, one token at a time."""
+"""Generating text: options, and runs that are evaluated one token at a time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, TypeVar, cast, get_type_hints
 from .._arrays import FloatArray
 from .._options import check_fields, checked, count, flag, instance, number, refuse, text
 from ..errors import ArgumentError
-from ..text.tokenizer import Tokenizer
-from .sampling import Sampler, SamplerConfig, SamplerOptions, TokenScore, score
+from .run import CancelledError, Events, Piece, Run, Wanted
+from .sampling import SamplerConfig, SamplerOptions
 from .sessions import Lease, Sessions
-from .stats import Stats, rate
+from .stats import rate
 
 _OWN = ("stop", "cancel", "context_shift", "keep")  # options of the config itself
 
@@ -142,81 +142,19 @@ def takes_arguments_of(function: Callable[..., Any]) -> Callable[[_Function], _F
     return decorate
 
 
-class StopFilter:
-    """Holds text back while it may be the prefix of a stop text."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
-        self._held = ""
-        self.stopped = False
-
-    def feed(self, text: str) -> str:
-        """The part of the text so far that may be shown. `stopped` becomes true at a stop text,
-        which is dropped with what follows."""
-        if not self._stops:
-            return text
-        text = self._held + text
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
-        keep = max(_overlap(text, stop) for stop in self._stops)
-        shown, self._held = text[: len(text) - keep], text[len(text) - keep :]
-        return shown
-
-    def finish(self) -> str:
-        """The withheld text."""
-        held, self._held = self._held, ""
-        return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest suffix of `text` that is a prefix of `stop`."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
-
-
-@dataclass(frozen=True)
-class Piece:
-    """New text, whole characters only, and with `logprobs` the scores of the tokens that begin in
-    it, each with its offset in the run's text, in characters."""
-
-    text: str
-    scores: tuple[tuple[int, TokenScore], ...] = ()
-
-
-class _CancelledError(Exception):
-    """The run's `Cancel` has a reason."""
-
-
 class Generation:
     """One run: an iterator of pieces that updates `stats`. `close` ends it early.
 
     Each piece is computed under the model's lock. Between two pieces other runs may go on, from
     this thread or another, each in a session of its own as far as those go (see `Sessions`)."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        tokenizer: Tokenizer,
-        stats: Stats,
-        config: GenerationConfig,
-        prompt: Sequence[int],
-    ) -> None:
-        self.stats = stats
+    def __init__(self, sessions: Sessions, run: Run, prompt: Sequence[int]) -> None:
+        self.stats = run.stats
         self._lease = Lease(sessions)
-        self._tokenizer = tokenizer
-        self._config = config
-        self._sampler = Sampler(config.sampler)
-        self._filter = StopFilter(config.stop)
-        self._stop_ids = tokenizer.control_ids(config.stop)  # these leave no text to find
+        self._run = run
         self._steps = 0  # evaluations of single tokens after the prompt, and their seconds
         self._step_seconds = 0.0
-        self._decoded = self._shown = 0  # characters of text
-        self._scores: list[tuple[int, TokenScore]] = []  # of tokens not shown yet
-        self._pieces = self._run(list(prompt))
+        self._pieces = self._evaluated(list(prompt))
 
     def __iter__(self) -> Iterator[Piece]:
         return self
@@ -239,91 +177,48 @@ class Generation:
         finally:
             self.close()
 
-    def _run(self, prompt: list[int]) -> Generator[Piece, None, None]:
-        decoder = self._tokenizer.streaming_decoder()
+    def _evaluated(self, prompt: Sequence[int]) -> Generator[Piece, None, None]:
+        """The run's pieces, with what it waits for evaluated."""
+        events = self._run.events(prompt)
         try:
-            try:
-                for token, logits in self._tokens(prompt):
-                    if self._config.logprobs is not None:
-                        scored = score(logits, token, self._config.logprobs)
-                        self._scores.append((self._decoded, scored))
-                    text = decoder.feed(token)
-                    self._decoded += len(text)
-                    yield from self._piece(self._filter.feed(text))
-                    if self._filter.stopped:
-                        self.stats.finish_reason = "stop"
-                        return
-            except _CancelledError as error:
-                self.stats.finish_reason = str(error)
-            rest = self._filter.feed(decoder.finish()) + self._filter.finish()
-            yield from self._piece(rest, last=True)
+            event = next(events, None)
+            while event is not None:
+                if isinstance(event, Piece):
+                    yield event
+                    event = next(events, None)
+                else:
+                    event = self._answered(events, event)
         finally:
+            events.close()
             self._update_stats()
 
-    def _piece(self, text: str, last: bool = False) -> Iterator[Piece]:
-        """The piece with this text, if there is anything to show."""
-        self._shown += len(text)
-        count = 0
-        while count < len(self._scores) and (last or self._scores[count][0] < self._shown):
-            count += 1
-        scores = tuple(self._scores[:count])
-        del self._scores[:count]
-        if text or scores:
-            yield Piece(text, scores)
+    def _answered(self, events: Events, wanted: Wanted) -> Piece | Wanted | None:
+        """Evaluates what the run waits for; what it yields next."""
+        try:
+            try:
+                logits = self._logits(wanted)
+            except CancelledError as error:
+                return events.throw(error)
+            return events.send(logits)
+        except StopIteration:
+            return None
 
-    def _tokens(self, prompt: list[int]) -> Iterator[tuple[int, FloatArray]]:
-        """Yields new tokens, each with the logits that it was sampled from, until the run ends."""
-        stats, lease, config = self.stats, self._lease, self._config
-        tokens, window = list(prompt), list(prompt)  # all of the text, and what is in the context
-        if config.max_tokens == 0:
-            stats.finish_reason = "length"
-            return
+    def _logits(self, wanted: Wanted) -> FloatArray:
+        lease, mode, check = self._lease, self.stats.mode, self._run.check
         started = time.perf_counter()
-        logits = lease.feed(window, stats.mode, self._check)
-        stats.prompt_tokens_per_s = rate(lease.evaluated, time.perf_counter() - started)
-        while True:
-            started = time.perf_counter()
-            token = self._sampler.sample(logits, tokens)
-            self._step_seconds += time.perf_counter() - started
-            if token in self._stop_ids:
-                stats.finish_reason = "stop"
-                return
-            if token in self._tokenizer.end_ids:
-                stats.finish_reason = "end"
-                return
-            for each in (tokens, window, stats.token_ids):
-                each.append(token)
-            yield token, logits
-            if len(stats.token_ids) == config.max_tokens:
-                stats.finish_reason = "length"
-                return
-            if len(window) > lease.context:
-                if not config.context_shift:
-                    stats.finish_reason = "context"
-                    return
-                window = self._shifted(window)
-            self._check()
-            started = time.perf_counter()
-            logits = lease.next(window, stats.mode, self._check)
+        if not wanted.step:
+            logits = lease.feed(wanted.tokens, mode, check)
+            seconds = time.perf_counter() - started
+            self.stats.prompt_tokens_per_s = rate(lease.evaluated, seconds)
+        else:
+            logits = lease.next(wanted.tokens, mode, check)
             self._step_seconds += time.perf_counter() - started
             self._steps += 1
-
-    def _shifted(self, window: list[int]) -> list[int]:
-        """The window without the older half of what follows its kept prefix."""
-        keep = self._config.keep
-        if window[0] == self._tokenizer.bos:
-            keep = max(keep, 1)
-        dropped = (len(window) - keep) // 2
-        self.stats.context_shifts += 1
-        return window[:keep] + window[keep + dropped :]
-
-    def _check(self) -> None:
-        cancel = self._config.cancel
-        if cancel is not None and (reason := cancel.reason):
-            raise _CancelledError(reason)
+        return logits
 
     def _update_stats(self) -> None:
         self._lease.lose()
-        self.stats.tokens_per_s = rate(self._steps, self._step_seconds)
+        seconds = self._step_seconds + self._run.seconds
+        self.stats.tokens_per_s = rate(self._steps, seconds)
         if self._lease.evaluated:
             self._lease.count_in(self.stats)

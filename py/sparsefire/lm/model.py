@@ -39,7 +39,9 @@ from .generation import (
 from .loader import CoreModel
 from .neurons import ModelNeurons
 from .opening import neuron_budget_of, open_model
-from .requests import checked_ids, checked_mode
+from .requests import checked_ids
+from .requests import checked_mode as _mode_of
+from .run import Run
 from .sampling import TokenScore
 from .scoring import Perplexity, token_scores, windows_loss
 from .session import BATCH, Session
@@ -221,9 +223,23 @@ class Model:
         """As `generate`, but yields `Piece` objects and keeps statistics of its own. With
         `logprobs`, pieces carry the scores of their tokens and of that many of the most likely
         tokens in place of each."""
+        run, ids = self.prepared(prompt, max_tokens, logprobs=logprobs, **options)
+        self.stats = run.stats
+        return Generation(self._sessions, run, ids)
+
+    def prepared(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 64,
+        *,
+        logprobs: int | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> tuple[Run, list[int]]:
+        """A run that evaluates nothing itself, for `Packing`, and its prompt's token ids. Arguments
+        and errors as `start`."""
         self._check_open()
         config = GenerationConfig.of(max_tokens, logprobs, options)
-        mode = self._checked_mode(options.get("mode"))
+        mode = self.checked_mode(options.get("mode"))
         self._checked_ids(list(config.sampler.logit_bias), "logit_bias")
         if config.context_shift and config.keep > self.context - 2:
             raise ArgumentError(
@@ -232,8 +248,7 @@ class Model:
         ids = self.prompt_ids(prompt)
         stats = self._new_stats(self.core, mode, self.config.name)
         stats.prompt_token_ids = list(ids)
-        self.stats = stats
-        return Generation(self._sessions, self.tokenizer, stats, config, ids)
+        return Run(self.tokenizer, stats, config, self.context), ids
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """The token ids that `generate` begins with. Errors as `generate`."""
@@ -380,7 +395,7 @@ class Model:
         """
         self._check_open()
         ids = self._checked_ids(token_ids, "token_ids")
-        mode = self._checked_mode(mode)
+        mode = self.checked_mode(mode)
         if len(ids) > self.context:
             raise ContextFullError(
                 f"{len(ids)} tokens do not fit in the context of {self.context}; evaluate fewer"
@@ -415,7 +430,7 @@ class Model:
         in another mode), `ContextFullError`, `NotFiniteError`.
         """
         self._check_open()
-        mode = self._checked_mode(mode)
+        mode = self.checked_mode(mode)
         checked = [(each, self._checked_ids(ids, "token ids")) for each, ids in parts]
         return evaluate_together(checked, mode, self.config.vocab)
 
@@ -451,7 +466,7 @@ class Model:
             raise ArgumentError(
                 f"context: {context} is outside 2 … {self.context}{self._larger_context()}"
             )
-        mode = self._checked_mode(mode)
+        mode = self.checked_mode(mode)
         with Lease(self._sessions) as lease:
             loss, scored, seconds = windows_loss(lease, ids, context, mode, progress)
         self.stats = self._new_stats(self.core, mode, self.config.name)
@@ -473,7 +488,7 @@ class Model:
         self._check_open()
         ids = self._checked_ids(token_ids, "token_ids")
         with Lease(self._sessions) as lease:
-            yield from token_scores(lease, ids, top, self._checked_mode(mode))
+            yield from token_scores(lease, ids, top, self.checked_mode(mode))
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -528,7 +543,7 @@ class Model:
 
     def _can(self, mode: str) -> bool:
         try:
-            return bool(self._checked_mode(mode))
+            return bool(self.checked_mode(mode))
         except UnsupportedError:
             return False
 
@@ -538,7 +553,7 @@ class Model:
         (n, layers, d). Errors as `logits`."""
         self._check_open()
         ids = self._checked_ids(token_ids, "token_ids")
-        mode = self._checked_mode(mode)
+        mode = self.checked_mode(mode)
         if not 1 <= len(ids) <= self.context:
             raise ContextFullError(f"expected 1 … {self.context} tokens, got {len(ids)}")
         with Lease(self._sessions) as lease:
@@ -550,7 +565,7 @@ class Model:
         after the final norm, from which logits are computed, float32 (n, d). Errors as `logits`."""
         self._check_open()
         ids = self._checked_ids(token_ids, "token_ids")
-        mode = self._checked_mode(mode)
+        mode = self.checked_mode(mode)
         if len(ids) > self.context:
             raise ContextFullError(f"expected at most {self.context} tokens, got {len(ids)}")
         with Lease(self._sessions) as lease:
@@ -569,9 +584,12 @@ class Model:
         assert self._core_model is not None
         return Session(self._core_model, context)
 
-    def _checked_mode(self, mode: str | None) -> str:
+    def checked_mode(self, mode: str | None) -> str:
+        """The mode, by default the model's. Errors: `ArgumentError` (there is no such mode),
+        `UnsupportedError` (not for this model)."""
+        self._check_open()
         assert self._core_model is not None
-        return checked_mode(mode, self._core_model)
+        return _mode_of(mode, self._core_model)
 
     def _checked_ids(self, ids: npt.ArrayLike, name: str) -> IntArray:
         return checked_ids(ids, self.config.vocab, name)

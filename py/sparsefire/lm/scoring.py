@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._arrays import FloatArray, IntArray
+from ..errors import ArgumentError
 from .sampling import TokenScore, score
 from .session import BATCH
 from .sessions import Lease
 from .stats import Share
+
+if TYPE_CHECKING:
+    from .model import Model
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,22 @@ def _predictions(lease: Lease, ids: IntArray, mode: str) -> Iterator[tuple[Float
         with lease.lock:
             lease.holding(ids[:start].tolist(), mode).evaluate(batch, rows)
         yield rows, ids[start + 1 : start + 1 + len(batch)]
+
+
+def continuation_ids(model: Model, context: str, continuation: str) -> tuple[list[int], int]:
+    """The token ids of a text in two parts, in which names of control tokens are plain text, and
+    the place of the first token of the second part, at least 1. Spaces between the two are the
+    continuation's, since tokens usually begin with them.
+
+    Errors: `ArgumentError` (nothing to score, no token before it), `ContextFullError`.
+    """
+    stripped = context.rstrip()
+    continuation = context[len(stripped) :] + continuation
+    ids = model.prompt_ids(model.tokenize(stripped + continuation, special=False))
+    first = len(model.tokenize(stripped, special=False)) if stripped else 0
+    if not first and ids[0] != model.tokenizer.bos and model.tokenizer.bos is not None:
+        ids = model.prompt_ids([model.tokenizer.bos, *ids])
+    first = max(first, 1)
+    if first >= len(ids):
+        raise ArgumentError("continuation: there is no token to score")
+    return ids, first

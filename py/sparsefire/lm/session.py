@@ -26,6 +26,15 @@ _CHECK_EVERY = 0.01  # seconds between looks at the file: a token of a small mod
 _MOST_COUNTED = (1 << 31) - 1  # limit of the core's neuron counters
 
 
+def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens the two have in common, from the first on."""
+    pairs = zip(first, second, strict=False)
+    return next(
+        (place for place, (one, other) in enumerate(pairs) if one != other),
+        min(len(first), len(second)),
+    )
+
+
 class Session(CoreObject):
     """Evaluates tokens in order, with a key/value cache of those before them.
 
@@ -173,13 +182,7 @@ class Session(CoreObject):
 
     def known(self, tokens: Sequence[int], mode: str) -> int:
         """How many of these tokens, from the first on, are in the cache in this mode."""
-        if mode != self.mode:
-            return 0
-        pairs = zip(self.tokens, tokens, strict=False)
-        return next(
-            (place for place, (old, new) in enumerate(pairs) if old != new),
-            min(len(self.tokens), len(tokens)),
-        )
+        return shared_prefix(self.tokens, tokens) if mode == self.mode else 0
 
     @locked
     def feed(

@@ -15,10 +15,19 @@ from .session import Session
 
 
 def evaluate_together(
-    parts: Sequence[tuple[Session, IntArray]], mode: str, vocab: int
+    parts: Sequence[tuple[Session, IntArray]],
+    mode: str,
+    vocab: int,
+    *,
+    phase: Phase | None = None,
+    rows: Sequence[int] | None = None,
 ) -> FloatArray:
     """Appends each session's tokens, int32 (n,) with n ≥ 1; the logits after the last one of each,
-    float32 (sessions, vocab). What a session's tokens give does not depend on the others.
+    float32 (sessions, vocab), or after the last `rows` (sessions,) of each, one session after the
+    other. What a session's tokens give does not depend on the others.
+
+    phase: by default that of generated tokens if each session gets a single one, or else that of
+      prompts.
 
     Errors: `ArgumentError` (no session, one twice, one of another model or mode, no tokens),
     `ContextFullError`, `NotFiniteError`. After an error no session has changed, except that those
@@ -29,9 +38,12 @@ def evaluate_together(
     owners = [session for session, tokens in parts for _ in tokens]
     tokens = np.concatenate([tokens for _, tokens in parts])
     wanted = np.zeros(len(tokens), np.int32)
-    wanted[np.cumsum([len(tokens) for _, tokens in parts]) - 1] = 1
-    logits = np.empty((len(parts), vocab), np.float32)
-    phase = Phase.DECODE if len(tokens) == len(parts) else Phase.PROMPT
+    ends = np.cumsum([len(tokens) for _, tokens in parts])
+    for end, count in zip(ends, rows or [1] * len(parts), strict=True):
+        wanted[end - count : end] = 1
+    logits = np.empty((int(wanted.sum()), vocab), np.float32)
+    if phase is None:
+        phase = Phase.DECODE if len(tokens) == len(parts) else Phase.PROMPT
     done = 0
     most = len(tokens) if first.model.neurons is None else Limit.BATCH
     for start in range(0, len(tokens), most):

@@ -1,0 +1,255 @@
+"""Many runs in one batch: each has a session, their tokens are evaluated together, and what prompts
+have in common is evaluated once."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from .._arrays import FloatArray
+from ..core.enums import Phase
+from ..errors import BackendError, ModelFileError, SparsefireError
+from .run import Piece, Run, Wanted
+from .sampling import TokenScore, score
+from .session import BATCH, Session, shared_prefix
+from .together import evaluate_together
+
+if TYPE_CHECKING:
+    from .model import Model
+
+T = TypeVar("T")
+Job = Generator[Wanted, FloatArray, T]
+"""Yields what it waits for, is sent the logits (rows, vocab), and returns its result."""
+
+_CACHED_BYTES = 1 << 25  # of a model that processors may keep in their caches
+_SHARED = 32  # tokens that two prompts have in common, from which on they are copied
+
+# Errors that are not of one job: all others would have them too.
+_OF_ALL = (ModelFileError, BackendError)
+
+
+def text_job(run: Run, prompt: Sequence[int]) -> Job[list[Piece]]:
+    """A run from its prompt to its end; its pieces."""
+    pieces: list[Piece] = []
+    events = run.events(prompt)
+    event = next(events, None)
+    while event is not None:
+        if isinstance(event, Piece):
+            pieces.append(event)
+            event = next(events, None)
+            continue
+        rows = yield event
+        try:
+            event = events.send(rows[0])
+        except StopIteration:
+            break
+    return pieces
+
+
+def scores_job(tokens: Sequence[int], first: int, top: int = 0) -> Job[list[TokenScore]]:
+    """The scores of `tokens` from place `first` ≥ 1 on, given those before each, with the `top`
+    most likely tokens in its place; see `Model.token_scores`."""
+    scores: list[TokenScore] = []
+    for start in range(first, len(tokens), BATCH):
+        place = min(start + BATCH, len(tokens))
+        rows = yield Wanted(tokens[: place - 1], place - start)
+        targets = tokens[start:place]
+        scores += [score(row, token, top) for row, token in zip(rows, targets, strict=True)]
+    return scores
+
+
+def usual_sessions(model: Model, mode: str) -> int:
+    """How many sessions in one batch pay: several where all weights are read for each token, and
+    do not fit into a processor's cache; see docs/results.md, "Sessions in one batch"."""
+    return 8 if mode == "dense" and model.file.nbytes > _CACHED_BYTES else 1
+
+
+class _Slot:
+    """A session, and the job that has it. The first `reusable` tokens of the session were
+    evaluated as tokens of a prompt, so that they are what any other prompt would evaluate."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.reusable = 0
+        self.place = -1  # of the job
+        self.job: Job[Any] | None = None
+        self.wanted = Wanted(())
+
+    def known(self, wanted: Wanted, mode: str) -> int:
+        """How many of the tokens need not be evaluated again."""
+        most = len(wanted.tokens) - wanted.rows
+        if not wanted.step:
+            most = min(most, self.reusable)
+        return min(self.session.known(wanted.tokens, mode), most)
+
+    def is_step(self, mode: str) -> bool:
+        """Whether a token goes on from those that the job had evaluated."""
+        session, wanted = self.session, self.wanted
+        is_next = len(session.tokens) == len(wanted.tokens) - 1
+        return wanted.step and is_next and session.mode == mode
+
+
+class Packing(Generic[T]):
+    """Runs jobs of a model in one mode, `sessions` of them at the same time, by default
+    `usual_sessions`. Each gets the bits that it would get alone.
+
+    Sessions are kept from one call of `run` to the next, so that prompts which begin as earlier
+    ones did are evaluated from there on. Not for several threads at once.
+    """
+
+    def __init__(self, model: Model, mode: str, sessions: int | None = None) -> None:
+        self._model, self._mode = model, mode
+        self._most = usual_sessions(model, mode) if sessions is None else sessions
+        self._slots: list[_Slot] = []
+        self._can_go_back = True
+
+    @property
+    def evaluated(self) -> int:
+        """Tokens evaluated so far."""
+        return sum(slot.session.evaluated for slot in self._slots)
+
+    def close(self) -> None:
+        """Frees the sessions. Closing twice is allowed."""
+        for slot in self._slots:
+            slot.session.close()
+        self._slots = []
+
+    def run(self, jobs: Iterable[Job[T]]) -> Iterator[tuple[int, T | SparsefireError]]:
+        """Yields each job's place among the jobs and its result, or the error that ended it, as
+        they end. Errors: those of the model's file or host, which would end all jobs."""
+        waiting = enumerate(jobs)
+        try:
+            while True:
+                yield from self._begin(waiting)
+                busy = [slot for slot in self._slots if slot.job is not None]
+                if not busy:
+                    return
+                steps = [slot for slot in busy if slot.is_step(self._mode)]
+                prompts = [slot for slot in busy if slot not in steps]
+                for slots, phase in ((prompts, Phase.PROMPT), (steps, Phase.DECODE)):
+                    if phase == Phase.PROMPT:
+                        slots = self._prepared(slots)
+                    if slots:
+                        yield from self._evaluate(slots, phase)
+        finally:
+            for slot in self._slots:
+                if slot.job is not None:
+                    slot.job.close()
+                    slot.job = None
+
+    def _begin(
+        self, waiting: Iterator[tuple[int, Job[T]]]
+    ) -> Iterator[tuple[int, T | SparsefireError]]:
+        """Gives free sessions to jobs."""
+        while True:
+            free = [slot for slot in self._slots if slot.job is None]
+            if not free and len(self._slots) == self._most:
+                return
+            following = next(waiting, None)
+            if following is None:
+                return
+            place, job = following
+            try:
+                wanted = next(job)
+            except StopIteration as end:
+                yield place, end.value
+                continue
+            except SparsefireError as error:
+                yield place, error
+                continue
+            if len(self._slots) < self._most:
+                free.append(_Slot(self._model.new_session(self._model.context)))
+                self._slots.append(free[-1])
+            slot = max(free, key=lambda each: each.known(wanted, self._mode))
+            slot.place, slot.job, slot.wanted = place, job, wanted
+
+    def _prepared(self, slots: Sequence[_Slot]) -> list[_Slot]:
+        """Those of the slots whose prompts are to be evaluated now, their sessions rewound to what
+        is known. A prompt that begins as another one of now waits, and copies that then."""
+        now: list[_Slot] = []
+        for slot in slots:
+            tokens, known = slot.wanted.tokens, slot.known(slot.wanted, self._mode)
+            if self._can_go_back and not slot.wanted.step:
+                if any(
+                    shared_prefix(tokens, each.wanted.tokens) >= known + _SHARED for each in now
+                ):
+                    continue
+                known = self._copied(slot, known)
+            slot.session.rewind(known, self._mode)
+            kept = len(slot.session.tokens)
+            if kept < known:
+                self._can_go_back = False  # a recurrent state
+            slot.reusable = min(slot.reusable, kept)
+            now.append(slot)
+        return now
+
+    def _copied(self, slot: _Slot, known: int) -> int:
+        """Copies what another session holds of the slot's prompt, if that is much more than the
+        `known` tokens. How many are known then."""
+        tokens, mode = slot.wanted.tokens, self._mode
+        best = max(self._slots, key=lambda each: each.known(slot.wanted, mode))
+        shared = best.known(slot.wanted, mode)
+        if best is slot or shared < known + _SHARED:
+            return known
+        slot.session.restore(best.session.save())
+        slot.session.rewind(shared, mode)
+        slot.reusable = shared
+        return min(shared, len(tokens) - slot.wanted.rows)
+
+    def _evaluate(
+        self, slots: Sequence[_Slot], phase: Phase
+    ) -> Iterator[tuple[int, T | SparsefireError]]:
+        """Evaluates what the jobs of these slots wait for, together, and lets them go on."""
+        slots[0].session.model.check_file()
+        try:
+            rows = self._rows(slots, phase)
+        except _OF_ALL:
+            raise
+        except SparsefireError as error:
+            if len(slots) == 1:
+                yield self._ended(slots[0], error)
+                return
+            for slot in slots:  # to find out whose it is
+                is_step = slot.is_step(self._mode)  # no more, if the session lost its state
+                yield from self._evaluate([slot], Phase.DECODE if is_step else Phase.PROMPT)
+            return
+        for slot, logits in zip(slots, rows, strict=True):
+            yield from self._go_on(slot, logits)
+
+    def _rows(self, slots: Sequence[_Slot], phase: Phase) -> list[FloatArray]:
+        """The logits that each slot's job waits for."""
+        parts = []
+        for slot in slots:
+            rest = slot.wanted.tokens[len(slot.session.tokens) :]
+            parts.append((slot.session, np.array(rest, np.int32)))
+        counts = [slot.wanted.rows for slot in slots]
+        vocab = self._model.config.vocab
+        with self._model.lock:
+            if len(slots) > 1:
+                logits = evaluate_together(parts, self._mode, vocab, phase=phase, rows=counts)
+            elif phase == Phase.DECODE:
+                logits = slots[0].session.step(int(parts[0][1][0]))[None]
+            else:
+                logits = np.empty((counts[0], vocab), np.float32)
+                slots[0].session.evaluate(parts[0][1], logits)
+        for slot in slots:
+            if phase == Phase.PROMPT and not slot.wanted.step:
+                slot.reusable = len(slot.wanted.tokens)
+        return np.split(logits, np.cumsum(counts)[:-1])
+
+    def _go_on(self, slot: _Slot, logits: FloatArray) -> Iterator[tuple[int, T | SparsefireError]]:
+        assert slot.job is not None
+        try:
+            slot.wanted = slot.job.send(logits)
+        except StopIteration as end:
+            yield self._ended(slot, end.value)
+        except SparsefireError as error:
+            yield self._ended(slot, error)
+
+    def _ended(self, slot: _Slot, result: T | SparsefireError) -> tuple[int, T | SparsefireError]:
+        if slot.job is not None:
+            slot.job.close()
+        slot.job = None
+        return slot.place, result
