@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .batch import add_batch_parser
 from .bench import add_bench_parser
 from .calibrate import add_calibrate_parser
 from .chat import add_chat_parser
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_generate_parser(commands)
     add_chat_parser(commands)
     add_serve_parser(commands)
+    add_batch_parser(commands)
     add_perplexity_parser(commands)
     add_calibrate_parser(commands)
     add_inspect_parser(commands)

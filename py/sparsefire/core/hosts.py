@@ -74,6 +74,13 @@ def use_backend(
     invalid name or number.
     """
     global _current
+    _current = choose_core(name, isa, threads)
+    return backend()
+
+
+def choose_core(name: str = "auto", isa: str | None = None, threads: int | None = None) -> Core:
+    """The core that `use_backend` would choose, with the same errors. It does not become the
+    current one."""
     if name == "npu":
         raise BackendError(
             "the core does not support NPUs: sparsefire.devices() lists what this machine offers; "
@@ -83,8 +90,7 @@ def use_backend(
         raise ArgumentError(f"unknown backend {name!r}; choose one of: auto, {', '.join(BACKENDS)}")
     isa = isa or os.environ.get("SPARSEFIRE_ISA") or None
     threads = threads_wanted(threads)
-    _current = _any_core(isa, threads) if name == "auto" else open_core(name, isa, threads)
-    return backend()
+    return _any_core(isa, threads) if name == "auto" else open_core(name, isa, threads)
 
 
 def backend() -> Backend:

@@ -1,0 +1,278 @@
+"""Jobs over files: every row once, after whatever happened in between."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_workers import KilledOnce
+from conftest import ROOT, missing
+from sparsefire.batch import (
+    Embedder,
+    Generator,
+    JobReport,
+    OpenAILines,
+    close_models,
+    read_parts,
+    run_job,
+    store,
+)
+from sparsefire.cli import main
+from sparsefire.errors import ArgumentError, ModelFileError
+from sparsefire.lm.model import Model
+from sparsefire.lm.opening import default_model
+
+try:
+    import fsspec
+    import pyarrow.parquet as pq
+except ImportError as error:
+    missing(f"{error}; pip install 'sparsefire[batch]'")
+
+GREEDY: dict[str, Any] = {"max_tokens": 3, "temperature": 0, "threads": 1}
+ROWS = [{"id": place, "prompt": f"The people of {'the ' * (place % 4)}"} for place in range(25)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models() -> Iterator[None]:
+    yield
+    close_models()
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = Generator(**GREEDY)(ROWS)
+    return found
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "rows.jsonl", ROWS)
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """The code blocks of a language in a document."""
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def job(source: Path, **options: Any) -> JobReport:
+    """A job in parts of 10 rows, in the folder "out" beside its input."""
+    output = str(source.parent / "out")
+    worker = options.pop("worker", None) or Generator(**GREEDY)
+    return run_job(worker, str(source), output, part_rows=10, **options)
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_rows_are_those_of_the_worker(
+    format: str, source: Path, expected: list[dict[str, Any]]
+) -> None:
+    shares: list[float] = []
+    report = job(source, format=format, progress=lambda _what, share: shares.append(share))
+    assert (report.rows, report.failed, report.parts, report.skipped_rows) == (25, 0, 3, 0)
+    assert report.completion_tokens == sum(row["completion_tokens"] for row in expected)
+    assert list(read_parts(report.output)) == expected
+    assert shares == [10 / 25, 20 / 25, 1]
+    parts = sorted((source.parent / "out").glob(f"part-*.{format}"))
+    if format == "parquet":  # as input, too
+        again = run_job(Generator(**GREEDY), [str(each) for each in parts], report.output + "2")
+        assert again.rows == 25
+        assert [len(pq.read_table(each)) for each in parts] == [10, 10, 5]
+
+
+def test_a_rerun_does_what_is_not_done(source: Path, expected: list[dict[str, Any]]) -> None:
+    job(source)
+    parts = sorted((source.parent / "out").glob("part-*"))
+    times = [each.stat().st_mtime_ns for each in parts]
+    assert job(source).skipped_rows == 25
+    parts[1].unlink()
+    report = job(source)
+    assert (report.parts, report.skipped_rows, report.rows) == (1, 15, 25)
+    assert list(read_parts(report.output)) == expected
+    assert [parts[each].stat().st_mtime_ns for each in (0, 2)] == [times[0], times[2]]
+    # A row that changes is computed again with its part, whose older one goes.
+    write_lines(source, [*ROWS[:12], {"id": 12, "prompt": "War"}, *ROWS[13:]])
+    assert job(source).skipped_rows == 15
+    assert [row["id"] for row in read_parts(report.output)] == list(range(25))
+    write_lines(source, ROWS[:10])
+    assert job(source).skipped_rows == 10
+    assert list(read_parts(report.output)) == expected[:10]
+
+
+def test_other_settings_are_another_job(source: Path) -> None:
+    job(source)
+    other = Generator(**{**GREEDY, "max_tokens": 2})
+    with pytest.raises(ArgumentError, match="other settings"):
+        job(source, worker=other)
+    assert job(source, worker=Generator(**{**GREEDY, "threads": 2})).skipped_rows == 25
+    assert job(source, worker=other, force=True).parts == 3
+    assert all(row["completion_tokens"] == 2 for row in read_parts(str(source.parent / "out")))
+
+
+def test_lines_that_are_no_rows(source: Path) -> None:
+    with source.open("a") as file:
+        file.write('no JSON\n[1]\n\n{"id": 25}\n')
+    report = job(source)
+    assert (report.rows, report.failed) == (28, 3)
+    errors = [row["error"] for row in read_parts(report.output)][25:]
+    for error, words in zip(errors, ("no JSON", "no JSON object", "no column"), strict=True):
+        assert words in error
+
+
+def test_a_full_disk(
+    source: Path, expected: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = store.write_bytes
+
+    def full(path: Path, data: bytes) -> None:
+        if "part-000001" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, data)
+
+    monkeypatch.setattr(store, "write_bytes", full)
+    with pytest.raises(OSError, match="part-000001"):
+        job(source)
+    monkeypatch.undo()
+    report = job(source)
+    assert (report.skipped_rows, report.parts) == (10, 2)
+    assert list(read_parts(report.output)) == expected
+
+
+def test_a_process_that_is_killed(tmp_path: Path, expected: list[dict[str, Any]]) -> None:
+    rows = [*ROWS[:15], {"id": 99, "prompt": "poison"}, *ROWS[15:]]
+    source = write_lines(tmp_path / "rows.jsonl", rows)
+    report = job(source, worker=KilledOnce(str(tmp_path), **GREEDY), workers=2)
+    assert (tmp_path / "killed").exists()
+    assert (report.rows, report.parts, report.failed) == (26, 3, 0)
+    found = list(read_parts(report.output))
+    assert [row["id"] for row in found] == [row["id"] for row in rows]
+    assert [row for row in found if row["id"] != 99] == expected
+
+
+def test_object_stores(
+    source: Path,
+    expected: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SPARSEFIRE_CACHE", str(tmp_path / "cache"))
+    stored = fsspec.filesystem("memory")
+    model = default_model().read_bytes()
+    stored.pipe_file("/models/a.gguf", model)
+    stored.pipe_file("/in/rows.jsonl", source.read_bytes())
+    worker = Generator("memory://models/a.gguf", **GREEDY)
+    # An interrupted copy: the rest is fetched.
+    asked: list[tuple[int, int]] = []
+    fetch = type(stored).cat_file
+
+    def noted(self: Any, path: str, start: Any = None, end: Any = None, **more: Any) -> bytes:
+        if path.endswith(".gguf"):
+            asked.append((start, end))
+        data: bytes = fetch(self, path, start=start, end=end, **more)
+        return data
+
+    copied = store.local_path("memory://models/a.gguf")
+    assert copied.read_bytes() == model
+    copied.rename(copied.with_name(f"{copied.name}.part"))
+    copied.with_name(f"{copied.name}.part").write_bytes(model[:1000])
+    monkeypatch.setattr(type(stored), "cat_file", noted)
+    output = "memory://out"
+    for skipped in (0, 25):
+        report = run_job(worker, "memory://in/*.jsonl", output, part_rows=10)
+        assert (report.rows, report.skipped_rows) == (25, skipped)
+    assert asked == [(1000, len(model))]
+    assert list(read_parts(output)) == expected
+    with pytest.raises(ModelFileError, match="SHA-256"):
+        store.local_path(f"memory://in/rows.jsonl#sha256={'0' * 64}")
+    with pytest.raises(ModelFileError, match="no such file"):
+        store.local_path("memory://models/c.gguf")
+    with pytest.raises(ArgumentError, match="nosuch"):
+        store.local_path("nosuch://models/c.gguf")
+
+
+def test_openai_lines(tmp_path: Path) -> None:
+    bodies: list[tuple[str, Any]] = [
+        ("/v1/completions", {"model": "gpt", "prompt": "War", "max_tokens": 4, "temperature": 0}),
+        ("/v1/embeddings", {"model": "gpt", "input": "War"}),
+        ("/v1/completions", {"prompt": "War", "n_tokens": 4}),
+        ("/v1/completions", {"prompt": "a " * 5000}),
+        ("/v1/audio", {}),
+    ]
+    lines = [
+        {"custom_id": f"request-{place}", "method": "POST", "url": url, "body": body}
+        for place, (url, body) in enumerate(bodies)
+    ]
+    source = write_lines(tmp_path / "rows.jsonl", lines)
+    report = job(source, worker=OpenAILines(threads=1))
+    assert (report.rows, report.failed, report.completion_tokens) == (5, 3, 4)
+    found = list(read_parts(report.output))
+    assert [set(row) for row in found] == [{"custom_id", "id", "response", "error"}] * 5
+    assert [row["custom_id"] for row in found] == [line["custom_id"] for line in lines]
+    assert [row["response"]["status_code"] for row in found] == [200, 200, 400, 400, 404]
+    with Model.load() as model:
+        text = model.create_completion("War", 4, temperature=0)["choices"][0]["text"]
+        vector = model.embed("War").tolist()
+    assert found[0]["response"]["body"]["choices"][0]["text"] == text
+    assert found[1]["response"]["body"]["data"][0]["embedding"] == vector
+    assert found[2]["response"]["body"]["error"]["param"] == "n_tokens"
+
+
+def test_the_command(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = str(source.parent / "out")
+    command = ["batch", "--input", str(source), "--output", output, "--threads", "1"]
+    assert main([*command, "--task", "embed", "--column", "text=prompt", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 25
+    found = [row["embedding"] for row in read_parts(output)]
+    assert found == [
+        row["embedding"].tolist() for row in Embedder(columns={"text": "prompt"})(ROWS)
+    ]
+    assert main([*command, "--temp", "0", "-n", "2"]) == 2
+    assert "other settings" in capsys.readouterr().err
+    assert main([*command, "--temp", "0", "-n", "2", "--force"]) == 0
+    assert "50 new tokens" in capsys.readouterr().out
+    assert main([*command, "--input", "none/*.jsonl"]) == 2
+
+
+def test_it_is_imported_without_the_packages_of_its_extras(source: Path) -> None:
+    code = """
+import sys
+for name in ("fsspec", "pyarrow", "pandas", "ray", "dask", "distributed"):
+    sys.modules[name] = None
+import sparsefire.batch as batch
+from sparsefire.errors import BackendError
+assert batch.Generator(max_tokens=1)({"prompt": ["a"]})["error"] == [None]
+for given in (
+    {"output": "memory://a"}, {"format": "parquet"}, {"engine": "ray"}, {"engine": "dask"}
+):
+    try:
+        batch.run_job(batch.Generator(), sys.argv[1], **{"output": sys.argv[2], **given})
+    except BackendError as error:
+        assert "pip install 'sparsefire[" in str(error)
+    else:
+        raise AssertionError(given)
+"""
+    command = [sys.executable, "-c", code, str(source), str(source.parent / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks of Python that need no engine, as a reader would type them in."""
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "guide" / "batch.md", "python"):
+        exec(block, scope)
+    assert scope["label"] == "States"
+    assert len(scope["texts"]) == 10
