@@ -1,6 +1,8 @@
 """Makes checkpoints.json: what transformers computes of small checkpoints of each family.
 
-    python tests/golden/make_checkpoints.py        # needs torch and transformers
+    python tests/golden/make_checkpoints.py [NAME …]   # needs torch and transformers
+
+With names, only these entries are made anew. What follows a hyphen tells entries of a family apart.
 
 For each family: its config.json, the names and shapes of its tensors as transformers writes them,
 and the logits after the last of `TOKENS`, F32 in base64. The weights are those of
@@ -49,6 +51,19 @@ _DEEPSEEK = {
     "qk_rope_head_dim": 8,
     "v_head_dim": 16,
     "routed_scaling_factor": 2.5,
+}
+_MAMBA = {
+    "num_hidden_layers": 5,
+    "hidden_size": 32,
+    "head_dim": 8,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 12,
+    "n_groups": 2,
+    "ssm_state_size": 16,
+    "conv_kernel": 4,
+    "chunk_size": 8,
+    "num_nextn_predict_layers": 0,
+    "moe_latent_size": None,
 }
 FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 3},
@@ -99,13 +114,27 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "lm_head_bias": True,
     },
+    "nemotron_h": {**_MAMBA, "hybrid_override_pattern": "M-*-M"},
+    "nemotron_h-experts": {
+        **_MAMBA,
+        **_EXPERTS,
+        "hybrid_override_pattern": "ME*EM",
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "moe_shared_expert_intermediate_size": 40,
+        "moe_latent_size": 16,
+        "n_group": 4,
+        "topk_group": 2,
+        "routed_scaling_factor": 2.5,
+    },
     "nanochat": {"final_logit_softcapping": 6.0, "rope_parameters": {"rope_theta": 5000.0}},
 }
 
 
 def golden(kind: str, changes: dict[str, Any]) -> dict[str, Any]:
     """The entry of a family."""
-    config = transformers.AutoConfig.for_model(kind, **{**_COMMON, **changes})
+    model_type = kind.partition("-")[0]
+    config = transformers.AutoConfig.for_model(model_type, **{**_COMMON, **changes})
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +157,9 @@ def golden(kind: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Writes the file."""
-    found = {kind: golden(kind, changes) for kind, changes in FAMILIES.items()}
+    names = sys.argv[1:] or list(FAMILIES)
+    stored = json.loads(GOLDEN.read_text("utf-8")) if sys.argv[1:] else {}
+    found = {**stored, **{kind: golden(kind, FAMILIES[kind]) for kind in names}}
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 

@@ -37,7 +37,8 @@ def read_plan(file: GgufFile, config: ModelConfig) -> Plan:
     vectors = {each.name for each in writer.plan.vectors}
     for name, shape in shapes.items():
         info = file.tensor(name)
-        if _significant(info.shape) != _significant(shape):
+        least = 1 if name in vectors else 2
+        if _significant(info.shape, least) != _significant(shape, least):
             raise ModelFileError(
                 f"{file.name}: tensor {name!r} has shape {info.shape}, expected {shape}; {REPAIR}"
             )
@@ -53,9 +54,9 @@ def read_plan(file: GgufFile, config: ModelConfig) -> Plan:
     return writer.plan
 
 
-def _significant(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without ones before its last two dimensions, which files leave out."""
-    while len(shape) > 2 and shape[0] == 1:
+def _significant(shape: tuple[int, ...], least: int) -> tuple[int, ...]:
+    """A shape without ones before its last `least` dimensions, which files leave out."""
+    while len(shape) > least and shape[0] == 1:
         shape = shape[1:]
     return shape
 

@@ -16,9 +16,9 @@ def add_convert_parser(commands: Any) -> None:
         help="convert a Hugging Face checkpoint to GGUF",
         description="Converts a directory with config.json, safetensors files and a tokeniser, as "
         "published on Hugging Face, to one GGUF file. Model types: Llama, Mistral, Qwen 2 and 3, "
-        "Granite, Arcee, Nemotron, BitNet, and mixtures of experts such as Mixtral, Qwen 3 MoE, "
-        "OLMoE, DeepSeek-V3 and gpt-oss. The activation (ReLU, ReLU² and FATReLU included) is "
-        "recorded in the file.",
+        "Granite, Arcee, Nemotron, Nemotron-H, RWKV 7, BitNet, and mixtures of experts such as "
+        "Mixtral, Qwen 3 MoE, OLMoE, SmallThinker, DeepSeek-V3 and gpt-oss. The activation (ReLU, "
+        "ReLU² and FATReLU included) is recorded in the file.",
     )
     parser.set_defaults(run=_convert)
     add = parser.add_argument

@@ -88,7 +88,7 @@ class CoreModel(CoreObject):
         for each in self.plan.vectors:
             values = each.values
             if each.name is not None:
-                dimensions = len(self.plan.tensors[each.name])
+                dimensions = len(self.file.tensor(each.name).shape)  # which suits the plan
                 values = read_vector(self.file, each.name, dimensions)
             assert values is not None
             what = each.name or "a vector"

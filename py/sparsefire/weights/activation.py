@@ -90,6 +90,7 @@ _ALIASES = {
     "none": "identity",
     "relu_squared": "relu2",
     "squared_relu": "relu2",
+    "sqrelu": "relu2",
     "relu^2": "relu2",
     "swish": "silu",
     "gelu": "gelu_erf",

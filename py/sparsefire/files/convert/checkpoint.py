@@ -113,8 +113,8 @@ def convert_checkpoint(
     write_gguf(target, metadata, writable, inputs, force=force)
     return ConvertReport(
         str(target),
-        config.family.architecture,
-        metadata[f"{config.family.architecture}.hidden_activation"],
+        config.architecture,
+        metadata[f"{config.architecture}.hidden_activation"],
         tokenizer.kind,
         most,
         len(tensors),
@@ -173,18 +173,18 @@ class _Conversion:
         self._core = core
         gguf = gguf_package()
         names = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
-        architecture = names[config.family.names or config.family.architecture]
+        architecture = names[config.family.names or config.architecture]
         self._names = gguf.get_tensor_name_map(architecture, config.layers)
 
     def tensors(self, announce: Progress) -> dict[str, TensorData]:
         """All tensors by their names in the new file, created when they are written."""
         found: Parts = {}
         for name, part in self._parts().items():
-            new = self._names.get_name(name, try_suffixes=(".weight", ".bias", ".scale"))
+            new = self._new_name(name)
             if new is None or new in found:
                 raise UnsupportedError(
                     f"{self._folder}: tensor {name!r} is not one of "
-                    f"{self._config.family.architecture!r}, and results without it would be wrong"
+                    f"{self._config.architecture!r}, and results without it would be wrong"
                 )
             found[new] = self._in_pairs(new, part)
         if self._config.tied:
@@ -206,6 +206,13 @@ class _Conversion:
             )
             done += math.prod(part.shape)
         return tensors
+
+    def _new_name(self, name: str) -> str | None:
+        """A tensor's name in the new file, which `arrange` may have given it."""
+        if name.startswith("blk.") and not self._config.family.usual:
+            return name
+        new: str | None = self._names.get_name(name, try_suffixes=(".weight", ".bias", ".scale"))
+        return new
 
     def _parts(self) -> Parts:
         """The tensors by the checkpoint's names, arranged as GGUF has them."""
@@ -271,7 +278,7 @@ class _Conversion:
     def _kind(self, new: str, part: Part) -> str:
         """The format that a tensor gets. Vectors are plain numbers, and so are routers, which are
         small, and whose choices would change."""
-        if len(part.shape) < 2 or new.endswith(".bias"):
+        if part.plain or len(part.shape) < 2 or new.endswith(".bias"):
             return "f32"
         if part.format == TERNARY:
             return ternary_kind(self._format, part.shape[-1])

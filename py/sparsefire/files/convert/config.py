@@ -29,6 +29,7 @@ class Config:
 
     def __init__(self, values: Mapping[str, Any], path: Path) -> None:
         self._values = values
+        self._own: Mapping[str, Any] = {}  # under other names than the usual ones
         self._path = path
         kind = values.get("model_type")
         if kind not in FAMILIES:
@@ -38,6 +39,9 @@ class Config:
             )
         self.family = FAMILIES[kind]
         self._check_model(kind)
+        self._own = self.family.values(self)
+        named = self.family.architecture
+        self.architecture = named if isinstance(named, str) else named(self)
         self.layers = self.integer("num_hidden_layers")
         self.d = self.integer("hidden_size")
         self.hidden = self.integer("intermediate_size")
@@ -84,7 +88,7 @@ class Config:
 
     def get(self, name: str, default: Any = None) -> Any:
         """A value; null counts as missing."""
-        value = self._values.get(name)
+        value = self._own.get(name, self._values.get(name))
         return default if value is None else value
 
     def integer(self, name: str, default: int | None = None) -> int:
@@ -126,7 +130,7 @@ class Config:
 
     def metadata(self, name: str) -> dict[str, Any]:
         """All keys but the tokeniser's. `name` is the model's."""
-        prefix = self.family.architecture
+        prefix = self.architecture
         keys: dict[str, Any] = {
             "block_count": self.layers,
             "context_length": self.integer("max_position_embeddings", 2048),
@@ -139,9 +143,9 @@ class Config:
             self.family.epsilon[1]: self.number(self.family.epsilon[0], 1e-6),
             "vocab_size": self.vocab,
             **self._rope_keys(),
-            **self._activation_keys(),
-            **self.family.keys(self),
         }
+        keys = {key: x for key, x in keys.items() if not key.startswith(self.family.omitted)}
+        keys |= {**self._activation_keys(), **self.family.keys(self)}
         window = 0 if self.family.own_windows else self._window(keys["context_length"])
         if window:
             keys["attention.sliding_window"] = window

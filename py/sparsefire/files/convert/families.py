@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._arrays import FloatArray
+from . import sparse_families as sparse
 from .parts import Part, Parts
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ Keys = dict[str, Any]
 class Family(NamedTuple):
     """What a `model_type` becomes."""
 
-    architecture: str  # GGUF's name
+    architecture: str | Callable[[Config], str]  # GGUF's name
     pairs: bool  # rotary pairs are neighbours there, halves in the checkpoint: rows of q and k move
     model: str  # the class of transformers that computes it
     keys: Callable[[Config], Keys] = lambda _: {}  # beside those that all have
@@ -32,6 +33,8 @@ class Family(NamedTuple):
     known: tuple[str, ...] = ()  # values that only look as if they changed the activation
     names: str = ""  # whose tensors it has, where the gguf package does not know it
     norms: bool = True  # norms have weights
+    values: Callable[[Config], Keys] = lambda _: {}  # that the config has under other names
+    omitted: tuple[str, ...] = ()  # beginnings of keys that mean nothing to the architecture
 
 
 # -- mixtures of experts ---------------------------------------------------------------------------
@@ -366,6 +369,39 @@ FAMILIES = {
         _gpt_oss_parts,
         usual=False,
         own_windows=True,
+    ),
+    "nemotron_h": Family(
+        sparse.nemotron_h,
+        False,
+        "NemotronHForCausalLM",
+        sparse.nemotron_h_keys,
+        sparse.nemotron_h_parts,
+        usual=False,
+        epsilon=("layer_norm_epsilon", "attention.layer_norm_rms_epsilon"),
+        known=("mlp_hidden_act", "mamba_hidden_act"),
+        values=sparse.nemotron_h_values,
+        omitted=("rope.",),
+    ),
+    "rwkv7": Family(
+        "rwkv7",
+        False,
+        "RWKV7ForCausalLM",
+        sparse.rwkv7_keys,
+        sparse.rwkv7_parts,
+        usual=False,
+        epsilon=("norm_eps", "attention.layer_norm_epsilon"),
+        values=sparse.rwkv7_values,
+        omitted=("rope.", "attention.head_", "attention.key_", "attention.value_l"),
+    ),
+    "smallthinker": Family(
+        "smallthinker",
+        False,
+        "SmallThinkerForCausalLM",
+        sparse.smallthinker_keys,
+        usual=False,
+        own_windows=True,
+        known=("profile_sparsity",),
+        values=sparse.smallthinker_values,
     ),
     "deepseek_v2": Family(
         "deepseek2", False, "DeepseekV2ForCausalLM", _deepseek_v2, _deepseek_parts, usual=False

@@ -19,21 +19,29 @@ _EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)")
 @dataclass(frozen=True)
 class Part:
     """A tensor of the new file. `name` is the checkpoint's, for messages; `format` keeps every bit;
-    `packed` gives its bytes in that format, if they are there, and `floats` its values."""
+    `packed` gives its bytes in that format, if they are there, and `floats` its values. Those of a
+    `plain` one are numbers rather than a matrix, and stay F32."""
 
     name: str
     shape: tuple[int, ...]
     format: str
     floats: Callable[[], FloatArray]
     packed: Callable[[], ByteArray] | None = None
+    plain: bool = False
 
     def made(
         self,
         make: Callable[[FloatArray], FloatArray],
         shape: tuple[int, ...] | None = None,
+        *,
+        plain: bool = False,
     ) -> Part:
         """The tensor that a function makes of this one, of this shape or the same."""
-        return Part(self.name, shape or self.shape, self.format, lambda: make(self.floats()))
+
+        def floats() -> FloatArray:
+            return make(self.floats())
+
+        return Part(self.name, shape or self.shape, self.format, floats, plain=plain)
 
 
 Parts = dict[str, Part]

@@ -12,6 +12,7 @@ from ...errors import ModelFileError, UnsupportedError
 from ...text.normalizer import SCHEME_KEY
 from ...text.pretokenizer import PRE_KEY
 from ...text.vocabulary import BLANK, TokenType
+from . import rwkv_vocabulary
 from .safetensors import read_json_object
 from .sentencepiece import SentencePieceModel
 from .tokenizer_json import Ends, TokenizerJson, check_flags
@@ -19,7 +20,7 @@ from .tokenizer_json import Ends, TokenizerJson, check_flags
 
 def tokenizer_metadata(directory: Path, vocab: int, pre: str | None = None) -> dict[str, Any]:
     """The keys `tokenizer.*` for the files of a checkpoint: `tokenizer.json`, or `tokenizer.model`
-    where there is one.
+    where there is one, or RWKV's vocabulary.
 
     vocab: rows of the embedding; tokens without a name are filled in.
     pre: name of the rule for cutting text into words, instead of the one that is recognised.
@@ -43,7 +44,7 @@ def tokenizer_metadata(directory: Path, vocab: int, pre: str | None = None) -> d
         source.check_model()
         table, keys = _from_json(directory / "tokenizer.json", source, pre)
     else:
-        raise UnsupportedError(f"{directory}: neither tokenizer.json nor tokenizer.model")
+        table, keys = _from_rwkv(directory)
     ends = source.ends()
     table.add(_added_tokens(directory, settings, described), directory)
     if len(table.tokens) > vocab:
@@ -53,7 +54,8 @@ def tokenizer_metadata(directory: Path, vocab: int, pre: str | None = None) -> d
         )
     table.fill(vocab)
     keys |= table.metadata("tokenizer.ggml.scores" in keys)
-    keys |= _special_ids(directory, settings, table, ends)
+    if keys["tokenizer.ggml.model"] != "rwkv":
+        keys |= _special_ids(directory, settings, table, ends)
     keys |= _added_at_the_ends(settings, ends, bool(described))
     return keys | _chat_templates(directory, settings)
 
@@ -123,6 +125,26 @@ def _from_json(path: Path, source: TokenizerJson, pre: str | None) -> tuple[_Tab
         "tokenizer.ggml.model": "gpt2",
         PRE_KEY: source.rule(pairs, pre),
         "tokenizer.ggml.merges": [" ".join(pair) for pair in pairs],
+    }
+
+
+def _from_rwkv(directory: Path) -> tuple[_Table, dict[str, Any]]:
+    """A vocabulary by longest match, with the token at the ends of texts, where configs of such
+    checkpoints name others."""
+    found = sorted(directory.glob(rwkv_vocabulary.PATTERN))
+    if not found:
+        raise UnsupportedError(
+            f"{directory}: neither tokenizer.json nor tokenizer.model, nor "
+            f"{rwkv_vocabulary.PATTERN}"
+        )
+    tokens = rwkv_vocabulary.read_tokens(found[0])
+    names = ["<s>", *map(rwkv_vocabulary.written, tokens)]
+    types = [int(TokenType.CONTROL), *[int(TokenType.NORMAL)] * len(tokens)]
+    ends = dict.fromkeys(("bos", "eos"), rwkv_vocabulary.END)
+    return _Table(names, types, [0.0] * len(names)), {
+        "tokenizer.ggml.model": "rwkv",
+        **{f"tokenizer.ggml.{name}_token_id": token for name, token in ends.items()},
+        **rwkv_vocabulary.turn_end(tokens),
     }
 
 
