@@ -42,6 +42,8 @@ _NO_PEER = {
     "nanochat": "transformers, through `convert`",
     "phimoe": "float64 and transformers: llama.cpp computes RMS norms and a softmax",
 }
+# Whose plan has a router of its own.
+_ROUTED = ("smallthinker",)
 # Without feed-forward layers.
 _BARE = ("mamba", "mamba2")
 
@@ -51,7 +53,7 @@ def row(name: str, kind: Architecture) -> str:
     sparse = []
     if kind.skips or (kind.activation and ActivationType(kind.activation).is_relu_family):
         sparse.append("neurons")
-    if kind.mixture:
+    if kind.mixture or name in _ROUTED:
         sparse.append("experts")
     activation = "none" if name in _BARE else kind.activation or "as the file or the user says"
     return f"| `{name}` | {activation} | {', '.join(sparse)} | {_NO_PEER.get(name, 'llama.cpp')} |"

@@ -47,7 +47,7 @@ SEED_CODER = (
     r"| ?[^\s\p{L}\p{N}\r\n]+" + _END
 )
 BAILING = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]++[\r\n]*"
     r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 EXAONE_MOE = (
@@ -159,7 +159,8 @@ _RULES = {
     "deepseek-r1-qwen": _Rule((GPT4 % "",)),
     "qwen35": _Rule((QWEN35,)),
     "seed-coder": _Rule((SEED_CODER,)),
-    "bailingmoe": _Rule((BAILING,)),
+    "bailingmoe": _Rule((BAILING % "",)),
+    "nanochat": _Rule((BAILING % "{1,2}",)),
     "exaone-moe": _Rule((EXAONE_MOE,)),
     "smollm": _Rule((DIGIT, GPT2)),
     "tekken": _Rule((TEKKEN,), add_bos=True, whole_words_first=True),
