@@ -30,7 +30,15 @@ from ..text.pretokenizer import PRE_KEY
 from ..weights.formats import CALIBRATION_FORMATS, weight_format
 from ..weights.matrix import Matrix
 from ..weights.quantized import dequantize_rows, quantize_rows
-from .samples import CHECKS, FEWEST_TOKENS, Samples, Windows, record_inputs, text_windows
+from .samples import (
+    CHECKS,
+    FEWEST_TOKENS,
+    Recorder,
+    Samples,
+    Windows,
+    record_inputs,
+    text_windows,
+)
 
 if TYPE_CHECKING:
     from ..ffn.layer import SparseFfn
@@ -89,6 +97,7 @@ def calibrate_model(
     seed: int = 0,
     force: bool = False,
     progress: Progress | None = None,
+    recorder: Recorder | None = None,
 ) -> CalibrationReport:
     """Runs ``text`` through the model in ``source``, fits a predictor for each layer, and writes
     the model with them to ``output``, which may not be the same file. ``force`` replaces another
@@ -100,7 +109,9 @@ def calibrate_model(
     fewest bytes. ``format`` is the weight format: unchanged ("keep"), "f32", "f16" or "q8_0".
     ``predictor_format`` is by default Q8_0; with "q4_0" the same bytes hold nearly twice the rank,
     which selects fewer neurons. ``pre`` is as for `Model.load`; the new file names it. ``progress``
-    is called with the current step and the share of the work that is done.
+    is called with the current step and the share of the work that is done. ``recorder`` runs the
+    text through the model elsewhere, as `sparsefire.batch.shards.recorder` does on a cluster, with
+    the same result.
 
     Errors: `CalibrationError` (too little text, a model that gains nothing), `ArgumentError`,
     `UnsupportedError`, `BackendError` (the gguf package is not installed), and those of
@@ -117,7 +128,11 @@ def calibrate_model(
         check_output(Path(output), model.file.paths, force=force)
         windows = text_windows(model, text, tokens)
         samples = record_inputs(
-            model, windows, seed, lambda share: announce("reading the text", _RECORDED * share)
+            model,
+            windows,
+            seed,
+            lambda share: announce("reading the text", _RECORDED * share),
+            recorder=recorder,
         )
         formats = [_bundle_format(ffn, format) for ffn in model.ffns]
         descent = Descent(seed=seed)

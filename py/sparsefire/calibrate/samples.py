@@ -108,12 +108,40 @@ class Samples:
         return Split(*(np.ascontiguousarray(inputs[self.kinds == kind]) for kind in range(3)))
 
 
+Recorder = Callable[
+    [npt.NDArray[np.int32], npt.NDArray[np.intp], Callable[[float], object]],
+    npt.NDArray[np.float32],
+]
+"""Runs windows (windows, length) through a model in dense mode and returns the FFN inputs of the
+tokens (windows, kept) of each: float32 (windows, kept, layers, d). Calls the function with the
+share that is done. Windows do not depend on each other, so that each may be recorded elsewhere."""
+
+
+def recorder_of(model: Model) -> Recorder:
+    """Records one window after the other with this model."""
+
+    def record(
+        windows: npt.NDArray[np.int32],
+        tokens: npt.NDArray[np.intp],
+        announce: Callable[[float], object],
+    ) -> npt.NDArray[np.float32]:
+        config = model.config
+        inputs = np.empty((*tokens.shape, config.layers, config.d), np.float32)
+        for index, (window, kept) in enumerate(zip(windows, tokens, strict=True)):
+            inputs[index] = model.ffn_inputs(window, mode="dense")[kept]
+            announce((index + 1) / len(windows))
+        return inputs
+
+    return record
+
+
 def record_inputs(
     model: Model,
     windows: Windows,
     seed: int,
     announce: Callable[[float], object],
     most: int | None = None,
+    recorder: Recorder | None = None,
 ) -> Samples:
     """Runs the windows through the model and keeps the FFN inputs of as many random tokens of each
     as memory allows, about `most` in total. `announce` is called with the share that is done."""
@@ -122,12 +150,10 @@ def record_inputs(
     room = min(_SAMPLE_BYTES // bytes_per_token, _SCORES // config.hidden)
     most = room if most is None else min(room, most)
     kept = min(length, max(1, most // count))
-    inputs = np.empty((count, kept, config.layers, config.d), np.float32)
     random = np.random.default_rng(seed)
-    for index, window in enumerate(windows.all):
-        tokens = np.sort(random.choice(length, kept, replace=False))
-        inputs[index] = model.ffn_inputs(window, mode="dense")[tokens]
-        announce((index + 1) / count)
+    tokens = np.sort([random.choice(length, kept, replace=False) for _ in range(count)])
+    record = recorder or recorder_of(model)
+    inputs = record(windows.all, tokens, announce)
     order = random.permutation(count * kept)
     flat = inputs.reshape(count * kept, config.layers, config.d)
     return Samples(flat[order], np.repeat(windows.kinds, kept)[order])

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError
 from .common import (
     Progress,
+    add_engine_options,
     add_host_options,
     add_mode_options,
     add_pre_option,
     add_sampling_options,
     add_template_variables,
+    engine_options,
     print_json,
     sampling_options,
     template_variables,
@@ -92,15 +94,7 @@ def _add_task_options(group: Any) -> None:
 
 def _add_engine_options(group: Any) -> None:
     add = group.add_argument
-    add("--engine", choices=("local", "ray", "dask"), default="local", help="default %(default)s")
-    add("--address", help="of a cluster that runs; default: one on this machine")
-    add(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="processes; default: 1, with --engine ray or dask one for each processor. With "
-        "several, --threads 1 is best",
-    )
+    add_engine_options(add)
     add(
         "--sessions",
         type=int,
@@ -118,11 +112,9 @@ def _batch(arguments: argparse.Namespace) -> int:
             _worker(arguments),
             arguments.input,
             arguments.output,
-            engine=arguments.engine,
             format=arguments.format,
             **({} if arguments.part_rows is None else {"part_rows": arguments.part_rows}),
-            workers=arguments.workers,
-            address=arguments.address,
+            **engine_options(arguments),
             force=arguments.force,
             progress=show,
         )

@@ -11,10 +11,12 @@ from ..errors import ArgumentError
 from ..weights.formats import CALIBRATION_FORMATS
 from .common import (
     Progress,
+    add_engine_options,
     add_host_options,
     add_output_options,
     add_pre_option,
     choose_host,
+    engine_options,
     print_json,
     read_text,
 )
@@ -22,6 +24,7 @@ from .common import (
 if TYPE_CHECKING:
     from ..calibrate.cutoffs import CutoffCalibration
     from ..calibrate.predictors import CalibrationReport
+    from ..calibrate.samples import Recorder
 
 _FORMATS = ("keep", *CALIBRATION_FORMATS)
 
@@ -59,6 +62,8 @@ def add_calibrate_parser(commands: Any) -> None:
     add_output_options(parser)
     _add_predictor_options(parser.add_argument_group("predictors"))
     _add_cutoff_options(parser.add_argument_group("cutoffs"))
+    engine = parser.add_argument_group("who runs the text through the model, for predictors")
+    add_engine_options(engine.add_argument)
     add_host_options(parser)
 
 
@@ -123,6 +128,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     text = read_text(arguments.text)
     choose_host(arguments)
     if _method(arguments) == "cutoffs":
+        if arguments.engine != "local" or arguments.workers not in (None, 1):
+            raise ArgumentError("--engine, --workers: not for cutoffs, which are timed here")
         return _calibrate_cutoffs(arguments, text)
     if arguments.output is None:
         raise ArgumentError("the option -o OUT.gguf is missing")
@@ -143,12 +150,24 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             force=arguments.force,
             progress=show,
+            recorder=_recorder(arguments),
         )
     if arguments.json:
         print_json(report.as_dict())
     else:
         print(_table(report))
     return 0
+
+
+def _recorder(arguments: argparse.Namespace) -> Recorder | None:
+    """What runs the text through the model, if this process does not."""
+    if arguments.engine == "local" and arguments.workers in (None, 1):
+        return None
+    from ..batch.shards import recorder
+
+    names = ("activation", "pre", "backend", "isa", "threads")
+    settings = {name: getattr(arguments, name) for name in names}
+    return recorder(arguments.model, **engine_options(arguments), **settings)
 
 
 def _method(arguments: argparse.Namespace) -> str:

@@ -88,6 +88,24 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, metavar="N", help="number of threads; default: all processors")
 
 
+def add_engine_options(add: Any) -> None:
+    """Adds --engine, --address and --workers."""
+    add("--engine", choices=("local", "ray", "dask"), default="local", help="default %(default)s")
+    add("--address", help="of a cluster that runs; default: one on this machine")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes; default: 1, with --engine ray or dask one for each processor. With "
+        "several, --threads 1 is best",
+    )
+
+
+def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The engine's options as keyword arguments of `sparsefire.batch`'s functions."""
+    return {name: getattr(arguments, name) for name in ("engine", "address", "workers")}
+
+
 def _budget(text: str) -> int | float:
     """Bytes, or a share below 1: "1500000", "500M", "1.5G", "40%"."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(?:i?B)?|(\d+(?:\.\d+)?)\s*%", text.strip())

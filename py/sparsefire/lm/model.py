@@ -478,6 +478,7 @@ class Model:
             self.stats.active_share,
             self.stats.selected_share,
             self.stats.prompt_tokens_per_s,
+            loss,
         )
 
     def token_scores(

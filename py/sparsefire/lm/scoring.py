@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Perplexity:
     """How well a model predicts a text. `perplexity` is exp of `loss`, the mean negative log
-    probability in nats of the `n_scored` tokens."""
+    probability in nats of the `n_scored` tokens, of which `total` is the sum."""
 
     perplexity: float
     loss: float
@@ -31,6 +31,7 @@ class Perplexity:
     active_share: Share
     selected_share: Share
     tokens_per_s: float
+    total: float
 
 
 def token_scores(lease: Lease, ids: IntArray, top: int, mode: str) -> Iterator[TokenScore]:
@@ -50,10 +51,7 @@ def windows_loss(
     """The sum of -log p, in nats, over all tokens but the first of each window of `context` tokens;
     how many tokens those are; and the seconds spent. See `Model.perplexity`."""
     loss, scored, seconds = 0.0, 0, 0.0
-    for start in range(0, len(ids), context):
-        window = ids[start : start + context]
-        if len(window) < 2:
-            break
+    for start, window in windows_of(ids, context):
         began = time.perf_counter()
         loss += _window_loss(lease, window, mode)
         seconds += time.perf_counter() - began
@@ -61,6 +59,15 @@ def windows_loss(
         if progress is not None:
             progress(start + len(window), len(ids), float(np.exp(loss / scored)))
     return loss, scored, seconds
+
+
+def windows_of(ids: IntArray, context: int) -> Iterator[tuple[int, IntArray]]:
+    """Consecutive windows of `context` token ids, the last one shorter, each with where it begins.
+    A single token that is left is none."""
+    for start in range(0, len(ids), context):
+        window = ids[start : start + context]
+        if len(window) > 1:
+            yield start, window
 
 
 def _window_loss(lease: Lease, window: IntArray, mode: str) -> float:
