@@ -178,18 +178,20 @@ def test_a_failing_read_leaves_a_usable_model(
 def test_an_interrupt_waits_for_what_is_being_read(
     together: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, released = UncachedFile.read, threading.Event()
+    read, reading, released = UncachedFile.read, threading.Event(), threading.Event()
     begun: list[int] = []
     ended: list[int] = []
 
     def slow(self: UncachedFile, offset: int, out: memoryview) -> int:
         begun.append(offset)
+        reading.set()
         assert released.wait(60)
         count = read(self, offset, out)
         ended.append(offset)
         return count
 
     def interrupted(*_: object, **__: object) -> None:
+        assert reading.wait(60)
         threading.Timer(0.05, released.set).start()
         raise KeyboardInterrupt
 
@@ -197,6 +199,7 @@ def test_an_interrupt_waits_for_what_is_being_read(
         session = model.new_session(40)
         given = IDS.tolist(), model.config.default_mode
         for _ in range(3):
+            reading.clear()
             released.clear()
             with monkeypatch.context() as patch:
                 patch.setattr(UncachedFile, "read", slow)

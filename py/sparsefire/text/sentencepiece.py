@@ -14,6 +14,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from ..errors import ArgumentError, ModelFileError
 from .byte_bpe import merge_ranks, merged
 from .normalizer import Normalizer
@@ -202,7 +204,7 @@ class Unigram(Pieces):
         # Single precision makes a sum depend on what is before it: a text is cut as a whole.
         self._word = None
         normal = [scores[token] for token in vocabulary.of_type(TokenType.NORMAL)]
-        self._unknown_score = min(normal, default=0.0) - _UNKNOWN_PENALTY
+        self._unknown_score = float(np.float32(min(normal, default=0.0) - _UNKNOWN_PENALTY))
         # By first character: lengths of names, and whether there is a name of that character.
         self._lengths: dict[str, list[int]] = {}
         for name, token in self._ids.items():
