@@ -24,4 +24,4 @@ install_missing
 # Optional, and so only where the compiler is there already.
 if command -v clang-19 >/dev/null && command -v wasm-ld-19 >/dev/null; then "$root/scripts/build_wasm_modules.sh"; fi
 "$root/.venv/bin/python" -m pip install --quiet --upgrade pip
-"$root/.venv/bin/python" -m pip install --quiet "$root[$extras]"
+"$root/.venv/bin/python" -m pip install --quiet -Cbuild-dir="$root/build/python" "$root[$extras]"

@@ -13,7 +13,8 @@ need_tool wasm-ld-19 lld-19
 need_tool aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 need_tool qemu-aarch64 qemu-user
 need_tool npm npm
-need_tool chromium chromium
+need_tool ccache ccache
+command -v google-chrome >/dev/null || need_tool chromium-headless-shell chromium-headless-shell
 command -v firefox >/dev/null || need_tool firefox-esr firefox-esr
 need_tool WebKitWebDriver webkit2gtk-driver
 need_tool Xvfb xvfb
@@ -21,6 +22,8 @@ install_missing
 need_file "$(clang -print-resource-dir)/lib/linux/libclang_rt.tsan-$(uname -m).a" \
   "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev" # clang's thread sanitizer
 install_missing
+# The tests build packages of what setup compiles.
+export CMAKE_C_COMPILER_LAUNCHER=ccache CCACHE_DIR="$root/.cache/ccache" CCACHE_BASEDIR="$root" CCACHE_NOHASHDIR=1
 "$root/scripts/setup.sh" wasmtime,calibrate,test,dev
 
 cd "$root"

@@ -113,6 +113,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuses a pytest-xdist without groups: each worker would build and start everything anew."""
+    grouped = getattr(session.config.option, "loadgroup", False)
+    if grouped and not all("@" in item.nodeid for item in session.items):
+        raise pytest.UsageError("pytest-xdist does not group tests under this pytest")
+
+
 def missing(reason: str) -> NoReturn:
     """Skips the test, or the file that is being imported; fails it in a complete run."""
     if os.environ.get("SPARSEFIRE_CI") == "1":

@@ -43,7 +43,7 @@ NEWER_SHA256 = "66b7949e5a0cba2250b586d7e368bf12fb482800748d182c4618254b685ffaa0
 
 _HERE = Path(__file__).resolve().parent / "pyodide"
 _NUMPY_SCRIPT = _HERE.parent.parent / "scripts" / "fetch_numpy_for_pyodide.py"
-_CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+_CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 _CHROMIUM_FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

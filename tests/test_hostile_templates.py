@@ -17,7 +17,7 @@ pytest.importorskip("jinja2")
 
 _MOST_KIB = 64 << 10
 _MOST_SECONDS = 2.0
-_SOONER = 0.1  # seconds after which most templates of the test are stopped, instead of 1
+_SOONER = 0.05  # seconds after which most templates of the test are stopped, instead of 1
 LONG = "loops in loops"
 BIG = "{% set b = 'a' * 1000000 %}"
 LIST = "{% set l = range(50000) | list %}"

@@ -149,7 +149,6 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A source package without the WebAssembly modules, one with them, and the wheels built from
     both, of which the second reuses what the first compiled."""
     program("cmake")
-    quick = "-Ccmake.define.CMAKE_C_FLAGS_RELEASE=-O0"  # scripts/setup.sh has compiled with -O3
     folder = tmp_path_factory.mktemp("packages")
     sources = folder / "sources"
     ignored = (".git", ".venv", ".cache", ".*_cache", ".hypothesis", "build", "dist", "wasm")
@@ -169,12 +168,14 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             sources,
         )
         (built[f"{kind} sdist"],) = (folder / kind).glob("*.tar.gz")
-        unpacked = folder / "unpacked"
-        unpack(built[f"{kind} sdist"], unpacked)
+        unpack(built[f"{kind} sdist"], folder / "unpacked")
+        (unpacked,) = (folder / "unpacked").iterdir()
+        # In a complete run, ccache has what scripts/setup.sh compiled, from paths that are the same
+        # relative to the folder of the build.
         run(
             *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
-            *("--wheel-dir", folder / kind, f"-Cbuild-dir={folder / 'build'}", quick),
-            next(unpacked.iterdir()),
+            *("--wheel-dir", folder / kind, f"-Cbuild-dir={unpacked / 'build/python'}", unpacked),
+            env={**os.environ, "CCACHE_BASEDIR": str(unpacked)},
         )
         (built[f"{kind} wheel"],) = (folder / kind).glob("*.whl")
     return built

@@ -1,4 +1,5 @@
 """Firefox and WebKitGTK under the commands of WebDriver (https://www.w3.org/TR/webdriver2/).
+Neither optimises WebAssembly, which would take much of the time in which a page starts.
 
 Firefox takes them over a socket (Marionette), WebKitGTK from its driver, over HTTP and with a
 display. Both send every request for another host to a proxy, which a test lets refuse them.
@@ -87,6 +88,7 @@ def firefox(directory: Path, proxy_port: int) -> Iterator[Driver]:
     """Firefox with a new profile in `directory`."""
     program = find_program("firefox-esr", "firefox")
     preferences = {
+        "javascript.options.wasm_optimizingjit": False,
         "marionette.port": 0,  # a free one, which it writes to a file
         "network.proxy.type": 1,
         "network.proxy.http": "127.0.0.1",
@@ -153,6 +155,7 @@ def webkitgtk(directory: Path, proxy_port: int) -> Iterator[Driver]:
             "HOME": str(directory),
             "DISPLAY": f":{number}",
             "NO_AT_BRIDGE": "1",
+            "JSC_useOMGJIT": "0",
         }
         with _running(program, f"--port={port}", env=environment):
             send = _webdriver(f"http://127.0.0.1:{port}/session", proxy_port)
