@@ -1,15 +1,23 @@
-"""Workers that fail, for other processes to import."""
+"""A worker that kills its process, for others to import; and what all engines have to do."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sparsefire.batch import read_parts, run_job
 from sparsefire.batch.settings import OpenedModel
 from sparsefire.batch.workers import Answer, Generator, Row
+
+GUIDE = Path(__file__).resolve().parent.parent / "docs" / "guide" / "batch.md"
+GREEDY: dict[str, Any] = {"max_tokens": 4, "temperature": 0, "threads": 1}
+ROWS = [{"id": place, "prompt": f"In the year {1800 + place}, the"} for place in range(300)]
+FEW = ROWS[:40]
 
 
 class KilledOnce(Generator):
@@ -25,3 +33,29 @@ class KilledOnce(Generator):
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super()._answers(found, rows)
+
+
+def write_lines(path: Path, rows: Sequence[Row]) -> Path:
+    """Writes rows as JSON lines."""
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def check_job_with_a_killed_process(engine: str, folder: Path) -> None:
+    """A job whose process is killed once has every row once, and as one process computes it."""
+    rows = [*FEW[:15], {"id": 999, "prompt": "poison"}, *FEW[15:]]
+    source, output = str(write_lines(folder / "rows.jsonl", rows)), str(folder / "out")
+    worker = KilledOnce(str(folder), **GREEDY)
+    report = run_job(worker, source, output, engine=engine, part_rows=10, workers=2)
+    assert (folder / "killed").exists()
+    assert (report.rows, report.failed, report.parts) == (41, 0, 5)
+    assert list(read_parts(output)) == Generator(**GREEDY)(rows)
+    assert run_job(worker, source, output, engine=engine, part_rows=10).skipped_rows == 41
+
+
+def run_guide(scope: dict[str, Any], engine: str = "") -> None:
+    """Runs the blocks of the guide that need no engine, and those of one, in their order."""
+    text = GUIDE.read_text(encoding="utf-8")
+    for kind, block in re.findall(r"```python( \w+)?\n(.*?)```", text, re.DOTALL):
+        if kind.strip() in ("", engine):
+            exec(block, scope)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from batch_workers import KilledOnce
-from conftest import ROOT, missing
+from batch_workers import check_job_with_a_killed_process, run_guide, write_lines
+from conftest import missing
 from sparsefire.batch import (
     Embedder,
     Generator,
@@ -56,16 +55,6 @@ def expected() -> list[dict[str, Any]]:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "rows.jsonl", ROWS)
-
-
-def blocks(document: Path, language: str) -> list[str]:
-    """The code blocks of a language in a document."""
-    return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
-
-
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return path
 
 
 def job(source: Path, **options: Any) -> JobReport:
@@ -150,15 +139,8 @@ def test_a_full_disk(
     assert list(read_parts(report.output)) == expected
 
 
-def test_a_process_that_is_killed(tmp_path: Path, expected: list[dict[str, Any]]) -> None:
-    rows = [*ROWS[:15], {"id": 99, "prompt": "poison"}, *ROWS[15:]]
-    source = write_lines(tmp_path / "rows.jsonl", rows)
-    report = job(source, worker=KilledOnce(str(tmp_path), **GREEDY), workers=2)
-    assert (tmp_path / "killed").exists()
-    assert (report.rows, report.parts, report.failed) == (26, 3, 0)
-    found = list(read_parts(report.output))
-    assert [row["id"] for row in found] == [row["id"] for row in rows]
-    assert [row for row in found if row["id"] != 99] == expected
+def test_a_process_that_is_killed(tmp_path: Path) -> None:
+    check_job_with_a_killed_process("local", tmp_path)
 
 
 def test_object_stores(
@@ -272,7 +254,6 @@ def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """Its blocks of Python that need no engine, as a reader would type them in."""
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
-    for block in blocks(ROOT / "docs" / "guide" / "batch.md", "python"):
-        exec(block, scope)
+    run_guide(scope)
     assert scope["label"] == "States"
     assert len(scope["texts"]) == 10
