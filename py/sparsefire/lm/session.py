@@ -17,7 +17,8 @@ from ..ffn.forward import MODES
 from .loader import CoreModel
 from .saved import pack, seal, unpack
 
-BATCH = 64  # tokens of a call: enough to amortise reading weights, few enough to interrupt
+# Tokens of a call: enough to amortise reading weights, few enough to interrupt.
+BATCH = 2 * Limit.BATCH
 
 # As plain numbers: members of an enumeration are slow to look up, once a token.
 _WAITING, _PROMPT, _DECODE = int(EvalStatus.WAITING), int(Phase.PROMPT), int(Phase.DECODE)
