@@ -137,10 +137,12 @@ def local_path(source: str) -> Path:
     url, _, wanted = source.partition("#sha256=")
     system, path = open_url(url)
     try:
-        about = system.info(path)
-        version = f"{url} {about['size']} {system.ukey(path)}"
-    except (OSError, KeyError) as error:
+        size = system.info(path).get("size")
+        version = f"{url} {size} {system.ukey(path)}"
+    except OSError as error:
         raise ModelFileError(f"{url}: there is no such file ({error})") from error
+    if size is None:
+        raise ModelFileError(f"{url}: its server does not say how large it is")
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{hashlib.sha256(version.encode()).hexdigest()[:16]}-{PurePosixPath(path).name}"
@@ -148,7 +150,7 @@ def local_path(source: str) -> Path:
     with _locked(folder / f"{name}.lock"):
         if not target.exists():
             part = folder / f"{name}.part"
-            _copy(system, path, part, int(about["size"]))
+            _copy(system, path, part, int(size))
             if wanted and _sha256(part) != wanted.lower():
                 part.unlink()
                 raise ModelFileError(f"{url}: its SHA-256 is not {wanted}")
