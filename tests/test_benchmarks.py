@@ -26,6 +26,7 @@ PROGRAMS = (
     "archs",
     "experts",
     "sessions",
+    "batch",
     "install",
     "browser",
     "browser.page",
