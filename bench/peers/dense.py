@@ -19,7 +19,7 @@ from ..lib.peer_files import llama_libraries, peer
 from ..lib.rows import Row
 from ..lib.timing import interleave
 
-FORMATS = ("f32", "f16", "q8_0", "q4_0", "q4_k")
+FORMATS = ("f32", "f16", "q8_0", "q4_0", "q4_k", "tq2_0")
 _COLD_BYTES = 400 << 20  # matrices in turn hold so much together, far more than any cache
 
 
