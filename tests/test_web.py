@@ -209,7 +209,9 @@ def test_a_stranger_sees_it_work_without_touching_anything(visit: Any) -> None:
     told = f"{share} of neurons computed, {factor}× the speed of dense, measured in this tab"
     assert web.page.inner_text("#headline") == told
     button = web.page.locator("#go").bounding_box()
-    assert button["y"] + button["height"] <= 720
+    assert button["y"] + button["height"] <= 700
+    figures = web.page.locator(".figures").bounding_box()
+    assert figures["y"] + figures["height"] <= 700
 
 
 def test_a_user_takes_over_from_the_automatic_text(visit: Any) -> None:

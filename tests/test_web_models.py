@@ -227,7 +227,7 @@ def test_the_map_of_a_dense_model_shows_that_all_neurons_are_computed(
     page.page.set_input_files("#file", tiny_model.write(tmp_path / "exact.gguf", context=64))
     page.wait_for_model("exact.gguf")
     legend = page.page.locator("#legend li:visible").all_inner_texts()
-    assert legend == ["fires", "inactive: skipped, except in dense mode"]
+    assert legend == ["fires", "does not fire"]
     page.page.set_input_files("#file", moe_model.write(tmp_path / "moe.gguf", activation="silu"))
     page.wait_for_model("moe.gguf")
     legend = page.page.locator("#legend li:visible").all_inner_texts()

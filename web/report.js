@@ -13,7 +13,7 @@ let updated = 0; // when the figures were last updated
 
 // What the colours mean, by the sparsest mode that the model supports, and for experts in dense mode; a colour without a
 // meaning is not shown.
-const IDLE = "inactive: skipped, except in dense mode";
+const IDLE = "does not fire";
 const LEGENDS = {
   sparse: { cold: "fires, predicted", hot: "fires, always computed", idle: IDLE },
   exact: { cold: "fires", idle: IDLE },
