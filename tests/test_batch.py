@@ -221,6 +221,16 @@ def test_a_process_loads_a_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
         Generator("nowhere.gguf")([{"prompt": "a"}])
 
 
+def test_several_processes_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPARSEFIRE_THREADS", raising=False)
+    plain = settings.ModelSettings()
+    assert [plain.on("local", each).threads for each in (None, 1, 2)] == [None, None, 1]
+    assert plain.on("ray", None).threads == 1
+    assert settings.ModelSettings(threads=3).on("dask", 2).threads == 3
+    monkeypatch.setenv("SPARSEFIRE_THREADS", "2")
+    assert plain.on("dask", None).threads == 2
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import time
@@ -167,9 +168,11 @@ def run_job(
                     skipped_rows=report.skipped_rows + len(rows),
                 )
             else:
-                yield Task(worker, rows, index, name, folder.place, chosen)
+                yield Task(sent, rows, index, name, folder.place, chosen)
 
-    cluster = Settings(workers, address, retries, worker.settings.threads)
+    sent = copy.copy(worker)
+    sent.settings = worker.settings.on(engine, workers)
+    cluster = Settings(workers, address, retries, sent.settings.threads)
     for done in start(tasks(), cluster):
         report = report.plus(done, time.perf_counter() - began)
         if progress is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._options import check_fields, flag, positive, text, whole
-from ..core.hosts import choose_core
+from ..core.hosts import choose_core, threads_wanted
 from ..lm.model import Model
 from ..lm.packing import Packing
 from .store import local_path
@@ -22,8 +22,8 @@ class ModelSettings:
 
     model: a path, or an fsspec URL, whose file is copied to this machine once; by default the
       model that comes with the package.
-    threads: of each process; by default all processors, or SPARSEFIRE_THREADS. With as many
-      processes on a machine as it has processors, 1.
+    threads: of each process; by default SPARSEFIRE_THREADS, or else all processors, in jobs of
+      several processes 1.
     """
 
     model: str | None = None
@@ -54,6 +54,13 @@ class ModelSettings:
             mapped=flag,
             sessions=positive,
         )
+
+    def on(self, engine: str, workers: int | None) -> ModelSettings:
+        """For processes of an engine: with one thread each, unless the settings or
+        SPARSEFIRE_THREADS say otherwise, where several are to share a machine."""
+        if self.threads is not None or (engine == "local" and workers in (None, 1)):
+            return self
+        return replace(self, threads=threads_wanted(None) or 1)
 
 
 @dataclass

@@ -82,7 +82,7 @@ def recorder(
 
     What is recorded comes back to the calling process, which fits the predictors.
     """
-    wanted = ModelSettings(model, **settings)
+    wanted = ModelSettings(model, **settings).on(engine, workers)
     cluster = Settings(workers, address, retries, wanted.threads)
 
     def record(
@@ -129,7 +129,7 @@ def perplexity(
 ) -> TextLoss:
     """`Model.perplexity` on an engine, see `run_job`, with the same number to the last bit. The
     windows are of `context` tokens, one of the `settings`, see `ModelSettings`."""
-    wanted = ModelSettings(model, **settings)
+    wanted = ModelSettings(model, **settings).on(engine, workers)
     with opened(wanted) as found:
         ids = np.array(found.model.tokenize(text, special=False), np.int32)
         windows = [window for _, window in windows_of(ids, found.model.context)]

@@ -96,8 +96,8 @@ def add_engine_options(add: Any) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes; default: 1, with --engine ray or dask one for each processor. With "
-        "several, --threads 1 is best",
+        help="processes; default: 1, with --engine ray or dask one for each processor. Several "
+        "have one thread each, unless --threads says otherwise",
     )
 
 
