@@ -12,8 +12,10 @@ import tiny_model
 EXPERTS, USED, WIDTH, LAYERS, D, VOCAB = 6, 2, 32, 2, 64, 270
 
 
-def write(path: Path, format: str = "F32", activation: str = "relu", seed: int = 0) -> Path:
-    """Writes the model; its matrices of experts in ``format``."""
+def write(
+    path: Path, format: str = "F32", activation: str = "relu", seed: int = 0, gate_rank: int = 0
+) -> Path:
+    """Writes the model; its matrices of experts in ``format``, and gates of this rank, 0: any."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "smallthinker")
     sizes = {
@@ -44,6 +46,9 @@ def write(path: Path, format: str = "F32", activation: str = "relu", seed: int =
         if len(shape) == 1:
             values = (1 + 0.1 * random.standard_normal(shape)).astype(np.float32)
         kind = gguf.GGMLQuantizationType[format if packed else "F32"]
+        if gate_rank and "gate_exps" in name:
+            left, right = np.split(values, [gate_rank], -1)[0], values[:, :gate_rank]
+            values = left @ right * np.float32(np.sqrt(shape[-1] / gate_rank))
         data = gguf.quants.quantize(values, kind) if packed and format != "F32" else values
         writer.add_tensor(f"{name}.weight", data, raw_dtype=kind)
 

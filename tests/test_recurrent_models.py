@@ -79,7 +79,7 @@ def test_a_refused_call_changes_no_session(paths: dict[str, Path]) -> None:
         assert np.array_equal(model.evaluate([(session, TOKENS[:5])]), first)
 
 
-@pytest.mark.parametrize("name", ["rwkv7", "nemotron_h_moe-experts", "lfm2moe"])
+@pytest.mark.parametrize("name", ["rwkv7", "nemotron_h_moe-latent", "lfm2moe"])
 def test_what_calibration_cannot_write_is_refused(
     name: str, paths: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -94,6 +94,17 @@ class ExpertLayer:
         """Whether neurons are exactly 0, and need not be computed."""
         return self.activation.is_relu_family
 
+    def predictor(self, part: str) -> str:
+        """The name of a tensor of the experts' predictors: "p.weight", "q.weight" or "bias". Only
+        the experts of the usual name can have them."""
+        separator = "." if part == "bias" else "_"
+        return f"blk.{self.block}.ffn_predictor_exps{separator}{part}"
+
+    @property
+    def usual(self) -> bool:
+        """Whether they are the experts of the usual name of their block."""
+        return self.up == f"blk.{self.block}.ffn_up_exps"
+
 
 Layer: TypeAlias = FfnLayer | ExpertLayer
 

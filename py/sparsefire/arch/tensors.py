@@ -9,12 +9,15 @@ from ..gguf.reader import GgufFile
 from ..weights.formats import FORMATS, VECTOR_FORMATS
 from .config import ModelConfig
 from .keys import REPAIR
-from .plan import FfnLayer, Plan
+from .plan import ExpertLayer, FfnLayer, Plan
 from .rope import FACTORS_TENSOR
 from .writer import Writer
 
 # Ours, and PowerInfer's.
-PREDICTOR_MATRICES = ("ffn_predictor_p", "ffn_predictor_q", "fc1", "fc2")
+PREDICTOR_MATRICES = (
+    *("ffn_predictor_p", "ffn_predictor_q", "ffn_predictor_exps_p", "ffn_predictor_exps_q"),
+    *("fc1", "fc2"),
+)
 
 FFN_PARTS = ("ffn_gate", "ffn_up", "ffn_down")
 
@@ -99,9 +102,21 @@ def _all_tensors(file: GgufFile, config: ModelConfig, plan: Plan) -> dict[str, t
     for layer in plan.layers:
         if isinstance(layer, FfnLayer):
             shapes |= _ffn_tensors(file, config, layer)
+        elif layer.usual:
+            shapes |= _expert_predictors(file, layer, plan.tensors[f"{layer.up}.weight"][-1])
     for name in [name for name, shape in shapes.items() if len(shape) == 2]:
         shapes |= _scales(file, name)
     return shapes
+
+
+def _expert_predictors(file: GgufFile, layer: ExpertLayer, d: int) -> dict[str, tuple[int, ...]]:
+    """The predictors of a layer of experts, if it has any, one below the other."""
+    p, q, bias = (layer.predictor(part) for part in ("p.weight", "q.weight", "bias"))
+    if not {p, q, bias} & set(file.tensors):
+        return {}
+    *_, rank, _ = (1, *file.tensor(p).shape)
+    neurons = layer.count, layer.width
+    return {p: (layer.count, rank, d), q: (*neurons, rank), bias: neurons}
 
 
 def _scales(file: GgufFile, matrix: str) -> dict[str, tuple[int, ...]]:

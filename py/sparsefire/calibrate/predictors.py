@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +16,8 @@ from .._options import checked, number, positive, text
 from .._progress import Progress
 from ..arch.config import SPARSEFIRE_VERSION
 from ..arch.tensors import FFN_PARTS
-from ..core.hosts import available_cores
-from ..errors import ArgumentError, CalibrationError
-from ..fit.blas import one_blas_thread
+from ..errors import ArgumentError, CalibrationError, UnsupportedError
+from ..fit.blas import in_parallel
 from ..fit.layers import FitOptions, LayerFit, LayerReport, fit_layer
 from ..fit.lowrank import Descent
 from ..gguf.source import ByteArray
@@ -30,12 +28,14 @@ from ..text.pretokenizer import PRE_KEY
 from ..weights.formats import CALIBRATION_FORMATS, weight_format
 from ..weights.matrix import Matrix
 from ..weights.quantized import dequantize_rows, quantize_rows
+from .experts import ExpertFits, RoutedLayer, fit_experts, most_tokens, record, routed_layers
 from .samples import (
     CHECKS,
     FEWEST_TOKENS,
     Recorder,
     Samples,
     Windows,
+    cut,
     record_inputs,
     text_windows,
 )
@@ -48,7 +48,6 @@ DEFAULT_TOKENS = 100_000
 
 
 _PERPLEXITY_WINDOWS = 32
-_MOST_WORKERS = 4  # each needs memory for the scores of its layer
 _RECORDED, _FITTED = 0.15, 0.9  # shares of the work
 
 
@@ -113,6 +112,10 @@ def calibrate_model(
     text through the model elsewhere, as `sparsefire.batch.shards.recorder` does on a cluster, with
     the same result.
 
+    In a mixture of ReLU experts each expert gets a predictor of its own, of one rank in a layer,
+    fitted on the tokens that go to it; these are as many as memory for the inputs allows. Nothing
+    else in the file changes, so that ``format`` has to be "keep".
+
     Errors: `CalibrationError` (too little text, a model that gains nothing), `ArgumentError`,
     `UnsupportedError`, `BackendError` (the gguf package is not installed), and those of
     `Model.load`.
@@ -123,36 +126,33 @@ def calibrate_model(
     check_output(Path(output), [Path(source)], force=force)
     gguf_package()
     announce = progress or (lambda _stage, _share: None)
+    options = FitOptions(recall, rank, "", predictor_format, Descent(seed=seed))
     model = Model.load(source, activation=activation, pre=pre)
     try:
         check_output(Path(output), model.file.paths, force=force)
-        windows = text_windows(model, text, tokens)
-        samples = record_inputs(
-            model,
-            windows,
-            seed,
-            lambda share: announce("reading the text", _RECORDED * share),
-            recorder=recorder,
-        )
-        formats = [_bundle_format(ffn, format) for ffn in model.ffns]
-        descent = Descent(seed=seed)
-        options = [FitOptions(recall, rank, each, predictor_format, descent) for each in formats]
-        fits = _fit_layers(model, samples, options, announce)
-        _check_gain(model, fits)
+        if routed := routed_layers(model):
+            if recorder is not None:
+                raise UnsupportedError(
+                    f"{model.file.name}: of a mixture of experts, the inputs cannot be recorded "
+                    "elsewhere yet; leave out recorder"
+                )
+            windows = cut(model, text, min(tokens, most_tokens(model, routed)))
+            found = _with_experts(model, routed, windows, options, format, announce)
+        else:
+            windows = text_windows(model, text, tokens)
+            found = _with_layers(model, windows, options, format, recorder, announce)
         announce("writing", _FITTED)
-        metadata = _metadata(model, fits, format, recall, windows.size)
         if pre is not None:
-            metadata[PRE_KEY] = pre
-        tensors = _tensors(model, fits, formats, format)
-        write_gguf(output, metadata, tensors, model.file.paths, force=force)
+            found.metadata[PRE_KEY] = pre
+        write_gguf(output, found.metadata, found.tensors, model.file.paths, force=force)
     finally:
         model.close()
     dense, sparse = _perplexities(Path(output), activation, windows, announce)
-    reports = tuple(fit.report for fit in fits)
+    reports = found.reports
     return CalibrationReport(
         source=str(source),
         output=str(output),
-        format=formats[0],
+        format=found.format,
         recall=recall,
         tokens=windows.size,
         held_out_tokens=int(windows.held.size),
@@ -163,6 +163,76 @@ def calibrate_model(
         perplexity_sparse=sparse,
         layers=reports,
     )
+
+
+class _Found(NamedTuple):
+    """What the new file holds, and what was found out for each of its layers."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, Writable]
+    reports: tuple[LayerReport, ...]
+    format: str  # of most feed-forward weights
+
+
+def _with_layers(
+    model: Model,
+    windows: Windows,
+    options: FitOptions,
+    format: str,
+    recorder: Recorder | None,
+    announce: Progress,
+) -> _Found:
+    """A model with a feed-forward layer in every block."""
+    samples = record_inputs(
+        model,
+        windows,
+        options.descent.seed,
+        lambda share: announce("reading the text", _RECORDED * share),
+        recorder=recorder,
+    )
+    formats = [_bundle_format(ffn, format) for ffn in model.ffns]
+    fits = _fit_layers(model, samples, [replace(options, weights=f) for f in formats], announce)
+    _check_gain(model, fits)
+    reports = tuple(fit.report for fit in fits)
+    hot = [each.hot for each in reports]
+    metadata = _metadata(model, reports, hot, format, options.recall, windows.size)
+    return _Found(metadata, _tensors(model, fits, formats, format), reports, formats[0])
+
+
+def _with_experts(
+    model: Model,
+    routed: Sequence[RoutedLayer],
+    windows: Windows,
+    options: FitOptions,
+    format: str,
+    announce: Progress,
+) -> _Found:
+    """A model with experts, whose tensors stay as they are."""
+    if format != "keep":
+        raise ArgumentError(
+            f"format {format!r}: experts stay as they are stored; quantise the new file"
+        )
+    samples = record(
+        model,
+        routed,
+        windows,
+        options.descent.seed,
+        lambda share: announce("reading the text", _FITTED * share / 2),
+    )
+    fits: list[ExpertFits] = []
+    for each, data in zip(routed, samples, strict=True):
+        own = replace(options, weights=each.experts.matrices[1].format)
+        fits.append(fit_experts(each, data, own))
+        announce("fitting predictors", _FITTED * (1 + len(fits) / len(routed)) / 2)
+    reports = tuple(each.report for each in fits)
+    hot = [0] * model.config.layers
+    metadata = _metadata(model, reports, hot, "keep", options.recall, windows.size)
+    tensors: dict[str, Writable] = {
+        name: _copied(model, name, "keep") for name in model.file.tensors
+    }
+    for layer, found in zip(routed, fits, strict=True):
+        tensors |= found.tensors(layer.layer)
+    return _Found(metadata, tensors, reports, routed[0].experts.matrices[1].format)
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -186,12 +256,7 @@ def _fit_layers(
         progress(1.0)
         return result
 
-    with one_blas_thread() as alone:
-        workers = min(len(options), available_cores(), _MOST_WORKERS) if alone else 1
-        if workers == 1:
-            return [fit(layer) for layer in range(len(options))]
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(fit, range(len(options))))
+    return in_parallel(fit, range(len(options)))
 
 
 def _check_arguments(rank: int | None, recall: float, tokens: int, format: str) -> None:
@@ -228,7 +293,12 @@ def _check_gain(model: Model, fits: list[LayerFit]) -> None:
 
 
 def _metadata(
-    model: Model, fits: list[LayerFit], format: str, recall: float, tokens: int
+    model: Model,
+    reports: Sequence[LayerReport],
+    hot: Sequence[int],
+    format: str,
+    recall: float,
+    tokens: int,
 ) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         key: value
@@ -240,14 +310,14 @@ def _metadata(
             weight_format(format).file_type, ValueType("u32")
         )
         metadata["general.quantization_version"] = TypedValue(2, ValueType("u32"))
-    reports = [fit.report for fit in fits]
     metadata[f"{model.config.architecture}.hidden_activation"] = str(model.config.activation)
     metadata["sparsefire.version"] = TypedValue(SPARSEFIRE_VERSION, ValueType("u32"))
-    metadata["sparsefire.hot_counts"] = np.array([each.hot for each in reports], np.int32)
+    metadata["sparsefire.hot_counts"] = np.array(hot, np.int32)
     metadata["sparsefire.calibration.recall"] = float(recall)
     metadata["sparsefire.calibration.tokens"] = TypedValue(tokens, ValueType("u32"))
     for name in ("active_share", "selected_share"):
-        shares = np.array([getattr(each, name) for each in reports], np.float32)
+        shares = np.zeros(model.config.layers, np.float32)  # 0 in blocks without neurons
+        shares[[each.layer for each in reports]] = [getattr(each, name) for each in reports]
         metadata[f"sparsefire.calibration.{name}"] = shares
     return metadata
 

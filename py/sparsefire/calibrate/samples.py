@@ -82,6 +82,11 @@ def text_windows(model: Model, text: str, tokens: int) -> Windows:
     """About ``tokens`` tokens in windows spread evenly over the text. `UnsupportedError` for a
     model that calibration cannot write."""
     _check_layers(model)
+    return cut(model, text, tokens)
+
+
+def cut(model: Model, text: str, tokens: int) -> Windows:
+    """The same of any model."""
     ids = np.asarray(model.tokenize(text, special=False), np.int32)
     if len(ids) < FEWEST_TOKENS:
         raise CalibrationError(

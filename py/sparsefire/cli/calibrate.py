@@ -35,9 +35,9 @@ def add_calibrate_parser(commands: Any) -> None:
         "calibrate",
         help="prepare a model to run sparsely",
         description="Runs a text through a model and writes the model together with what it needs "
-        "to run sparsely: a predictor per layer if the activation has exact zeros (ReLU …), or "
-        "else cutoffs below which neurons are skipped, if that is faster than dense at an "
-        "acceptable cost. All reported numbers are measured on a held-out part of the text.",
+        "to run sparsely: a predictor per layer, or per expert, if the activation has exact zeros "
+        "(ReLU …), or else cutoffs below which neurons are skipped, if that is faster than dense "
+        "at an acceptable cost. All reported numbers are measured on a held-out part of the text.",
     )
     parser.set_defaults(run=_calibrate)
     add = parser.add_argument

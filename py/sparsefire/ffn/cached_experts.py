@@ -32,6 +32,7 @@ from ..weights.formats import WeightFormat, weight_format
 from .bundles import CUT_OFF, LayerShape, Source, opened, read_exactly
 from .cache import CoreCache, NeuronCache
 from .core_layer import DOWN_LAYOUTS
+from .files import attach_predictors, read_expert_predictors
 from .uncached import UncachedFile
 
 _READERS = 4  # reads at a time: enough to keep a fast disk busy
@@ -260,6 +261,8 @@ class CachedExperts(CoreObject):
             )
             super().__init__(core, handle, "sf_experts_close")
             self._set_biases(file)
+            self._predictors = read_expert_predictors(core, file.header, layer)
+            attach_predictors(self, self._predictors)
         except BaseException:
             cache.detach(self)
             raise

@@ -19,6 +19,8 @@ from ..gguf.reader import GgufFile
 from ..weights.activation import ActivationType
 from ..weights.matrix import Matrix
 from .core_layer import DOWN_LAYOUTS
+from .files import attach_predictors, read_expert_predictors
+from .low_rank import LowRankPredictor
 
 _CUTOFFS = {"gate": Cutoff.CUTOFF_GATE, "product": Cutoff.CUTOFF_PRODUCT}
 
@@ -65,6 +67,7 @@ class ExpertsFfn(CoreObject):
         self.width = self.hidden // count
         self.down_layout = down_layout
         self.predictor = None
+        self.predictors: list[LowRankPredictor] = []  # of a calibrated layer, one an expert
         self.cutoff = self.product_cutoff = 0.0
         if biases is not None:
             pointers = [None if each is None else core.inp(each) for each in biases]
@@ -74,6 +77,11 @@ class ExpertsFfn(CoreObject):
     def nbytes(self) -> int:
         """Bytes of the weights."""
         return sum(each.nbytes for each in {*self.matrices} if each is not None)
+
+    def set_predictors(self, predictors: list[LowRankPredictor]) -> None:
+        """Gives each expert its own, which sparse mode asks for its neurons."""
+        attach_predictors(self, predictors)
+        self.predictors = predictors
 
     @locked
     def set_cutoff(self, cutoff: float, on: str = "gate") -> None:
@@ -111,7 +119,7 @@ def read_experts(core: Core, file: GgufFile, layer: ExpertLayer) -> ExpertsFfn:
         down = Matrix(core, core.upload(rows), kind, layer.count * width, d)
     else:
         down = read_matrix(core, file, name)
-    return ExpertsFfn(
+    experts = ExpertsFfn(
         core,
         layer.count,
         gate,
@@ -121,3 +129,5 @@ def read_experts(core: Core, file: GgufFile, layer: ExpertLayer) -> ExpertsFfn:
         down_layout=layout,
         biases=biases,
     )
+    experts.set_predictors(read_expert_predictors(core, file, layer))
+    return experts

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arch.plan import ExpertLayer
 from ..arch.read import read_matrix, read_vector
 from ..arch.tensors import PREDICTOR_MATRICES
 from ..core.core import Core
+from ..core.handle import CoreObject
 from ..gguf.reader import GgufFile
 from .low_rank import LowRankPredictor
 
@@ -40,6 +42,27 @@ def read_predictor(
             relu_between=True,
         )
     return None
+
+
+def read_expert_predictors(
+    core: Core, file: GgufFile, layer: ExpertLayer
+) -> list[LowRankPredictor]:
+    """The predictors of a layer's experts, or none."""
+    if not layer.usual or layer.predictor("p.weight") not in file.tensors:
+        return []
+    p, q = (
+        read_matrix(core, file, layer.predictor(part)).parts(layer.count)
+        for part in ("p.weight", "q.weight")
+    )
+    biases = read_vector(file, layer.predictor("bias"), 2).reshape(layer.count, -1)
+    return [LowRankPredictor.from_matrices(core, *each) for each in zip(p, q, biases, strict=True)]
+
+
+def attach_predictors(experts: CoreObject, predictors: list[LowRankPredictor]) -> None:
+    """Gives each expert its predictor, which has to live as long."""
+    for expert, predictor in enumerate(predictors):
+        attached = expert, predictor.handle
+        experts.core.check("sf_experts_set_predictor", experts.handle, *attached, what="predictors")
 
 
 def predictor_copies(file: GgufFile) -> int:

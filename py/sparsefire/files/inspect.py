@@ -292,8 +292,8 @@ def _sparsity(file: GgufFile) -> list[LayerSparsity]:
             continue
         layer = parts.setdefault(int(found[1]), {"rank": 0, "predictor": 0, "bundle": 0})
         layer["bundle" if found[2].startswith("ffn_bundle") else "predictor"] += info.nbytes
-        if found[2] == "ffn_predictor_p.weight":
-            layer["rank"] = info.shape[0]
+        if found[2] in ("ffn_predictor_p.weight", "ffn_predictor_exps_p.weight"):
+            layer["rank"] = info.shape[-2]
     lists = {
         name: _listed(file.metadata.get(f"sparsefire.{name}"))
         for name in ("hot_counts", "calibration.active_share", "calibration.selected_share")

@@ -151,6 +151,7 @@ class FitOptions:
     weights: str = "q8_0"  # format that the layer will be stored in
     predictor: str | None = None  # and the predictor, None: see `predictor_format`
     descent: Descent = field(default_factory=Descent)
+    hot: bool = True  # the most frequent neurons may be computed always
 
 
 def predictor_format(rank: int, d: int, wanted: str | None = None) -> str:
@@ -214,7 +215,7 @@ class _Fitting:
         factors = factors.rounded(kind, self.math.ffn.core)
         family = self.fit.family(factors)
         thresholds = self.fit.thresholds(factors, family)
-        hot = self._hot(factors, thresholds)
+        hot = self._hot(factors, thresholds) if self.options.hot else 0
         if hot:
             thresholds = self.fit.thresholds(factors, family, self.order[:hot])
         return self._result(factors, kind, thresholds, hot)

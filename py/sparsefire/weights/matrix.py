@@ -73,15 +73,25 @@ class Matrix(CoreObject):
         memory = core.upload(array.packed)
         return cls(core, memory, array.format, *array.shape)
 
+    def parts(self, count: int) -> list[Matrix]:
+        """Views of ``count`` equal parts of the rows, from the top."""
+        rows, stride = self.rows // count, self._row_stride
+        return [
+            Matrix(
+                self.core,
+                self._memory,
+                self._format,
+                rows,
+                self.columns,
+                self._offset + part * rows * stride,
+                stride,
+            ).set_scale(self._scale)
+            for part in range(count)
+        ]
+
     def halves(self) -> tuple[Matrix, Matrix]:
         """Views of the upper half of the rows, and of the lower one."""
-        rows, stride = self.rows // 2, self._row_stride
-        upper, lower = (
-            Matrix(
-                self.core, self._memory, self._format, rows, self.columns, offset, stride
-            ).set_scale(self._scale)
-            for offset in (self._offset, self._offset + rows * stride)
-        )
+        upper, lower = self.parts(2)
         return upper, lower
 
     @property
