@@ -96,13 +96,24 @@ def test_sessions_together_are_as_alone(
             rounds.append(model.evaluate([(s, [t]) for s, t in zip(sessions, chosen, strict=True)]))
         for i, prompt in enumerate(prompts):
             alone = model.new_session(40)
-            tokens = prompt.tolist()
+            alone.rewind(0, model.config.default_mode)
+            tokens, expected = prompt.tolist(), np.empty((1, model.config.vocab), np.float32)
             for logits in rounds:
-                expected = alone.feed(tokens, model.config.default_mode)
-                np.testing.assert_array_equal(logits[i], expected)
+                alone.evaluate(np.array(tokens[len(alone.tokens) :], np.int32), expected)
+                np.testing.assert_array_equal(logits[i], expected[0])
                 tokens.append(int(expected.argmax()))
             assert sessions[i].tokens == tokens[:-1]
             assert (sessions[i].active == alone.active).all()
+
+
+def test_the_phase_decides_not_the_number_of_tokens(tmp_path: Path) -> None:
+    path = tiny_model.write(tmp_path / "m.gguf")
+    with sf.Model.load(path) as model:
+        first, second, alone = (model.new_session(16) for _ in range(3))
+        model.evaluate([(first, [1, 2, 3]), (second, [4])])
+        both = model.evaluate([(first, [5]), (second, [6])], phase="decode")
+        alone.feed([1, 2, 3], model.config.default_mode)
+        np.testing.assert_array_equal(both[0], alone.step(5))
 
 
 def test_bad_sessions(tmp_path: Path) -> None:
@@ -119,6 +130,8 @@ def test_bad_sessions(tmp_path: Path) -> None:
                 model.evaluate(parts)
         with pytest.raises(sf.ContextFullError, match="session 1 holds 4 tokens"):
             model.evaluate([(session, [1]), (second, [1] * 5)])
+        with pytest.raises(sf.ArgumentError, match="phase is 'chat'"):
+            model.evaluate([(session, [1])], phase="chat")
         model.evaluate([(session, [1])], mode="dense")
         with pytest.raises(sf.ArgumentError, match="in dense mode, not exact"):
             model.evaluate([(session, [1])], mode="exact")

@@ -61,7 +61,9 @@ def test_the_same_bits_as_in_memory(core: Core, name: str) -> None:
             for mode in modes(tiny):
                 found = model.logits(IDS, mode=mode)
                 if mode == "dense":
-                    np.testing.assert_allclose(found, wanted[mode], rtol=1e-4, atol=1e-4)
+                    # In memory dense prompts multiply floats, here inputs of 16 bits.
+                    atol = 4e-4 * np.abs(wanted[mode]).max()
+                    np.testing.assert_allclose(found, wanted[mode], rtol=0, atol=atol)
                     continue
                 np.testing.assert_array_equal(found, wanted[mode])
                 assert (model.stats.active_share, model.stats.selected_share) == shares[mode]

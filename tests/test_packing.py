@@ -75,7 +75,7 @@ def test_texts_are_those_of_single_runs(model: Model) -> None:
 def greedy(prompt: list[int], count: int) -> Job[list[int]]:
     tokens = list(prompt)
     for place in range(count):
-        rows = yield Wanted(tokens, step=place > 0)
+        rows = yield Wanted(tokens, step=place > 0, decoded=place)
         tokens.append(int(rows[0].argmax()))
     return tokens
 
@@ -124,7 +124,7 @@ def failing(error: SparsefireError | None) -> Job[str]:
     yield Wanted([1, 2])
     if error is not None:
         raise error
-    yield Wanted([1, 2, 3], step=True)
+    yield Wanted([1, 2, 3], step=True, decoded=1)
     return "done"
 
 

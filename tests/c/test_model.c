@@ -7,7 +7,7 @@
 #include "check.h"
 #include "reference.h"
 
-enum { LAYERS = 2, D = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, VOCAB = 50, HIDDEN = 96, CONTEXT = 70, TOKENS = 60 };
+enum { LAYERS = 2, D = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, VOCAB = 50, HIDDEN = 96, CONTEXT = 90, TOKENS = 78 };
 enum { MATRICES = 2 + LAYERS * 7 };
 
 typedef struct {
@@ -106,7 +106,7 @@ static void eval_in_steps(test_model *m, int32_t mode, int32_t step, float *logi
 }
 
 static void test_steps_and_threads(test_model *m, test_model *threaded) {
-  const int32_t steps[] = {1, 7, 32, 33};
+  const int32_t steps[] = {1, 7, SF_BATCH, SF_BATCH + 1};
   for (int32_t mode = SF_DENSE; mode <= SF_EXACT; mode++) {
     eval_in_steps(m, mode, TOKENS, together);
     for (int32_t i = 0; i < 4; i++) {
@@ -117,7 +117,11 @@ static void test_steps_and_threads(test_model *m, test_model *threaded) {
     CHECK(memcmp(alone, together, sizeof alone) == 0, "mode %d: threads differ", mode);
   }
   eval_in_steps(m, SF_DENSE, TOKENS, alone);
-  for (int32_t i = 0; i < TOKENS * VOCAB; i++) CHECK(fabsf(alone[i] - together[i]) < 1e-3f, "exact is not dense");
+  float largest = 0; /* dense prompts multiply floats, exact ones inputs of 16 bits */
+  for (int32_t i = 0; i < TOKENS * VOCAB; i++) largest = fmaxf(largest, fabsf(alone[i]));
+  for (int32_t i = 0; i < TOKENS * VOCAB; i++) {
+    CHECK(fabsf(alone[i] - together[i]) < 4e-4f * largest, "exact is not dense");
+  }
 }
 
 static void test_activity(test_model *m) {
@@ -367,7 +371,8 @@ static void test_waiting_errors(const test_model *m, size_t row) {
   CHECK(sf_session_open(&session, m->model, CONTEXT) == SF_OK, "session");
   CHECK(sf_model_resume(m->model, logits) == SF_ERROR_ARGUMENT, "not waiting");
   CHECK(sf_model_missing(m->model, &layer, ids) == SF_ERROR_ARGUMENT, "not waiting");
-  CHECK(sf_session_eval(session, tokens, 33, SF_EXACT, SF_PROMPT, NULL, 0) == SF_ERROR_ARGUMENT, "too many at once");
+  CHECK(sf_session_eval(session, tokens, SF_BATCH + 1, SF_EXACT, SF_PROMPT, NULL, 0) == SF_ERROR_ARGUMENT,
+        "too many at once");
   CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, SF_PROMPT, logits, 1) == SF_WAITING, "waits");
   CHECK(sf_session_save(session, NULL, 0) == SF_ERROR_ARGUMENT, "a token waits");
   CHECK(sf_model_resume(m->model, NULL) == SF_ERROR_ARGUMENT, "no place for the logits");

@@ -69,13 +69,13 @@ void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n) 
 
 /* ---- A dense pass ---- */
 
-int32_t sf_ffn_dense(sf_ffn *ffn, const float *x, int32_t n, float *y) {
+int32_t sf_ffn_dense(sf_ffn *ffn, int32_t phase, const float *x, int32_t n, float *y) {
   sf_inputs inputs;
   int32_t status = sf_ffn_reserve(ffn, n);
-  if (status == SF_OK) status = sf_ffn_prepare(ffn, x, n, &inputs);
+  if (status == SF_OK) status = sf_ffn_prepare(ffn, phase, x, n, &inputs);
   if (status != SF_OK) return status;
   sf_ffn_every_neuron(ffn, &inputs, n);
   sf_ffn_apply_sub_norm(ffn, NULL, NULL, n, ffn->work->up_values);
   sf_ffn_start_output(ffn, n, y);
-  return sf_ffn_add_down(ffn, NULL, NULL, ffn->work->up_values, n, 0, y);
+  return sf_ffn_add_down(ffn, phase, NULL, NULL, ffn->work->up_values, n, 0, y);
 }

@@ -10,6 +10,6 @@ void sf_ffn_every_row(const sf_ffn *ffn, const sf_matrix *matrix, const float *b
 /* Leaves activation(gate) ∘ up, or activation(up), of every neuron in up_values (n, hidden). */
 void sf_ffn_every_neuron(const sf_ffn *ffn, const sf_inputs *inputs, int32_t n);
 /* A pass with every neuron. */
-int32_t sf_ffn_dense(sf_ffn *ffn, const float *x, int32_t n, float *y);
+int32_t sf_ffn_dense(sf_ffn *ffn, int32_t phase, const float *x, int32_t n, float *y);
 
 #endif

@@ -64,14 +64,15 @@ static void add_by_neuron(const sf_ffn *ffn, const int32_t *ids, const int32_t *
 /* ---- Down, one row an output ---- */
 
 /* y (n, d_out) += of the k vectors which[0 … k-1], values (k, hidden) · downᵀ. */
-static int32_t add_by_output(sf_ffn *ffn, const float *values, const int32_t *which, int32_t k, float *y) {
+static int32_t add_by_output(sf_ffn *ffn, int32_t phase, const float *values, const int32_t *which, int32_t k,
+                             float *y) {
   sf_context *context = ffn->context;
   size_t d_out = (size_t)ffn->d_out;
   int32_t status =
       sf_grow((void **)&ffn->work->outputs, &ffn->work->outputs_capacity, (size_t)k * d_out, sizeof(float));
   if (status != SF_OK) return status;
   if (!context->kernels->all_finite(values, k * ffn->hidden)) return SF_ERROR_NOT_FINITE;
-  status = sf_prepare_multiply(context, ffn->by_output, values, k, ffn->work->outputs);
+  status = sf_prepare_multiply(context, phase, ffn->by_output, values, k, ffn->work->outputs);
   for (int32_t j = 0; status == SF_OK && j < k; j++) {
     float *y_j = y + (size_t)which[j] * d_out;
     context->kernels->add(y_j, ffn->work->outputs + (size_t)j * d_out, ffn->d_out, y_j);
@@ -88,8 +89,8 @@ static int32_t list_pays(const sf_ffn *ffn, int32_t count, int32_t n) {
   return (float)count * ((float)list->row_bytes * cost.byte + cost.row) < whole;
 }
 
-int32_t sf_ffn_add_down(sf_ffn *ffn, const int32_t *ids, const int32_t *counts, const float *alpha, int32_t n,
-                        int32_t lists, float *y) {
+int32_t sf_ffn_add_down(sf_ffn *ffn, int32_t phase, const int32_t *ids, const int32_t *counts, const float *alpha,
+                        int32_t n, int32_t lists, float *y) {
   size_t hidden = (size_t)ffn->hidden;
   int32_t listed[SF_BATCH], which[SF_BATCH], spread = 0, status = SF_OK;
   for (int32_t j = 0; j < n; j++) {
@@ -100,7 +101,7 @@ int32_t sf_ffn_add_down(sf_ffn *ffn, const int32_t *ids, const int32_t *counts, 
   }
   if (spread < n) add_by_neuron(ffn, ids, listed, alpha, n, y);
   if (spread == 0) return SF_OK;
-  if (!ids) return add_by_output(ffn, alpha, which, spread, y); /* then no vector has a list */
+  if (!ids) return add_by_output(ffn, phase, alpha, which, spread, y); /* then no vector has a list */
   status = sf_grow((void **)&ffn->work->some_values, &ffn->work->some_capacity, (size_t)spread * hidden, sizeof(float));
   if (status != SF_OK) return status;
   memset(ffn->work->some_values, 0, (size_t)spread * hidden * sizeof(float));
@@ -109,5 +110,5 @@ int32_t sf_ffn_add_down(sf_ffn *ffn, const int32_t *ids, const int32_t *counts, 
     float *values = ffn->work->some_values + (size_t)k * hidden;
     for (int32_t i = 0; i < counts[which[k]]; i++) values[ids[list + (size_t)i]] = alpha[list + (size_t)i];
   }
-  return add_by_output(ffn, ffn->work->some_values, which, spread, y);
+  return add_by_output(ffn, phase, ffn->work->some_values, which, spread, y);
 }

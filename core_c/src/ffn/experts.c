@@ -155,7 +155,7 @@ int32_t sf_experts_set_predictor(sf_experts *experts, int32_t expert, sf_predict
 /* n vectors on their way through the layer. */
 typedef struct {
   sf_experts *experts;
-  int32_t mode, used, before, share, n;
+  int32_t mode, phase, used, before, share, n;
   const float *x, *routes;
   sf_cached_pass *state;
   uint8_t *fired;
@@ -217,7 +217,7 @@ static int32_t compute_expert(const pass *p, int32_t expert) {
   }
   uint8_t *fired = p->fired ? p->fired + (size_t)expert * (size_t)width : NULL;
   int32_t status =
-      sf_ffn_run(experts->ffns[expert], p->mode, state->in, NULL, m, state->out, counts[0], counts[1], fired);
+      sf_ffn_run(experts->ffns[expert], p->mode, p->phase, state->in, NULL, m, state->out, counts[0], counts[1], fired);
   for (int32_t k = 0; status == SF_OK && k < m; k++) {
     memcpy(state->made + (size_t)places[k] * d_out, state->out + (size_t)k * d_out, d_out * sizeof(float));
     state->counts[places[k] / p->used] += counts[0][k];
@@ -306,10 +306,10 @@ static int32_t compute_part(const pass *p, sf_cached_pass *cached) {
   return done;
 }
 
-int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *cached, int32_t mode, const float *x, const float *routes,
-                       int32_t used, int32_t before, int32_t share, int32_t n, float *y, int32_t *selected,
-                       int32_t *active, uint8_t *fired) {
-  const pass p = {experts, mode, used, before, share, n, x, routes, cached, fired};
+int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *cached, int32_t mode, int32_t phase, const float *x,
+                       const float *routes, int32_t used, int32_t before, int32_t share, int32_t n, float *y,
+                       int32_t *selected, int32_t *active, uint8_t *fired) {
+  const pass p = {experts, mode, phase, used, before, share, n, x, routes, cached, fired};
   while (cached->first < cached->n_wanted) {
     if (cached->granted == 0) {
       int32_t status = ask(experts, cached);

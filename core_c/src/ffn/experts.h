@@ -26,8 +26,8 @@ int32_t sf_experts_begin(sf_experts *experts, sf_cached_pass *pass, const float 
  * ascending, and their weights; `share` experts of the routes are one here. Writes counts (n) as sf_ffn_forward does.
  * Of a cached layer: SF_WAITING when all that can be computed is, and pass->missing has to be read; then the same call
  * once more, when at least one of them is there, else NOT_RESIDENT. */
-int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *pass, int32_t mode, const float *x, const float *routes,
-                       int32_t used, int32_t before, int32_t share, int32_t n, float *y, int32_t *selected,
-                       int32_t *active, uint8_t *fired);
+int32_t sf_experts_run(sf_experts *experts, sf_cached_pass *pass, int32_t mode, int32_t phase, const float *x,
+                       const float *routes, int32_t used, int32_t before, int32_t share, int32_t n, float *y,
+                       int32_t *selected, int32_t *active, uint8_t *fired);
 
 #endif

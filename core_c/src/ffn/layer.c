@@ -157,7 +157,7 @@ int32_t sf_ffn_set_cutoff(sf_ffn *ffn, int32_t kind, float cutoff) {
   return SF_OK;
 }
 
-int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, const float *hints, int32_t n, float *y,
+int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, int32_t phase, const float *x, const float *hints, int32_t n, float *y,
                    int32_t *selected, int32_t *active, uint8_t *fired) {
   int32_t status = SF_OK, counts[2][SF_BATCH];
   for (int32_t first = 0; first < n && status == SF_OK; first += SF_BATCH) {
@@ -166,7 +166,7 @@ int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, const float *x, const float *hints
     float *y_first = y + (size_t)first * (size_t)ffn->d_out;
     if (mode == SF_DENSE) {
       for (int32_t j = 0; j < batch; j++) counts[0][j] = counts[1][j] = ffn->hidden;
-      status = sf_ffn_dense(ffn, x_first, batch, y_first);
+      status = sf_ffn_dense(ffn, phase, x_first, batch, y_first);
       if (fired && status == SF_OK) sf_ffn_count_fired(ffn, NULL, NULL, batch, fired);
     } else {
       const float *hints_first = hints ? hints + (size_t)first * (size_t)ffn->d_in : x_first;
@@ -189,7 +189,7 @@ int32_t sf_ffn_forward(sf_ffn *ffn, int32_t mode, const float *x, int32_t n, flo
     if (!context->kernels->all_finite(x + (size_t)j * (size_t)ffn->d_in, ffn->d_in)) return SF_ERROR_NOT_FINITE;
   }
   sf_pool_lock(context->pool);
-  int32_t status = sf_ffn_run(ffn, mode, x, NULL, n, y, selected, active, NULL);
+  int32_t status = sf_ffn_run(ffn, mode, SF_DECODE, x, NULL, n, y, selected, active, NULL);
   sf_pool_unlock(context->pool);
   return status;
 }

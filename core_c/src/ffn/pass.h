@@ -46,7 +46,7 @@ void sf_ffn_share_work(sf_ffn *ffn, sf_ffn_work *work);
 /* Makes room for n vectors. */
 int32_t sf_ffn_reserve(sf_ffn *ffn, int32_t n);
 /* x (n, d_in) in the form, or forms, that gate and up multiply. */
-int32_t sf_ffn_prepare(const sf_ffn *ffn, const float *x, int32_t n, sf_inputs *inputs);
+int32_t sf_ffn_prepare(const sf_ffn *ffn, int32_t phase, const float *x, int32_t n, sf_inputs *inputs);
 /* y (n, d_out) starts as the bias. */
 void sf_ffn_start_output(const sf_ffn *ffn, int32_t n, float *y);
 /* Where the layer does, cuts the gates (n, hidden) of each vector by their mean and standard deviation. */

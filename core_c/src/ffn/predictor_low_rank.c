@@ -23,7 +23,7 @@ static int32_t reserve(low_rank *predictor, int32_t n) {
 static int32_t multiply(sf_context *context, const sf_matrix *matrix, const sf_panels *panels, int32_t first,
                         const float *x, int32_t n, float *out, size_t stride) {
   sf_inputs inputs;
-  int32_t status = sf_prepare(context, matrix->format, x, n, matrix->columns, &inputs);
+  int32_t status = sf_prepare(context, SF_DECODE, matrix->format, x, n, matrix->columns, &inputs);
   if (status != SF_OK) return status;
   if (panels->data) {
     sf_multiply_panels(context, panels, first, &inputs, n, out, stride);

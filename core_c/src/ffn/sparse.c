@@ -277,7 +277,7 @@ static int32_t add_pass(pass *p, float *y) {
     status = sf_cache_slots(ffn->cache, p->ids, p->counts[0], ffn->rows);
     rows = ffn->rows;
   }
-  return status == SF_OK ? sf_ffn_add_down(ffn, rows, p->counts, alpha, p->n, p->lists, y) : status;
+  return status == SF_OK ? sf_ffn_add_down(ffn, SF_DECODE, rows, p->counts, alpha, p->n, p->lists, y) : status;
 }
 
 int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hints, int32_t n, float *y,
@@ -291,7 +291,7 @@ int32_t sf_ffn_sparse(sf_ffn *ffn, int32_t mode, const float *x, const float *hi
     for (int32_t j = 0; j < n; j++) every &= p.counts[j] == ffn->hidden;
     if (!every) p.ids = ffn->work->ids;
   }
-  if (status == SF_OK) status = sf_ffn_prepare(ffn, x, n, &inputs);
+  if (status == SF_OK) status = sf_ffn_prepare(ffn, SF_DECODE, x, n, &inputs);
   if (status != SF_OK) return status;
   memcpy(selected, p.counts, (size_t)n * sizeof(int32_t));
   sf_ffn_start_output(ffn, n, y);
@@ -306,7 +306,7 @@ int32_t sf_ffn_add_neurons(sf_ffn *ffn, int32_t mode, const int32_t *ids, int32_
   sf_inputs inputs;
   pass p = {ffn, &inputs, 1, ids, 1, ffn->gate_cutoff, ffn->product_cutoff, {count}};
   if (mode == SF_DENSE) p.gate_cutoff = p.product_cutoff = 0;
-  int32_t status = sf_ffn_prepare(ffn, x, 1, &inputs);
+  int32_t status = sf_ffn_prepare(ffn, SF_DECODE, x, 1, &inputs);
   if (status == SF_OK) status = add_pass(&p, y);
   if (fired && status == SF_OK) sf_ffn_count_fired(ffn, p.ids, p.counts, 1, fired);
   return status == SF_OK ? p.counts[0] : status;

@@ -1,42 +1,29 @@
-/* Dot products of rows with several inputs: see dot.h. Rows are brought into one of two forms, floats or quants of 16
- * bits with their scales, by code of their format; the rest exists once for all formats. */
+/* Dot products of rows of a block format with several inputs of integers: see dot.h. Rows are brought into quants of 16
+ * bits with their scales by code of their format; the rest exists once for all formats. */
 #ifndef SF_KERNELS_DOT_BATCH_H
 #define SF_KERNELS_DOT_BATCH_H
 
 #include "kernels/products_tmpl.h"
 
 enum {
-  BATCH_ROWS = 4,                               /* rows of a group */
-  BATCH_INPUTS = 32,                            /* inputs whose accumulators are kept */
-  CHUNK_GROUPS = 2,                             /* columns of a chunk, in groups of sub-blocks */
-  CHUNK = CHUNK_GROUPS * GROUP_COLUMNS,         /* and in numbers */
-  BLOCK_CHUNK = SF_BLOCK_GROUPS * GROUP_COLUMNS /* the same of block formats, no more than CHUNK */
+  BATCH_ROWS = 4,                         /* rows of a group */
+  BATCH_INPUTS = 32,                      /* inputs whose accumulators are kept */
+  CHUNK = SF_BLOCK_GROUPS * GROUP_COLUMNS /* columns of a chunk */
 };
 
 /* A chunk of a row. */
 typedef struct {
   union {
-    float floats[CHUNK];
-    int16_t quants[CHUNK];        /* block formats */
-    vf vectors[CHUNK / SF_LANES]; /* so that none lies across cache lines */
+    int16_t quants[CHUNK];
+    vf vectors[CHUNK / SF_LANES / 2]; /* so that none lies across cache lines */
   } buffer;
-  const uint8_t *floats; /* plain formats: F32 itself, or converted in `buffer` */
-  float scales[CHUNK_GROUPS][GROUP_SIZE], offsets[CHUNK_GROUPS][GROUP_SIZE];
-  float mins[CHUNK_GROUPS][GROUP_SIZE];   /* the scales of second products, */
-  int8_t run_mins[CHUNK_GROUPS][SF_RUNS]; /* and the integers of the mins of runs */
+  float scales[SF_BLOCK_GROUPS][GROUP_SIZE], offsets[SF_BLOCK_GROUPS][GROUP_SIZE];
+  float mins[SF_BLOCK_GROUPS][GROUP_SIZE];   /* the scales of second products, */
+  int8_t run_mins[SF_BLOCK_GROUPS][SF_RUNS]; /* and the integers of the mins of runs */
 } batch_chunk;
 
 /* Accumulators, (input, row). */
 typedef vf batch_sums[BATCH_INPUTS][BATCH_ROWS];
-
-/* n plain numbers at p. */
-SF_INLINE void load_plain(sf_format_index format, const uint8_t *p, int32_t n, batch_chunk *chunk) {
-  float *floats = chunk->buffer.floats;
-  int32_t c = 0;
-  for (; c + SF_LANES <= n; c += SF_LANES) v_store(floats + c, load_weights(format, p + (size_t)c * 2));
-  if (c < n) v_store(floats + c, load_some_weights(format, p + (size_t)c * 2, n - c));
-  chunk->floats = (const uint8_t *)floats;
-}
 
 /* n columns of a block format at p, which is the start of a group. */
 SF_INLINE void load_blocks(sf_format_index format, const uint8_t *p, int32_t n, batch_chunk *chunk) {
@@ -59,21 +46,13 @@ SF_INLINE void load_blocks(sf_format_index format, const uint8_t *p, int32_t n, 
 }
 
 /* Columns c … c + n - 1 of a row, c a multiple of a group. */
-SF_INLINE void load_columns(sf_format_index format, const uint8_t *row, int32_t c, int32_t n, batch_chunk *chunk) {
-  if (!is_plain(format)) {
-    load_blocks(format, row + (size_t)(c / GROUP_COLUMNS) * group_bytes(format), n, chunk);
-  } else if (traits_of(format)->storage == SF_FLOATS_32) {
-    chunk->floats = row + (size_t)c * sizeof(float);
-  } else {
-    load_plain(format, row + (size_t)c * weight_bytes(format), n, chunk);
-  }
-}
-
 SF_NOT_INLINE void batch_load(sf_format_index format, const uint8_t *row, int32_t c, int32_t n, batch_chunk *chunk) {
   switch (format) {
-#define SF_FORMAT(NAME, name)                         \
-  case SF_FORMAT_##NAME:                              \
-    load_columns(SF_FORMAT_##NAME, row, c, n, chunk); \
+#define SF_FORMAT(NAME, name)                                           \
+  case SF_FORMAT_##NAME:                                                \
+    if (is_plain(SF_FORMAT_##NAME)) break;                              \
+    row += (size_t)(c / GROUP_COLUMNS) * group_bytes(SF_FORMAT_##NAME); \
+    load_blocks(SF_FORMAT_##NAME, row, n, chunk);                       \
     break;
 #include "formats/lists.h"
 #undef SF_FORMAT
@@ -82,37 +61,8 @@ SF_NOT_INLINE void batch_load(sf_format_index format, const uint8_t *row, int32_
   }
 }
 
-/* Adds the products of n columns: rows r0 … with inputs at x, x + columns, …; both counts are constants where this is
- * inlined, so that the accumulators are registers. */
-SF_INLINE void tile_plain(int n_rows, int n_inputs, const batch_chunk *chunk, int r0, int32_t n, const float *x,
-                          int32_t columns, vf (*sums)[BATCH_ROWS]) {
-  vf acc[SF_TILE_ROWS][SF_TILE_INPUTS];
-  for (int r = 0; r < n_rows; ++r) {
-    for (int j = 0; j < n_inputs; ++j) acc[r][j] = sums[j][r0 + r];
-  }
-  int32_t c = 0;
-  for (; c + SF_LANES <= n; c += SF_LANES) {
-    vf v[SF_TILE_INPUTS];
-    for (int j = 0; j < n_inputs; ++j) v[j] = v_load(x + (size_t)j * (size_t)columns + c);
-    for (int r = 0; r < n_rows; ++r) {
-      const vf w = v_load(chunk[r0 + r].floats + (size_t)c * sizeof(float));
-      for (int j = 0; j < n_inputs; ++j) acc[r][j] = v_fma(w, v[j], acc[r][j]);
-    }
-  }
-  if (c < n) {
-    for (int j = 0; j < n_inputs; ++j) {
-      const vf v = v_load_tail(x + (size_t)j * (size_t)columns + c, n - c);
-      for (int r = 0; r < n_rows; ++r) {
-        acc[r][j] = v_fma(v_load_tail(chunk[r0 + r].floats + (size_t)c * sizeof(float), n - c), v, acc[r][j]);
-      }
-    }
-  }
-  for (int r = 0; r < n_rows; ++r) {
-    for (int j = 0; j < n_inputs; ++j) sums[j][r0 + r] = acc[r][j];
-  }
-}
-
-/* The same for block formats and one group of the chunk, of n sub-blocks; inputs at `some`. */
+/* Adds the products of one group of the chunk, of n sub-blocks: rows chunk, chunk + 1, … with the inputs `some`; both
+ * counts are constants where this is inlined, so that the accumulators are registers. */
 SF_INLINE void tile_group(sf_product product, int n_rows, int n_inputs, const batch_chunk *chunk, int32_t g, int32_t n,
                           const sf_inputs *some, int32_t columns, vf (*acc)[SF_TILE_INPUTS]) {
   float scales[SF_TILE_ROWS][SF_TILE_INPUTS][GROUP_SIZE], min_scales[SF_TILE_ROWS][SF_TILE_INPUTS][GROUP_SIZE];
@@ -172,38 +122,28 @@ SF_INLINE void tile_blocks(sf_product product, int n_rows, int n_inputs, const b
 }
 
 /* Inputs j, j + 1, … of `inputs` from column c on, a multiple of 32. */
-SF_INLINE sf_inputs inputs_from(int plain, const sf_inputs *inputs, int32_t j, int32_t c, int32_t columns) {
+SF_INLINE sf_inputs inputs_from(const sf_inputs *inputs, int32_t j, int32_t c, int32_t columns) {
   const size_t at = (size_t)j * (size_t)columns + (size_t)c;
-  sf_inputs some = {NULL, NULL, NULL, NULL};
-  if (plain) {
-    some.f32 = inputs->f32 + at;
-  } else {
-    some.values = inputs->values + at;
-    some.scales = inputs->scales + at / SF_BLOCK;
-    some.sums = inputs->sums + at / SF_BLOCK;
-  }
+  const sf_inputs some = {NULL, inputs->values + at, inputs->scales + at / SF_BLOCK, inputs->sums + at / SF_BLOCK};
   return some;
 }
 
 /* All rows of the group with inputs j … j + n_inputs - 1 (a constant number), columns c … c + n - 1. */
 SF_INLINE void batch_tiles(sf_product product, int n_inputs, const batch_chunk *chunk, const sf_inputs *inputs,
                            int32_t j, int32_t c, int32_t n, int32_t columns, batch_sums sums) {
-  const sf_inputs some = inputs_from(product == PRODUCT_FLOATS, inputs, j, c, columns);
+  const sf_inputs some = inputs_from(inputs, j, c, columns);
   for (int r = 0; r < BATCH_ROWS; r += SF_TILE_ROWS) {
-    if (product == PRODUCT_FLOATS) {
-      tile_plain(SF_TILE_ROWS, n_inputs, chunk, r, n, some.f32, columns, sums + j);
-    } else {
-      tile_blocks(product, SF_TILE_ROWS, n_inputs, chunk, r, n, &some, columns, sums + j);
-    }
+    tile_blocks(product, SF_TILE_ROWS, n_inputs, chunk, r, n, &some, columns, sums + j);
   }
 }
 
 /* A chunk of four rows, columns c … c + n - 1, with n_inputs ≤ BATCH_INPUTS inputs. */
 SF_INLINE void batch_columns(sf_product product, const batch_chunk *chunk, const sf_inputs *inputs, int32_t n_inputs,
                              int32_t c, int32_t n, int32_t columns, batch_sums sums) {
-  const int tile = product == PRODUCT_FLOATS ? SF_TILE_INPUTS : SF_BLOCK_INPUTS;
   int32_t j = 0;
-  for (; j + tile <= n_inputs; j += tile) batch_tiles(product, tile, chunk, inputs, j, c, n, columns, sums);
+  for (; j + SF_BLOCK_INPUTS <= n_inputs; j += SF_BLOCK_INPUTS) {
+    batch_tiles(product, SF_BLOCK_INPUTS, chunk, inputs, j, c, n, columns, sums);
+  }
   for (; j < n_inputs; ++j) batch_tiles(product, 1, chunk, inputs, j, c, n, columns, sums);
 }
 
@@ -222,17 +162,13 @@ SF_NOT_INLINE void batch_columns_by_runs(const batch_chunk *chunk, const sf_inpu
 static void batch_group(sf_format_index format, const uint8_t *const *row, const sf_inputs *inputs, int32_t n_inputs,
                         int32_t columns, batch_sums sums) {
   batch_chunk chunk[BATCH_ROWS];
-  const int32_t most = is_plain(format) ? CHUNK : BLOCK_CHUNK;
   for (int32_t j = 0; j < n_inputs; ++j) {
     for (int r = 0; r < BATCH_ROWS; ++r) sums[j][r] = v_set1(0);
   }
-  for (int32_t c = 0; c < columns; c += most) {
-    const int32_t n = columns - c < most ? columns - c : most;
+  for (int32_t c = 0; c < columns; c += CHUNK) {
+    const int32_t n = columns - c < CHUNK ? columns - c : CHUNK;
     for (int r = 0; r < BATCH_ROWS; ++r) batch_load(format, row[r], c, n, &chunk[r]);
     switch (product_of(format)) {
-      case PRODUCT_FLOATS:
-        batch_columns(PRODUCT_FLOATS, chunk, inputs, n_inputs, c, n, columns, sums);
-        break;
       case PRODUCT_16_MINS:
         batch_columns_with_mins(chunk, inputs, n_inputs, c, n, columns, sums);
         break;
@@ -261,7 +197,7 @@ SF_NOT_INLINE void dot_batch(sf_format_index format, const sf_rows *rows, int32_
     for (int r = 0; r < BATCH_ROWS; ++r) row[r] = row_at(rows, i + r < n_rows ? i + r : n_rows - 1);
     for (int32_t j0 = 0; j0 < n_inputs; j0 += BATCH_INPUTS) {
       const int32_t n = n_inputs - j0 < BATCH_INPUTS ? n_inputs - j0 : BATCH_INPUTS;
-      const sf_inputs some = inputs_from(is_plain(format), inputs, j0, 0, rows->columns);
+      const sf_inputs some = inputs_from(inputs, j0, 0, rows->columns);
       batch_group(format, row, &some, n, rows->columns, sums);
       for (int32_t j = 0; j < n; ++j) {
         for (int32_t r = 0; r < BATCH_ROWS && i + r < n_rows; ++r) {

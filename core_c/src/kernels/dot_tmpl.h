@@ -11,12 +11,14 @@
  *
  * A few inputs of formats of bytes (dot_few): the same with each, a tile of rows at a time, which is then in cache.
  *
- * Several inputs (dot_batch): bound by arithmetic. Four rows, a chunk of their columns at a time, meet all inputs
- * while the chunk is in the first-quant cache; accumulators wait in memory between chunks. */
+ * Several inputs of integers (dot_batch): bound by arithmetic. Four rows, a chunk of their columns at a time, meet all
+ * inputs while the chunk is in the first-quant cache; accumulators wait in memory between chunks. Floats: dot_floats,
+ * which gives one input's bits too, or, for a few inputs, dot_few_floats. */
 #ifndef SF_KERNELS_DOT_H
 #define SF_KERNELS_DOT_H
 
 #include "kernels/dot_batch_tmpl.h"
+#include "kernels/dot_floats_tmpl.h"
 #include "kernels/products_tmpl.h"
 
 /* Sums of `streams` rows of plain numbers with one input; the rows `next` are asked for if `asks` is 1. */
@@ -159,7 +161,7 @@ SF_INLINE void dot_few(sf_format_index format, const sf_rows *rows, int32_t n_ro
     some.data += rows->ids ? 0 : (size_t)i * rows->stride;
     some.ids += rows->ids ? i : 0;
     for (int32_t j = 0; j < n_inputs; ++j) {
-      const sf_inputs input = n_inputs > 1 ? inputs_from(is_plain(format), inputs, j, 0, rows->columns) : *inputs;
+      const sf_inputs input = n_inputs > 1 ? inputs_from(inputs, j, 0, rows->columns) : *inputs;
       float *to = out + (size_t)j * out_stride + i;
       if (in_order) {
         dot_one(format, SF_IN_ORDER, 0, &some, n, &input, to);
@@ -172,7 +174,15 @@ SF_INLINE void dot_few(sf_format_index format, const sf_rows *rows, int32_t n_ro
 
 SF_INLINE void dot_rows(sf_format_index format, const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs,
                         int32_t n_inputs, float *out, size_t out_stride) {
-  if (n_inputs > few_inputs(format)) {
+  if (is_plain(format) ? n_inputs > 1 : SF_PROMPT_FLOATS && !inputs->values) {
+    if (has_few() && n_inputs == 1) {
+      dot_few_floats(format, 1, rows, n_rows, inputs->f32, 1, out, out_stride);
+    } else if (has_few() && n_inputs <= FEW_INPUTS) {
+      dot_few_floats(format, FEW_INPUTS, rows, n_rows, inputs->f32, n_inputs, out, out_stride);
+    } else {
+      dot_floats(format, rows, n_rows, inputs->f32, n_inputs, out, out_stride);
+    }
+  } else if (n_inputs > few_inputs(format)) {
     dot_batch(format, rows, n_rows, inputs, n_inputs, out, out_stride);
   } else {
     dot_few(format, rows, n_rows, inputs, n_inputs, out, out_stride);

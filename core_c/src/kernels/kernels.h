@@ -27,8 +27,9 @@ typedef struct {
   float scale;
 } sf_rows;
 
-/* out[j * out_stride + i] = scale · dot(row i, input j), i < n_rows, j < n_inputs. The order of additions for one
- * (row, input) pair depends on nothing but `columns`. */
+/* out[j * out_stride + i] = scale · dot(row i, input j), i < n_rows, j < n_inputs. Rows of block formats are multiplied
+ * as integers where the inputs have the I16 form, else as floats. The order of additions for one (row, input) pair
+ * depends on nothing but that and `columns`. */
 typedef void sf_dot_rows_fn(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs, float *out,
                             size_t out_stride);
 /* y[c] += Σ_i scale · alpha[i] · row_i[c] for c0 ≤ c < c1, added in order of i; c0 is a multiple of 32, and c1 is one
@@ -57,6 +58,7 @@ typedef struct {
   sf_dot_rows_fn *dot_rows[SF_FORMATS];
   sf_axpy_rows_fn *axpy_rows[SF_FORMATS];
   sf_dot_panels_fn *dot_panels[SF_FORMATS]; /* NULL for formats without one */
+  int32_t prompt_floats; /* 1: prompts are multiplied as floats in block formats too, which is faster here */
   /* The largest magnitude of an input's integers that dot_rows of a block format takes: 32767, or less where the
    * products are of 8 bits. */
   int32_t (*input_most)(sf_format_index format);

@@ -88,6 +88,7 @@ const sf_kernels SF_ISA_TABLE = {
 #include "formats/lists.h"
 #undef SF_FORMAT_WITH_PANELS
         },
+    .prompt_floats = SF_PROMPT_FLOATS,
     .input_most = input_most,
     .quantize_i16 = quantize_i16,
     .activate = activate,

@@ -11,7 +11,7 @@
 #endif
 
 typedef enum {
-  PRODUCT_FLOATS,  /* not of integers */
+  PRODUCT_FLOATS,  /* not of integers: see dot_floats_tmpl.h */
   PRODUCT_16,      /* any quants; inputs up to 32767 */
   PRODUCT_16_MINS, /* the same, and another product with the mins of runs */
   PRODUCT_16_RUNS, /* one for each of the two runs */

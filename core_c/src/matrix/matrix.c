@@ -53,11 +53,11 @@ void sf_matrix_row(const sf_matrix *matrix, int32_t i, float *out) {
   for (int32_t c = 0; matrix->scale != 1.0f && c < matrix->columns; c++) out[c] *= matrix->scale;
 }
 
-int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x, int32_t n, int32_t columns,
-                   sf_inputs *inputs) {
+int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *format, const float *x, int32_t n,
+                   int32_t columns, sf_inputs *inputs) {
   memset(inputs, 0, sizeof *inputs);
   inputs->f32 = x;
-  if (sf_is_plain(format->traits)) return SF_OK;
+  if (sf_is_plain(format->traits) || (phase == SF_PROMPT && context->kernels->prompt_floats)) return SF_OK;
   /* Block formats: sf_matrix_open has seen to it that columns is a multiple of 32. */
   size_t count = sf_size_product((size_t)n, (size_t)columns);
   int32_t status = sf_grow((void **)&context->values, &context->values_capacity, count, sizeof(int16_t));
@@ -134,8 +134,8 @@ static const sf_format *narrower(const sf_context *context, const sf_format *a, 
   return context->kernels->input_most(b->index) < context->kernels->input_most(a->index) ? b : a;
 }
 
-int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, int32_t count, const float *x,
-                         int32_t n, float *const *ys) {
+int32_t sf_multiply_each(sf_context *context, int32_t phase, const sf_matrix *const *matrices, int32_t count,
+                         const float *x, int32_t n, float *const *ys) {
   each_job job;
   sf_inputs inputs;
   job.count = count;
@@ -148,15 +148,16 @@ int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, 
     work += (size_t)matrix->rows * matrix->row_bytes;
     format = narrower(context, format, matrix->format);
   }
-  int32_t status = sf_prepare(context, format, x, n, matrices[0]->columns, &inputs);
+  int32_t status = sf_prepare(context, phase, format, x, n, matrices[0]->columns, &inputs);
   if (status != SF_OK) return status;
   sf_pool_run(context->pool, each_part, &job, sf_parts(context, sf_size_product(work, (size_t)n)));
   return SF_OK;
 }
 
-int32_t sf_prepare_multiply(sf_context *context, const sf_matrix *matrix, const float *x, int32_t n, float *y) {
+int32_t sf_prepare_multiply(sf_context *context, int32_t phase, const sf_matrix *matrix, const float *x, int32_t n,
+                            float *y) {
   sf_inputs inputs;
-  int32_t status = sf_prepare(context, matrix->format, x, n, matrix->columns, &inputs);
+  int32_t status = sf_prepare(context, phase, matrix->format, x, n, matrix->columns, &inputs);
   if (status == SF_OK) sf_multiply(context, matrix, NULL, matrix->rows, &inputs, n, y, (size_t)matrix->rows);
   return status;
 }
@@ -192,7 +193,7 @@ int32_t sf_matrix_multiply(sf_context *context, const sf_matrix *matrix, const f
   if (!context->kernels->all_finite(x, n * matrix->columns)) return SF_ERROR_NOT_FINITE;
   if (n == 0) return SF_OK;
   sf_pool_lock(context->pool);
-  int32_t status = sf_prepare_multiply(context, matrix, x, n, y);
+  int32_t status = sf_prepare_multiply(context, SF_DECODE, matrix, x, n, y);
   sf_pool_unlock(context->pool);
   return status;
 }

@@ -21,10 +21,11 @@ struct sf_matrix {
 sf_rows sf_matrix_rows(const sf_matrix *matrix, const int32_t *ids, int32_t first);
 /* Row i as floats. */
 void sf_matrix_row(const sf_matrix *matrix, int32_t i, float *out);
-/* Brings n vectors x (n, columns) into the form that a format multiplies, beside the floats themselves, which it
- * borrows. Valid until the next call. */
-int32_t sf_prepare(sf_context *context, const sf_format *format, const float *x, int32_t n, int32_t columns,
-                   sf_inputs *inputs);
+/* Brings n vectors x (n, columns) into the form that a format multiplies in a phase, beside the floats themselves,
+ * which it borrows: prompts are multiplied as floats where that is faster (prompt_floats). Valid until the next call.
+ */
+int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *format, const float *x, int32_t n,
+                   int32_t columns, sf_inputs *inputs);
 /* Input j of several, of `columns` numbers. */
 sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns);
 /* out[j * out_stride + i] = row i · input j for `n_rows` rows: ids, or the first ones when ids is NULL. */
@@ -33,10 +34,11 @@ void sf_multiply(sf_context *context, const sf_matrix *matrix, const int32_t *id
 /* The same x (n, columns) times up to SF_EACH matrices: ys[k] (n, rows of matrices[k]). x is prepared once, and the
  * threads are woken once. */
 enum { SF_EACH = 5 };
-int32_t sf_multiply_each(sf_context *context, const sf_matrix *const *matrices, int32_t count, const float *x,
-                         int32_t n, float *const *ys);
+int32_t sf_multiply_each(sf_context *context, int32_t phase, const sf_matrix *const *matrices, int32_t count,
+                         const float *x, int32_t n, float *const *ys);
 /* sf_prepare, then sf_multiply with every row: y (n, rows). */
-int32_t sf_prepare_multiply(sf_context *context, const sf_matrix *matrix, const float *x, int32_t n, float *y);
+int32_t sf_prepare_multiply(sf_context *context, int32_t phase, const sf_matrix *matrix, const float *x, int32_t n,
+                            float *y);
 /* y (columns) += Σ_i alpha[i] · row ids[i] (ids NULL: row i), i < count. */
 void sf_accumulate(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t count, const float *alpha,
                    float *y);

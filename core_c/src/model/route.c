@@ -197,8 +197,8 @@ static int32_t run_experts(sf_model *model, const sf_step *step) {
   const float *routes = sf_values(model, step, 2);
   if (pass->experts != step) status = begin_experts(model, step);
   if (status == SF_OK) {
-    status = sf_experts_run(experts, pass, batch->mode, sf_values(model, step, 1), routes, used, step->arguments[4],
-                            share, batch->n, sf_values(model, step, 3), selected, active,
+    status = sf_experts_run(experts, pass, batch->mode, batch->phase, sf_values(model, step, 1), routes, used,
+                            step->arguments[4], share, batch->n, sf_values(model, step, 3), selected, active,
                             sf_session_fired(batch->sessions[0], layer));
   }
   batch->waiting = status == SF_WAITING;

@@ -133,7 +133,8 @@ static int32_t run_products(sf_model *model, const sf_step *step) {
     matrices[k] = sf_matrix_of(model, step, 1 + 3 * k);
     outs[k] = sf_values(model, step, 3 + 3 * k);
   }
-  int32_t status = sf_multiply_each(model->context, matrices, count, sf_values(model, step, 0), n, outs);
+  int32_t status =
+      sf_multiply_each(model->context, model->batch.phase, matrices, count, sf_values(model, step, 0), n, outs);
   for (int32_t k = 0; status == SF_OK && k < count; k++) {
     const sf_vector *bias = sf_vector_of(model, step, 2 + 3 * k);
     float *out = outs[k];
@@ -167,7 +168,7 @@ static int32_t run_head_products(sf_model *model, const sf_step *step) {
       const float *x = sf_values(model, step, 0) + ((size_t)j * (size_t)heads + (size_t)h) * columns;
       memcpy(model->work + (size_t)j * columns, x, columns * sizeof(float));
     }
-    status = sf_prepare(model->context, matrix->format, model->work, n, matrix->columns, &inputs);
+    status = sf_prepare(model->context, model->batch.phase, matrix->format, model->work, n, matrix->columns, &inputs);
     if (status != SF_OK) break;
     sf_matrix own = *matrix;
     own.data += (size_t)h * rows * matrix->stride;
@@ -459,7 +460,7 @@ static int32_t run_ffn(sf_model *model, const sf_step *step) {
   float *y = sf_values(model, step, 3);
   uint8_t *fired = sf_session_fired(batch->sessions[0], layer);
   if (!ffn->cache) {
-    status = sf_ffn_run(ffn, batch->mode, x, hints, n, y, selected, active, fired);
+    status = sf_ffn_run(ffn, batch->mode, batch->phase, x, hints, n, y, selected, active, fired);
     if (status == SF_OK) sf_batch_count(batch, layer, selected, active);
     return status;
   }
@@ -499,7 +500,8 @@ static int32_t check_pick(const sf_model *model, const sf_step *step) {
   return model->picked ? SF_ERROR_ARGUMENT : SF_OK;
 }
 
-/* From here on, the batch is those of its tokens whose logits are wanted. */
+/* From here on, the batch is those of its tokens whose logits are wanted. They are few, so that they are multiplied as
+ * tokens of SF_DECODE in either phase. */
 static int32_t run_pick(sf_model *model, const sf_step *step) {
   sf_batch *batch = &model->batch;
   size_t width = (size_t)sf_width(model, step, 0);
@@ -511,6 +513,7 @@ static int32_t run_pick(sf_model *model, const sf_step *step) {
     kept++;
   }
   batch->n = kept;
+  batch->phase = SF_DECODE;
   return SF_OK;
 }
 

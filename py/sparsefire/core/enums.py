@@ -20,7 +20,7 @@ class Status(IntEnum):
 
 
 class Limit(IntEnum):
-    BATCH = 32
+    BATCH = 64
     MAX_THREADS = 256
     MAX_NEURONS = 16777216
 

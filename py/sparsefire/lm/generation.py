@@ -211,7 +211,7 @@ class Generation:
             seconds = time.perf_counter() - started
             self.stats.prompt_tokens_per_s = rate(lease.evaluated, seconds)
         else:
-            logits = lease.next(wanted.tokens, mode, check)
+            logits = lease.next(wanted.tokens, mode, check, wanted.decoded)
             self._step_seconds += time.perf_counter() - started
             self._steps += 1
         return logits

@@ -44,10 +44,12 @@ from .requests import checked_mode as _mode_of
 from .run import Run
 from .sampling import TokenScore
 from .scoring import Perplexity, token_scores, windows_loss
-from .session import BATCH, Session
+from .session import BATCH, DECODED, PROMPTED, Session
 from .sessions import Lease, Sessions
 from .stats import Stats, rate
 from .together import evaluate_together
+
+_PHASES = {"prompt": PROMPTED, "decode": DECODED}
 
 
 class Model:
@@ -419,12 +421,16 @@ class Model:
         parts: Sequence[tuple[Session, npt.ArrayLike]],
         *,
         mode: str | None = None,
+        phase: str = "prompt",
     ) -> FloatArray:
         """Appends tokens to several sessions at once, each from `new_session`, and returns the
         logits after the last token of each, float32 (sessions, vocab). Weights that several tokens
         need are read once; what a session gives does not depend on the others, bit for bit.
 
-        parts: (session, token ids (n,)) for each, n ≥ 1: a prompt, or the next token.
+        parts: (session, token ids (n,)) for each, n ≥ 1: of prompts, or the next token.
+        phase: "prompt" or "decode", for which products are rounded differently, as
+        `sparsefire.Session` does for prompts and for the tokens of a text: it does not depend on
+        how many tokens there are.
 
         Errors: `ArgumentError` (no session, one twice, one of another model, one whose tokens are
         in another mode), `ContextFullError`, `NotFiniteError`.
@@ -432,7 +438,9 @@ class Model:
         self._check_open()
         mode = self.checked_mode(mode)
         checked = [(each, self._checked_ids(ids, "token ids")) for each, ids in parts]
-        return evaluate_together(checked, mode, self.config.vocab)
+        if phase not in _PHASES:
+            raise ArgumentError(f"evaluate: phase is {phase!r}, not 'prompt' or 'decode'")
+        return evaluate_together(checked, mode, self.config.vocab, mark=_PHASES[phase])
 
     @locked
     @checked(context=whole, mode=text, progress=function)

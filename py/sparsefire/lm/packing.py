@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from .._arrays import FloatArray
-from ..core.enums import Phase
 from ..errors import BackendError, ModelFileError, SparsefireError
 from .run import Piece, Run, Wanted
 from .sampling import TokenScore, score
-from .session import BATCH, Session, shared_prefix
+from .session import BATCH, DECODED, PROMPTED, SHORT, Session, shared_prefix
 from .together import evaluate_together
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def scores_job(tokens: Sequence[int], first: int, top: int = 0) -> Job[list[Toke
     scores: list[TokenScore] = []
     for start in range(first, len(tokens), BATCH):
         place = min(start + BATCH, len(tokens))
-        rows = yield Wanted(tokens[: place - 1], place - start)
+        rows = yield Wanted(tokens[: place - 1], place - start, scored=True)
         targets = tokens[start:place]
         scores += [score(row, token, top) for row, token in zip(rows, targets, strict=True)]
     return scores
@@ -67,22 +66,29 @@ def usual_sessions(model: Model, mode: str) -> int:
 
 
 class _Slot:
-    """A session, and the job that has it. The first `reusable` tokens of the session were
-    evaluated as tokens of a prompt, so that they are what any other prompt would evaluate."""
+    """A session, and the job that has it. `mark`: what evaluates the tokens that it waits for."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.reusable = 0
+        self.mark = PROMPTED
         self.place = -1  # of the job
         self.job: Job[Any] | None = None
         self.wanted = Wanted(())
 
+    def plan(self, wanted: Wanted, mode: str) -> tuple[int, int]:
+        """How many of the tokens need not be evaluated again, and what evaluates the prompt's: of
+        another job's text only what the prompt alone would evaluate alike."""
+        return self.session.plan(
+            wanted.tokens,
+            mode,
+            decoded=wanted.decoded,
+            rows=wanted.rows,
+            keeps=wanted.step,
+            scored=wanted.scored,
+        )
+
     def known(self, wanted: Wanted, mode: str) -> int:
-        """How many of the tokens need not be evaluated again."""
-        most = len(wanted.tokens) - wanted.rows
-        if not wanted.step:
-            most = min(most, self.reusable)
-        return min(self.session.known(wanted.tokens, mode), most)
+        return self.plan(wanted, mode)[0]
 
     def is_step(self, mode: str) -> bool:
         """Whether a token goes on from those that the job had evaluated."""
@@ -127,12 +133,13 @@ class Packing(Generic[T]):
                 if not busy:
                     return
                 steps = [slot for slot in busy if slot.is_step(self._mode)]
-                prompts = [slot for slot in busy if slot not in steps]
-                for slots, phase in ((prompts, Phase.PROMPT), (steps, Phase.DECODE)):
-                    if phase == Phase.PROMPT:
-                        slots = self._prepared(slots)
+                others = self._prepared([slot for slot in busy if slot not in steps])
+                for mark in (PROMPTED, SHORT):
+                    if slots := [slot for slot in others if slot.mark == mark]:
+                        yield from self._evaluate(slots, mark)
+                for slots in [[slot] for slot in others if slot.mark == DECODED] + [steps]:
                     if slots:
-                        yield from self._evaluate(slots, phase)
+                        yield from self._evaluate(slots, DECODED)
         finally:
             for slot in self._slots:
                 if slot.job is not None:
@@ -170,7 +177,7 @@ class Packing(Generic[T]):
         is known. A prompt that begins as another one of now waits, and copies that then."""
         now: list[_Slot] = []
         for slot in slots:
-            tokens, known = slot.wanted.tokens, slot.known(slot.wanted, self._mode)
+            tokens, (known, slot.mark) = slot.wanted.tokens, slot.plan(slot.wanted, self._mode)
             if self._can_go_back and not slot.wanted.step:
                 if any(
                     shared_prefix(tokens, each.wanted.tokens) >= known + _SHARED for each in now
@@ -178,33 +185,32 @@ class Packing(Generic[T]):
                     continue
                 known = self._copied(slot, known)
             slot.session.rewind(known, self._mode)
-            kept = len(slot.session.tokens)
-            if kept < known:
+            if len(slot.session.tokens) < known:
                 self._can_go_back = False  # a recurrent state
-            slot.reusable = min(slot.reusable, kept)
+                slot.mark = slot.plan(slot.wanted, self._mode)[1]
+            if slot.wanted.decoded:
+                slot.mark = DECODED  # a lost session: in two parts, alone
             now.append(slot)
         return now
 
     def _copied(self, slot: _Slot, known: int) -> int:
         """Copies what another session holds of the slot's prompt, if that is much more than the
         `known` tokens. How many are known then."""
-        tokens, mode = slot.wanted.tokens, self._mode
+        mode = self._mode
         best = max(self._slots, key=lambda each: each.known(slot.wanted, mode))
         shared = best.known(slot.wanted, mode)
         if best is slot or shared < known + _SHARED:
             return known
         slot.session.restore(best.session.save())
-        slot.session.rewind(shared, mode)
-        slot.reusable = shared
-        return min(shared, len(tokens) - slot.wanted.rows)
+        return shared
 
     def _evaluate(
-        self, slots: Sequence[_Slot], phase: Phase
+        self, slots: Sequence[_Slot], mark: int
     ) -> Iterator[tuple[int, T | SparsefireError]]:
         """Evaluates what the jobs of these slots wait for, together, and lets them go on."""
         slots[0].session.model.check_file()
         try:
-            rows = self._rows(slots, phase)
+            rows = self._rows(slots, mark)
         except _OF_ALL:
             raise
         except SparsefireError as error:
@@ -212,31 +218,32 @@ class Packing(Generic[T]):
                 yield self._ended(slots[0], error)
                 return
             for slot in slots:  # to find out whose it is
-                is_step = slot.is_step(self._mode)  # no more, if the session lost its state
-                yield from self._evaluate([slot], Phase.DECODE if is_step else Phase.PROMPT)
+                slot.mark = DECODED
+                if not slot.is_step(self._mode):  # or no more, if the session lost its state
+                    self._prepared([slot])
+                yield from self._evaluate([slot], slot.mark)
             return
         for slot, logits in zip(slots, rows, strict=True):
             yield from self._go_on(slot, logits)
 
-    def _rows(self, slots: Sequence[_Slot], phase: Phase) -> list[FloatArray]:
+    def _rows(self, slots: Sequence[_Slot], mark: int) -> list[FloatArray]:
         """The logits that each slot's job waits for."""
         parts = []
         for slot in slots:
             rest = slot.wanted.tokens[len(slot.session.tokens) :]
             parts.append((slot.session, np.array(rest, np.int32)))
         counts = [slot.wanted.rows for slot in slots]
-        vocab = self._model.config.vocab
+        vocab, (first, wanted) = self._model.config.vocab, (slots[0].session, slots[0].wanted)
         with self._model.lock:
             if len(slots) > 1:
-                logits = evaluate_together(parts, self._mode, vocab, phase=phase, rows=counts)
-            elif phase == Phase.DECODE:
-                logits = slots[0].session.step(int(parts[0][1][0]))[None]
+                logits = evaluate_together(parts, self._mode, vocab, mark=mark, rows=counts)
+            elif mark == DECODED and slots[0].is_step(self._mode):
+                logits = first.step(wanted.tokens[-1])[None]
+            elif mark == DECODED:
+                logits = first.feed(wanted.tokens, self._mode, decoded=wanted.decoded)[None]
             else:
                 logits = np.empty((counts[0], vocab), np.float32)
-                slots[0].session.evaluate(parts[0][1], logits)
-        for slot in slots:
-            if phase == Phase.PROMPT and not slot.wanted.step:
-                slot.reusable = len(slot.wanted.tokens)
+                first.evaluate(parts[0][1], logits, mark)
         return np.split(logits, np.cumsum(counts)[:-1])
 
     def _go_on(self, slot: _Slot, logits: FloatArray) -> Iterator[tuple[int, T | SparsefireError]]:

@@ -65,11 +65,15 @@ class Piece:
 
 class Wanted(NamedTuple):
     """What a run waits for: logits after the last `rows` of these tokens. `step`: the run waited
-    for those of all but the last one before, unless older ones were dropped meanwhile."""
+    for those of all but the last one before, unless older ones were dropped meanwhile. `decoded`:
+    how many of the last tokens the run has drawn since then; the others are a prompt, or, `scored`,
+    a text that is evaluated as one however short it is."""
 
     tokens: Sequence[int]
     rows: int = 1
     step: bool = False
+    decoded: int = 0
+    scored: bool = False
 
 
 class CancelledError(Exception):
@@ -119,11 +123,12 @@ class Run:
         """Draws new tokens until the run ends. `tokens` are all of the text, `window` those in the
         context."""
         stats, config, window, step = self.stats, self.config, list(tokens), False
+        prompted = len(window)  # tokens of the window that were not drawn since it was last cut
         if config.max_tokens == 0:
             stats.finish_reason = "length"
             return
         while True:
-            logits = yield Wanted(window, step=step)
+            logits = yield Wanted(window, step=step, decoded=len(window) - prompted)
             assert logits is not None
             started = time.perf_counter()
             token = self._sampler.sample(logits, tokens)
@@ -149,6 +154,7 @@ class Run:
                     stats.finish_reason = "context"
                     return
                 window = self._shifted(window)
+                prompted = len(window)
             self.check()
             step = True
 

@@ -18,11 +18,14 @@ from ..errors import ArgumentError, ShapeError
 from ..ffn.forward import MODES
 from ..gguf.reader import GgufFile
 
-# A saved session is _HEAD, the header as JSON, the tokens as int32, and the core's bytes; numbers
-# are little-endian. The checksum is of all that follows it.
+# A saved session is _HEAD, the header as JSON, the tokens as int32, a byte for each of them that
+# says what evaluated it (`MARKS`), and the core's bytes; numbers are little-endian. The checksum is
+# of all that follows it.
 _MAGIC = b"sf-sess1"
 _HEAD = struct.Struct("<8sII")  # magic, checksum, bytes of the header
+_TOKEN = 5  # bytes of a token, with its mark
 _LONGEST_HEADER = 1 << 16
+MARKS = 3  # see session.py
 _SAMPLE = 64  # bytes of each tensor that tell models apart
 
 
@@ -30,6 +33,7 @@ class Saved(NamedTuple):
     """The parts of a saved session. The core's bytes may still be those of other shapes."""
 
     tokens: list[int]
+    marks: bytes
     mode: str
     state: npt.NDArray[np.uint8]
 
@@ -56,12 +60,14 @@ def description(file: GgufFile, config: ModelConfig) -> dict[str, str | int]:
     }
 
 
-def pack(model: Mapping[str, str | int], tokens: list[int], mode: str, state: int) -> bytearray:
+def pack(
+    model: Mapping[str, str | int], tokens: list[int], marks: bytearray, mode: str, state: int
+) -> bytearray:
     """A saved session with room for ``state`` bytes of the core at its end; `seal` completes it."""
     header = json.dumps({"model": model, "mode": mode, "tokens": len(tokens)}).encode()
-    size = _HEAD.size + len(header) + 4 * len(tokens)
+    size = _HEAD.size + len(header) + _TOKEN * len(tokens)
     packed = bytearray(size + state)
-    packed[_HEAD.size : size] = header + np.array(tokens, "<i4").tobytes()
+    packed[_HEAD.size : size] = header + np.array(tokens, "<i4").tobytes() + marks
     _HEAD.pack_into(packed, 0, _MAGIC, 0, len(header))
     return packed
 
@@ -94,12 +100,16 @@ def unpack(data: object, model: Mapping[str, str | int], vocab: int) -> Saved:
     _check_model(of, model)
     if not isinstance(mode, str) or (mode not in MODES and (mode or count != 0)):
         raise _damaged(f"its mode is {shown_value(mode)}")
-    if type(count) is not int or not 0 <= count <= (rest.size - header_bytes) // 4:
+    if type(count) is not int or not 0 <= count <= (rest.size - header_bytes) // _TOKEN:
         raise _damaged(f"it cannot have {shown_value(count)} tokens")
     tokens = rest[header_bytes:][: 4 * count].view("<i4")
     if ((tokens < 0) | (tokens >= vocab)).any():
         raise _damaged(f"its tokens are not all below {vocab}")
-    return Saved(tokens.tolist(), mode, rest[header_bytes + 4 * count :])
+    marks = rest[header_bytes + 4 * count :][:count]
+    if (marks >= MARKS).any():
+        raise _damaged("it does not say what evaluated its tokens")
+    state = rest[header_bytes + _TOKEN * count :]
+    return Saved(tokens.tolist(), marks.tobytes(), mode, state)
 
 
 def _as_bytes(data: object) -> npt.NDArray[np.uint8]:

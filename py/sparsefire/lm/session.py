@@ -15,16 +15,28 @@ from ..core.handle import CoreObject, locked
 from ..errors import ContextFullError, NotFiniteError, SparsefireError
 from ..ffn.forward import MODES
 from .loader import CoreModel
-from .saved import pack, seal, unpack
+from .saved import MARKS, pack, seal, unpack
 
 # Tokens of a call: enough to amortise reading weights, few enough to interrupt.
-BATCH = 2 * Limit.BATCH
+BATCH = int(Limit.BATCH)
+
+# A turn of fewer tokens is evaluated by the products of decoding, because it costs less: those of
+# prompts begin to pay at 7 to 9 tokens, by format and shape (docs/notes/tried.md).
+SHORT_TURN = 8
+# What evaluated a position: `PROMPTED` the products of prompts, `SHORT` those of decoding as part
+# of a short turn, `DECODED` those of decoding as part of a run.
+PROMPTED, SHORT, DECODED = range(MARKS)
 
 # As plain numbers: members of an enumeration are slow to look up, once a token.
 _WAITING, _PROMPT, _DECODE = int(EvalStatus.WAITING), int(Phase.PROMPT), int(Phase.DECODE)
 
 _CHECK_EVERY = 0.01  # seconds between looks at the file: a token of a small model takes less
 _MOST_COUNTED = (1 << 31) - 1  # limit of the core's neuron counters
+
+
+def phase_of(mark: int) -> int:
+    """The products that evaluate positions with this mark."""
+    return _PROMPT if mark == PROMPTED else _DECODE
 
 
 def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
@@ -64,6 +76,7 @@ class Session(CoreObject):
         self._widest = int(self.hidden.max(initial=1))
         self.vocab = config.vocab
         self.tokens: list[int] = []
+        self.marks = bytearray()  # of each token, what evaluated it
         self.mode = ""
         self._checked_at = 0.0
         self._watched: Activity | None = None
@@ -128,6 +141,7 @@ class Session(CoreObject):
             length = 0
             self._truncate(0)
         del self.tokens[length:]
+        del self.marks[length:]
         self.mode = mode
 
     def _truncate(self, length: int) -> bool:
@@ -143,11 +157,11 @@ class Session(CoreObject):
     def save(self) -> bytearray:
         """The session as it is now: its tokens, their mode, and their keys, values and recurrent
         states, to go on from later or in another process. Models with a recurrent state, which
-        cannot go back, can so return to where they were. A token takes 4 bytes, and of each layer
+        cannot go back, can so return to where they were. A token takes 5 bytes, and of each layer
         with attention 4 for each element of its keys and values."""
         self.rewind(len(self.tokens), self.mode)
         state = self.core.call("sf_session_saved_bytes", self.handle)
-        saved = pack(self.model.description, self.tokens, self.mode, state)
+        saved = pack(self.model.description, self.tokens, self.marks, self.mode, state)
         if state:
             place = np.frombuffer(saved, np.uint8)[len(saved) - state :]
             given = self.core.out(place), state
@@ -179,28 +193,69 @@ class Session(CoreObject):
             self.tokens = before
             raise
         self.tokens = found.tokens
+        self.marks = bytearray(found.marks)
         self.mode = found.mode
 
-    def known(self, tokens: Sequence[int], mode: str) -> int:
-        """How many of these tokens, from the first on, are in the cache in this mode."""
-        return shared_prefix(self.tokens, tokens) if mode == self.mode else 0
+    def known(self, tokens: Sequence[int], mode: str, decoded: int = 0) -> int:
+        """How many of these tokens `feed` would not evaluate."""
+        return self.plan(tokens, mode, decoded=decoded)[0]
+
+    def plan(
+        self,
+        tokens: Sequence[int],
+        mode: str,
+        *,
+        decoded: int = 0,
+        rows: int = 1,
+        keeps: bool = True,
+        scored: bool = False,
+    ) -> tuple[int, int]:
+        """See `feed`: how many tokens stay in the cache, and the mark of the turn's others.
+
+        rows: of the last so many tokens logits are wanted, so that they are evaluated.
+        keeps: whether what was decoded of the prompt stays; if not, all of it is the turn.
+        scored: whether the turn is evaluated as a prompt, however short it is.
+        """
+        prompt, common = len(tokens) - decoded, 0
+        if mode == self.mode:
+            common = min(shared_prefix(self.tokens, tokens), len(tokens) - rows)
+        known = self.marks.rfind(DECODED, 0, min(prompt, common)) + 1 if keeps else 0
+        mark = SHORT if prompt - known < SHORT_TURN and not scored else PROMPTED
+        while known < common and self.marks[known] == (mark if known < prompt else DECODED):
+            known += 1
+        return known, mark
 
     @locked
     def feed(
-        self, tokens: Sequence[int], mode: str, check: Callable[[], object] | None = None
+        self,
+        tokens: Sequence[int],
+        mode: str,
+        check: Callable[[], object] | None = None,
+        decoded: int = 0,
     ) -> FloatArray:
-        """Makes the cache hold exactly `tokens`, reusing the prefix that it has in common with
-        them, and returns the logits (vocab,) after the last token. The array is reused by the next
-        call. `check` is called before each `BATCH` of tokens, and may raise to end the call there.
+        """Makes the cache hold exactly `tokens`, and returns the logits (vocab,) after the last
+        token. The array is reused by the next call. `check` is called before each `BATCH` of
+        tokens, and may raise to end the call there.
+
+        The last `decoded` tokens are those of a run, which are decoded, as `step` does. Those
+        before are a prompt, of which the cache keeps what it has up to the last decoded token. What
+        follows is the turn: evaluated as a prompt or, if it has fewer than `SHORT_TURN` tokens, as
+        in decoding. Tokens of a turn that were evaluated in the same way are kept, except the last,
+        whose logits are wanted. So a turn's results do not depend on how many of them are.
         """
-        # The last token is always evaluated, for its logits.
-        self.rewind(min(self.known(tokens, mode), len(tokens) - 1), mode)
-        rest = np.asarray(tokens[len(self.tokens) :], np.int32)
-        for start in range(0, len(rest), BATCH):
-            if check is not None:
-                check()
-            is_last = start + BATCH >= len(rest)
-            self.evaluate(rest[start : start + BATCH], self._one_logits if is_last else None)
+        known, mark = self.plan(tokens, mode, decoded=decoded)
+        self.rewind(known, mode)
+        if len(self.tokens) < known:  # a recurrent state cannot go back
+            mark = self.plan(tokens, mode, decoded=decoded)[1]
+        prompt = len(tokens) - decoded
+        for start, end, how in ((0, prompt, mark), (prompt, len(tokens), DECODED)):
+            rest = np.asarray(tokens[max(start, len(self.tokens)) : end], np.int32)
+            for first in range(0, len(rest), BATCH):
+                if check is not None:
+                    check()
+                is_last = end == len(tokens) and first + BATCH >= len(rest)
+                logits = self._one_logits if is_last else None
+                self.evaluate(rest[first : first + BATCH], logits, how)
         return self._last_logits
 
     def step(self, token: int) -> FloatArray:
@@ -209,12 +264,19 @@ class Session(CoreObject):
             self._one_token[0] = token
             self._call(self._token_in, 1, _DECODE, self._logits_out, 1)
             self.tokens.append(token)
+            self.marks.append(DECODED)
             return self._last_logits
 
     @locked
-    def evaluate(self, tokens: npt.NDArray[np.int32], logits: FloatArray | None = None) -> None:
-        """Evaluates more tokens, int32 (n,) with n ≥ 1, in the current mode. `logits` (k, vocab),
-        if given, is filled with those of the last k ≤ n tokens."""
+    def evaluate(
+        self,
+        tokens: npt.NDArray[np.int32],
+        logits: FloatArray | None = None,
+        mark: int = PROMPTED,
+    ) -> None:
+        """Evaluates more tokens, int32 (n,) with n ≥ 1, in the current mode, by the products of
+        `mark`. `logits` (k, vocab), if given, is filled with those of the last k ≤ n tokens."""
+        phase = phase_of(mark)
         most = len(tokens) if self.model.neurons is None else Limit.BATCH
         first = len(tokens) - (0 if logits is None else len(logits))  # with logits
         for start in range(0, len(tokens), most):
@@ -223,8 +285,9 @@ class Session(CoreObject):
             rows = None
             if logits is not None and count:
                 rows = self.core.out(logits[max(start - first, 0) :][:count])
-            self._call(self.core.inp(batch), len(batch), _PROMPT, rows, count)
+            self._call(self.core.inp(batch), len(batch), phase, rows, count)
             self.tokens += batch.tolist()
+            self.marks += bytes([mark]) * len(batch)
 
     def _call(
         self, tokens: Argument, n: int, phase: int, logits: Argument, logits_count: int
@@ -270,9 +333,10 @@ class Session(CoreObject):
                 raise NotFiniteError(f"{error}; {self.model.why_not_finite()}") from None
             raise
 
-    def appended(self, token: int) -> None:
+    def appended(self, token: int, mark: int) -> None:
         """Notes a token that was evaluated together with those of other sessions."""
         self.tokens.append(token)
+        self.marks.append(mark)
         self.evaluated += 1
         self._uncollected += 1
 

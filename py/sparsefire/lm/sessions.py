@@ -38,12 +38,14 @@ class Sessions:
         self._most = min(MOST_SESSIONS, 1 + MOST_BYTES // max(kept, 1))
         self._closed = False
 
-    def lend(self, lease: Lease, tokens: Sequence[int], mode: str) -> Session:
+    def lend(self, lease: Lease, tokens: Sequence[int], mode: str, decoded: int = 0) -> Session:
         """A session with counts of zero, of those free the one that holds most of these tokens."""
         if self._closed:
             raise ArgumentError("the model was closed")
         free = [each for each in (self.first, *self._all) if self._lease_of(each) is None]
-        session = max(free, key=lambda each: each.known(tokens, mode)) if free else self._open()
+        session = (
+            max(free, key=lambda each: each.known(tokens, mode, decoded)) if free else self._open()
+        )
         if (loser := self._lease_of(session)) is not None:
             loser.lose()
         self._all.remove(session)
@@ -111,30 +113,39 @@ class Lease:
         stats.active_share = Share.of(active, self.evaluated, hidden)
 
     def feed(
-        self, tokens: Sequence[int], mode: str, check: Callable[[], object] | None = None
+        self,
+        tokens: Sequence[int],
+        mode: str,
+        check: Callable[[], object] | None = None,
+        decoded: int = 0,
     ) -> FloatArray:
         """See `Session.feed`."""
         if self._session is None:
-            self._session = self._sessions.lend(self, tokens, mode)
-        return self._session.feed(tokens, mode, check)
+            self._session = self._sessions.lend(self, tokens, mode, decoded)
+        return self._session.feed(tokens, mode, check, decoded)
 
     def next(
-        self, tokens: Sequence[int], mode: str, check: Callable[[], object] | None = None
+        self,
+        tokens: Sequence[int],
+        mode: str,
+        check: Callable[[], object] | None = None,
+        decoded: int = 1,
     ) -> FloatArray:
         """The same where those before the last token were evaluated before, and still are unless
-        the session was lost."""
+        the session was lost. The last `decoded` tokens are those of the run."""
         session = self._session
         if session is not None and session.mode == mode and len(session.tokens) == len(tokens) - 1:
             return session.step(tokens[-1])
-        return self.feed(tokens, mode, check)
+        return self.feed(tokens, mode, check, decoded)
 
     def holding(self, tokens: Sequence[int], mode: str) -> Session:
-        """The session with exactly these tokens; with none, nothing evaluated before is used."""
+        """The session with exactly these tokens, evaluated as a prompt: nothing else that it may
+        hold is used."""
         if not tokens or self._session is None:
             session = self._session = self._session or self._sessions.lend(self, tokens, mode)
             session.rewind(0, mode)
             if tokens:
-                session.feed(tokens, mode)
+                session.evaluate(np.asarray(tokens, np.int32))
         return self._session
 
     def __enter__(self) -> Lease:

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray, IntArray
-from ..core.enums import EvalStatus, Limit, Phase
+from ..core.enums import EvalStatus, Limit
 from ..errors import ArgumentError, ContextFullError, NotFiniteError
 from ..ffn.forward import MODES
-from .session import Session
+from .session import Session, phase_of
 
 
 def evaluate_together(
@@ -19,15 +19,14 @@ def evaluate_together(
     mode: str,
     vocab: int,
     *,
-    phase: Phase | None = None,
+    mark: int,
     rows: Sequence[int] | None = None,
 ) -> FloatArray:
     """Appends each session's tokens, int32 (n,) with n ≥ 1; the logits after the last one of each,
     float32 (sessions, vocab), or after the last `rows` (sessions,) of each, one session after the
     other. What a session's tokens give does not depend on the others.
 
-    phase: by default that of generated tokens if each session gets a single one, or else that of
-      prompts.
+    mark: what evaluates them; see `Session.marks`.
 
     Errors: `ArgumentError` (no session, one twice, one of another model or mode, no tokens),
     `ContextFullError`, `NotFiniteError`. After an error no session has changed, except that those
@@ -42,14 +41,12 @@ def evaluate_together(
     for end, count in zip(ends, rows or [1] * len(parts), strict=True):
         wanted[end - count : end] = 1
     logits = np.empty((int(wanted.sum()), vocab), np.float32)
-    if phase is None:
-        phase = Phase.DECODE if len(tokens) == len(parts) else Phase.PROMPT
     done = 0
     most = len(tokens) if first.model.neurons is None else Limit.BATCH
     for start in range(0, len(tokens), most):
         span = slice(start, start + most)
         count = int(wanted[span].sum())
-        _call(owners[span], tokens[span], wanted[span], mode, phase, logits[done : done + count])
+        _call(owners[span], tokens[span], wanted[span], mode, mark, logits[done : done + count])
         done += count
     return logits
 
@@ -83,7 +80,7 @@ def _call(
     tokens: IntArray,
     wanted: npt.NDArray[np.int32],
     mode: str,
-    phase: Phase,
+    mark: int,
     logits: FloatArray,
 ) -> None:
     """One call of the core."""
@@ -91,12 +88,14 @@ def _call(
     handles = np.array([session.handle for session in owners], core.pointer_dtype)
     tokens, wanted = np.ascontiguousarray(tokens), np.ascontiguousarray(wanted)
     out = core.out(logits) if len(logits) else None
-    given = core.inp(handles), core.inp(tokens), core.inp(wanted), len(tokens), MODES[mode], phase
+    given = core.inp(handles), core.inp(tokens), core.inp(wanted), len(tokens), MODES[mode]
     what = "evaluating tokens of several sessions"
     if model.neurons is not None:
         model.neurons.settle()
     try:
-        status = core.check("sf_model_eval", model.handle, *given, out, len(logits), what=what)
+        status = core.check(
+            "sf_model_eval", model.handle, *given, phase_of(mark), out, len(logits), what=what
+        )
         while status == EvalStatus.WAITING:
             owners[0].read_missing()
             status = core.check("sf_model_resume", model.handle, out, what=what)
@@ -110,4 +109,4 @@ def _call(
         raise
     for session, token in zip(owners, tokens.tolist(), strict=True):
         session.mode = mode
-        session.appended(token)
+        session.appended(token, mark)
