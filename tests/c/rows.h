@@ -285,6 +285,7 @@ static inline sf_rows rows_view(const test_rows *w, const int32_t *ids) {
 /* n inputs in both forms; the floats may be NULL where only the I16 form matters. */
 typedef struct {
   int32_t n, columns;
+  int floats; /* 1: rows of block formats are multiplied as floats too */
   size_t offset;
   float *f32, *scales, *sums;
   int16_t *values;
@@ -292,7 +293,7 @@ typedef struct {
 
 static inline test_inputs inputs_make(int32_t n, int32_t columns, size_t offset) {
   const size_t count = (size_t)n * (size_t)columns;
-  test_inputs x = {n, columns, offset, NULL, NULL, NULL, NULL};
+  test_inputs x = {n, columns, 0, offset, NULL, NULL, NULL, NULL};
   x.f32 = check_alloc(count * sizeof *x.f32, offset);
   x.values = check_alloc(count * sizeof *x.values, offset);
   x.scales = check_alloc(count / 32 * sizeof *x.scales, offset);
@@ -321,7 +322,7 @@ static inline void inputs_free(test_inputs *x) {
 /* Value c of input j, as rows of the format see it. */
 static inline double inputs_value(const test_inputs *x, int32_t format, int32_t j, int32_t c) {
   const size_t i = (size_t)j * (size_t)x->columns + (size_t)c;
-  const int integers = !sf_is_plain(sf_format_find(format)->traits);
+  const int integers = !x->floats && !sf_is_plain(sf_format_find(format)->traits);
   return integers ? (double)x->values[i] * (double)x->scales[i / 32] : (double)x->f32[i];
 }
 
@@ -329,7 +330,8 @@ static inline double inputs_value(const test_inputs *x, int32_t format, int32_t 
 static inline sf_inputs inputs_view(const test_inputs *x, int32_t first) {
   const size_t i = (size_t)first * (size_t)x->columns;
   const sf_inputs view = {x->f32 + i, x->values + i, x->scales + i / 32, x->sums + i / 32};
-  return view;
+  const sf_inputs floats = {x->f32 + i, NULL, NULL, NULL};
+  return x->floats ? floats : view;
 }
 
 /* The scalar kernels when `kernels` promises their very bits, else NULL. */

@@ -116,11 +116,12 @@ static void check_dot_blocking(const sf_kernels *kernels, const test_rows *w, co
   }
 }
 
-static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns) {
+static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns, int floats) {
   static const int32_t shapes[][2] = {{1, 1}, {1, 11}, {2, 3}, {3, 2},  {4, 1},
                                       {5, 5}, {7, 4},  {9, 1}, {13, 8}, {21, 7}};
   test_rows w = rows_make(format, most_rows(columns), columns, columns % 3 ? 5 : 0, (size_t)(columns % 4));
   test_inputs x = inputs_make(MOST_INPUTS, columns, columns % 2 ? 4 : 8);
+  x.floats = floats;
   readings r = read_rows(&w);
   products p = multiply(&w, &r, &x);
   int32_t ids[MOST_ROWS];
@@ -142,6 +143,35 @@ static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns)
   free_readings(&r);
   rows_free(&w);
   inputs_free(&x);
+}
+
+/* Rows as floats, times each unit vector, are what sf_dequantize reads; only zeros may have another sign. */
+static void test_unpacked(const sf_kernels *kernels, int32_t format) {
+  static const int32_t widths[] = {1095, 1088, 1024}; /* several strips, of which the last has a rest of a group */
+  int32_t k = 0;
+  while (!sf_format_row_bytes(format, widths[k])) ++k;
+  const int32_t columns = widths[k];
+  const size_t count = (size_t)columns;
+  test_rows w = rows_make(format, MOST_ROWS, columns, 0, 0);
+  float *units = check_alloc(count * count * sizeof *units, 0);
+  float *read = check_alloc(MOST_ROWS * count * sizeof *read, 0),
+        *out = check_alloc(MOST_ROWS * count * sizeof *out, 0);
+  memset(units, 0, count * count * sizeof *units);
+  for (size_t c = 0; c < count; ++c) units[c * count + c] = 1;
+  CHECK(sf_dequantize(format, w.data, w.stride * MOST_ROWS, MOST_ROWS, columns, read) == SF_OK, "dequantize");
+  const sf_rows rows = rows_view(&w, NULL);
+  const sf_inputs inputs = {units, NULL, NULL, NULL};
+  kernels->dot_rows[sf_format_find(format)->index](&rows, MOST_ROWS, &inputs, columns, out, MOST_ROWS);
+  for (size_t c = 0; c < count; ++c) {
+    for (size_t i = 0; i < MOST_ROWS; ++i) {
+      CHECK(out[c * MOST_ROWS + i] == read[i * count + c], "format %d, row %d, column %d: unpacked as %.9g, not %.9g",
+            format, (int)i, (int)c, (double)out[c * MOST_ROWS + i], (double)read[i * count + c]);
+    }
+  }
+  check_free(units, 0);
+  check_free(read, 0);
+  check_free(out, 0);
+  rows_free(&w);
 }
 
 /* ---- Rows in panels ---- */
@@ -360,6 +390,8 @@ int main(int argc, char **argv) {
     if (!check_isa(sf_isa_supported(isa))) continue;
     check_section(kernels->name);
     for (int f = 0; f < ALL_FORMATS; ++f) {
+      const int plain = sf_is_plain(sf_format_find(format_rows[f].format)->traits);
+      if (plain || kernels->prompt_floats) test_unpacked(kernels, format_rows[f].format);
       const int wide = sf_format_row_bytes(format_rows[f].format, 4160) > 0;
       for (int32_t columns = 1; columns < 4200; ++columns) {
         if (columns == 131) columns = 191;
@@ -372,7 +404,8 @@ int main(int argc, char **argv) {
         if (columns == 4161) columns = 4352;
         if (columns == 4353) break;
         if (!sf_format_row_bytes(format_rows[f].format, columns)) continue;
-        test_dot(kernels, format_rows[f].format, columns);
+        test_dot(kernels, format_rows[f].format, columns, 0);
+        if (!plain && kernels->prompt_floats) test_dot(kernels, format_rows[f].format, columns, 1);
         test_axpy(kernels, format_rows[f].format, columns);
         if (columns <= 576) test_panels(kernels, format_rows[f].format, columns);
       }
