@@ -18,7 +18,7 @@ from sparsefire.calibrate.experts import record, routed_layers
 from sparsefire.calibrate.predictors import CalibrationReport, calibrate_model
 from sparsefire.calibrate.samples import cut
 from sparsefire.core.core import Core
-from sparsefire.errors import ArgumentError, ModelFileError
+from sparsefire.errors import ArgumentError, ModelFileError, UnsupportedError
 from sparsefire.files.convert.checkpoint import convert_checkpoint
 from sparsefire.fit.lowrank import Descent
 
@@ -148,6 +148,11 @@ def test_what_cannot_be_done(
 ) -> None:
     with pytest.raises(ArgumentError, match="quantise the new file"):
         calibrate_model(calibrated[0], tmp_path / "x.gguf", TEXT, tokens=1000, format="f16")
+    elsewhere = tmp_path / "y.gguf"
+    with pytest.raises(UnsupportedError, match="recorder"):
+        calibrate_model(
+            calibrated[0], elsewhere, TEXT, tokens=1000, recorder=lambda *_, **__: np.zeros(0)
+        )
     raw = calibrated[1].read_bytes()
     for old, new in (
         (b"ffn_predictor_exps_q", b"ffn_predictor_expz_q"),
