@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -248,6 +249,7 @@ class Session(CoreObject):
         if len(self.tokens) < known:  # a recurrent state cannot go back
             mark = self.plan(tokens, mode, decoded=decoded)[1]
         prompt = len(tokens) - decoded
+        self._checked_at = -math.inf  # a turn begins with a look at the file
         for start, end, how in ((0, prompt, mark), (prompt, len(tokens), DECODED)):
             rest = np.asarray(tokens[max(start, len(self.tokens)) : end], np.int32)
             for first in range(0, len(rest), BATCH):
