@@ -31,8 +31,9 @@ def rows(effort: Effort) -> Iterator[Row]:
         core = hosts.open_core("native", threads=threads)
         ggml = Ggml(llama_libraries(), threads)
         for format in FORMATS:
-            weights = QuantizedWeights.quantize(values, format, core)
-            yield _row(core, ggml, weights, values, threads, effort)
+            given = np.sign(values) if format == "tq2_0" else values  # its weights are ternary
+            weights = QuantizedWeights.quantize(given, format, core)
+            yield _row(core, ggml, weights, given, threads, effort)
 
 
 def _row(
