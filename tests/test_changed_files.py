@@ -15,6 +15,7 @@ from model_variants import IDS, greedy, variant_path
 from sparsefire.core.core import Core
 from sparsefire.errors import ModelFileError
 from sparsefire.gguf.reader import GgufFile
+from sparsefire.lm.session import DECODED
 
 CALIBRATED = "calibrated"
 
@@ -53,12 +54,16 @@ def test_a_mapped_file_that_changes(path: Path, change: Any, host_core: Core) ->
         if not host_core.shares_buffers:
             assert greedy(model, IDS, 4) == ids  # from the copy in the core
             return
-        session = model.new_session(8)
+        session, other = model.new_session(8), model.new_session(8)
         for _ in range(2):
             with pytest.raises(ModelFileError, match=r"model\.gguf: the file was changed while"):
                 greedy(model, IDS, 4)
             with pytest.raises(ModelFileError, match="was changed"):
                 session.feed(IDS[:3], "exact")
+            with pytest.raises(ModelFileError, match="was changed"):
+                session.evaluate(IDS[:1], mark=DECODED)
+            with pytest.raises(ModelFileError, match="was changed"):
+                model.evaluate([(session, IDS[:1]), (other, IDS[:2])], mode="exact")
 
 
 @pytest.mark.parametrize("change", CHANGES)

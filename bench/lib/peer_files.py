@@ -58,8 +58,8 @@ def llama_libraries() -> Path:
 
 
 def chromium() -> str:
-    """The program."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
+    """The program, with windows where there is one."""
+    for name in ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell"):
         path = shutil.which(name)
         if path:
             return path

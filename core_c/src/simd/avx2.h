@@ -5,6 +5,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "simd/avx_sums.h"
+
 #define SF_ISA_NAME "avx2"
 #define SF_ISA_TABLE sf_kernels_avx2
 
@@ -70,17 +72,7 @@ SF_INLINE float v_sum(vf a) {
 
 /* The sums of four, each as by v_sum. */
 #define SF_SUM4 1
-SF_INLINE void v_sum4(const vf *a, float *out) {
-  const __m256 first =
-      _mm256_add_ps(_mm256_permute2f128_ps(a[0], a[1], 0x20), _mm256_permute2f128_ps(a[0], a[1], 0x31));
-  const __m256 last = _mm256_add_ps(_mm256_permute2f128_ps(a[2], a[3], 0x20), _mm256_permute2f128_ps(a[2], a[3], 0x31));
-  const __m256 pairs =
-      _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(first), _mm256_castps_pd(last))),
-                    _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(first), _mm256_castps_pd(last))));
-  const __m256 sums = _mm256_add_ps(_mm256_moveldup_ps(pairs), _mm256_movehdup_ps(pairs));
-  const __m256i even = _mm256_setr_epi32(0, 4, 2, 6, 0, 4, 2, 6);
-  _mm_storeu_ps(out, _mm256_castps256_ps128(_mm256_permutevar8x32_ps(sums, even)));
-}
+SF_INLINE void v_sum4(const vf *a, float *out) { sum_lanes_of_four(a, out); }
 
 SF_INLINE float v_largest(vf a) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

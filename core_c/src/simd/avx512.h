@@ -5,6 +5,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "simd/avx_sums.h"
+
 #define SF_ISA_NAME "avx512"
 #define SF_ISA_TABLE sf_kernels_avx512
 
@@ -69,16 +71,7 @@ SF_INLINE float v_sum(vf a) {
 SF_INLINE void v_sum4(const vf *a, float *out) {
   __m256 eight[4];
   for (int k = 0; k < 4; ++k) eight[k] = _mm256_add_ps(_mm512_castps512_ps256(a[k]), _mm512_extractf32x8_ps(a[k], 1));
-  const __m256 first =
-      _mm256_add_ps(_mm256_permute2f128_ps(eight[0], eight[1], 0x20), _mm256_permute2f128_ps(eight[0], eight[1], 0x31));
-  const __m256 last =
-      _mm256_add_ps(_mm256_permute2f128_ps(eight[2], eight[3], 0x20), _mm256_permute2f128_ps(eight[2], eight[3], 0x31));
-  const __m256 pairs =
-      _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(first), _mm256_castps_pd(last))),
-                    _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(first), _mm256_castps_pd(last))));
-  const __m256 sums = _mm256_add_ps(_mm256_moveldup_ps(pairs), _mm256_movehdup_ps(pairs));
-  const __m256i even = _mm256_setr_epi32(0, 4, 2, 6, 0, 4, 2, 6);
-  _mm_storeu_ps(out, _mm256_castps256_ps128(_mm256_permutevar8x32_ps(sums, even)));
+  sum_lanes_of_four(eight, out);
 }
 
 SF_INLINE float v_largest(vf a) {

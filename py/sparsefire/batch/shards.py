@@ -15,7 +15,7 @@ from .._options import one_of
 from .._progress import Progress
 from ..calibrate.samples import Recorder, recorder_of
 from ..errors import ArgumentError
-from ..lm.scoring import windows_of
+from ..lm.scoring import TextLoss, windows_of
 from .engines import ENGINES, Settings
 from .settings import ModelSettings, opened
 
@@ -104,16 +104,6 @@ def _shards(windows: int, length: int) -> Iterator[slice]:
     step = max(1, _SHARD_TOKENS // length)
     for start in range(0, windows, step):
         yield slice(start, start + step)
-
-
-@dataclass(frozen=True)
-class TextLoss:
-    """How well a model predicts a text: exp of `loss`, the mean negative log probability in nats
-    of `n_scored` tokens, is its `perplexity`."""
-
-    perplexity: float
-    loss: float
-    n_scored: int
 
 
 def perplexity(

@@ -15,7 +15,7 @@ from .common import (
     add_sampling_options,
     add_template_variables,
     engine_options,
-    print_json,
+    print_report,
     sampling_options,
     template_variables,
 )
@@ -118,11 +118,7 @@ def _batch(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=show,
         )
-    if arguments.json:
-        print_json(report.as_dict())
-    else:
-        print(_summary(report))
-    return 0
+    return print_report(arguments, report, _summary)
 
 
 def _worker(arguments: argparse.Namespace) -> Worker:

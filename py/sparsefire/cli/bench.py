@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..bench import CACHE_EXPONENT, CACHE_REPEATS, CACHE_SHAPE, FFN_SHAPE
-from .common import Parser, Progress, add_host_options, choose_host, print_json
+from .common import Parser, Progress, add_host_options, choose_host, print_json, print_report
 
 if TYPE_CHECKING:
     from ..bench.cache import CacheBench
@@ -126,11 +126,7 @@ def _bench_ffn(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=show,
         )
-    if arguments.json:
-        print_json(result.as_dict())
-    else:
-        print(_ffn_table(result))
-    return 0
+    return print_report(arguments, result, _ffn_table)
 
 
 def _bench_cache(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from .common import (
     add_pre_option,
     choose_host,
     engine_options,
-    print_json,
+    print_report,
     read_text,
 )
 
@@ -152,11 +152,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             progress=show,
             recorder=_recorder(arguments),
         )
-    if arguments.json:
-        print_json(report.as_dict())
-    else:
-        print(_table(report))
-    return 0
+    return print_report(arguments, report, _table)
 
 
 def _recorder(arguments: argparse.Namespace) -> Recorder | None:
@@ -201,11 +197,7 @@ def _calibrate_cutoffs(arguments: argparse.Namespace, text: str) -> int:
             force=arguments.force,
             progress=show,
         )
-    if arguments.json:
-        print_json(report.as_dict())
-    else:
-        print(cutoff_table(report))
-    return 0
+    return print_report(arguments, report, cutoff_table)
 
 
 def cutoff_table(report: CutoffCalibration) -> str:

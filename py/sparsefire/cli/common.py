@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
 from .._shown import json_line, shown
 from ..errors import ArgumentError, SparsefireError
@@ -286,6 +286,24 @@ def cache_report(model: Any) -> dict[str, Any]:
 def print_json(report: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Prints an object, or a list of them, as one line of JSON."""
     print(json_line(report))
+
+
+class _Report(Protocol):
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+_ReportT = TypeVar("_ReportT", bound=_Report)
+
+
+def print_report(
+    arguments: argparse.Namespace, report: _ReportT, summary: Callable[[_ReportT], str]
+) -> int:
+    """Prints what a command has done, with --json as an object, else its summary; returns 0."""
+    if arguments.json:
+        print_json(report.as_dict())
+    else:
+        print(summary(report))
+    return 0
 
 
 class Progress:

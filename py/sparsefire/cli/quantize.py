@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .._shown import shown
-from .common import Progress, add_host_options, add_output_options, choose_host, print_json
+from .common import Progress, add_host_options, add_output_options, choose_host, print_report
 
 if TYPE_CHECKING:
     from ..files.quantize import QuantizeReport
@@ -49,11 +49,7 @@ def _quantize(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=show,
         )
-    if arguments.json:
-        print_json(report.as_dict())
-    else:
-        print(_summary(report))
-    return 0
+    return print_report(arguments, report, _summary)
 
 
 def _summary(report: QuantizeReport) -> str:

@@ -208,7 +208,6 @@ class Packing(Generic[T]):
         self, slots: Sequence[_Slot], mark: int
     ) -> Iterator[tuple[int, T | SparsefireError]]:
         """Evaluates what the jobs of these slots wait for, together, and lets them go on."""
-        slots[0].session.model.check_file()
         try:
             rows = self._rows(slots, mark)
         except _OF_ALL:

@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Perplexity:
+class TextLoss:
     """How well a model predicts a text. `perplexity` is exp of `loss`, the mean negative log
-    probability in nats of the `n_scored` tokens, of which `total` is the sum."""
+    probability in nats of the `n_scored` tokens."""
 
     perplexity: float
     loss: float
     n_scored: int
+
+
+@dataclass(frozen=True)
+class Perplexity(TextLoss):
+    """The loss of a text, with its sum `total` and what measuring it took."""
+
     active_share: Share
     selected_share: Share
     tokens_per_s: float

@@ -249,7 +249,6 @@ class Session(CoreObject):
         if len(self.tokens) < known:  # a recurrent state cannot go back
             mark = self.plan(tokens, mode, decoded=decoded)[1]
         prompt = len(tokens) - decoded
-        self._checked_at = -math.inf  # a turn begins with a look at the file
         for start, end, how in ((0, prompt, mark), (prompt, len(tokens), DECODED)):
             rest = np.asarray(tokens[max(start, len(self.tokens)) : end], np.int32)
             for first in range(0, len(rest), BATCH):
@@ -287,6 +286,7 @@ class Session(CoreObject):
             rows = None
             if logits is not None and count:
                 rows = self.core.out(logits[max(start - first, 0) :][:count])
+            self._checked_at = -math.inf  # however few tokens, look at the file
             self._call(self.core.inp(batch), len(batch), phase, rows, count)
             self.tokens += batch.tolist()
             self.marks += bytes([mark]) * len(batch)
@@ -300,7 +300,7 @@ class Session(CoreObject):
                 f"the context holds {self.context} tokens, of which {room} are free, not {n}"
             )
         now = time.monotonic()
-        if phase == _PROMPT or now - self._checked_at > _CHECK_EVERY:
+        if now - self._checked_at > _CHECK_EVERY:
             self._checked_at = now
             self.model.check_file()
         if (self._uncollected + n) * self._widest > _MOST_COUNTED:

@@ -29,8 +29,8 @@ def evaluate_together(
     mark: what evaluates them; see `Session.marks`.
 
     Errors: `ArgumentError` (no session, one twice, one of another model or mode, no tokens),
-    `ContextFullError`, `NotFiniteError`. After an error no session has changed, except that those
-    of a model with a recurrent state are empty.
+    `ContextFullError`, `NotFiniteError`, `ModelFileError` (the file was changed). After an error no
+    session has changed, except that those of a model with a recurrent state are empty.
     """
     _check(parts, mode)
     first = parts[0][0]
@@ -85,6 +85,7 @@ def _call(
 ) -> None:
     """One call of the core."""
     model, core = owners[0].model, owners[0].core
+    model.check_file()
     handles = np.array([session.handle for session in owners], core.pointer_dtype)
     tokens, wanted = np.ascontiguousarray(tokens), np.ascontiguousarray(wanted)
     out = core.out(logits) if len(logits) else None
