@@ -1,0 +1,109 @@
+"""Processors of Ray Data with the arguments of `ray.data.llm`'s, on processors instead of GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .._options import check_fields, flag, instance, one_of, positive, text
+from ..errors import SparsefireError
+from .workers import Chat, Embedder, Generator, Scorer, Worker
+
+Rows = Callable[[dict[str, Any]], dict[str, Any]]
+
+ERROR = "__inference_error__"  # the column of `ray.data.llm`
+
+
+class InferenceError(SparsefireError):
+    """A row failed in a processor that does not continue after errors."""
+
+
+@dataclass(frozen=True)
+class ProcessorConfig:
+    """A stage of a pipeline, for `build_processor`.
+
+    model_source: a path, or an fsspec URL. None: the model of the package.
+    task_type: "generate" answers the rows' `messages`, or, without `apply_chat_template`, continues
+      their `prompt`, with their `sampling_params`, into `generated_text`; "embed" gives their
+      `prompt` an `embedding`; "score" their `continuation` after `context` a `logprob`.
+    batch_size: rows of a call. concurrency: processes, a number or (least, most).
+    threads: of each process, and what Ray reserves.
+    should_continue_on_error: rows that fail have a message in `__inference_error__`, which is empty
+      in others; otherwise the first ends the pipeline.
+    worker_kwargs: further arguments of `Chat`, `Generator`, `Embedder` or `Scorer`, such as
+      `max_tokens`.
+    """
+
+    model_source: str | None = None
+    task_type: Literal["generate", "embed", "score"] = "generate"
+    apply_chat_template: bool = True
+    batch_size: int = 32
+    concurrency: int | tuple[int, int] = 1
+    threads: int = 1
+    should_continue_on_error: bool = False
+    worker_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            model_source=text,
+            task_type=one_of("generate", "embed", "score"),
+            apply_chat_template=flag,
+            batch_size=positive,
+            concurrency=instance(int, tuple),
+            threads=positive,
+            should_continue_on_error=flag,
+            worker_kwargs=instance(Mapping),
+        )
+
+    def worker(self) -> Worker:
+        """What maps the batches."""
+        given = dict(self.worker_kwargs)
+        columns = {"error": ERROR, **given.pop("columns", {})}
+        given |= {"threads": self.threads, "columns": columns}
+        if self.task_type == "embed":
+            columns.setdefault("text", "prompt")
+            return Embedder(self.model_source, **given)
+        if self.task_type == "score":
+            return Scorer(self.model_source, **given)
+        kind = Chat if self.apply_chat_template else Generator
+        return kind(self.model_source, **given)
+
+
+class Stage:
+    """The class that `map_batches` makes in each process: a worker, strict about errors if told."""
+
+    def __init__(self, worker: Worker, strict: bool) -> None:
+        self.worker, self.strict = worker, strict
+
+    def __call__(self, batch: Any) -> Any:
+        found = self.worker(batch)
+        if self.strict:
+            for error in found.column(ERROR).to_pylist():
+                if error is not None:
+                    raise InferenceError(error)
+        return found
+
+
+def build_processor(
+    config: ProcessorConfig, preprocess: Rows | None = None, postprocess: Rows | None = None
+) -> Callable[[Any], Any]:
+    """A function from a `ray.data.Dataset` to one: `preprocess` makes what the task reads of a row,
+    whose other columns are carried over, and `postprocess` makes the final row."""
+    config.worker()  # so that what is wrong with it is found here
+
+    def process(dataset: Any) -> Any:
+        if preprocess is not None:
+            dataset = dataset.map(lambda row: {**row, **preprocess(row)})
+        dataset = dataset.map_batches(
+            Stage,
+            fn_constructor_args=(config.worker(), not config.should_continue_on_error),
+            batch_size=config.batch_size,
+            batch_format="pyarrow",
+            concurrency=config.concurrency,
+            num_cpus=config.threads,
+        )
+        return dataset if postprocess is None else dataset.map(postprocess)
+
+    return process
