@@ -21,7 +21,7 @@ from batch_workers import (
     write_lines,
 )
 from conftest import ROOT, missing
-from sparsefire.batch import Embedder, Generator, close_models, read_parts, run_job
+from sparsefire.batch import Embedder, Generator, Scorer, close_models, read_parts, run_job
 from sparsefire.batch.processor import ERROR, ProcessorConfig, build_processor
 from sparsefire.errors import ModelFileError
 
@@ -33,8 +33,7 @@ except ImportError as error:
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray
 
-# Workers find the modules of the tests.
-PATH = {"env_vars": {"PYTHONPATH": str(ROOT / "tests")}}
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 1 << 27}
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +43,24 @@ def texts() -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def started() -> Iterator[None]:
-    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False}
-    ray.init(num_cpus=2, object_store_memory=1 << 27, runtime_env=PATH, **options)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    yield
-    ray.shutdown()
+def cluster() -> Iterator[Cluster]:
+    """Two nodes of one processor each, whose processes find the modules of the tests: by their
+    environment, since Ray would start processes of its own for each `runtime_env`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT / "tests"))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        nodes = Cluster(initialize_head=True, head_node_args=NODE)
+        try:
+            nodes.add_node(**NODE)
+            ray.init(address=nodes.address, log_to_driver=False)
+            ray.data.DataContext.get_current().enable_progress_bars = False
+            yield nodes
+        finally:
+            ray.shutdown()
+            nodes.shutdown()
 
 
-def test_data(started: None, texts: list[str]) -> None:
+def test_data(cluster: Cluster, texts: list[str]) -> None:
     columns = {"text": "prompt"}
     dataset = ray.data.from_items(ROWS).map_batches(
         Embedder,
@@ -76,7 +84,7 @@ def test_data(started: None, texts: list[str]) -> None:
     assert "empty" in found[-1]["error"]
 
 
-def test_processors(started: None, texts: list[str]) -> None:
+def test_processors(cluster: Cluster, texts: list[str]) -> None:
     config = ProcessorConfig(
         apply_chat_template=False, should_continue_on_error=True, batch_size=16, worker_kwargs={}
     )
@@ -95,43 +103,50 @@ def test_processors(started: None, texts: list[str]) -> None:
     assert [row["wrong"] is None for row in found] == [*[True] * 40, False]
 
 
-def test_jobs(started: None, tmp_path: Path) -> None:
+def test_the_tasks_of_processors() -> None:
+    rows = [{"prompt": "The people of the United", "context": "War", "continuation": " and peace"}]
+    choices = {"choices": [" States", " Nations"]}
+    config = ProcessorConfig(task_type="classify", worker_kwargs=choices)
+    assert config.worker()(rows)[0]["label"] == "States"
+    scored = Scorer(columns={"error": ERROR}, threads=1)(rows)
+    assert ProcessorConfig(task_type="score").worker()(rows) == scored
+    vector = Embedder(threads=1)([{"text": rows[0]["prompt"]}])[0]["embedding"]
+    found = ProcessorConfig(task_type="embed").worker()(rows)[0]["embedding"]
+    np.testing.assert_array_equal(found, vector)
+
+
+def test_jobs(cluster: Cluster, tmp_path: Path) -> None:
     check_job_with_a_killed_process("ray", tmp_path)
     source, worker = str(tmp_path / "rows.jsonl"), Generator("nowhere.gguf", **GREEDY)
     with pytest.raises(ModelFileError, match="nowhere"):
         run_job(worker, source, str(tmp_path / "none"), engine="ray")
 
 
-def test_the_guide(started: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guide(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
     run_guide(scope, "ray")
     assert len(scope["texts"]) == 10
 
 
-def test_a_node_is_lost(tmp_path: Path, texts: list[str]) -> None:
+def test_a_node_is_lost(cluster: Cluster, tmp_path: Path, texts: list[str]) -> None:
     """Of two, in the middle of a job, whose parts the other one computes again."""
-    ray.shutdown()
-    options: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 1 << 27}
-    cluster = Cluster(initialize_head=True, head_node_args=options)
-    lost = cluster.add_node(**options)
-    try:
-        ray.init(address=cluster.address, log_to_driver=False, runtime_env=PATH)
-        source, output = write_lines(tmp_path / "rows.jsonl", FEW), tmp_path / "out"
+    source, output = write_lines(tmp_path / "rows.jsonl", FEW), tmp_path / "out"
+    (lost,) = cluster.worker_nodes
+    written: list[Path] = []
 
-        def lose() -> None:
-            while not any(output.glob("part-*")):
-                time.sleep(0.02)
-            cluster.remove_node(lost, allow_graceful=False)
+    def lose() -> None:
+        while not written:
+            time.sleep(0.01)
+            written.extend(output.glob("part-*"))
+        cluster.remove_node(lost, allow_graceful=False)
 
-        thread = threading.Thread(target=lose)
-        thread.start()
-        report = run_job(
-            Generator(**GREEDY), str(source), str(output), engine="ray", part_rows=2, workers=2
-        )
-        thread.join()
-        assert (report.rows, report.failed) == (40, 0)
-        assert [row["generated_text"] for row in read_parts(str(output))] == texts
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    thread = threading.Thread(target=lose)
+    thread.start()
+    report = run_job(
+        Generator(**GREEDY), str(source), str(output), engine="ray", part_rows=2, workers=2
+    )
+    thread.join()
+    assert 0 < len(written) < 20
+    assert (report.rows, report.failed) == (40, 0)
+    assert [row["generated_text"] for row in read_parts(str(output))] == texts

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from .._options import check_fields, flag, instance, one_of, positive, text
 from ..errors import SparsefireError
-from .workers import Chat, Embedder, Generator, Scorer, Worker
+from .workers import Chat, Classifier, Embedder, Generator, Scorer, Worker
 
 Rows = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -26,17 +26,18 @@ class ProcessorConfig:
     model_source: a path, or an fsspec URL. None: the model of the package.
     task_type: "generate" answers the rows' `messages`, or, without `apply_chat_template`, continues
       their `prompt`, with their `sampling_params`, into `generated_text`; "embed" gives their
-      `prompt` an `embedding`; "score" their `continuation` after `context` a `logprob`.
+      `prompt` an `embedding`; "classify" gives it the `label` that is the likeliest of `choices`,
+      one of the `worker_kwargs`; "score" gives their `continuation` after `context` a `logprob`.
     batch_size: rows of a call. concurrency: processes, a number or (least, most).
     threads: of each process, and what Ray reserves.
     should_continue_on_error: rows that fail have a message in `__inference_error__`, which is empty
       in others; otherwise the first ends the pipeline.
-    worker_kwargs: further arguments of `Chat`, `Generator`, `Embedder` or `Scorer`, such as
-      `max_tokens`.
+    worker_kwargs: further arguments of the task's worker (`Chat`, `Generator`, `Embedder`, …), such
+      as `max_tokens`.
     """
 
     model_source: str | None = None
-    task_type: Literal["generate", "embed", "score"] = "generate"
+    task_type: Literal["generate", "embed", "classify", "score"] = "generate"
     apply_chat_template: bool = True
     batch_size: int = 32
     concurrency: int | tuple[int, int] = 1
@@ -48,7 +49,7 @@ class ProcessorConfig:
         check_fields(
             self,
             model_source=text,
-            task_type=one_of("generate", "embed", "score"),
+            task_type=one_of("generate", "embed", "classify", "score"),
             apply_chat_template=flag,
             batch_size=positive,
             concurrency=instance(int, tuple),
@@ -62,13 +63,14 @@ class ProcessorConfig:
         given = dict(self.worker_kwargs)
         columns = {"error": ERROR, **given.pop("columns", {})}
         given |= {"threads": self.threads, "columns": columns}
-        if self.task_type == "embed":
+        if self.task_type in ("embed", "classify"):
             columns.setdefault("text", "prompt")
-            return Embedder(self.model_source, **given)
+            kind = Embedder if self.task_type == "embed" else Classifier
+            return kind(self.model_source, **given)
         if self.task_type == "score":
             return Scorer(self.model_source, **given)
-        kind = Chat if self.apply_chat_template else Generator
-        return kind(self.model_source, **given)
+        text_kind = Chat if self.apply_chat_template else Generator
+        return text_kind(self.model_source, **given)
 
 
 class Stage:
