@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from model_variants import variant_path
 from sparsefire.batch import close_models, shards
 from sparsefire.calibrate.predictors import calibrate_model
+from sparsefire.cli import main
 from sparsefire.errors import ArgumentError
 from sparsefire.lm.model import Model
 
@@ -39,7 +41,9 @@ def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     close_models()
 
 
-def test_perplexity(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_perplexity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(shards, "_SHARD_TOKENS", 100)
     source = str(variant_path("f32"))
     with Model.load(source, context=40) as model:
@@ -49,4 +53,12 @@ def test_perplexity(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.perplexity == expected.perplexity == np.exp(found.loss)
     with pytest.raises(ArgumentError, match="2 tokens"):
         shards.perplexity("1", source)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT[:1500])
+    command = ["perplexity", "-m", source, "--text", str(text), "--context", "40", "--workers", "2"]
+    assert main([*command, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["loss"], report["n_scored"]) == (expected.loss, expected.n_scored)
+    assert main([*command, "--neuron-budget", "40%"]) == 2
+    assert "in percent" in capsys.readouterr().err
     close_models()

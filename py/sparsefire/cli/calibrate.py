@@ -19,6 +19,7 @@ from .common import (
     engine_options,
     print_report,
     read_text,
+    uses_engine,
 )
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     text = read_text(arguments.text)
     choose_host(arguments)
     if _method(arguments) == "cutoffs":
-        if arguments.engine != "local" or arguments.workers not in (None, 1):
+        if uses_engine(arguments):
             raise ArgumentError("--engine, --workers: not for cutoffs, which are timed here")
         return _calibrate_cutoffs(arguments, text)
     if arguments.output is None:
@@ -157,7 +158,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 def _recorder(arguments: argparse.Namespace) -> Recorder | None:
     """What runs the text through the model, if this process does not."""
-    if arguments.engine == "local" and arguments.workers in (None, 1):
+    if not uses_engine(arguments):
         return None
     from ..batch.shards import recorder
 

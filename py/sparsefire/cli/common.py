@@ -101,6 +101,11 @@ def add_engine_options(add: Any) -> None:
     )
 
 
+def uses_engine(arguments: argparse.Namespace) -> bool:
+    """Whether the engine's options name other processes than this one."""
+    return arguments.engine != "local" or arguments.workers not in (None, 1)
+
+
 def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The engine's options as keyword arguments of `sparsefire.batch`'s functions."""
     return {name: getattr(arguments, name) for name in ("engine", "address", "workers")}

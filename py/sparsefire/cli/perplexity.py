@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Any
 
+from ..errors import ArgumentError
 from .common import (
     Progress,
+    add_engine_options,
     add_mode_options,
     add_model_options,
     cache_parts,
     cache_report,
+    engine_options,
     load_model,
     print_json,
     read_text,
+    uses_engine,
 )
 
 
@@ -30,12 +35,15 @@ def add_perplexity_parser(commands: Any) -> None:
     add("--text", required=True, metavar="FILE", help="UTF-8 text; '-' reads standard input")
     add("--context", type=int, metavar="N", help="tokens per window; default: the model's context")
     add("--json", action="store_true", help="print one JSON object instead")
+    add_engine_options(parser.add_argument_group("who computes the windows").add_argument)
     add_model_options(parser)
     add_mode_options(parser)
 
 
 def _perplexity(arguments: argparse.Namespace) -> int:
     text = read_text(arguments.text)
+    if uses_engine(arguments):
+        return _run_on_engine(arguments, text)
     with load_model(arguments, arguments.context) as model:
         return _run(arguments, text, model)
 
@@ -70,5 +78,33 @@ def _run(arguments: argparse.Namespace, text: str, model: Any) -> int:
         print(
             f"perplexity {result.perplexity:.4f} over {result.n_scored} tokens\n"
             f"[{'; '.join(parts)}]"
+        )
+    return 0
+
+
+def _run_on_engine(arguments: argparse.Namespace, text: str) -> int:
+    if arguments.neuron_profile is not None or isinstance(arguments.neuron_budget, float):
+        raise ArgumentError(
+            "--engine, --workers: not with --neuron-profile or a --neuron-budget in percent"
+        )
+    from ..batch.shards import perplexity
+
+    names = (
+        *("threads", "backend", "isa", "context", "mode", "activation", "pre"),
+        *("neuron_budget", "mapped"),
+    )
+    settings = {name: getattr(arguments, name) for name in names}
+    began = time.perf_counter()
+    with Progress() as show:
+        options = engine_options(arguments)
+        result = perplexity(text, arguments.model, progress=show, **options, **settings)
+    speed = result.n_scored / (time.perf_counter() - began)
+    if arguments.json:
+        found = {"perplexity": result.perplexity, "loss": result.loss, "n_scored": result.n_scored}
+        print_json({**found, "tokens_per_s": speed, "engine": arguments.engine})
+    else:
+        print(
+            f"perplexity {result.perplexity:.4f} over {result.n_scored} tokens\n"
+            f"[{speed:.0f} tokens/s with the start of processes; engine {arguments.engine}]"
         )
     return 0
