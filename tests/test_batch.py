@@ -165,6 +165,8 @@ def test_scores(model: Model) -> None:
         assert row["logprob"] == sum(each.logprob for each in scores)
         assert row["is_greedy"] == all(each.top[0][0] == each.token for each in scores)
         assert row["scored_tokens"] == len(ids) - first
+        (again,) = Scorer(threads=1)([{"context": ids[:first], "continuation": ids[first:]}])
+        assert again["logprob"] == row["logprob"]
     (alone,) = Scorer(threads=1)([{"continuation": PROMPTS[0]}])
     bos = model.tokenizer.bos
     assert bos is not None
@@ -172,6 +174,8 @@ def test_scores(model: Model) -> None:
     assert alone["logprob"] == sum(each.logprob for each in model.token_scores(ids))
     (empty,) = Scorer(threads=1)([{"context": "The people", "continuation": ""}])
     assert "no token to score" in empty["error"]
+    (empty,) = Scorer(threads=1)([{"context": [], "continuation": [5]}])
+    assert "a token id or more" in empty["error"]
 
     classify = Classifier(choices=continuations, template="The people of the {text} ", threads=1)
     (chosen,) = classify([{"text": "United"}])

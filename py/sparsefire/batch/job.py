@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import time
@@ -170,8 +169,7 @@ def run_job(
             else:
                 yield Task(sent, rows, index, name, folder.place, chosen)
 
-    sent = copy.copy(worker)
-    sent.settings = worker.settings.on(engine, workers)
+    sent = worker.on(engine, workers)
     cluster = Settings(workers, address, retries, sent.settings.threads)
     for done in start(tasks(), cluster):
         report = report.plus(done, time.perf_counter() - began)

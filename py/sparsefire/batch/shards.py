@@ -1,6 +1,6 @@
-"""What is measured on a text, window by window, on an engine: the inputs of calibration, and
-perplexity. Windows do not depend on each other, and their results are put together in the order of
-the text, so that the whole is what one process gives, bit for bit."""
+"""What is measured on an engine and put together in memory: the inputs of calibration and
+perplexity, window by window of a text, and the answers of rows. They do not depend on each other
+and are put together in their order, so that the whole is what one process gives, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from ..errors import ArgumentError
 from ..lm.scoring import TextLoss, windows_of
 from .engines import ENGINES, Settings
 from .settings import ModelSettings, opened
+from .workers import Answer, Row, Worker
 
 _SHARD_TOKENS = 1 << 14  # of a task
+_SHARD_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,18 @@ class _Losses:
         with opened(self.settings) as found:
             measured = [found.model.perplexity(each, mode=mode) for each in self.windows]
         return self.place, [(each.total, each.n_scored) for each in measured]
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Answers some rows."""
+
+    worker: Worker
+    place: int
+    rows: Sequence[Row]
+
+    def __call__(self) -> tuple[int, list[Answer]]:
+        return self.place, self.worker.answers(self.rows)
 
 
 def _collected(
@@ -137,3 +151,25 @@ def perplexity(
     for of_window, count in (each for shard in shards for each in shard):
         loss, scored = loss + of_window, scored + count
     return TextLoss(float(np.exp(loss / scored)), loss / scored, scored)
+
+
+def answers(
+    worker: Worker,
+    rows: Sequence[Row],
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    retries: int = 3,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """`Worker.answers` on an engine, see `run_job`, for rows and results that fit into memory."""
+    sent = worker.on(engine, workers)
+    tasks = [
+        _Answers(sent, place, rows[start : start + _SHARD_ROWS])
+        for place, start in enumerate(range(0, len(rows), _SHARD_ROWS))
+    ]
+    announce = progress or (lambda _what, _share: None)
+    cluster = Settings(workers, address, retries, sent.settings.threads)
+    shards = _collected(tasks, engine, cluster, lambda share: announce("answering rows", share))
+    return [answer for shard in shards for answer in shard]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from ..lm.generation import GenerationConfig
 from ..lm.model import Model
 from ..lm.packing import Job, scores_job, text_job
 from ..lm.sampling import TokenScore
-from ..lm.scoring import continuation_ids
+from ..lm.scoring import continuation_ids, scored_ids
 from .settings import ModelSettings, OpenedModel, opened
 from .tables import Column, Kind, Table, table_of
 
@@ -90,6 +91,12 @@ class Worker(ABC):
         """The results of each row, or {"error": …}, by the names of `reads` and `results`."""
         with opened(self.settings) as found:
             return self._answers(found, rows)
+
+    def on(self, engine: str, workers: int | None) -> Self:
+        """This one for processes of an engine; see `ModelSettings.on`."""
+        sent = copy.copy(self)
+        sent.settings = self.settings.on(engine, workers)
+        return sent
 
     def description(self) -> dict[str, Any]:
         """What decides about results, for the checksum of a job."""
@@ -401,9 +408,10 @@ def _attempt(answer: Callable[[Model, Row], Answer], model: Model, row: Row) -> 
 
 class Scorer(Worker):
     """How likely the model finds the text of the column "continuation" after that of "context",
-    which batches may lack: then it comes after the BOS token, where the model has one. Results:
-    "logprob", the sum of its tokens' natural log probabilities, "is_greedy", 1 if each of them was
-    the most likely one, "prompt_tokens" of both, and "scored_tokens"."""
+    which batches may lack: then it comes after the BOS token, where the model has one. Both may be
+    token ids, which are evaluated as they are. Results: "logprob", the sum of its tokens' natural
+    log probabilities, "is_greedy", 1 if each of them was the most likely one, "prompt_tokens" of
+    both, and "scored_tokens"."""
 
     reads = ("continuation",)
     may_read = ("context",)
@@ -415,8 +423,7 @@ class Scorer(Worker):
     }
 
     def _plan(self, model: Model, row: Row) -> _Plan:
-        context = "" if row.get("context") is None else _text(row, "context")
-        ids, first = continuation_ids(model, context, _text(row, "continuation"))
+        ids, first = self._ids(model, row)
 
         def answer(results: list[Any]) -> Answer:
             scores: list[TokenScore] = results[0]
@@ -429,6 +436,16 @@ class Scorer(Worker):
 
         mode = model.checked_mode(self.settings.mode)
         return _Plan(ids, [lambda: scores_job(ids, first, 1)], answer, mode)
+
+    def _ids(self, model: Model, row: Row) -> tuple[list[int], int]:
+        continuation = _value(row, "continuation")
+        if isinstance(continuation, str):
+            context = "" if row.get("context") is None else _text(row, "context")
+            return continuation_ids(model, context, continuation)
+        before, after = [*_value(row, "context")], [*continuation]
+        if not before or not after:
+            raise ArgumentError("context, continuation: expected a token id or more in each")
+        return scored_ids(model, [*before, *after]), len(before)
 
     def _answers(self, found: OpenedModel, rows: Sequence[Row]) -> list[Answer]:
         return _packed(found, rows, self._plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from .sessions import Lease
 from .stats import Share
 
 if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
     from .model import Model
 
 
@@ -101,19 +102,41 @@ def _predictions(lease: Lease, ids: IntArray, mode: str) -> Iterator[tuple[Float
 
 
 def continuation_ids(model: Model, context: str, continuation: str) -> tuple[list[int], int]:
-    """The token ids of a text in two parts, in which names of control tokens are plain text, and
-    the place of the first token of the second part, at least 1. Spaces between the two are the
-    continuation's, since tokens usually begin with them.
+    """`pair_ids`, checked as `scored_ids`, with names of control tokens as plain text."""
+    ids, first = pair_ids(model.tokenizer, context, continuation, special=False)
+    return scored_ids(model, ids), first
 
-    Errors: `ArgumentError` (nothing to score, no token before it), `ContextFullError`.
-    """
+
+def pair_ids(
+    tokenizer: Tokenizer, context: str, continuation: str, *, special: bool
+) -> tuple[list[int], int]:
+    """The token ids of a text in two parts, and the place of the first token of the second part, at
+    least 1. Spaces between the two are the continuation's, since tokens usually begin with them.
+    `special`: see `Tokenizer.encode`. `ArgumentError` if there is nothing to score."""
     stripped = context.rstrip()
     continuation = context[len(stripped) :] + continuation
-    ids = model.prompt_ids(model.tokenize(stripped + continuation, special=False))
-    first = len(model.tokenize(stripped, special=False)) if stripped else 0
-    if not first and ids[0] != model.tokenizer.bos and model.tokenizer.bos is not None:
-        ids = model.prompt_ids([model.tokenizer.bos, *ids])
+    ids = tokenizer.encode(stripped + continuation, special=special)
+    first = len(tokenizer.encode(stripped, special=special)) if stripped else 0
+    if not first and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
+        ids = [tokenizer.bos, *ids]
     first = max(first, 1)
     if first >= len(ids):
         raise ArgumentError("continuation: there is no token to score")
     return ids, first
+
+
+def scored_ids(model: Model, ids: Sequence[int]) -> list[int]:
+    """Token ids, checked. The last one is predicted, never evaluated, and needs no room in the
+    context. Errors: `ArgumentError` (no such token, none), `ContextFullError`."""
+    return [*model.prompt_ids(ids[:-1]), *model.prompt_ids(ids[-1:])]
+
+
+def rolling_windows(ids: Sequence[int], context: int) -> Iterator[tuple[Sequence[int], int]]:
+    """Windows in which each token but the first is scored once, after as many tokens as fit into
+    `context`: the tokens of each, and the place of the first that is scored."""
+    done = 1
+    while done < len(ids):
+        end = min(done + context, len(ids))
+        start = max(0, end - context - 1)
+        yield ids[start:end], done - start
+        done = end
