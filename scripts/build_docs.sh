@@ -10,7 +10,7 @@ modules=(sparsefire)
 for module in errors weights.activation weights.formats weights.matrix weights.quantized text.tokenizer text.vocabulary ffn.layer \
   ffn.cache ffn.sparsity lm.neurons lm.chat lm.sampling lm.stats calibrate.predictors calibrate.cutoffs files.inspect \
   files.quantize files.convert.checkpoint bench.ffn bench.cache \
-  batch.workers batch.processor batch.settings batch.llm batch.job batch.shards; do
+  batch.workers batch.processor batch.settings batch.llm batch.job batch.shards batch.udfs; do
   modules+=("sparsefire.$module")
 done
 exec "$python" -W error -m pdoc --output-directory "${1:-$root/build/docs}" "${modules[@]}"

@@ -7,7 +7,7 @@ import functools
 import json
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -82,10 +82,24 @@ class Worker(ABC):
         answers = self.answers(rows)
         columns = {
             own: Column(kind, [answer.get(name) for answer in answers])
-            for name, kind in {**self.results, "error": "text"}.items()
-            if (own := self._own(name)) is not None
+            for own, name, kind in self._written()
         }
         return columns, answers
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that every batch has to have, by the user's names."""
+        return tuple(self._own(name) for name in self._columns_read())
+
+    @property
+    def outputs(self) -> dict[str, Kind]:
+        """The columns that are added, by the user's names, and their kinds."""
+        return {own: kind for own, _, kind in self._written()}
+
+    def _written(self) -> Iterator[tuple[str, str, Kind]]:
+        for name, kind in {**self.results, "error": "text"}.items():
+            if (own := self._own(name)) is not None:
+                yield own, name, kind
 
     def answers(self, rows: Sequence[Row]) -> list[Answer]:
         """The results of each row, or {"error": …}, by the names of `reads` and `results`."""
