@@ -16,7 +16,7 @@ from ..errors import ArgumentError
 from ..lm.opening import default_model
 from .engines import ENGINES, Settings
 from .rows import Format, Row, checksum, count_rows, encoded, format_of, parts_of, read_rows
-from .store import Folder, expanded, is_url, open_url
+from .store import Folder, expanded, is_url, version_of
 from .tables import table_of
 from .workers import Worker
 
@@ -189,8 +189,7 @@ def _listed(inputs: str | Sequence[str]) -> list[str]:
 def _identity(model: str | None) -> Any:
     """What tells a model file from another one under its name: its size, and when it changed."""
     if model is not None and is_url(model):
-        system, path = open_url(model.partition("#")[0])
-        return str(system.ukey(path)) if system.exists(path) else None
+        return version_of(model.partition("#")[0])[1]
     file = default_model() if model is None else Path(model)
     return [file.stat().st_size, file.stat().st_mtime_ns] if file.exists() else None
 

@@ -14,6 +14,8 @@ from .._files import write_bytes
 from ..errors import ArgumentError, BackendError, ModelFileError
 
 _BLOCK = 1 << 23  # bytes of a read
+_TRIES = 3  # of each
+_MARKS = ("ETag", "Last-Modified")  # in an HTTP server's answer, which fsspec's key leaves out
 
 
 def is_url(path: str) -> bool:
@@ -125,24 +127,36 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "sparsefire"
 
 
+def version_of(url: str) -> tuple[int, str]:
+    """The size of a URL's file in bytes, and what tells it from others that are or were under that
+    name. Errors: `ModelFileError` (no such file, a server that does not say how large it is), those
+    of `open_url`."""
+    system, path = open_url(url)
+    try:
+        info = system.info(path)
+        key = system.ukey(path)
+    except Exception as error:  # each file system has its own
+        raise ModelFileError(f"{url}: there is no such file ({error})") from error
+    size = info.get("size")
+    if size is None:
+        raise ModelFileError(f"{url}: its server does not say how large it is")
+    marks = [str(info[name]) for name in _MARKS if name in info]
+    return int(size), " ".join([url, str(size), str(key), *marks])
+
+
 def local_path(source: str) -> Path:
     """The path of a file, and of a URL that of its copy on this machine: copied once, by whichever
     process comes first, going on where an interrupted copy ended. A URL may end with
     `#sha256=HEX`, which is checked.
 
-    Errors: `ModelFileError` (no such file, another checksum), those of `open_url`, OSError.
+    Errors: those of `version_of`, `ModelFileError` (another checksum, a server that fails again and
+    again), OSError.
     """
     if not is_url(source):
         return Path(source.removeprefix("file://"))
     url, _, wanted = source.partition("#sha256=")
+    size, version = version_of(url)
     system, path = open_url(url)
-    try:
-        size = system.info(path).get("size")
-        version = f"{url} {size} {system.ukey(path)}"
-    except OSError as error:
-        raise ModelFileError(f"{url}: there is no such file ({error})") from error
-    if size is None:
-        raise ModelFileError(f"{url}: its server does not say how large it is")
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{hashlib.sha256(version.encode()).hexdigest()[:16]}-{PurePosixPath(path).name}"
@@ -150,7 +164,7 @@ def local_path(source: str) -> Path:
     with _locked(folder / f"{name}.lock"):
         if not target.exists():
             part = folder / f"{name}.part"
-            _copy(system, path, part, int(size))
+            _copy(system, path, part, size)
             if wanted and _sha256(part) != wanted.lower():
                 part.unlink()
                 raise ModelFileError(f"{url}: its SHA-256 is not {wanted}")
@@ -164,12 +178,29 @@ def _copy(system: Any, path: str, part: Path, size: int) -> None:
     with part.open("r+b" if 0 < done <= size else "wb") as file:
         done = file.seek(0, os.SEEK_END)
         while done < size:
-            block = system.cat_file(path, start=done, end=min(done + _BLOCK, size))
-            if not block:
-                raise ModelFileError(f"{path}: ends after {done} of {size} bytes")
-            done += file.write(block)
+            done += file.write(_block(system, path, done, size))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _block(system: Any, path: str, start: int, size: int) -> bytes:
+    """Bytes of a file from `start` on, read with another try where a connection breaks."""
+    end, tried = min(start + _BLOCK, size), 0
+    while True:
+        tried += 1
+        try:
+            block = bytes(system.cat_file(path, start=start, end=end))
+            break
+        except Exception as error:  # each file system has its own
+            if tried == _TRIES:
+                raise ModelFileError(
+                    f"{path}: failed after {start} of {size} bytes: {error}"
+                ) from error
+    if len(block) > end - start and len(block) == size:
+        block = block[start:]  # a server without ranges has sent it all
+    if not 0 < len(block) <= size - start:
+        raise ModelFileError(f"{path}: ends after {start + len(block)} of {size} bytes")
+    return block
 
 
 def _sha256(path: Path) -> str:
