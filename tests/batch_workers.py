@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from sparsefire.batch import read_parts, run_job
 from sparsefire.batch.settings import OpenedModel
@@ -35,6 +38,30 @@ class KilledOnce(Generator):
         return super()._answers(found, rows)
 
 
+class Killed(Generator):
+    """Is killed by every row "poison", like a process that has no memory left."""
+
+    def _answers(self, found: OpenedModel, rows: Sequence[Row]) -> list[Answer]:
+        if any(row["prompt"] == "poison" for row in rows):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._answers(found, rows)
+
+
+class OnFullDisk(Generator):
+    """Lets its process write next to nothing after row 20, while there is "no room"."""
+
+    def __init__(self, folder: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.folder = folder
+
+    def _answers(self, found: OpenedModel, rows: Sequence[Row]) -> list[Answer]:
+        full = (Path(self.folder) / "no room").exists()
+        late = rows[0]["prompt"] >= FEW[20]["prompt"]
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 if full and late else most, most))
+        return super()._answers(found, rows)
+
+
 def write_lines(path: Path, rows: Sequence[Row]) -> Path:
     """Writes rows as JSON lines."""
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -51,6 +78,36 @@ def check_job_with_a_killed_process(engine: str, folder: Path) -> None:
     assert (report.rows, report.failed, report.parts) == (41, 0, 5)
     assert list(read_parts(output)) == Generator(**GREEDY)(rows)
     assert run_job(worker, source, output, engine=engine, part_rows=10).skipped_rows == 41
+
+
+def check_job_with_a_row_that_kills(engine: str, folder: Path) -> None:
+    """A job in which a row kills every process has all others, and an error in place of that."""
+    rows = [*FEW[:5], {"id": 999, "prompt": "poison"}, *FEW[5:12]]
+    source, output = str(write_lines(folder / "rows.jsonl", rows)), str(folder / "poisoned")
+    options: dict[str, Any] = {"engine": engine, "part_rows": 4, "workers": 2, "retries": 0}
+    report = run_job(Killed(**GREEDY), source, output, **options)
+    assert (report.rows, report.failed, report.parts) == (13, 1, 4)
+    found = list(read_parts(output))
+    assert [row["id"] for row in found] == [row["id"] for row in rows]
+    assert "signal 9" in found.pop(5)["error"]
+    assert found == Generator(**GREEDY)(FEW[:12])
+
+
+def check_job_on_a_full_disk(engine: str, folder: Path) -> None:
+    """A job whose processes cannot write ends, leaves no half files, and goes on later."""
+    source, output = str(write_lines(folder / "rows.jsonl", FEW)), folder / "full"
+    worker = OnFullDisk(str(folder), **GREEDY)
+    full = folder / "no room"
+    full.touch()
+    with pytest.raises(OSError, match="too large"):
+        run_job(worker, source, str(output), engine=engine, part_rows=10, workers=2, retries=0)
+    full.unlink()
+    names = {each.name for each in output.iterdir()}
+    assert all(name == "job.json" or name.startswith("part-00000") for name in names)
+    assert "part-000002" not in " ".join(names)
+    report = run_job(worker, source, str(output), engine=engine, part_rows=10)
+    assert report.rows == 40
+    assert list(read_parts(str(output))) == Generator(**GREEDY)(FEW)
 
 
 def run_guide(scope: dict[str, Any], engine: str = "") -> None:

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batch_workers import FEW, GREEDY, ROWS, check_job_with_a_killed_process, run_guide
+from batch_workers import (
+    FEW,
+    GREEDY,
+    ROWS,
+    check_job_on_a_full_disk,
+    check_job_with_a_killed_process,
+    check_job_with_a_row_that_kills,
+    run_guide,
+)
 from conftest import ROOT, missing
 from sparsefire.batch import Embedder, Generator, close_models
 
@@ -55,6 +63,11 @@ def test_collections(dask_client: Client) -> None:
 
 def test_jobs(dask_client: Client, tmp_path: Path) -> None:
     check_job_with_a_killed_process("dask", tmp_path)
+    check_job_on_a_full_disk("dask", tmp_path)
+    scheduler = dask_client.cluster.scheduler
+    allowed, scheduler.allowed_failures = scheduler.allowed_failures, 0
+    check_job_with_a_row_that_kills("dask", tmp_path)
+    scheduler.allowed_failures = allowed
 
 
 def test_the_guide(dask_client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 
-from batch_workers import check_job_with_a_killed_process, run_guide, write_lines
+from batch_workers import (
+    check_job_with_a_killed_process,
+    check_job_with_a_row_that_kills,
+    run_guide,
+    write_lines,
+)
 from conftest import missing
 from sparsefire.batch import (
     Embedder,
@@ -141,6 +146,10 @@ def test_a_full_disk(
 
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
     check_job_with_a_killed_process("local", tmp_path)
+
+
+def test_a_row_that_kills(tmp_path: Path) -> None:
+    check_job_with_a_row_that_kills("local", tmp_path)
 
 
 def test_object_stores(

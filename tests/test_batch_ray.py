@@ -17,6 +17,7 @@ from batch_workers import (
     GREEDY,
     ROWS,
     check_job_with_a_killed_process,
+    check_job_with_a_row_that_kills,
     run_guide,
     write_lines,
 )
@@ -117,6 +118,7 @@ def test_the_tasks_of_processors() -> None:
 
 def test_jobs(cluster: Cluster, tmp_path: Path) -> None:
     check_job_with_a_killed_process("ray", tmp_path)
+    check_job_with_a_row_that_kills("ray", tmp_path)
     source, worker = str(tmp_path / "rows.jsonl"), Generator("nowhere.gguf", **GREEDY)
     with pytest.raises(ModelFileError, match="nowhere"):
         run_job(worker, source, str(tmp_path / "none"), engine="ray")

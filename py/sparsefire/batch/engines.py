@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from ..errors import ArgumentError, BackendError
 
-Tasks = Iterator[Callable[[], Any]]
+Task = Callable[[], Any]
+"""A function that can be pickled. With a method `carefully` it has one in its place, marked as
+`careful`, for when its process has ended too often."""
+Tasks = Iterator[Task]
 
 _AHEAD = 2  # tasks that wait for each process
 
@@ -26,7 +29,7 @@ class Settings:
     threads: int | None = None
 
 
-def call(task: Callable[[], Any]) -> Any:
+def call(task: Task) -> Any:
     """Computes a task: a function of a module, which engines can send."""
     return task()
 
@@ -48,11 +51,11 @@ def _in_processes(tasks: Tasks, workers: int, retries: int) -> Iterator[Any]:
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    tried: dict[int, int] = {}
-    again: list[Callable[[], Any]] = []
+    tried: list[tuple[Task, int]] = []  # tasks, and how often their process ended
+    again: list[Task] = []
     while True:
-        pending: dict[Future[Any], Callable[[], Any]] = {}
-        following: list[Callable[[], Any]] = []
+        pending: dict[Future[Any], Task] = {}
+        following: list[Task] = []
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             try:
                 while True:
@@ -70,13 +73,41 @@ def _in_processes(tasks: Tasks, workers: int, retries: int) -> Iterator[Any]:
                         yield result
             except BrokenProcessPool:
                 again += [*pending.values(), *following]
-        for task in again:
-            tried[id(task)] = tried.get(id(task), 0) + 1
-            if tried[id(task)] > retries:
-                raise BackendError(
-                    f"a process ended {tried[id(task)]} times while it computed a part, perhaps "
-                    "for lack of memory"
-                )
+        tried = _counted(again, tried, retries)
+        again = [task for task, _ in tried]
+
+
+def _counted(
+    ended: Sequence[Task], before: Sequence[tuple[Task, int]], retries: int
+) -> list[tuple[Task, int]]:
+    """Tasks of processes that have ended, each with how often, or in place of those for which that
+    is too often a careful one. Which of them ended the processes is not known: those that are
+    careful are blamed last."""
+    counts = {id(task): count for task, count in before}
+    only_careful = all(_is_careful(task) for task in ended)
+    found: list[tuple[Task, int]] = []
+    for task in ended:
+        count = counts.get(id(task), 0) + 1
+        if count > retries and (only_careful or not _is_careful(task)):
+            reason = f"a process ended {count} times while it computed a part"
+            found.append((_careful(task, reason), 0))
+        else:
+            found.append((task, count))
+    return found
+
+
+def _is_careful(task: Task) -> bool:
+    return getattr(task, "careful", False)
+
+
+def _careful(task: Task, reason: str) -> Task:
+    """A task in place of one whose process ended again and again: it finds out which rows are to
+    blame. `BackendError` where there is none."""
+    make = getattr(task, "carefully", None)
+    if make is None or _is_careful(task):
+        raise BackendError(f"{reason}, perhaps for lack of memory")
+    careful: Task = make()
+    return careful
 
 
 def run_ray(tasks: Tasks, settings: Settings) -> Iterator[Any]:
@@ -89,24 +120,28 @@ def run_ray(tasks: Tasks, settings: Settings) -> Iterator[Any]:
     if ours:
         ray.init(address=settings.address, log_to_driver=False)
     threads = settings.threads or 1
-    remote = ray.remote(num_cpus=threads, max_retries=settings.retries)(call)
+    remote = ray.remote(num_cpus=threads, max_retries=settings.retries)(call).remote
     cores = int(ray.cluster_resources().get("CPU", 1))
     room = _AHEAD * (settings.workers or max(1, cores // threads))
     if settings.workers is not None:
         room = settings.workers
-    pending: list[Any] = []
+    pending: dict[Any, Task] = {}
     try:
         while True:
-            pending += [remote.remote(task) for task in islice(tasks, room - len(pending))]
+            pending |= {remote(task): task for task in islice(tasks, room - len(pending))}
             if not pending:
                 return
-            done, pending = ray.wait(pending, num_returns=1)
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            task = pending.pop(done)
             try:
-                yield from ray.get(done)
+                result = ray.get(done)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
-            except ray.exceptions.WorkerCrashedError as error:
-                raise BackendError(f"a process of Ray ended again and again: {error}") from error
+            except ray.exceptions.RayError as error:  # of its process, or of its node
+                task = _careful(task, f"a process of Ray ended again and again: {error}")
+                pending[remote(task)] = task
+            else:
+                yield result
     finally:
         for each in pending:
             ray.cancel(each, force=True)
@@ -135,20 +170,25 @@ def run_dask(tasks: Tasks, settings: Settings) -> Iterator[Any]:
         room = _AHEAD * (settings.workers or len(client.nthreads()) or 1)
         retries = settings.retries
 
-        def submitted(count: int) -> list[Any]:
-            return [
-                client.submit(call, task, pure=False, retries=retries)
-                for task in islice(tasks, count)
-            ]
+        submitted: dict[str, Task] = {}
 
-        running = as_completed(submitted(room))
+        def submit(task: Task) -> Any:
+            future = client.submit(call, task, pure=False, retries=retries)
+            submitted[future.key] = task
+            return future
+
+        running = as_completed([submit(task) for task in islice(tasks, room)])
         for future in running:
+            task = submitted.pop(future.key)
             try:
-                yield future.result()
+                result = future.result()
             except KilledWorker as error:
-                raise BackendError(f"a process of Dask ended again and again: {error}") from error
-            for following in submitted(1):
-                running.add(following)
+                task = _careful(task, f"a process of Dask ended again and again: {error}")
+                running.add(submit(task))
+                continue
+            yield result
+            for task in islice(tasks, 1):
+                running.add(submit(task))
 
 
 ENGINES: dict[str, Callable[[Tasks, Settings], Iterator[Any]]] = {

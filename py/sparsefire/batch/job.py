@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import time
@@ -14,6 +15,7 @@ from .._options import one_of, positive
 from .._progress import Progress
 from ..errors import ArgumentError
 from ..lm.opening import default_model
+from .careful import careful_answers
 from .engines import ENGINES, Settings
 from .rows import Format, Row, checksum, count_rows, encoded, format_of, parts_of, read_rows
 from .store import Folder, expanded, is_url, version_of
@@ -46,10 +48,16 @@ class Task:
     name: str
     folder: str
     format: Format
+    careful: bool = False  # its rows may end the process
+
+    def carefully(self) -> Task:
+        """The same, with the rows in another process than that of the task."""
+        return replace(self, careful=True)
 
     def __call__(self) -> Done:
         began = time.process_time()
-        columns, answers = self.worker.columns_of(table_of(self.rows))
+        answer = functools.partial(careful_answers, self.worker) if self.careful else None
+        columns, answers = self.worker.columns_of(table_of(self.rows), answer)
         name = self.worker.columns.get("error", "error")
         for place, row in enumerate(self.rows):
             if set(row) == {"error"}:  # a line that could not be read
@@ -135,12 +143,14 @@ def run_job(
       cluster that runs; by default one is started on this machine.
     part_rows: rows of a part. A part is written when all of its rows are done, in one step, under a
       name with a checksum of its rows and of the settings: it is there complete, or not at all.
-    retries: how often a part is tried again whose process ended.
+    retries: how often a part is tried again whose process ended. Then its rows are computed in a
+      process of their own, and those that end it get an error. (In a job of this process alone,
+      they end the job.)
     force: removes the parts of a job with other settings that are in `output`.
 
     A rerun computes the parts that are not there. Errors: `ArgumentError` (no input, `output` holds
-    another job), those of `Model.load`, `BackendError` (a package is missing, processes end again
-    and again), OSError. What is done until then stays.
+    another job), those of `Model.load`, `BackendError` (a package is missing, processes end that
+    have no rows), OSError. What is done until then stays.
     """
     files = [file for each in _listed(inputs) for file in expanded(each)]
     chosen: Any = one_of("jsonl", "parquet")(format or format_of(files[0]), "format")

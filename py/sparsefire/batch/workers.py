@@ -71,15 +71,18 @@ class Worker(ABC):
         table = table_of(batch)
         return table.with_columns(self.columns_of(table)[0])
 
-    def columns_of(self, table: Table) -> tuple[dict[str, Column], list[Answer]]:
-        """The columns of results, by the user's names, and the answers that they were made of."""
+    def columns_of(
+        self, table: Table, answer: Callable[[Sequence[Row]], list[Answer]] | None = None
+    ) -> tuple[dict[str, Column], list[Answer]]:
+        """The columns of results, by the user's names, and the answers that they were made of, by
+        `answer`, by default `answers`."""
         read = {name: table.column(self._own(name)) for name in self._columns_read()}
         for name in self.may_read:
             if table.has(self._own(name)):
                 found = table.column(self._own(name))
                 read[name] = [None if isinstance(v, KeyError) else v for v in found]
         rows = [dict(zip(read, values, strict=True)) for values in zip(*read.values(), strict=True)]
-        answers = self.answers(rows)
+        answers = (answer or self.answers)(rows)
         columns = {
             own: Column(kind, [answer.get(name) for answer in answers])
             for own, name, kind in self._written()
