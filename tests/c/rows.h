@@ -291,6 +291,15 @@ typedef struct {
   int16_t *values;
 } test_inputs;
 
+static inline void inputs_sum(test_inputs *x) {
+  const size_t blocks = (size_t)x->n * (size_t)x->columns / 32;
+  for (size_t b = 0; b < blocks; ++b) {
+    int32_t sum = 0;
+    for (size_t k = 0; k < 32; ++k) sum += x->values[b * 32 + k];
+    x->sums[b] = x->scales[b] * (float)sum;
+  }
+}
+
 static inline test_inputs inputs_make(int32_t n, int32_t columns, size_t offset) {
   const size_t count = (size_t)n * (size_t)columns;
   test_inputs x = {n, columns, 0, offset, NULL, NULL, NULL, NULL};
@@ -304,12 +313,20 @@ static inline test_inputs inputs_make(int32_t n, int32_t columns, size_t offset)
     if (x.values[i] == INT16_MIN) x.values[i] = INT16_MAX;
     if (i < count / 32) x.scales[i] = random_unit();
   }
-  for (size_t b = 0; b < count / 32; ++b) {
-    int32_t sum = 0;
-    for (size_t k = 0; k < 32; ++k) sum += x.values[b * 32 + k];
-    x.sums[b] = x.scales[b] * (float)sum;
-  }
+  inputs_sum(&x);
   return x;
+}
+
+/* Makes the integers what the kernels take for rows of this format. */
+static inline void inputs_fit(test_inputs *x, const sf_kernels *kernels, int32_t format) {
+  const sf_format_index index = sf_format_find(format)->index;
+  const int32_t most = kernels->input_most(index), shared = kernels->input_shared(index);
+  if (sf_is_plain(sf_format_find(format)->traits) || x->columns % shared) return;
+  for (int32_t i = 0; i < x->n * x->columns; ++i) {
+    if (abs(x->values[i]) > most) x->values[i] = (int16_t)(x->values[i] > 0 ? most : -most);
+    x->scales[i / 32] = x->scales[i / shared * shared / 32];
+  }
+  inputs_sum(x);
 }
 
 static inline void inputs_free(test_inputs *x) {

@@ -286,15 +286,17 @@ static void test_all_finite(const sf_kernels *kernels) {
 
 /* ---- Quantisation of inputs ---- */
 
-static void check_quantize_i16(const sf_kernels *kernels, const float *x, int32_t columns) {
+static void check_quantize_i16(const sf_kernels *kernels, const float *x, int32_t columns, int32_t shared) {
   const size_t n = (size_t)columns;
   float *input = guarded(x, columns), *scales = check_alloc(n / 32 * sizeof *scales, 4), scalar_scales[MOST / 32];
   float *sums = check_alloc(n / 32 * sizeof *sums, 4), scalar_sums[MOST / 32];
   int16_t *values = check_alloc(n * sizeof *values, 2), scalar_values[MOST];
-  kernels->quantize_i16(input, columns, 32767, values, scales, sums);
+  kernels->quantize_i16(input, columns, 32767, shared, values, scales, sums);
+  float most = 0;
+  int largest = 0;
   for (int32_t b = 0; b < columns / 32; ++b) {
-    float most = 0;
-    int largest = 0, sum = 0;
+    int sum = 0;
+    if (32 * b % shared == 0) most = 0, largest = 0;
     for (int32_t c = 32 * b; c < 32 * b + 32; ++c) {
       most = fmaxf(most, fabsf(x[c]));
       sum += values[c];
@@ -303,12 +305,15 @@ static void check_quantize_i16(const sf_kernels *kernels, const float *x, int32_
       const double bound = 0.501 * (double)scales[b] + 3e-7 * fabs((double)x[c]) + 1e-30;
       CHECK(error <= bound, "quantize_i16: %.9g became %.9g", (double)x[c], values[c] * (double)scales[b]);
     }
-    CHECK(most > 1e-29f ? largest == 32767 : largest <= 32767, "quantize_i16: the largest became %d", largest);
-    CHECK(most != 0 || scales[b] == 0, "a block of zeros has scale %g", (double)scales[b]);
+    CHECK(largest <= 32767 && scales[b] == scales[32 * b / shared * shared / 32], "quantize_i16: scales");
+    if ((32 * b + 32) % shared == 0 || 32 * b + 32 == columns) { /* the last of those with one scale */
+      CHECK(most <= 1e-29f || largest == 32767, "quantize_i16: the largest became %d", largest);
+      CHECK(most != 0 || scales[b] == 0, "a block of zeros has scale %g", (double)scales[b]);
+    }
     CHECK(sums[b] == scales[b] * (float)sum, "quantize_i16: the sum %d became %g", sum, (double)sums[b]);
   }
   if (same_bits_as(kernels)) {
-    same_bits_as(kernels)->quantize_i16(input, columns, 32767, scalar_values, scalar_scales, scalar_sums);
+    same_bits_as(kernels)->quantize_i16(input, columns, 32767, shared, scalar_values, scalar_scales, scalar_sums);
     CHECK(memcmp(values, scalar_values, n * sizeof *values) == 0 && same(scales, scalar_scales, columns / 32) &&
               same(sums, scalar_sums, columns / 32),
           "quantize_i16: not the scalar bits");
@@ -323,21 +328,22 @@ static void test_quantize_i16(const sf_kernels *kernels) {
     for (int s = 0; s < 10; ++s) {
       fill(x, columns, scales[s]);
       if (columns % 64 == 0) fill(x, 32, 0);
-      check_quantize_i16(kernels, x, columns);
+      check_quantize_i16(kernels, x, columns, 32);
+      if (columns % 256 == 0) check_quantize_i16(kernels, x, columns, 256);
     }
   }
   for (int32_t i = 0; i < 32; ++i) x[i] = i == 31 ? 32767.0f : (float)i - 15.5f; /* halves go to even */
-  check_quantize_i16(kernels, x, 32);
+  check_quantize_i16(kernels, x, 32, 32);
   int16_t values[32];
   float scale, sum;
-  kernels->quantize_i16(x, 32, 32767, values, &scale, &sum);
+  kernels->quantize_i16(x, 32, 32767, 32, values, &scale, &sum);
   for (int32_t i = 0; i < 31; ++i) CHECK(values[i] % 2 == 0, "quantize_i16: %g became %d", (double)x[i], values[i]);
   static const float odd[] = {NAN, INFINITY, -INFINITY};
   for (int k = 0; k < 3; ++k) { /* shows in every product with the block */
     for (int32_t i = 0; i < 32; ++i) {
       const float kept = x[i];
       x[i] = odd[k];
-      kernels->quantize_i16(x, 32, 32767, values, &scale, &sum);
+      kernels->quantize_i16(x, 32, 32767, 32, values, &scale, &sum);
       CHECK(isnan(scale) && isnan(sum), "quantize_i16: %g gave the scale %g", (double)odd[k], (double)scale);
       x[i] = kept;
     }

@@ -121,6 +121,7 @@ static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns,
                                       {5, 5}, {7, 4},  {9, 1}, {13, 8}, {21, 7}};
   test_rows w = rows_make(format, most_rows(columns), columns, columns % 3 ? 5 : 0, (size_t)(columns % 4));
   test_inputs x = inputs_make(MOST_INPUTS, columns, columns % 2 ? 4 : 8);
+  inputs_fit(&x, kernels, format);
   x.floats = floats;
   readings r = read_rows(&w);
   products p = multiply(&w, &r, &x);
@@ -380,6 +381,24 @@ static void test_extreme_block(const sf_kernels *kernels) {
   CHECK(fabs((double)out + 32.0 * 128 * 32767) <= 16, "the largest block gave %.9g", (double)out);
 }
 
+/* Nor do they in blocks of ternary weights, whose quants should be 0 … 2, but can be 3: weights of 2. */
+static void test_extreme_ternary(const sf_kernels *kernels) {
+  const int32_t most = kernels->input_most(SF_FORMAT_TQ2_0), numbers[] = {most, -most, 127, 128, -128, -129};
+  uint8_t block[66];
+  memset(block, 0xff, sizeof block);
+  block[64] = 0, block[65] = 0x3c;
+  for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; ++k) {
+    int16_t values[256];
+    float scales[8], sums[8], out = 0;
+    for (int c = 0; c < 256; ++c) values[c] = (int16_t)numbers[k];
+    for (int b = 0; b < 8; ++b) scales[b] = 1, sums[b] = 32 * (float)numbers[k];
+    const sf_rows rows = {block, sizeof block, NULL, 256, 1.0f};
+    const sf_inputs inputs = {NULL, values, scales, sums};
+    kernels->dot_rows[SF_FORMAT_TQ2_0](&rows, 1, &inputs, 1, &out, 1);
+    CHECK(fabs((double)out - 512.0 * numbers[k]) <= 4, "256 times %d in ternary gave %.9g", numbers[k], (double)out);
+  }
+}
+
 int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "--time") == 0) {
     time_kernels(argc > 2 ? argv[2] : "");
@@ -412,6 +431,7 @@ int main(int argc, char **argv) {
     }
     test_exact_weights(kernels);
     test_extreme_block(kernels);
+    test_extreme_ternary(kernels);
     test_panel_bits(kernels, SF_FORMAT_Q4_0, 18);
     test_panel_bits(kernels, SF_FORMAT_Q8_0, 34);
   }

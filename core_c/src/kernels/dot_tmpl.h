@@ -18,6 +18,7 @@
 #define SF_KERNELS_DOT_H
 
 #include "kernels/dot_batch_tmpl.h"
+#include "kernels/dot_fields_tmpl.h"
 #include "kernels/dot_floats_tmpl.h"
 #include "kernels/products_tmpl.h"
 
@@ -122,6 +123,8 @@ SF_INLINE void dot_streams(sf_format_index format, int streams, int asks, const 
   }
   if (is_plain(format)) {
     streams_plain(format, streams, asks, row, next, input->f32, rows->columns, sum);
+  } else if (product_of(format) == PRODUCT_FIELDS) {
+    streams_fields(format, streams, asks, row, next, input, rows->columns, sum);
   } else {
     streams_blocks(format, streams, asks, row, next, input, rows->columns, sum);
   }
@@ -143,8 +146,12 @@ enum { FEW_TILE = 1 << 16 }; /* bytes of rows that stay in the second-level cach
 
 /* With up to so many inputs it costs less to read a tile of rows again for each of them, from cache and with dot
  * products of what is stored, than to bring the rows into the form that dot_batch shares: measured on Zen 4, where
- * bytes are multiplied in hardly more time than their integers of 16 bits are made in. */
-SF_INLINE int32_t few_inputs(sf_format_index format) { return traits_of(format)->storage == SF_QUANTS_BYTES ? 4 : 1; }
+ * bytes are multiplied in hardly more time than their integers of 16 bits are made in. What dot_batch has no product
+ * for is read again for all. */
+SF_INLINE int32_t few_inputs(sf_format_index format) {
+  if (product_of(format) == PRODUCT_FIELDS) return INT32_MAX;
+  return traits_of(format)->storage == SF_QUANTS_BYTES ? 4 : 1;
+}
 
 /* Some inputs, one after the other, with a tile of rows at a time. */
 SF_INLINE void dot_few(sf_format_index format, const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs,

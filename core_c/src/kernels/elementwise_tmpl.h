@@ -56,24 +56,27 @@ static void rope(float *x, const float *cos_sin, int32_t pairs, int32_t halves) 
   }
 }
 
-/* Blocks of values so small that their inverse scale would overflow become zeros. */
-static void quantize_i16(const float *x, int32_t columns, int32_t most_level, int16_t *values, float *scales,
-                         float *sums) {
+/* Values so small that their inverse scale would overflow become zeros. */
+static void quantize_i16(const float *x, int32_t columns, int32_t most_level, int32_t shared, int16_t *values,
+                         float *scales, float *sums) {
   const float quants = (float)most_level;
   const vf zero = v_set1(0);
   static const uint8_t one[SF_BLOCK] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                         1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   const vb ones = vb_load_u8(one);
-  for (int32_t c = 0; c < columns; c += SF_BLOCK) {
-    const float most = largest_magnitude(x + c, SF_BLOCK);
+  for (int32_t first = 0; first < columns; first += shared) {
+    const int32_t end = columns - first < shared ? columns : first + shared;
+    const float most = largest_magnitude(x + first, end - first);
     vf odd = zero; /* Σ x · 0: 0, or NaN where NaN or infinity is among x */
-    for (int k = 0; k < SF_BLOCK; k += SF_LANES) odd = v_fma(v_load(x + c + k), zero, odd);
-    const float none = v_sum(odd);
+    for (int32_t c = first; c < end; c += SF_LANES) odd = v_fma(v_load(x + c), zero, odd);
+    const float none = v_sum(odd), scale = most / quants;
     const int empty = !(most >= 1e-30f) || none != 0;
     const vf inverse = v_set1(empty ? 0.0f : quants / most);
-    for (int k = 0; k < SF_BLOCK; k += SF_LANES) v_store_i16(values + c + k, v_mul(v_load(x + c + k), inverse));
-    scales[c / SF_BLOCK] = empty ? none : most / quants;
-    sums[c / SF_BLOCK] = scales[c / SF_BLOCK] * v_sum(vb_dot(vb_load_i16(values + c), ones));
+    for (int32_t c = first; c < end; c += SF_BLOCK) {
+      for (int k = 0; k < SF_BLOCK; k += SF_LANES) v_store_i16(values + c + k, v_mul(v_load(x + c + k), inverse));
+      scales[c / SF_BLOCK] = empty ? none : scale;
+      sums[c / SF_BLOCK] = scales[c / SF_BLOCK] * v_sum(vb_dot(vb_load_i16(values + c), ones));
+    }
   }
 }
 

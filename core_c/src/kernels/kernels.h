@@ -62,9 +62,13 @@ typedef struct {
   /* The largest magnitude of an input's integers that dot_rows of a block format takes: 32767, or less where the
    * products are of 8 bits. */
   int32_t (*input_most)(sf_format_index format);
-  /* values of magnitude `most` at most, scales and sums of one vector; columns a multiple of 32. A block of zeros has
-   * scale 0, one with NaN or infinity the scale NaN. */
-  void (*quantize_i16)(const float *x, int32_t columns, int32_t most, int16_t *values, float *scales, float *sums);
+  /* How many columns of an input have one scale for it: 32, or 256, whose blocks of 32 then have equal scales. What a
+   * format with the least input_most takes, all others do. */
+  int32_t (*input_shared)(sf_format_index format);
+  /* values of magnitude `most` at most, scales and sums of one vector; columns a multiple of 32, of which `shared` have
+   * one scale. Where all of these are 0 the scale is 0, where NaN or infinity is among them NaN. */
+  void (*quantize_i16)(const float *x, int32_t columns, int32_t most, int32_t shared, int16_t *values, float *scales,
+                       float *sums);
   /* y = activation(x), an sf_activation or SF_SIGMOID, see sparsefire.h; y may be x. */
   void (*activate)(int32_t activation, float parameter, const float *x, int32_t count, float *y);
   void (*multiply)(const float *a, const float *b, int32_t count, float *y); /* y = a · b, y may be a or b */

@@ -90,6 +90,7 @@ const sf_kernels SF_ISA_TABLE = {
         },
     .prompt_floats = SF_PROMPT_FLOATS,
     .input_most = input_most,
+    .input_shared = input_shared,
     .quantize_i16 = quantize_i16,
     .activate = activate,
     .multiply = multiply,

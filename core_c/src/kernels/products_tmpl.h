@@ -9,6 +9,9 @@
 #ifndef SF_DOT8
 #define SF_DOT8 0
 #endif
+#ifndef SF_DOT_FIELDS
+#define SF_DOT_FIELDS 0 /* v_dot_fields */
+#endif
 
 typedef enum {
   PRODUCT_FLOATS,  /* not of integers: see dot_floats_tmpl.h */
@@ -16,13 +19,22 @@ typedef enum {
   PRODUCT_16_MINS, /* the same, and another product with the mins of runs */
   PRODUCT_16_RUNS, /* one for each of the two runs */
   PRODUCT_QUANTS8, /* quants 0 … 63; inputs up to 127 */
-  PRODUCT_SIGNED8  /* quants -128 … 127; inputs up to 63 */
+  PRODUCT_SIGNED8, /* quants -128 … 127; inputs up to 63 */
+  PRODUCT_FIELDS   /* quants of two bits, 256 at a time; inputs up to 32639, see dot_fields_tmpl.h */
 } sf_product;
+
+/* Whether blocks are 64 bytes of four quants of two bits each, with one scale. */
+SF_INLINE int has_fields(sf_format_index format) {
+  const sf_traits *traits = traits_of(format);
+  return traits->storage == SF_QUANTS_PLANES && traits->low.bits == 2 && !traits->high.bits &&
+         traits->scales == SF_SCALES_BLOCK && traits->m == SF_NO_MIN;
+}
 
 SF_INLINE sf_product product_of(sf_format_index format) {
   if (is_plain(format)) return PRODUCT_FLOATS;
   if (has_run_mins(format)) return PRODUCT_16_MINS;
   if (has_float_runs(format)) return PRODUCT_16_RUNS;
+  if (SF_DOT_FIELDS && has_fields(format)) return PRODUCT_FIELDS;
   if (!SF_DOT8) return PRODUCT_16;
   if (traits_of(format)->storage == SF_QUANTS_BYTES) return PRODUCT_SIGNED8;
   return has_shared_bytes(format) ? PRODUCT_QUANTS8 : PRODUCT_16;
@@ -35,7 +47,11 @@ SF_INLINE int is_wide(sf_product product) {
 
 static int32_t input_most(sf_format_index format) {
   const sf_product product = product_of(format);
-  return product == PRODUCT_QUANTS8 ? 127 : product == PRODUCT_SIGNED8 ? 63 : 32767;
+  return product == PRODUCT_QUANTS8 ? 127 : product == PRODUCT_SIGNED8 ? 63 : product == PRODUCT_FIELDS ? 32639 : 32767;
+}
+
+static int32_t input_shared(sf_format_index format) {
+  return product_of(format) == PRODUCT_FIELDS ? GROUP_COLUMNS : SF_BLOCK;
 }
 
 #if SF_DOT8

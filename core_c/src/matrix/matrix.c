@@ -68,10 +68,11 @@ int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *format, 
   if (status != SF_OK) return status;
   float *sums = context->scales + blocks;
   const sf_kernels *kernels = context->kernels;
-  int32_t most = kernels->input_most(format->index);
+  int32_t most = kernels->input_most(format->index), shared = kernels->input_shared(format->index);
   for (int32_t j = 0; j < n; j++) {
     size_t start = (size_t)j * (size_t)columns, block = start / SF_BLOCK;
-    kernels->quantize_i16(x + start, columns, most, context->values + start, context->scales + block, sums + block);
+    kernels->quantize_i16(x + start, columns, most, shared, context->values + start, context->scales + block,
+                          sums + block);
   }
   inputs->values = context->values;
   inputs->scales = context->scales;

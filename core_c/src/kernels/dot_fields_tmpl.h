@@ -1,0 +1,44 @@
+/* Products of blocks of 256 quants of two bits, ternary weights, with one input. The bytes are multiplied as they are,
+ * four times, once for each of their fields, with the input's integers in two bytes; a block's products are summed
+ * exactly and take one scale. Making four fields of a byte is most of the work, so what is common to the rows, the
+ * order of the input, is made once for all of those that are read side by side. */
+#ifndef SF_KERNELS_DOT_FIELDS_H
+#define SF_KERNELS_DOT_FIELDS_H
+
+#include "kernels/products_tmpl.h"
+
+#if SF_DOT_FIELDS
+/* The scales of a block of each of `streams` rows, times that of the input. */
+SF_INLINE void fields_scales(sf_format_index format, int streams, const uint8_t *const *row, size_t at, float x_scale,
+                             float *scale) {
+  uint16_t halves[SF_STREAMS] = {0};
+  for (int r = 0; r < streams; ++r) memcpy(&halves[r], row[r] + at + traits_of(format)->d, sizeof halves[r]);
+  for (int r = 0; r < streams; r += GROUP) {
+    v_store(scale + r, v_mul(v_load_halves((const uint8_t *)(halves + r), sizeof halves[0]), v_set1(x_scale)));
+  }
+}
+
+/* As streams_blocks. */
+SF_INLINE void streams_fields(sf_format_index format, int streams, int asks, const uint8_t *const *row,
+                              const uint8_t *const *next, const sf_inputs *input, int32_t columns, vf *sum) {
+  for (int32_t c = 0; c < columns; c += GROUP_COLUMNS) {
+    const size_t at = (size_t)(c / GROUP_COLUMNS) * group_bytes(format);
+    float scale[SF_STREAMS + SF_LANES];
+    v_fields x;
+    v_load_fields(input->values + c, zero_point_of(format), &x);
+    fields_scales(format, streams, row, at, input->scales[c / SF_BLOCK], scale);
+    for (int r = 0; r < streams; ++r) {
+      if (asks) v_prefetch(next[r] + at);
+      const vf products = v_float(v_dot_fields(row[r] + at + traits_of(format)->low.at, &x));
+      sum[r] = v_fma(products, v_set1(scale[r]), sum[r]);
+    }
+  }
+}
+#else
+SF_INLINE void streams_fields(sf_format_index format, int streams, int asks, const uint8_t *const *row,
+                              const uint8_t *const *next, const sf_inputs *input, int32_t columns, vf *sum) {
+  (void)format, (void)streams, (void)asks, (void)row, (void)next, (void)input, (void)columns, (void)sum;
+}
+#endif
+
+#endif
