@@ -153,7 +153,8 @@ def test_a_mixture_of_experts(tmp_path: Path, activation: str) -> None:
     data, engine = path.read_bytes(), Engine()
     about = json.loads(engine.load(files(data), OPTIONS))
     assert about["hidden"] == [neurons] * moe_model.LAYERS
-    assert about["experts"]
+    layer = {"expert": moe_model.WIDTH, "shared": False, "mixer": "attention"}
+    assert about["layers"] == [{"block": index, **layer} for index in range(moe_model.LAYERS)]
     engine.watch(True)
     report = run(engine, "dense")
     assert report["active"] == pytest.approx([share] * moe_model.LAYERS)

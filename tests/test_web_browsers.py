@@ -90,7 +90,11 @@ def test_both_visits_to_a_static_host_make_the_native_text(
             driver.open(server.origin)
             assert driver.run(STARTED) == ["ready", ""]
             for mode, text in expected.items():
-                assert driver.run(GENERATE, PROMPT, mode, TOKENS) == [text, "", "Done"]
+                assert driver.run(GENERATE, PROMPT, mode, TOKENS) == [
+                    text,
+                    "",
+                    "Token limit reached",
+                ]
             assert driver.run(STOP).startswith("Stopped: ")
             driver.run(CACHED)
             isolated, told = driver.run(CAPABILITIES)

@@ -120,8 +120,11 @@ def test_on_a_slow_network_the_bar_tells_what_has_come(
 def test_the_page_works_on_a_plain_static_host_under_a_path(
     visit: Any, native: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """First without isolation, then isolated by the service worker, without the server and with a
+    stored model."""
     monkeypatch.setenv("SPARSEFIRE_CACHE", str(CACHE))
     assert main(["web", "--export", str(tmp_path / "some" / "path")]) == 0
+    small = tiny_model.write(tmp_path / "small.gguf", context=64)
 
     class Silent(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:
@@ -131,15 +134,31 @@ def test_the_page_works_on_a_plain_static_host_under_a_path(
     expected = "".join(native.generate("The people of", 20, mode="sparse", temperature=0))
     with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
         web = visit(f"http://127.0.0.1:{server.server_port}")
-        for isolated in (False, True):  # the service worker adds the headers at the second visit
-            web.open("/some/path/")
-            assert web.page.evaluate("crossOriginIsolated") is isolated
-            told = web.page.inner_text("#capabilities")
-            assert ("Not cross-origin isolated" in told) is not isolated
-            assert web.generate("The people of", "sparse", max_tokens=20, **GREEDY) == expected
-            web.page.wait_for_function(
-                "document.getElementById('capabilities').textContent.includes('Works offline')"
-            )
+        web.open("/some/path/")
+        assert not web.page.evaluate("crossOriginIsolated")
+        assert "Not cross-origin isolated" in web.support()
+        assert "One thread" in web.support()
+        assert web.page.is_disabled("#threads")
+        assert web.generate("The people of", "sparse", max_tokens=20, **GREEDY) == expected
+        web.begin("The people of", "dense", max_tokens=400, temperature=1)
+        web.page.click("#stop")
+        web.wait_for("ready")
+        assert web.page.inner_text("#announce").startswith("Stopped: ")
+        web.page.set_input_files("#file", small)
+        web.wait_for_model("small.gguf")
+        web.page.wait_for_function(
+            "document.getElementById('capabilities').textContent.includes('Works offline')"
+        )
+    web.expected += ("Failed to load resource", "net::ERR")
+    web.open("/some/path/")
+    assert web.page.evaluate("crossOriginIsolated")
+    assert "Cross-origin isolated" in web.support()
+    assert web.generate("The people of", "sparse", max_tokens=20, **GREEDY) == expected
+    web.press_in_row("small.gguf", "Load")
+    web.wait_for_model("small.gguf")
+    with Model.load(small, core=open_test_core("native-scalar")) as model:
+        made = "".join(model.generate("abc", 12, mode="exact", temperature=0))
+    assert web.generate("abc", "exact", max_tokens=12, **GREEDY) == made
 
 
 # ---- A large model that the page opens with ----------------------------------------------------
@@ -203,7 +222,7 @@ def test_a_large_model_that_the_page_opens_with(
         web.expected.append("Failed to load resource")
         web.open()
         many = (os.cpu_count() or 1) > 1
-        assert ("Chosen for a model of this size" in web.page.inner_text("#capabilities")) is many
+        assert ("Chosen for a model of this size" in web.page.text_content("#capabilities")) is many
         assert web.generate("abc", "dense", max_tokens=5, **GREEDY) == expected
         if ranges:
             assert server.asked[3] == server.asked[4]  # the one that was refused
@@ -218,5 +237,5 @@ def test_a_large_model_that_the_page_opens_with(
             assert server.asked == [""]
         web.page.set_input_files("#file", small)
         web.wait_for_model("small.gguf")
-        assert "One thread" in web.page.inner_text("#capabilities")
+        assert "One thread" in web.page.text_content("#capabilities")
         assert web.generate("abc", "exact", max_tokens=5, **GREEDY)

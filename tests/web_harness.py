@@ -166,8 +166,9 @@ class Web:
         )
 
     def made(self) -> str:
-        """The generated text so far, without the prompt."""
-        text: str = self.page.text_content("#output .generated")
+        """The generated text so far, without the prompt; the last one where several stand side by
+        side."""
+        text: str = self.page.locator("#output .generated").last.text_content()
         return text
 
     def engine(self, request: str) -> dict[str, Any]:
@@ -182,6 +183,19 @@ class Web:
         self.page.wait_for_selector("#problem:not([hidden])")
         text: str = self.page.inner_text("#problem-text")
         return text
+
+    def support(self) -> str:
+        """What the page says of the browser."""
+        text: str = self.page.text_content("#capabilities")
+        return text
+
+    def boxes(self, *ids: str) -> dict[str, tuple[float, float]]:
+        """Top and bottom of elements in the window, in CSS pixels."""
+        script = """(ids) => ids.map((id) => {
+            const { top, bottom } = document.getElementById(id).getBoundingClientRect();
+            return [top, bottom];
+        })"""
+        return dict(zip(ids, map(tuple, self.page.evaluate(script, ids)), strict=True))
 
     def wait_for_model(self, name: str) -> None:
         """Waits until a model of that name is in use."""

@@ -37,11 +37,13 @@ export function showCapabilities() {
     [true, "Python in this tab", `Pyodide ${site.pyodide.version}, in a worker, so that the page stays responsive.`],
     [backend.isa !== "scalar", backend.simd, relaxedNote(has, backend)],
     [has.shared, isolationTitle(has), isolationNote(has, offline)],
-    [backend.threads > 1, backend.threads === 1 ? "One thread" : `${backend.threads} threads`, threadNote(has, backend)],
+    [backend.threads > 1 || (has.shared && has.cores > 1 && !backend.note), backend.threads === 1 ? "One thread" : `${backend.threads} threads`, threadNote(has, backend)],
     [stores, stores ? "Models are stored" : "Models are not stored", storageNote(stores)],
     [Boolean(offline?.bytes), offline?.bytes ? "Works offline" : "Does not work offline", offlineNote(offline)],
   ];
   $("capabilities").replaceChildren(...rows.map(([good, title, note]) => row(good, title, note)));
+  const missing = rows.filter(([good], index) => !good && (offline || index < rows.length - 1)).map(([, title]) => title);
+  $("support-summary").textContent = missing.length ? missing.join(", ") : "This browser has all that the page can use";
 }
 
 function row(good, title, note) {

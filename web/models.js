@@ -187,10 +187,10 @@ function storedRow({ name, bytes, partial, total, url }) {
   if (partial) {
     const facts = total ? `${size(bytes)} of ${size(total)} downloaded` : `${size(bytes)} downloaded`;
     const resume = url ? [button("Resume", `Resume ${name}`, () => download(url))] : [];
-    return row(name, facts, [...resume, deleteButton(name, bytes)]);
+    return row(name, facts, [...resume, deleteButton(name)]);
   }
   const source = { kind: "stored", name };
-  return row(name, size(bytes), [isUsed("stored", name) ? inUseLabel() : loadButton(source), deleteButton(name, bytes)]);
+  return row(name, size(bytes), [isUsed("stored", name) ? inUseLabel() : loadButton(source), deleteButton(name)]);
 }
 
 function row(name, facts, controls) {
@@ -230,16 +230,20 @@ const loadButton = (source) => {
 };
 
 /** Deletes on the second press; the list may be rebuilt in between. */
-function deleteButton(name, bytes) {
+function deleteButton(name) {
   const confirms = confirming === name;
-  const label = confirms ? `Press again to delete ${name}` : `Delete ${name}`;
-  return button(confirms ? `Free ${size(bytes)}?` : "Delete", label, () => (confirms ? remove(name) : askToConfirm(name)));
+  const label = confirms ? confirmation(name) : `Delete ${name}`;
+  return button(confirms ? "Delete for good?" : "Delete", label, () => (confirms ? remove(name) : askToConfirm(name)));
 }
+
+const confirmation = (name) =>
+  `Delete ${name} for good?${isUsed("stored", name) ? ` It is in use: ${siteSource().name} is loaded instead.` : ""}`;
 
 function askToConfirm(name) {
   confirming = name;
   showList();
-  const wanted = `Press again to delete ${name}`;
+  const wanted = confirmation(name);
+  announce(wanted);
   [...$("models").querySelectorAll("button")].find((each) => each.getAttribute("aria-label") === wanted)?.focus();
   clearTimeout(confirmTimer);
   confirmTimer = setTimeout(() => {
@@ -248,8 +252,10 @@ function askToConfirm(name) {
   }, CONFIRM_MILLISECONDS);
 }
 
+/** Deletes a model; of one in use, the page's own model takes the place. */
 async function remove(name) {
   confirming = null;
+  if (isUsed("stored", name) && !(await useModel(siteSource()))) return;
   try {
     await openStore().request("remove", { name });
     announce(`${name} was deleted.`);

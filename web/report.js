@@ -28,8 +28,9 @@ export const run = { mode: "", counted: true, write: null, last: null, layers: n
 /** Resets everything for a newly loaded model. */
 export function resetReport(model) {
   const mode = ["sparse", "exact"].find((each) => !model.modes[each]);
-  const kind = mode ?? (model.experts ? "experts" : "dense");
+  const kind = mode ?? (model.layers.some(({ expert }) => expert) ? "experts" : "dense");
   showLegend(kind);
+  $("why-sparse").hidden = Boolean(model.modes.sparse || model.modes.exact);
   // A neuron that is always computed has the colour of the hot ones: all of them in a dense model.
   map.reset(model.hidden, kind === "dense" ? model.hidden : model.hot);
   speeds.reset(model.modes);
@@ -57,7 +58,7 @@ function showLegend(kind) {
 
 /** Shows one slice of a generation. */
 export function showReport(report) {
-  run.write?.(report.text);
+  run.write?.(report.text, report.speed);
   if (report.evaluated > 0) {
     const active = mean(report.active);
     run.last = { tokens: report.tokens, speed: report.speed, active };
@@ -79,8 +80,8 @@ export function showReport(report) {
 function showHeadline() {
   if (!run.last || run.mode === "dense") return;
   const factor = speeds.factors[run.mode];
-  const compared = factor ? `, ${factor}× the speed of dense` : "";
-  $("headline").textContent = `${$("share").textContent} of neurons computed${compared}, measured in this tab`;
+  const compared = factor ? `, ${factor}× as fast as dense` : "";
+  $("headline").textContent = `${$("share").textContent} of neurons computed${compared}, in this tab`;
 }
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);

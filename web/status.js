@@ -1,12 +1,14 @@
 // The status card at the top: progress and the model's name. A transfer may run alongside a loaded model.
 import { duration, size } from "./format.js";
-import { $ } from "./page.js";
+import { $, state } from "./page.js";
 
 const STAGES = {
   python: "Python and numpy",
   package: "Importing sparsefire",
   model: "Copying the weights into memory",
 };
+
+const PRIVATE = "Nothing leaves this machine.";
 
 /** "4 layers of 1792 neurons"; hidden: the number of each feed-forward layer. */
 export function layersOf({ hidden }) {
@@ -25,7 +27,7 @@ export class Status {
   /** Starts with an empty bar; stages follow. */
   begin(title) {
     $("model-name").textContent = title;
-    $("model-facts").textContent = "Nothing leaves this machine.";
+    $("model-facts").textContent = PRIVATE;
     this.show("Starting");
     this.bar(0, 1);
   }
@@ -71,9 +73,11 @@ export class Status {
     $("model-name").textContent = model.name;
     const cached = model.budget_bytes ? `, ${size(model.budget_bytes)} of ${size(model.neuron_bytes)} of neurons in memory` : "";
     const file = source.kind === "site" ? "" : `${source.name}, `;
-    $("model-facts").textContent =
-      `${file}${size(model.bytes)}, ${layersOf(model)}, ${model.activation}, ` +
-      `context ${model.context} tokens${cached}. Nothing leaves this machine.`;
+    const about = source.kind === "site" ? state.site.model.about : "";
+    const numbers = document.createElement("span"); // left out on a phone
+    numbers.textContent =
+      `${file}${size(model.bytes)}, ${layersOf(model)}, ${model.activation}, context ${model.context} tokens${cached}. `;
+    $("model-facts").replaceChildren(about && `${about} `, numbers, PRIVATE);
     this.idle();
   }
 
@@ -88,7 +92,7 @@ export class Status {
     clearTimeout(this.stall);
     this.idle();
     $("model-name").textContent = "Not running";
-    $("model-facts").textContent = "Nothing leaves this machine.";
+    $("model-facts").textContent = PRIVATE;
   }
 
   /* ---- Transfers ---- */

@@ -1,5 +1,6 @@
 // Generates text: continues a prompt, or answers in a conversation.
 import { percent, speed } from "./format.js";
+import { addTurn, clearOutput, openColumns, openText, Text } from "./output.js";
 import { $, announce, preferences, problem, sentence, setPhase, state } from "./page.js";
 import { run } from "./report.js";
 
@@ -12,12 +13,22 @@ const SAMPLING = ["max_tokens", "temperature", "top_k", "top_p", "min_p", "repea
 let queued = false; // Generate was pressed before a model was loaded
 let wasChat = false;
 let automatic = null; // while the page generates by itself: {stopped, next: whether the user's text follows}
+let comparing = false; // several texts follow each other
+let pressed = null; // the button that the focus returns to
 let restartEngine = null; // set by wireWriting
 const conversation = []; // of {role, content}
 
 const radio = (name, value) => document.querySelector(`input[name="${name}"][value="${value}"]`);
 const checked = (name) => document.querySelector(`input[name="${name}"]:checked`)?.value;
 const isChat = () => state.model && !state.model.chat && checked("kind") === "chat";
+
+// Why a text ended: a reason of the engine → words.
+const REASONS = {
+  stopped: "Stopped",
+  end: "The model ended the text",
+  context: "The context is full",
+  length: "Token limit reached",
+};
 
 /* ---- The model ---- */
 
@@ -39,11 +50,10 @@ export function resetWriting() {
 /** Clears the output and sets the controls for a text or a conversation. */
 function resetOutput() {
   conversation.length = 0;
-  $("output").replaceChildren();
   const chat = Boolean(isChat());
+  clearOutput(chat ? "chat" : "text");
   if (chat === wasChat) return;
   wasChat = chat;
-  $("output").classList.toggle("chat", chat);
   $("output").dataset.empty = chat ? "The conversation appears here." : "The text appears here.";
   $("prompt-label").textContent = chat ? "Your message" : "Prompt for the model to continue";
   // A prompt that the user wrote, or that is queued, stays.
@@ -65,8 +75,9 @@ function options() {
   return given;
 }
 
-/** Resolves to the reason why the text ended, or to null when it could not be generated. `counted`: its speed is compared. */
-async function generate({ counted = true, ...overrides } = {}) {
+/** Resolves to the reason why the text ended, or to null when it could not be generated. `counted`: its speed is compared;
+ *  `column`: where it goes, if texts stand side by side. */
+async function generate({ counted = true, column = null, ...overrides } = {}) {
   if (!state.model) {
     queued = true;
     announce("Generation starts once the model is loaded.");
@@ -78,22 +89,50 @@ async function generate({ counted = true, ...overrides } = {}) {
   run.mode = overrides.mode ?? checked("mode");
   run.counted = counted;
   setPhase("busy");
-  const text = new Text($("prompt").value, isChat());
-  run.write = (piece) => text.add(piece);
+  const turn = isChat() ? new Turn($("prompt").value) : null;
+  const input = turn?.input ?? { prompt: $("prompt").value };
+  const text = turn?.text ?? new Text(column?.box ?? openText(), input.prompt, column?.rate);
+  run.write = (piece, perSecond) => text.add(piece, perSecond);
   announce(`Generating, ${run.mode} mode.`);
   let reason = null;
   try {
-    const ended = await state.engine.request("generate", { ...text.input, options: { ...options(), mode: run.mode, ...overrides } });
+    const ended = await state.engine.request("generate", { ...input, options: { ...options(), mode: run.mode, ...overrides } });
     reason = ended.reason;
     announce(summary(reason));
-    text.commit();
+    text.end();
+    turn?.commit();
   } catch (error) {
-    text.discard();
+    text.end();
+    turn?.discard();
+    announce("");
     problem(error.message, FATAL.has(error.kind) ? { label: "Restart the engine", run: restartEngine } : null);
   }
-  text.end();
-  if (state.phase === "busy" && !automatic) setPhase("ready");
+  run.write = null;
+  if (state.phase === "busy" && !automatic && !comparing) setPhase("ready");
   return reason;
+}
+
+/** A message and its answer. */
+class Turn {
+  constructor(content) {
+    this.message = { role: "user", content };
+    this.input = { messages: [...conversation, this.message] };
+    $("prompt").value = "";
+    if (conversation.length === 0) clearOutput("chat");
+    this.nodes = [addTurn(this.message), addTurn({ role: "assistant", content: "" })];
+    this.text = new Text(this.nodes[1], "");
+  }
+
+  /** Adds a successful turn to the conversation. */
+  commit() {
+    conversation.push(this.message, { role: "assistant", content: this.text.text });
+  }
+
+  /** Removes a failed turn and puts its message back into the prompt. */
+  discard() {
+    for (const node of this.nodes) node.remove();
+    $("prompt").value = this.message.content;
+  }
 }
 
 // What the page generates by itself: some tokens in either mode, so that browsers optimise the code of both before any
@@ -113,9 +152,10 @@ export async function demonstrate() {
   if (unwanted || state.phase !== "ready" || state.source.kind !== "site" || $("prompt").value !== EXAMPLE) return;
   if (DEMONSTRATION.some(({ mode }) => state.model.modes[mode])) return;
   const mine = (automatic = { stopped: false, next: false });
+  const columns = openColumns(["dense", "sparse"]);
   for (const each of DEMONSTRATION) {
     if (mine.stopped || state.phase === "failed") break;
-    const reason = await generate({ seed: SEED, ...each });
+    const reason = await generate({ seed: SEED, column: columns[each.mode], ...each });
     if (!reason || reason === "stopped") break;
   }
   automatic = null;
@@ -137,114 +177,56 @@ function stop() {
 }
 
 function summary(reason) {
-  const why = { stopped: "Stopped", end: "The model ended the text", context: "The context is full" }[reason] ?? "Done";
+  const why = REASONS[reason] ?? "Done";
   const { last } = run;
   if (!last) return why;
-  return `${why}: ${last.tokens} tokens at ${speed(last.speed)} tokens per second, ${percent(last.active)} of the neurons computed.`;
+  return `${why}: ${last.tokens} tokens at ${speed(last.speed)}/s, ${percent(last.active)} of neurons computed.`;
 }
 
-/** One text in the output, or one turn of a conversation; updated at most once per frame. */
-class Text {
-  constructor(prompt, chat) {
-    this.pending = "";
-    this.text = "";
-    this.frame = 0;
-    if (chat) this.beginTurn(prompt);
-    else this.beginText(prompt);
-    $("output").scrollTop = $("output").scrollHeight;
-  }
-
-  beginText(prompt) {
-    this.input = { prompt };
-    $("output").replaceChildren(part("span", "prompt", prompt));
-    this.place($("output"));
-  }
-
-  beginTurn(prompt) {
-    this.message = { role: "user", content: prompt };
-    this.input = { messages: [...conversation, this.message] };
-    $("prompt").value = "";
-    const turns = [part("div", "turn user", prompt), part("div", "turn assistant", "")];
-    if (conversation.length === 0) $("output").replaceChildren();
-    $("output").append(...turns);
-    this.turns = turns;
-    this.place(turns[1]);
-  }
-
-  /** Puts the new text, with a caret, into `box`. */
-  place(box) {
-    const generated = part("span", "generated", "");
-    this.node = generated.appendChild(document.createTextNode(""));
-    this.caret = part("span", "caret", "");
-    this.caret.setAttribute("aria-hidden", "true");
-    box.append(generated, this.caret);
-  }
-
-  add(piece) {
-    this.pending += piece;
-    this.frame ||= requestAnimationFrame(() => this.flush());
-  }
-
-  flush() {
-    cancelAnimationFrame(this.frame);
-    this.frame = 0;
-    if (!this.pending) return;
-    const box = $("output");
-    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-    this.node.appendData(this.pending);
-    this.text += this.pending;
-    this.pending = "";
-    if (atEnd) box.scrollTop = box.scrollHeight;
-  }
-
-  end() {
-    this.flush();
-    this.caret.remove();
-    run.write = null;
-  }
-
-  /** Adds a successful turn to the conversation. */
-  commit() {
-    this.flush();
-    if (this.message) conversation.push(this.message, { role: "assistant", content: this.text });
-  }
-
-  /** Removes a failed turn and puts its message back into the prompt. */
-  discard() {
-    if (!this.message) return;
-    for (const turn of this.turns) turn.remove();
-    $("prompt").value = this.message.content;
-  }
-}
-
-function part(tag, name, text) {
-  const node = document.createElement(tag);
-  node.className = name;
-  node.textContent = text;
-  return node;
-}
-
-/** Generates from the same prompt in every mode that the model supports. */
+/** Generates from the same prompt in every mode that the model supports, side by side; the sparsest mode comes last, so that
+ *  the figures are its own. */
 async function compare() {
   const previous = checked("mode");
-  for (const mode of MODES.filter((each) => !state.model.modes[each])) {
+  const modes = MODES.filter((each) => !state.model.modes[each]).reverse();
+  const columns = openColumns([modes[0], ...modes.slice(1).reverse()]);
+  comparing = true;
+  for (const mode of modes) {
     radio("mode", mode).checked = true;
-    const reason = await generate({ mode, temperature: 0, repeat_penalty: 1 });
+    const reason = await generate({ mode, temperature: 0, column: columns[mode] });
     if (!reason || reason === "stopped") break;
   }
+  comparing = false;
   radio("mode", previous).checked = true;
+  if (state.phase === "busy") setPhase("ready");
 }
 
 /* ---- Controls ---- */
 
 function showButtons() {
   const busy = state.phase === "busy";
+  const focused = document.activeElement;
   $("go").disabled = (busy && !automatic) || state.phase === "failed" || state.phase === "loading";
   $("go").textContent = busy && !automatic ? "Generating" : queued ? "Waiting for the model" : "Generate";
   $("stop").disabled = !busy;
   $("compare").disabled = state.phase !== "ready";
   $("new-conversation").disabled = state.phase !== "ready";
   for (const input of document.getElementsByName("kind")) input.disabled = busy;
+  if (busy && focused?.disabled && $("form").contains(focused)) {
+    pressed = focused;
+    $("stop").focus({ preventScroll: true });
+  } else if (focused === $("stop") && !busy) {
+    (pressed && !pressed.disabled ? pressed : $("go")).focus({ preventScroll: true });
+    pressed = null;
+  }
+}
+
+const narrow = matchMedia("(max-width: 899.98px)"); // where style.css puts the map below the text, above the form
+
+/** Shows text and map where the form is below them. */
+function scrollToText() {
+  const top = $("output").getBoundingClientRect().top;
+  const bottom = $("map-box").getBoundingClientRect().bottom;
+  if (narrow.matches && (top < 0 || bottom > innerHeight)) $("output").scrollIntoView({ block: "start" });
 }
 
 /** Wires the controls; `restart` restarts the engine after a fatal error. */
@@ -257,7 +239,10 @@ export function wireWriting(restart) {
     if (isChat() && !$("prompt").value.trim()) {
       announce("Write a message first.");
       $("prompt").focus();
-    } else if (!takeOver(true)) generate();
+      return;
+    }
+    scrollToText();
+    if (!takeOver(true)) generate();
   });
   $("prompt").addEventListener("input", () => takeOver(false));
   $("autostart").checked = preferences.get("autostart") !== "off";
@@ -274,7 +259,10 @@ export function wireWriting(restart) {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && state.phase === "busy") stop();
   });
-  $("compare").addEventListener("click", compare);
+  $("compare").addEventListener("click", () => {
+    scrollToText();
+    compare();
+  });
   $("new-conversation").addEventListener("click", resetOutput);
   for (const input of document.getElementsByName("kind")) {
     input.addEventListener("change", () => {

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from ..arch.config import ModelConfig, read_config
-from ..arch.plan import ExpertLayer, Layer, Plan
+from ..arch.plan import ExpertLayer, FfnLayer, Layer, Plan
 from ..arch.tensors import DOWN_BY_NEURON, FFN_PARTS, ffn_tensor, read_plan
 from ..core.enums import StepName
 from ..core.hosts import backend, get_core, use_backend
@@ -255,7 +255,7 @@ class Engine:
             "name": config.name,
             "architecture": config.architecture,
             "hidden": [layer.hidden for layer in plan.layers],
-            "experts": any(isinstance(layer, ExpertLayer) for layer in plan.layers),
+            "layers": _layers(plan),
             "d": config.d,
             "vocab": config.vocab,
             "activation": str(config.activation),
@@ -420,6 +420,34 @@ def _chat_refusal(model: Model) -> str | None:
     except SparsefireError as error:
         return str(error).removeprefix(f"{model.file.name}: ")
     return None
+
+
+def _layers(plan: Plan) -> list[dict[str, Any]]:
+    """What each feed-forward layer is: the block, from 0 on, that it belongs to; the number of
+    neurons of an expert, or 0; whether it is a block's shared experts; and how positions are mixed
+    before it: "attention", "recurrence", "convolution", or "" if they are not."""
+    mixers = {
+        StepName.STEP_CONVOLUTION: "convolution",
+        StepName.STEP_ATTENTION: "attention",
+        StepName.STEP_RECURRENCE: "recurrence",
+    }
+    found: dict[int, str] = {}
+    before = ""
+    for step in plan.steps:
+        if step.name in (StepName.STEP_FFN, StepName.STEP_EXPERTS):
+            found.setdefault(step.arguments[0], before)
+            before = ""
+        elif step.name in mixers and before != "recurrence":  # which is often after a convolution
+            before = mixers[step.name]
+    return [
+        {
+            "block": layer.block,
+            "expert": layer.width if isinstance(layer, ExpertLayer) else 0,
+            "shared": isinstance(layer, FfnLayer) and bool(layer.suffix),
+            "mixer": found.get(index, ""),
+        }
+        for index, layer in enumerate(plan.layers)
+    ]
 
 
 def _used_shares(plan: Plan) -> list[float]:

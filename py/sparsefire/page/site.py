@@ -32,6 +32,9 @@ ISOLATION = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+# What the page says of the embedded model; its model card says more.
+_ABOUT = "Small, trained on public-domain speeches and a novel."
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PAGE_SUFFIXES = (".html", ".css", ".js", ".svg", ".webmanifest")
 _WHEEL_SUFFIXES = (".py", ".pyi", ".typed", ".wasm", ".js")
@@ -104,6 +107,7 @@ def make_site(
         "chat": f"{chat}?v={_stamp_of(site[chat].read())}" if chat else None,
         "model": {
             "name": re.sub(r"-\d{5}-of-\d{5}$", "", model.stem),
+            "about": _ABOUT if model == default_model() else "",
             "bytes": sum(path.stat().st_size for path in parts.values()),
             "files": [f"{name}?v={_stamp(path)}" for name, path in parts.items()],
         },
