@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from sparsefire.batch import (
     Generator,
     JobReport,
     OpenAILines,
+    Scorer,
     close_models,
     read_parts,
     run_job,
@@ -37,6 +40,7 @@ from sparsefire.lm.opening import default_model
 
 try:
     import fsspec
+    import pyarrow as pa
     import pyarrow.parquet as pq
 except ImportError as error:
     missing(f"{error}; pip install 'sparsefire[batch]'")
@@ -123,6 +127,154 @@ def test_lines_that_are_no_rows(source: Path) -> None:
     errors = [row["error"] for row in read_parts(report.output)][25:]
     for error, words in zip(errors, ("no JSON", "no JSON object", "no column"), strict=True):
         assert words in error
+
+
+def test_columns_named_as_results(tmp_path: Path) -> None:
+    """What a row has under the name of a result is replaced, also where it is all that it has."""
+    rows = [{"error": "mine"}, {"prompt": "War", "error": "mine", "generated_text": "old"}]
+    source = write_lines(tmp_path / "rows.jsonl", rows)
+    (absent, whole) = read_parts(job(source).output)
+    assert "no column 'prompt'" in absent["error"]
+    assert whole["error"] is None
+    assert whole["generated_text"] not in (None, "old")
+    names = {"prompt": "error", "error": "wrong", "generated_text": "answer"}
+    (own, _) = Generator(columns=names, **GREEDY)(rows)
+    assert (own["error"], own["wrong"]) == ("mine", None)
+    worker = Generator(template="{generated_text}!", columns={"generated_text": "answer"}, **GREEDY)
+    (chained,) = worker([{"generated_text": "War"}])
+    assert chained["generated_text"] == "War"
+    assert chained["answer"] == Generator(**GREEDY)([{"prompt": "War!"}])[0]["generated_text"]
+    with pytest.raises(ArgumentError, match="two columns of results are named 'a'"):
+        Generator(columns={"generated_text": "a", "error": "a"})
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_values_that_formats_lack(format: str, tmp_path: Path) -> None:
+    """Halves of surrogate pairs, NaN inside of lists, whole numbers of any size."""
+    values: list[Any] = ["half \ud800", [float("nan"), {"a": float("inf")}], 10**30, "\u0000", None]
+    source = write_lines(
+        tmp_path / "rows.jsonl", [{"prompt": "War", f"v{k}": v} for k, v in enumerate(values)]
+    )
+    report = job(source, format=format)
+    assert (report.rows, report.failed) == (5, 0)
+    found = list(read_parts(report.output))
+    expected = ["half ?" if format == "parquet" else values[0], [None, {"a": None}], *values[2:]]
+    if format == "jsonl":
+        assert [row[f"v{k}"] for k, row in enumerate(found)] == expected
+    else:
+        assert [row[f"v{k}"] for k, row in enumerate(found)][::3] == expected[::3]
+        assert json.loads(found[2]["v2"]) == 10**30
+
+
+def test_columns_of_parquet_keep_their_types(tmp_path: Path) -> None:
+    """Also where all of a part's values are null, and those that Python has no type for."""
+    table = pa.table(
+        {
+            "prompt": ["War", None, "Peace"],
+            "small": pa.array([1, None, 3], pa.int8()),
+            "null": pa.array([None] * 3, pa.large_string()),
+            "nested": [{"a": 1, "b": ["x"]}, None, {"a": 2, "b": []}],
+            "map": pa.array([[("k", 1)], [], None], pa.map_(pa.string(), pa.int64())),
+            "time": pa.array([1, 2, None], pa.timestamp("ns", "UTC")),
+            "bytes": pa.array([b"\xff", b"", None], pa.binary()),
+            "kind": pa.array(["a", "b", "a"]).dictionary_encode(),
+        }
+    )
+    source = tmp_path / "rows.parquet"
+    pq.write_table(table, source)
+    report = job(source)
+    assert (report.rows, report.failed) == (3, 1)
+    assert "prompt is empty" in str(report.first_error)
+    (part,) = Path(report.output).glob("part-*")
+    found = pq.read_table(part)
+    assert found.select(table.column_names).equals(pq.read_table(source))
+    report = run_job(Generator(**GREEDY), str(source), report.output + "2", format="jsonl")
+    assert [row["bytes"] for row in read_parts(report.output)] == ["/w==", "", None]
+
+
+def test_files_of_lines(source: Path, expected: list[dict[str, Any]]) -> None:
+    """Compressed, of no rows, and broken ones, whose error names them."""
+    packed = source.with_name("packed.jsonl.gz")
+    packed.write_bytes(gzip.compress(source.read_bytes()))
+    assert list(read_parts(job(packed, progress=lambda *_: None).output)) == expected
+    packed.write_bytes(gzip.compress(source.read_bytes())[:-9])
+    for name, data in (("empty.parquet", b""), ("lines.parquet", b"[1]"), ("a.jsonl.gz", b"[1]")):
+        source.with_name(name).write_bytes(data)
+    for name in ("packed.jsonl.gz", "empty.parquet", "lines.parquet", "a.jsonl.gz"):
+        with pytest.raises(ArgumentError, match=name):
+            run_job(Generator(), str(source.with_name(name)), str(source.parent / "none"))
+    source.write_text("\n")
+    assert run_job(Generator(), str(source), str(source.parent / "empty")).rows == 0
+
+
+def test_the_files_of_a_job(tmp_path: Path) -> None:
+    """Each is read once, and none of the output's; further ones may come before them, and what one
+    gave goes only if that is wanted."""
+    folder, output = tmp_path / "rows", tmp_path / "rows" / "out"
+    (folder / "_SUCCESS").parent.mkdir()
+    for name, rows in (("b", ROWS[:12]), ("c", ROWS[12:])):
+        write_lines(folder / f"{name}.jsonl", rows)
+    for name in ("_SUCCESS", ".b.jsonl.crc", "_b.jsonl"):
+        (folder / name).write_text("?")
+
+    def run(*inputs: str, **options: Any) -> JobReport:
+        given = [str(folder / each) for each in inputs]
+        return run_job(Generator(**GREEDY), given, str(output), part_rows=10, **options)
+
+    assert run("", "b.jsonl", "*.jsonl").rows == 25
+    expected = list(read_parts(str(output)))
+    assert run("**/*.jsonl").skipped_rows == 25
+    with pytest.raises(ArgumentError, match=r"holds results of .*c\.jsonl"):
+        run("b.jsonl")
+    write_lines(folder / "a.jsonl", ROWS[:1])
+    report = run("")
+    assert (report.rows, report.skipped_rows) == (26, 25)
+    assert list(read_parts(str(output))) == [expected[0], *expected]
+    assert run("b.jsonl", force=True).skipped_rows == 12
+    assert list(read_parts(str(output))) == expected[:12]
+    with pytest.raises(ArgumentError, match="the output is the input"):
+        run("out")
+    with pytest.raises(ArgumentError, match="other settings"):
+        run_job(Generator(**GREEDY), str(folder / "b.jsonl"), str(output), part_rows=11)
+    (output / "job.json").write_text("{}")
+    with pytest.raises(ArgumentError, match=r"job\.json"):
+        run("b.jsonl")
+
+
+def test_a_model_that_changes_ends_the_job(tmp_path: Path) -> None:
+    """It is to blame for no row."""
+    model = tmp_path / "a.gguf"
+    shutil.copyfile(default_model(), model)
+    body = {"prompt": "War", "max_tokens": 1}
+    line = {"custom_id": "a", "url": "/v1/completions", "body": body}
+    rows = [{"prompt": "War", "text": "War", "continuation": "War", **line}]
+    workers = [Generator, Embedder, Scorer, OpenAILines]
+    made = [kind(str(model), threads=1) for kind in workers]
+    assert all(each(rows)[0]["error"] is None for each in made)
+    os.utime(model, (1, 1))
+    for each in made:
+        with pytest.raises(ModelFileError, match="changed"):
+            each(rows)
+    close_models()
+
+
+def test_two_jobs_in_a_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that began first does not take the other's parts for old ones of its own."""
+    worker = Generator(**{**GREEDY, "max_tokens": 2})
+    write = store.write_bytes
+
+    def other_begins(path: Path, data: bytes) -> None:
+        write(path, data)
+        if "part-000000" in path.name:
+            monkeypatch.undo()
+            job(source, worker=worker, force=True)
+
+    monkeypatch.setattr(store, "write_bytes", other_begins)
+    with pytest.raises(ArgumentError, match="another job has begun"):
+        job(source)
+    assert job(source, worker=worker).skipped_rows == 25
+    found = list(read_parts(str(source.parent / "out")))
+    assert [row["completion_tokens"] for row in found] == [2] * 25
 
 
 def test_a_full_disk(

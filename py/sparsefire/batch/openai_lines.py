@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from ..errors import SparsefireError
 from ..lm.generation import Cancel
+from ..lm.packing import OF_ALL
 from ..serve.errors import ApiError
 from ..serve.fields import Limits
 from ..serve.requests import Requests
@@ -89,7 +90,7 @@ def _answered(requests: Requests, row: Row) -> dict[str, Any]:
     try:
         call = getattr(requests, method)(json.dumps(given).encode())
         answer: dict[str, Any] = next(call.run(Cancel()))
-    except ApiError:
+    except (ApiError, *OF_ALL):
         raise
     except SparsefireError as error:
         raise requests.answer_to(error) from error

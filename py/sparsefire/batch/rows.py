@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import hashlib
 import io
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
-from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,6 +22,17 @@ from .tables import Column, arrow_types
 
 Format = Literal["jsonl", "parquet"]
 Row = Mapping[str, Any]
+
+
+class Unreadable(dict[str, Any]):
+    """What stands for a line that is no row: {"error": why}."""
+
+
+class Part(NamedTuple):
+    """Rows of a file, and the schema that they have there, if it is one of Parquet."""
+
+    rows: Sequence[Row]
+    schema: Any = None
 
 
 def arrow() -> Any:
@@ -32,56 +46,81 @@ def arrow() -> Any:
 
 def format_of(path: str) -> Format:
     """What a file's name says that it is. `ArgumentError` for other names."""
-    suffix = PurePosixPath(path).suffix.lower()
-    if suffix in (".parquet", ".pq"):
+    name = path.lower()
+    if name.endswith((".parquet", ".pq")):
         return "parquet"
-    if suffix in (".jsonl", ".ndjson", ".json"):
+    if name.removesuffix(".gz").endswith((".jsonl", ".ndjson", ".json")):
         return "jsonl"
-    raise ArgumentError(f"{path}: expected a name that ends with .jsonl or .parquet")
+    raise ArgumentError(f"{path}: expected a name that ends with .jsonl, .jsonl.gz or .parquet")
 
 
 def read_rows(path: str) -> Iterator[Row]:
-    """The rows of a file, one after the other. A line that is no JSON object is a row with an
-    "error" alone."""
+    """The rows of a file, one after the other, an `Unreadable` for each line that is no JSON
+    object. `ArgumentError` for a file that is not what its name says, or is cut short."""
     if format_of(path) == "jsonl":
-        with opened_file(path) as file:
-            yield from (_row_of(line) for line in file if line.strip())
-        return
-    arrow()
+        with _opened_lines(path) as lines:
+            yield from (_row_of(line) for line in lines if line.strip())
+    else:
+        with _opened_parquet(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+
+
+@contextmanager
+def _opened_lines(path: str) -> Iterator[Any]:
+    with opened_file(path) as file:
+        if not path.lower().endswith(".gz"):
+            yield file
+            return
+        try:
+            with gzip.open(file) as lines:
+                yield lines
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ArgumentError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _opened_parquet(path: str) -> Iterator[Any]:
+    pa = arrow()
     import pyarrow.parquet as pq
 
     with opened_file(path) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
+        try:
+            yield pq.ParquetFile(file)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ArgumentError(f"{path}: {error}") from error
 
 
 def _row_of(line: bytes) -> Row:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        return {"error": f"ArgumentError: the line is no JSON: {error}"}
+        return Unreadable(error=f"ArgumentError: the line is no JSON: {error}")
     if not isinstance(row, dict):
-        return {"error": "ArgumentError: the line is no JSON object"}
+        return Unreadable(error="ArgumentError: the line is no JSON object")
     return row
 
 
 def count_rows(path: str) -> int:
-    """How many rows a file has."""
-    with opened_file(path) as file:
-        if format_of(path) == "jsonl":
-            return sum(1 for line in file if line.strip())
-        arrow()
-        import pyarrow.parquet as pq
-
-        return int(pq.ParquetFile(file).metadata.num_rows)
+    """How many rows a file has. Errors as `read_rows`."""
+    if format_of(path) == "jsonl":
+        with _opened_lines(path) as lines:
+            return sum(1 for line in lines if line.strip())
+    with _opened_parquet(path) as file:
+        return int(file.metadata.num_rows)
 
 
-def parts_of(paths: Sequence[str], size: int) -> Iterator[list[Row]]:
-    """The rows of all files in lists of `size`, the last of each file shorter."""
+def parts_of(paths: Sequence[str], size: int) -> Iterator[Part]:
+    """The rows of all files in parts of `size`, the last of each file shorter. Errors as
+    `read_rows`."""
     for path in paths:
+        schema = None
+        if format_of(path) == "parquet":
+            with _opened_parquet(path) as file:
+                schema = file.schema_arrow
         rows = read_rows(path)
         while part := list(islice(rows, size)):
-            yield part
+            yield Part(part, schema)
 
 
 def checksum(value: Any) -> str:
@@ -96,46 +135,70 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     return str(value)
 
 
-def encoded(rows: Sequence[Row], columns: Mapping[str, Column], format: Format) -> bytes:
+def encoded(part: Part, columns: Mapping[str, Column], format: Format) -> bytes:
     """A file of these rows, with columns of results added."""
     if format == "parquet":
-        return _parquet(rows, columns)
+        return _parquet(part, columns)
     lines = []
-    for place, row in enumerate(rows):
-        whole = {**row, **{name: each.values[place] for name, each in columns.items()}}
-        lines.append(f"{json.dumps(_finite(whole), ensure_ascii=False, default=_plain)}\n")
-    return "".join(lines).encode("utf-8", "surrogatepass")
+    for place, row in enumerate(part.rows):
+        whole = _finite({**row, **{name: each.values[place] for name, each in columns.items()}})
+        try:
+            line = json.dumps(whole, ensure_ascii=False, default=_plain).encode()
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON's escapes can express
+            line = json.dumps(whole, default=_plain).encode()
+        lines.append(line + b"\n")
+    return b"".join(lines)
 
 
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """The row without what JSON has no numbers for."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
-    }
+def _finite(value: Any) -> Any:
+    """A value without what JSON has no numbers for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def _parquet(rows: Sequence[Row], columns: Mapping[str, Column]) -> bytes:
+def _parquet(part: Part, columns: Mapping[str, Column]) -> bytes:
     pa = arrow()
     import pyarrow.parquet as pq
 
-    names = dict.fromkeys(name for row in rows for name in row if name not in columns)
+    known = {} if part.schema is None else {each.name: each for each in part.schema}
+    names = dict.fromkeys([*known, *(name for row in part.rows for name in row)])
     types = arrow_types()
     fields, arrays = [], []
     for name in names:
-        values = [row.get(name) for row in rows]
-        try:
-            array = pa.array(values)
-        except (pa.ArrowException, OverflowError):  # of several types
-            array = pa.array([None if v is None else json.dumps(v, default=_plain) for v in values])
-        arrays.append(array)
-        fields.append(pa.field(name, array.type))
+        if name not in columns and (name not in known or any(name in row for row in part.rows)):
+            array = _array([row.get(name) for row in part.rows], known.get(name))
+            arrays.append(array)
+            fields.append(known.get(name) or pa.field(name, array.type))
     for name, each in columns.items():
         arrays.append(pa.array(each.typed(), types[each.kind]))
         fields.append(pa.field(name, types[each.kind]))
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)), sink)
     return sink.getvalue()
+
+
+def _array(values: list[Any], field: Any) -> Any:
+    """A column of Arrow of a field's type, or of the type that its values have; of JSON, where
+    they have several."""
+    pa = arrow()
+    if field is not None:
+        return pa.array(values, field.type)
+    try:
+        return pa.array(values)
+    except UnicodeEncodeError:
+        return _array([_encodable(each) for each in values], None)
+    except (pa.ArrowException, OverflowError):
+        return pa.array([None if v is None else json.dumps(v, default=_plain) for v in values])
+
+
+def _encodable(value: Any) -> Any:
+    """A value of JSON with "?" for halves of surrogate pairs."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))

@@ -80,6 +80,13 @@ class Folder:
         else:
             self._system.pipe_file(f"{self._path}/{name}", data)
 
+    def holds(self, path: str) -> bool:
+        """Whether a file lies in it."""
+        if self._system is None:
+            inner = path.removeprefix("file://")
+            return not is_url(path) and Path(inner).resolve().parent == Path(self._path).resolve()
+        return is_url(path) and open_url(path)[1].rpartition("/")[0] == self._path
+
     def remove(self, name: str) -> None:
         """Removes a file."""
         if self._system is None:
@@ -90,20 +97,31 @@ class Folder:
 
 def expanded(pattern: str) -> list[str]:
     """The files that a path, a URL or a pattern with `*` names, sorted, and of a folder all that
-    it holds. `ArgumentError` if there are none."""
+    it holds; except, in patterns and folders, those with a name that starts with "." or "_", which
+    programs keep for themselves. `ArgumentError` if there are none."""
     if is_url(pattern):
-        system, inner = open_url(pattern)
-        inner = f"{inner.rstrip('/')}/*" if system.isdir(inner) else inner
-        files = [each for each in system.glob(inner) if system.isfile(each)]
-        names = [str(system.unstrip_protocol(each)) for each in files]
+        names = _expanded_url(pattern)
     else:
         path = Path(pattern.removeprefix("file://"))
+        if path.is_file():
+            return [str(path)]
         path = path / "*" if path.is_dir() else path
         found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        names = [str(path)] if path.is_file() else [str(each) for each in found if each.is_file()]
+        names = [str(each) for each in found if each.is_file()]
+    names = [each for each in names if PurePosixPath(each).name[0] not in "._"]
     if not names:
         raise ArgumentError(f"{pattern}: there is no such file")
     return sorted(names)
+
+
+def _expanded_url(pattern: str) -> list[str]:
+    system, inner = open_url(pattern)
+    try:
+        inner = f"{inner.rstrip('/')}/*" if system.isdir(inner) else inner
+        files = [each for each in system.glob(inner) if system.isfile(each)]
+    except Exception as error:  # each file system has its own
+        raise BackendError(f"{pattern}: {error!r}") from error
+    return [str(system.unstrip_protocol(each)) for each in files]
 
 
 @contextmanager
@@ -135,8 +153,10 @@ def version_of(url: str) -> tuple[int, str]:
     try:
         info = system.info(path)
         key = system.ukey(path)
-    except Exception as error:  # each file system has its own
+    except FileNotFoundError as error:
         raise ModelFileError(f"{url}: there is no such file ({error})") from error
+    except Exception as error:  # each file system has its own
+        raise ModelFileError(f"{url}: cannot be read: {error!r}") from error
     size = info.get("size")
     if size is None:
         raise ModelFileError(f"{url}: its server does not say how large it is")

@@ -16,7 +16,7 @@ from .._options import count, flag, instance, one_of, several, text
 from ..errors import ArgumentError, SparsefireError
 from ..lm.generation import GenerationConfig
 from ..lm.model import Model
-from ..lm.packing import Job, scores_job, text_job
+from ..lm.packing import OF_ALL, Job, scores_job, text_job
 from ..lm.sampling import TokenScore
 from ..lm.scoring import continuation_ids, scored_ids
 from .settings import ModelSettings, OpenedModel, opened
@@ -64,6 +64,10 @@ class Worker(ABC):
                 raise ArgumentError(f"columns: {name!r} is none of {', '.join(sorted(known))}")
             if own is not None or name in (*self.reads, *self.may_read):
                 text(own, f"columns[{name!r}]")
+        written = [own for own, _, _ in self._written()]
+        for own in written:
+            if written.count(own) > 1:
+                raise ArgumentError(f"columns: two columns of results are named {own!r}")
 
     def __call__(self, batch: Any) -> Any:
         """The batch with results. Errors: `ArgumentError` (it is of no kind known here, or lacks a
@@ -101,7 +105,7 @@ class Worker(ABC):
 
     def _written(self) -> Iterator[tuple[str, str, Kind]]:
         for name, kind in {**self.results, "error": "text"}.items():
-            if (own := self._own(name)) is not None:
+            if (own := self.columns.get(name, name)) is not None:
                 yield own, name, kind
 
     def answers(self, rows: Sequence[Row]) -> list[Answer]:
@@ -127,7 +131,7 @@ class Worker(ABC):
         return self.reads
 
     def _own(self, name: str) -> Any:
-        """The user's name of a column."""
+        """The user's name of a column that is read."""
         return self.columns.get(name, name)
 
     @abstractmethod
@@ -178,6 +182,8 @@ def _packed(
     for place, row in enumerate(rows):
         try:
             plans[place] = plan(found.model, row)
+        except OF_ALL:
+            raise
         except ROW_ERRORS as error:
             answers[place] = failed(error)
     results: dict[int, list[Any]] = {place: [None] * len(p.jobs) for place, p in plans.items()}
@@ -416,6 +422,8 @@ class Embedder(Worker):
 def _attempt(answer: Callable[[Model, Row], Answer], model: Model, row: Row) -> Answer:
     try:
         return answer(model, row)
+    except OF_ALL:
+        raise
     except ROW_ERRORS as error:
         return failed(error)
 

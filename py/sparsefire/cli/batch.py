@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from .._shown import shown
 from ..errors import ArgumentError
 from .common import (
     Progress,
@@ -167,6 +168,8 @@ def _columns(given: list[str]) -> dict[str, str | None]:
 def _summary(report: JobReport) -> str:
     done = report.rows - report.skipped_rows
     lines = [f"{done:,} rows, of which {report.failed:,} failed, in {report.parts:,} parts"]
+    if report.first_error is not None:
+        lines.append(f"the first error: {shown(' '.join(report.first_error.split()))}")
     if report.skipped_rows:
         lines.append(f"{report.skipped_rows:,} rows were there")
     lines.append(

@@ -25,8 +25,8 @@ Job = Generator[Wanted, FloatArray, T]
 _CACHED_BYTES = 1 << 25  # of a model that processors may keep in their caches
 _SHARED = 32  # tokens that two prompts have in common, from which on they are copied
 
-# Errors that are not of one job: all others would have them too.
-_OF_ALL = (ModelFileError, BackendError)
+OF_ALL = (ModelFileError, BackendError)
+"""Errors that are not of one job: all others would have them too."""
 
 
 def text_job(run: Run, prompt: Sequence[int]) -> Job[list[Piece]]:
@@ -210,7 +210,7 @@ class Packing(Generic[T]):
         """Evaluates what the jobs of these slots wait for, together, and lets them go on."""
         try:
             rows = self._rows(slots, mark)
-        except _OF_ALL:
+        except OF_ALL:
             raise
         except SparsefireError as error:
             if len(slots) == 1:
