@@ -12,11 +12,15 @@ import pytest
 
 import mixture_models
 import moe_model
+import recurrent_models
 import tiny_model
+from sparsefire.arch.config import read_config
 from sparsefire.arch.plan import ExpertLayer, Plan
+from sparsefire.arch.tensors import read_plan
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.gguf.writer import write_gguf
 from sparsefire.lm.model import Model
+from sparsefire.page import engine as page_engine
 from sparsefire.page.engine import Engine, LayerBytes, open_files
 from sparsefire.weights.activation import ActivationType
 
@@ -142,6 +146,28 @@ def test_bytes_read_by_a_dense_model(whole: Path) -> None:
     exact = run(engine, "exact")
     assert ffn / 3 < exact["ffn_bytes"] < ffn
     engine.unload()
+
+
+def test_layers_say_what_they_are(tmp_path: Path) -> None:
+    """Every second layer of LFM 2 has a convolution, every fourth of Qwen 3 Next has attention; its
+    blocks have experts and shared ones."""
+    kinds = {}
+    for architecture in ("lfm2moe", "qwen3next"):
+        path = recurrent_models.write(tmp_path / f"{architecture}.gguf", architecture)
+        with GgufFile.open(path) as file:
+            layers = page_engine._layers(read_plan(file, read_config(file, None)))
+        kinds[architecture] = [tuple(each.values()) for each in layers]
+    width = mixture_models.WIDTH
+    convolved, attended = "convolution", "attention"
+    mixers = [attended if block % 2 else convolved for block in range(mixture_models.LAYERS)]
+    experts = [0, *[width] * (mixture_models.LAYERS - 1)]
+    expected = [
+        (i, n, False, mixer) for i, (n, mixer) in enumerate(zip(experts, mixers, strict=True))
+    ]
+    assert kinds["lfm2moe"] == expected
+    named = [kind for kind in kinds["qwen3next"] if kind[3]]
+    assert [kind[3] for kind in named] == ["recurrence"] * 3 + ["attention", "recurrence"]
+    assert {kind[1:3] for kind in kinds["qwen3next"]} == {(width, False), (0, True)}
 
 
 @pytest.mark.parametrize("activation", ["silu", "relu"])

@@ -180,11 +180,74 @@ def test_a_model_with_a_chat_template_converses(page: Web, tmp_path: Path) -> No
             made = "".join(model.generate(ids, 12, mode="exact", temperature=0))
             messages.append({"role": "assistant", "content": made})
             assert page.page.text_content(".turn:last-child") == made
+    # The conversation is kept with its model, until a new one begins.
+    page.press_in_row("sparsefire-sotu", "Load")
+    page.wait_for_model("sparsefire-sotu")
+    assert page.page.locator(".turn").count() == 0
+    page.press_in_row("chat.gguf", "Load")
+    page.page.wait_for_function("document.querySelectorAll('.turn').length === 4")
+    shown = page.page.locator(".turn").all_text_contents()
+    assert shown == [message["content"] for message in messages]
     page.page.click("#new-conversation")
+    assert page.page.locator(".turn").count() == 0
+    page.page.check("input[name=kind][value=text]")
+    page.page.check("input[name=kind][value=chat]")
+    page.page.wait_for_timeout(200)
     assert page.page.locator(".turn").count() == 0
     page.page.check("input[name=kind][value=text]")
     assert page.generate(PROMPT, "exact", max_tokens=5, **GREEDY)
     forget(page, "chat.gguf")
+
+
+# How many tiles the map has, by those that a line and a column near its top left corner cross.
+TILES = """async () => {
+    const canvas = document.getElementById("map");
+    const copy = Object.assign(document.createElement("canvas"), {
+        width: canvas.width, height: canvas.height,
+    });
+    const context = copy.getContext("2d", { willReadFrequently: true });
+    context.drawImage(canvas, 0, 0);
+    const count = (x, y, width, height) => {
+        const { data } = context.getImageData(x, y, width, height);
+        const pixels = new Uint32Array(data.buffer);
+        const [ground] = new Uint32Array(context.getImageData(0, 0, 1, 1).data.buffer);
+        let found = 0;
+        for (let i = 0, before = ground; i < pixels.length; before = pixels[i++]) {
+            found += pixels[i] !== ground && before === ground;
+        }
+        return found;
+    };
+    return count(0, 15, canvas.width, 1) * count(40, 0, 1, canvas.height);
+}"""
+
+# A map of three layers in a box of its own: whether its left edge is empty, and its numbers seen.
+NUMBERS = """async () => {
+    const { Dots } = await import("/dots.js");
+    const box = document.body.appendChild(document.createElement("div"));
+    box.style.cssText = "width: 300px; height: 200px";
+    const canvas = box.appendChild(document.createElement("canvas"));
+    const picture = new Dots(canvas);
+    picture.layout([9, 42, 100], 40, [], 1);
+    picture.show(new Uint8Array(3 * picture.perLayer));
+    const copy = Object.assign(document.createElement("canvas"), {
+        width: canvas.width, height: canvas.height,
+    });
+    const context = copy.getContext("2d", { willReadFrequently: true });
+    context.drawImage(canvas, 0, 0);
+    const colours = (x, width) => {
+        const { data } = context.getImageData(x, 0, width, canvas.height);
+        return new Set(new Uint32Array(data.buffer)).size;
+    };
+    const found = [colours(0, 1), colours(1, 20)];
+    box.remove();
+    return found;
+}"""
+
+
+def test_numbers_of_layers_are_not_clipped(page: Web) -> None:
+    edge, numbers = page.page.evaluate(NUMBERS)
+    assert edge == 1
+    assert numbers > 2
 
 
 def test_the_map_of_a_dense_model_shows_that_all_neurons_are_computed(
@@ -196,6 +259,7 @@ def test_the_map_of_a_dense_model_shows_that_all_neurons_are_computed(
     page.wait_for_model("dense.gguf")
     legend = page.page.locator("#legend li:visible").all_inner_texts()
     assert legend == ["computed, as all neurons of this model are for every token"]
+    assert "sparsefire calibrate" in page.page.inner_text("#mode-note")
     page.generate(PROMPT, "dense", max_tokens=8, **GREEDY)
     count = """async () => {
         const style = getComputedStyle(document.documentElement);
@@ -231,10 +295,12 @@ def test_the_map_of_a_dense_model_shows_that_all_neurons_are_computed(
     page.page.set_input_files("#file", moe_model.write(tmp_path / "moe.gguf", activation="silu"))
     page.wait_for_model("moe.gguf")
     legend = page.page.locator("#legend li:visible").all_inner_texts()
-    assert legend == ["computed: of an expert that the router chose", "of other experts: skipped"]
+    assert legend == ["expert that the router chose", "other expert: skipped"]
+    assert page.page.inner_text("#map-empty").startswith("Each tile is an expert.")
     assert "2 layers of 192 neurons" in page.page.inner_text("#model-facts")
     page.generate(PROMPT, "dense", max_tokens=8, **GREEDY)
     assert page.page.inner_text("#share") == "33 %"
+    assert page.page.evaluate(TILES) == moe_model.EXPERTS * moe_model.LAYERS
     forget(page, "dense.gguf")
     for name in ("exact.gguf", "moe.gguf"):
         delete(page, name)
@@ -411,6 +477,41 @@ def test_two_tabs_use_one_model_and_do_not_fetch_it_twice(
     first.page.get_by_text("Delete for good?").click()
     assert "slow-ranges.gguf is in use, here or in another tab" in first.problem()
     first.wait_for_model("sparsefire-sotu")
+
+
+def test_a_copy_goes_on_after_a_reload(page: Web, tmp_path: Path) -> None:
+    """When the same file is chosen again. The worker that copies ends with the page; here it ends
+    before, at its first message, so that it cannot have finished."""
+    fat = tiny_model.write_hollow(tmp_path / "fat.gguf", 60_000)
+    shown = "document.getElementById('progress-text').textContent"
+    page.page.evaluate(
+        """async () => {
+            const store = (await import("/store.js")).openStore();
+            store.addEventListener("transfer", () => {
+                store.worker.terminate();
+                window.ended = true;
+            });
+        }"""
+    )
+    page.page.set_input_files("#file", fat)
+    page.page.wait_for_function("window.ended")
+    page.open()
+    page.page.locator("#models li", has_text="copied: choose the file again to go on").wait_for()
+    page.page.evaluate(
+        f"""() => {{
+            window.first = "";
+            new MutationObserver(() => {{
+                const text = {shown};
+                if (text.includes(" of ")) window.first ||= text;
+            }}).observe(document.getElementById("progress-text"), {{ childList: true }});
+        }}"""
+    )
+    page.page.set_input_files("#file", fat)
+    page.wait_for_model("fat.gguf")
+    first = page.page.evaluate("window.first")
+    # More than the 4.2 MB with which a copy begins.
+    assert float(re.findall(r": ([\d.]+) MB of", first)[0]) > 5, first
+    forget(page, "fat.gguf")
 
 
 # ---- Downloads ---------------------------------------------------------------------------------

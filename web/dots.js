@@ -2,7 +2,7 @@
 // screen's resolution, so that the browser neither scales nor blends them: without a GPU that would slow decoding.
 
 export const LEVELS = 64; // of brightness, each with its colour
-const LABEL = 16; // CSS pixels to the left for the layer numbers
+const DIGIT = 7; // CSS pixels to the left for each digit of the layer numbers
 const PAD = 10; // CSS pixels around the canvas, since clipping it at its box's round corners would be slow
 const COVERAGES = 4; // steps of anti-aliasing: how much of a pixel a dot covers
 export const UNPAINTED = 255; // the level of a dot that is not drawn
@@ -13,19 +13,22 @@ export class Dots {
     this.context = canvas.getContext("2d", { alpha: false });
   }
 
-  /** Lays out the dots of a model on the canvas; `hot`: the number of neurons of each layer that are always computed,
-   *  which have another colour. Sets `group`, the number of neighbours that share a dot where there are more neurons
-   *  than pixels, and `perLayer`, the number of dots of a layer. Returns false when the canvas is too small. */
-  layout(layers, hidden, hot) {
+  /** Lays out the dots of a model on the canvas. `numbers`: that of each layer, shown beside it; `hidden`: neurons of the
+   *  widest layer; `hot`: the number of neurons of each layer that are always computed, which have another colour; `tile`:
+   *  the number of neurons that share a dot, those of an expert. Sets `group`, the number of neighbours that share a dot,
+   *  more than `tile` where there are more dots than pixels, and `perLayer`, the number of dots of a layer. Returns false
+   *  when the canvas is too small. */
+  layout(numbers, hidden, hot, tile) {
+    const layers = numbers.length;
     const scale = Math.min(devicePixelRatio || 1, 2);
     const { clientWidth, clientHeight } = this.canvas.parentElement;
     const [width, height] = [clientWidth, clientHeight].map((size) => Math.floor((size - 2 * PAD) * scale));
-    const left = LABEL * scale;
+    const left = (9 + DIGIT * String(Math.max(...numbers)).length) * scale;
     if (width <= left || height <= 0) return false;
     Object.assign(this.canvas, { width, height });
     Object.assign(this.canvas.style, { left: `${PAD}px`, top: `${PAD}px`, width: `${width / scale}px`, height: `${height / scale}px` });
-    const { columns, rows, lines, pitch, group, cells } = grid(layers, hidden, width - left, height);
-    Object.assign(this, { width, columns, rows, pitch, group, perLayer: cells });
+    const { columns, rows, lines, pitch, group, cells } = grid(layers, hidden, width - left, height, tile);
+    Object.assign(this, { tiles: tile > 1, width, columns, rows, pitch, group, perLayer: cells });
     // Edges of the dots, in whole pixels.
     this.xs = Array.from({ length: columns + 1 }, (_, i) => left + Math.round((i * (width - left)) / columns));
     this.ys = Array.from({ length: lines + 1 }, (_, i) => Math.round((i * height) / lines));
@@ -34,12 +37,13 @@ export class Dots {
     this.hot = Int32Array.from({ length: layers }, (_, layer) => Math.ceil((hot[layer] ?? 0) / group));
     this.shown = new Uint8Array(layers * cells).fill(UNPAINTED);
     this.stencils = new Map();
-    this.background(layers, left, scale);
+    this.background(numbers, left, scale);
     return true;
   }
 
   /** Draws the background and the layer numbers, and prepares the colours. */
-  background(layers, left, scale) {
+  background(numbers, left, scale) {
+    const layers = numbers.length;
     const { canvas, ys, pitch } = this;
     const context = readable(canvas.width, canvas.height);
     const style = getComputedStyle(document.documentElement);
@@ -54,7 +58,7 @@ export class Dots {
     context.textBaseline = "middle";
     const every = Math.ceil((14 * scale * layers) / canvas.height);
     for (let layer = 0; layer < layers; layer += every) {
-      context.fillText(String(layer + 1), left - 7 * scale, (ys[layer * pitch] + ys[layer * pitch + this.rows]) / 2);
+      context.fillText(String(numbers[layer]), left - 7 * scale, (ys[layer * pitch] + ys[layer * pitch + this.rows]) / 2);
     }
     this.picture = context.getImageData(0, 0, canvas.width, canvas.height);
     this.pixels = new Uint32Array(this.picture.data.buffer);
@@ -97,7 +101,7 @@ export class Dots {
     let coverages = this.stencils.get(key);
     if (!coverages) {
       const context = readable(w, h);
-      const radius = this.space ? Math.min(w, h) / 2.2 : 0;
+      const radius = this.space ? Math.min(w, h) / (this.tiles ? 8 : 2.2) : 0;
       if (context.roundRect) context.roundRect(0, 0, w, h, radius);
       else context.rect(0, 0, w, h); // older browsers
       context.fill();
@@ -111,11 +115,11 @@ export class Dots {
 
 /** The grid that fits all layers into a box: `lines` of `columns` dots each; a layer has `rows` lines, and layers start
  *  `pitch` lines apart. */
-function grid(layers, hidden, width, height) {
+function grid(layers, hidden, width, height, tile) {
   const gap = Math.max(2, height / layers / 6);
   const band = (height - gap * (layers - 1)) / layers;
-  // The largest dot with which a layer fits into its band; below one pixel, several neurons share a dot.
-  const group = Math.max(1, Math.ceil(hidden / (Math.floor(width) * Math.max(1, Math.floor(band)))));
+  // The largest dot with which a layer fits into its band; below one pixel, several neurons or tiles share a dot.
+  const group = tile * Math.max(1, Math.ceil(hidden / tile / (Math.floor(width) * Math.max(1, Math.floor(band)))));
   const cells = Math.ceil(hidden / group);
   let dot = Math.max(1, Math.floor(Math.sqrt((width * band) / cells)));
   while (dot > 1 && Math.floor(width / dot) * Math.floor(band / dot) < cells) dot--;

@@ -26,3 +26,13 @@ export function speed(perSecond) {
 
 /** "42 s", "3 min" */
 export const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`);
+
+const MIXERS = { attention: "attention", recurrence: "recurrent", convolution: "convolution" };
+
+/** "3", "3, recurrent", "3, shared experts": the name of one of a model's `layers`, by its block. How it mixes positions is
+ *  said where layers differ from attention. */
+export function layerName({ block, expert, shared, mixer }, layers) {
+  const isUsual = layers.every((layer) => ["attention", ""].includes(layer.mixer));
+  const parts = [String(block + 1), expert && "experts", shared && "shared experts", !isUsual && MIXERS[mixer]];
+  return parts.filter(Boolean).join(", ");
+}

@@ -17,11 +17,11 @@ export class NeuronMap {
   }
 
   /** Clears the map for a model; `sizes`: the number of neurons of each layer; `hot`: how many of them are always
-   *  computed. */
-  reset(sizes, hot = []) {
+   *  computed; `numbers`: the number of each layer; `tile`: how many neurons share a dot. */
+  reset(sizes, hot, numbers, tile) {
     const [layers, hidden] = [sizes.length, Math.max(0, ...sizes)];
     const neurons = layers * hidden; // activity has as many for each layer as for the widest
-    Object.assign(this, { layers, hidden, sizes, hot, tokens: 0, settled: false });
+    Object.assign(this, { layers, hidden, sizes, hot, numbers, tile, tokens: 0, settled: false });
     this.brightness = new Float32Array(neurons); // 0 … 1
     this.fired = new Uint32Array(neurons); // tokens of the current text for which each neuron fired
     this.lit = new Uint32Array(neurons); // indices of the neurons with brightness above 0
@@ -31,7 +31,7 @@ export class NeuronMap {
 
   /** Lays the map out again: after a change of size, theme or model. */
   layout() {
-    if (!this.layers || !this.picture.layout(this.layers, this.hidden, this.hot)) return;
+    if (!this.layers || !this.picture.layout(this.numbers, this.hidden, this.hot, this.tile)) return;
     const { group, perLayer } = this.picture;
     this.levels = new Uint8Array(this.layers * perLayer); // brightness level of each dot
     this.blank = Uint8Array.from(this.levels, (_, dot) => {

@@ -3,28 +3,16 @@ import { showCapabilities } from "./capabilities.js";
 import { size } from "./format.js";
 import { cannotLoad, inspect, memoryRefusal, siteSource, status, useModel } from "./lifecycle.js";
 import { $, announce, problem, state } from "./page.js";
-import { Client } from "./requests.js";
+import { openStore } from "./store.js";
 
 const channel = "BroadcastChannel" in self ? new BroadcastChannel("sparsefire-models") : null;
 const MAX_FILES = 1000; // of a split model
 const CONFIRM_MILLISECONDS = 8000; // within which a second press deletes
 
-let store = null; // the worker that stores models, started on first use
 let current = null; // the running transfer: {name, done, total}
 let stored = { models: [] };
 let confirming = null; // the model whose Delete was pressed once
 let confirmTimer = 0;
-
-function openStore() {
-  if (store) return store;
-  store = new Client("store_worker.js");
-  store.addEventListener("transfer", ({ detail }) => {
-    Object.assign(current ?? {}, detail);
-    status.transfer(detail);
-  });
-  store.addEventListener("header", ({ detail }) => checkHeader(detail));
-  return store;
-}
 
 /* ---- Files ---- */
 
@@ -35,7 +23,7 @@ async function useFiles(list) {
   problem("");
   const files = [...list].sort((a, b) => (a.name < b.name ? -1 : 1));
   const name = withSuffix(files.length > 1 ? files[0].name.replace(SPLIT, "") : files[0].name);
-  const parts = files.map((file) => ({ name: files.length > 1 ? file.name : name, size: file.size }));
+  const parts = files.map((file) => ({ name: files.length > 1 ? file.name : name, size: file.size, modified: file.lastModified }));
   const direct = { kind: "file", blob: files.length > 1 ? new Blob(files) : files[0], name, parts };
   if (state.phase === "failed") return problem("the engine is not running: reload the page first");
   let needs;
@@ -125,7 +113,7 @@ async function checkHeader({ name, ...start }) {
       verdict = { refusal: error.message.replace(`${name}: `, ""), kind: error.kind };
     }
   }
-  store.notify("verdict", verdict);
+  openStore().notify("verdict", verdict);
 }
 
 /* ---- Transfers ---- */
@@ -185,7 +173,8 @@ function siteRow() {
 
 function storedRow({ name, bytes, partial, total, url }) {
   if (partial) {
-    const facts = total ? `${size(bytes)} of ${size(total)} downloaded` : `${size(bytes)} downloaded`;
+    const done = `${size(bytes)}${total ? ` of ${size(total)}` : ""}`;
+    const facts = url ? `${done} downloaded` : `${done} copied: choose the file again to go on`;
     const resume = url ? [button("Resume", `Resume ${name}`, () => download(url))] : [];
     return row(name, facts, [...resume, deleteButton(name)]);
   }
@@ -269,6 +258,12 @@ async function remove(name) {
 /* ---- Controls ---- */
 
 export function wireModels() {
+  const store = openStore();
+  store.addEventListener("transfer", ({ detail }) => {
+    Object.assign(current ?? {}, detail);
+    status.transfer(detail);
+  });
+  store.addEventListener("header", ({ detail }) => checkHeader(detail));
   $("file").addEventListener("change", ({ target }) => {
     if (target.files.length) useFiles([...target.files]);
     target.value = "";
@@ -277,7 +272,7 @@ export function wireModels() {
     event.preventDefault();
     download($("url").value.trim());
   });
-  $("cancel").addEventListener("click", () => store?.notify("cancel"));
+  $("cancel").addEventListener("click", () => openStore().notify("cancel"));
   document.addEventListener("phase", () => state.site && showList());
   if (channel) channel.onmessage = refreshModels;
   wireDrop();

@@ -1,5 +1,5 @@
 // What a generation costs: the figures, the table of layers, the table of modes and the map of neurons.
-import { percent, size, speed } from "./format.js";
+import { layerName, percent, size, speed } from "./format.js";
 import { NeuronMap } from "./map.js";
 import { $, state } from "./page.js";
 import { layersOf } from "./status.js";
@@ -18,7 +18,7 @@ const LEGENDS = {
   sparse: { cold: "fires, predicted", hot: "fires, always computed", idle: IDLE },
   exact: { cold: "fires", idle: IDLE },
   dense: { hot: "computed, as all neurons of this model are for every token" },
-  experts: { cold: "computed: of an expert that the router chose", idle: "of other experts: skipped" },
+  experts: { cold: "expert that the router chose", hot: "always computed", idle: "other expert: skipped" },
 };
 
 /** The current text: its mode, whether its speed is compared, where its pieces go, the last figures, and the last shares
@@ -28,11 +28,15 @@ export const run = { mode: "", counted: true, write: null, last: null, layers: n
 /** Resets everything for a newly loaded model. */
 export function resetReport(model) {
   const mode = ["sparse", "exact"].find((each) => !model.modes[each]);
-  const kind = mode ?? (model.layers.some(({ expert }) => expert) ? "experts" : "dense");
-  showLegend(kind);
+  const expert = Math.max(0, ...model.layers.map((layer) => layer.expert)); // neurons of one
+  const kind = mode ?? (expert ? "experts" : "dense");
+  // Neurons that are always computed, besides the hot ones: all of them in a dense model, layers without experts in others.
+  const whole = model.hidden.map((count, layer) => (kind === "dense" || !model.layers[layer].expert ? count : 0));
+  const hot = kind === "dense" || kind === "experts" ? whole : model.hot;
+  showLegend(kind, hot.some((count) => count > 0));
   $("why-sparse").hidden = Boolean(model.modes.sparse || model.modes.exact);
-  // A neuron that is always computed has the colour of the hot ones: all of them in a dense model.
-  map.reset(model.hidden, kind === "dense" ? model.hidden : model.hot);
+  const numbers = model.layers.map(({ block }) => block + 1);
+  map.reset(model.hidden, hot, numbers, kind === "experts" ? expert : 1);
   speeds.reset(model.modes);
   $("map-empty").hidden = false;
   for (const id of ["speed-now", "speed-mean", "share", "bytes", "hits", "disk"]) $(id).textContent = "–";
@@ -45,15 +49,19 @@ export function resetReport(model) {
   showLayers([]);
 }
 
-function showLegend(kind) {
+function showLegend(kind, hasHot) {
   for (const row of $("legend").children) {
-    const text = LEGENDS[kind][row.querySelector(".dot").classList[1]];
-    row.hidden = !text;
+    const colour = row.querySelector(".dot").classList[1];
+    const text = LEGENDS[kind][colour];
+    row.hidden = !text || (colour === "hot" && !hasHot);
     row.lastElementChild.textContent = text ?? "";
   }
   const fires = kind === "sparse" || kind === "exact";
-  $("fire-title").textContent = fires ? "Neurons firing" : "Neurons";
-  $("map-empty").textContent = `Each dot is a neuron. It lights up when it ${fires ? "fires" : "is computed"}.`;
+  $("fire-title").textContent = fires ? "Neurons firing" : kind === "experts" ? "Experts chosen" : "Neurons";
+  $("map-empty").textContent =
+    kind === "experts"
+      ? "Each tile is an expert. It lights up when the router chooses it."
+      : `Each dot is a neuron. It lights up when it ${fires ? "fires" : "is computed"}.`;
 }
 
 /** Shows one slice of a generation. */
@@ -118,7 +126,7 @@ function showLayers(active, selected = []) {
       row = body.insertRow();
       const head = document.createElement("th");
       head.scope = "row";
-      head.textContent = layer + 1;
+      head.textContent = layerName(state.model.layers[layer], state.model.layers);
       row.append(head);
       row.insertCell();
       row.insertCell();

@@ -11,9 +11,11 @@ const STAGES = {
 const PRIVATE = "Nothing leaves this machine.";
 
 /** "4 layers of 1792 neurons"; hidden: the number of each feed-forward layer. */
-export function layersOf({ hidden }) {
+export function layersOf({ hidden, layers }) {
   const widest = Math.max(0, ...hidden);
-  return `${hidden.length} layers of ${hidden.every((each) => each === widest) ? "" : "up to "}${widest} neurons`;
+  const recurrent = layers.filter(({ mixer }) => mixer === "recurrence").length;
+  const mixed = recurrent ? ` (${recurrent} after recurrent ones)` : "";
+  return `${hidden.length} layers of ${hidden.every((each) => each === widest) ? "" : "up to "}${widest} neurons${mixed}`;
 }
 
 const STALL = 4000; // milliseconds without a byte after which the page says that it is waiting

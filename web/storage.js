@@ -1,6 +1,6 @@
 // The directory "models" in the origin private file system (OPFS). The files of a split model are stored end to end as one
-// file, and a JSON file records their names and sizes. A partial download has the suffix .part, and a JSON file records
-// its source.
+// file, and a JSON file records their names and sizes. A partial download or copy has the suffix .part, and a JSON file
+// records its source. The directory "conversations" has a JSON file for each model.
 
 export const PARTIAL = ".part";
 export const NOTE = ".part.json";
@@ -15,10 +15,12 @@ export async function checkStorage() {
   await modelDirectory();
 }
 
-export async function modelDirectory() {
+export async function openDirectory(name) {
   const root = await navigator.storage.getDirectory();
-  return root.getDirectoryHandle("models", { create: true });
+  return root.getDirectoryHandle(name, { create: true });
 }
+
+export const modelDirectory = () => openDirectory("models");
 
 /** The value in a JSON file, or null where the file does not exist or is damaged. */
 export async function readJson(directory, name) {
@@ -32,6 +34,15 @@ export async function readJson(directory, name) {
 
 /** Whether an error means that another tab has the file open. */
 export const isLocked = (error) => error?.name === "NoModificationAllowedError";
+
+/** Removes a file, if it exists. */
+export async function removeFile(directory, name) {
+  try {
+    await directory.removeEntry(name);
+  } catch (error) {
+    if (error.name !== "NotFoundError") throw error;
+  }
+}
 
 /** Writes a value to a JSON file; for workers, as what follows. */
 export async function writeJson(directory, name, value) {

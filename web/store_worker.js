@@ -1,7 +1,8 @@
 // Stores models in the origin private file system: copies of files, and downloads.
 import { fetchModel, readNote, setVerdict } from "./download.js";
 import { serve } from "./requests.js";
-import { checkStorage, estimate, failure, full, isLocked, modelDirectory, NOTE, PARTIAL, PARTS, write, writeJson } from "./storage.js";
+import * as storage from "./storage.js";
+import { estimate, failure, full, isLocked, modelDirectory, NOTE, PARTIAL, PARTS, removeFile, write, writeJson } from "./storage.js";
 
 const CHUNK_BYTES = 4 << 20;
 
@@ -10,7 +11,7 @@ let transfer = null; // AbortController of the running transfer
 /* ---- The list ---- */
 
 async function list() {
-  await checkStorage();
+  await storage.checkStorage();
   const models = [];
   const directory = await modelDirectory();
   for await (const [name, handle] of directory.entries()) {
@@ -32,14 +33,29 @@ async function remove({ name }) {
   const directory = await modelDirectory();
   for (const each of [name, name + PARTS, name + PARTIAL, name + NOTE]) {
     try {
-      await directory.removeEntry(each);
+      await removeFile(directory, each);
     } catch (error) {
-      if (error.name === "NotFoundError") continue;
       throw isLocked(error)
         ? failure(`${name} is in use, here or in another tab: load another model there or close that tab, then delete it`, "Locked")
         : error;
     }
   }
+  return keepConversation({ name, messages: [] });
+}
+
+/* ---- Conversations ---- */
+
+const conversations = () => storage.openDirectory("conversations");
+
+/** The messages that were kept with a model. */
+async function conversation({ name }) {
+  return { messages: (await storage.readJson(await conversations(), `${name}.json`)) ?? [] };
+}
+
+async function keepConversation({ name, messages }) {
+  const directory = await conversations();
+  if (messages.length) await writeJson(directory, `${name}.json`, messages);
+  else await removeFile(directory, `${name}.json`);
   return {};
 }
 
@@ -61,10 +77,8 @@ async function openPartial(directory, name) {
 async function finish(directory, name, parts) {
   const partial = await directory.getFileHandle(name + PARTIAL);
   for (const each of [name, name + PARTS]) {
-    await directory.removeEntry(each).catch((error) => {
-      if (error.name !== "NotFoundError") {
-        throw failure(`${name} is already stored and in use: load another model first, here or in the other tab`, "Locked");
-      }
+    await removeFile(directory, each).catch(() => {
+      throw failure(`${name} is already stored and in use: load another model first, here or in the other tab`, "Locked");
     });
   }
   if (parts.length > 1) await writeJson(directory, name + PARTS, parts);
@@ -103,18 +117,21 @@ async function exclusive(work) {
 
 /* ---- Copies ---- */
 
-/** Copies a Blob, that of a split model with its files, `parts`, end to end. */
+/** Copies a Blob, that of a split model with its files, `parts`, end to end. A copy that the page did not finish goes on
+ *  when the same files are chosen again. */
 const put = ({ file, name, parts = [] }) =>
   exclusive(async (signal) => {
     const directory = await modelDirectory();
-    const { usage, quota } = await estimate();
-    if (file.size > quota - usage) throw full();
-    await directory.removeEntry(name + NOTE).catch(() => {});
+    const note = { urls: [], total: file.size, files: parts };
+    const previous = JSON.stringify(await readNote(directory, name));
     const access = await openPartial(directory, name);
-    let done = 0;
+    let done = previous === JSON.stringify(note) ? access.getSize() : 0;
     try {
+      access.truncate(done);
+      const { usage, quota } = await estimate();
+      if (file.size - done > quota - usage) throw full();
+      await writeJson(directory, name + NOTE, note);
       const progress = progressReporter(name, file.size);
-      access.truncate(0);
       while (done < file.size) {
         signal.throwIfAborted();
         const bytes = new Uint8Array(await file.slice(done, done + CHUNK_BYTES).arrayBuffer());
@@ -124,11 +141,11 @@ const put = ({ file, name, parts = [] }) =>
       }
     } catch (error) {
       access.close();
-      await directory.removeEntry(name + PARTIAL).catch(() => {});
+      for (const each of [name + PARTIAL, name + NOTE]) await directory.removeEntry(each).catch(() => {});
       throw error.name === "NotReadableError" ? failure(`${name} can no longer be read; choose it again`, "Unreadable") : error;
     }
     access.close();
-    await finish(directory, name, parts);
+    await finish(directory, name, parts.map(({ name: each, size }) => ({ name: each, size })));
     return { name };
   });
 
@@ -145,6 +162,6 @@ const download = ({ urls, name }) =>
   });
 
 serve(
-  { list, put, download, remove },
+  { list, put, download, remove, conversation, keepConversation },
   { listeners: { cancel: () => transfer?.abort(), verdict: setVerdict } },
 );

@@ -1,5 +1,6 @@
 // Generates text: continues a prompt, or answers in a conversation.
 import { percent, speed } from "./format.js";
+import { conversation, extend, forget, restore } from "./conversation.js";
 import { addTurn, clearOutput, openColumns, openText, Text } from "./output.js";
 import { $, announce, preferences, problem, sentence, setPhase, state } from "./page.js";
 import { run } from "./report.js";
@@ -16,7 +17,6 @@ let automatic = null; // while the page generates by itself: {stopped, next: whe
 let comparing = false; // several texts follow each other
 let pressed = null; // the button that the focus returns to
 let restartEngine = null; // set by wireWriting
-const conversation = []; // of {role, content}
 
 const radio = (name, value) => document.querySelector(`input[name="${name}"][value="${value}"]`);
 const checked = (name) => document.querySelector(`input[name="${name}"]:checked`)?.value;
@@ -39,12 +39,30 @@ export function resetWriting() {
     radio("mode", mode).disabled = Boolean(model.modes[mode]);
     radio("mode", mode).checked = mode === model.default_mode;
   }
-  const refused = MODES.filter((mode) => model.modes[mode]);
-  $("mode-note").textContent = refused.length ? sentence(model.modes[refused.at(-1)]) : "";
+  $("mode-note").textContent = modeNote(model);
   $("kinds").hidden = Boolean(model.chat);
   radio("kind", model.chat ? "text" : "chat").checked = true;
   resetOutput();
   if (queued) generate();
+  else showConversation();
+}
+
+/** Shows the stored conversation with this model, if there is one. */
+async function showConversation() {
+  if (!isChat() || !(await restore())) return;
+  clearOutput("chat");
+  for (const message of conversation) addTurn(message);
+  $("output").scrollTop = $("output").scrollHeight;
+}
+
+/** What a model that has not all modes can do, and what would give it the others. */
+function modeNote({ modes, activation, layers }) {
+  if (modes.sparse && modes.exact) {
+    const all = layers.some(({ expert }) => expert) ? "all neurons of the chosen experts" : "all neurons";
+    return `Every token needs ${all}, since ${activation} is hardly ever zero. The command “sparsefire calibrate” finds those that matter little, and what leaving them out costs.`;
+  }
+  if (modes.sparse) return "Sparse mode needs predictors, which the command “sparsefire calibrate” adds to a model.";
+  return modes.exact ? sentence(modes.exact) : "";
 }
 
 /** Clears the output and sets the controls for a text or a conversation. */
@@ -125,7 +143,7 @@ class Turn {
 
   /** Adds a successful turn to the conversation. */
   commit() {
-    conversation.push(this.message, { role: "assistant", content: this.text.text });
+    extend(this.message, { role: "assistant", content: this.text.text });
   }
 
   /** Removes a failed turn and puts its message back into the prompt. */
@@ -263,11 +281,15 @@ export function wireWriting(restart) {
     scrollToText();
     compare();
   });
-  $("new-conversation").addEventListener("click", resetOutput);
+  $("new-conversation").addEventListener("click", () => {
+    forget();
+    resetOutput();
+  });
   for (const input of document.getElementsByName("kind")) {
     input.addEventListener("change", () => {
       resetOutput();
       showButtons();
+      showConversation();
     });
   }
 }
