@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 import sparsefire as sf
+from sparsefire.arch.table import ARCHITECTURES
 
 from .lib.random_models import make_models
 
@@ -32,6 +33,10 @@ LARGEST_ERROR = 1e-6
 LARGEST_ERROR_IN_WASM = 1e-5
 # llama.cpp looks GELU up in a table of F16, which adds up in many layers.
 LARGEST_ERRORS = {"gemma3n": 3e-5}
+# llama.cpp computes GELU's tanh form where published models have the erf form: so do we here.
+OTHER_ACTIVATIONS = dict.fromkeys(
+    ("bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert-moe", "modern-bert"), "gelu_tanh"
+)
 # What llama.cpp computes otherwise than the published models do, by architecture.
 KNOWN_DIFFERENCES = {
     "phimoe": "llama.cpp computes RMS norms and a softmax, not layer norms and SparseMixer",
@@ -62,18 +67,19 @@ def comparisons(models: Path, logits: Path, only: str = "*") -> Iterator[Compari
 
 
 def _read_logits(path: Path) -> npt.NDArray[np.float32]:
-    """Logits as `peer_logits` writes them, (tokens, vocabulary)."""
+    """Logits as `peer_logits` writes them, (tokens, vocabulary), or an encoder's vectors."""
     data = path.read_bytes()
     count, vocabulary = np.frombuffer(data, np.int32, 2)
     return np.frombuffer(data, np.float32, offset=8).reshape(count, vocabulary)
 
 
 def _compare(path: Path, expected: npt.NDArray[np.float32]) -> Comparison:
-    count, vocabulary = expected.shape
-    tokens = np.array([(37 * i + 11) % vocabulary for i in range(count)], np.int32)
     try:
-        with sf.Model.load(path) as model:
-            found = model.logits(tokens)
+        with sf.Model.load(path, activation=OTHER_ACTIVATIONS.get(_architecture(path))) as model:
+            vocabulary = model.config.vocab
+            tokens = np.array([(37 * i + 11) % vocabulary for i in range(len(expected))], np.int32)
+            encodes = not model.config.kind.output
+            found = model.hidden_states(tokens) if encodes else model.logits(tokens)
     except sf.SparsefireError as refusal:
         reason = str(refusal).removeprefix(f"{path}: ")
         return Comparison(path.stem, "refused", reason=reason)
@@ -82,8 +88,14 @@ def _compare(path: Path, expected: npt.NDArray[np.float32]) -> Comparison:
     usual = LARGEST_ERROR if sf.backend().name == "native" else LARGEST_ERROR_IN_WASM
     if error <= LARGEST_ERRORS.get(path.stem, usual):
         return Comparison(path.stem, "ok", error)
-    known = KNOWN_DIFFERENCES.get(path.stem.rsplit("-", 1)[0], "")
+    known = KNOWN_DIFFERENCES.get(_architecture(path), "")
     return Comparison(path.stem, "known" if known else "different", error, known)
+
+
+def _architecture(path: Path) -> str:
+    """The architecture of a model, which its file is named after, with a word more in some."""
+    names = (path.stem, path.stem.rsplit("-", 1)[0])
+    return next((name for name in names if name in ARCHITECTURES), names[-1])
 
 
 def table(found: list[Comparison]) -> str:

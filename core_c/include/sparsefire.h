@@ -428,13 +428,14 @@ enum sf_step_name {
   SF_STEP_MAP = 11,             /* in, out, an sf_activation or sf_function */
   SF_STEP_COPY = 12,            /* in, out, count, width, first and stride in the one, first and stride in the other */
   SF_STEP_ATTENTION = 13, /* q (heads, k_dim), k (kv_heads, k_dim), v (kv_heads, v_dim), out (heads, v_dim), kv_heads,
-                             k_dim, v_dim, window, chunked, sinks (heads) or -1, slopes (heads) or -1, source or -1;
-                             cap. A token attends to itself and those before it in its session; window > 0: to so
-                             many, itself among them, or, with chunked 1, to those of its run of so many positions.
-                             Products q · k are capped with cap > 0. A sink is one more product, of nothing (Xiao et al.
-                             2023). A slope is what a product loses for each position between the tokens (Press et al.
-                             2022). With a source, an earlier step of attention, its keys and values are used, and k and
-                             v are -1 */
+                             k_dim, v_dim, window, an sf_mask, sinks (heads) or -1, slopes (heads) or -1, biases
+                             (heads, 2r + 1) or -1, source or -1; cap. The mask and the window say which tokens of its
+                             session a token attends to. Products q · k are capped with cap > 0. A sink is one more
+                             product, of nothing (Xiao et al. 2023). A slope is what a product loses for each position
+                             between the tokens (Press et al. 2022); a bias is added to the products with keys that are
+                             -r … r positions further on, the first and last one also to those beyond (Raffel et al.
+                             2020). With a source, an earlier step of attention with the same mask, its keys and values
+                             are used, and k and v are -1 */
   SF_STEP_FFN = 14,       /* layer, in, hints or -1, out. Predictors are given the hints, or the input */
   SF_STEP_ROUTE = 15,     /* in (experts), out (2 · used), selection bias (experts) or -1, an sf_route, groups, groups
                              used, normalised; scale. Chooses the experts with the largest scores, of equal ones the
@@ -461,6 +462,14 @@ enum sf_step_name {
   SF_STEP_POSITION = 24,    /* out (d), matrix (positions, d). out = row of the position. An evaluation that goes
                                beyond the rows fails with CONTEXT_FULL */
   SF_STEP_CLAMP = 25        /* in place; limit > 0. x = min(max(x, -limit), limit) */
+};
+
+/* Which tokens a token attends to, itself always among them. */
+enum sf_mask {
+  SF_MASK_CAUSAL = 0,  /* those before it; window > 0: so many, itself counted */
+  SF_MASK_CHUNKED = 1, /* those before it in its run of `window` positions */
+  SF_MASK_BOTH = 2 /* those before and after it; window > 0: at most ⌊window / 2⌋ positions away. A session evaluates
+                      all its tokens in one call, in as many passes as there are such steps */
 };
 
 enum sf_norm {
@@ -509,7 +518,8 @@ enum sf_eval_status { SF_WAITING = 1 };
 enum sf_phase { SF_PROMPT = 0, SF_DECODE = 1 };
 
 /* A session for up to `context` tokens. Its memory grows with its tokens. Borrows `model`.
- * Errors: ARGUMENT, INCOMPLETE (no step picks, or none writes the logits), MEMORY. */
+ * Errors: ARGUMENT, INCOMPLETE (no step writes the logits, nor taps SF_TAP_HIDDEN, as a model without logits does),
+ * MEMORY. */
 SF_API int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context);
 SF_API void sf_session_close(sf_session *session);
 /* Appends `n` tokens in `mode`, an sf_mode, and writes logits (logits_count, vocab) of the last `logits_count` of them
@@ -517,7 +527,9 @@ SF_API void sf_session_close(sf_session *session);
  * which cannot go back, the position becomes 0. A token's results do not depend on how the tokens are divided into
  * calls of a phase, nor on other sessions (but see sf_ffn_set_second_down). Errors: ARGUMENT (token id, mode, phase),
  * CONTEXT_FULL, NOT_FINITE, MEMORY. In a model with cached layers, n is at most SF_BATCH (else ARGUMENT), every mode
- * computes whole neurons, dense mode in the same way as exact mode, and SF_WAITING may be returned. */
+ * computes whole neurons, dense mode in the same way as exact mode, and SF_WAITING may be returned. INCOMPLETE: of a
+ * model without logits they are wanted. In a model with SF_MASK_BOTH the session must be empty (else UNSUPPORTED), and
+ * layers must not be cached (UNSUPPORTED). */
 SF_API int32_t sf_session_eval(sf_session *session, const int32_t *tokens, int32_t n, int32_t mode, int32_t phase,
                                float *logits, int32_t logits_count);
 /* Tokens of several sessions together: token i goes to sessions[i], those of one session in their order. Rows of

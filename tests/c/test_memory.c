@@ -22,7 +22,7 @@ static float weights[4 * HIDDEN * D], vector[HIDDEN], out[TOKENS * HIDDEN];
 static uint8_t q8[HIDDEN * D / 32 * 34];
 
 typedef struct {
-  int32_t kind, numbers, count, arguments[12];
+  int32_t kind, numbers, count, arguments[13];
 } plan_step;
 
 /* A layer in memory, one of experts, and a cached one, behind attention. */
@@ -44,7 +44,7 @@ static int32_t make_plan(sf_model *model, sf_ffn *ffn, sf_ffn *cached, sf_expert
       {SF_STEP_NORM, 1, 6, {X, NORMED, 0, -1, SF_NORM_RMS, 1}},
       {SF_STEP_PRODUCTS, 0, 10, {NORMED, 0, -1, ADDED, 1, -1, K, 1, -1, V}},
       {SF_STEP_ROPE, 0, 5, {K, 0, 1, 0, 0}},
-      {SF_STEP_ATTENTION, 1, 12, {ADDED, K, V, HEADS, 1, 16, 16, 0, 0, -1, -1, -1}},
+      {SF_STEP_ATTENTION, 1, 13, {ADDED, K, V, HEADS, 1, 16, 16, 0, 0, -1, -1, -1, -1}},
       {SF_STEP_HEAD_PRODUCTS, 0, 4, {HEADS, 0, ADDED, 1}},
       {SF_STEP_FFN, 0, 4, {0, HEADS, -1, ADDED}},
       {SF_STEP_PRODUCTS, 0, 4, {ADDED, 2, -1, SCORES}},

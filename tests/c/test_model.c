@@ -37,8 +37,8 @@ static int32_t add_step(sf_model *model, int32_t kind, const int32_t *arguments,
 #define STEP(model, kind, number, ...) \
   add_step(model, kind, (const int32_t[]){__VA_ARGS__}, (int32_t)(sizeof((int32_t[]){__VA_ARGS__}) / 4), number)
 
-/* The same weights for the same format, whatever the context: Llama's plan. */
-static test_model make_model(sf_context *context, int32_t format) {
+/* The same weights for the same format, whatever the context: Llama's plan, with such attention. */
+static test_model make_masked(sf_context *context, int32_t format, int32_t mask, int32_t window) {
   test_model m = {.count = 0};
   const int32_t q_rows = HEADS * HEAD_DIM, kv_rows = KV_HEADS * HEAD_DIM;
   float ones[D];
@@ -66,7 +66,7 @@ static test_model make_model(sf_context *context, int32_t format) {
     STEP(model, SF_STEP_PRODUCTS, 0, normed, wq, -1, q, wk, -1, k, wv, -1, v);
     STEP(model, SF_STEP_ROPE, 0, q, rope, HEADS, 0, 0);
     STEP(model, SF_STEP_ROPE, 0, k, rope, KV_HEADS, 0, 0);
-    STEP(model, SF_STEP_ATTENTION, 0, q, k, v, heads, KV_HEADS, HEAD_DIM, HEAD_DIM, 0, 0, -1, -1, -1);
+    STEP(model, SF_STEP_ATTENTION, 0, q, k, v, heads, KV_HEADS, HEAD_DIM, HEAD_DIM, window, mask, -1, -1, -1, -1);
     STEP(model, SF_STEP_PRODUCTS, 0, heads, wo, -1, added);
     STEP(model, SF_STEP_ADD, 0, x, added, x, SF_TILE);
     STEP(model, SF_STEP_NORM, 1e-5f, x, normed, norm, -1, SF_NORM_RMS, 1);
@@ -79,6 +79,10 @@ static test_model make_model(sf_context *context, int32_t format) {
   STEP(model, SF_STEP_PICK, 0, normed);
   STEP(model, SF_STEP_PRODUCTS, 0, normed, embedding, -1, 0);
   return m;
+}
+
+static test_model make_model(sf_context *context, int32_t format) {
+  return make_masked(context, format, SF_MASK_CAUSAL, 0);
 }
 
 static void free_model(test_model *m) {
@@ -216,7 +220,7 @@ static void test_errors(sf_context *context, test_model *m) {
   ones[3] = 1;
   int32_t vector = sf_model_add_vector(model, ones, D);
   const struct {
-    int32_t kind, numbers, expected, count, arguments[12];
+    int32_t kind, numbers, expected, count, arguments[13];
     const char *what;
   } steps[] = {
       {SF_STEP_SCALE, 1, SF_ERROR_ARGUMENT, 1, {x}, "nothing is in x yet"},
@@ -236,8 +240,10 @@ static void test_errors(sf_context *context, test_model *m) {
       {SF_STEP_COPY, 0, SF_ERROR_SHAPE, 8, {x, y, 1 << 24, 1, 0, INT32_MAX, 0, 0}, "far past the end"},
       {SF_STEP_MAP, 0, SF_ERROR_ARGUMENT, 3, {x, y, 9}, "function"},
       {SF_STEP_FFN, 0, SF_ERROR_ARGUMENT, 4, {0, x, -1, y}, "no layer"},
-      {SF_STEP_ATTENTION, 1, SF_ERROR_ARGUMENT, 12, {x, x, x, x, 4, 16, 16, 0, 0, -1, -1, -1}, "in is out"},
-      {SF_STEP_ATTENTION, 1, SF_ERROR_SHAPE, 12, {x, x, x, y, 4, 8, 8, 0, 0, -1, vector, -1}, "slopes"},
+      {SF_STEP_ATTENTION, 1, SF_ERROR_ARGUMENT, 13, {x, x, x, x, 4, 16, 16, 0, 0, -1, -1, -1, -1}, "in is out"},
+      {SF_STEP_ATTENTION, 1, SF_ERROR_SHAPE, 13, {x, x, x, y, 4, 8, 8, 0, 0, -1, vector, -1, -1}, "slopes"},
+      {SF_STEP_ATTENTION, 1, SF_ERROR_SHAPE, 13, {x, x, x, y, 4, 8, 8, 0, 0, -1, -1, vector, -1}, "biases"},
+      {SF_STEP_ATTENTION, 1, SF_ERROR_ARGUMENT, 13, {x, x, x, y, 4, 16, 16, 0, 3, -1, -1, -1, -1}, "mask"},
       {SF_STEP_POSITION, 0, SF_ERROR_SHAPE, 2, {z, matrix}, "width of positions"},
       {SF_STEP_PICK, 0, 1, 1, {x}, "pick"},
       {SF_STEP_PICK, 0, SF_ERROR_ARGUMENT, 1, {x}, "a second pick"},
@@ -256,8 +262,8 @@ static void test_errors(sf_context *context, test_model *m) {
   sf_session_close(session);
 }
 
-/* Tokens of several sessions together have the bits that each has alone. */
-static void test_several_sessions(test_model *m) {
+/* Tokens of several sessions together have the bits that each has alone. `both`: they see both sides. */
+static void test_several_sessions(test_model *m, int32_t both) {
   enum { SESSIONS = 3, EACH = TOKENS / SESSIONS };
   sf_session *sessions[SESSIONS], *of[TOKENS], *one;
   int32_t mixed[TOKENS], wanted[TOKENS], done[SESSIONS] = {0};
@@ -286,7 +292,8 @@ static void test_several_sessions(test_model *m) {
   }
   CHECK(sf_model_eval(m->model, of, mixed, wanted, 2, SF_DENSE, SF_PROMPT, together, 1) == SF_ERROR_ARGUMENT, "count");
   int32_t some[4] = {0, 1, 0, 1};
-  CHECK(sf_model_eval(m->model, of, mixed, some, 4, SF_DENSE, SF_DECODE, together, 2) == SF_OK, "some logits");
+  int32_t status = sf_model_eval(m->model, of, mixed, some, 4, SF_DENSE, SF_DECODE, together, 2);
+  CHECK(status == (both ? SF_ERROR_UNSUPPORTED : SF_OK), "some logits: %d", status);
   for (int32_t s = 0; s < SESSIONS; s++) sf_session_close(sessions[s]);
 }
 
@@ -417,6 +424,38 @@ static void test_cached_layers(sf_context *context, test_model *m, int32_t forma
   }
 }
 
+/* How many leading tokens keep their logits when the last one of TOKENS is another one. */
+static int32_t unchanged(const test_model *m) {
+  sf_session *session;
+  int32_t changed[TOKENS], count = 0;
+  memcpy(changed, tokens, sizeof tokens);
+  changed[TOKENS - 1] = (tokens[TOKENS - 1] + 1) % VOCAB;
+  CHECK(sf_session_open(&session, m->model, CONTEXT) == SF_OK, "session");
+  CHECK(sf_session_eval(session, tokens, TOKENS, SF_DENSE, SF_PROMPT, together, TOKENS) == SF_OK, "eval");
+  CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
+  CHECK(sf_session_eval(session, changed, TOKENS, SF_DENSE, SF_PROMPT, alone, TOKENS) == SF_OK, "eval");
+  CHECK(sf_session_eval(session, tokens, 1, SF_DENSE, SF_PROMPT, NULL, 0) == SF_ERROR_UNSUPPORTED, "more tokens");
+  sf_session_close(session);
+  while (count < TOKENS && memcmp(alone + count * VOCAB, together + count * VOCAB, VOCAB * sizeof(float)) == 0) count++;
+  return count;
+}
+
+/* Attention to both sides reaches as far as its window in each layer, also across batches, and does not depend on other
+ * sessions and threads. */
+static void test_both_sides(sf_context *context, sf_context *threaded, int32_t format) {
+  enum { WINDOW = 9 };
+  test_model all = make_masked(context, format, SF_MASK_BOTH, 0),
+             other = make_masked(threaded, format, SF_MASK_BOTH, 0);
+  test_model near = make_masked(context, format, SF_MASK_BOTH, WINDOW);
+  eval_in_steps(&all, SF_DENSE, TOKENS, together);
+  eval_in_steps(&other, SF_DENSE, TOKENS, alone);
+  CHECK(memcmp(alone, together, sizeof alone) == 0, "threads differ");
+  test_several_sessions(&all, 1);
+  CHECK(unchanged(&all) == 0, "all tokens see the last one");
+  CHECK(unchanged(&near) == TOKENS - 1 - LAYERS * (WINDOW / 2), "%d tokens do not see the last one", unchanged(&near));
+  free_model(&all), free_model(&other), free_model(&near);
+}
+
 /* Weights from a file may hold anything: NaN in the embedding is an error, not a crash. */
 static void test_not_finite(test_model *m) {
   sf_session *session;
@@ -445,7 +484,8 @@ int main(int argc, char **argv) {
       test_steps_and_threads(&m, &other);
       test_session(context, &m);
       test_activity(&m);
-      test_several_sessions(&m);
+      test_several_sessions(&m, 0);
+      test_both_sides(context, threaded, formats[f]);
       for (int32_t position = 0; position <= 66; position += 22) test_saving(&m, position);
       test_saving(&m, 64);
       if (f == 1) test_cached_layers(context, &m, formats[f], 1); /* evicting does not depend on the format */

@@ -1,6 +1,7 @@
 // peer_logits FOLDER MODEL...: writes the logits of a fixed sequence of tokens, in one batch, to
 // FOLDER/<name of the model>.logits: two 32-bit integers, the number of tokens and the size of the
-// vocabulary, then the logits in F32. Token i is (37 i + 11) mod vocabulary. Keys and values are in
+// vocabulary, then the logits in F32; of an encoder, their number, its width, and the vector of each
+// token. Token i is (37 i + 11) mod vocabulary. Keys and values are in
 // F32, without flash attention, so that llama.cpp rounds nowhere where sparsefire does not.
 #include <cstdint>
 #include <cstdio>
@@ -22,6 +23,16 @@ struct Closer {
 template <typename T>
 using Owned = std::unique_ptr<T, Closer>;
 
+// Encoders are the models whose file says how the vectors of tokens are pooled.
+bool is_encoder(const llama_model *model) {
+  char value[64];
+  if (llama_model_meta_val_str(model, "general.architecture", value, sizeof(value)) < 0) {
+    return false;
+  }
+  const std::string key = std::string(value) + ".pooling_type";
+  return llama_model_meta_val_str(model, key.c_str(), value, sizeof(value)) >= 0;
+}
+
 // What went wrong, or nothing.
 const char *write_logits(const char *path, const std::string &output) {
   llama_model_params model_params = llama_model_default_params();
@@ -35,6 +46,11 @@ const char *write_logits(const char *path, const std::string &output) {
   params.n_threads = params.n_threads_batch = 1;
   params.type_k = params.type_v = GGML_TYPE_F32;
   params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+  const bool encoder = is_encoder(model.get());
+  params.embeddings = encoder;
+  if (encoder) {
+    params.pooling_type = LLAMA_POOLING_TYPE_NONE;
+  }
   const Owned<llama_context> context(llama_init_from_model(model.get(), params));
   if (!context) {
     return "no context can be made";
@@ -49,7 +65,8 @@ const char *write_logits(const char *path, const std::string &output) {
     batch.seq_id[i][0] = 0;
     batch.logits[i] = 1;
   }
-  const int32_t status = llama_decode(context.get(), batch);
+  const bool t5 = llama_model_has_encoder(model.get());
+  const int32_t status = t5 ? llama_encode(context.get(), batch) : llama_decode(context.get(), batch);
   llama_batch_free(batch);
   if (status != 0) {
     return "the tokens cannot be evaluated";
@@ -58,11 +75,16 @@ const char *write_logits(const char *path, const std::string &output) {
   if (!file) {
     return "the logits cannot be written";
   }
-  const int32_t header[2] = {token_count, vocabulary};
+  const int32_t width = encoder ? llama_model_n_embd(model.get()) : vocabulary;
+  const int32_t header[2] = {token_count, width};
   bool written = fwrite(header, sizeof(header), 1, file.get()) == 1;
   for (int32_t i = 0; i < token_count; i++) {
-    const float *logits = llama_get_logits_ith(context.get(), i);
-    const size_t count = static_cast<size_t>(vocabulary);
+    const float *logits =
+        encoder ? llama_get_embeddings_ith(context.get(), i) : llama_get_logits_ith(context.get(), i);
+    if (!logits) {
+      return "there are no logits";
+    }
+    const size_t count = static_cast<size_t>(width);
     written = fwrite(logits, sizeof(float), count, file.get()) == count && written;
   }
   return written ? nullptr : "the logits cannot be written";

@@ -12,24 +12,30 @@ enum { KV_BLOCK = 64 }; /* positions */
 /* The arguments of the step, by name. */
 typedef struct {
   int32_t heads, kv_heads, k_dim, v_dim;
-  int32_t window, chunked;
+  int32_t window, mask;
   const float *sinks, *slopes; /* (heads) or NULL */
+  const float *biases;         /* (heads, 2 · reach + 1) or NULL */
+  int32_t reach;
   float cap;
 } shape;
 
-enum { Q, K, V, OUT, KV_HEADS, K_DIM, V_DIM, WINDOW, CHUNKED, SINKS, SLOPES, SOURCE };
+enum { Q, K, V, OUT, KV_HEADS, K_DIM, V_DIM, WINDOW, MASK, SINKS, SLOPES, BIASES, SOURCE };
 
 static shape shape_of(const sf_model *model, const sf_step *step) {
   const int32_t *a = step->arguments;
   const sf_vector *sinks = sf_vector_of(model, step, SINKS), *slopes = sf_vector_of(model, step, SLOPES);
-  const shape s = {.heads = sf_width(model, step, Q) / a[K_DIM],
+  const sf_vector *biases = sf_vector_of(model, step, BIASES);
+  int32_t heads = sf_width(model, step, Q) / a[K_DIM];
+  const shape s = {.heads = heads,
                    .kv_heads = a[KV_HEADS],
                    .k_dim = a[K_DIM],
                    .v_dim = a[V_DIM],
                    .window = a[WINDOW],
-                   .chunked = a[CHUNKED],
+                   .mask = a[MASK],
                    .sinks = sinks ? sinks->values : NULL,
                    .slopes = slopes ? slopes->values : NULL,
+                   .biases = biases ? biases->values : NULL,
+                   .reach = biases ? biases->count / heads / 2 : 0,
                    .cap = step->numbers[0]};
   return s;
 }
@@ -47,6 +53,7 @@ static int32_t check_source(const sf_model *model, const sf_step *step) {
   for (int32_t i = KV_HEADS; i <= V_DIM; i++) {
     if (source->arguments[i] != a[i]) return SF_ERROR_SHAPE;
   }
+  if ((source->arguments[MASK] == SF_MASK_BOTH) != (a[MASK] == SF_MASK_BOTH)) return SF_ERROR_ARGUMENT;
   return SF_OK;
 }
 
@@ -54,12 +61,15 @@ static int32_t check_attention(const sf_model *model, const sf_step *step) {
   const int32_t *a = step->arguments;
   int32_t q = sf_width(model, step, Q), out = sf_width(model, step, OUT);
   const sf_vector *sinks = sf_vector_of(model, step, SINKS), *slopes = sf_vector_of(model, step, SLOPES);
-  if (step->numbers[0] < 0 || a[CHUNKED] > 1 || (a[CHUNKED] && a[WINDOW] == 0)) return SF_ERROR_ARGUMENT;
+  const sf_vector *biases = sf_vector_of(model, step, BIASES);
+  if (step->numbers[0] < 0 || a[MASK] > SF_MASK_BOTH) return SF_ERROR_ARGUMENT;
+  if (a[MASK] == SF_MASK_CHUNKED && a[WINDOW] == 0) return SF_ERROR_ARGUMENT;
   if (a[KV_HEADS] > SF_MAX_NEURONS / a[K_DIM] || a[KV_HEADS] > SF_MAX_NEURONS / a[V_DIM]) return SF_ERROR_SHAPE;
   if (q % a[K_DIM] != 0 || out % a[V_DIM] != 0) return SF_ERROR_SHAPE;
   int32_t heads = q / a[K_DIM];
   if (out / a[V_DIM] != heads || heads % a[KV_HEADS] != 0) return SF_ERROR_SHAPE;
   if ((sinks && sinks->count != heads) || (slopes && slopes->count != heads)) return SF_ERROR_SHAPE;
+  if (biases && (biases->count % heads != 0 || biases->count / heads % 2 == 0)) return SF_ERROR_SHAPE;
   for (int32_t i = Q; i < OUT; i++) {
     if (a[i] == a[OUT]) return SF_ERROR_ARGUMENT;
   }
@@ -124,8 +134,13 @@ size_t sf_attention_exchange(const sf_model *model, sf_state *states, int32_t le
   return at;
 }
 
-/* The keys and values of the batch go to their sessions. */
-static void store(const sf_model *model, const sf_step *step, const shape *s) {
+int32_t sf_sees_both_sides(const sf_step *step) {
+  return step->kind == &sf_step_attention && step->arguments[MASK] == SF_MASK_BOTH;
+}
+
+void sf_attention_store(const sf_model *model, const sf_step *step) {
+  if (step->arguments[SOURCE] >= 0) return;
+  const shape shaped = shape_of(model, step), *s = &shaped;
   const float *k = sf_values(model, step, K), *v = sf_values(model, step, V);
   size_t k_dim = (size_t)s->k_dim, v_dim = (size_t)s->v_dim;
   for (int32_t j = 0; j < model->batch.n; j++) {
@@ -151,13 +166,30 @@ typedef struct {
 /* First position that a token at `position` sees. */
 static int32_t first_seen(const shape *s, int32_t position) {
   if (s->window == 0) return 0;
-  if (s->chunked) return position / s->window * s->window;
-  return position >= s->window ? position - s->window + 1 : 0;
+  if (s->mask == SF_MASK_CHUNKED) return position / s->window * s->window;
+  int32_t before = s->mask == SF_MASK_BOTH ? s->window / 2 : s->window - 1;
+  return position > before ? position - before : 0;
 }
 
-/* Adds slope · (position of the key - that of the token) to the products with the last `length` keys. */
-static void penalise_distance(float slope, int32_t length, float *products) {
-  for (int32_t i = 0; i < length; i++) products[i] -= slope * (float)(length - 1 - i);
+/* Last position that it sees, in a session that ends before `end`. */
+static int32_t last_seen(const shape *s, int32_t position, int32_t end) {
+  if (s->mask != SF_MASK_BOTH) return position;
+  int32_t after = end - 1 - position;
+  return position + (s->window == 0 || after < s->window / 2 ? after : s->window / 2);
+}
+
+/* Subtracts slope · distance from the products with `length` keys, of which key `own` is the token's. */
+static void penalise_distance(float slope, int32_t length, int32_t own, float *products) {
+  for (int32_t i = 0; i < length; i++) products[i] -= slope * (float)(i < own ? own - i : i - own);
+}
+
+/* Adds to them the biases (2 · reach + 1) of their places. */
+static void add_biases(const float *biases, int32_t reach, int32_t length, int32_t own, float *products) {
+  for (int32_t i = 0; i < length; i++) {
+    int32_t place = i - own;
+    place = place < -reach ? -reach : place > reach ? reach : place;
+    products[i] += biases[place + reach];
+  }
 }
 
 /* One token, one key/value head and the query heads that share it. */
@@ -167,14 +199,14 @@ static void attend(const attention_job *job, int32_t token, int32_t kv_head, flo
   const shape *s = &job->s;
   const sf_state *kv = kv_of(model, job->step, token);
   int32_t group = s->heads / s->kv_heads, position = model->batch.positions[token], first = first_seen(s, position);
-  int32_t length = position + 1 - first;
+  int32_t last = last_seen(s, position, model->batch.sessions[token]->end), length = last + 1 - first;
   size_t k_stride = (size_t)s->k_dim * sizeof(float), v_stride = (size_t)s->v_dim * sizeof(float);
   size_t head = (size_t)token * (size_t)s->heads + (size_t)kv_head * (size_t)group;
   sf_inputs queries = {.f32 = sf_values(model, job->step, Q) + head * (size_t)s->k_dim};
   float *outs = sf_values(model, job->step, OUT) + head * (size_t)s->v_dim;
-  for (int32_t at = first, next; at <= position; at = next) {
+  for (int32_t at = first, next; at <= last; at = next) {
     next = (at / KV_BLOCK + 1) * KV_BLOCK;
-    int32_t count = (next <= position ? next : position + 1) - at;
+    int32_t count = (next <= last ? next : last + 1) - at;
     const float *keys = keys_in(kv->blocks[at / KV_BLOCK], s, kv_head) + (size_t)(at % KV_BLOCK) * (size_t)s->k_dim;
     sf_rows rows = {(const uint8_t *)keys, k_stride, NULL, s->k_dim, 1.0f};
     kernels->dot_rows[SF_FORMAT_F32](&rows, count, &queries, group, scores + (at - first), job->span);
@@ -182,14 +214,19 @@ static void attend(const attention_job *job, int32_t token, int32_t kv_head, flo
   for (int32_t g = 0; g < group; g++) {
     float *weights = scores + (size_t)g * job->span, *out = outs + (size_t)g * (size_t)s->v_dim;
     if (s->cap > 0) kernels->softcap(s->cap, weights, length);
-    if (s->slopes) penalise_distance(s->slopes[kv_head * group + g], length, weights);
-    if (s->sinks) weights[length] = s->sinks[kv_head * group + g];
+    int32_t h = kv_head * group + g;
+    if (s->slopes) penalise_distance(s->slopes[h], length, position - first, weights);
+    if (s->biases) {
+      const float *biases = s->biases + (size_t)h * (2 * (size_t)s->reach + 1);
+      add_biases(biases, s->reach, length, position - first, weights);
+    }
+    if (s->sinks) weights[length] = s->sinks[h];
     kernels->softmax(weights, length + (s->sinks != NULL), weights);
     memset(out, 0, v_stride);
   }
-  for (int32_t at = first, next; at <= position; at = next) {
+  for (int32_t at = first, next; at <= last; at = next) {
     next = (at / KV_BLOCK + 1) * KV_BLOCK;
-    int32_t count = (next <= position ? next : position + 1) - at;
+    int32_t count = (next <= last ? next : last + 1) - at;
     const float *values = values_in(kv->blocks[at / KV_BLOCK], s, kv_head) + (size_t)(at % KV_BLOCK) * (size_t)s->v_dim;
     sf_rows rows = {(const uint8_t *)values, v_stride, NULL, s->v_dim, 1.0f};
     for (int32_t g = 0; g < group; g++) {
@@ -214,9 +251,10 @@ static int32_t run_attention(sf_model *model, const sf_step *step) {
   sf_context *context = model->context;
   attention_job job = {model, step, shape_of(model, step), 0};
   int32_t longest = 0, seen = 0;
-  if (step->arguments[SOURCE] < 0) store(model, step, &job.s);
+  if (job.s.mask != SF_MASK_BOTH) sf_attention_store(model, step); /* else they are there already, see passes.c */
   for (int32_t j = 0; j < batch->n; j++) {
-    int32_t position = batch->positions[j], length = position + 1 - first_seen(&job.s, position);
+    int32_t position = batch->positions[j], last = last_seen(&job.s, position, batch->sessions[j]->end);
+    int32_t length = last + 1 - first_seen(&job.s, position);
     longest = length > longest ? length : longest;
     sf_add_count(&seen, length);
   }
@@ -228,4 +266,4 @@ static int32_t run_attention(sf_model *model, const sf_step *step) {
   return status;
 }
 
-const sf_step_kind sf_step_attention = {"iIIocccnnVVS", 1, 1, check_attention, run_attention, NULL};
+const sf_step_kind sf_step_attention = {"iIIocccnnVVVS", 1, 1, check_attention, run_attention, NULL};

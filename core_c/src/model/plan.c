@@ -58,6 +58,7 @@ void sf_model_close(sf_model *model) {
   sf_free(model->steps);
   sf_free(model->scores);
   sf_free(model->work);
+  sf_free(model->kept);
   sf_cached_close(&model->cached);
   sf_free(model);
 }
@@ -68,7 +69,7 @@ int32_t sf_model_add_buffer(sf_model *model, int32_t width) {
   if (!changeable(model) || width < 1 || width > SF_MAX_NEURONS) return SF_ERROR_ARGUMENT;
   int32_t status = extend((void **)&model->buffers, model->n_buffers, sizeof(sf_buffer));
   if (status != SF_OK) return status;
-  sf_buffer buffer = {width, 0, NULL};
+  sf_buffer buffer = {width, 0, 0, NULL};
   if (model->n_buffers != SF_LOGITS) {
     buffer.values = sf_array(sf_size_product(SF_BATCH, (size_t)width), sizeof(float));
     if (!buffer.values) return SF_ERROR_MEMORY;
@@ -208,6 +209,21 @@ int32_t sf_model_writer(const sf_model *model, int32_t buffer) {
   return -1;
 }
 
+int32_t sf_model_live(const sf_model *model, int32_t buffer, int32_t place) {
+  for (int32_t i = place; i < model->n_steps; i++) {
+    const sf_step *step = &model->steps[i];
+    int32_t written = 0;
+    for (int32_t k = 0; k < step->count; k++) {
+      char what = argument_kind(step->kind->arguments, k);
+      if (step->arguments[k] != buffer) continue;
+      if (what == 'i' || what == 'x' || (what == 'I' && i > place)) return 1;
+      written |= what == 'o';
+    }
+    if (written) return step->kind == sf_step_find(SF_STEP_COPY); /* which may write a part of it */
+  }
+  return 0;
+}
+
 static int32_t count_valid(const char *arguments, int32_t count) {
   const char *repeated = strchr(arguments, '*');
   int32_t length = (int32_t)strlen(arguments);
@@ -238,6 +254,8 @@ int32_t sf_model_add_step(sf_model *model, int32_t kind, const int32_t *argument
     if (argument_kind(found->arguments, i) == 'o') model->buffers[arguments[i]].written = 1;
   }
   if (kind == SF_STEP_PICK) model->picked = 1;
+  if (kind == SF_STEP_TAP && step.arguments[1] == SF_TAP_HIDDEN) model->tapped = 1;
+  model->passes += sf_sees_both_sides(&step);
   model->steps[model->n_steps] = step;
   return model->n_steps++;
 }

@@ -19,6 +19,7 @@ enum {
 typedef struct {
   int32_t width;
   int32_t written; /* 1: by a step of the plan */
+  int32_t kept;    /* 1: between passes, see passes.c */
   float *values;   /* (SF_BATCH, width) */
 } sf_buffer;
 
@@ -60,6 +61,7 @@ typedef struct {
 typedef struct {
   int32_t n, mode, phase;
   int32_t step;    /* where they are */
+  int32_t until;   /* and before which step they stop */
   int32_t waiting; /* 1: for neurons that the host reads */
   int32_t tokens[SF_BATCH], positions[SF_BATCH];
   int32_t wanted[SF_BATCH]; /* 1: the logits of that token */
@@ -81,12 +83,16 @@ struct sf_model {
   sf_step *steps;
   int32_t n_buffers, n_matrices, n_vectors, n_ropes, n_layers, n_steps;
   int32_t picked; /* 1: a step has left only the tokens whose logits are wanted */
+  int32_t tapped; /* 1: a step taps the hidden states */
+  int32_t passes; /* steps of attention to both sides */
   sf_batch batch;
   sf_cached_pass cached; /* of the layer where the batch is, if that is cached */
   float *scores;         /* work memory of attention */
   size_t scores_capacity;
   float *work; /* of one step at a time */
   size_t work_capacity;
+  float *kept; /* between passes, see passes.c */
+  size_t kept_capacity;
 };
 
 /* A kind of step. */
@@ -127,11 +133,25 @@ static inline const sf_matrix *sf_matrix_of(const sf_model *model, const sf_step
 
 /* The last step that writes a buffer, or -1. */
 int32_t sf_model_writer(const sf_model *model, int32_t buffer);
+/* 1 when a step from `place` on, where keys and values are in their sessions already, reads what a buffer holds. */
+int32_t sf_model_live(const sf_model *model, int32_t buffer, int32_t place);
 /* The state that the session of token j keeps for a step. */
 sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j);
 
 /* Steps of their own files. */
 extern const sf_step_kind sf_step_attention, sf_step_route, sf_step_experts, sf_step_convolution, sf_step_recurrence;
+/* 1 for a step of attention to tokens on both sides. */
+int32_t sf_sees_both_sides(const sf_step *step);
+/* The keys and values of the batch go to their sessions. */
+void sf_attention_store(const sf_model *model, const sf_step *step);
+/* Passes through the plan. The step before which the pass ends that begins at the step `place`. */
+int32_t sf_passes_end(const sf_model *model, int32_t place);
+/* Notes what is kept between them, when the plan is complete. */
+void sf_passes_prepare(sf_model *model);
+/* Makes room for what is kept of `n` tokens. */
+int32_t sf_passes_begin(sf_model *model, int32_t n);
+/* Keeps what the buffers of the batch hold, one of the batches of `n` tokens, or puts it back with `restore` 1. */
+void sf_passes_exchange(const sf_model *model, int32_t n, int32_t restore);
 /* Makes room in a session for the keys and values of positions below `length`, for every step of attention. */
 int32_t sf_attention_reserve(const sf_model *model, sf_state *states, int32_t length);
 /* Bytes of the keys and values of positions below `length`. Copies them to `saved`, or from `restored` to the session;

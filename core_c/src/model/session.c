@@ -12,6 +12,15 @@ sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j) {
 
 /* ---- Opening and closing ---- */
 
+static int32_t has_logits(const sf_model *model) { return model->picked && model->buffers[SF_LOGITS].written; }
+
+static int32_t is_recurrent(const sf_model *model) {
+  for (int32_t i = 0; i < model->n_steps; i++) {
+    if (model->steps[i].kind->state) return 1;
+  }
+  return 0;
+}
+
 static int32_t allocate(sf_session *session) {
   const sf_model *model = session->model;
   size_t layers = (size_t)model->n_layers + 1; /* of none, something to point at */
@@ -35,11 +44,13 @@ int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context) {
   if (!out) return SF_ERROR_ARGUMENT;
   *out = NULL;
   if (!model || context < 1) return SF_ERROR_ARGUMENT;
-  if (!model->picked || !model->buffers[SF_LOGITS].written) return SF_ERROR_INCOMPLETE;
+  if (!has_logits(model) && !model->tapped) return SF_ERROR_INCOMPLETE;
+  if (model->passes > 0 && is_recurrent(model)) return SF_ERROR_UNSUPPORTED; /* which sees one side alone */
   sf_session *session = sf_array(1, sizeof(sf_session));
   if (!session) return SF_ERROR_MEMORY;
   session->model = model;
   session->context = context;
+  sf_passes_prepare(model);
   model->sessions++;
   int32_t status = allocate(session);
   if (status != SF_OK) {
@@ -59,13 +70,6 @@ static void forget(sf_session *session) {
     if (!step->kind->state) continue;
     memset(session->states[i].values, 0, step->kind->state(model, step) * sizeof(float));
   }
-}
-
-static int32_t is_recurrent(const sf_model *model) {
-  for (int32_t i = 0; i < model->n_steps; i++) {
-    if (model->steps[i].kind->state) return 1;
-  }
-  return 0;
 }
 
 /* Ends the present eval for one of its sessions; a second time, nothing happens. */
@@ -132,6 +136,7 @@ static void set_angles(sf_rope *rope, const sf_batch *batch) {
 
 /* The logits that the batch has written are finite. */
 static int32_t check_logits(const sf_model *model) {
+  if (!model->picked || model->batch.step < model->n_steps) return SF_OK;
   const float *logits = model->batch.logits;
   for (int32_t j = 0; j < model->batch.n; j++, logits += model->vocab) {
     if (!model->context->kernels->all_finite(logits, model->vocab)) return SF_ERROR_NOT_FINITE;
@@ -142,7 +147,7 @@ static int32_t check_logits(const sf_model *model) {
 /* The batch from where it stands. SF_WAITING: when the missing neurons are there, once more. */
 static int32_t run_steps(sf_model *model) {
   sf_batch *batch = &model->batch;
-  for (; batch->step < model->n_steps; batch->step++) {
+  for (; batch->step < batch->until; batch->step++) {
     const sf_step *step = &model->steps[batch->step];
     int32_t status = step->kind->run(model, step);
     if (status != SF_OK) return status;
@@ -158,6 +163,7 @@ static int32_t begin_batch(sf_model *model, sf_session *const *sessions, const i
   batch->n = n;
   batch->first = first;
   batch->step = batch->waiting = 0;
+  batch->until = model->n_steps;
   model->cached.experts = NULL;
   for (int32_t j = 0; j < n; j++) {
     sf_session *session = sessions[j];
@@ -216,6 +222,7 @@ static int32_t has_cached_layer(const sf_model *model) {
 /* What a session records is for evals of that session alone. */
 static int32_t check_session(const eval *e, const sf_session *session) {
   if (!session || session->model != e->model) return SF_ERROR_ARGUMENT;
+  if (e->model->passes > 0 && session->position > 0) return SF_ERROR_UNSUPPORTED;
   for (int32_t kind = 0; kind < SF_TAPS; kind++) {
     if (!session->taps[kind]) continue;
     if (e->sessions) return SF_ERROR_UNSUPPORTED;
@@ -231,7 +238,11 @@ static int32_t check_eval(const eval *e) {
   if (!e->tokens || e->n < 1 || e->mode < SF_DENSE || e->mode > SF_SPARSE) return SF_ERROR_ARGUMENT;
   if (e->phase != SF_PROMPT && e->phase != SF_DECODE) return SF_ERROR_ARGUMENT;
   if (e->logits_count < 0 || e->logits_count > e->n || (e->logits_count > 0 && !e->logits)) return SF_ERROR_ARGUMENT;
-  if (e->n > SF_BATCH && has_cached_layer(e->model)) return SF_ERROR_ARGUMENT;
+  if (has_cached_layer(e->model)) {
+    if (e->model->passes > 0) return SF_ERROR_UNSUPPORTED;
+    if (e->n > SF_BATCH) return SF_ERROR_ARGUMENT;
+  }
+  if (e->logits_count > 0 && !has_logits(e->model)) return SF_ERROR_INCOMPLETE;
   int32_t wanted = 0;
   for (int32_t i = 0; i < e->n; i++) {
     if (e->tokens[i] < 0 || e->tokens[i] >= e->model->vocab) return SF_ERROR_ARGUMENT;
@@ -245,20 +256,29 @@ static int32_t check_eval(const eval *e) {
   return SF_OK;
 }
 
+/* Forgets which tokens of the sessions have begun. */
+static void reset_pending(const eval *e) {
+  for (int32_t i = 0; i < (e->sessions ? e->n : 1); i++) session_at(e, i)->pending = 0;
+}
+
 /* Whether every session has room for its tokens. */
 static int32_t begin_eval(const eval *e) {
   int32_t status = SF_OK;
   size_t bytes = (size_t)e->model->n_layers * sizeof(int32_t);
-  for (int32_t i = 0; i < e->n; i++) session_at(e, i)->pending = 0;
+  reset_pending(e);
   for (int32_t i = 0; i < e->n; i++) {
     sf_session *session = session_at(e, i);
     if (++session->pending > session->context - session->position) status = SF_ERROR_CONTEXT_FULL;
   }
+  for (int32_t i = 0; i < (e->sessions ? e->n : 1) && status == SF_OK; i++) {
+    sf_session *session = session_at(e, i);
+    session->end = session->position + session->pending;
+  }
   for (int32_t i = 0; i < (e->sessions ? e->n : 1); i++) {
     sf_session *session = session_at(e, i);
-    session->pending = 0;
     for (int32_t k = 0; k < 2; k++) memset(session->counts[k], 0, bytes);
   }
+  reset_pending(e);
   return status;
 }
 
@@ -267,8 +287,8 @@ static void end_eval(const eval *e, int32_t status) {
   for (int32_t i = 0; i < (e->sessions ? e->n : 1); i++) end_session(session_at(e, i), status);
 }
 
-/* Runs tokens first … first + n - 1 of an eval. */
-static int32_t run_batch(const eval *e, int32_t first, int32_t n, float *logits) {
+/* Runs tokens first … first + n - 1 of an eval through a pass, the steps from … to - 1. */
+static int32_t run_batch(const eval *e, int32_t first, int32_t n, int32_t from, int32_t to, float *logits) {
   sf_batch *batch = &e->model->batch;
   sf_session *sessions[SF_BATCH];
   for (int32_t j = 0; j < n; j++) {
@@ -279,23 +299,44 @@ static int32_t run_batch(const eval *e, int32_t first, int32_t n, float *logits)
   batch->phase = e->phase;
   batch->logits = e->model->buffers[SF_LOGITS].values = logits;
   int32_t status = begin_batch(e->model, sessions, e->tokens + first, n, first);
-  return status == SF_OK ? run_steps(e->model) : status;
+  if (status != SF_OK) return status;
+  batch->step = from;
+  batch->until = to;
+  if (from > 0) sf_passes_exchange(e->model, e->n, 1);
+  status = run_steps(e->model);
+  if (status == SF_OK && to < e->model->n_steps) {
+    sf_attention_store(e->model, &e->model->steps[to]);
+    sf_passes_exchange(e->model, e->n, 0);
+  }
+  return status;
+}
+
+/* Runs all tokens of an eval through a pass. */
+static int32_t run_pass(const eval *e, int32_t from, int32_t to) {
+  float *logits = e->logits;
+  int32_t status = SF_OK;
+  reset_pending(e);
+  for (int32_t i = 0; i < e->n && status == SF_OK; i += SF_BATCH) {
+    int32_t n = e->n - i < SF_BATCH ? e->n - i : SF_BATCH;
+    status = run_batch(e, i, n, from, to, logits);
+    for (int32_t j = i; j < i + n && logits; j++) logits += wanted_at(e, j) ? e->model->vocab : 0;
+  }
+  return status;
 }
 
 static int32_t evaluate(const eval *e) {
   int32_t status = check_eval(e);
   if (status != SF_OK) return status;
   sf_pool *pool = e->model->context->pool;
-  float *logits = e->logits;
   sf_pool_lock(pool);
   sf_batch *batch = &e->model->batch;
   if (batch->waiting) end_batch(batch);
   memset(batch->sessions, 0, sizeof batch->sessions);
   status = begin_eval(e);
-  for (int32_t i = 0; i < e->n && status == SF_OK; i += SF_BATCH) {
-    int32_t n = e->n - i < SF_BATCH ? e->n - i : SF_BATCH;
-    status = run_batch(e, i, n, logits);
-    for (int32_t j = i; j < i + n && logits; j++) logits += wanted_at(e, j) ? e->model->vocab : 0;
+  if (status == SF_OK && e->model->passes > 0) status = sf_passes_begin(e->model, e->n);
+  for (int32_t from = 0, to; from < e->model->n_steps && status == SF_OK; from = to) {
+    to = sf_passes_end(e->model, from);
+    status = run_pass(e, from, to);
   }
   end_eval(e, status);
   sf_pool_unlock(pool);

@@ -10,6 +10,7 @@ struct sf_session {
   sf_model *model;
   int32_t context, position;
   int32_t pending;      /* tokens of the present eval */
+  int32_t end;          /* its length when the present eval is done */
   sf_state *states;     /* (steps) */
   int32_t *counts[2];   /* (layers) selected and active neurons of the present eval */
   int32_t *totals[2];   /* (layers) the same since they were asked for */

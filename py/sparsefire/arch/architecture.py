@@ -31,7 +31,8 @@ class Architecture(NamedTuple):
 
     activation: str | None  # when neither user nor file names one; None: `ambiguous` says why not
     write: Callable[[Writer], None]  # writes the plan
-    gated: bool = True
+    # Feed-forward layers have a gate. None: those whose tensors are there.
+    gated: bool | None = True
     # Mean and variance; else RMS. None: in files without an epsilon of the other.
     layer_norm: bool | None = False
     # Pairs are (i, i + dims/2) of a head; else (2i, 2i+1). None: in files with rotary sections.
@@ -88,4 +89,7 @@ class Architecture(NamedTuple):
     norms_after_rope: bool = False  # and come after the rotation
     leads: bool = True  # leading_dense_block_count is heeded
     mixture: Mixture | None = None  # how experts are chosen, where a file has some
+    both_sides: bool = False  # tokens attend to those after them too
+    output: bool = True  # it predicts tokens; else it gives only vectors
+    output_norm: str = "output_norm"  # name of the norm at the end
     own_keys: tuple[str, ...] = ()  # keys that it reads itself, of those that others may not have

@@ -14,6 +14,7 @@ from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile
 from ..weights.activation import ActivationType
 from .architecture import Architecture, Sizes
+from .decoder import write as write_decoder
 from .keys import REPAIR, Keys
 from .rope import LONG_FACTORS_TENSOR, Rope, read_rope
 from .table import ARCHITECTURES
@@ -59,6 +60,8 @@ class ModelConfig:
     attention_cap: float  # 0 for none
     alibi: float  # largest exponent of the slopes; 0 for none
     rotates: bool
+    both_sides: bool  # tokens attend to those after them too
+    pooling: str  # of the vectors of a text, see `Model.embed`; "" if the file does not say
     powerinfer: bool  # predictors are PowerInfer's
     powerinfer_threshold: float
 
@@ -132,6 +135,7 @@ def _refuse_unknown(keys: Keys, kind: Architecture) -> None:
     own |= {"attention.clamp_kqv"} if kind.clamped else set()
     own |= {"attention.max_alibi_bias"} if kind.alibi else set()
     own |= {"use_parallel_residual"} if kind.parallel else set()
+    own |= {"attention.causal"} if kind.both_sides or kind.write is write_decoder else set()
     for name, neutral in _NEUTRAL.items():
         if name not in own and keys.value(name, neutral) != neutral:
             raise keys.unsupported(name)
@@ -196,9 +200,16 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         attention_cap=_cap(keys, kind, "attn_logit_softcapping", kind.attention_cap),
         alibi=_alibi(keys, kind, sizes),
         rotates=kind.rotary(sizes),
+        both_sides=kind.both_sides or keys.value("attention.causal", True) is False,
+        pooling=_pooling(keys),
         powerinfer=_has_powerinfer(file),
         powerinfer_threshold=Keys(file, "powerinfer").number("sparse_threshold", -1e6, 1e6, 0.0),
     )
+
+
+def _pooling(keys: Keys) -> str:
+    kinds = "", "mean", "cls", "last", "rank"
+    return kinds[keys.integer("pooling_type", len(kinds) - 1, 0, least=0)]
 
 
 def _cap(keys: Keys, kind: Architecture, name: str, default: float) -> float:

@@ -33,7 +33,8 @@ def one_block(w: Writer, block: int, mix: Callable[[Writer, int, Buffer, Buffer]
     """One of them."""
     kind, prefix, beside = w.config.kind, f"blk.{block}.", _parallel(w, block)
     x = w.x
-    if kind.pre_norms:
+    bare = "attn_norm.weight" in kind.optional and not w.has(f"{prefix}attn_norm.weight")
+    if kind.pre_norms and not bare:
         w.norm(w.x, f"{prefix}attn_norm", w.normed)
         x = w.normed
     if w.has(f"{prefix}attn_norm_2.weight"):
@@ -147,6 +148,7 @@ def heads_of(
         kv_heads=kv_heads,
         k_dim=dim,
         window=window,
+        mask=w.mask,
         cap=config.attention_cap,
         sinks=sinks,
         slopes=_slopes(w, heads),
@@ -236,7 +238,7 @@ _GEMMA2 = _GEMMA._replace(
     window=4096,
     full_every=2,
 )
-_GEMMA3 = _GEMMA._replace(
+GEMMA3 = _GEMMA._replace(
     vectors=(*HEAD_NORMS, *POST_NORMS),
     attention_scale=lambda s: (s.d / s.heads if s.layers == 62 else s.head_dim) ** -0.5,
     full_every=6,
@@ -293,7 +295,7 @@ ROWS = {
     "qwen3": LLAMA._replace(rope_halves=True, vectors=HEAD_NORMS),
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
-    "gemma3": _GEMMA3,
+    "gemma3": GEMMA3,
     "minicpm": MINICPM,
     "granite": GRANITE,
     "arcee": Architecture("relu2", write, gated=False),

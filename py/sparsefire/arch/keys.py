@@ -25,6 +25,10 @@ class Keys:
         """The value of the key, or the default."""
         return self._file.metadata.get(f"{self._prefix}.{name}", default)
 
+    def has_tensor(self, name: str) -> bool:
+        """Whether the file has the tensor, named in full."""
+        return name in self._file.tensors
+
     def _required(self, name: str, default: Any) -> Any:
         value = self.value(name, default)
         if value is None:

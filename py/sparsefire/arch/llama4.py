@@ -3,7 +3,7 @@ everything, without; experts get their inputs weighted."""
 
 from __future__ import annotations
 
-from ..core.enums import Route
+from ..core.enums import Mask, Route
 from .architecture import Architecture
 from .decoder import blocks, rope_of
 from .mixture import Mixture
@@ -44,7 +44,8 @@ def _attention(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     plan.scale(q, config.attention_scale)
     mixed = w.buffer("heads", heads * dim)
     window = _CHUNK if config.windows[block] else 0
-    plan.attention(q, k, v, mixed, kv_heads=kv_heads, k_dim=dim, window=window, chunked=window > 0)
+    mask = Mask.MASK_CHUNKED if window else Mask.MASK_CAUSAL
+    plan.attention(q, k, v, mixed, kv_heads=kv_heads, k_dim=dim, window=window, mask=mask)
     w.product(mixed, f"{prefix}output", out)
 
 

@@ -122,7 +122,7 @@ def mixture(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
         out,
         count=count,
         width=expert_width(w),
-        gated=kind.gated,
+        gated=bool(kind.gated),
         before=kind.mixture.before,
     )
     if kind.mixture.adjugates:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from .._arrays import FloatArray
-from ..core.enums import Norm, Repeat, Route, StepName
+from ..core.enums import Mask, Norm, Repeat, Route, StepName
 from ..weights.activation import ActivationType
 from .rope import Rope
 
@@ -43,11 +44,12 @@ class Vector:
     count: int
     name: str | None
     values: FloatArray | None
+    taken: npt.NDArray[np.int64] | None = None  # places of its elements in the tensor; None: all
 
 
 @dataclass(frozen=True)
 class FfnLayer:
-    """A feed-forward layer: its tensors are `blk.{block}.ffn_*{suffix}`, but for those that
+    """A feed-forward layer: its tensors are `{stack}blk.{block}.ffn_*{suffix}`, but for those that
     `names` gives other ones."""
 
     block: int
@@ -58,6 +60,7 @@ class FfnLayer:
     names: tuple[tuple[str, str], ...] = ()  # such as ("ffn_up", "channel_mix_key")
     biases: bool = True  # those of the file are used
     deviations: float = 0.0  # gates are cut by, see `SparseFfn.set_gate_deviations`
+    stack: str = ""
 
     @property
     def fused(self) -> bool:
@@ -173,12 +176,15 @@ class Plan:
             self.matrices.append(matrix)
         return self._matrices[key]
 
-    def vector(self, name: str, shape: int | tuple[int, ...]) -> Vector:
-        """A tensor as a vector, its elements in their order."""
+    def vector(
+        self, name: str, shape: int | tuple[int, ...], taken: npt.NDArray[np.int64] | None = None
+    ) -> Vector:
+        """A tensor as a vector: its elements in their order, or those at the places `taken`."""
         if name not in self._vectors:
             full = (shape,) if isinstance(shape, int) else shape
             self.tensors[name] = full
-            self._vectors[name] = Vector(len(self.vectors), math.prod(full), name, None)
+            count = math.prod(full) if taken is None else taken.size
+            self._vectors[name] = Vector(len(self.vectors), count, name, None, taken)
             self.vectors.append(self._vectors[name])
         return self._vectors[name]
 
@@ -329,10 +335,11 @@ class Plan:
         k_dim: int,
         v_dim: int | None = None,
         window: int = 0,
-        chunked: bool = False,
+        mask: Mask = Mask.MASK_CAUSAL,
         cap: float = 0.0,
         sinks: Vector | None = None,
         slopes: Vector | None = None,
+        biases: Vector | None = None,
         source: int | None = None,
     ) -> int:
         """Softmax(q · Kᵀ) · V; its place, which a later step may name as its source."""
@@ -346,9 +353,10 @@ class Plan:
             k_dim,
             k_dim if v_dim is None else v_dim,
             window,
-            int(chunked),
+            int(mask),
             _index(sinks),
             _index(slopes),
+            _index(biases),
             -1 if source is None else source,
             numbers=(cap,),
         )

@@ -9,6 +9,7 @@ from . import (
     deepseek2,
     delta_net,
     dense,
+    encoder,
     gemma3n,
     granite_hybrid,
     grovemoe,
@@ -22,6 +23,7 @@ from . import (
     rwkv,
     smallthinker,
     sparse,
+    t5,
 )
 from .architecture import Architecture
 
@@ -29,6 +31,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     **decoder.ROWS,
     **dense.ROWS,
     **sparse.ROWS,
+    **encoder.ROWS,
+    **t5.ROWS,
     **deci.ROWS,
     **looped.ROWS,
     **mamba.ROWS,

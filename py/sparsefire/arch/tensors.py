@@ -168,7 +168,7 @@ def _ffn_tensors(
 def ffn_tensor(layer: FfnLayer, part: str, kind: str = "weight") -> str:
     """The name of a tensor of a feed-forward layer."""
     name = dict(layer.names).get(part, part + layer.suffix)
-    return f"blk.{layer.block}.{name}.{kind}"
+    return f"{layer.stack}blk.{layer.block}.{name}.{kind}"
 
 
 def ffn_matrices(layer: FfnLayer) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.enums import Norm, Tap
+from ..core.enums import Mask, Norm, Tap
 from ..gguf.reader import GgufFile
 from ..weights.activation import ActivationType
 from .keys import Keys
@@ -13,6 +13,16 @@ from .rope import FACTORS_TENSOR, LONG_FACTORS_TENSOR, SHORT_FACTORS_TENSOR, Rop
 
 if TYPE_CHECKING:
     from .config import ModelConfig
+
+
+_GATE_UP = "ffn_gate", "ffn_up"
+# Matrices, one after the other, through which the vector of a whole text goes.
+POOLED_MATRICES = "dense_2.weight", "dense_3.weight"
+# And what makes a score of it.
+POOLED_TENSORS = (
+    *POOLED_MATRICES,
+    *("cls.weight", "cls.bias", "cls.norm.weight", "cls.output.weight", "cls.output.bias"),
+)
 
 
 class Writer:
@@ -25,6 +35,7 @@ class Writer:
         self.file = file
         self.config = config
         self.keys = Keys(file, config.architecture)
+        self.mask = Mask.MASK_BOTH if config.both_sides else Mask.MASK_CAUSAL
         self.plan = Plan(config.vocab, config.d)
         self._buffers: dict[tuple[str, int], Buffer] = {}
         self.x = self.buffer("x", config.d)
@@ -179,17 +190,22 @@ class Writer:
         hints: Buffer | None = None,
         names: tuple[tuple[str, str], ...] = (),
         deviations: float = 0.0,
+        stack: str = "",
     ) -> None:
         """The feed-forward layer of a block."""
         config = self.config
-        gated = config.kind.gated if gated is None else gated
-        if gated and config.kind.gate_up and not self.has(f"blk.{block}.ffn_gate{suffix}.weight"):
-            names = (*names, ("ffn_gate", f"ffn_up{suffix}"))
         hidden = config.hidden if hidden is None else hidden
+        names_of = (f"blk.{block}.{part}{suffix}.weight" for part in _GATE_UP)
+        gate, up = (self.file.tensors.get(name) for name in names_of)
+        gated = config.kind.gated if gated is None else gated
+        if gated is None:
+            gated = gate is not None or (up is not None and up.shape[0] == 2 * hidden)
+        if gated and config.kind.gate_up and gate is None:
+            names = (*names, ("ffn_gate", f"ffn_up{suffix}"))
         chosen = activation or config.activation
         biases = "ffn_up.bias" not in config.kind.unused
         layer = self.plan.layer(
-            FfnLayer(block, suffix, hidden, gated, chosen, names, biases, deviations)
+            FfnLayer(block, suffix, hidden, gated, chosen, names, biases, deviations, stack)
         )
         if x.width == config.d:
             self.plan.tap(x, Tap.TAP_FFN_INPUTS, layer)
@@ -230,14 +246,21 @@ class Writer:
             self.plan.tap(x, Tap.TAP_FFN_INPUTS, layer)
         self.plan.experts(layer, x, routes, out, before=before, share=share)
 
+    def finish(self, *, norm: str | None = "output_norm") -> None:
+        """The final norm, if there is one, and what is read of a text without logits."""
+        if norm is None:
+            self.plan.copy(self.x, self.normed, width=self.config.d)
+        else:
+            self.norm(self.x, norm, self.normed)
+        self.plan.tap(self.normed, Tap.TAP_HIDDEN, 0)
+        if not self.config.kind.output:
+            for name in (*POOLED_TENSORS, "output.weight"):
+                self.unused(name)
+
     def head(self, output: str = "output", *, norm: str | None = "output_norm") -> None:
         """The final norm, if there is one, and the logits of the tokens that are picked."""
         config, plan = self.config, self.plan
-        if norm is None:
-            plan.copy(self.x, self.normed, width=config.d)
-        else:
-            self.norm(self.x, norm, self.normed)
-        plan.tap(self.normed, Tap.TAP_HIDDEN, 0)
+        self.finish(norm=norm)
         plan.pick(self.normed)
         name = output if self.has(f"{output}.weight") else "token_embd"
         matrix = self.matrix(name, config.vocab, config.d)

@@ -14,6 +14,7 @@ import numpy as np
 
 from .._options import count, flag, instance, one_of, several, text
 from ..errors import ArgumentError, SparsefireError
+from ..lm.embedding import POOLINGS
 from ..lm.generation import GenerationConfig
 from ..lm.model import Model
 from ..lm.packing import OF_ALL, Job, scores_job, text_job
@@ -399,12 +400,12 @@ class Embedder(Worker):
         *,
         columns: Mapping[str, str | None] | None = None,
         normalize: bool = True,
-        pooling: str = "mean",
+        pooling: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(model, columns=columns, **settings)
         self.normalize = flag(normalize, "normalize")
-        self.pooling = one_of("mean", "last")(pooling, "pooling")
+        self.pooling = None if pooling is None else one_of(*POOLINGS)(pooling, "pooling")
 
     def _answers(self, found: OpenedModel, rows: Sequence[Row]) -> list[Answer]:
         return [_attempt(self._answer, found.model, row) for row in rows]

@@ -89,7 +89,7 @@ def _add_task_options(group: Any) -> None:
     add("--system", metavar="TEXT", help="the system message of every chat")
     add("--chat-template", metavar="SOURCE", help="Jinja2 source, or chatml; default: the model's")
     add_template_variables(add)
-    add("--pooling", choices=("mean", "last"), default="mean", help="of embeddings")
+    add("--pooling", choices=("mean", "cls", "last"), help="of embeddings; default: the file's")
     add("--choice", action="append", default=[], metavar="TEXT", help="a class, as it continues")
 
 

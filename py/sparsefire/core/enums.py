@@ -122,6 +122,12 @@ class StepName(IntEnum):
     STEP_CLAMP = 25
 
 
+class Mask(IntEnum):
+    MASK_CAUSAL = 0
+    MASK_CHUNKED = 1
+    MASK_BOTH = 2
+
+
 class Norm(IntEnum):
     NORM_RMS = 0
     NORM_LAYER = 1

@@ -3,48 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray
 from .._options import checked, flag, one_of, refuse, text
-from ..errors import ArgumentError
+from ..arch.read import read_floats
+from ..arch.writer import POOLED_MATRICES
+from ..errors import ArgumentError, UnsupportedError
 from .completion_types import EmbeddingItem, Embeddings, EmbeddingUsage
 
 if TYPE_CHECKING:
     from .model import Model
 
-Pooling = Literal["mean", "last"]
+Pooling = Literal["mean", "cls", "last"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 Text = str | Sequence[int]
 
 
-@checked(normalize=flag, pooling=one_of("mean", "last"), mode=text)
+@checked(normalize=flag, pooling=one_of(*POOLINGS), mode=text)
 def embed(
     model: Model,
     text: Text | Sequence[Text],
     *,
     normalize: bool = True,
-    pooling: Pooling = "mean",
+    pooling: Pooling | None = None,
     mode: str | None = None,
 ) -> FloatArray:
     """See `Model.embed`."""
     texts, is_one = texts_of(text, "text")
-    vectors = np.empty((len(texts), model.config.d), np.float32)
-    for row, each in zip(vectors, texts, strict=True):
-        row[:] = _vector(model, ids_of(model, each), normalize, pooling, mode)
-    return vectors[0] if is_one else vectors
+    vectors = [_vector(model, ids_of(model, each), normalize, pooling, mode) for each in texts]
+    if is_one:
+        return vectors[0]
+    return np.array(vectors, np.float32).reshape(len(texts), vector_width(model))
 
 
-@checked(name=text, normalize=flag, pooling=one_of("mean", "last"), mode=text)
+@checked(name=text, normalize=flag, pooling=one_of(*POOLINGS), mode=text)
 def create_embedding(
     model: Model,
     text: Text | Sequence[Text],
     name: str | None = None,
     *,
     normalize: bool = True,
-    pooling: Pooling = "mean",
+    pooling: Pooling | None = None,
     mode: str | None = None,
 ) -> Embeddings:
     """See `Model.create_embedding`; `name` is the model's name in the answer."""
@@ -74,17 +77,50 @@ def embeddings_of(vectors: Sequence[FloatArray], tokens: int, name: str) -> Embe
 
 
 def _vector(
-    model: Model, ids: Sequence[int], normalize: bool, pooling: Pooling, mode: str | None
+    model: Model, ids: Sequence[int], normalize: bool, pooling: Pooling | None, mode: str | None
 ) -> FloatArray:
     """The vector of a text's token ids."""
     states = model.hidden_states(ids, mode=mode)
-    vector: npt.NDArray[np.floating] = (
-        states[-1] if pooling == "last" else states.mean(axis=0, dtype=np.float64)
-    )
+    pooling = pooling or _pooling_of(model)
+    vector: npt.NDArray[np.floating]
+    if pooling == "mean":
+        vector = states.mean(axis=0, dtype=np.float64)
+    else:
+        vector = states[-1 if pooling == "last" else 0]
+    for matrix in _matrices(model):
+        vector = matrix @ vector
     if normalize:
         length = float(np.linalg.norm(vector))
         vector = vector / (length or 1.0)
     return vector.astype(np.float32)
+
+
+def vector_width(model: Model) -> int:
+    """Elements of a text's vector: of the residual stream, or of the last of the matrices that the
+    file has for such vectors."""
+    shapes = [model.file.tensors[name].shape for name in _names(model)]
+    return shapes[-1][0] if shapes else model.config.d
+
+
+def _names(model: Model) -> list[str]:
+    return [name for name in POOLED_MATRICES if name in model.file.tensors]
+
+
+def _matrices(model: Model) -> list[FloatArray]:
+    """The matrices that multiply the vector of a text, one after the other."""
+    return [read_floats(model.core, model.file, name) for name in _names(model)]
+
+
+def _pooling_of(model: Model) -> Pooling:
+    """How the file says that a text's vector is made, or else the mean."""
+    pooling = model.config.pooling or "mean"
+    for known in POOLINGS:
+        if pooling == known:
+            return known
+    raise UnsupportedError(
+        f"{model.file.name}: the model gives scores of pairs of texts, not vectors; choose a "
+        f"pooling, one of {', '.join(POOLINGS)}, to have the vectors that they are made of"
+    )
 
 
 def texts_of(text: Text | Sequence[Text], name: str) -> tuple[list[Text], bool]:

@@ -90,6 +90,7 @@ class CoreModel(CoreObject):
             if each.name is not None:
                 dimensions = len(self.file.tensor(each.name).shape)  # which suits the plan
                 values = read_vector(self.file, each.name, dimensions)
+                values = values if each.taken is None else values[each.taken]
             assert values is not None
             what = each.name or "a vector"
             self._add("sf_model_add_vector", self.core.inp(values), values.size, what=what)

@@ -239,7 +239,7 @@ class Model:
     ) -> tuple[Run, list[int]]:
         """A run that evaluates nothing itself, for `Packing`, and its prompt's token ids. Arguments
         and errors as `start`."""
-        self._check_open()
+        self._check_predicts()
         config = GenerationConfig.of(max_tokens, logprobs, options)
         mode = self.checked_mode(options.get("mode"))
         self._checked_ids(list(config.sampler.logit_bias), "logit_bias")
@@ -358,16 +358,20 @@ class Model:
         text: Text | Sequence[Text],
         *,
         normalize: bool = True,
-        pooling: Pooling = "mean",
+        pooling: Pooling | None = None,
         mode: str | None = None,
     ) -> FloatArray:
         """The embedding of a text, float32 (d,), or of several texts, (n, d): the hidden states
-        after the final norm, pooled over the text's tokens. A model that was trained only to
-        predict text gives vectors of modest quality.
+        after the final norm, pooled over the text's tokens. Encoders are made for this; a model
+        that was trained only to predict text gives vectors of modest quality.
 
         text: a text, in which names of control tokens are plain text, or token ids.
         normalize: scales to length 1; a vector of zeros stays.
-        pooling: "mean" of all tokens, or the "last" one's.
+        pooling: "mean" of all tokens, or that of the first ("cls") or the "last" one; by default
+          what the file says, or else the mean.
+
+        The vectors of some encoders (EmbeddingGemma) go through further matrices of their file, and
+        have the width of the last.
 
         Errors: `ContextFullError` (a text does not fit), `ArgumentError`, `NotFiniteError`.
         """
@@ -379,7 +383,7 @@ class Model:
         *,
         model: str | None = None,
         normalize: bool = True,
-        pooling: Pooling = "mean",
+        pooling: Pooling | None = None,
         mode: str | None = None,
     ) -> Embeddings:
         """Like `embed`, but returns a dictionary in the shape of OpenAI's and llama-cpp-python's
@@ -396,6 +400,8 @@ class Model:
         `NotFiniteError`.
         """
         self._check_open()
+        if not self.config.kind.output:
+            self._check_predicts()
         ids = self._checked_ids(token_ids, "token_ids")
         mode = self.checked_mode(mode)
         if len(ids) > self.context:
@@ -407,8 +413,9 @@ class Model:
         with Lease(self._sessions) as lease:
             session = lease.holding((), mode)
             started = time.perf_counter()
-            for start in range(0, len(ids), BATCH):
-                batch = slice(start, start + BATCH)
+            size = len(ids) if self.config.both_sides else BATCH
+            for start in range(0, len(ids), max(size, 1)):
+                batch = slice(start, start + size)
                 session.evaluate(ids[batch], logits[batch])
         self.stats = self._new_stats(self.core, mode, self.config.name)
         self.stats.prompt_token_ids = ids.tolist()
@@ -435,7 +442,7 @@ class Model:
         Errors: `ArgumentError` (no session, one twice, one of another model, one whose tokens are
         in another mode), `ContextFullError`, `NotFiniteError`.
         """
-        self._check_open()
+        self._check_predicts()
         mode = self.checked_mode(mode)
         checked = [(each, self._checked_ids(ids, "token ids")) for each, ids in parts]
         if phase not in _PHASES:
@@ -461,7 +468,7 @@ class Model:
 
         Errors: `ArgumentError` (fewer than 2 tokens), otherwise as `logits`.
         """
-        self._check_open()
+        self._check_predicts()
         ids = (
             np.array(self.tokenize(text, special=False), np.int32)
             if isinstance(text, str)
@@ -494,7 +501,7 @@ class Model:
     ) -> Iterator[TokenScore]:
         """The score of each token but the first, given those before it, with the `top` most
         likely tokens in its place. Errors as `logits`."""
-        self._check_open()
+        self._check_predicts()
         ids = self._checked_ids(token_ids, "token_ids")
         with Lease(self._sessions) as lease:
             yield from token_scores(lease, ids, top, self.checked_mode(mode))
@@ -606,6 +613,20 @@ class Model:
     def _check_open(self) -> None:
         if self._core_model is None:
             raise ArgumentError("the model was closed")
+
+    def _check_predicts(self) -> None:
+        """`UnsupportedError` for models that do not predict the next token."""
+        self._check_open()
+        if not self.config.kind.output:
+            raise UnsupportedError(
+                f"{self._file.name}: {self.config.architecture!r} is an encoder, which gives "
+                "vectors of texts and no text; use embed or hidden_states"
+            )
+        if self.config.both_sides:
+            raise UnsupportedError(
+                f"{self._file.name}: its tokens see those after them, so that it does not predict "
+                "the next one; use logits, hidden_states or embed"
+            )
 
     @staticmethod
     def _new_stats(core: Core, mode: str, name: str) -> Stats:

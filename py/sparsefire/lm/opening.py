@@ -12,7 +12,7 @@ from ..arch.config import ModelConfig, read_config
 from ..arch.tensors import read_plan
 from ..core.core import Core
 from ..core.hosts import get_core
-from ..errors import ArgumentError, ModelFileError
+from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from ..ffn.cache import NeuronCache
 from ..gguf.reader import GgufFile
 from ..gguf.source import Source
@@ -57,6 +57,10 @@ def open_model(
             tokenizer = Tokenizer.from_metadata(file.metadata, file.name, pre=pre)
         context = _checked_context(context, config)
         if neuron_budget is not None:
+            if config.both_sides:
+                raise UnsupportedError(
+                    f"{file.name}: neuron_budget is for models that see what comes before alone"
+                )
             _check_readable_again(file)
             neurons = ModelNeurons(core, file, config, plan, neuron_budget)
         core_model = CoreModel(core, file, config, plan, neurons)

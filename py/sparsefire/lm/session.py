@@ -370,6 +370,8 @@ class Session(CoreObject):
         if not len(tokens):
             return recorded
         most = BATCH if self.model.neurons is None else Limit.BATCH
+        if self.model.config.both_sides:
+            most = len(tokens)
         step = min(most, len(tokens))
         memory = self.core.memory(recorded[:step].nbytes)
         floats = recorded[:step].size

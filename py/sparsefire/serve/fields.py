@@ -12,6 +12,7 @@ from typing import Any
 
 from ..ffn.forward import MODES
 from ..lm.chat import TAKEN_NAMES
+from ..lm.embedding import POOLINGS
 from ..lm.sampling import RANGES, Range
 from .errors import ApiError
 from .kinds import (
@@ -374,7 +375,7 @@ class Bodies:
                     "base64: of little-endian float32.",
                 ),
                 "dimensions": (Only([d]), ""),
-                "pooling": (OneOf(["mean", "last"]), "Of the tokens' states."),
+                "pooling": (OneOf([*POOLINGS]), "Of the tokens' states."),
                 **mode,
                 **_METADATA,
             },

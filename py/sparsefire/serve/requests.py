@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..errors import ContextFullError
-from ..lm.embedding import embeddings_of, ids_of
+from ..lm.embedding import embeddings_of, ids_of, vector_width
 from ..lm.generation import Cancel, GenerateOptions
 from ..lm.sampling import RANGES
 from .errors import ApiError, error_of
@@ -95,7 +95,7 @@ class Requests:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.names, self.limits = model, names, limits
-        sizes = model.config.vocab, model.config.d
+        sizes = model.config.vocab, vector_width(model)
         self.bodies = Bodies(names, *sizes, model.modes, limits)
         self._mode, self._chat_template = mode, chat_template
         self._variables = dict(chat_template_kwargs or {})
@@ -219,7 +219,7 @@ class Requests:
     def embeddings(self, body: bytes) -> Call:
         """POST /v1/embeddings."""
         fields = fields_of(body, self.bodies.embeddings)
-        texts, pooling = fields["input"], fields.get("pooling", "mean")
+        texts, pooling = fields["input"], fields.get("pooling")
         mode = fields.get("mode", self._mode)
 
         def run(cancel: Cancel) -> Iterator[dict[str, Any]]:

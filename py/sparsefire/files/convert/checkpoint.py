@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..._arrays import FloatArray
 from ..._files import check_output
@@ -28,6 +29,7 @@ from ...text.tokenizer import Tokenizer
 from ...weights.formats import FORMATS, file_format
 from ...weights.quantized import ByteArray, quantize_rows
 from .config import Config
+from .eight_bits import scaled_parts
 from .mxfp4 import mxfp4_parts, others
 from .parts import Part, Parts, stack_experts
 from .safetensors import Checkpoint, StoredTensor, read_json_object
@@ -221,6 +223,10 @@ class _Conversion:
         if self._config.mxfp4:
             parts = mxfp4_parts(stored, self._folder)
             stored = others(stored)
+        if self._config.packed.used:
+            parts, stored = self._config.packed.parts(stored)
+        scaled, stored = scaled_parts(stored, self._config.values, self._folder / "config.json")
+        parts |= scaled
         parts |= {
             name: part
             for name, part in self._config.ternary.parts(stored).items()
@@ -235,7 +241,7 @@ class _Conversion:
     def _in_pairs(self, new: str, part: Part) -> Part:
         """The same, with neighbouring rows for rotary pairs where the architecture has them so."""
         heads = self._moved_heads(new)
-        return part.made(lambda x: _neighbours(x, heads)) if heads else part
+        return part.moved(lambda x: _neighbours(x, heads)) if heads else part
 
     def _check_shapes(self, found: Parts) -> None:
         config = self._config
@@ -323,7 +329,7 @@ class _Conversion:
         )
 
 
-def _neighbours(values: FloatArray, heads: int) -> FloatArray:
+def _neighbours(values: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     """Rows of q or k, (heads · head_dim, …), permuted so that the two rows of a rotary pair, which
     are half a head apart in the checkpoint, become adjacent."""
     halves = values.reshape(heads, 2, -1, *values.shape[1:])

@@ -15,6 +15,7 @@ from ...gguf.types import TypedValue, ValueType
 from ...weights.activation import ActivationType
 from .families import FAMILIES
 from .mxfp4 import is_mxfp4
+from .packed_integers import PackedConfig
 from .ternary import TernaryConfig
 
 _ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "hidden_act_param", "hidden_act_threshold")
@@ -28,7 +29,7 @@ class Config:
     """Checked reading of a config."""
 
     def __init__(self, values: Mapping[str, Any], path: Path) -> None:
-        self._values = values
+        self.values = values
         self._own: Mapping[str, Any] = {}  # under other names than the usual ones
         self._path = path
         kind = values.get("model_type")
@@ -57,6 +58,7 @@ class Config:
         self.tied = bool(values.get("tie_word_embeddings", False))
         self.ternary = TernaryConfig(values, path)
         self.mxfp4 = is_mxfp4(values)
+        self.packed = PackedConfig(values, path)
 
     def _check_model(self, kind: str) -> None:
         """Raises for a model that another class than the family's computes: another name in
@@ -88,7 +90,7 @@ class Config:
 
     def get(self, name: str, default: Any = None) -> Any:
         """A value; null counts as missing."""
-        value = self._own.get(name, self._values.get(name))
+        value = self._own.get(name, self.values.get(name))
         return default if value is None else value
 
     def integer(self, name: str, default: int | None = None) -> int:
@@ -225,7 +227,7 @@ class Config:
         return (1 / (kept + (1 - kept) / factor)).astype(np.float32)
 
     def _activation_keys(self) -> dict[str, Any]:
-        for key, value in self._values.items():
+        for key, value in self.values.items():
             known = (*_ACTIVATION_KEYS, *self.family.known)
             if key not in known and _LIKE_ACTIVATION.search(key) and value:
                 raise UnsupportedError(

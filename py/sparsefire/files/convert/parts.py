@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..._arrays import FloatArray
 from ...errors import ModelFileError
@@ -43,13 +45,27 @@ class Part:
 
         return Part(self.name, shape or self.shape, self.format, floats, plain=plain)
 
+    def moved(self, move: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Part:
+        """The tensor with its rows moved by a function, which gets the values or the packed rows,
+        (rows, …)."""
+
+        def floats() -> FloatArray:
+            return move(self.floats())
+
+        def packed() -> ByteArray:
+            assert self.packed is not None
+            return move(self.packed().reshape(self.shape[0], -1)).reshape(-1)
+
+        moved = None if self.packed is None else packed
+        return Part(self.name, self.shape, self.format, floats, moved, self.plain)
+
 
 Parts = dict[str, Part]
 
 
 def stored(tensor: StoredTensor) -> Part:
     """A tensor as it is in the checkpoint."""
-    packed = None if tensor.dtype == "F64" else lambda: tensor.data
+    packed = None if tensor.dtype in ("F64", "F8_E4M3") else lambda: tensor.data
     return Part(tensor.name, tensor.shape, tensor.format, tensor.floats, packed)
 
 

@@ -25,12 +25,13 @@ _MOST_HEADER = 100 << 20  # as the reference
 
 # dtype → bytes of an element, and GGUF's name of the format.
 _TYPES = {"F64": (8, "f32"), "F32": (4, "f32"), "F16": (2, "f16"), "BF16": (2, "bf16")}
-_TYPES["U8"] = (1, "")  # packed: see ternary.py
+# Packed: see ternary.py and packed_integers.py; 8-bit floats alone fit in F16.
+_TYPES |= {"U8": (1, ""), "I32": (4, ""), "F8_E4M3": (1, "f16")}
 
 
 class StoredTensor(NamedTuple):
-    """A tensor of a checkpoint; `dtype` is "F32", "F16", "BF16" or "F64", or "U8" for bytes in
-    which weights are packed."""
+    """A tensor of a checkpoint; `dtype` is "F32", "F16", "BF16", "F64" or "F8_E4M3", or "U8" or
+    "I32" for numbers in which weights are packed."""
 
     name: str
     shape: tuple[int, ...]
@@ -47,10 +48,26 @@ class StoredTensor(NamedTuple):
         if self.dtype == "BF16":
             wide = self.data.view("<u2").astype(np.uint32) << np.uint32(16)
             values = wide.view(np.float32)
+        elif self.dtype == "F8_E4M3":
+            values = _EIGHT_BITS[self.data]
         else:
             kind = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[self.dtype]
             values = self.data.view(kind).astype(np.float32)
         return values.reshape(self.shape)
+
+
+def _eight_bit_floats() -> FloatArray:
+    """What each byte of F8_E4M3 stands for (Micikevicius et al. 2022): a sign, 4 bits of exponent
+    and 3 of the number; without infinity, and NaN where all 7 bits are set."""
+    code = np.arange(256)
+    exponent, fraction = code >> 3 & 15, code & 7
+    normal = np.ldexp(1 + fraction / 8, exponent - 7)
+    values = np.where(exponent == 0, np.ldexp(fraction / 8, -6), normal)
+    values[code & 127 == 127] = np.nan
+    return np.where(code < 128, values, -values).astype(np.float32)
+
+
+_EIGHT_BITS = _eight_bit_floats()
 
 
 class Checkpoint:
@@ -127,8 +144,9 @@ def _tensor(path: Path, name: str, entry: Any, body: npt.NDArray[np.uint8]) -> S
         raise problem
     if dtype not in _TYPES:
         raise UnsupportedError(
-            f"{path}: tensor {name!r} is {dtype}; F32, F16 and BF16 are supported, so convert the "
-            "checkpoint as it was before it was quantised"
+            f"{path}: tensor {name!r} is {dtype}; F32, F16, BF16, F8_E4M3, and 4-bit weights of "
+            "GPTQ and AWQ are supported, so convert the checkpoint as it was before it was "
+            "quantised"
         )
     start, end = place
     if end > len(body) or end - start != math.prod(shape) * _TYPES[dtype][0]:

@@ -78,8 +78,8 @@ class TernaryConfig:
         for name, tensor in tensors.items():
             if self.used and name.endswith(_SCALE):
                 continue
-            packed = tensor.dtype == "U8"
-            if packed and (not self.used or len(tensor.shape) != 2):
+            packed = tensor.dtype in ("U8", "I32")
+            if packed and (not self.used or tensor.dtype != "U8" or len(tensor.shape) != 2):
                 raise UnsupportedError(
                     f"{self._path}: tensor {name!r} is {tensor.dtype}, and 'quantization_config' "
                     "does not say that it is packed as in BitNet; convert the checkpoint as it was "
