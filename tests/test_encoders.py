@@ -51,6 +51,11 @@ def test_embeddings_are_pooled_as_the_file_says(tmp_path: Path) -> None:
             assert np.allclose(found, wanted, atol=1e-6)
             assert np.array_equal(loaded.embed([SHORT, TOKENS], normalize=False)[0], found)
             assert np.allclose(loaded.embed(SHORT, pooling="last"), unit(states[-1]), atol=1e-6)
+    for code in (0, (1 << 32) - 1):  # nothing is said
+        model.keys["pooling_type"] = code
+        with Model.load(write(tmp_path, "bert")) as loaded:
+            assert loaded.config.pooling == ""
+            assert np.allclose(loaded.embed(SHORT), unit(loaded.hidden_states(SHORT).mean(0)))
     model.keys["pooling_type"] = 1
 
 

@@ -23,14 +23,14 @@ struct Closer {
 template <typename T>
 using Owned = std::unique_ptr<T, Closer>;
 
-// Encoders are the models whose file says how the vectors of tokens are pooled.
+// Encoders are the models whose file says that the vectors of tokens are pooled to their mean.
 bool is_encoder(const llama_model *model) {
   char value[64];
   if (llama_model_meta_val_str(model, "general.architecture", value, sizeof(value)) < 0) {
     return false;
   }
   const std::string key = std::string(value) + ".pooling_type";
-  return llama_model_meta_val_str(model, key.c_str(), value, sizeof(value)) >= 0;
+  return llama_model_meta_val_str(model, key.c_str(), value, sizeof(value)) >= 0 && std::string(value) == "1";
 }
 
 // What went wrong, or nothing.

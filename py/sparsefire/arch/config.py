@@ -117,6 +117,7 @@ _NO_TEXT = {
     "pockettts": "speech",
     "qwen3tts": "speech",
 }
+_NO_POOLING = (1 << 32) - 1  # -1 without a sign, as some writers store that nothing is said
 # Keys that change the mathematics in ways the core does not compute, and their neutral values.
 _NEUTRAL = {
     "expert_count": 0,
@@ -209,6 +210,8 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
 
 def _pooling(keys: Keys) -> str:
     kinds = "", "mean", "cls", "last", "rank"
+    if keys.value("pooling_type", 0) in (-1, _NO_POOLING):
+        return ""
     return kinds[keys.integer("pooling_type", len(kinds) - 1, 0, least=0)]
 
 
