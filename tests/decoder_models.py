@@ -26,8 +26,8 @@ class Decoder:
     attention reads, or a norm of its own of the same; no_before, after: norms before and after;
     head_norms, own_norms, whole_norms, late: of queries and keys; clamp; gate, gate_each: of what
     attention finds, one a head or one an element; windowed_turn: only layers with a window turn;
-    lead_turn: and those without experts; experts, shared, selection_bias,
-    unnormalised: their weights; sinks."""
+    lead_turn: and those without experts; both: tokens see those after them; experts, shared,
+    selection_bias, unnormalised: their weights; sinks."""
 
     parts: frozenset[str]
     activation: str = "silu"
@@ -175,6 +175,11 @@ DECODERS = {
     "starcoder": _gpt("positions", keys={"attention.head_count_kv": 1}),
     "starcoder2": _gpt("halves"),
     "xverse": decoder_of("plain"),
+    # Their tokens see both sides.
+    "dream": decoder_of("halves bias both"),
+    "llada": decoder_of("plain both"),
+    "llada-moe": decoder_of("halves head_norms experts both unnormalised", keys=_EXPERTS),
+    "rnd1": decoder_of("halves head_norms experts both", keys=_EXPERTS),
     # Mixtures of experts.
     "cohere2moe": decoder_of(
         "plain layer beside windowed_turn lead_turn experts shared",

@@ -197,6 +197,8 @@ class DecoderReference(Reference):
             slopes = 2.0 ** -(2 * np.arange(1, 5))
             scores = scores - slopes[:, None, None] * distance
         unseen = (distance < 0) | ((distance >= window) if window else False)
+        if "both" in self.decoder.parts:
+            unseen = np.zeros_like(unseen)
         scores = np.where(unseen, -np.inf, scores)
         if sinks is not None:
             extra = np.broadcast_to(sinks[:, None, None], (heads, len(q), 1))

@@ -91,6 +91,16 @@ MIXTURES = {
         },
         shared=WIDTH,
     ),
+    "deepseek32": _mixture(
+        "latent selection_bias indexer",
+        keys={**_WIDTH, **_LEAD, **_ROUTER, **_SIGMOID, **_LATENT, "attention.indexer.top_k": 16},
+        shared=WIDTH,
+    ),
+    "glm-dsa": _mixture(
+        "latent selection_bias indexer",
+        keys={**_WIDTH, **_LEAD, **_ROUTER, **_LATENT, "attention.indexer.top_k": 16},
+        shared=WIDTH,
+    ),
     "mistral4": _mixture(
         "latent",
         keys={
@@ -249,6 +259,8 @@ def _tensors(mixture: Mixture, keys: dict[str, Any]) -> Iterator[tuple[str, tupl
             norms += [f"{block}post_attention_norm", f"{block}post_ffw_norm"]
         heads = _latent(block) if "latent" in mixture.parts else _attention(mixture, block, keys)
         yield from heads
+        if "indexer" in mixture.parts:
+            yield from _indexer(block)
         if has_experts(mixture, layer):
             yield from experts(mixture, block)
         else:
@@ -293,6 +305,15 @@ def _attention(
         yield f"{block}attn_sinks.weight", (HEADS,)
     if "attention_gate" in parts:
         yield f"{block}attn_gate.weight", (HEADS * HEAD, D)
+
+
+def _indexer(block: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """What chooses tokens in texts that are longer than those of the tests."""
+    yield f"{block}indexer.k_norm.weight", (HEAD,)
+    yield f"{block}indexer.k_norm.bias", (HEAD,)
+    yield f"{block}indexer.proj.weight", (2, D)
+    yield f"{block}indexer.attn_k.weight", (HEAD, D)
+    yield f"{block}indexer.attn_q_b.weight", (2 * HEAD, QUERY_RANK)
 
 
 def _latent(block: str) -> Iterator[tuple[str, tuple[int, ...]]]:

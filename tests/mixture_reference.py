@@ -66,6 +66,8 @@ FAMILIES = {
     "granitemoe": Family(halves=False),
     "deepseek": Family(normalised=False, scaled=True, halves=False),
     "deepseek2": Family(None, None, "softmax", scaled=True, halves=False),
+    "deepseek32": Family(None, None, scaled=True, halves=False),
+    "glm-dsa": Family(None, None, "sigmoid", scaled=True, halves=False),
     "mistral4": Family(None, None, "softmax", scaled=True, halves=False),
     "glm4moe": Family(
         None, None, "sigmoid", scaled=True, norms="head", ffn_norm="post_attention_norm"

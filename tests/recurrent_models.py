@@ -13,6 +13,10 @@ from mixture_models import (
     HIDDEN,
     KV_HEADS,
     LAYERS,
+    PLAIN,
+    RANK,
+    TURNED,
+    VALUE,
     VOCAB,
     WIDTH,
     D,
@@ -65,6 +69,38 @@ def _lfm2moe() -> Tensors:
             yield from experts(mixture, block)
 
 
+def _kimi() -> Tensors:
+    mixture = Mixture(parts=frozenset({"selection_bias"}), shared=WIDTH)
+    inner = HEADS * NET
+    for layer in range(LAYERS):
+        block = f"blk.{layer}."
+        yield f"{block}attn_norm.weight", (D,)
+        yield f"{block}ffn_norm.weight", (D,)
+        if layer % 4 == 3:
+            yield f"{block}attn_q.weight", (HEADS * (PLAIN + TURNED), D)
+            yield f"{block}attn_kv_a_mqa.weight", (RANK + TURNED, D)
+            yield f"{block}attn_kv_a_norm.weight", (RANK,)
+            yield f"{block}attn_k_b.weight", (HEADS, RANK, PLAIN)
+            yield f"{block}attn_v_b.weight", (HEADS, VALUE, RANK)
+            yield f"{block}attn_output.weight", (D, HEADS * VALUE)
+        else:
+            for name in "qkv":
+                yield f"{block}attn_{name}.weight", (inner, D)
+                yield f"{block}ssm_conv1d_{name}.weight", (inner, 1, 4)
+            for name in "fg":
+                yield f"{block}ssm_{name}_a.weight", (NET, D)
+                yield f"{block}ssm_{name}_b.weight", (inner, NET)
+            yield f"{block}ssm_dt.bias", (inner,)
+            yield f"{block}ssm_a", (HEADS, 1)
+            yield f"{block}ssm_beta.weight", (HEADS, D)
+            yield f"{block}ssm_norm.weight", (NET,)
+            yield f"{block}attn_output.weight", (D, inner)
+        if layer < LEAD:
+            yield from gated(f"{block}ffn_", "", HIDDEN)
+        else:
+            yield from experts(mixture, block)
+
+
 def _qwen(apart: bool) -> Tensors:
     """``apart``: rates and decays from matrices of their own."""
     mixture = Mixture(parts=frozenset({"gated_shared"}), shared=32)
@@ -110,6 +146,25 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
             "expert_gating_func": 2,
             "leading_dense_block_count": LEAD,
             "shortconv.l_cache": TAPS,
+        },
+    ),
+    "kimi-linear": (
+        _kimi,
+        {
+            "attention.head_count_kv": [HEADS if each % 4 == 3 else 0 for each in range(LAYERS)],
+            "attention.key_length": RANK + TURNED,
+            "attention.value_length": RANK,
+            "attention.key_length_mla": PLAIN + TURNED,
+            "attention.value_length_mla": VALUE,
+            "attention.kv_lora_rank": RANK,
+            "rope.dimension_count": TURNED,
+            "expert_feed_forward_length": WIDTH,
+            "expert_gating_func": 2,
+            "expert_shared_count": 1,
+            "expert_weights_scale": 2.5,
+            "kda.head_dim": NET,
+            "leading_dense_block_count": LEAD,
+            "ssm.conv_kernel": 4,
         },
     ),
     "qwen3next": (lambda: _qwen(apart=False), _NET),

@@ -46,6 +46,7 @@ class RecurrentReference(Reference):
     families: Mapping[str, Family] = {
         "nemotron_h": Family(),
         "nemotron_h_moe": Family("sigmoid", None, scaled=True),
+        "kimi-linear": Family(None, scaled=True),
         "lfm2": Family(norms="head"),
         "lfm2moe": Family("sigmoid", norms="head"),
         "qwen35": Family(norms="head"),
@@ -88,6 +89,10 @@ class RecurrentReference(Reference):
             x = x + self._time_mix_6(normed, block)
         elif f"{block}shortconv.conv.weight" in self.tensors:
             x = x + self._gated_convolution(normed, block)
+        elif f"{block}ssm_conv1d_q.weight" in self.tensors:
+            x = x + self._delta_attention(normed, block)
+        elif self.architecture == "kimi-linear":
+            x = x + self._latent_without_positions(normed, block)
         elif f"{block}ssm_conv1d.weight" in self.tensors:
             x = x + self._delta_net(normed, block)
         elif self.architecture.startswith("qwen3"):
@@ -213,6 +218,46 @@ class RecurrentReference(Reference):
         gate = self._product(x, f"{block}attn_gate").reshape(v.shape)
         y = self._norm(y, f"{block}ssm_norm") * silu(gate)
         return self._product(y.reshape(len(x), -1), f"{block}ssm_out")
+
+    def _delta_attention(self, x: Array, block: str) -> Array:
+        """Kimi's: each row of the state has a decay of its own."""
+        size = self.keys["kda.head_dim"]
+        q, k, v = (
+            silu(
+                convolved(
+                    self._product(x, f"{block}attn_{name}"),
+                    self.tensors[f"{block}ssm_conv1d_{name}.weight"][:, 0],
+                )
+            ).reshape(len(x), -1, size)
+            for name in "qkv"
+        )
+        q, k = self._unit(q), self._unit(k)
+        low = self._product(self._product(x, f"{block}ssm_f_a"), f"{block}ssm_f_b")
+        rates = softplus(low + self.tensors[f"{block}ssm_dt.bias"]).reshape(q.shape)
+        decay = np.exp(self.tensors[f"{block}ssm_a"].reshape(-1, 1) * rates)
+        move = sigmoid(self._product(x, f"{block}ssm_beta"))
+        memory = np.zeros((q.shape[1], size, size))
+        y = np.zeros_like(v)
+        for t in range(len(x)):
+            memory *= decay[t][:, :, None]
+            known = np.einsum("hkv,hk->hv", memory, k[t])
+            memory += k[t][:, :, None] * (move[t][:, None] * (v[t] - known))[:, None]
+            y[t] = np.einsum("hkv,hk->hv", memory, q[t]) * size**-0.5
+        gate = self._product(self._product(x, f"{block}ssm_g_a"), f"{block}ssm_g_b")
+        y = self._norm(y, f"{block}ssm_norm") * sigmoid(gate.reshape(v.shape))
+        return self._product(y.reshape(len(x), -1), f"{block}attn_output")
+
+    def _latent_without_positions(self, x: Array, block: str) -> Array:
+        rank = self.keys["attention.kv_lora_rank"]
+        keys, values = (self.tensors[f"{block}attn_{name}_b.weight"] for name in "kv")
+        q = self._product(x, f"{block}attn_q").reshape(len(x), len(keys), -1)
+        joined = self._product(x, f"{block}attn_kv_a_mqa")
+        latent = self._norm(joined[:, :rank], f"{block}attn_kv_a_norm")
+        same = np.repeat(joined[:, None, rank:], len(keys), 1)
+        k = np.concatenate([np.einsum("tr,hrd->thd", latent, keys), same], -1)
+        v = np.einsum("tr,hvr->thv", latent, values)
+        mixed = self._weighted(q, k, v, q.shape[-1] ** -0.5)
+        return self._product(mixed, f"{block}attn_output")
 
     def _unit(self, x: Array) -> Array:
         return np.asarray(x / np.sqrt((x * x).sum(-1, keepdims=True) + self.eps))

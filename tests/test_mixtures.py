@@ -60,3 +60,9 @@ def test_keys_and_values_by_one_matrix(tmp_path: Path) -> None:
     with Model.load(tmp_path / "old.gguf") as model:
         found = model.logits(np.array(TOKENS))
     assert ((found - expected) ** 2).sum() / (expected**2).sum() < 1e-8
+
+
+def test_contexts_end_where_tokens_would_be_chosen(tmp_path: Path) -> None:
+    path = mixture_models.write(tmp_path / "m.gguf", "deepseek32")
+    with Model.load(path) as model:
+        assert model.context == model.config.context_length == 16

@@ -338,7 +338,10 @@ def _windows(keys: Keys, kind: Architecture, layers: int) -> tuple[int, ...]:
 
 def _usable_context(file: GgufFile, keys: Keys, kind: Architecture, context_length: int) -> int:
     """Some models scale queries beyond their original context length, or turn by other factors
-    (Ding et al. 2024), which is not supported: their context is limited to that length."""
+    (Ding et al. 2024), or choose the tokens that they attend to among more than so many, which is
+    not supported: their context is limited to that length."""
+    chosen = keys.integer("attention.indexer.top_k", 1 << 24, context_length)
+    context_length = min(context_length, chosen)
     name = "attention.temperature_scale"
     scaled = name not in kind.own_keys and keys.value(name, 0)
     if not scaled and LONG_FACTORS_TENSOR not in file.tensors:

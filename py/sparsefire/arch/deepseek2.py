@@ -1,5 +1,6 @@
 """DeepSeek-V2 and -V3 (DeepSeek-AI 2024), Kimi K2 and Mistral 4: latent attention, which keeps one
-compressed vector a token for all heads, and a mixture of experts."""
+compressed vector a token for all heads, and a mixture of experts. DeepSeek-V3.2 and GLM-5 attend to
+a choice of tokens in texts of more than `attention.indexer.top_k` tokens, and run up to that."""
 
 from __future__ import annotations
 
@@ -7,13 +8,16 @@ import math
 
 from ..core.enums import Route
 from .architecture import Architecture
-from .decoder import MINICPM, blocks
+from .decoder import BY_KEYS, MINICPM, blocks
 from .mixture import Mixture
 from .plan import Buffer
 from .rope import Rope
 from .writer import Writer
 
 _MOST = 1 << 16
+# Of what chooses the tokens that are attended to, in longer texts than the context is limited to:
+# within it all of them are.
+_INDEXER = (*("k_norm.weight", "k_norm.bias", "proj.weight", "attn_k.weight", "attn_q_b.weight"),)
 # Files hold a tenth of the factor by which YaRN's logarithm is multiplied.
 _MULTIPLIER_UNIT = 0.1
 
@@ -21,11 +25,11 @@ _MULTIPLIER_UNIT = 0.1
 def write(w: Writer) -> None:
     """The plan."""
     w.embed()
-    blocks(w, _attention)
+    blocks(w, attention)
     w.head()
 
 
-def _attention(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
+def attention(w: Writer, block: int, x: Buffer, out: Buffer, *, rotary: bool = True) -> None:
     """Keys and values are products of one latent vector of `rank`, beside which a part of the keys
     is rotated, and is of all heads."""
     plan, keys, prefix = w.plan, w.keys, f"blk.{block}."
@@ -36,21 +40,24 @@ def _attention(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     value_dim = keys.integer("attention.value_length_mla", _MOST, value_dim)
     if key_dim < turned:
         raise keys.fail("attention.key_length_mla", f"is {key_dim}; {turned} of it are rotated")
-    rope = w.rope(_rope(w))
     q = _queries(w, prefix, x, heads * key_dim)
-    plan.rotate(q, rope, heads, w.config.rope_halves, first=key_dim - turned)
     both, latent, same = (
         w.buffer(name, width)
         for name, width in (("both", rank + turned), ("latent", rank), ("k rotated", turned))
     )
     w.product(x, f"{prefix}attn_kv_a_mqa", both)
-    plan.rotate(both, rope, 1, w.config.rope_halves, first=rank)
+    if rotary:
+        rope, halves = w.rope(_rope(w)), w.config.rope_halves
+        plan.rotate(q, rope, heads, halves, first=key_dim - turned)
+        plan.rotate(both, rope, 1, halves, first=rank)
     w.split(both, latent, same)
     w.norm(latent, f"{prefix}attn_kv_a_norm", latent)
     expanded = w.has(f"{prefix}attn_kv_b.weight")
     attend = _attend_expanded if expanded else _attend_latent
     read = attend(w, prefix, q, latent, same, (key_dim - turned, value_dim))
     w.product(read, f"{prefix}attn_output", out)
+    for name in _INDEXER:
+        w.unused(f"{prefix}indexer.{name}")
 
 
 def _attend_latent(
@@ -167,5 +174,7 @@ ROWS = {
         write=write, rope_halves=True, mixture=None, own_keys=("attention.value_length",)
     ),
     "deepseek2": _DEEPSEEK2,
+    "deepseek32": _DEEPSEEK2,
+    "glm-dsa": _DEEPSEEK2._replace(mixture=BY_KEYS),
     "mistral4": _DEEPSEEK2,
 }

@@ -56,8 +56,10 @@ class Writer:
         return self._buffers[key]
 
     def matrix(self, name: str, rows: int, columns: int) -> Matrix:
-        """The matrix `name`.weight."""
-        return self.plan.matrix(f"{name}.weight", (rows, columns))
+        """The matrix `name`.weight, which files store without its rows if there is only one."""
+        info = self.file.tensors.get(f"{name}.weight")
+        single = rows == 1 and info is not None and len(info.shape) == 1
+        return self.plan.matrix(f"{name}.weight", (columns,) if single else (rows, columns))
 
     def vector(self, name: str, shape: int | tuple[int, ...]) -> Vector:
         """The vector `name`.weight, which some files call `name`."""
