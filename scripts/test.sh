@@ -22,7 +22,8 @@ install_missing
 need_file "$(clang -print-resource-dir)/lib/linux/libclang_rt.tsan-$(uname -m).a" \
   "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev" # clang's thread sanitizer
 install_missing
-# The tests build packages of what setup compiles, now into a cache.
+# The tests build packages and C tests of what setup compiles, now into a cache and with the same flags.
+export CMAKE_ARGS=-DSPARSEFIRE_WERROR=ON
 export CMAKE_C_COMPILER_LAUNCHER=ccache CCACHE_DIR="$root/.cache/ccache" CCACHE_BASEDIR="$root" CCACHE_NOHASHDIR=1
 [ -d "$CCACHE_DIR" ] || rm -rf "$root/build/python"
 "$root/scripts/setup.sh" wasmtime,calibrate,test,dev

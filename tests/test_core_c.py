@@ -9,13 +9,17 @@ import subprocess
 import pytest
 
 from c_builds import BUILDS, Build, build
-from conftest import ROOT, missing
-
-PROGRAMS = sorted(path.stem for path in (ROOT / "tests" / "c").glob("test_*.c"))
+from conftest import missing
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("kind", BUILDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    ("kind", "program"),
+    [
+        pytest.param(kind, program, id=f"{kind.name}-{program}")
+        for kind in BUILDS
+        for program in kind.programs
+    ],
+)
 def test_c(kind: Build, program: str) -> None:
     for tool in ("cmake", *kind.needs):
         if not shutil.which(tool):
@@ -25,7 +29,7 @@ def test_c(kind: Build, program: str) -> None:
         pytest.fail(f"the C tests do not build:\n{built}", pytrace=False)
     environment = {**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1"}
     done = subprocess.run(
-        [*kind.runner, str(built / (program + kind.suffix))],
+        [*kind.runner, str(built / f"test_{program}{kind.suffix}")],
         capture_output=True,
         text=True,
         env=environment,

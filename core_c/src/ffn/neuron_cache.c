@@ -14,9 +14,11 @@ int32_t sf_cache_open(sf_cache **out, int32_t hidden, size_t bundle_bytes, int32
   *out = NULL;
   if (hidden < 1 || bundle_bytes < 1 || slots < 1 || slots > hidden || window < 1) return SF_ERROR_ARGUMENT;
   if (policy < SF_CACHE_LRU || policy > SF_CACHE_WINDOW) return SF_ERROR_ARGUMENT;
+  const sf_kernels *kernels = sf_isa_kernels(sf_isa_best());
+  if (!kernels) return SF_ERROR_UNSUPPORTED;
   sf_cache *cache = sf_array(1, sizeof(sf_cache));
   if (!cache) return SF_ERROR_MEMORY;
-  cache->kernels = sf_isa_kernels(sf_isa_best());
+  cache->kernels = kernels;
   cache->hidden = hidden;
   cache->slots = slots;
   cache->bundle_bytes = bundle_bytes;

@@ -63,39 +63,66 @@ static uint32_t saved_registers(void) {
 
 static int has(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
 
-static int supports_sse41(void) { return has(cpuid(1).ecx, LEAF1_ECX_SSE41); }
+static int has_sse41(void) { return has(cpuid(1).ecx, LEAF1_ECX_SSE41); }
 
-static int supports_avx2(void) {
+static int has_avx2(void) {
   return has(cpuid(1).ecx, LEAF1_ECX_OSXSAVE | LEAF1_ECX_AVX | LEAF1_ECX_FMA | LEAF1_ECX_F16C) &&
          has(saved_registers(), XCR0_AVX) && has(cpuid(7).ebx, LEAF7_EBX_AVX2);
 }
 
-static int supports_avx512(void) {
-  return supports_avx2() && has(saved_registers(), XCR0_AVX512) &&
+static int has_avx512(void) {
+  return has_avx2() && has(saved_registers(), XCR0_AVX512) &&
          has(cpuid(7).ebx, LEAF7_EBX_AVX512F | LEAF7_EBX_AVX512BW | LEAF7_EBX_AVX512DQ | LEAF7_EBX_AVX512VL);
 }
 #endif
 
-static int supports_always(void) { return 1; }
+/* What kernels need of a processor. */
+enum { NEEDS_NOTHING, NEEDS_SSE41, NEEDS_AVX2, NEEDS_AVX512 };
 
-/* What a build has depends on the architecture it is compiled for alone, so that every build of one has the same. */
+static int processor_has(int needs) {
+#ifdef SF_X86
+  switch (needs) {
+    case NEEDS_SSE41:
+      return has_sse41();
+    case NEEDS_AVX2:
+      return has_avx2();
+    case NEEDS_AVX512:
+      return has_avx512();
+    default:
+      break;
+  }
+#endif
+  return needs == NEEDS_NOTHING;
+}
+
+/* What a build has: all of the architecture that it is compiled for, but for those that it was told to leave out. */
 static const struct {
   const sf_kernels *kernels;
-  int (*supported)(void);
+  int needs;
 } isas[] = {
 #if defined(SF_WASM_RELAXED) /* a module of its own, which an engine without these instructions refuses */
-    {&sf_kernels_relaxed128, supports_always},
+    {&sf_kernels_relaxed128, NEEDS_NOTHING},
 #elif defined(__wasm_simd128__)
-    {&sf_kernels_wasm128, supports_always},
+    {&sf_kernels_wasm128, NEEDS_NOTHING},
 #else
 #if defined(SF_X86)
-    {&sf_kernels_avx512, supports_avx512},
-    {&sf_kernels_avx2, supports_avx2},
-    {&sf_kernels_sse41, supports_sse41},
-#elif defined(__aarch64__) || defined(_M_ARM64)
-    {&sf_kernels_neon, supports_always},
+#ifndef SF_WITHOUT_AVX512
+    {&sf_kernels_avx512, NEEDS_AVX512},
 #endif
-    {&sf_kernels_scalar, supports_always},
+#ifndef SF_WITHOUT_AVX2
+    {&sf_kernels_avx2, NEEDS_AVX2},
+#endif
+#ifndef SF_WITHOUT_SSE41
+    {&sf_kernels_sse41, NEEDS_SSE41},
+#endif
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#ifndef SF_WITHOUT_NEON
+    {&sf_kernels_neon, NEEDS_NOTHING},
+#endif
+#endif
+#ifndef SF_WITHOUT_SCALAR
+    {&sf_kernels_scalar, NEEDS_NOTHING},
+#endif
 #endif
 };
 
@@ -104,13 +131,14 @@ enum { ISAS = sizeof isas / sizeof isas[0] };
 const sf_kernels *sf_isa_kernels(int32_t isa) { return isa >= 0 && isa < ISAS ? isas[isa].kernels : NULL; }
 
 int32_t sf_isa_best(void) {
-  int32_t isa = 0;
-  while (!isas[isa].supported()) isa++; /* the last one always is */
-  return isa;
+  for (int32_t isa = 0; isa < ISAS; isa++) {
+    if (processor_has(isas[isa].needs)) return isa;
+  }
+  return -1; /* scalar kernels, which always are, were left out */
 }
 
 int32_t sf_isa_count(void) { return ISAS; }
 
 const char *sf_isa_name(int32_t isa) { return isa >= 0 && isa < ISAS ? isas[isa].kernels->name : NULL; }
 
-int32_t sf_isa_supported(int32_t isa) { return isa >= 0 && isa < ISAS && isas[isa].supported(); }
+int32_t sf_isa_supported(int32_t isa) { return isa >= 0 && isa < ISAS && processor_has(isas[isa].needs); }

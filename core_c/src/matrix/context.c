@@ -31,6 +31,7 @@ int32_t sf_context_open(sf_context **out, int32_t isa, int32_t threads) {
   *out = NULL;
   if (isa >= 0 && !sf_isa_supported(isa)) return SF_ERROR_UNSUPPORTED;
   if (isa < 0) isa = sf_isa_best();
+  if (isa < 0) return SF_ERROR_UNSUPPORTED;
   sf_context *context = sf_array(1, sizeof(sf_context));
   if (!context) return SF_ERROR_MEMORY;
   context->isa = isa;
