@@ -56,10 +56,15 @@ def table(name: str) -> str:
     )
 
 
-def main() -> None:
-    """Writes the header."""
+def header() -> str:
+    """The text of the header."""
     tables = "\n".join(map(table, GRIDS))
-    HEADER.write_text(f"{OPENING}\n{tables}/* clang-format on */\n\n#endif\n")
+    return f"{OPENING}\n{tables}/* clang-format on */\n\n#endif\n"
+
+
+def main() -> None:
+    """Writes it."""
+    HEADER.write_text(header(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class RecurrentReference(Reference):
         "nemotron_h": Family(),
         "nemotron_h_moe": Family("sigmoid", None, scaled=True),
         "kimi-linear": Family(None, scaled=True),
+        "plm": Family(halves=False),
         "lfm2": Family(norms="head"),
         "lfm2moe": Family("sigmoid", norms="head"),
         "qwen35": Family(norms="head"),
@@ -91,6 +92,8 @@ class RecurrentReference(Reference):
             x = x + self._gated_convolution(normed, block)
         elif f"{block}ssm_conv1d_q.weight" in self.tensors:
             x = x + self._delta_attention(normed, block)
+        elif self.architecture == "plm":
+            x = x + self._expanded(normed, block)
         elif self.architecture == "kimi-linear":
             x = x + self._latent_without_positions(normed, block)
         elif f"{block}ssm_conv1d.weight" in self.tensors:
@@ -257,6 +260,20 @@ class RecurrentReference(Reference):
         k = np.concatenate([np.einsum("tr,hrd->thd", latent, keys), same], -1)
         v = np.einsum("tr,hvr->thv", latent, values)
         mixed = self._weighted(q, k, v, q.shape[-1] ** -0.5)
+        return self._product(mixed, f"{block}attn_output")
+
+    def _expanded(self, x: Array, block: str) -> Array:
+        """Latent attention with rotary positions, whose keys and values one matrix makes."""
+        rank, turned = self.keys["attention.kv_lora_rank"], self.keys["rope.dimension_count"]
+        heads, size = (self.keys[f"attention.{name}"] for name in ("head_count", "key_length"))
+        q = self._product(x, f"{block}attn_q").reshape(len(x), heads, size)
+        joined = self._product(x, f"{block}attn_kv_a_mqa")
+        latent = self._norm(joined[:, :rank], f"{block}attn_kv_a_norm")
+        both = self._product(latent, f"{block}attn_kv_b").reshape(len(x), heads, -1)
+        k, v = np.split(both, [size - turned], -1)
+        same = self._turned(joined[:, None, rank:], turned)
+        k = np.concatenate([k, np.repeat(same, heads, 1)], -1)
+        mixed = self._weighted(self._turned(q, turned, size - turned), k, v, size**-0.5)
         return self._product(mixed, f"{block}attn_output")
 
     def _unit(self, x: Array) -> Array:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import make_enums
+import make_grids
 import sparsefire
 from conftest import ROOT, missing
 from sparsefire import errors
@@ -159,6 +160,11 @@ def test_the_enumerations_are_the_headers() -> None:
     assert make_enums.MODULE.read_text(encoding="utf-8") == made, "run scripts/make_enums.py"
     enumerators = sum(map(len, make_enums.enums(text).values()))
     assert enumerators == len(set(re.findall(r"\b(SF_[A-Z0-9_a-z]+) =", text))) > 80
+
+
+def test_the_grids_are_those_of_the_gguf_package() -> None:
+    made = make_grids.header()
+    assert make_grids.HEADER.read_text(encoding="utf-8") == made, "run scripts/make_grids.py"
 
 
 def test_public_names_exist() -> None:

@@ -32,6 +32,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     "name",
     [
         *("rwkv6", "rwkv6-halving", "rwkv6qwen2", "rwkv7", "arwkv7", "arwkv7-plain"),
+        "plm",
         *(f"nemotron_h_moe-{kind}" for kind in ("experts", "latent", "layers")),
         *recurrent_models.MODELS,
     ],

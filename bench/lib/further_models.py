@@ -41,6 +41,7 @@ def _models() -> Iterator[tuple[str, RandomModel]]:
     yield "bitnet", _bitnet(scales=False)
     yield "bitnet-scales", _bitnet(scales=True)
     yield "gemma3n", _gemma3n()
+    yield "plm", _plm()
     yield "nemotron_h_moe-experts", _nemotron_h_moe()
     yield "nemotron_h_moe-latent", _nemotron_h_moe(latent=64)
     yield "nemotron_h_moe-layers", _nemotron_h_moe(differ=True)
@@ -227,6 +228,31 @@ def _nemotron_h_moe(latent: int = 0, differ: bool = False) -> RandomModel:
 
 
 # -- Transformers ------------------------------------------------------------------------------
+
+
+def _plm() -> RandomModel:
+    heads, rank, plain, turned, value, hidden = 4, 48, 24, 16, 24, 256
+    keys = {
+        "feed_forward_length": hidden,
+        "attention.head_count": heads,
+        "attention.key_length": plain + turned,
+        "attention.value_length": value,
+        "attention.kv_lora_rank": rank,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.dimension_count": turned,
+    }
+    model = RandomModel("plm", keys)
+    model.add_ends(output=False)
+    for layer in range(LAYERS):
+        block = f"blk.{layer}."
+        model.add_norm(block, "attn_norm", "ffn_norm")
+        model.add_norm(block, "attn_kv_a_norm", size=rank)
+        model.add(block, MATRIX, attn_q=(heads * (plain + turned), WIDTH))
+        model.add(block, MATRIX, attn_kv_a_mqa=(rank + turned, WIDTH))
+        model.add(block, MATRIX, attn_kv_b=(heads * (plain + value), rank))
+        model.add(block, MATRIX, attn_output=(WIDTH, heads * value))
+        model.add(block, MATRIX, ffn_up=(hidden, WIDTH), ffn_down=(WIDTH, hidden))
+    return model
 
 
 def _bitnet(scales: bool) -> RandomModel:

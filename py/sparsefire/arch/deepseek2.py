@@ -170,6 +170,8 @@ _DEEPSEEK2 = Architecture(
 )
 
 ROWS = {
+    # PLM (Deng et al. 2025), whose ReLU² leaves most neurons 0.
+    "plm": Architecture("relu2", write, gated=False, own_keys=("attention.value_length",)),
     "minicpm3": MINICPM._replace(
         write=write, rope_halves=True, mixture=None, own_keys=("attention.value_length",)
     ),
