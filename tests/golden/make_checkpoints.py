@@ -127,7 +127,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "topk_group": 2,
         "routed_scaling_factor": 2.5,
     },
-    "bitnet": {"hidden_act": "relu2"},
+    "bitnet": {"hidden_act": "relu2", "tie_word_embeddings": True},
     "nanochat": {"final_logit_softcapping": 6.0, "rope_parameters": {"rope_theta": 5000.0}},
 }
 
