@@ -326,7 +326,7 @@ def test_modes_that_the_model_does_not_have(silu: Path) -> None:
 DAMAGED: dict[str, dict[str, Any]] = {
     "'blk.1.attn_k.weight' is missing": {"tensors": {"blk.1.attn_k.weight": None}},
     "'blk.0.ffn_down.weight' is Q8_K": {"hidden": 256, "down_format": "Q8_K"},
-    "architecture 'bert'": {"keys": {"general.architecture": "bert"}},
+    "architecture 'elsewhere'": {"keys": {"general.architecture": "elsewhere"}},
     "unknown activation 'sine'": {"activation": "sine"},
     "'no-such-rule'": {"keys": {"tokenizer.ggml.pre": "no-such-rule"}},
     "the tokeniser 'other'": {"keys": {"tokenizer.ggml.model": "other"}},
