@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import save_file
 
 import hf_families
@@ -20,6 +21,7 @@ from sparsefire.gguf.reader import GgufFile
 from sparsefire.lm.model import Model
 
 ENTRIES = hf_families.entries()
+TEXT = "The people of 1776, über alles:\n\tthen there… 日本 🙂"
 MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}, "intermediate_size": 64}
 
 
@@ -30,6 +32,8 @@ def test_logits(kind: str, tmp_path: Path) -> None:
     convert_checkpoint(folder, tmp_path / "out.gguf")
     with Model.load(tmp_path / "out.gguf") as model:
         found = model.logits(hf_families.TOKENS)[-1]
+        theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        assert model.tokenize(TEXT, add_bos=False) == theirs.encode(TEXT).ids
     assert np.abs(found - entry["logits"]).max() < 1e-5 * np.abs(entry["logits"]).max()
 
 

@@ -4,6 +4,8 @@ definition gives, bit for bit."""
 from __future__ import annotations
 
 import json
+import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 import hf_checkpoint
 from hf_checkpoint import Hf
 from sparsefire.errors import ModelFileError, UnsupportedError
+from sparsefire.files.convert import packed_integers
 from sparsefire.files.convert.checkpoint import convert_checkpoint
 from sparsefire.lm.model import Model
 
@@ -122,6 +125,23 @@ def test_weights_are_not_rounded(
     convert_checkpoint(tmp_path / "packed", tmp_path / "f32.gguf", format="f32")
     again = weights_of(tmp_path / "f32.gguf")
     assert all(np.array_equal(again[name][1], values) for name, (_, values) in expected.items())
+
+
+def test_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_integers, "_PIECE", 1 << 12)
+    large = replace(LLAMA, d=256, hidden=1024, heads=4, head_dim=64)
+    monkeypatch.setattr(sys.modules[__name__], "LLAMA", large)
+    for method in ("gptq", "awq"):
+        config, stored, plain = packed(method, group=64)
+        folder = write(tmp_path / method, config, stored)
+        convert_checkpoint(folder, tmp_path / "first.gguf", force=True)
+        tracemalloc.start()
+        convert_checkpoint(folder, tmp_path / f"{method}.gguf")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        found = weights_of(tmp_path / f"{method}.gguf")["blk.1.ffn_down.weight"][1]
+        assert np.array_equal(found, plain["model.layers.1.mlp.down_proj.weight"])
+        assert peak < 2 * max(values.nbytes for values in plain.values())
 
 
 def eight_bits(values: Array) -> tuple[Array, Array]:

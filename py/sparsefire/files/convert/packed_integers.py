@@ -25,6 +25,7 @@ from .parts import Part, Parts
 from .safetensors import StoredTensor
 
 _BLOCK = 32  # weights of a block of the formats
+_PIECE = 1 << 20  # weights that are unpacked at a time
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the output of each field of a word
 _WORDS = "qweight"
 _OWN = (_WORDS, "qzeros", "scales", "g_idx")
@@ -140,20 +141,28 @@ class PackedConfig:
         group: int,
         kind: str,
     ) -> ByteArray:
-        """The blocks of all outputs, each those of all inputs."""
-        integers = _integers(words).reshape(words.shape)
-        if self._awq:
-            quants = self._ordered(_unpacked(integers, self._bits)).T
-        else:
-            quants = _unpacked(np.ascontiguousarray(integers.T), self._bits)
-        each = np.repeat(points.T, group // _BLOCK, axis=1)[..., None]  # (outputs, blocks, 1)
-        found = quants.reshape(len(quants), -1, _BLOCK).astype(np.int16) - each
-        spread = np.repeat(scales.T, group // _BLOCK, axis=1)
-        return _blocks(found.astype(np.int8), spread, kind)
+        """The blocks of all outputs, each those of all inputs. Some outputs at a time, so that
+        their whole numbers take little memory."""
+        integers, fields = _integers(words), 32 // self._bits
+        inputs, outputs = len(points) * group, points.shape[1]
+        step = max(_PIECE // inputs // fields, 1) * fields
+        pieces = []
+        for first in range(0, outputs, step):
+            span = slice(first, first + step)
+            if self._awq:
+                some = integers[:, first // fields : (first + step) // fields]
+                quants = self._ordered(_unpacked(some, self._bits)).T
+            else:
+                quants = _unpacked(np.ascontiguousarray(integers[:, span].T), self._bits)
+            each = np.repeat(points[:, span].T, group // _BLOCK, axis=1)[..., None]
+            found = quants.reshape(len(quants), -1, _BLOCK).astype(np.int16) - each
+            spread = np.repeat(scales[:, span].T, group // _BLOCK, axis=1)
+            pieces.append(_blocks(found.astype(np.int8), spread, kind))
+        return np.concatenate(pieces)
 
 
 def _integers(tensor: StoredTensor) -> npt.NDArray[np.uint32]:
-    return tensor.data.view("<u4").reshape(tensor.shape).astype(np.uint32, copy=False)
+    return tensor.data.view("<u4").reshape(tensor.shape)
 
 
 def _unpacked(words: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint8]:
