@@ -68,6 +68,7 @@ def test_a_stranger_sees_it_work_without_touching_anything(seen: dict[str, Any])
     factor = seen["row"].partition("(")[2].partition("×")[0]
     told = f"{seen['share']} of neurons computed, {factor}× as fast as dense, in this tab"
     assert seen["headline"] == told
+    assert seen["share"] in seen["row"]  # everywhere the mean over the text
     assert seen["announce"].startswith("Token limit reached: 120 tokens at ")
     assert seen["model-facts"].startswith("Small, trained on public-domain speeches")
     for column, mode in zip(seen["columns"], ("Dense", "Sparse"), strict=True):
@@ -241,16 +242,51 @@ def test_what_cannot_be_generated_is_explained(page: Web) -> None:
     page.page.fill("#top_p", "0.95")
 
 
-@pytest.mark.parametrize("width", [360, 800, 2000])
+@pytest.mark.parametrize("width", [320, 360, 640, 768, 1280, 2000])
 def test_it_fits_every_window(page: Web, width: int) -> None:
+    """640: half of 1280, as at a zoom of 200 %. Nothing is cut off or needs scrolling sideways."""
     before = page.page.viewport_size
-    page.page.set_viewport_size({"width": width, "height": 800})
+    page.page.set_viewport_size({"width": width, "height": 400 if width == 640 else 800})
     page.page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
-    room, wide = page.page.evaluate(
-        "[document.documentElement.clientWidth, document.documentElement.scrollWidth]"
+    room, wide, cut = page.page.evaluate(
+        """() => {
+            const texts = "button, label, h1, h2, h3, dt, dd, summary, p, legend";
+            const cut = [...document.querySelectorAll(texts)].filter((each) =>
+                each.checkVisibility() && !each.classList.contains("unseen") &&
+                each.scrollWidth > each.clientWidth + 1 &&
+                getComputedStyle(each).display !== "inline");
+            const { clientWidth, scrollWidth } = document.documentElement;
+            return [clientWidth, scrollWidth, cut.map((each) => each.outerHTML.slice(0, 80))];
+        }"""
     )
     page.page.set_viewport_size(before)
     assert wide <= room
+    assert cut == []
+
+
+def test_colours_of_the_user_and_reduced_motion(page: Web) -> None:
+    page.page.emulate_media(forced_colors="active", reduced_motion="reduce")
+    page.generate(PROMPT, "sparse", max_tokens=8, **GREEDY)
+    assert page.page.is_hidden("#map-empty")
+    style = """(selector) => {
+        const style = getComputedStyle(document.querySelector(selector));
+        return [style.backgroundColor, style.transitionDuration];
+    }"""
+    ground, still = page.page.evaluate(style, "#go")
+    assert still == "0s"
+    shown = {page.page.evaluate(style, f".legend .{each}")[0] for each in ("cold", "hot", "idle")}
+    assert len(shown - {ground}) == 3  # the legend keeps the colours of the map
+    assert page.page.evaluate(style, "#side [data-mode=sparse] i")[0] in shown
+    page.page.emulate_media(forced_colors="none", reduced_motion="no-preference")
+
+
+def test_text_from_right_to_left(page: Web) -> None:
+    page.generate("שלום", "sparse", max_tokens=4, **GREEDY)
+    direction = "(id) => getComputedStyle(document.querySelector(id)).direction"
+    assert page.page.evaluate(direction, "#output .text") == "rtl"
+    assert page.page.evaluate(direction, "#prompt") == "rtl"
+    page.generate(PROMPT, "sparse", max_tokens=4, **GREEDY)
+    assert page.page.evaluate(direction, "#output .text") == "ltr"
 
 
 @pytest.mark.parametrize("width", [360, 1280])

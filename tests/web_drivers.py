@@ -55,6 +55,15 @@ class Driver:
             raise AssertionError(f"{answer['error']} in: {body}")
         return answer.get("value")
 
+    def press(self, *keys: str) -> None:
+        """Presses keys one after another."""
+        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self._send("PerformActions", actions=[{"type": "key", "id": "keys", "actions": actions}])
+
+    def resize(self, width: int, height: int) -> None:
+        """Sets the size of the window, with the browser's own bars."""
+        self._send("SetWindowRect", width=width, height=height)
+
 
 @contextmanager
 def _running(*command: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
@@ -89,6 +98,8 @@ def firefox(directory: Path, proxy_port: int) -> Iterator[Driver]:
     program = find_program("firefox-esr", "firefox")
     preferences = {
         "javascript.options.wasm_optimizingjit": False,
+        "browser.display.document_color_use": 2,  # the user's colours instead of the page's
+        "ui.prefersReducedMotion": 1,
         "marionette.port": 0,  # a free one, which it writes to a file
         "network.proxy.type": 1,
         "network.proxy.http": "127.0.0.1",
@@ -136,6 +147,8 @@ _PATHS = {
     "SetTimeouts": "timeouts",
     "Navigate": "url",
     "ExecuteAsyncScript": "execute/async",
+    "PerformActions": "actions",
+    "SetWindowRect": "window/rect",
 }
 
 

@@ -21,9 +21,8 @@ const LEGENDS = {
   experts: { cold: "expert that the router chose", hot: "always computed", idle: "other expert: skipped" },
 };
 
-/** The current text: its mode, whether its speed is compared, where its pieces go, the last figures, and the last shares
- *  by layer. */
-export const run = { mode: "", counted: true, write: null, last: null, layers: null };
+/** The current text: its mode, its figures so far, and the last shares by layer; `beginReport` sets what else it has. */
+export const run = { mode: "", last: null, layers: null };
 
 /** Resets everything for a newly loaded model. */
 export function resetReport(model) {
@@ -69,9 +68,12 @@ export function showReport(report) {
   run.write?.(report.text, report.speed);
   if (report.evaluated > 0) {
     const active = mean(report.active);
-    run.last = { tokens: report.tokens, speed: report.speed, active };
     if (run.counted && report.tokens > 1) speeds.add(run.mode, report, active);
-    showFigures(report, active);
+    run.evaluated += report.evaluated;
+    run.active += active * report.evaluated;
+    run.ffnBytes += report.ffn_bytes * report.evaluated;
+    run.last = { tokens: report.tokens, speed: report.speed, active: run.active / run.evaluated };
+    showFigures(report);
     if (report.fired) {
       $("map-empty").hidden = true;
       map.feed(new Uint8Array(report.fired), report.evaluated);
@@ -94,21 +96,27 @@ function showHeadline() {
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
 
-function showFigures(report, active) {
+/** Begins the figures of a text, which are means over it: all but “tokens/s now”. */
+export function beginReport(mode, counted, write) {
+  Object.assign(run, { mode, counted, write, evaluated: 0, active: 0, ffnBytes: 0 });
+}
+
+function showFigures(report) {
   const now = performance.now();
   if (!report.done && now - updated < INTERVAL) return;
   updated = now;
   if (report.speed_now) $("speed-now").textContent = speed(report.speed_now);
   if (report.speed) $("speed-mean").textContent = speed(report.speed);
-  $("share").textContent = percent(active);
-  const read = report.ffn_bytes + report.other_bytes;
+  $("share").textContent = percent(run.last.active);
+  const ffn = run.ffnBytes / run.evaluated;
+  const read = ffn + report.other_bytes;
   const dense = report.dense_ffn_bytes + report.other_bytes;
   $("bytes").textContent = size(read);
-  $("read-ffn").style.width = `${(100 * report.ffn_bytes) / dense}%`;
+  $("read-ffn").style.width = `${(100 * ffn) / dense}%`;
   $("read-other").style.width = `${(100 * report.other_bytes) / dense}%`;
   $("read-note").textContent =
     `Weights read per token: ${size(read)}, dense mode ${size(dense)}; in the feed-forward layers ` +
-    `${size(report.ffn_bytes)}, dense mode ${size(report.dense_ffn_bytes)}.`;
+    `${size(ffn)}, dense mode ${size(report.dense_ffn_bytes)}.`;
   if (report.cache_wanted) {
     $("hits").textContent = percent(report.cache_hits / report.cache_wanted);
     $("disk").textContent = size(report.cache_read_bytes / report.evaluated);

@@ -3,7 +3,7 @@ import { percent, speed } from "./format.js";
 import { conversation, extend, forget, restore } from "./conversation.js";
 import { addTurn, clearOutput, openColumns, openText, Text } from "./output.js";
 import { $, announce, preferences, problem, sentence, setPhase, state } from "./page.js";
-import { run } from "./report.js";
+import { beginReport, run } from "./report.js";
 
 const MODES = ["sparse", "exact", "dense"];
 // Kinds of errors after which the core cannot be used any more.
@@ -104,17 +104,16 @@ async function generate({ counted = true, column = null, ...overrides } = {}) {
   }
   queued = false;
   problem("");
-  run.mode = overrides.mode ?? checked("mode");
-  run.counted = counted;
+  const mode = overrides.mode ?? checked("mode");
   setPhase("busy");
   const turn = isChat() ? new Turn($("prompt").value) : null;
   const input = turn?.input ?? { prompt: $("prompt").value };
   const text = turn?.text ?? new Text(column?.box ?? openText(), input.prompt, column?.rate);
-  run.write = (piece, perSecond) => text.add(piece, perSecond);
-  announce(`Generating, ${run.mode} mode.`);
+  beginReport(mode, counted, (piece, perSecond) => text.add(piece, perSecond));
+  announce(`Generating, ${mode} mode.`);
   let reason = null;
   try {
-    const ended = await state.engine.request("generate", { ...input, options: { ...options(), mode: run.mode, ...overrides } });
+    const ended = await state.engine.request("generate", { ...input, options: { ...options(), mode, ...overrides } });
     reason = ended.reason;
     announce(summary(reason));
     text.end();
