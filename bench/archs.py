@@ -2,7 +2,7 @@
 llama.cpp has.
 
     python -m bench.archs MODELS LOGITS                  # models and logits that are there
-    python -m bench.archs --build LLAMA_CPP FOLDER       # makes them first, in FOLDER
+    python -m bench.archs --build LLAMA_CPP FOLDER       # makes them first, in FOLDER; --seed 1
     python -m bench.archs MODELS LOGITS --only 'qwen*'
     python -m bench.archs MODELS LOGITS --backend wasmtime
 
@@ -120,6 +120,7 @@ def main() -> int:
     add("models", type=Path, metavar="MODELS", help="folder of random models; with --build, where")
     add("logits", type=Path, nargs="?", metavar="LOGITS", help="folder of llama.cpp's logits")
     add("--build", type=Path, metavar="LLAMA_CPP", help="make both from the sources of llama.cpp")
+    add("--seed", type=int, default=0, help="of the models that --build makes")
     add("--only", default="*", metavar="PATTERN", help="names of models, such as 'qwen*'")
     add("--backend", choices=("native", "wasmtime"), default="native", help="where models run")
     add("--json", action="store_true", help="print JSON instead")
@@ -128,7 +129,7 @@ def main() -> int:
     if (arguments.build is None) == (logits is None):
         parser.error("name MODELS and LOGITS, or --build LLAMA_CPP and a folder")
     if arguments.build is not None:
-        models, logits = make_models(arguments.build, arguments.models)
+        models, logits = make_models(arguments.build, arguments.models, arguments.seed)
     sf.use_backend(arguments.backend)
     found = list(comparisons(models, logits, arguments.only))
     if not found:

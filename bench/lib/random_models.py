@@ -51,9 +51,10 @@ _ROUTED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_models(source: Path, folder: Path) -> tuple[Path, Path]:
-    """Builds the peer from the sources of llama.cpp and makes the models and their logits in
-    ``folder``; the folders of both. What is built already is used again."""
+def make_models(source: Path, folder: Path, seed: int = 0) -> tuple[Path, Path]:
+    """Builds the peer from the sources of llama.cpp and makes the models, of random numbers of
+    ``seed``, and their logits in ``folder``; the folders of both. What is built already is used
+    again."""
     build, raw = folder / "build", folder / "raw"
     models, logits = folder / "models", folder / "logits"
     for each in (raw, models, logits):
@@ -63,7 +64,8 @@ def make_models(source: Path, folder: Path) -> tuple[Path, Path]:
     targets = ["--target", "test-llama-archs", "peer_logits", "--config", "Release"]
     jobs = ["--parallel", str(os.cpu_count() or 1)]
     subprocess.run(["cmake", "--build", str(build), *targets, *jobs], check=True)
-    subprocess.run([build / "bin" / "test-llama-archs", "-o", raw], check=True, capture_output=True)
+    test = build / "bin" / "test-llama-archs"
+    subprocess.run([test, "-s", str(seed), "-o", raw], check=True, capture_output=True)
     made = [realistic(path, models / path.name) for path in sorted(raw.glob("*.gguf"))]
     for name, (source_name, changes) in _ROUTED.items():
         made.append(realistic(raw / f"{source_name}.gguf", models / f"{name}.gguf", changes))
