@@ -19,9 +19,11 @@ from batch_workers import (
     check_job_with_a_killed_process,
     check_job_with_a_row_that_kills,
     run_guide,
+    write_lines,
 )
 from conftest import ROOT, missing
-from sparsefire.batch import Embedder, Generator, close_models
+from sparsefire.batch import Embedder, Generator, close_models, run_job
+from sparsefire.errors import BackendError
 
 try:
     import dask.bag
@@ -68,6 +70,13 @@ def test_jobs(dask_client: Client, tmp_path: Path) -> None:
     allowed, scheduler.allowed_failures = scheduler.allowed_failures, 0
     check_job_with_a_row_that_kills("dask", tmp_path)
     scheduler.allowed_failures = allowed
+
+
+def test_no_cluster(tmp_path: Path) -> None:
+    source = str(write_lines(tmp_path / "rows.jsonl", FEW))
+    for address in ("nonsense://host", "tcp://127.0.0.1"):
+        with pytest.raises(BackendError, match=f"no cluster of Dask at {address}"):
+            run_job(Generator(), source, str(tmp_path / "out"), engine="dask", address=address)
 
 
 def test_the_guide(dask_client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,9 @@ def test_files_of_lines(source: Path, expected: list[dict[str, Any]]) -> None:
             run_job(Generator(), str(source.with_name(name)), str(source.parent / "none"))
     source.write_text("\n")
     assert run_job(Generator(), str(source), str(source.parent / "empty")).rows == 0
+    for name in ("workers", "part_rows"):
+        with pytest.raises(ArgumentError, match=name):
+            run_job(Generator(), str(source), str(source.parent / "empty"), **{name: 0})
 
 
 def test_the_files_of_a_job(tmp_path: Path) -> None:
@@ -302,6 +305,24 @@ def test_a_process_that_is_killed(tmp_path: Path) -> None:
 
 def test_a_row_that_kills(tmp_path: Path) -> None:
     check_job_with_a_row_that_kills("local", tmp_path)
+
+
+def test_processes_end_with_the_one_that_started_them() -> None:
+    """Also when that is killed: whoever holds standard output is gone."""
+    code = """
+import os, sys, time
+from functools import partial
+from sparsefire.batch.engines import Settings, run_local
+tasks = [os.getpid, *[partial(time.sleep, 60)] * 3]
+for number in run_local(iter(tasks), Settings(workers=2)):
+    print(number, flush=True)
+"""
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert int(process.stdout.readline()) != process.pid
+    process.kill()
+    assert process.communicate(timeout=30)[0] == ""
 
 
 def test_object_stores(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from .._options import count, positive
 from ..errors import ArgumentError, BackendError
 
 Task = Callable[[], Any]
@@ -27,6 +30,11 @@ class Settings:
     address: str | None = None
     retries: int = 3
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            positive(self.workers, "workers")
+        count(self.retries, "retries")
 
 
 def call(task: Task) -> Any:
@@ -56,15 +64,17 @@ def _in_processes(tasks: Tasks, workers: int, retries: int) -> Iterator[Any]:
     while True:
         pending: dict[Future[Any], Task] = {}
         following: list[Task] = []
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=_end_with_parent
+        ) as pool:
             try:
                 while True:
                     room = _AHEAD * workers - len(pending)
                     following += [again.pop() for _ in range(min(room, len(again)))]
                     following += islice(tasks, room - len(following))
                     while following:
-                        pending[pool.submit(call, following[-1])] = following[-1]
-                        following.pop()
+                        pending[pool.submit(call, following[0])] = following[0]
+                        del following[0]
                     if not pending:
                         return
                     for future in wait(pending, return_when=FIRST_COMPLETED).done:
@@ -77,22 +87,35 @@ def _in_processes(tasks: Tasks, workers: int, retries: int) -> Iterator[Any]:
         again = [task for task, _ in tried]
 
 
+def _end_with_parent() -> None:
+    """Lets this process end when that which started it does, by whatever signal: the processes of a
+    pool would wait for work for ever."""
+    from multiprocessing import parent_process
+
+    def watch() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _counted(
     ended: Sequence[Task], before: Sequence[tuple[Task, int]], retries: int
 ) -> list[tuple[Task, int]]:
     """Tasks of processes that have ended, each with how often, or in place of those for which that
     is too often a careful one. Which of them ended the processes is not known: those that are
     careful are blamed last."""
-    counts = {id(task): count for task, count in before}
+    counts = {id(task): times for task, times in before}
     only_careful = all(_is_careful(task) for task in ended)
     found: list[tuple[Task, int]] = []
     for task in ended:
-        count = counts.get(id(task), 0) + 1
-        if count > retries and (only_careful or not _is_careful(task)):
-            reason = f"a process ended {count} times while it computed a part"
+        times = counts.get(id(task), 0) + 1
+        if times > retries and (only_careful or not _is_careful(task)):
+            reason = f"a process ended {times} times while it computed a part"
             found.append((_careful(task, reason), 0))
         else:
-            found.append((task, count))
+            found.append((task, times))
     return found
 
 
@@ -110,16 +133,25 @@ def _careful(task: Task, reason: str) -> Task:
     return careful
 
 
+@contextlib.contextmanager
+def _connecting(name: str, address: str | None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each engine has its own
+        where = f"at {address}" if address else "here"
+        raise BackendError(f"there is no cluster of {name} {where}: {error}") from error
+
+
 def run_ray(tasks: Tasks, settings: Settings) -> Iterator[Any]:
     """As tasks of Ray, which starts them again on other nodes when theirs is lost."""
     try:
         import ray
     except ImportError as error:
         raise BackendError("the engine needs Ray: pip install 'sparsefire[ray]'") from error
-    ours = not ray.is_initialized()
+    ours, threads = not ray.is_initialized(), settings.threads or 1
     if ours:
-        ray.init(address=settings.address, log_to_driver=False)
-    threads = settings.threads or 1
+        with _connecting("Ray", settings.address):
+            ray.init(address=settings.address, log_to_driver=False)
     remote = ray.remote(num_cpus=threads, max_retries=settings.retries)(call).remote
     cores = int(ray.cluster_resources().get("CPU", 1))
     room = _AHEAD * (settings.workers or max(1, cores // threads))
@@ -127,6 +159,8 @@ def run_ray(tasks: Tasks, settings: Settings) -> Iterator[Any]:
         room = settings.workers
     pending: dict[Any, Task] = {}
     try:
+        if ours and settings.address is None and threads > cores:
+            raise ArgumentError(f"threads: {threads}; Ray has {cores} processors, and would wait")
         while True:
             pending |= {remote(task): task for task in islice(tasks, room - len(pending))}
             if not pending:
@@ -158,7 +192,8 @@ def run_dask(tasks: Tasks, settings: Settings) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         client = None
         if settings.address is not None:
-            client = stack.enter_context(Client(settings.address))
+            with _connecting("Dask", settings.address):
+                client = stack.enter_context(Client(settings.address))
         else:
             with contextlib.suppress(ValueError):  # there is none yet
                 client = get_client()

@@ -154,7 +154,8 @@ def version_of(url: str) -> tuple[int, str]:
         info = system.info(path)
         key = system.ukey(path)
     except FileNotFoundError as error:
-        raise ModelFileError(f"{url}: there is no such file ({error})") from error
+        reason = error.__cause__ or error
+        raise ModelFileError(f"{url}: there is no such file ({reason})") from error
     except Exception as error:  # each file system has its own
         raise ModelFileError(f"{url}: cannot be read: {error!r}") from error
     size = info.get("size")
