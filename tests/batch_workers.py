@@ -82,15 +82,15 @@ def check_job_with_a_killed_process(engine: str, folder: Path) -> None:
 
 def check_job_with_a_row_that_kills(engine: str, folder: Path) -> None:
     """A job in which a row kills every process has all others, and an error in place of that."""
-    rows = [*FEW[:5], {"id": 999, "prompt": "poison"}, *FEW[5:12]]
+    rows = [*FEW[:2], {"id": 999, "prompt": "poison"}, *FEW[2:4]]
     source, output = str(write_lines(folder / "rows.jsonl", rows)), str(folder / "poisoned")
-    options: dict[str, Any] = {"engine": engine, "part_rows": 4, "workers": 2, "retries": 0}
+    options: dict[str, Any] = {"engine": engine, "part_rows": 2, "workers": 2, "retries": 0}
     report = run_job(Killed(**GREEDY), source, output, **options)
-    assert (report.rows, report.failed, report.parts) == (13, 1, 4)
+    assert (report.rows, report.failed, report.parts) == (5, 1, 3)
     found = list(read_parts(output))
     assert [row["id"] for row in found] == [row["id"] for row in rows]
-    assert "signal 9" in found.pop(5)["error"]
-    assert found == Generator(**GREEDY)(FEW[:12])
+    assert "signal 9" in found.pop(2)["error"]
+    assert found == Generator(**GREEDY)(FEW[:4])
 
 
 def check_job_on_a_full_disk(engine: str, folder: Path) -> None:
