@@ -137,7 +137,7 @@ def test_memory_of_layers_that_are_laid_out_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"keys": {"general.architecture": "bert"}}, "architecture 'bert' is not supported"),
+        ({"keys": {"general.architecture": "bort"}}, "architecture 'bort' is not supported"),
         ({"keys": {"general.architecture": ""}}, "architecture"),
         ({"tensors": {"blk.1.attn_k.weight": None}}, "tensor 'blk.1.attn_k.weight' is missing"),
         ({"keys": {"tokenizer.ggml.pre": "other"}}, "rule 'other'"),
