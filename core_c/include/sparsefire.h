@@ -409,6 +409,10 @@ SF_API int32_t sf_model_add_experts(sf_model *model, sf_experts *experts);
 /* Puts another layer of the same shape in the place of an sf_ffn. Errors: ARGUMENT, SHAPE. */
 SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
 
+/* A screen for SF_STEP_HEAD: a low-rank predictor whose scores approximate the logits. Borrows it; its rule is not
+ * used. Errors: ARGUMENT (also for one of another context), MEMORY. */
+SF_API int32_t sf_model_add_screen(sf_model *model, sf_predictor *screen);
+
 /* Steps. Their arguments are the numbers of what was added, in brackets the shapes, and whole numbers; after a
  * semicolon, floats. "or -1": none. In place: the first argument is changed. */
 enum sf_step_name {
@@ -461,7 +465,11 @@ enum sf_step_name {
                                out_i = Σ_j weight_ij · in_j */
   SF_STEP_POSITION = 24,    /* out (d), matrix (positions, d). out = row of the position. An evaluation that goes
                                beyond the rows fails with CONTEXT_FULL */
-  SF_STEP_CLAMP = 25        /* in place; limit > 0. x = min(max(x, -limit), limit) */
+  SF_STEP_CLAMP = 25,       /* in place; limit > 0. x = min(max(x, -limit), limit) */
+  SF_STEP_HEAD = 26         /* in (d), matrix (vocab, d), bias (vocab) or -1, screen or -1, rows, out (vocab), after the
+                               pick. out = matrix · in + bias. With a screen, out = its scores, but where these are the
+                               `rows` largest (of equal ones the first), or a session names the row: see
+                               sf_session_set_head */
 };
 
 /* Which tokens a token attends to, itself always among them. */
@@ -565,6 +573,19 @@ SF_API int32_t sf_session_restore(sf_session *session, const uint8_t *data, size
 /* Neurons of the evals since the last call of this function, summed over their tokens, per layer: selected (layers),
  * active (layers); see sf_ffn_forward. Sums saturate at INT32_MAX. Errors: ARGUMENT. */
 SF_API int32_t sf_session_counts(sf_session *session, int32_t *selected, int32_t *active);
+
+/* Which rows of the output matrix SF_STEP_HEAD multiplies. */
+enum sf_head {
+  SF_HEAD_DENSE = 0,
+  SF_HEAD_SCREENED = 1 /* those that the screen proposes; without a screen, all */
+};
+
+/* Sets the head of the session's further evaluations, an sf_head; when opened, a session has SF_HEAD_SCREENED. The rows
+ * ids (count), ascending and each once, are multiplied in any case. Copies them. Errors: ARGUMENT, MEMORY. */
+SF_API int32_t sf_session_set_head(sf_session *session, int32_t head, const int32_t *ids, int32_t count);
+/* Since the last call of this function: *tokens that SF_STEP_HEAD was for, and *rows that it multiplied for them
+ * together. Both saturate at INT32_MAX. Errors: ARGUMENT. */
+SF_API int32_t sf_session_head_counts(sf_session *session, int32_t *tokens, int32_t *rows);
 
 /* What sf_session_tap records for each token. */
 enum sf_tap {

@@ -229,6 +229,7 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_model_add_ffn, 2, (h, h))                                      \
   RESULT(int32_t, sf_model_add_experts, 2, (h, h))                                  \
   RESULT(int32_t, sf_model_set_ffn, 3, (h, i, h))                                   \
+  RESULT(int32_t, sf_model_add_screen, 2, (h, h))                                   \
   RESULT(int32_t, sf_model_add_step, 6, (h, i, p, i, p, i))                         \
   RESULT(int32_t, sf_model_eval, 9, (h, p, p, p, i, i, i, w, i))                    \
   RESULT(int32_t, sf_model_missing, 3, (h, w, w))                                   \
@@ -242,6 +243,8 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_session_save, 3, (h, w, s))                                    \
   RESULT(int32_t, sf_session_restore, 4, (h, p, s, i))                              \
   RESULT(int32_t, sf_session_counts, 3, (h, w, w))                                  \
+  RESULT(int32_t, sf_session_set_head, 4, (h, i, p, i))                             \
+  RESULT(int32_t, sf_session_head_counts, 3, (h, w, w))                             \
   RESULT(int32_t, sf_session_tap, 4, (h, i, w, s))                                  \
   RESULT(int32_t, sf_session_activity, 3, (h, w, s))
 

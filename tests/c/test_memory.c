@@ -63,6 +63,32 @@ static int32_t make_plan(sf_model *model, sf_ffn *ffn, sf_ffn *cached, sf_expert
   return status < 0 ? status : SF_OK;
 }
 
+/* A token's row of a matrix is screened by the first `VOCAB` rows of itself. */
+static int32_t use_head(sf_context *context, const sf_matrix *square) {
+  const plan_step steps[] = {
+      {SF_STEP_EMBED, 1, 2, {1, 0}}, {SF_STEP_PICK, 0, 1, {1}}, {SF_STEP_HEAD, 0, 6, {1, 0, -1, 0, 2, 0}}};
+  const int32_t token = 1;
+  const float one = 1;
+  sf_predictor *screen = NULL;
+  sf_model *model = NULL;
+  sf_session *session = NULL;
+  int32_t status = sf_predictor_open(&screen, context, square, square, NULL, 0);
+  if (status == SF_OK) status = sf_model_open(&model, context, VOCAB, D);
+  if (status == SF_OK) status = sf_model_add_buffer(model, D);
+  if (status >= 0) status = sf_model_add_matrix(model, square);
+  if (status >= 0) status = sf_model_add_screen(model, screen);
+  for (int32_t i = 0; i < 3 && status >= 0; i++) {
+    status = sf_model_add_step(model, steps[i].kind, steps[i].arguments, steps[i].count, &one, steps[i].numbers);
+  }
+  if (status >= 0) status = sf_session_open(&session, model, TOKENS);
+  if (status == SF_OK) status = sf_session_set_head(session, SF_HEAD_SCREENED, &token, 1);
+  if (status == SF_OK) status = sf_session_eval(session, &token, 1, SF_DENSE, SF_DECODE, out, 1);
+  sf_session_close(session);
+  sf_model_close(model);
+  sf_predictor_close(screen);
+  return status;
+}
+
 /* Opens, uses and closes a handle of every kind, up to the first error. Returns the status. */
 static int32_t use_everything(void) {
   sf_context *context = NULL;
@@ -106,6 +132,7 @@ static int32_t use_everything(void) {
   if (status == SF_OK) status = sf_session_eval(session, tokens, TOKENS, SF_SPARSE, SF_PROMPT, out, 1);
   int32_t layer;
   if (status == SF_WAITING) status = sf_model_missing(model, &layer, ids) > 0 ? SF_OK : SF_ERROR_ARGUMENT;
+  if (status == SF_OK) status = use_head(context, square);
   sf_session_close(session);
   sf_model_close(model);
   sf_experts_close(experts);

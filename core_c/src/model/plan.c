@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "ffn/predictor.h"
 
 enum { GROWTH = 16 }; /* entries by which lists grow */
 
@@ -55,10 +56,12 @@ void sf_model_close(sf_model *model) {
   sf_free(model->vectors);
   sf_free(model->ropes);
   sf_free(model->layers);
+  sf_free(model->screens);
   sf_free(model->steps);
   sf_free(model->scores);
   sf_free(model->work);
   sf_free(model->kept);
+  sf_free(model->rows);
   sf_cached_close(&model->cached);
   sf_free(model);
 }
@@ -155,6 +158,14 @@ int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn) {
   return SF_OK;
 }
 
+int32_t sf_model_add_screen(sf_model *model, sf_predictor *screen) {
+  if (!changeable(model) || !screen || screen->context != model->context) return SF_ERROR_ARGUMENT;
+  int32_t status = extend((void **)&model->screens, model->n_screens, sizeof(sf_predictor *));
+  if (status != SF_OK) return status;
+  model->screens[model->n_screens] = screen;
+  return model->n_screens++;
+}
+
 /* ---- Steps ---- */
 
 /* 1 when an argument names what its character stands for. */
@@ -179,6 +190,8 @@ static int32_t argument_valid(const sf_model *model, char what, int32_t value) {
       return value >= 0 && value < model->n_layers && model->layers[value].ffn;
     case 'e':
       return value >= 0 && value < model->n_layers && model->layers[value].experts;
+    case 'P':
+      return value >= -1 && value < model->n_screens;
     case 's':
       return value >= 0 && value < model->n_steps;
     case 'S':

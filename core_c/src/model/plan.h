@@ -64,7 +64,8 @@ typedef struct {
   int32_t until;   /* and before which step they stop */
   int32_t waiting; /* 1: for neurons that the host reads */
   int32_t tokens[SF_BATCH], positions[SF_BATCH];
-  int32_t wanted[SF_BATCH]; /* 1: the logits of that token */
+  int32_t wanted[SF_BATCH];  /* 1: the logits of that token */
+  int32_t origins[SF_BATCH]; /* after a pick, which of the sessions is that of the token */
   sf_session *sessions[SF_BATCH];
   int32_t first; /* of them, in the eval of a single session */
   float *logits; /* of the wanted tokens */
@@ -80,8 +81,9 @@ struct sf_model {
   sf_vector *vectors;
   sf_rope *ropes;
   sf_layer *layers;
+  sf_predictor **screens;
   sf_step *steps;
-  int32_t n_buffers, n_matrices, n_vectors, n_ropes, n_layers, n_steps;
+  int32_t n_buffers, n_matrices, n_vectors, n_ropes, n_layers, n_screens, n_steps;
   int32_t picked; /* 1: a step has left only the tokens whose logits are wanted */
   int32_t tapped; /* 1: a step taps the hidden states */
   int32_t passes; /* steps of attention to both sides */
@@ -93,14 +95,16 @@ struct sf_model {
   size_t work_capacity;
   float *kept; /* between passes, see passes.c */
   size_t kept_capacity;
+  int32_t *rows; /* ids of rows, of one step at a time */
+  size_t rows_capacity;
 };
 
 /* A kind of step. */
 typedef struct sf_step_kind {
   /* What its arguments are, one character each; those after '*' repeat. i: a buffer that is read, I: or none, o: one
    * that is written, x: one that is changed in place, m: a matrix, v: a vector, V: or none, r: a rope, l: a
-   * feed-forward layer, e: a layer of experts, s: an earlier step, S: or none, n: a number from 0 on, c: one from 1
-   * on. None is -1. */
+   * feed-forward layer, e: a layer of experts, P: a screen, or none, s: an earlier step, S: or none, n: a number from 0
+   * on, c: one from 1 on. None is -1. */
   const char *arguments;
   int32_t whole;   /* 1: it is for whole batches, so it cannot follow a pick */
   int32_t numbers; /* finite floats */
@@ -139,7 +143,8 @@ int32_t sf_model_live(const sf_model *model, int32_t buffer, int32_t place);
 sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j);
 
 /* Steps of their own files. */
-extern const sf_step_kind sf_step_attention, sf_step_route, sf_step_experts, sf_step_convolution, sf_step_recurrence;
+extern const sf_step_kind sf_step_attention, sf_step_route, sf_step_experts, sf_step_convolution, sf_step_recurrence,
+    sf_step_head;
 /* 1 for a step of attention to tokens on both sides. */
 int32_t sf_sees_both_sides(const sf_step *step);
 /* The keys and values of the batch go to their sessions. */

@@ -23,7 +23,7 @@ static int32_t is_recurrent(const sf_model *model) {
 
 static int32_t allocate(sf_session *session) {
   const sf_model *model = session->model;
-  size_t layers = (size_t)model->n_layers + 1; /* of none, something to point at */
+  size_t layers = (size_t)model->n_layers + 1; /* and the head */
   session->states = sf_array((size_t)model->n_steps, sizeof(sf_state));
   if (!session->states) return SF_ERROR_MEMORY;
   for (int32_t i = 0; i < 2; i++) {
@@ -51,6 +51,7 @@ int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context) {
   session->model = model;
   session->context = context;
   sf_passes_prepare(model);
+  session->head = SF_HEAD_SCREENED;
   model->sessions++;
   int32_t status = allocate(session);
   if (status != SF_OK) {
@@ -74,7 +75,7 @@ static void forget(sf_session *session) {
 
 /* Ends the present eval for one of its sessions; a second time, nothing happens. */
 static void end_session(sf_session *session, int32_t status) {
-  size_t layers = (size_t)session->model->n_layers;
+  size_t layers = (size_t)session->model->n_layers + 1;
   if (session->pending == 0) return;
   if (status == SF_OK) session->position += session->pending;
   session->pending = 0;
@@ -110,6 +111,7 @@ void sf_session_close(sf_session *session) {
     sf_free(state->values);
   }
   sf_free(session->states);
+  sf_free(session->exact);
   for (int32_t i = 0; i < 2; i++) {
     sf_free(session->counts[i]);
     sf_free(session->totals[i]);
@@ -169,6 +171,7 @@ static int32_t begin_batch(sf_model *model, sf_session *const *sessions, const i
     sf_session *session = sessions[j];
     batch->tokens[j] = tokens[j];
     batch->sessions[j] = session;
+    batch->origins[j] = j;
     batch->positions[j] = session->position + session->pending++;
     if (j + 1 < n && sessions[j + 1] == session) continue;
     int32_t status = sf_attention_reserve(model, session->states, session->position + session->pending);
@@ -264,7 +267,7 @@ static void reset_pending(const eval *e) {
 /* Whether every session has room for its tokens. */
 static int32_t begin_eval(const eval *e) {
   int32_t status = SF_OK;
-  size_t bytes = (size_t)e->model->n_layers * sizeof(int32_t);
+  size_t bytes = ((size_t)e->model->n_layers + 1) * sizeof(int32_t);
   reset_pending(e);
   for (int32_t i = 0; i < e->n; i++) {
     sf_session *session = session_at(e, i);
@@ -454,6 +457,36 @@ int32_t sf_session_counts(sf_session *session, int32_t *selected, int32_t *activ
   for (int32_t i = 0; i < 2; i++) {
     memcpy(out[i], session->totals[i], bytes);
     memset(session->totals[i], 0, bytes);
+  }
+  return SF_OK;
+}
+
+int32_t sf_session_set_head(sf_session *session, int32_t head, const int32_t *ids, int32_t count) {
+  if (!session || head < SF_HEAD_DENSE || head > SF_HEAD_SCREENED || count < 0 || (!ids && count > 0)) {
+    return SF_ERROR_ARGUMENT;
+  }
+  for (int32_t i = 0; i < count; i++) {
+    if (ids[i] < 0 || ids[i] >= session->model->vocab || (i > 0 && ids[i] <= ids[i - 1])) return SF_ERROR_ARGUMENT;
+  }
+  int32_t *copy = NULL;
+  if (count > 0) {
+    copy = sf_array((size_t)count, sizeof(int32_t));
+    if (!copy) return SF_ERROR_MEMORY;
+    memcpy(copy, ids, (size_t)count * sizeof(int32_t));
+  }
+  sf_free(session->exact);
+  session->exact = copy;
+  session->n_exact = count;
+  session->head = head;
+  return SF_OK;
+}
+
+int32_t sf_session_head_counts(sf_session *session, int32_t *tokens, int32_t *rows) {
+  if (!session || !tokens || !rows) return SF_ERROR_ARGUMENT;
+  int32_t *out[2] = {tokens, rows};
+  for (int32_t i = 0; i < 2; i++) {
+    *out[i] = session->totals[i][session->model->n_layers];
+    session->totals[i][session->model->n_layers] = 0;
   }
   return SF_OK;
 }

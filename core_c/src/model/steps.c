@@ -510,6 +510,7 @@ static int32_t run_pick(sf_model *model, const sf_step *step) {
   for (int32_t j = 0; j < batch->n; j++) {
     if (!batch->wanted[j]) continue;
     if (kept < j) memcpy(x + (size_t)kept * width, x + (size_t)j * width, width * sizeof(float));
+    batch->origins[kept] = j;
     kept++;
   }
   batch->n = kept;
@@ -568,6 +569,7 @@ static const sf_step_kind *const kinds[] = {
     [SF_STEP_MIX] = &mix,
     [SF_STEP_POSITION] = &position,
     [SF_STEP_CLAMP] = &clamp,
+    [SF_STEP_HEAD] = &sf_step_head,
 };
 
 const sf_step_kind *sf_step_find(int32_t kind) {

@@ -17,6 +17,7 @@ from .architecture import Architecture, Sizes
 from .decoder import write as write_decoder
 from .keys import REPAIR, Keys
 from .rope import LONG_FACTORS_TENSOR, Rope, read_rope
+from .screen import has_screen
 from .table import ARCHITECTURES
 
 SPARSEFIRE_VERSION = 1  # of the sparsefire.* keys that are understood
@@ -206,7 +207,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         layer_norm=_is_layer_norm(keys, kind),
         activation=chosen,
         activation_parameter=parameter,
-        hot_counts=_hot_counts(file, layers, hidden, optional=bool(cutoffs)),
+        hot_counts=_hot_counts(file, layers, hidden, optional=bool(cutoffs) or has_screen(file)),
         cutoffs=cutoffs,
         rope=rope,
         window_rope=_window_rope(keys, kind, rope),

@@ -14,6 +14,7 @@ from .._arrays import FloatArray
 from ..core.enums import Mask, Norm, Repeat, Route, StepName
 from ..weights.activation import ActivationType
 from .rope import Rope
+from .screen import Screen
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class Plan:
     layers: list[Layer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    screen: Screen | None = None
 
     def __post_init__(self) -> None:
         self.logits = self.buffer(self.vocab)
@@ -261,6 +263,12 @@ class Plan:
     def head_products(self, x: Buffer, matrix: Matrix, out: Buffer, heads: int) -> None:
         """Each head of x by its own part of the matrix."""
         self.step(StepName.STEP_HEAD_PRODUCTS, x.index, matrix.index, out.index, heads)
+
+    def head(self, x: Buffer, matrix: Matrix, bias: Vector | None) -> None:
+        """The logits: matrix · x + bias, or those of the screen and its best rows."""
+        screen, rows = (-1, 0) if self.screen is None else (0, self.screen.rows)
+        arguments = x.index, matrix.index, _index(bias), screen, rows
+        self.step(StepName.STEP_HEAD, *arguments, self.logits.index)
 
     def rotate(self, x: Buffer, rope: int, heads: int, halves: bool, first: int = 0) -> None:
         """Rotates pairs of each head of x, from element `first` of a head on."""

@@ -27,13 +27,13 @@ _FFN_SUB_NORM = "ffn_sub_norm.weight"
 _FUSED = {"attn_qkv": "attn_q, attn_k and attn_v", "ffn_gate_up": "ffn_gate and ffn_up"}
 
 
-def read_plan(file: GgufFile, config: ModelConfig) -> Plan:
-    """The plan of a model. Every tensor that it needs is there with the right shape, in a format
+def read_plan(file: GgufFile, config: ModelConfig, screened: bool = True) -> Plan:
+    """The plan of a model, with or without the screen that the file may have. Every tensor that it needs is there with the right shape, in a format
     that the core computes on, and there is none that it would ignore.
 
     Errors: `ModelFileError` (missing, wrong shape), `UnsupportedError` (format, unknown tensor).
     """
-    writer = Writer(file, config)
+    writer = Writer(file, config, screened)
     config.kind.write(writer)
     shapes = _all_tensors(file, config, writer.plan)
     _refuse_fused(file, shapes)

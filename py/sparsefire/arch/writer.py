@@ -10,6 +10,8 @@ from ..weights.activation import ActivationType
 from .keys import Keys
 from .plan import Buffer, ExpertLayer, FfnLayer, Matrix, Plan, Vector
 from .rope import FACTORS_TENSOR, LONG_FACTORS_TENSOR, SHORT_FACTORS_TENSOR, Rope
+from .screen import TENSORS as SCREEN_TENSORS
+from .screen import read_screen
 
 if TYPE_CHECKING:
     from .config import ModelConfig
@@ -31,9 +33,10 @@ class Writer:
 
     Tensors are named without ".weight"; ".bias" is used where a file has it and `bias` allows."""
 
-    def __init__(self, file: GgufFile, config: ModelConfig) -> None:
+    def __init__(self, file: GgufFile, config: ModelConfig, screened: bool = True) -> None:
         self.file = file
         self.config = config
+        self.screened = screened
         self.keys = Keys(file, config.architecture)
         self.mask = Mask.MASK_BOTH if config.both_sides else Mask.MASK_CAUSAL
         self.plan = Plan(config.vocab, config.d)
@@ -266,6 +269,18 @@ class Writer:
         plan.pick(self.normed)
         name = output if self.has(f"{output}.weight") else "token_embd"
         matrix = self.matrix(name, config.vocab, config.d)
-        plan.products(self.normed, (matrix, self.bias(output, config.vocab), plan.logits))
+        self._screen()
+        plan.head(self.normed, matrix, self.bias(output, config.vocab))
         plan.scale(plan.logits, config.logit_scale)
         plan.cap(plan.logits, config.logit_cap)
+
+    def _screen(self) -> None:
+        """The screen of the output matrix, if the file has one and it is to be used."""
+        vocab, d = self.config.vocab, self.config.d
+        screen = read_screen(self.file, vocab)
+        if screen is None:
+            return
+        shapes = (screen.rank, d), (vocab, screen.rank), (vocab,)
+        self.plan.tensors |= dict(zip(SCREEN_TENSORS, shapes, strict=True))
+        if self.screened:
+            self.plan.screen = screen

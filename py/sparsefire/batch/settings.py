@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .._options import check_fields, flag, positive, text, whole
+from .._options import HEADS, check_fields, flag, one_of, positive, text, whole
 from ..core.hosts import choose_core, threads_wanted
 from ..lm.model import Model
 from ..lm.packing import Packing
@@ -36,6 +36,7 @@ class ModelSettings:
     pre: str | None = None
     neuron_budget: int | None = None
     mapped: bool = True
+    head: str | None = None
     sessions: int | None = None
 
     def __post_init__(self) -> None:
@@ -52,6 +53,7 @@ class ModelSettings:
             pre=text,
             neuron_budget=positive,
             mapped=flag,
+            head=one_of(*HEADS),
             sessions=positive,
         )
 
@@ -119,6 +121,7 @@ def _load(settings: ModelSettings) -> Model:
         pre=settings.pre,
         neuron_budget=settings.neuron_budget,
         mapped=settings.mapped,
+        head=settings.head,
         core=None if host == ("auto", None, None) else choose_core(*host),
     )
     model.checked_mode(settings.mode)

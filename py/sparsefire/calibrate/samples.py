@@ -33,6 +33,7 @@ _SCORES = 200_000_000  # tokens × neurons that a layer's fit works on at once
 # Of every 20 windows these are held out, and these are tuned on; the others are fitted on.
 _HELD, _TUNE = (3, 10, 17), (6, 13, 19)
 _WINDOW = 512  # tokens, at most
+_TOGETHER = 16  # windows that are written together
 
 
 @dataclass(frozen=True)
@@ -162,3 +163,37 @@ def record_inputs(
     order = random.permutation(count * kept)
     flat = inputs.reshape(count * kept, config.layers, config.d)
     return Samples(flat[order], np.repeat(windows.kinds, kept)[order])
+
+
+def generated(model: Model, tokens: int, seed: int, announce: Callable[[float], object]) -> Windows:
+    """About ``tokens`` tokens that the model writes itself, sampled at temperature 1, in windows
+    that each begin with the BOS token or, without one, a random token. An end of text does not end
+    a window. `announce` is called with the share that is done."""
+    length = min(model.context, _WINDOW, tokens // _FEWEST_WINDOWS)
+    count = max(_FEWEST_WINDOWS, -(-tokens // length))
+    random = np.random.default_rng(seed)
+    bos, vocab = model.tokenizer.bos, model.config.vocab
+    first = random.integers(vocab, size=count) if bos is None else np.full(count, bos)
+    windows = np.empty((count, length), np.int32)
+    windows[:, 0] = first
+    for begin in range(0, count, _TOGETHER):
+        part = windows[begin : begin + _TOGETHER]
+        sessions = [model.new_session(length) for _ in part]
+        try:
+            for place in range(1, length):
+                last = [
+                    (each, row[place - 1 : place]) for each, row in zip(sessions, part, strict=True)
+                ]
+                logits = model.evaluate(last, phase="decode")
+                part[:, place] = [_drawn(row, random) for row in logits]
+                announce((begin + len(part) * place / length) / count)
+        finally:
+            for each in sessions:
+                each.close()
+    return Windows(windows)
+
+
+def _drawn(logits: npt.NDArray[np.float32], random: np.random.Generator) -> int:
+    """A token by its probability."""
+    cumulative = np.exp(logits - logits.max()).cumsum(dtype=np.float64)
+    return int(cumulative.searchsorted(random.random() * cumulative[-1], "right"))

@@ -10,6 +10,7 @@ from ..errors import ArgumentError
 from .common import (
     Progress,
     add_engine_options,
+    add_head_option,
     add_host_options,
     add_mode_options,
     add_pre_option,
@@ -77,6 +78,7 @@ def add_batch_parser(commands: Any) -> None:
     add("--activation", metavar="NAME", help="activation function, overriding the file")
     add("--context", type=int, metavar="N", help="maximum number of tokens, prompt included")
     add_pre_option(parser)
+    add_head_option(parser)
     add_host_options(parser)
     add_mode_options(parser)
     add_sampling_options(parser)
@@ -125,7 +127,10 @@ def _batch(arguments: argparse.Namespace) -> int:
 def _worker(arguments: argparse.Namespace) -> Worker:
     from .. import batch
 
-    names = ("threads", "backend", "isa", "context", "mode", "activation", "pre", "sessions")
+    names = (
+        *("threads", "backend", "isa", "context", "mode", "activation", "pre", "sessions"),
+        "head",
+    )
     options = {name: getattr(arguments, name) for name in names}
     options["columns"] = _columns(arguments.column)
     task, template = arguments.task, arguments.template

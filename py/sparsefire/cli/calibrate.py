@@ -24,6 +24,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..calibrate.cutoffs import CutoffCalibration
+    from ..calibrate.head import HeadCalibration
     from ..calibrate.predictors import CalibrationReport
     from ..calibrate.samples import Recorder
 
@@ -43,19 +44,30 @@ def add_calibrate_parser(commands: Any) -> None:
     parser.set_defaults(run=_calibrate)
     add = parser.add_argument
     add("-m", "--model", required=True, metavar="IN.gguf", help="the model")
-    add("-o", "--output", metavar="OUT.gguf", help="output file; optional for cutoffs")
-    add("--text", required=True, metavar="FILE", help="UTF-8 text; '-' reads standard input")
+    add(
+        "-o",
+        "--output",
+        metavar="OUT.gguf",
+        help="output file; optional for cutoffs, and for a head, whose default is the companion "
+        "beside the model, NAME.sparsefire.gguf",
+    )
+    add(
+        "--text",
+        metavar="FILE",
+        help="UTF-8 text; '-' reads standard input. Optional for a head: the model writes one",
+    )
     add(
         "--method",
-        choices=("auto", "predictors", "cutoffs"),
+        choices=("auto", "predictors", "cutoffs", "head"),
         default="auto",
-        help="default: predictors for the ReLU family, cutoffs for others",
+        help="head: a screen of the output matrix, for any model; default: predictors for the ReLU "
+        "family, cutoffs for others",
     )
     add(
         "--tokens",
         type=int,
         metavar="N",
-        help="tokens of the text to use; default 100000, for cutoffs 8192",
+        help="tokens of the text to use; default 100000, for cutoffs 8192, for a head 16384",
     )
     add("--activation", metavar="NAME", help="activation function, overriding the file")
     add_pre_option(parser)
@@ -63,6 +75,7 @@ def add_calibrate_parser(commands: Any) -> None:
     add_output_options(parser)
     _add_predictor_options(parser.add_argument_group("predictors"))
     _add_cutoff_options(parser.add_argument_group("cutoffs"))
+    _add_head_options(parser.add_argument_group("head"))
     engine = parser.add_argument_group("who runs the text through the model, for predictors")
     add_engine_options(engine.add_argument)
     add_host_options(parser)
@@ -70,7 +83,12 @@ def add_calibrate_parser(commands: Any) -> None:
 
 def _add_predictor_options(group: Any) -> None:
     add = group.add_argument
-    add("--rank", type=int, metavar="R", help="predictor rank; default: the cheapest per layer")
+    add(
+        "--rank",
+        type=int,
+        metavar="R",
+        help="rank of a predictor or screen; default: the cheapest",
+    )
     add(
         "--recall",
         type=float,
@@ -111,7 +129,31 @@ def _add_cutoff_options(group: Any) -> None:
     add(
         "--even-if-slower",
         action="store_true",
-        help="write the best setting even if dense is better",
+        help="write the best setting, or the screen, even if dense is better",
+    )
+
+
+def _add_head_options(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--kl",
+        type=float,
+        default=0.01,
+        metavar="NATS",
+        help="acceptable divergence from the exact distribution; default %(default)s",
+    )
+    add(
+        "--agreement",
+        type=float,
+        default=0.999,
+        metavar="SHARE",
+        help="share of tokens whose most likely one has to be the same; default %(default)s",
+    )
+    add(
+        "--rows",
+        type=int,
+        metavar="N",
+        help="rows of the output matrix to compute for each token; default: the cheapest",
     )
 
 
@@ -123,11 +165,17 @@ def _shares(text: str) -> list[float]:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
+    if arguments.text is None and arguments.method != "head":
+        raise ArgumentError("the option --text FILE is missing")
     if arguments.output is not None:
-        inputs = [Path(each) for each in (arguments.model, arguments.text)]
+        inputs = [Path(each) for each in (arguments.model, arguments.text) if each is not None]
         check_output(Path(arguments.output), inputs, force=arguments.force)
-    text = read_text(arguments.text)
+    text = "" if arguments.text is None else read_text(arguments.text)
     choose_host(arguments)
+    if arguments.method == "head":
+        if uses_engine(arguments):
+            raise ArgumentError("--engine, --workers: not for a head, which is timed here")
+        return _calibrate_head(arguments, None if arguments.text is None else text)
     if _method(arguments) == "cutoffs":
         if uses_engine(arguments):
             raise ArgumentError("--engine, --workers: not for cutoffs, which are timed here")
@@ -199,6 +247,54 @@ def _calibrate_cutoffs(arguments: argparse.Namespace, text: str) -> int:
             progress=show,
         )
     return print_report(arguments, report, cutoff_table)
+
+
+def _calibrate_head(arguments: argparse.Namespace, text: str | None) -> int:
+    from ..calibrate.head import DEFAULT_TOKENS, calibrate_head
+
+    with Progress() as show:
+        report = calibrate_head(
+            arguments.model,
+            arguments.output,
+            text,
+            kl=arguments.kl,
+            agreement=arguments.agreement,
+            rank=arguments.rank,
+            rows=arguments.rows,
+            format=arguments.predictor_format,
+            tokens=DEFAULT_TOKENS if arguments.tokens is None else arguments.tokens,
+            even_if_slower=arguments.even_if_slower,
+            activation=arguments.activation,
+            pre=arguments.pre,
+            seed=arguments.seed,
+            force=arguments.force,
+            progress=show,
+        )
+    return print_report(arguments, report, head_table)
+
+
+def head_table(report: HeadCalibration) -> str:
+    """The report as text."""
+    chosen, measured = report.chosen, report.measured
+    text = "text that the model wrote" if report.generated else "the text"
+    if chosen is None or measured is None:
+        best = min(report.tried, key=lambda each: each.kl)
+        return (
+            f"dense is best: no screen that was tried is near enough on {text} and reads less; the "
+            f"nearest: rank {best.rank}, {best.rows} rows, {best.kl:.4f} nats, the same most "
+            f"likely token for {best.agreement:.2%}. Nothing was written"
+        )
+    verdict = f"wrote {report.output}" if report.output else "not faster here: nothing was written"
+    return (
+        f"a screen of rank {chosen.rank} in {chosen.format}, {chosen.rows:,} rows exact; on "
+        f"{report.held_out_tokens:,} tokens of {text} held out:\n"
+        f"divergence {measured.kl:.4f} nats, the same most likely token for "
+        f"{measured.agreement:.2%}, perplexity {measured.perplexity:.3f} "
+        f"({measured.perplexity_cost:+.2%})\n"
+        f"reads {measured.read_share:.1%} of the output matrix's bytes; decoding "
+        f"{measured.tokens_per_s:.1f} tokens/s, {measured.speedup:.2f}× the speed of dense\n"
+        f"{verdict}"
+    )
 
 
 def cutoff_table(report: CutoffCalibration) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
 from .._shown import json_line, shown
+from .._options import HEADS
 from ..errors import ArgumentError, SparsefireError
 
 _FULL = (errno.ENOSPC, errno.EFBIG)
@@ -62,7 +63,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "the beginning. Written at the end with the uses of this run added, and made if it is not "
         "there. With --neuron-budget",
     )
+    add_head_option(parser)
     add_host_options(parser)
+
+
+def add_head_option(parser: argparse.ArgumentParser) -> None:
+    """--head."""
+    parser.add_argument(
+        "--head",
+        choices=HEADS,
+        help="rows of the output matrix to compute: screened, the most likely ones, if the file or "
+        "its companion NAME.sparsefire.gguf has a screen (then the default), or dense, all",
+    )
 
 
 def add_pre_option(parser: argparse.ArgumentParser) -> None:
@@ -216,6 +228,7 @@ def load_model(arguments: argparse.Namespace, context: int | None = None) -> Ite
         neuron_budget=budget,
         pre=arguments.pre,
         mapped=arguments.mapped,
+        head=arguments.head,
     ) as model:
         neurons = model.neurons if profile is not None else None
         if neurons is not None and Path(profile).exists():

@@ -60,7 +60,10 @@ def _run(arguments: argparse.Namespace, text: str, model: Any) -> int:
     stats = model.stats
     if arguments.json:
         numbers = stats.as_dict()
-        names = ("active_share", "selected_share", "mode", "model", "backend", "isa", "threads")
+        names = (
+            *("active_share", "selected_share", "mode", "model", "backend", "isa", "threads"),
+            *("head", "head_rows", "head_bytes"),
+        )
         print_json(
             {
                 "perplexity": result.perplexity,
@@ -91,7 +94,7 @@ def _run_on_engine(arguments: argparse.Namespace, text: str) -> int:
 
     names = (
         *("threads", "backend", "isa", "context", "mode", "activation", "pre"),
-        *("neuron_budget", "mapped"),
+        *("neuron_budget", "mapped", "head"),
     )
     settings = {name: getattr(arguments, name) for name in names}
     began = time.perf_counter()

@@ -120,6 +120,7 @@ class StepName(IntEnum):
     STEP_MIX = 23
     STEP_POSITION = 24
     STEP_CLAMP = 25
+    STEP_HEAD = 26
 
 
 class Mask(IntEnum):
@@ -162,6 +163,11 @@ class EvalStatus(IntEnum):
 class Phase(IntEnum):
     PROMPT = 0
     DECODE = 1
+
+
+class Head(IntEnum):
+    HEAD_DENSE = 0
+    HEAD_SCREENED = 1
 
 
 class Tap(IntEnum):

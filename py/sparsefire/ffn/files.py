@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arch import screen
 from ..arch.plan import ExpertLayer
 from ..arch.read import read_matrix, read_vector
 from ..arch.tensors import PREDICTOR_MATRICES
@@ -12,7 +13,7 @@ from ..core.handle import CoreObject
 from ..gguf.reader import GgufFile
 from .low_rank import LowRankPredictor
 
-_ENDINGS = tuple(f".{each}.weight" for each in PREDICTOR_MATRICES)
+_ENDINGS = (*(f".{each}.weight" for each in PREDICTOR_MATRICES), screen.P, screen.Q)
 
 
 def read_predictor(

@@ -13,6 +13,7 @@ import numpy as np
 from .._files import check_output
 from .._options import checked, flag, function, instance, path, text
 from .._progress import Progress
+from ..arch.screen import TENSORS as SCREEN_TENSORS
 from ..core.core import Core
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ModelFileError, NotFiniteError
@@ -175,7 +176,7 @@ class _Chooser:
         """Name of the format, and a note."""
         if len(info.shape) < 2 or info.shape[0] == 1:
             return info.format, "a vector"
-        if ".ffn_predictor" in info.name:
+        if ".ffn_predictor" in info.name or info.name in SCREEN_TENSORS:
             return info.format, "a predictor"
         if info.name == "rope_freqs.weight":
             return info.format, "a vector"

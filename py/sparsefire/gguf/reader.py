@@ -124,6 +124,20 @@ class GgufFile:
             self._add_part(GgufFile(other, mapped=mapped, whole=False), index, count)
         self._end_parts()
 
+    def add(self, other: GgufFile, tensors: Sequence[str], keys: str) -> None:
+        """Adds these tensors of another file, and its keys that begin with `keys`; the file is
+        closed with this one. `ModelFileError` when a tensor is missing there."""
+        found = {name: other.tensor(name) for name in tensors}
+        first = len(self._sources)
+        self._sources += other._sources
+        self.files += other.files
+        for name, info in found.items():
+            self.tensors[name] = replace(info, part=first + info.part)
+        for key, value in other.metadata.items():
+            if key.startswith(keys):
+                self.metadata[key] = value
+                self.metadata_types[key] = other.metadata_types[key]
+
     def _end_parts(self) -> None:
         """Checks that a split model is complete, and removes the keys that describe the split."""
         wanted = self._split_key("tensors.count", self._described)

@@ -1,11 +1,12 @@
-"""Decoding speed of a model in each mode."""
+"""Decoding speed of a model in each mode, and with each head."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from .._options import HEADS
 from .model import Model
 from .session import Session
 
@@ -27,23 +28,46 @@ def compare_modes(
     """
     length = len(prompt_ids) + len(token_ids)
     sessions = {mode: model.new_session(length) for mode in modes}
-    spent: dict[str, list[float]] = {mode: [] for mode in modes}
-    began = time.perf_counter()
     try:
         for mode, session in sessions.items():
             session.feed(prompt_ids, mode)
-        order = list(modes)
-        for start in range(0, len(token_ids), _BLOCK):
-            if start and time.perf_counter() - began > seconds:
-                break
-            block = token_ids[start : start + _BLOCK]
-            for mode in order:
-                spent[mode] += _seconds(sessions[mode], block)
-            order.reverse()
+        return _compared(sessions, token_ids, seconds)
     finally:
         for session in sessions.values():
             session.close()
-    return {mode: 1 / statistics.median(times) for mode, times in spent.items()}
+
+
+def compare_heads(
+    model: Model, prompt_ids: Sequence[int], token_ids: Sequence[int], seconds: float = 10.0
+) -> dict[str, float]:
+    """The same for "dense" and "screened" heads, in the model's default mode."""
+    length = len(prompt_ids) + len(token_ids)
+    sessions = {head: model.new_session(length) for head in HEADS}
+    try:
+        for head, session in sessions.items():
+            session.set_head(head == "screened")
+            session.feed(prompt_ids, model.config.default_mode)
+        return _compared(sessions, token_ids, seconds)
+    finally:
+        for session in sessions.values():
+            session.close()
+
+
+def _compared(
+    sessions: Mapping[str, Session], token_ids: Sequence[int], seconds: float
+) -> dict[str, float]:
+    """Tokens per second of each session, which take turns."""
+    spent: dict[str, list[float]] = {name: [] for name in sessions}
+    began = time.perf_counter()
+    order = list(sessions)
+    for start in range(0, len(token_ids), _BLOCK):
+        if start and time.perf_counter() - began > seconds:
+            break
+        block = token_ids[start : start + _BLOCK]
+        for name in order:
+            spent[name] += _seconds(sessions[name], block)
+        order.reverse()
+    return {name: 1 / statistics.median(times) for name, times in spent.items()}
 
 
 def _seconds(session: Session, tokens: Sequence[int]) -> list[float]:

@@ -150,7 +150,7 @@ class Generation:
 
     def __init__(self, sessions: Sessions, run: Run, prompt: Sequence[int]) -> None:
         self.stats = run.stats
-        self._lease = Lease(sessions)
+        self._lease = Lease(sessions, exact=tuple(run.config.sampler.logit_bias))
         self._run = run
         self._steps = 0  # evaluations of single tokens after the prompt, and their seconds
         self._step_seconds = 0.0

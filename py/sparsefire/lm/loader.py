@@ -7,14 +7,25 @@ from functools import cached_property
 
 import numpy as np
 
+from .._arrays import FloatArray
+from ..arch import screen
 from ..arch.config import ModelConfig
 from ..arch.plan import ExpertLayer, Plan
-from ..arch.read import damaged, read_floats, read_scale, read_vector, upload_tensor
+from ..arch.read import (
+    damaged,
+    read_floats,
+    read_matrix,
+    read_scale,
+    read_vector,
+    upload_tensor,
+)
 from ..core.core import Argument, Core, Memory
+from ..core.enums import StepName
 from ..core.handle import CoreObject
 from ..errors import NotFiniteError
 from ..ffn.experts import ExpertsFfn, read_experts
 from ..ffn.layer import SparseFfn
+from ..ffn.low_rank import CoreLowRank
 from ..ffn.stored import read_layer
 from ..gguf.reader import GgufFile
 from ..weights.formats import weight_format
@@ -50,12 +61,14 @@ class CoreModel(CoreObject):
         self.lock = threading.RLock() if neurons is None else neurons.lock
         self.layers: list[SparseFfn | ExpertsFfn] = []
         self._matrices: list[Matrix] = []
+        self.screen: CoreLowRank | None = None
         self._add_buffers()
         self._add_matrices()
         self._add_vectors()
         self._add_ropes()
         for layer in range(len(plan.layers)):
             self._add_layer(layer)
+        self._add_screen()
         self._add_steps()
 
     @cached_property
@@ -127,6 +140,35 @@ class CoreModel(CoreObject):
             self.layers.append(ffn)
             self._add("sf_model_add_ffn", ffn.handle, what=what)
         self.layers[-1].lock = self.lock
+
+    def _add_screen(self) -> None:
+        if self.plan.screen is None:
+            return
+        p, q = (read_matrix(self.core, self.file, name) for name in (screen.P, screen.Q))
+        bias = read_vector(self.file, screen.BIAS)
+        self.screen = CoreLowRank(self.core, p, q, bias)
+        self._add("sf_model_add_screen", self.screen.handle, what="the screen")
+
+    @property
+    def output_matrix(self) -> Matrix:
+        """The matrix that makes the logits."""
+        step = next(each for each in self.plan.steps if each.name == StepName.STEP_HEAD)
+        return self._matrices[step.arguments[1]]
+
+    @property
+    def output_bias(self) -> FloatArray | None:
+        """What is added to its products (vocab,), if anything."""
+        step = next(each for each in self.plan.steps if each.name == StepName.STEP_HEAD)
+        vector = None if step.arguments[2] < 0 else self.plan.vectors[step.arguments[2]]
+        return (
+            None if vector is None or vector.name is None else read_vector(self.file, vector.name)
+        )
+
+    @cached_property
+    def head_bytes(self) -> tuple[int, int]:
+        """Bytes of a row of the output matrix, and those of the screen, 0 without one."""
+        matrix = self.output_matrix
+        return matrix.nbytes // matrix.rows, 0 if self.screen is None else self.screen.nbytes
 
     def _add_steps(self) -> None:
         for place, step in enumerate(self.plan.steps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,7 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray, IntArray
-from .._options import checked, flag, function, instance, positive, text, whole
+from .._options import (
+    HEADS,
+    checked,
+    flag,
+    function,
+    instance,
+    one_of,
+    path,
+    positive,
+    text,
+    whole,
+)
 from ..arch.config import ModelConfig
 from ..core.core import Core
 from ..core.handle import locked
@@ -82,6 +94,8 @@ class Model:
         pre=text,
         mapped=flag,
         core=instance(Core),
+        head=one_of(*HEADS),
+        companion=path,
     )
     def load(
         cls,
@@ -93,6 +107,8 @@ class Model:
         pre: str | None = None,
         mapped: bool = True,
         core: Core | None = None,
+        head: str | None = None,
+        companion: str | os.PathLike[str] | None = None,
     ) -> Model:
         """Loads a model from a GGUF file: a path, the file's bytes, or a seekable binary file.
 
@@ -115,6 +131,10 @@ class Model:
           memory, shared with other processes. Otherwise they are read once, which takes time and
           memory of its own, and the file may change afterwards.
         core: by default the current one, see `use_backend`.
+        head: "screened" computes only the most likely rows of the output matrix exactly, if the
+          file, or its companion NAME.sparsefire.gguf, has a screen of it (see `calibrate_head`),
+          and is the default; without a screen, and with "dense", all rows are computed.
+        companion: the companion, where it has another name or place.
 
         A file that is changed in place while its mapped weights are in use, or its neurons are
         read, is noticed at the next evaluation, or while single tokens follow each other within a
@@ -124,7 +144,9 @@ class Model:
         key), `UnsupportedError` (architecture, weight format or tokeniser), `NotFiniteError`,
         `CoreMemoryError`, `ArgumentError`.
         """
-        opened = open_model(source, activation, context, neuron_budget, pre, mapped, core)
+        opened = open_model(
+            source, activation, context, neuron_budget, pre, mapped, core, head, companion
+        )
         model = cls(opened.file, opened.config, opened.core_model, opened.context)
         if opened.tokenizer is not None:
             model.tokenizer = opened.tokenizer
@@ -503,7 +525,7 @@ class Model:
         likely tokens in its place. Errors as `logits`."""
         self._check_predicts()
         ids = self._checked_ids(token_ids, "token_ids")
-        with Lease(self._sessions) as lease:
+        with Lease(self._sessions, screened=False) as lease:
             yield from token_scores(lease, ids, top, self.checked_mode(mode))
 
     # -- parts -----------------------------------------------------------------------------------
@@ -522,6 +544,12 @@ class Model:
     def file(self) -> GgufFile:
         """The model's file."""
         return self._file
+
+    @property
+    def head(self) -> str:
+        """How logits are computed: "screened", or "dense" if there is no screen or it is not
+        used."""
+        return "dense" if self._sessions.first.model.screen is None else "screened"
 
     @property
     def layers(self) -> list[SparseFfn | ExpertsFfn]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from .._options import positive
 from ..arch.config import ModelConfig, read_config
+from ..arch.screen import attach_companion
 from ..arch.tensors import read_plan
 from ..core.core import Core
 from ..core.hosts import get_core
@@ -44,14 +45,19 @@ def open_model(
     pre: str | None,
     mapped: bool,
     core: Core | None,
+    head: str | None = None,
+    companion: Path | None = None,
 ) -> OpenedModel:
     """See `Model.load`."""
     source = default_model() if source is None else source
     core = core or get_core()
     file, neurons = GgufFile.open(source, mapped=mapped), None
     try:
+        screened = head != "dense"
+        if screened:
+            attach_companion(file, mapped, companion)
         config = read_config(file, activation)
-        plan = read_plan(file, config)
+        plan = read_plan(file, config, screened)
         tokenizer = None
         if pre is not None:
             tokenizer = Tokenizer.from_metadata(file.metadata, file.name, pre=pre)

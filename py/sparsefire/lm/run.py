@@ -67,13 +67,15 @@ class Wanted(NamedTuple):
     """What a run waits for: logits after the last `rows` of these tokens. `step`: the run waited
     for those of all but the last one before, unless older ones were dropped meanwhile. `decoded`:
     how many of the last tokens the run has drawn since then; the others are a prompt, or, `scored`,
-    a text that is evaluated as one however short it is."""
+    a text that is evaluated as one however short it is, and whose logits are all exact. `exact`:
+    tokens whose logits are exact."""
 
     tokens: Sequence[int]
     rows: int = 1
     step: bool = False
     decoded: int = 0
     scored: bool = False
+    exact: tuple[int, ...] = ()
 
 
 class CancelledError(Exception):
@@ -98,6 +100,7 @@ class Run:
         self._sampler = Sampler(config.sampler)
         self._filter = StopFilter(config.stop)
         self._stop_ids = tokenizer.control_ids(config.stop)  # these leave no text to find
+        self._exact = tuple(config.sampler.logit_bias)
         self._decoded = self._shown = 0  # characters of text
         self._scores: list[tuple[int, TokenScore]] = []  # of tokens not shown yet
 
@@ -128,7 +131,8 @@ class Run:
             stats.finish_reason = "length"
             return
         while True:
-            logits = yield Wanted(window, step=step, decoded=len(window) - prompted)
+            decoded = len(window) - prompted
+            logits = yield Wanted(window, step=step, decoded=decoded, exact=self._exact)
             assert logits is not None
             started = time.perf_counter()
             token = self._sampler.sample(logits, tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import zlib
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from .._shown import shown_value
 from ..arch.config import ModelConfig
+from ..arch.screen import fingerprint
 from ..errors import ArgumentError, ShapeError
 from ..ffn.forward import MODES
 from ..gguf.reader import GgufFile
@@ -26,7 +26,6 @@ _HEAD = struct.Struct("<8sII")  # magic, checksum, bytes of the header
 _TOKEN = 5  # bytes of a token, with its mark
 _LONGEST_HEADER = 1 << 16
 MARKS = 3  # see session.py
-_SAMPLE = 64  # bytes of each tensor that tell models apart
 
 
 class Saved(NamedTuple):
@@ -39,24 +38,15 @@ class Saved(NamedTuple):
 
 
 def description(file: GgufFile, config: ModelConfig) -> dict[str, str | int]:
-    """What tells a model from others: its sizes and, as a hash, its keys, its tensors' shapes and
-    formats and how each begins. `ModelFileError` if the file cannot be read any more."""
-    digest = hashlib.sha256()
-    prefix = f"{file.metadata.get('general.architecture')}."
-    for key, value in sorted(file.metadata.items()):
-        if key.startswith(prefix):
-            plain = value.tolist() if isinstance(value, np.ndarray) else value
-            digest.update(f"{key}={plain!r}\n".encode())
-    for name, info in sorted(file.tensors.items()):
-        digest.update(f"{name} {info.shape} {info.format}\n".encode())
-        digest.update(file.tensor_beginning(name, _SAMPLE).tobytes())
+    """What tells a model from others: its sizes and its `fingerprint`. `ModelFileError` if the file
+    cannot be read any more."""
     return {
-        "architecture": prefix[:-1],
+        "architecture": str(file.metadata.get("general.architecture")),
         "activation": config.activation.name,
         "layers": config.layers,
         "width": config.d,
         "vocabulary": config.vocab,
-        "weights": digest.hexdigest()[:32],
+        "weights": fingerprint(file),
     }
 
 

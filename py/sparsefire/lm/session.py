@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .._arrays import FloatArray
 from ..core.core import Argument
-from ..core.enums import EvalStatus, Limit, Phase, Status, Tap
+from ..core.enums import EvalStatus, Head, Limit, Phase, Status, Tap
 from ..core.handle import CoreObject, locked
 from ..errors import ContextFullError, NotFiniteError, SparsefireError
 from ..ffn.forward import MODES
@@ -74,7 +74,7 @@ class Session(CoreObject):
         self.lock = model.lock
         self.context = context
         self.hidden = np.array([layer.hidden for layer in model.plan.layers], np.int64)
-        self._widest = int(self.hidden.max(initial=1))
+        self._widest = int(self.hidden.max(initial=config.vocab))
         self.vocab = config.vocab
         self.tokens: list[int] = []
         self.marks = bytearray()  # of each token, what evaluated it
@@ -88,8 +88,10 @@ class Session(CoreObject):
         self._logits_out = core.out(self._one_logits)
         self._token_in = core.inp(self._one_token)
         self._counts_out = (core.out(self._counts[0]), core.out(self._counts[1]))
+        self._head_counts = np.zeros(2, np.int32)
+        self._head: tuple[bool, tuple[int, ...]] = (True, ())
         self._uncollected = 0  # tokens whose counts are only in the core
-        self._missing = np.empty(self._widest, np.int32)
+        self._missing = np.empty(int(self.hidden.max(initial=1)), np.int32)
         self._missing_of = np.zeros(1, np.int32)
         self.reset_counts()
 
@@ -99,6 +101,7 @@ class Session(CoreObject):
         self.evaluated = 0
         self._collect_counts()
         self._totals = np.zeros((2, len(self.hidden)), np.int64)
+        self._head_totals = np.zeros(2, np.int64)
 
     @property
     def selected(self) -> npt.NDArray[np.int64]:
@@ -114,12 +117,36 @@ class Session(CoreObject):
         active: npt.NDArray[np.int64] = self._totals[1]
         return active
 
+    @property
+    def head_rows(self) -> npt.NDArray[np.int64]:
+        """Tokens whose logits were computed, and the rows of the output matrix that were multiplied
+        for them, int64 (2,)."""
+        self._collect_counts()
+        totals: npt.NDArray[np.int64] = self._head_totals
+        return totals
+
+    @locked
+    def set_head(self, screened: bool = True, exact: Sequence[int] = ()) -> None:
+        """How the logits of further tokens are computed by a model with a screen: screened, or
+        exactly. Those of token ids ``exact`` are exact in any case."""
+        wanted = screened, tuple(sorted({*map(int, exact)}))
+        if self.model.screen is None or wanted == self._head:
+            return
+        ids = np.array(wanted[1], np.int32)
+        head = Head.HEAD_SCREENED if screened else Head.HEAD_DENSE
+        given = head, self.core.inp(ids) if ids.size else None, ids.size
+        self.core.check("sf_session_set_head", self.handle, *given, what="the head")
+        self._head = wanted
+
     @locked
     def _collect_counts(self) -> None:
         """Adds the counts of the core to the totals."""
         if self._uncollected:
             self.core.check("sf_session_counts", self.handle, *self._counts_out, what="counts")
             self._totals += self._counts
+            where = self.core.out(self._head_counts[:1]), self.core.out(self._head_counts[1:])
+            self.core.check("sf_session_head_counts", self.handle, *where, what="counts")
+            self._head_totals += self._head_counts
             self._uncollected = 0
 
     @locked

@@ -81,16 +81,22 @@ class Sessions:
 
 class Lease:
     """A run's hold on a session, and what the run evaluated so far, in however many sessions. The
-    end of a `with` gives the session back. Its methods are called under `lock`, the model's."""
+    end of a `with` gives the session back. Its methods are called under `lock`, the model's.
 
-    def __init__(self, sessions: Sessions) -> None:
+    screened, exact: how its logits are computed, see `Session.set_head`."""
+
+    def __init__(
+        self, sessions: Sessions, *, screened: bool = True, exact: Sequence[int] = ()
+    ) -> None:
         self._sessions = sessions
         self.lock = sessions.first.lock
         self.context = sessions.context
         self.vocab = sessions.first.vocab
+        self._head = screened, exact
         self._session: Session | None = None
         self._evaluated = 0
         self._counts = np.zeros((2, len(sessions.first.hidden)), np.int64)
+        self._head_rows = np.zeros(2, np.int64)
 
     @property
     def evaluated(self) -> int:
@@ -104,13 +110,25 @@ class Lease:
             return self._counts
         return self._counts + np.stack([self._session.selected, self._session.active])
 
+    @property
+    def head_rows(self) -> npt.NDArray[np.int64]:
+        """See `Session.head_rows`."""
+        return self._head_rows + (0 if self._session is None else self._session.head_rows)
+
     def count_in(self, stats: Stats) -> None:
-        """Enters the tokens and the shares of neurons into the statistics of the run."""
+        """Enters the tokens, the shares of neurons and the rows of the output matrix into the
+        statistics of the run."""
         hidden = self._sessions.first.hidden
         stats.evaluated_tokens = self.evaluated
         selected, active = self.counts
         stats.selected_share = Share.of(selected, self.evaluated, hidden)
         stats.active_share = Share.of(active, self.evaluated, hidden)
+        tokens, rows = self.head_rows.tolist()
+        row, screen = self._sessions.first.model.head_bytes
+        screen = screen if self._head[0] else 0
+        stats.head = "screened" if screen else "dense"
+        stats.head_rows = rows / tokens if tokens else 0.0
+        stats.head_bytes = stats.head_rows * row + screen if tokens else 0.0
 
     def feed(
         self,
@@ -121,8 +139,13 @@ class Lease:
     ) -> FloatArray:
         """See `Session.feed`."""
         if self._session is None:
-            self._session = self._sessions.lend(self, tokens, mode, decoded)
+            self._session = self._lent(tokens, mode, decoded)
         return self._session.feed(tokens, mode, check, decoded)
+
+    def _lent(self, tokens: Sequence[int], mode: str, decoded: int = 0) -> Session:
+        session = self._sessions.lend(self, tokens, mode, decoded)
+        session.set_head(*self._head)
+        return session
 
     def next(
         self,
@@ -142,7 +165,7 @@ class Lease:
         """The session with exactly these tokens, evaluated as a prompt: nothing else that it may
         hold is used."""
         if not tokens or self._session is None:
-            session = self._session = self._session or self._sessions.lend(self, tokens, mode)
+            session = self._session = self._session or self._lent(tokens, mode)
             session.rewind(0, mode)
             if tokens:
                 session.evaluate(np.asarray(tokens, np.int32))
@@ -159,5 +182,6 @@ class Lease:
         """Gives the session back. What was counted stays."""
         if self._session is not None:
             self._counts, self._evaluated = self.counts, self.evaluated
+            self._head_rows = self.head_rows
             self._sessions.free(self._session)
             self._session = None

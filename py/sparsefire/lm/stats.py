@@ -41,7 +41,10 @@ class Stats:
     without the prompt; `prompt_tokens_per_s` that of the prompt. `finish_reason` of a generation is
     "end" (an end-of-text token), "stop" (a stop text), "length" (`max_tokens`), "context" (the
     context is full), "cancelled" or "time" (as its `Cancel` says), or "" (closed early).
-    `context_shifts` counts how often the older half of the text was dropped.
+    `context_shifts` counts how often the older half of the text was dropped. `head` is "screened"
+    where a screen chose rows of the output matrix, else "dense"; `head_rows` is how many of them
+    were computed for each token whose logits were wanted, and `head_bytes` what was read for that,
+    bytes, the screen among them.
     """
 
     model: str
@@ -58,6 +61,9 @@ class Stats:
     selected_share: Share = Share()
     finish_reason: str = ""
     context_shifts: int = 0
+    head: str = "dense"
+    head_rows: float = 0.0
+    head_bytes: float = 0.0
 
     @property
     def prompt_tokens(self) -> int:
@@ -82,6 +88,8 @@ class Stats:
         text = f"{100 * self.active_share.mean:.1f} % of neurons computed"
         if self.mode != "dense":
             text += f" ({100 * self.selected_share.mean:.1f} % of gates)"
+        if self.head == "screened":
+            text += f"; {self.head_rows:,.0f} rows of the output matrix"
         return text
 
     def __repr__(self) -> str:

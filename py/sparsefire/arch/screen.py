@@ -1,0 +1,97 @@
+"""The screen of the output matrix in model files: a low-rank approximation of the logits, and how
+many rows are computed exactly. It is in the model's file, or in a companion file beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .._shown import shown_value
+from ..errors import ModelFileError
+from ..gguf.reader import GgufFile
+
+P, Q, BIAS = "output_screen_p.weight", "output_screen_q.weight", "output_screen.bias"
+TENSORS = (P, Q, BIAS)
+KEYS = "sparsefire.head."  # how the keys of a screen begin
+ROWS_KEY = f"{KEYS}rows"
+OF_KEY = "sparsefire.companion.of"  # in a companion: the `fingerprint` of its model
+
+_SAMPLE = 64  # bytes of each tensor that tell models apart
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Scores (vocab) = Q · P · x + bias stand for the logits, but for the ``rows`` largest, which
+    are computed exactly. P (rank, d), Q (vocab, rank)."""
+
+    rank: int
+    rows: int
+
+
+def has_screen(file: GgufFile) -> bool:
+    """Whether the file has one, or a part of one."""
+    return ROWS_KEY in file.metadata or any(name in file.tensors for name in TENSORS)
+
+
+def read_screen(file: GgufFile, vocab: int) -> Screen | None:
+    """The screen of a model's file, or None. The shapes of its tensors are checked with the
+    others'; `ModelFileError` when one, or the number of rows, is missing or wrong."""
+    if not has_screen(file):
+        return None
+    rows = file.metadata.get(ROWS_KEY)
+    if not isinstance(rows, int) or isinstance(rows, bool) or not 1 <= rows <= vocab:
+        raise ModelFileError(
+            f"{file.name}: key {ROWS_KEY!r} is {shown_value(rows)}, not a number from 1 to "
+            f"{vocab}; calibrate the model's head again"
+        )
+    return Screen(file.tensor(P).shape[0], rows)
+
+
+def fingerprint(file: GgufFile) -> str:
+    """A hash that tells a model from others: its keys, its tensors' shapes and formats and how each
+    begins, all but those of a screen. `ModelFileError` if the file cannot be read any more."""
+    digest = hashlib.sha256()
+    prefix = f"{file.metadata.get('general.architecture')}."
+    for key, value in sorted(file.metadata.items()):
+        if key.startswith(prefix):
+            plain = value.tolist() if isinstance(value, np.ndarray) else value
+            digest.update(f"{key}={plain!r}\n".encode())
+    for name, info in sorted(file.tensors.items()):
+        if name not in TENSORS:
+            digest.update(f"{name} {info.shape} {info.format}\n".encode())
+            digest.update(file.tensor_beginning(name, _SAMPLE).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def companion_path(model: str | os.PathLike[str]) -> Path:
+    """The companion of a model file: NAME.sparsefire.gguf beside NAME.gguf."""
+    path = Path(model)
+    stem = path.stem if path.suffix == ".gguf" else path.name
+    return path.with_name(f"{stem}.sparsefire.gguf")
+
+
+def attach_companion(file: GgufFile, mapped: bool, path: Path | None = None) -> None:
+    """Adds the screen of a companion, by default that beside the model's first file, if there is
+    one and the model has no screen of its own. `ModelFileError` when it is another model's."""
+    if has_screen(file):
+        return
+    if path is None:
+        path = companion_path(file.paths[0]) if file.paths else None
+        if path is None or not path.is_file():
+            return
+    companion = GgufFile.open(path, mapped=mapped)
+    try:
+        if companion.metadata.get(OF_KEY) != fingerprint(file):
+            raise ModelFileError(
+                f"{companion.name}: the companion of another model than {file.name}, or of another "
+                "version of it; calibrate the head again, remove the companion, or load the "
+                "model with a dense head"
+            )
+        file.add(companion, TENSORS, KEYS)
+    except BaseException:
+        companion.close()
+        raise

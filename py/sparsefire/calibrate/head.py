@@ -1,0 +1,396 @@
+"""Calibrating the head of a model: a screen of the output matrix, fitted on the hidden states of a
+text, so that decoding multiplies only the rows of the most likely tokens."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._arrays import FloatArray
+from .._files import check_output
+from .._options import checked, number, positive, share
+from .._options import text as text_of
+from .._progress import Progress
+from ..arch import screen as stored
+from ..arch.config import SPARSEFIRE_VERSION
+from ..errors import ArgumentError, UnsupportedError
+from ..ffn.factors import Factors
+from ..fit.head import OutputMatrix, ScreenQuality, fit_screens, qualities
+from ..gguf.reader import GgufFile
+from ..gguf.types import TypedValue, ValueType
+from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
+from ..lm.compare import compare_heads
+from ..lm.model import Model
+from ..lm.session import BATCH
+from ..text.pretokenizer import PRE_KEY
+from ..weights.formats import format_name, weight_format
+from ..weights.quantized import QuantizedWeights
+from .samples import CHECKS, FEWEST_TOKENS, Windows, cut, generated
+
+DEFAULT_TOKENS = 16_384
+RANKS = (32, 64, 96, 128, 192, 256)
+ROWS = (256, 512, 1024, 2048, 4096, 8192, 16_384)
+FORMAT = "q8_0"  # of half the bits, errors are larger than with half the rank
+
+_TUNED_TOKENS, _HELD_TOKENS = 1_024, 2_048
+_SCATTERED = 1.5  # time of a row in a list over one of all rows
+_MOST_SHARE = 0.8  # of the bytes of the output matrix; with more, a screen cannot pay
+_LEAST_GAIN = 1.03  # less is noise
+_SPEED_TOKENS, _SPEED_SECONDS = 192, 6.0
+_RECORDED, _TRIED = 0.4, 0.8  # shares of the work
+
+
+@dataclass(frozen=True)
+class HeadMeasure:
+    """A screen on held-out tokens, through the core: divergence in nats, share of tokens with the
+    same most likely one, perplexities, bytes of the output matrix and the screen that a token
+    reads over those of the matrix, and the speeds of decoding, measured alternately."""
+
+    kl: float
+    agreement: float
+    perplexity: float
+    perplexity_dense: float
+    read_share: float
+    tokens_per_s: float
+    dense_tokens_per_s: float
+
+    @property
+    def perplexity_cost(self) -> float:
+        """The relative increase of perplexity over the dense one."""
+        return self.perplexity / self.perplexity_dense - 1
+
+    @property
+    def speedup(self) -> float:
+        """Speed over that of dense decoding."""
+        return self.tokens_per_s / self.dense_tokens_per_s
+
+
+@dataclass(frozen=True)
+class HeadCalibration:
+    """The result of `calibrate_head`. ``chosen`` is what was fitted, with its quality on the tokens
+    that it was chosen by, and ``measured`` its quality on tokens held out; None if no screen was
+    good enough. ``output`` is the file that was written, None if dense is best."""
+
+    source: str
+    output: str | None
+    tokens: int
+    held_out_tokens: int
+    generated: bool
+    tried: tuple[ScreenQuality, ...]
+    chosen: ScreenQuality | None
+    measured: HeadMeasure | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        found = asdict(self)
+        if self.measured is not None:
+            names = "perplexity_cost", "speedup"
+            found["measured"] |= {name: getattr(self.measured, name) for name in names}
+        return found
+
+
+@checked(
+    **{**CHECKS, "text": text_of},
+    kl=number,
+    agreement=share,
+    rank=positive,
+    rows=positive,
+    format=format_name,
+)
+def calibrate_head(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    text: str | None = None,
+    *,
+    kl: float = 0.01,
+    agreement: float = 0.999,
+    rank: int | None = None,
+    rows: int | None = None,
+    format: str | None = None,
+    tokens: int = DEFAULT_TOKENS,
+    even_if_slower: bool = False,
+    activation: str | None = None,
+    pre: str | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> HeadCalibration:
+    """Fits a screen of the output matrix: a low-rank approximation of the logits, of which the
+    ``rows`` most likely are computed exactly, and the others keep their approximate value
+    (SVD-softmax, Shim et al. 2017; fitted in closed form under the covariance of the model's hidden
+    states, see `sparsefire.fit.head`).
+
+    Chooses rank, rows and format, where they are not given, that read least, of those whose
+    Kullback-Leibler divergence from the exact distribution is at most ``kl`` nats and whose most
+    likely token is the same for a share of ``agreement`` of the tokens. About ``tokens`` tokens of
+    the text are used, or, without a text, tokens that the model writes itself, sampled at
+    temperature 1: 14 of 20 windows to fit on, 3 to choose by, and 3 held out for the report.
+
+    output: a new model file with the screen in it. By default the companion beside the model,
+      NAME.sparsefire.gguf, which `Model.load` finds, and which is refused beside another model.
+    even_if_slower: writes the screen even if decoding with it is not faster on this machine.
+
+    Other arguments and errors as `sparsefire.calibrate.cutoffs.calibrate_cutoffs`.
+    """
+    if tokens < FEWEST_TOKENS:
+        raise ArgumentError(f"tokens must be {FEWEST_TOKENS} or more, got {tokens}")
+    if kl <= 0:
+        raise ArgumentError(f"kl must be above 0, got {kl}")
+    target = stored.companion_path(source) if output is None else Path(output)
+    check_output(target, [Path(source)], force=force)
+    gguf_package()
+    announce = progress or (lambda _stage, _share: None)
+    with Model.load(source, activation=activation, pre=pre, head="dense") as model:
+        check_output(target, model.file.paths, force=force)
+        if stored.has_screen(model.file):
+            raise UnsupportedError(f"{model.file.name}: the model has a screen already")
+        fitting = _Fitting(model, announce)
+        windows = fitting.windows(text, tokens, seed)
+        tried, screens = fitting.tried(windows, rank, rows, format)
+        best = _best(model, tried, kl, agreement)
+        measured, written = None, None
+        if best is not None:
+            parts = _parts(model, best, screens[best.rank], windows.size)
+            announce("measuring", _TRIED)
+            measured = _measured(source, activation, pre, parts, windows)
+            if measured.speedup >= _LEAST_GAIN or even_if_slower:
+                announce("writing", 0.99)
+                _write(model, target, parts, pre, output is None, force)
+                written = str(target)
+    return HeadCalibration(
+        source=str(source),
+        output=written,
+        tokens=windows.size,
+        held_out_tokens=_held(windows).size,
+        generated=text is None,
+        tried=tuple(tried),
+        chosen=best,
+        measured=measured,
+    )
+
+
+# ---- Fitting -------------------------------------------------------------------------------------
+
+
+class _Fitting:
+    """Fits screens to a model."""
+
+    def __init__(self, model: Model, announce: Progress) -> None:
+        self.model, self.announce = model, announce
+
+    def windows(self, text: str | None, tokens: int, seed: int) -> Windows:
+        """Windows of the text, or of what the model writes."""
+        if text is not None:
+            return cut(self.model, text, tokens)
+        return generated(
+            self.model, tokens, seed, lambda done: self.announce("writing a text", done * _RECORDED)
+        )
+
+    def tried(
+        self, windows: Windows, rank: int | None, rows: int | None, format: str | None
+    ) -> tuple[list[ScreenQuality], dict[int, Factors]]:
+        """The qualities of screens, and their factors by rank."""
+        model, core = self.model, self.model.core
+        vocab, d = model.config.vocab, model.config.d
+        ranks = [rank] if rank else [each for each in RANKS if each <= d // 2] or [max(1, d // 2)]
+        counts = [rows] if rows else [each for each in ROWS if each <= vocab // 4] or [1]
+        if ranks[-1] > d or counts[-1] > vocab:
+            raise ArgumentError(f"rank and rows must be at most {d} and {vocab}")
+        kind = format or FORMAT
+        fitted, tuned = (self._states(windows, use) for use in (0, 1))
+        matrix = output_matrix(model)
+        self.announce("fitting the screen", _RECORDED)
+        screens = fit_screens(fitted, matrix, ranks)
+        found: list[ScreenQuality] = []
+        for number_, (each, factors) in enumerate(screens.items()):
+            fits = [kind if _divides(kind, each, d) else "f16"]
+            begin, part = number_ / len(screens), (_TRIED - _RECORDED) / len(screens)
+
+            def show(done: float, begin: float = begin, part: float = part) -> None:
+                at = _RECORDED + (_TRIED - _RECORDED) * begin + part * done
+                self.announce("trying screens", at)
+
+            data = tuned[:_TUNED_TOKENS]
+            found += qualities(data, matrix, {each: factors}, fits, counts, core, show)
+        return found, screens
+
+    def _states(self, windows: Windows, use: int) -> FloatArray:
+        """The hidden states (n, d) of the tokens of one use."""
+        chosen = windows.all[windows.kinds == use]
+        return np.concatenate([self.model.hidden_states(each) for each in chosen])
+
+
+def output_matrix(model: Model) -> OutputMatrix:
+    """The output matrix of a model, as numbers."""
+    part = model.session.model
+    weights = part.output_matrix.dequantize()
+    config = model.config
+    return OutputMatrix(weights, part.output_bias, config.logit_scale, config.logit_cap)
+
+
+def _divides(format: str, rank: int, d: int) -> bool:
+    block = weight_format(format).block
+    return rank % block == 0 and d % block == 0
+
+
+def _read(model: Model, each: ScreenQuality, scattered: float = 1.0) -> float:
+    """Bytes that a token reads with a screen."""
+    kind, vocab = weight_format(each.format), model.config.vocab
+    screen = each.rank * kind.row_bytes(model.config.d) + vocab * (kind.row_bytes(each.rank) + 4)
+    return screen + scattered * each.rows * model.session.model.head_bytes[0]
+
+
+def _best(
+    model: Model, tried: Sequence[ScreenQuality], kl: float, agreement: float
+) -> ScreenQuality | None:
+    """The screen that reads least of those that are good enough, and less than all rows."""
+    most = _MOST_SHARE * model.config.vocab * model.session.model.head_bytes[0]
+    good = [each for each in tried if each.kl <= kl and each.agreement >= agreement]
+    cheap = [each for each in good if _read(model, each, _SCATTERED) <= most]
+    return min(cheap, key=lambda each: _read(model, each, _SCATTERED), default=None)
+
+
+# ---- Measuring -----------------------------------------------------------------------------------
+
+
+def _held(windows: Windows) -> Any:
+    """The windows held out that are measured."""
+    held = windows.held
+    return held[: max(1, _HELD_TOKENS // held.shape[1])]
+
+
+def _measured(
+    source: str | os.PathLike[str],
+    activation: str | None,
+    pre: str | None,
+    parts: dict[str, Any],
+    windows: Windows,
+) -> HeadMeasure:
+    """The screen in the core, on held-out tokens."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "screen.gguf"
+        _write_companion(path, parts, force=True)
+        with Model.load(source, activation=activation, pre=pre, companion=path) as model:
+            held = _held(windows)
+            tokens = [int(each) for each in held.ravel()[: _SPEED_TOKENS + 8]]
+            tokens = tokens[: model.context]
+            speeds = compare_heads(model, tokens[:8], tokens[8:], _SPEED_SECONDS)
+            totals = sum((_compared(model, each) for each in held), np.zeros(5))
+            row, screen = model.session.model.head_bytes
+    scored, divergence, same, loss, dense_loss = totals
+    vocab_bytes = row * model.config.vocab
+    rows = int(parts["metadata"][stored.ROWS_KEY].value)
+    return HeadMeasure(
+        kl=divergence / scored,
+        agreement=same / scored,
+        perplexity=float(np.exp(loss / scored)),
+        perplexity_dense=float(np.exp(dense_loss / scored)),
+        read_share=(rows * row + screen) / vocab_bytes,
+        tokens_per_s=speeds["screened"],
+        dense_tokens_per_s=speeds["dense"],
+    )
+
+
+def _compared(model: Model, window: Any) -> Any:
+    """Over a window's tokens but the last: their number, and sums of the divergence from the dense
+    head, of the same most likely tokens, and of -log p with the screen and without."""
+    sessions = [model.new_session(len(window)) for _ in range(2)]
+    totals = np.zeros(5)
+    try:
+        for session, screened in zip(sessions, (True, False), strict=True):
+            session.set_head(screened)
+            session.rewind(0, model.config.default_mode)
+        ids = np.asarray(window, np.int32)
+        for start in range(0, len(ids) - 1, BATCH):
+            batch = np.ascontiguousarray(ids[start : min(start + BATCH, len(ids) - 1)])
+            log_p = []
+            for session in sessions:
+                logits = np.empty((len(batch), model.config.vocab), np.float32)
+                session.evaluate(batch, logits)
+                log_p.append(logits)
+            targets = ids[start + 1 :][: len(batch)]
+            for screened, exact, target in zip(*log_p, targets, strict=True):
+                totals += _sums(screened, exact, int(target))
+    finally:
+        for session in sessions:
+            session.close()
+    return totals
+
+
+def _sums(screened: FloatArray, exact: FloatArray, target: int) -> Any:
+    logs = []
+    for each in (screened, exact):
+        logits = each - each.max()
+        logs.append(logits - np.log(np.exp(logits).sum(dtype=np.float64)).astype(np.float32))
+    divergence = (np.exp(logs[1]) * (logs[1] - logs[0])).sum(dtype=np.float64)
+    same = screened.argmax() == exact.argmax()
+    return np.array([1, divergence, same, -logs[0][target], -logs[1][target]], np.float64)
+
+
+# ---- The new file --------------------------------------------------------------------------------
+
+
+def _parts(model: Model, chosen: ScreenQuality, factors: Factors, tokens: int) -> dict[str, Any]:
+    """The keys and tensors of a screen."""
+    core, kind = model.core, chosen.format
+    metadata: dict[str, Any] = {
+        stored.ROWS_KEY: TypedValue(chosen.rows, ValueType("u32")),
+        f"{stored.KEYS}tokens": TypedValue(tokens, ValueType("u32")),
+        f"{stored.KEYS}kl": chosen.kl,
+        f"{stored.KEYS}agreement": chosen.agreement,
+    }
+    tensors: dict[str, Writable] = {
+        stored.P: QuantizedWeights.quantize(factors.p, kind, core),
+        stored.Q: QuantizedWeights.quantize(factors.q, kind, core),
+        stored.BIAS: factors.bias,
+    }
+    name = model.file.metadata["general.architecture"]
+    of = stored.fingerprint(model.file)
+    return {"metadata": metadata, "tensors": tensors, "architecture": name, "of": of}
+
+
+def _write_companion(target: Path, parts: dict[str, Any], *, force: bool) -> None:
+    metadata = {
+        "general.architecture": parts["architecture"],
+        "sparsefire.version": TypedValue(SPARSEFIRE_VERSION, ValueType("u32")),
+        stored.OF_KEY: parts["of"],
+        **parts["metadata"],
+    }
+    write_gguf(target, metadata, parts["tensors"], force=force)
+
+
+def _write(
+    model: Model,
+    target: Path,
+    parts: dict[str, Any],
+    pre: str | None,
+    beside: bool,
+    force: bool,
+) -> None:
+    """Writes the companion, or the model with the screen."""
+    if beside:
+        _write_companion(target, parts, force=force)
+        return
+    file: GgufFile = model.file
+    metadata = {
+        key: value for key, value in file.typed_metadata().items() if not key.startswith("split.")
+    }
+    metadata["sparsefire.version"] = TypedValue(SPARSEFIRE_VERSION, ValueType("u32"))
+    metadata |= parts["metadata"]
+    if pre is not None:
+        metadata[PRE_KEY] = pre
+    tensors: dict[str, Writable] = {
+        name: TensorData(info.format, info.shape, _bytes_of(file, name))
+        for name, info in file.tensors.items()
+    }
+    write_gguf(target, metadata, {**tensors, **parts["tensors"]}, file.paths, force=force)
+
+
+def _bytes_of(file: GgufFile, name: str) -> Callable[[], Any]:
+    return lambda: file.tensor_data(name)

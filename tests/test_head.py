@@ -1,0 +1,229 @@
+"""The screened head against numpy, on every host and instruction set; where its screen is stored;
+and its calibration, whose numbers are computed again from the logits of both heads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import sparsefire as sf
+import tiny_model
+from sparsefire.arch import screen
+from sparsefire.calibrate.head import HeadCalibration, calibrate_head
+from sparsefire.cli import main
+from sparsefire.core.core import Core
+from sparsefire.errors import ArgumentError, ModelFileError
+from sparsefire.lm.opening import default_model
+
+RANK, ROWS, VOCAB, D = 32, 40, 270, 64
+TOKENS = [97, 5, 200, 11, 97, 43]
+
+Doubles = npt.NDArray[np.float64]
+
+
+def factors(random: np.random.Generator) -> dict[str, npt.NDArray[np.float32]]:
+    """Of scores with ties: two rows of Q, and the elements of the bias, are the same."""
+    p, q = random.standard_normal((RANK, D)) / 8, random.standard_normal((VOCAB, RANK))
+    bias = random.standard_normal(VOCAB)
+    q[30:130], bias[30:130] = q[30], bias[30]
+    values = zip(screen.TENSORS, (p, q, bias), strict=True)
+    return {name: value.astype(np.float32) for name, value in values}
+
+
+def write(path: Path, format: str = "F32", **more: object) -> Path:
+    """A model with a screen in its file."""
+    tensors = factors(np.random.default_rng(5))
+    keys = {screen.ROWS_KEY: ROWS, "sparsefire.version": 1}
+    keys |= more.pop("keys", {})  # type: ignore[arg-type]
+    tensors |= more.pop("tensors", {})  # type: ignore[arg-type]
+    options = {"format": format, "tied": False, "activation": "silu", **more}
+    return tiny_model.write(path, keys=keys, tensors=tensors, **options)  # type: ignore[arg-type]
+
+
+def as_stored(path: Path, name: str) -> Doubles:
+    """A tensor of a file, read by the `gguf` package."""
+    tensor = next(each for each in gguf.GGUFReader(path).tensors if each.name == name)
+    return gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float64)
+
+
+def expected(path: Path, states: npt.NDArray[np.float32]) -> Doubles:
+    """The logits of hidden states (n, d), by the definition of the screen."""
+    p, q, bias = (as_stored(path, name) for name in screen.TENSORS)
+    x = states.astype(np.float64)
+    logits, exact = x @ p.T @ q.T + bias, x @ as_stored(path, "output.weight").T
+    for row, found in zip(logits, exact, strict=True):
+        best = np.argsort(-row, kind="stable")[:ROWS]
+        row[best] = found[best]
+    return logits
+
+
+@pytest.mark.parametrize("format", ["F32", "Q8_0", "Q4_1"])
+def test_screened_logits_are_those_of_the_definition(
+    core: Core, format: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "model.gguf", format)
+    with sf.Model.load(path) as model, sf.Model.load(path, head="dense") as dense:
+        assert (model.head, dense.head) == ("screened", "dense")
+        states = model.hidden_states(TOKENS)
+        found = model.logits(TOKENS)
+        assert model.stats.head_rows == ROWS and model.stats.head == "screened"
+        all_rows = dense.logits(TOKENS)
+        assert dense.stats.head_rows == VOCAB and dense.stats.head == "dense"
+    wanted = expected(path, states)
+    assert np.abs(found - wanted).max() < 2e-3 * np.abs(wanted).max()
+    same = (found == all_rows).sum(axis=1)
+    assert (same >= ROWS).all() and (same < ROWS + 20).all()
+
+
+def test_named_tokens_are_exact_and_sessions_do_not_see_each_other(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.gguf", "Q8_0")
+    with sf.Model.load(path) as model, sf.Model.load(path, head="dense") as dense:
+        plain, exact = model.logits(TOKENS), dense.logits(TOKENS)
+        named = np.flatnonzero(plain[-1] != exact[-1])[[0, 50, -1]].tolist()
+        sessions = [model.new_session(16) for _ in range(3)]
+        sessions[1].set_head(exact=named)
+        sessions[2].set_head(screened=False)
+        rows = model.evaluate([(each, TOKENS) for each in sessions])
+        wanted = plain[-1].copy()
+        wanted[named] = exact[-1][named]
+        assert (rows == [plain[-1], wanted, exact[-1]]).all()
+        counts = [each.head_rows.tolist() for each in sessions]
+        assert counts == [[1, ROWS], [1, ROWS + 3], [1, VOCAB]]
+        with pytest.raises(ArgumentError):
+            sessions[0].set_head(exact=[VOCAB])
+        # A bias on a token makes its logit exact; scores of given tokens all are.
+        token = named[0]
+        options = {"temperature": 0, "logit_bias": {token: 1e6}, "logprobs": 1}
+        (piece,) = model.start(TOKENS, 1, **options)
+        found = piece.scores[0][1]
+        assert found.token == token
+        assert np.isclose(found.logprob, _log_p(wanted_with(plain[-1], exact[-1], token))[token])
+        scores = [each.logprob for each in model.token_scores(TOKENS)]
+        assert np.allclose(scores, _log_p(exact)[np.arange(5), TOKENS[1:]], atol=1e-5)
+
+
+def wanted_with(
+    plain: npt.NDArray[np.float32], exact: npt.NDArray[np.float32], token: int
+) -> npt.NDArray[np.float32]:
+    changed = plain.copy()
+    changed[token] = exact[token]
+    return changed
+
+
+def _log_p(logits: npt.NDArray[np.float32]) -> Doubles:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    found: Doubles = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("keys", "tensors", "problem"),
+    [
+        ({screen.ROWS_KEY: 0}, {}, "sparsefire.head.rows"),
+        ({screen.ROWS_KEY: VOCAB + 1}, {}, "sparsefire.head.rows"),
+        ({screen.ROWS_KEY: None}, {}, "sparsefire.head.rows"),
+        ({}, {screen.Q: np.zeros((VOCAB - 1, RANK), np.float32)}, "output_screen_q.weight"),
+        ({}, {screen.P: np.zeros((RANK, D + 2), np.float32)}, "output_screen_p.weight"),
+        ({}, {screen.BIAS: None}, "output_screen.bias"),
+    ],
+)
+def test_broken_screens_are_refused(
+    keys: dict[str, object], tensors: dict[str, object], problem: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "model.gguf", keys=keys, tensors=tensors)
+    with pytest.raises(ModelFileError, match=problem):
+        sf.Model.load(path)
+
+
+# ---- Calibration ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The model of the package with a companion beside it, fitted on text that it wrote."""
+
+    path: Path
+    report: HeadCalibration
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
+    path = tmp_path_factory.mktemp("head") / "model.gguf"
+    path.write_bytes(default_model().read_bytes())
+    options = {"tokens": 4_000, "kl": 0.05, "agreement": 0.98, "even_if_slower": True}
+    return Calibrated(path, calibrate_head(path, **options))  # type: ignore[arg-type]
+
+
+def test_the_report_is_what_the_logits_say(calibrated: Calibrated) -> None:
+    report = calibrated.report
+    assert report.generated and report.chosen is not None and report.measured is not None
+    assert report.output == str(calibrated.path.with_name("model.sparsefire.gguf"))
+    measured = report.measured
+    assert measured.kl < 0.1 and measured.agreement > 0.95
+    with sf.Model.load(calibrated.path) as model:
+        assert model.head == "screened"
+        # Another text than that of the calibration: what was found there holds.
+        ids = model.tokenize("".join(model.generate("", 300, seed=1, temperature=1.0)))
+        found = _log_p(model.logits(ids))
+        rows, shares = model.stats.head_rows, model.stats.head_bytes
+    assert rows == report.chosen.rows
+    with sf.Model.load(calibrated.path, head="dense") as model:
+        exact = _log_p(model.logits(ids))
+        assert shares / model.stats.head_bytes == pytest.approx(measured.read_share)
+    kl = (np.exp(exact) * (exact - found)).sum(axis=1)
+    assert kl.min() > -1e-6 and kl.mean() < 3 * measured.kl + 0.01
+    assert (found.argmax(axis=1) == exact.argmax(axis=1)).mean() > 0.95
+
+
+def test_more_rank_and_rows_are_nearer(calibrated: Calibrated) -> None:
+    found = {(each.rank, each.rows): each for each in calibrated.report.tried}
+    ranks, rows = (sorted({key[k] for key in found}) for k in range(2))
+    for rank in ranks:
+        divergences = [found[rank, each].kl for each in rows]
+        assert divergences == sorted(divergences, reverse=True)
+    assert found[ranks[-1], rows[-1]].kl < found[ranks[0], rows[-1]].kl
+
+
+def test_a_companion_belongs_to_its_model(calibrated: Calibrated, tmp_path: Path) -> None:
+    other = tiny_model.write(tmp_path / "model.gguf")
+    companion = calibrated.path.with_name("model.sparsefire.gguf")
+    (tmp_path / companion.name).write_bytes(companion.read_bytes())
+    with pytest.raises(ModelFileError, match="the companion of another model"):
+        sf.Model.load(other)
+    with sf.Model.load(other, head="dense") as model:
+        assert model.head == "dense"
+    with sf.Model.load(calibrated.path.read_bytes()) as model:
+        assert model.head == "dense"
+    given = calibrated.path.read_bytes()
+    with sf.Model.load(given, companion=companion) as model:
+        assert model.head == "screened"
+
+
+def test_the_screen_in_a_new_model_file(
+    calibrated: Calibrated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, text = tmp_path / "new.gguf", tmp_path / "text.txt"
+    with sf.Model.load(calibrated.path) as model:
+        written = [*model.generate("", 1_200, seed=2, temperature=1.0, context_shift=True)]
+    text.write_text("".join(written), encoding="utf-8")
+    command = ["calibrate", "-m", str(calibrated.path), "-o", str(output), "--method", "head"]
+    command += ["--text", str(text), "--rank", "64", "--rows", "100", "--tokens", "1000"]
+    assert main([*command, "--kl", "9", "--agreement", "0", "--even-if-slower", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["chosen"]["rank"], report["chosen"]["rows"]) == (64, 100)
+    assert report["output"] == str(output) and not report["generated"]
+    with sf.Model.load(output) as model:
+        assert model.head == "screened"
+    perplexity = ["perplexity", "-m", str(output), "--text", str(text), "--json"]
+    assert main([*perplexity, "--head", "dense"]) == 0
+    dense = json.loads(capsys.readouterr().out)
+    assert main(perplexity) == 0
+    screened = json.loads(capsys.readouterr().out)
+    assert (dense["head_rows"], screened["head_rows"]) == (2048, 100)
+    assert screened["perplexity"] == pytest.approx(dense["perplexity"], rel=0.5)
