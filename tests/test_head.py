@@ -72,13 +72,14 @@ def test_screened_logits_are_those_of_the_definition(
         assert (model.head, dense.head) == ("screened", "dense")
         states = model.hidden_states(TOKENS)
         found = model.logits(TOKENS)
-        assert model.stats.head_rows == ROWS and model.stats.head == "screened"
+        assert (model.stats.head_rows, model.stats.head) == (ROWS, "screened")
         all_rows = dense.logits(TOKENS)
-        assert dense.stats.head_rows == VOCAB and dense.stats.head == "dense"
+        assert (dense.stats.head_rows, dense.stats.head) == (VOCAB, "dense")
     wanted = expected(path, states)
     assert np.abs(found - wanted).max() < 2e-3 * np.abs(wanted).max()
     same = (found == all_rows).sum(axis=1)
-    assert (same >= ROWS).all() and (same < ROWS + 20).all()
+    assert same.min() >= ROWS
+    assert same.max() < ROWS + 20
 
 
 def test_named_tokens_are_exact_and_sessions_do_not_see_each_other(tmp_path: Path) -> None:
@@ -162,10 +163,13 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
 
 def test_the_report_is_what_the_logits_say(calibrated: Calibrated) -> None:
     report = calibrated.report
-    assert report.generated and report.chosen is not None and report.measured is not None
+    assert report.generated
+    assert report.chosen is not None
+    assert report.measured is not None
     assert report.output == str(calibrated.path.with_name("model.sparsefire.gguf"))
     measured = report.measured
-    assert measured.kl < 0.1 and measured.agreement > 0.95
+    assert measured.kl < 0.1
+    assert measured.agreement > 0.95
     with sf.Model.load(calibrated.path) as model:
         assert model.head == "screened"
         # Another text than that of the calibration: what was found there holds.
@@ -177,7 +181,8 @@ def test_the_report_is_what_the_logits_say(calibrated: Calibrated) -> None:
         exact = _log_p(model.logits(ids))
         assert shares / model.stats.head_bytes == pytest.approx(measured.read_share)
     kl = (np.exp(exact) * (exact - found)).sum(axis=1)
-    assert kl.min() > -1e-6 and kl.mean() < 3 * measured.kl + 0.01
+    assert kl.min() > -1e-6
+    assert kl.mean() < 3 * measured.kl + 0.01
     assert (found.argmax(axis=1) == exact.argmax(axis=1)).mean() > 0.95
 
 
@@ -217,7 +222,8 @@ def test_the_screen_in_a_new_model_file(
     assert main([*command, "--kl", "9", "--agreement", "0", "--even-if-slower", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["chosen"]["rank"], report["chosen"]["rows"]) == (64, 100)
-    assert report["output"] == str(output) and not report["generated"]
+    assert report["output"] == str(output)
+    assert not report["generated"]
     with sf.Model.load(output) as model:
         assert model.head == "screened"
     perplexity = ["perplexity", "-m", str(output), "--text", str(text), "--json"]

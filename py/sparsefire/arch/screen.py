@@ -37,6 +37,11 @@ def has_screen(file: GgufFile) -> bool:
     return ROWS_KEY in file.metadata or any(name in file.tensors for name in TENSORS)
 
 
+def is_kept(key: str) -> bool:
+    """Whether a key of a model's file stays in a new file with other predictors or cutoffs."""
+    return key.startswith(KEYS) or not key.startswith(("sparsefire.", "split."))
+
+
 def read_screen(file: GgufFile, vocab: int) -> Screen | None:
     """The screen of a model's file, or None. The shapes of its tensors are checked with the
     others'; `ModelFileError` when one, or the number of rows, is missing or wrong."""

@@ -28,8 +28,9 @@ _FUSED = {"attn_qkv": "attn_q, attn_k and attn_v", "ffn_gate_up": "ffn_gate and 
 
 
 def read_plan(file: GgufFile, config: ModelConfig, screened: bool = True) -> Plan:
-    """The plan of a model, with or without the screen that the file may have. Every tensor that it needs is there with the right shape, in a format
-    that the core computes on, and there is none that it would ignore.
+    """The plan of a model, with or without the screen that the file may have. Every tensor that it
+    needs is there with the right shape, in a format that the core computes on, and there is none
+    that it would ignore.
 
     Errors: `ModelFileError` (missing, wrong shape), `UnsupportedError` (format, unknown tensor).
     """

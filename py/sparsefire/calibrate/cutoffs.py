@@ -19,6 +19,7 @@ from .._options import checked, flag, number, several, text
 from .._progress import Progress
 from ..arch.config import CUTOFF_KEYS, SPARSEFIRE_VERSION
 from ..arch.read import read_scale, rows_by_neuron
+from ..arch.screen import is_kept
 from ..errors import ArgumentError
 from ..ffn.core_layer import CUTOFFS
 from ..ffn.cutoff import neuron_values
@@ -138,7 +139,7 @@ def calibrate_cutoffs(
         check_output(Path(output), [Path(source)], force=force)
         gguf_package()
     announce = progress or (lambda _stage, _share: None)
-    with Model.load(source, activation=activation, pre=pre) as model:
+    with Model.load(source, activation=activation, pre=pre, head="dense") as model:
         if output is not None:
             check_output(Path(output), model.file.paths, force=force)
         windows = text_windows(model, text, tokens)
@@ -408,9 +409,7 @@ class _Trial:
 
 def _metadata(model: Model, setting: CutoffSetting, trial: _Trial) -> dict[str, Any]:
     metadata: dict[str, Any] = {
-        key: value
-        for key, value in model.file.typed_metadata().items()
-        if not key.startswith(("sparsefire.", "split."))
+        key: value for key, value in model.file.typed_metadata().items() if is_kept(key)
     }
     metadata[f"{model.config.architecture}.hidden_activation"] = str(model.config.activation)
     metadata["sparsefire.version"] = TypedValue(SPARSEFIRE_VERSION, ValueType("u32"))

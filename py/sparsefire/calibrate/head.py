@@ -378,7 +378,7 @@ def _write(
         _write_companion(target, parts, force=force)
         return
     file: GgufFile = model.file
-    metadata = {
+    metadata: dict[str, Any] = {
         key: value for key, value in file.typed_metadata().items() if not key.startswith("split.")
     }
     metadata["sparsefire.version"] = TypedValue(SPARSEFIRE_VERSION, ValueType("u32"))

@@ -15,6 +15,8 @@ from .._files import check_output
 from .._options import checked, number, positive, text
 from .._progress import Progress
 from ..arch.config import SPARSEFIRE_VERSION
+from ..arch.screen import TENSORS as SCREEN_TENSORS
+from ..arch.screen import is_kept
 from ..arch.tensors import FFN_PARTS
 from ..errors import ArgumentError, CalibrationError, UnsupportedError
 from ..fit.blas import in_parallel
@@ -127,7 +129,7 @@ def calibrate_model(
     gguf_package()
     announce = progress or (lambda _stage, _share: None)
     options = FitOptions(recall, rank, "", predictor_format, Descent(seed=seed))
-    model = Model.load(source, activation=activation, pre=pre)
+    model = Model.load(source, activation=activation, pre=pre, head="dense")
     try:
         check_output(Path(output), model.file.paths, force=force)
         if routed := routed_layers(model):
@@ -301,9 +303,7 @@ def _metadata(
     tokens: int,
 ) -> dict[str, Any]:
     metadata: dict[str, Any] = {
-        key: value
-        for key, value in model.file.typed_metadata().items()
-        if not key.startswith("sparsefire.")
+        key: value for key, value in model.file.typed_metadata().items() if is_kept(key)
     }
     if format != "keep":
         metadata["general.file_type"] = TypedValue(
@@ -341,7 +341,7 @@ def _tensors(
 def _copied(model: Model, name: str, format: str) -> TensorData:
     """A tensor unchanged, or a matrix in the given format if its columns allow it."""
     info, core = model.file.tensors[name], model.core
-    rows_fit = len(info.shape) == 2 and format != "keep"
+    rows_fit = len(info.shape) == 2 and format != "keep" and name not in SCREEN_TENSORS
     if not rows_fit or info.format == format or info.shape[1] % weight_format(format).block:
         return TensorData(info.format, info.shape, model.file.tensor_data(name))
 

@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
-from .._shown import json_line, shown
 from .._options import HEADS
+from .._shown import json_line, shown
 from ..errors import ArgumentError, SparsefireError
 
 _FULL = (errno.ENOSPC, errno.EFBIG)

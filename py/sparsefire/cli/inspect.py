@@ -11,11 +11,14 @@ from ..arch.config import CUTOFF_KEYS
 from .common import add_pre_option, print_json
 
 if TYPE_CHECKING:
-    from ..files.inspect import Inspection
+    from ..files.inspect import Inspection, ScreenReport
     from ..files.reading import ReadingReport
 
-# Calibration keys that the sparsity line summarises.
-_SUMMED_UP = ("version", "hot_counts", "calibration.active_share", "calibration.selected_share")
+# Calibration keys that the lines of sparsity and head summarise.
+_SUMMED_UP = (
+    *("version", "hot_counts", "calibration.active_share", "calibration.selected_share"),
+    *("head.rows", "head.tokens", "head.kl", "head.agreement"),
+)
 
 
 def add_inspect_parser(commands: Any) -> None:
@@ -97,6 +100,8 @@ def _facts(found: Inspection) -> Iterable[tuple[str, str]]:
         yield "tokeniser", _tokenizer(found)
     if found.sizes:
         yield "sparsity", _sparsity(found)
+    if found.screen:
+        yield "head", _screen(found.screen)
     for key, value in found.calibration.items():
         if key not in _SUMMED_UP:
             yield "", f"{key}: {_one_line(value)}"
@@ -112,6 +117,21 @@ def _facts(found: Inspection) -> Iterable[tuple[str, str]]:
                 f"{memory.context} tokens); in WebAssembly {_bytes(memory.wasm)}"
             ),
         )
+
+
+def _screen(screen: ScreenReport) -> str:
+    """How logits are computed."""
+    where = f", in {screen.companion}" if screen.companion else ""
+    quality = ""
+    if screen.kl is not None and screen.agreement is not None:
+        quality = (
+            f"; when calibrated {screen.kl:.4f} nats, the same most likely token for "
+            f"{screen.agreement:.2%}"
+        )
+    return (
+        f"screened: rank {screen.rank}, {_bytes(screen.nbytes)}{where}; {screen.rows:,} rows of "
+        f"the output matrix exact{quality}"
+    )
 
 
 def _sizes(sizes: dict[str, Any]) -> str:

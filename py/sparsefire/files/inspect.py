@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._options import checked, positive, text
+from ..arch import screen
 from ..arch.config import ModelConfig, read_config
 from ..arch.plan import ExpertLayer, Layer, Plan
 from ..arch.read import format_by_neuron
@@ -78,6 +79,20 @@ class LayerSparsity:
 
 
 @dataclass(frozen=True)
+class ScreenReport:
+    """The screen of the output matrix: its rank and bytes, how many rows are computed exactly, and
+    what calibration found: the divergence in nats, and the share of tokens with the same most
+    likely one. `companion` is the file that holds it, None for the model's."""
+
+    rank: int
+    rows: int
+    nbytes: int
+    kl: float | None
+    agreement: float | None
+    companion: str | None
+
+
+@dataclass(frozen=True)
 class MemoryReport:
     """Bytes needed to run. On the native host `weights` stay in the mapped file, and `made` are
     repacked at load; on WebAssembly hosts everything is copied. `key_value_cache` includes the
@@ -119,6 +134,7 @@ class Inspection:
     tokenizer: TokenizerReport | None = None
     sparsity: list[LayerSparsity] = field(default_factory=list)
     calibration: dict[str, Any] = field(default_factory=dict)
+    screen: ScreenReport | None = None
     memory: MemoryReport | None = None
     mixtures: list[MixtureReport] = field(default_factory=list)
     reading: ReadingReport | None = None
@@ -211,11 +227,14 @@ def _resolve(
 ) -> None:
     """Fills in how the file would run, or why it cannot."""
     try:
+        own = len(file.files)
+        screen.attach_companion(file, file.mapped)
         config = read_config(file, activation)
         report.sizes = _sizes(config)
         report.activation = _activation(file, config, activation is not None)
         report.mode = config.default_mode
         plan = read_plan(file, config)
+        report.screen = _screen(file, plan, own)
         report.memory = _memory(file, config, plan, context)
         report.mixtures = mixtures(plan)
         report.reading = reading(file, plan)
@@ -315,6 +334,20 @@ def _sparsity(file: GgufFile) -> list[LayerSparsity]:
         )
         for layer, part in sorted(parts.items())
     ]
+
+
+def _screen(file: GgufFile, plan: Plan, own: int) -> ScreenReport | None:
+    """The screen, which is in one of the model's `own` files, or in what was added to them."""
+    if plan.screen is None:
+        return None
+    found = {name: file.metadata.get(f"{screen.KEYS}{name}") for name in ("kl", "agreement")}
+    return ScreenReport(
+        plan.screen.rank,
+        plan.screen.rows,
+        sum(file.tensors[name].nbytes for name in screen.TENSORS),
+        **{name: value if isinstance(value, float) else None for name, value in found.items()},
+        companion=str(file.files[own]) if len(file.files) > own else None,
+    )
 
 
 def _listed(value: Any) -> list[Any]:

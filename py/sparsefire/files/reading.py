@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from ..arch import screen
 from ..arch.plan import ExpertLayer, Plan
 from ..arch.tensors import ffn_matrices, ffn_tensor
 from ..core.enums import StepName
@@ -25,7 +26,8 @@ class MixtureReport:
 @dataclass(frozen=True)
 class ReadingReport:
     """Bytes of weights that a token reads in dense mode: of the experts that are chosen for it, of
-    other feed-forward layers, of the head, and of all else. `all_experts` are those of a file."""
+    other feed-forward layers, of the head (with a screen, of that and the chosen rows), and of all
+    else. `all_experts` are those of a file."""
 
     experts: int
     all_experts: int
@@ -68,10 +70,17 @@ def reading(file: GgufFile, plan: Plan) -> ReadingReport:
         info = file.tensors[each.name]
         size = info.nbytes * each.rows * each.columns // math.prod(info.shape)
         if out == plan.logits.index:
-            head += size
+            head += size if plan.screen is None else _screened(file, plan, size)
         else:
             rest += size
     return ReadingReport(experts, all_experts, neurons, head, rest)
+
+
+def _screened(file: GgufFile, plan: Plan, size: int) -> int:
+    """What a screened head reads, of an output matrix of so many bytes."""
+    assert plan.screen is not None
+    rows = size // plan.vocab * plan.screen.rows
+    return rows + sum(_bytes(file, name) for name in screen.TENSORS)
 
 
 def _used_experts(plan: Plan) -> dict[int, int]:
@@ -94,6 +103,8 @@ def _products(plan: Plan) -> list[tuple[int, int]]:
             found += zip(step.arguments[1::3], step.arguments[3::3], strict=True)
         elif step.name == StepName.STEP_HEAD_PRODUCTS:
             found.append((step.arguments[1], step.arguments[2]))
+        elif step.name == StepName.STEP_HEAD:
+            found.append((step.arguments[1], step.arguments[5]))
     return found
 
 

@@ -1,6 +1,6 @@
-"""Fitting a screen of the output matrix: low-rank factors whose scores stand for the logits, but for
-the best rows, which are computed exactly (SVD-softmax, Shim et al. 2017, with factors fitted under
-the covariance of the hidden states). Only uses numpy."""
+"""Fitting a screen of the output matrix: low-rank factors whose scores stand for the logits, but
+for the best rows, which are computed exactly (SVD-softmax, Shim et al. 2017, with factors fitted
+under the covariance of the hidden states). Only uses numpy."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _compared(
     at = np.minimum(rows, most) - 1
 
     def before(values: FloatArray) -> npt.NDArray[np.float64]:
-        return np.cumsum(values[best], dtype=np.float64)[at]
+        return np.asarray(np.cumsum(values[best], dtype=np.float64)[at], np.float64)
 
     error = (float(errors.sum(dtype=np.float64)) - before(errors)) / total
     mass = float(proposed.sum(dtype=np.float64)) - before(proposed) + before(masses)

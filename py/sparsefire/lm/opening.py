@@ -46,7 +46,7 @@ def open_model(
     mapped: bool,
     core: Core | None,
     head: str | None = None,
-    companion: Path | None = None,
+    companion: str | os.PathLike[str] | None = None,
 ) -> OpenedModel:
     """See `Model.load`."""
     source = default_model() if source is None else source
@@ -55,7 +55,7 @@ def open_model(
     try:
         screened = head != "dense"
         if screened:
-            attach_companion(file, mapped, companion)
+            attach_companion(file, mapped, None if companion is None else Path(companion))
         config = read_config(file, activation)
         plan = read_plan(file, config, screened)
         tokenizer = None
