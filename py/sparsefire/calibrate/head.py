@@ -228,10 +228,11 @@ class _Fitting:
 
 def output_matrix(model: Model) -> OutputMatrix:
     """The output matrix of a model, as numbers."""
-    part = model.session.model
-    weights = part.output_matrix.dequantize()
-    config = model.config
-    return OutputMatrix(weights, part.output_bias, config.logit_scale, config.logit_cap)
+    output, config = model.session.model.output, model.config
+    if output is None:
+        raise UnsupportedError(f"{model.file.name}: the model has no output matrix")
+    matrix, bias = output
+    return OutputMatrix(matrix.dequantize(), bias, config.logit_scale, config.logit_cap)
 
 
 def _divides(format: str, rank: int, d: int) -> bool:

@@ -150,24 +150,23 @@ class CoreModel(CoreObject):
         self._add("sf_model_add_screen", self.screen.handle, what="the screen")
 
     @property
-    def output_matrix(self) -> Matrix:
-        """The matrix that makes the logits."""
-        step = next(each for each in self.plan.steps if each.name == StepName.STEP_HEAD)
-        return self._matrices[step.arguments[1]]
-
-    @property
-    def output_bias(self) -> FloatArray | None:
-        """What is added to its products (vocab,), if anything."""
-        step = next(each for each in self.plan.steps if each.name == StepName.STEP_HEAD)
-        vector = None if step.arguments[2] < 0 else self.plan.vectors[step.arguments[2]]
-        return (
-            None if vector is None or vector.name is None else read_vector(self.file, vector.name)
-        )
+    def output(self) -> tuple[Matrix, FloatArray | None] | None:
+        """The matrix that makes the logits, and what is added to its products (vocab,), if
+        anything. None for a model without logits."""
+        for step in self.plan.steps:
+            if step.name == StepName.STEP_HEAD:
+                _, matrix, bias, *_ = step.arguments
+                name = None if bias < 0 else self.plan.vectors[bias].name
+                added = None if name is None else read_vector(self.file, name)
+                return self._matrices[matrix], added
+        return None
 
     @cached_property
     def head_bytes(self) -> tuple[int, int]:
-        """Bytes of a row of the output matrix, and those of the screen, 0 without one."""
-        matrix = self.output_matrix
+        """Bytes of a row of the output matrix, and those of the screen, 0 where there is none."""
+        if self.output is None:
+            return 0, 0
+        matrix, _ = self.output
         return matrix.nbytes // matrix.rows, 0 if self.screen is None else self.screen.nbytes
 
     def _add_steps(self) -> None:
