@@ -38,6 +38,7 @@ from sparsefire.errors import BackendError, UnsupportedError
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Without amx, whose kernels are those of avx512: tests/c has its products.
 _NATIVE_ISAS = {
     "x86_64": ("avx512", "avx2", "sse41", "scalar"),
     "AMD64": ("avx512", "avx2", "sse41", "scalar"),

@@ -346,8 +346,8 @@ static inline double inputs_value(const test_inputs *x, int32_t format, int32_t 
 /* Inputs first … of x. */
 static inline sf_inputs inputs_view(const test_inputs *x, int32_t first) {
   const size_t i = (size_t)first * (size_t)x->columns;
-  const sf_inputs view = {x->f32 + i, x->values + i, x->scales + i / 32, x->sums + i / 32};
-  const sf_inputs floats = {x->f32 + i, NULL, NULL, NULL};
+  const sf_inputs view = {x->f32 + i, x->values + i, x->scales + i / 32, x->sums + i / 32, NULL};
+  const sf_inputs floats = {.f32 = x->f32 + i};
   return x->floats ? floats : view;
 }
 

@@ -167,14 +167,18 @@ static void test_isas(void) {
   const int32_t count = sf_isa_count();
   CHECK(count >= 1 && sf_isa_supported(count - 1), "the last works everywhere");
   for (int32_t i = 0; i < count; ++i) {
-    CHECK(sf_isa_kernels(i) && strcmp(sf_isa_kernels(i)->name, sf_isa_name(i)) == 0, "kernels of %d", i);
+    CHECK(sf_isa_kernels(i) && (sf_isa_tiles(i) || strcmp(sf_isa_kernels(i)->name, sf_isa_name(i)) == 0),
+          "kernels of %d", i);
+    CHECK(!sf_isa_tiles(i) || sf_isa_kernels(i)->unpack, "%s unpacks no rows for its tiles", sf_isa_name(i));
     for (int32_t k = 0; k < i; ++k) CHECK(strcmp(sf_isa_name(i), sf_isa_name(k)) != 0, "%s twice", sf_isa_name(i));
     for (int f = 0; f < SF_FORMATS; ++f) {
       CHECK(sf_isa_kernels(i)->dot_rows[f] && sf_isa_kernels(i)->axpy_rows[f], "%s, format %d", sf_isa_name(i), f);
     }
     printf("%s: %s\n", sf_isa_name(i), sf_isa_supported(i) ? "supported" : "not supported");
   }
-  CHECK(!sf_isa_name(-1) && !sf_isa_name(count) && !sf_isa_kernels(-1) && !sf_isa_kernels(count), "out of range");
+  CHECK(
+      !sf_isa_name(-1) && !sf_isa_name(count) && !sf_isa_kernels(-1) && !sf_isa_kernels(count) && !sf_isa_tiles(count),
+      "out of range");
   CHECK(!sf_isa_supported(-1) && !sf_isa_supported(count), "out of range");
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "kernels/isa.h"
 #include "reference.h"
 
 enum { LAYERS = 2, D = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, VOCAB = 50, HIDDEN = 96, CONTEXT = 90, TOKENS = 78 };
@@ -109,7 +110,8 @@ static void eval_in_steps(test_model *m, int32_t mode, int32_t step, float *logi
   sf_session_close(session);
 }
 
-static void test_steps_and_threads(test_model *m, test_model *threaded) {
+static void test_steps_and_threads(test_model *m, test_model *threaded, int32_t isa) {
+  const float apart = sf_isa_tiles(isa) ? 3e-2f : 4e-4f;
   const int32_t steps[] = {1, 7, SF_BATCH, SF_BATCH + 1};
   for (int32_t mode = SF_DENSE; mode <= SF_EXACT; mode++) {
     eval_in_steps(m, mode, TOKENS, together);
@@ -121,14 +123,14 @@ static void test_steps_and_threads(test_model *m, test_model *threaded) {
     CHECK(memcmp(alone, together, sizeof alone) == 0, "mode %d: threads differ", mode);
   }
   eval_in_steps(m, SF_DENSE, TOKENS, alone);
-  float largest = 0; /* dense prompts multiply floats, exact ones inputs of 16 bits */
+  float largest = 0; /* dense prompts multiply floats, or bfloats, exact ones inputs of 16 bits */
   for (int32_t i = 0; i < TOKENS * VOCAB; i++) largest = fmaxf(largest, fabsf(alone[i]));
   for (int32_t i = 0; i < TOKENS * VOCAB; i++) {
-    CHECK(fabsf(alone[i] - together[i]) < 4e-4f * largest, "exact is not dense");
+    CHECK(fabsf(alone[i] - together[i]) < apart * largest, "exact is not dense");
   }
 }
 
-static void test_activity(test_model *m) {
+static void test_activity(test_model *m, int32_t isa) {
   sf_session *session;
   uint8_t exact[LAYERS * HIDDEN] = {0}, dense[LAYERS * HIDDEN] = {0};
   int32_t selected[LAYERS], active[LAYERS];
@@ -146,7 +148,9 @@ static void test_activity(test_model *m) {
   CHECK(sf_session_truncate(session, 0) == SF_OK, "truncate");
   CHECK(sf_session_activity(session, dense, sizeof dense) == SF_OK, "activity");
   CHECK(sf_session_eval(session, tokens, 5, SF_DENSE, SF_PROMPT, NULL, 0) == SF_OK, "eval");
-  CHECK(memcmp(exact, dense, sizeof exact) == 0, "the same neurons fire in dense mode");
+  int32_t others = 0; /* gates so near 0 that bfloats, with which tiles multiply dense prompts, have another sign */
+  for (int32_t i = 0; i < LAYERS * HIDDEN; i++) others += exact[i] != dense[i];
+  CHECK(others <= (sf_isa_tiles(isa) ? LAYERS * HIDDEN / 50 : 0), "%d other neurons fire in dense mode", others);
   for (int32_t i = 0; i < 290; i++)
     CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, SF_PROMPT, NULL, 0) == SF_OK, "eval");
   int32_t most = 0;
@@ -481,9 +485,9 @@ int main(int argc, char **argv) {
     const int32_t formats[] = {SF_F32, SF_Q8_0, SF_Q4_1};
     for (int32_t f = 0; f < 3; f++) {
       test_model m = make_model(context, formats[f]), other = make_model(threaded, formats[f]);
-      test_steps_and_threads(&m, &other);
+      test_steps_and_threads(&m, &other, isa);
       test_session(context, &m);
-      test_activity(&m);
+      test_activity(&m, isa);
       test_several_sessions(&m, 0);
       test_both_sides(context, threaded, formats[f]);
       for (int32_t position = 0; position <= 66; position += 22) test_saving(&m, position);

@@ -93,7 +93,7 @@ void time_kernels(const char *name) {
     for (int32_t i = 0; i < rows; ++i) alpha[i] = 1e-3f * random_unit();
     memset(out, 0, (size_t)rows * INPUTS * sizeof *out);
     for (int32_t isa = 0; isa < sf_isa_count(); ++isa) {
-      if (!sf_isa_supported(isa)) continue;
+      if (sf_isa_tiles(isa) || !sf_isa_supported(isa)) continue;
       inputs_fit(&x, sf_isa_kernels(isa), format_rows[f].format);
       job j = {sf_isa_kernels(isa), &w, &x, NULL, SMALL_ROWS, 1, alpha, out, 0, 1};
       report("dot", name, run_dot, &j);

@@ -26,7 +26,7 @@ static void dense_rows(const sf_ffn *ffn, const sf_matrix *matrix, const float *
   const sf_kernels *kernels = ffn->context->kernels;
   size_t hidden = (size_t)ffn->hidden;
   sf_rows rows = sf_matrix_rows(matrix, NULL, begin);
-  kernels->dot_rows[matrix->format->index](&rows, end - begin, inputs, n, values + begin, hidden);
+  sf_dot_rows(ffn->context, matrix, &rows, end - begin, inputs, n, values + begin, hidden);
   for (int32_t j = 0; bias && j < n; j++) {
     float *row = values + (size_t)j * hidden + begin;
     kernels->add(row, bias + begin, end - begin, row);
@@ -37,8 +37,9 @@ static void neurons_part(void *argument, int32_t part, int32_t parts) {
   const neurons_job *job = argument;
   const sf_ffn *ffn = job->ffn;
   const sf_kernels *kernels = ffn->context->kernels;
-  int32_t begin = sf_part_begin(ffn->hidden, SF_ROW_GRAIN, part, parts);
-  int32_t end = sf_part_begin(ffn->hidden, SF_ROW_GRAIN, part + 1, parts);
+  int32_t grain = sf_row_grain(job->inputs);
+  int32_t begin = sf_part_begin(ffn->hidden, grain, part, parts);
+  int32_t end = sf_part_begin(ffn->hidden, grain, part + 1, parts);
   if (begin == end) return;
   dense_rows(ffn, ffn->up, ffn->up_bias, job->inputs, job->n, begin, end, ffn->work->up_values);
   if (ffn->gate && !(ffn->deviations > 0)) {

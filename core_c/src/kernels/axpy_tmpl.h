@@ -95,8 +95,8 @@ SF_INLINE void axpy_some(sf_format_index format, int n_rows, const sf_rows *rows
   const uint8_t *row[SF_STREAMS], *next[SF_STREAMS];
   float scaled[SF_STREAMS] = {0};
   for (int r = 0; r < SF_STREAMS; ++r) {
-    row[r] = row_at(rows, i + (r < n_rows ? r : 0));
-    next[r] = i + n_rows + r < n ? row_at(rows, i + n_rows + r) : row[r];
+    row[r] = sf_row_at(rows, i + (r < n_rows ? r : 0));
+    next[r] = i + n_rows + r < n ? sf_row_at(rows, i + n_rows + r) : row[r];
   }
   for (int r = 0; r < n_rows; ++r) scaled[r] = alpha[i + r] * rows->scale;
   if (is_plain(format)) {

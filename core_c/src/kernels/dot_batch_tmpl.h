@@ -124,7 +124,8 @@ SF_INLINE void tile_blocks(sf_product product, int n_rows, int n_inputs, const b
 /* Inputs j, j + 1, … of `inputs` from column c on, a multiple of 32. */
 SF_INLINE sf_inputs inputs_from(const sf_inputs *inputs, int32_t j, int32_t c, int32_t columns) {
   const size_t at = (size_t)j * (size_t)columns + (size_t)c;
-  const sf_inputs some = {NULL, inputs->values + at, inputs->scales + at / SF_BLOCK, inputs->sums + at / SF_BLOCK};
+  const sf_inputs some = {
+      .values = inputs->values + at, .scales = inputs->scales + at / SF_BLOCK, .sums = inputs->sums + at / SF_BLOCK};
   return some;
 }
 
@@ -194,7 +195,7 @@ SF_NOT_INLINE void dot_batch(sf_format_index format, const sf_rows *rows, int32_
   batch_sums sums;
   for (int32_t i = 0; i < n_rows; i += BATCH_ROWS) {
     const uint8_t *row[BATCH_ROWS];
-    for (int r = 0; r < BATCH_ROWS; ++r) row[r] = row_at(rows, i + r < n_rows ? i + r : n_rows - 1);
+    for (int r = 0; r < BATCH_ROWS; ++r) row[r] = sf_row_at(rows, i + r < n_rows ? i + r : n_rows - 1);
     for (int32_t j0 = 0; j0 < n_inputs; j0 += BATCH_INPUTS) {
       const int32_t n = n_inputs - j0 < BATCH_INPUTS ? n_inputs - j0 : BATCH_INPUTS;
       const sf_inputs some = inputs_from(inputs, j0, 0, rows->columns);

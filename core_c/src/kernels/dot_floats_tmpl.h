@@ -106,6 +106,12 @@ SF_NOT_INLINE void unpack(sf_format_index format, const uint8_t *row, int32_t c,
   }
 }
 
+#if SF_PROMPT_FLOATS
+static void unpack_floats(sf_format_index format, const uint8_t *row, int32_t c, int32_t n, float *floats) {
+  unpack(format, row, c, n, (vf *)(void *)floats);
+}
+#endif
+
 /* ---- A strip ---- */
 
 /* Adds the products of n columns: rows r0 … of the strip with the inputs at x, x + columns, …; both counts are
@@ -247,7 +253,7 @@ SF_INLINE void dot_few_floats(sf_format_index format, int n_most, const sf_rows 
     const uint8_t *row[FEW_ROWS];
     vf acc[FEW_ROWS][FEW_INPUTS];
     for (int r = 0; r < FEW_ROWS; ++r) {
-      row[r] = row_at(rows, i + r < n_rows ? i + r : n_rows - 1);
+      row[r] = sf_row_at(rows, i + r < n_rows ? i + r : n_rows - 1);
       for (int j = 0; j < n_most; ++j) acc[r][j] = v_set1(0);
     }
     if (is_plain(format)) {
@@ -271,7 +277,7 @@ SF_NOT_INLINE void dot_floats(sf_format_index format, const sf_rows *rows, int32
     const uint8_t *row[STRIP_ROWS];
     const int32_t some = n_rows - i < STRIP_ROWS ? n_rows - i : STRIP_ROWS;
     const int32_t filled = (some + SF_TILE_ROWS - 1) / SF_TILE_ROWS * SF_TILE_ROWS; /* with the last row again */
-    for (int32_t r = 0; r < filled; ++r) row[r] = row_at(rows, i + (r < some ? r : some - 1));
+    for (int32_t r = 0; r < filled; ++r) row[r] = sf_row_at(rows, i + (r < some ? r : some - 1));
     for (int32_t j0 = 0; j0 < n_inputs; j0 += STRIP_INPUTS) {
       const int32_t n = n_inputs - j0 < STRIP_INPUTS ? n_inputs - j0 : STRIP_INPUTS;
       const float *inputs = x + (size_t)j0 * (size_t)rows->columns;

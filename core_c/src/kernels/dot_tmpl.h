@@ -117,8 +117,8 @@ SF_INLINE void dot_streams(sf_format_index format, int streams, int asks, const 
   vf sum[SF_STREAMS];
   for (int r = 0; r < streams; ++r) {
     id[r] = i + r * apart < last ? i + r * apart : last;
-    row[r] = row_at(rows, id[r]);
-    next[r] = asks ? row_at(rows, id[r] + ahead) : row[r];
+    row[r] = sf_row_at(rows, id[r]);
+    next[r] = asks ? sf_row_at(rows, id[r] + ahead) : row[r];
     sum[r] = v_set1(0);
   }
   if (is_plain(format)) {

@@ -8,7 +8,7 @@
 
 #include "formats/formats.h"
 
-/* n input vectors in one of the two forms, or both. Vector j starts at f32 + j * columns; in I16 form at values +
+/* n input vectors in one of the forms, or several. Vector j starts at f32 + j * columns; in I16 form at values +
  * j * columns, scales + j * (columns / 32) and sums + j * (columns / 32), where values[i] ≈ x[i] / scales[i / 32],
  * |values[i]| ≤ 32767 (see input_most), and sums[b] is the sum of the values of block b, times its scale. */
 typedef struct {
@@ -16,6 +16,7 @@ typedef struct {
   const int16_t *values;
   const float *scales;
   const float *sums;
+  const uint16_t *tiles; /* all of them, see tiles.h, or NULL */
 } sf_inputs;
 
 /* Rows of weights: row i at data + ids[i] * stride, or data + i * stride when ids is NULL. All are times `scale`. */
@@ -27,6 +28,13 @@ typedef struct {
   float scale;
 } sf_rows;
 
+static inline const uint8_t *sf_row_at(const sf_rows *rows, int32_t i) {
+  return rows->data + (size_t)(rows->ids ? rows->ids[i] : i) * rows->stride;
+}
+
+/* floats[k] = column c + k of the row, k < n, and zeros up to a multiple of SF_LANES; `floats` is aligned to 64 bytes,
+ * c a multiple of 256, and n of 32 for block formats. */
+typedef void sf_unpack_fn(sf_format_index format, const uint8_t *row, int32_t c, int32_t n, float *floats);
 /* out[j * out_stride + i] = scale · dot(row i, input j), i < n_rows, j < n_inputs. Rows of block formats are multiplied
  * as integers where the inputs have the I16 form, else as floats. The order of additions for one (row, input) pair
  * depends on nothing but that and `columns`. */
@@ -59,6 +67,7 @@ typedef struct {
   sf_axpy_rows_fn *axpy_rows[SF_FORMATS];
   sf_dot_panels_fn *dot_panels[SF_FORMATS]; /* NULL for formats without one */
   int32_t prompt_floats; /* 1: prompts are multiplied as floats in block formats too, which is faster here */
+  sf_unpack_fn *unpack;  /* NULL where they are not */
   /* The largest magnitude of an input's integers that dot_rows of a block format takes: 32767, or less where the
    * products are of 8 bits. */
   int32_t (*input_most)(sf_format_index format);

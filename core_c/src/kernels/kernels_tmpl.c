@@ -89,6 +89,9 @@ const sf_kernels SF_ISA_TABLE = {
 #undef SF_FORMAT_WITH_PANELS
         },
     .prompt_floats = SF_PROMPT_FLOATS,
+#if SF_PROMPT_FLOATS
+    .unpack = unpack_floats,
+#endif
     .input_most = input_most,
     .input_shared = input_shared,
     .quantize_i16 = quantize_i16,

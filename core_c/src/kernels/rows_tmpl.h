@@ -29,11 +29,6 @@ enum {
   GROUP_SIZE = GROUP_VECTORS * SF_LANES                    /* and what they take as floats */
 };
 
-/* Start of row i (see sf_rows). */
-SF_INLINE const uint8_t *row_at(const sf_rows *rows, int32_t i) {
-  return rows->data + (size_t)(rows->ids ? rows->ids[i] : i) * rows->stride;
-}
-
 /* What the format is made of; a constant where the format is one. */
 SF_INLINE const sf_traits *traits_of(sf_format_index format) {
 #define SF_FORMAT(NAME, name) [SF_FORMAT_##NAME] = &sf_traits_##name,

@@ -36,6 +36,7 @@ int32_t sf_context_open(sf_context **out, int32_t isa, int32_t threads) {
   if (!context) return SF_ERROR_MEMORY;
   context->isa = isa;
   context->kernels = sf_isa_kernels(isa);
+  context->tiles = sf_isa_tiles(isa);
   context->pool = sf_pool_open(threads);
   if (!context->pool) {
     sf_free(context);
@@ -62,6 +63,7 @@ void sf_context_close(sf_context *context) {
   sf_pool_close(context->pool);
   sf_free(context->values);
   sf_free(context->scales);
+  sf_free(context->input_tiles);
   sf_free(context);
 }
 

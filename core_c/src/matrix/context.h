@@ -4,7 +4,7 @@
 #define SF_CONTEXT_H
 
 #include "base/pool.h"
-#include "kernels/kernels.h"
+#include "kernels/tiles.h"
 #include "sparsefire.h"
 
 /* Multiples in which work is cut into parts, so that the kernels' inner loops run full. */
@@ -27,11 +27,13 @@ typedef struct {
 
 struct sf_context {
   const sf_kernels *kernels;
+  const sf_tiles *tiles; /* NULL: prompts are multiplied by the kernels */
   int32_t isa;
   sf_pool *pool;
   int16_t *values; /* work memory of sf_prepare */
   float *scales;   /* and the sums after them */
-  size_t values_capacity, scales_capacity;
+  uint16_t *input_tiles;
+  size_t values_capacity, scales_capacity, input_tiles_capacity;
   sf_costs costs[SF_FORMATS];
 };
 

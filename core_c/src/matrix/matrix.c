@@ -57,6 +57,14 @@ int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *format, 
                    int32_t columns, sf_inputs *inputs) {
   memset(inputs, 0, sizeof *inputs);
   inputs->f32 = x;
+  if (phase == SF_PROMPT && context->tiles && sf_tiles_take(format->index)) {
+    int32_t status = sf_grow((void **)&context->input_tiles, &context->input_tiles_capacity,
+                             sf_tiles_numbers(n, columns), sizeof(uint16_t));
+    if (status != SF_OK) return status;
+    context->tiles->pack(x, n, columns, context->input_tiles);
+    inputs->tiles = context->input_tiles;
+    return SF_OK;
+  }
   if (sf_is_plain(format->traits) || (phase == SF_PROMPT && context->kernels->prompt_floats)) return SF_OK;
   /* Block formats: sf_matrix_open has seen to it that columns is a multiple of 32. */
   size_t count = sf_size_product((size_t)n, (size_t)columns);
@@ -91,6 +99,18 @@ sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns) {
   return one;
 }
 
+void sf_dot_rows(const sf_context *context, const sf_matrix *matrix, const sf_rows *rows, int32_t n_rows,
+                 const sf_inputs *inputs, int32_t n, float *out, size_t out_stride) {
+  sf_format_index format = matrix->format->index;
+  if (inputs->tiles && sf_tiles_take(format)) {
+    context->tiles->dot_rows(format, context->kernels->unpack, rows, n_rows, inputs->tiles, n, out, out_stride);
+  } else {
+    context->kernels->dot_rows[format](rows, n_rows, inputs, n, out, out_stride);
+  }
+}
+
+int32_t sf_row_grain(const sf_inputs *inputs) { return inputs->tiles ? SF_TILE_BAND : SF_ROW_GRAIN; }
+
 typedef struct {
   const sf_context *context;
   const sf_matrix *matrix;
@@ -103,12 +123,12 @@ typedef struct {
 
 static void multiply_part(void *argument, int32_t part, int32_t parts) {
   const multiply_job *job = argument;
-  int32_t begin = sf_part_begin(job->n_rows, SF_ROW_GRAIN, part, parts);
-  int32_t end = sf_part_begin(job->n_rows, SF_ROW_GRAIN, part + 1, parts);
+  int32_t grain = sf_row_grain(job->inputs);
+  int32_t begin = sf_part_begin(job->n_rows, grain, part, parts);
+  int32_t end = sf_part_begin(job->n_rows, grain, part + 1, parts);
   if (begin == end) return;
   sf_rows rows = sf_matrix_rows(job->matrix, job->ids, begin);
-  job->context->kernels->dot_rows[job->matrix->format->index](&rows, end - begin, job->inputs, job->n, job->out + begin,
-                                                              job->out_stride);
+  sf_dot_rows(job->context, job->matrix, &rows, end - begin, job->inputs, job->n, job->out + begin, job->out_stride);
 }
 
 void sf_multiply(sf_context *context, const sf_matrix *matrix, const int32_t *ids, int32_t n_rows,

@@ -15,6 +15,7 @@ from .core import Core, count_of
 BACKENDS = ("native", "wasmtime", "pyodide")
 
 _SIMD = {
+    "amx": "AVX-512, 512 bits, and AMX tiles in bfloat16 for prompts",
     "avx512": "AVX-512, 512 bits",
     "avx2": "AVX2 and FMA, 256 bits",
     "sse41": "SSE4.1, 128 bits",
@@ -64,8 +65,8 @@ def use_backend(
 
     name: "native" (the compiled extension), "wasmtime" (the WebAssembly module in wasmtime),
       "pyodide" (the same in a browser or node), or "auto": the fastest one that is available.
-    isa: instruction set by name ("avx512", "avx2", "sse41", "neon", "relaxed128", "wasm128",
-      "scalar"); default SPARSEFIRE_ISA, or else the best one of this machine.
+    isa: instruction set by name ("amx", "avx512", "avx2", "sse41", "neon", "relaxed128",
+      "wasm128", "scalar"); default SPARSEFIRE_ISA, or else the best one of this machine.
     threads: 1 or more; default SPARSEFIRE_THREADS, or else every processor that this process may
       use. wasmtime uses 1; Pyodide 1, or as many as `enable_threads` has started.
 
