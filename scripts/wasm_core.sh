@@ -15,6 +15,7 @@ compile_core() {
   objects=()
   for source in "$root"/core_c/src/*/*.c; do
     name=$(basename "$source" .c)
+    if [ "$name" = tiles_tmpl ]; then continue; fi # no engine has tiles
     if [ "$name" = kernels_tmpl ]; then options=("${kernel_flags[@]}" -DSF_ISA_WASM128); else options=("${rest_flags[@]}"); fi
     "$@" "${core_flags[@]}" "${options[@]}" -c "$source" -o "$directory/$name.o" &
     jobs+=($!)
