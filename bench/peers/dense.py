@@ -19,7 +19,10 @@ from ..lib.peer_files import llama_libraries, peer
 from ..lib.rows import Row
 from ..lib.timing import interleave
 
-FORMATS = ("f32", "f16", "q8_0", "q4_0", "q4_k", "tq2_0")
+FORMATS = (
+    *("f32", "f16", "q8_0", "q4_0", "q4_k"),
+    *("iq4_nl", "iq4_xs", "mxfp4", "tq1_0", "tq2_0"),
+)
 _COLD_BYTES = 400 << 20  # matrices in turn hold so much together, far more than any cache
 
 
@@ -31,7 +34,7 @@ def rows(effort: Effort) -> Iterator[Row]:
         core = hosts.open_core("native", threads=threads)
         ggml = Ggml(llama_libraries(), threads)
         for format in FORMATS:
-            given = np.sign(values) if format == "tq2_0" else values  # its weights are ternary
+            given = np.sign(values) if format.startswith("tq") else values  # ternary
             weights = QuantizedWeights.quantize(given, format, core)
             yield _row(core, ggml, weights, given, threads, effort)
 

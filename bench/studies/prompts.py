@@ -21,9 +21,12 @@ LENGTH, REPEATS = 512, 5
 
 def main() -> None:
     """Prints a line for each instruction set: the median, and the range."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("isa", nargs="+")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.studies.prompts",
+        description="Prompt tokens a second with several instruction sets, in turns.",
+    )
+    parser.add_argument("model", help="GGUF file")
+    parser.add_argument("isa", nargs="+", help="instruction sets, as --isa takes them")
     arguments = parser.parse_args()
     models = {
         isa: Model.load(
