@@ -72,10 +72,21 @@ class Ggml:
         )
         pool_params = (ctypes.c_byte * 1024)()  # larger than the structure in any version
         _function(base, "ggml_threadpool_params_init", None, pointer, c_int)(pool_params, threads)
-        pool = _function(cpu, "ggml_threadpool_new", pointer, pointer)(pool_params)
+        self._pool = _function(cpu, "ggml_threadpool_new", pointer, pointer)(pool_params)
+        self._pause = _function(cpu, "ggml_threadpool_pause", None, pointer)
+        self._resume = _function(cpu, "ggml_threadpool_resume", None, pointer)
         _function(cpu, "ggml_backend_cpu_set_threadpool", None, pointer, pointer)(
-            self._backend, pool
+            self._backend, self._pool
         )
+
+    def rest(self) -> None:
+        """Lets its threads sleep: after a product they spin for long, on processors that others
+        are timed on."""
+        self._pause(self._pool)
+
+    def wake(self) -> None:
+        """Lets its threads spin until there is a product, as in a run of products."""
+        self._resume(self._pool)
 
     @property
     def layouts(self) -> int:

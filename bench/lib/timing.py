@@ -30,11 +30,14 @@ class Times:
 
 
 def interleave(
-    runs: Mapping[str, Callable[[int], object]], seconds: float = 4.0, most: int = 400
+    runs: Mapping[str, Callable[[int], object]],
+    seconds: float = 4.0,
+    most: int = 400,
+    before: Callable[[str], object] = lambda name: None,
 ) -> dict[str, Times]:
     """Times each of ``runs``, called with the number of the repetition, in turn, for about
     ``seconds`` in all. Who begins changes from repetition to repetition. One repetition before
-    the first warms up."""
+    the first warms up. ``before`` is called with the name of each run, untimed."""
     names = list(runs)
     began = time.perf_counter()
     for name in names:
@@ -44,6 +47,7 @@ def interleave(
     times: dict[str, list[float]] = {name: [] for name in names}
     for index in range(1, repeats + 1):
         for name in names:
+            before(name)
             began = time.perf_counter()
             runs[name](index)
             times[name].append(time.perf_counter() - began)

@@ -73,7 +73,11 @@ def _row(
         dense = [values.copy() for _ in range(copies)]
         runs["OpenBLAS"] = lambda i: dense[i % copies] @ x
     with peer("threadpoolctl").threadpool_limits(threads, user_api="blas"):
-        times = interleave(runs, effort.seconds(8.0))
+        times = interleave(
+            runs,
+            effort.seconds(8.0),
+            before=lambda name: ggml.wake() if name.startswith("llama.cpp") else ggml.rest(),
+        )
     ours[0].multiply(x, out=out)
     wanted = values.astype(np.float64) @ x
     assert np.abs(out - wanted).max() < 0.2 * np.abs(wanted).max(), format

@@ -381,21 +381,23 @@ static void test_extreme_block(const sf_kernels *kernels) {
   CHECK(fabs((double)out + 32.0 * 128 * 32767) <= 16, "the largest block gave %.9g", (double)out);
 }
 
-/* Nor do they in blocks of ternary weights, whose quants should be 0 … 2, but can be 3: weights of 2. */
-static void test_extreme_ternary(const sf_kernels *kernels) {
-  const int32_t most = kernels->input_most(SF_FORMAT_TQ2_0), numbers[] = {most, -most, 127, 128, -128, -129};
+/* Nor do they in blocks of ternary weights of which all are `weight`. In fields of two bits quants should be 0 … 2, but
+ * can be 3: weights of 2. */
+static void test_extreme_ternary(const sf_kernels *kernels, sf_format_index format, size_t bytes, double weight) {
+  const int32_t most = kernels->input_most(format), numbers[] = {most, -most, 127, 128, -128, -129};
   uint8_t block[66];
   memset(block, 0xff, sizeof block);
-  block[64] = 0, block[65] = 0x3c;
+  block[bytes - 2] = 0, block[bytes - 1] = 0x3c;
   for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; ++k) {
     int16_t values[256];
     float scales[8], sums[8], out = 0;
     for (int c = 0; c < 256; ++c) values[c] = (int16_t)numbers[k];
     for (int b = 0; b < 8; ++b) scales[b] = 1, sums[b] = 32 * (float)numbers[k];
-    const sf_rows rows = {block, sizeof block, NULL, 256, 1.0f};
+    const sf_rows rows = {block, bytes, NULL, 256, 1.0f};
     const sf_inputs inputs = {.values = values, .scales = scales, .sums = sums};
-    kernels->dot_rows[SF_FORMAT_TQ2_0](&rows, 1, &inputs, 1, &out, 1);
-    CHECK(fabs((double)out - 512.0 * numbers[k]) <= 4, "256 times %d in ternary gave %.9g", numbers[k], (double)out);
+    kernels->dot_rows[format](&rows, 1, &inputs, 1, &out, 1);
+    CHECK(fabs((double)out - 256 * weight * numbers[k]) <= 4, "256 times %d in ternary gave %.9g", numbers[k],
+          (double)out);
   }
 }
 
@@ -432,7 +434,8 @@ int main(int argc, char **argv) {
     }
     test_exact_weights(kernels);
     test_extreme_block(kernels);
-    test_extreme_ternary(kernels);
+    test_extreme_ternary(kernels, SF_FORMAT_TQ1_0, 54, 1);
+    test_extreme_ternary(kernels, SF_FORMAT_TQ2_0, 66, 2);
     test_panel_bits(kernels, SF_FORMAT_Q4_0, 18);
     test_panel_bits(kernels, SF_FORMAT_Q8_0, 34);
   }

@@ -1,6 +1,6 @@
-/* Products of blocks of 256 quants of two bits, ternary weights, with one input. The bytes are multiplied as they are,
- * four times, once for each of their fields, with the input's integers in two bytes; a block's products are summed
- * exactly and take one scale. Making four fields of a byte is most of the work, so what is common to the rows, the
+/* Products of blocks of 256 ternary weights with one input. The bytes are multiplied as they are, once for each of
+ * their fields (of two bits, or digits to the base of 3), with the input's integers in two bytes; a block's products
+ * are summed exactly and take one scale. Making fields of bytes is most of the work, so what is common to the rows, the
  * order of the input, is made once for all of those that are read side by side. */
 #ifndef SF_KERNELS_DOT_FIELDS_H
 #define SF_KERNELS_DOT_FIELDS_H
@@ -25,11 +25,12 @@ SF_INLINE void streams_fields(sf_format_index format, int streams, int asks, con
     const size_t at = (size_t)(c / GROUP_COLUMNS) * group_bytes(format);
     float scale[SF_STREAMS + SF_LANES];
     v_fields x;
-    v_load_fields(input->values + c, zero_point_of(format), &x);
+    v_load_fields(fields_of(format), input->values + c, zero_point_of(format), &x);
     fields_scales(format, streams, row, at, input->scales[c / SF_BLOCK], scale);
     for (int r = 0; r < streams; ++r) {
       if (asks) v_prefetch(next[r] + at);
-      const vf products = v_float(v_dot_fields(row[r] + at + traits_of(format)->low.at, &x));
+      const uint8_t *quants = row[r] + at + traits_of(format)->low.at;
+      const vf products = v_float(v_dot_fields(fields_of(format), quants, &x));
       sum[r] = v_fma(products, v_set1(scale[r]), sum[r]);
     }
   }

@@ -20,21 +20,23 @@ typedef enum {
   PRODUCT_16_RUNS, /* one for each of the two runs */
   PRODUCT_QUANTS8, /* quants 0 … 63; inputs up to 127 */
   PRODUCT_SIGNED8, /* quants -128 … 127; inputs up to 63 */
-  PRODUCT_FIELDS   /* quants of two bits, 256 at a time; inputs up to 32639, see dot_fields_tmpl.h */
+  PRODUCT_FIELDS   /* ternary quants, 256 at a time; inputs up to 32639, see dot_fields_tmpl.h */
 } sf_product;
 
-/* Whether blocks are 64 bytes of four quants of two bits each, with one scale. */
-SF_INLINE int has_fields(sf_format_index format) {
+/* How many fields the bytes of a block have, all with one scale: four of two bits, or five digits to the base of 3; 0
+ * for other formats. */
+SF_INLINE int fields_of(sf_format_index format) {
   const sf_traits *traits = traits_of(format);
-  return traits->storage == SF_QUANTS_PLANES && traits->low.bits == 2 && !traits->high.bits &&
-         traits->scales == SF_SCALES_BLOCK && traits->m == SF_NO_MIN;
+  if (traits->scales != SF_SCALES_BLOCK || traits->m != SF_NO_MIN) return 0;
+  if (traits->storage == SF_QUANTS_TRITS) return 5;
+  return traits->storage == SF_QUANTS_PLANES && traits->low.bits == 2 && !traits->high.bits ? 4 : 0;
 }
 
 SF_INLINE sf_product product_of(sf_format_index format) {
   if (is_plain(format)) return PRODUCT_FLOATS;
   if (has_run_mins(format)) return PRODUCT_16_MINS;
   if (has_float_runs(format)) return PRODUCT_16_RUNS;
-  if (SF_DOT_FIELDS && has_fields(format)) return PRODUCT_FIELDS;
+  if (SF_DOT_FIELDS && fields_of(format)) return PRODUCT_FIELDS;
   if (!SF_DOT8) return PRODUCT_16;
   if (traits_of(format)->storage == SF_QUANTS_BYTES) return PRODUCT_SIGNED8;
   return has_shared_bytes(format) ? PRODUCT_QUANTS8 : PRODUCT_16;

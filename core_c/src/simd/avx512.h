@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "formats/trits.h"
 #include "simd/avx_sums.h"
 
 #define SF_ISA_NAME "avx512"
@@ -184,27 +185,41 @@ SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {
   return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_srli_epi16(both, 4), upper));
 }
 
-/* 256 numbers of an input, 256 · high + low, in the order of four fields of 64 bytes each: byte k of field f is column
- * 32 f + k, for k ≥ 32 column 128 + 32 f + k - 32; and what v_dot_fields takes from a product for the zero point. */
+/* 256 numbers of an input, 256 · high + low, in the order of the fields of 64 bytes that hold 256 quants, and what
+ * v_dot_fields takes from a product for the zero point. Two bits each are four fields: byte k of field f is column
+ * 32 f + k, for k ≥ 32 column 128 + 32 f + k - 32. Digits to the base of 3 are five (see trits.h): byte k of field f is
+ * digit f of byte k, and bytes that are no column have inputs of 0. */
 #define SF_DOT_FIELDS 1
 typedef struct {
-  __m512i high[4], low[4], zero;
+  __m512i high[5], low[5], zero;
 } v_fields;
 
-/* 256 Σ high + Σ low, in four places each of 16 bits. */
-SF_INLINE vi avx512_sum_fields(const __m512i *high, const __m512i *low) {
-  const __m512i h = _mm512_add_epi16(_mm512_add_epi16(high[0], high[1]), _mm512_add_epi16(high[2], high[3]));
-  const __m512i l = _mm512_add_epi16(_mm512_add_epi16(low[0], low[1]), _mm512_add_epi16(low[2], low[3]));
+/* 256 Σ high + Σ low, in four or five places each of 16 bits. */
+SF_INLINE vi avx512_sum_fields(int fields, const __m512i *high, const __m512i *low) {
+  __m512i h = _mm512_add_epi16(_mm512_add_epi16(high[0], high[1]), _mm512_add_epi16(high[2], high[3]));
+  __m512i l = _mm512_add_epi16(_mm512_add_epi16(low[0], low[1]), _mm512_add_epi16(low[2], low[3]));
+  if (fields > 4) {
+    h = _mm512_add_epi16(h, high[4]);
+    l = _mm512_add_epi16(l, low[4]);
+  }
   return _mm512_add_epi32(_mm512_madd_epi16(h, _mm512_set1_epi16(256)), _mm512_madd_epi16(l, _mm512_set1_epi16(1)));
 }
 
+/* The columns of the upper half of field f. */
+SF_INLINE __m512i avx512_upper_field(int fields, const int16_t *x, int f) {
+  if (fields == 4) return _mm512_loadu_si512(x + 128 + 32 * f);
+  const __m256i some = _mm256_loadu_si256((const __m256i *)(const void *)(x + 160 + 16 * f));
+  const __m128i last = f < 4 ? _mm_loadl_epi64((const __m128i *)(const void *)(x + 240 + 4 * f)) : _mm_setzero_si128();
+  return _mm512_inserti32x4(_mm512_inserti64x4(_mm512_setzero_si512(), some, 0), last, 2);
+}
+
 /* |x| ≤ 32639, so that the upper byte of x + 128 is no more than 127. */
-SF_INLINE void v_load_fields(const int16_t *x, int zero_point, v_fields *r) {
+SF_INLINE void v_load_fields(int fields, const int16_t *x, int zero_point, v_fields *r) {
   const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), lower = _mm512_set1_epi16(255);
   const __m512i half = _mm512_set1_epi16(128), zeros = _mm512_set1_epi8((char)zero_point);
-  __m512i high[4], low[4];
-  for (int f = 0; f < 4; ++f) {
-    const __m512i a = _mm512_loadu_si512(x + 32 * f), b = _mm512_loadu_si512(x + 128 + 32 * f);
+  __m512i high[5], low[5];
+  for (int f = 0; f < fields; ++f) {
+    const __m512i a = _mm512_loadu_si512(x + 32 * f), b = avx512_upper_field(fields, x, f);
     const __m512i above = _mm512_packs_epi16(_mm512_srai_epi16(_mm512_add_epi16(a, half), 8),
                                              _mm512_srai_epi16(_mm512_add_epi16(b, half), 8));
     const __m512i below = _mm512_packus_epi16(_mm512_and_si512(a, lower), _mm512_and_si512(b, lower));
@@ -213,21 +228,38 @@ SF_INLINE void v_load_fields(const int16_t *x, int zero_point, v_fields *r) {
     high[f] = _mm512_maddubs_epi16(zeros, r->high[f]);
     low[f] = _mm512_maddubs_epi16(zeros, r->low[f]);
   }
-  r->zero = avx512_sum_fields(high, low);
+  r->zero = avx512_sum_fields(fields, high, low);
 }
 
-/* Σ (q - zero point) · x over the lanes, exactly, where the bytes at p hold a q of two bits in each of their fields. */
-SF_INLINE vi v_dot_fields(const uint8_t *p, const v_fields *x) {
-  const __m512i bytes = _mm512_loadu_si512(p), lowest = _mm512_set1_epi8(3);
-  const __m512i fields[4] = {bytes, _mm512_srli_epi16(bytes, 2), _mm512_srli_epi16(bytes, 4),
-                             _mm512_srli_epi16(bytes, 6)};
-  __m512i high[4], low[4];
-  for (int f = 0; f < 4; ++f) {
-    const __m512i quants = _mm512_and_si512(fields[f], lowest);
-    high[f] = _mm512_maddubs_epi16(quants, x->high[f]);
-    low[f] = _mm512_maddubs_epi16(quants, x->low[f]);
+/* The fields of the bytes at p. A digit is ⌊3 x / 256⌋, and averages round up, so they are taken of 255 - x. */
+SF_INLINE void avx512_load_fields(int fields, const uint8_t *p, __m512i *r) {
+  const __m512i lowest = _mm512_set1_epi8(3), all = _mm512_set1_epi8(-1);
+  if (fields == 4) {
+    const __m512i bytes = _mm512_loadu_si512(p);
+    r[0] = _mm512_and_si512(bytes, lowest);
+    r[1] = _mm512_and_si512(_mm512_srli_epi16(bytes, 2), lowest);
+    r[2] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), lowest);
+    r[3] = _mm512_and_si512(_mm512_srli_epi16(bytes, 6), lowest);
+    return;
   }
-  return _mm512_sub_epi32(avx512_sum_fields(high, low), x->zero);
+  __m512i bytes = _mm512_maskz_loadu_epi8(((__mmask64)1 << SF_TRIT_BYTES) - 1, p);
+  for (int f = 0; f < fields; ++f) {
+    const __m512i rest = _mm512_xor_si512(bytes, all);
+    const __m512i part = _mm512_avg_epu8(rest, _mm512_avg_epu8(rest, all));
+    r[f] = _mm512_andnot_si512(_mm512_srli_epi16(part, 6), lowest);
+    bytes = _mm512_add_epi8(bytes, _mm512_add_epi8(bytes, bytes));
+  }
+}
+
+/* Σ (q - zero point) · x over the lanes, exactly, where the bytes at p hold the quants. */
+SF_INLINE vi v_dot_fields(int fields, const uint8_t *p, const v_fields *x) {
+  __m512i quants[5], high[5], low[5];
+  avx512_load_fields(fields, p, quants);
+  for (int f = 0; f < fields; ++f) {
+    high[f] = _mm512_maddubs_epi16(quants[f], x->high[f]);
+    low[f] = _mm512_maddubs_epi16(quants[f], x->low[f]);
+  }
+  return _mm512_sub_epi32(avx512_sum_fields(fields, high, low), x->zero);
 }
 
 SF_INLINE vf vb_dot(vb a, vb b) { return _mm512_cvtepi32_ps(_mm512_madd_epi16(a, b)); }
