@@ -5,6 +5,9 @@ SF_FORMAT(IQ4_XS, iq4_xs)
 #elif !defined(SF_FORMAT_IQ4_XS_H)
 #define SF_FORMAT_IQ4_XS_H
 
+#include <string.h>
+
+#include "formats/bytes.h"
 #include "formats/iq4_nl.h"
 #include "formats/traits.h"
 
@@ -22,6 +25,13 @@ static inline int sf_iq4_xs_scale(const uint8_t *block, int s) {
   return (int)(low | high << 4) - 32;
 }
 
+static inline uint64_t sf_iq4_xs_scales(const uint8_t *block) {
+  uint16_t high, low[2];
+  memcpy(&high, block + offsetof(sf_iq4_xs, high), sizeof high);
+  memcpy(low, block + offsetof(sf_iq4_xs, low), sizeof low);
+  return (bytes_of_nibbles(low[0], low[1]) | bytes_of_pairs(high) << 4) + SF_EACH_BYTE(128 - 32);
+}
+
 static const sf_traits sf_traits_iq4_xs = {
     .block_columns = SF_SUPER_BLOCK,
     .block_bytes = sizeof(sf_iq4_xs),
@@ -32,6 +42,7 @@ static const sf_traits sf_traits_iq4_xs = {
     .d = offsetof(sf_iq4_xs, d),
     .m = SF_NO_MIN,
     .scale_of = sf_iq4_xs_scale,
+    .scales_of = sf_iq4_xs_scales,
 };
 
 #ifdef SF_CONVERSIONS

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "formats/bytes.h"
 #include "formats/traits.h"
 
 /* The integers of a scale of four bits. */
@@ -17,23 +18,6 @@ static inline uint32_t sf_get_long(const uint8_t *p) { return sf_get_word(p) | (
 
 #ifdef SF_CONVERSIONS
 #include "formats/grids.h"
-
-#define SF_EACH_BYTE(byte) (UINT64_C(0x0101010101010101) * (byte))
-
-/* A byte for each two bits. */
-static inline uint64_t bytes_of_pairs(uint16_t pairs) {
-  uint64_t x = pairs;
-  x = (x | x << 24) & UINT64_C(0x000000ff000000ff);
-  x = (x | x << 12) & UINT64_C(0x000f000f000f000f);
-  return (x | x << 6) & UINT64_C(0x0303030303030303);
-}
-
-/* A byte for each four bits of two words. */
-static inline uint64_t bytes_of_nibbles(uint16_t first, uint16_t second) {
-  uint64_t x = first | (uint64_t)second << 32;
-  x = (x | x << 8) & UINT64_C(0x00ff00ff00ff00ff);
-  return (x | x << 4) & UINT64_C(0x0f0f0f0f0f0f0f0f);
-}
 
 /* The bytes, none of which is 0, less than 0 where a bit of `signs` is set. */
 static inline uint64_t with_signs(uint64_t bytes, unsigned signs) {

@@ -64,6 +64,7 @@ typedef struct {
    */
   int (*scale_of)(const uint8_t *block, int i);
   int (*min_of)(const uint8_t *block, int i);
+  uint64_t (*scales_of)(const uint8_t *block);    /* SF_SCALES_SUB_BLOCKS: all eight, each and 128, in bytes; or NULL */
   float (*float_of)(const uint8_t *block, int i); /* SF_SCALES_FLOAT_RUNS: the scale of run i of the block */
   uint16_t (*d_of)(const uint8_t *block);         /* d, where it is no half in one place; else NULL */
   /* SF_QUANTS_POINTS: the quants of sub-block s from a block on, of 32 or 64 columns from the first of 256. */

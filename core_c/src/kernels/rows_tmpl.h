@@ -18,6 +18,9 @@
 #ifndef SF_K_SCALES
 #define SF_K_SCALES 0 /* v_load_k_scales */
 #endif
+#ifndef SF_LOAD_POWERS
+#define SF_LOAD_POWERS 0 /* v_load_powers */
+#endif
 #ifndef SF_HALF_FLOATS
 #define SF_HALF_FLOATS 0 /* v_load_half_floats */
 #endif
@@ -284,6 +287,12 @@ SF_INLINE void group_halves(const uint8_t *p, size_t step, int32_t n, vf *r) {
 
 /* 2^(d - 128) of the bytes d at p, p + step, … of n ≤ 8 sub-blocks; above, the last one again, or 0. */
 SF_INLINE void group_powers(const uint8_t *p, size_t step, int32_t n, vf *r) {
+#if SF_LOAD_POWERS
+  if (n == GROUP) {
+    r[0] = v_load_powers(p, step);
+    return;
+  }
+#endif
   float some[GROUP_SIZE] = {0};
   for (int32_t s = 0; s < GROUP; ++s) some[s] = sf_half_power(p[(size_t)(s < n ? s : n - 1) * step]);
   for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_load(some + k * SF_LANES);
@@ -318,6 +327,14 @@ SF_INLINE void group_float_runs(sf_format_index format, const uint8_t *p, int32_
 /* d times the integers of the sub-blocks. */
 SF_INLINE void group_integers(sf_format_index format, const uint8_t *p, vf *r) {
   const sf_traits *traits = traits_of(format);
+  if (traits->scales_of) {
+    uint8_t bytes[GROUP];
+    const uint64_t all = traits->scales_of(p);
+    memcpy(bytes, &all, sizeof bytes);
+    v_load_u8(bytes, r);
+    for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_mul(v_sub(r[k], v_set1(128)), v_set1(block_d(format, p)));
+    return;
+  }
   float some[GROUP_SIZE] = {0};
   for (int s = 0; s < GROUP; ++s) some[s] = (float)traits->scale_of(p, s);
   for (int k = 0; k < GROUP_VECTORS; ++k) r[k] = v_mul(v_load(some + k * SF_LANES), v_set1(block_d(format, p)));

@@ -110,6 +110,18 @@ SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) {
   return _mm512_cvtph_ps(_mm256_zextsi128_si256(eight));
 }
 
+/* As products of two powers that are normal floats. */
+#define SF_LOAD_POWERS 1
+SF_INLINE vf v_load_powers(const uint8_t *p, size_t step) {
+  char d[8];
+  for (int k = 0; k < 8; ++k) memcpy(&d[k], p + (size_t)k * step, sizeof d[k]);
+  const __m128i eight = _mm_setr_epi8(d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7], 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m256i all = _mm256_cvtepu8_epi32(eight), half = _mm256_srli_epi32(all, 1);
+  const __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, _mm256_set1_epi32(64)), 23);
+  const __m256i second = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(all, half), _mm256_set1_epi32(62)), 23);
+  return _mm512_zextps256_ps512(_mm256_mul_ps(_mm256_castsi256_ps(first), _mm256_castsi256_ps(second)));
+}
+
 SF_INLINE void v_load_u8(const uint8_t *p, vf *r) {
   r[0] = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
