@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from ..errors import ArgumentError
 from ..weights.formats import CALIBRATION_FORMATS
 from .common import (
     Progress,
+    ReportT,
     add_engine_options,
     add_host_options,
     add_output_options,
@@ -184,24 +186,43 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         raise ArgumentError("the option -o OUT.gguf is missing")
     from ..calibrate.predictors import DEFAULT_TOKENS, calibrate_model
 
+    return _run(
+        arguments,
+        calibrate_model,
+        DEFAULT_TOKENS,
+        text,
+        _table,
+        rank=arguments.rank,
+        recall=arguments.recall,
+        format=arguments.format,
+        predictor_format=arguments.predictor_format,
+        recorder=_recorder(arguments),
+    )
+
+
+def _run(
+    arguments: argparse.Namespace,
+    calibrate: Callable[..., ReportT],
+    default_tokens: int,
+    text: str | None,
+    table: Callable[[ReportT], str],
+    **options: Any,
+) -> int:
+    """Calibrates with the options of every method and those of this one, and prints the report."""
     with Progress() as show:
-        report = calibrate_model(
+        report = calibrate(
             arguments.model,
             arguments.output,
             text,
-            rank=arguments.rank,
-            recall=arguments.recall,
-            tokens=DEFAULT_TOKENS if arguments.tokens is None else arguments.tokens,
-            format=arguments.format,
-            predictor_format=arguments.predictor_format,
+            tokens=default_tokens if arguments.tokens is None else arguments.tokens,
             activation=arguments.activation,
             pre=arguments.pre,
             seed=arguments.seed,
             force=arguments.force,
             progress=show,
-            recorder=_recorder(arguments),
+            **options,
         )
-    return print_report(arguments, report, _table)
+    return print_report(arguments, report, table)
 
 
 def _recorder(arguments: argparse.Namespace) -> Recorder | None:
@@ -230,47 +251,35 @@ def _method(arguments: argparse.Namespace) -> str:
 def _calibrate_cutoffs(arguments: argparse.Namespace, text: str) -> int:
     from ..calibrate.cutoffs import DEFAULT_TOKENS, SPARSITIES, calibrate_cutoffs
 
-    with Progress() as show:
-        report = calibrate_cutoffs(
-            arguments.model,
-            arguments.output,
-            text,
-            sparsities=arguments.sparsity or SPARSITIES,
-            on=("product", "gate") if arguments.on == "both" else (arguments.on,),
-            perplexity_cost=arguments.perplexity_cost / 100,
-            even_if_slower=arguments.even_if_slower,
-            tokens=DEFAULT_TOKENS if arguments.tokens is None else arguments.tokens,
-            activation=arguments.activation,
-            pre=arguments.pre,
-            seed=arguments.seed,
-            force=arguments.force,
-            progress=show,
-        )
-    return print_report(arguments, report, cutoff_table)
+    return _run(
+        arguments,
+        calibrate_cutoffs,
+        DEFAULT_TOKENS,
+        text,
+        cutoff_table,
+        sparsities=arguments.sparsity or SPARSITIES,
+        on=("product", "gate") if arguments.on == "both" else (arguments.on,),
+        perplexity_cost=arguments.perplexity_cost / 100,
+        even_if_slower=arguments.even_if_slower,
+    )
 
 
 def _calibrate_head(arguments: argparse.Namespace, text: str | None) -> int:
     from ..calibrate.head import DEFAULT_TOKENS, calibrate_head
 
-    with Progress() as show:
-        report = calibrate_head(
-            arguments.model,
-            arguments.output,
-            text,
-            kl=arguments.kl,
-            agreement=arguments.agreement,
-            rank=arguments.rank,
-            rows=arguments.rows,
-            format=arguments.predictor_format,
-            tokens=DEFAULT_TOKENS if arguments.tokens is None else arguments.tokens,
-            even_if_slower=arguments.even_if_slower,
-            activation=arguments.activation,
-            pre=arguments.pre,
-            seed=arguments.seed,
-            force=arguments.force,
-            progress=show,
-        )
-    return print_report(arguments, report, head_table)
+    return _run(
+        arguments,
+        calibrate_head,
+        DEFAULT_TOKENS,
+        text,
+        head_table,
+        kl=arguments.kl,
+        agreement=arguments.agreement,
+        rank=arguments.rank,
+        rows=arguments.rows,
+        format=arguments.predictor_format,
+        even_if_slower=arguments.even_if_slower,
+    )
 
 
 def head_table(report: HeadCalibration) -> str:

@@ -310,11 +310,11 @@ class _Report(Protocol):
     def as_dict(self) -> dict[str, Any]: ...
 
 
-_ReportT = TypeVar("_ReportT", bound=_Report)
+ReportT = TypeVar("ReportT", bound=_Report)
 
 
 def print_report(
-    arguments: argparse.Namespace, report: _ReportT, summary: Callable[[_ReportT], str]
+    arguments: argparse.Namespace, report: ReportT, summary: Callable[[ReportT], str]
 ) -> int:
     """Prints what a command has done, with --json as an object, else its summary; returns 0."""
     if arguments.json:
