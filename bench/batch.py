@@ -3,13 +3,16 @@
     python -m bench.batch [SECTION …] [--rows 10000] [--texts 500] [--workers 2]
 
 `rows`: the embedded model embeds `--rows` rows and continues `--texts` of them by 32 tokens, one
-thread a process: in this process, in `--workers` of them, and on Ray and Dask where they are
-installed. Each result is compared with that of this process, row by row. Speeds are by the clock,
-with the start of the engine, and per processor-second of the workers.
+thread a process: in this process, in `--workers` of them, on Ray and Dask, and as data frames of
+Daft and Spark (which needs Java), where they are installed. Each result is compared with that of
+this process, row by row. Speeds are by the clock, with the start of the engine, and of jobs per
+processor-second of their workers.
 
-`throughput`: the same tasks in turns by this process and by one and by `--workers` processes of
-each engine, which has started and loaded the model before: rows a second for each process, beside
-this process alone, by the clock and by the processor time of workers.
+`throughput`: the same tasks in turns by one process alone, by so many processes at once that know
+nothing of each other, which is what the machine itself allows, and by an engine's, which has
+started and loaded the model before: rows a second for each process, beside the one alone by the
+clock, beside those at once, and beside the one alone by the processor time of workers. Each
+process has `--rows` to embed and `--texts` to continue, by default 4000 and 400.
 
 `memory`: bytes of the mapped weights that each of 1, 2 and 4 processes adds to the machine, its
 proportional set size (Linux).
@@ -30,17 +33,20 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from sparsefire.batch import Embedder, Generator, Worker, close_models, read_parts, run_job
+from sparsefire.batch.engines import started_dask
 from sparsefire.lm.opening import default_model
 
 from .lib.command import add_quick, run_program
+from .lib.frames import frames
 from .lib.shards import calibration
 
+ROWS, TEXTS = (10_000, 4000), (500, 400)  # of `rows`, and of `throughput`
 SECTIONS = ("rows", "throughput", "memory", "calibration")
-PART_ROWS = 100
+PARTS = 16  # of a job, for each process
 
 
 def _rows(count: int) -> list[dict[str, Any]]:
@@ -60,11 +66,16 @@ def _engines() -> list[str]:
     return [name for name, package in found.items() if find_spec(package) is not None]
 
 
+def _part_rows(count: int) -> int:
+    """So that each process has some parts of so many rows to do."""
+    return max(1, count // PARTS)
+
+
 class Jobs:
     """Jobs of one task, whose results have to be those of the first."""
 
-    def __init__(self, worker: Worker, count: int, folder: Path) -> None:
-        self.worker, self.folder, self.done = worker, folder, 0
+    def __init__(self, worker: Worker, count: int, folder: Path, part_rows: int) -> None:
+        self.worker, self.folder, self.part_rows, self.done = worker, folder, part_rows, 0
         self.source = folder / "rows.jsonl"
         self.source.write_text("".join(f"{json.dumps(row)}\n" for row in _rows(count)))
         worker([{"text": "a"}])  # loads the model
@@ -81,7 +92,7 @@ class Jobs:
             output,
             engine=engine,
             workers=workers,
-            part_rows=PART_ROWS,
+            part_rows=self.part_rows,
         )
         seconds = time.perf_counter() - began
         found = list(read_parts(output))
@@ -95,7 +106,7 @@ def rows(count: int, texts: int, workers: int) -> None:
     print(f"{'task':10}{'engine':12}{'rows':>8}{'rows/s':>10}{'rows/processor-s':>18}{'beside':>9}")
     for task, (worker, size) in _tasks(count, texts).items():
         with tempfile.TemporaryDirectory() as name:
-            jobs, one = Jobs(worker, size, Path(name)), 0.0
+            jobs, one = Jobs(worker, size, Path(name), _part_rows(size // workers)), 0.0
             for shown, engine, processes in (
                 ("process", "local", 1),
                 ("processes", "local", workers),
@@ -106,6 +117,12 @@ def rows(count: int, texts: int, workers: int) -> None:
                 one = one or speed
                 clock = report.rows / seconds
                 print(f"{task:10}{shown:12}{size:8}{clock:10.0f}{speed:18.0f}{speed / one:8.2f}×")
+            for shown, mapped in frames().items():
+                began = time.perf_counter()
+                found = mapped(worker, _rows(size), workers)
+                clock = size / (time.perf_counter() - began)
+                assert found == jobs.expected, f"{shown}: a row is not that of one process"
+                print(f"{task:10}{shown:12}{size:8}{clock:10.0f}", flush=True)
 
 
 @contextlib.contextmanager
@@ -120,52 +137,86 @@ def _started(engine: str, workers: int) -> Iterator[None]:
         finally:
             ray.shutdown()
     elif engine == "dask":
-        from distributed import Client, LocalCluster
-
-        with (
-            LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None
-            ) as cluster,
-            Client(cluster),
-        ):
+        with started_dask(workers):
             yield
     else:
         yield
 
 
+Speeds = tuple[float, float]  # rows a second by the clock, and of workers' processor time
+
+
+def _by_itself(turns: Any, worker: Worker, count: int, part_rows: int) -> None:
+    """A process that does a job whenever it is told to, and says how fast."""
+    with tempfile.TemporaryDirectory() as name:
+        jobs = Jobs(worker, count, Path(name), part_rows)
+        while turns.recv():
+            report, seconds = jobs.run("local", 1)
+            turns.send((report.rows / seconds, report.rows / report.cpu_seconds))
+
+
+@contextlib.contextmanager
+def _plain(worker: Worker, count: int, part_rows: int, workers: int) -> Iterator[Any]:
+    """What makes some of so many processes without an engine work at once: their mean speeds."""
+    context = get_context("spawn")
+    turns = []
+    for _ in range(workers):
+        here, there = context.Pipe()
+        given = there, worker, count, part_rows
+        context.Process(target=_by_itself, args=given, daemon=True).start()
+        turns.append(here)
+
+    def run(processes: int) -> Speeds:
+        for each in turns[:processes]:
+            each.send(True)
+        clock, compute = zip(*[each.recv() for each in turns[:processes]], strict=True)
+        return fmean(clock), fmean(compute)
+
+    yield run
+    for each in turns:
+        each.send(False)
+
+
 def throughput(count: int, texts: int, workers: int, rounds: int) -> None:
-    """Prints how fast a process of an engine is beside this one, in turns."""
-    print(f"{'task':10}{'engine':8}{'processes':>10}{'rows/s each':>13}{'beside':>9}{'by time':>9}")
+    """Prints how fast a process of an engine is beside others without one, in turns."""
+    heads = ("processes", "rows/s each", "beside one", "beside these", "by time")
+    print(f"{'task':10}{'engine':10}" + "".join(f"{each:>14}" for each in heads))
     for task, (worker, size) in _tasks(count, texts).items():
-        for engine in _engines():
-            for processes in sorted({1, workers}):
-                with tempfile.TemporaryDirectory() as name, _started(engine, processes):
-                    jobs = Jobs(worker, size, Path(name))
-                    jobs.run(engine, processes)  # loads the model there
-                    clock, compute = _in_turns(jobs, engine, processes, rounds)
-                share = median(clock[1]) / median(clock[0])
-                by_time = median(compute[1]) / median(compute[0])
-                print(
-                    f"{task:10}{engine:8}{processes:10}{median(clock[1]):13.0f}"
-                    f"{share:8.2f}×{by_time:8.2f}×"
-                )
+        part_rows = _part_rows(size)
+        with _plain(worker, size, part_rows, workers) as plain:
+            for engine in _engines():
+                for processes in sorted({1, workers}):
+                    with tempfile.TemporaryDirectory() as name, _started(engine, processes):
+                        jobs = Jobs(worker, size * processes, Path(name), part_rows)
+                        sides = _in_turns(jobs, plain, engine, processes, rounds)
+                    alone, together, found = sides
+                    for shown, speeds in (("none", together), (engine, found)):
+                        print(
+                            f"{task:10}{shown:10}{processes:14}{speeds[0]:14.0f}"
+                            f"{speeds[0] / alone[0]:13.2f}×{speeds[0] / together[0]:13.2f}×"
+                            f"{speeds[1] / alone[1]:13.2f}×",
+                            flush=True,
+                        )
 
 
 def _in_turns(
-    jobs: Jobs, engine: str, processes: int, rounds: int
-) -> tuple[tuple[list[float], list[float]], tuple[list[float], list[float]]]:
-    """Rows a second of this process and of each of an engine's, by the clock, and by the processor
-    time of their workers."""
-    clock: tuple[list[float], list[float]] = ([], [])
-    compute: tuple[list[float], list[float]] = ([], [])
-    sides = [(0, "local", 1), (1, engine, processes)]
+    jobs: Jobs, plain: Any, engine: str, processes: int, rounds: int
+) -> tuple[Speeds, ...]:
+    """Median speeds of one process alone, of some at once, and of each of an engine's."""
+
+    def with_engine() -> Speeds:
+        report, seconds = jobs.run(engine, processes)
+        return report.rows / seconds / processes, report.rows / report.cpu_seconds
+
+    with_engine()  # loads the model there
+    sides = [lambda: plain(1), lambda: plain(processes), with_engine]
+    found: list[list[Speeds]] = [[] for _ in sides]
+    order = list(range(len(sides)))
     for _ in range(rounds):
-        for side, name, count in sides:
-            report, seconds = jobs.run(name, count)
-            clock[side].append(report.rows / seconds / count)
-            compute[side].append(report.rows / report.cpu_seconds)
-        sides.reverse()
-    return clock, compute
+        for side in order:
+            found[side].append(sides[side]())
+        order.reverse()
+    return tuple((median(c for c, _ in each), median(t for _, t in each)) for each in found)
 
 
 def _hold(ready: Any, all_there: Any, all_measured: Any) -> None:
@@ -211,8 +262,9 @@ def main() -> None:
     )
     add = parser.add_argument
     add("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; default: all")
-    add("--rows", type=int, default=10_000, metavar="N", help="to embed; default %(default)s")
-    add("--texts", type=int, default=500, metavar="N", help="to continue; default %(default)s")
+    for name, what, sizes in (("rows", "embed", ROWS), ("texts", "continue", TEXTS)):
+        about = f"to {what}; default {sizes[0]:,}, of throughput {sizes[1]:,} for each process"
+        add(f"--{name}", type=int, metavar="N", help=about)
     add("--workers", type=int, default=2, metavar="N", help="processes; default %(default)s")
     add("--rounds", type=int, default=7, metavar="N", help="of throughput; default %(default)s")
     add_quick(parser)
@@ -220,10 +272,14 @@ def main() -> None:
     wanted = options.sections or [each for each in SECTIONS if not options.quick or each != "rows"]
     if set(wanted) - set(SECTIONS):
         parser.error(f"expected some of {', '.join(SECTIONS)}")
-    count, texts = (20, 4) if options.quick else (options.rows, options.texts)
+    given = (20, 4) if options.quick else (options.rows, options.texts)
+    (count, each), (texts, texts_each) = (
+        (number, number) if number else sizes
+        for number, sizes in zip(given, (ROWS, TEXTS), strict=True)
+    )
     measured: dict[str, Callable[[], None]] = {
         "rows": lambda: rows(count, texts, options.workers),
-        "throughput": lambda: throughput(count, texts, options.workers, options.rounds),
+        "throughput": lambda: throughput(each, texts_each, options.workers, options.rounds),
         "memory": lambda: memory((1, 2) if options.quick else (1, 2, 4)),
         "calibration": lambda: calibration((1, 2) if options.quick else (1, 2, 4), options.quick),
     }

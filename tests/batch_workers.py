@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sparsefire.batch import read_parts, run_job
+from sparsefire.batch import read_parts, run_job, shards, store
 from sparsefire.batch.settings import OpenedModel
 from sparsefire.batch.workers import Answer, Generator, Row
 
@@ -48,17 +49,26 @@ class Killed(Generator):
 
 
 class OnFullDisk(Generator):
-    """Lets its process write next to nothing after row 20, while there is "no room"."""
+    """Lets its process write next to nothing of a part after row 20, while there is "no room"."""
 
     def __init__(self, folder: str, **options: Any) -> None:
         super().__init__(**options)
         self.folder = folder
 
     def _answers(self, found: OpenedModel, rows: Sequence[Row]) -> list[Answer]:
-        full = (Path(self.folder) / "no room").exists()
-        late = rows[0]["prompt"] >= FEW[20]["prompt"]
-        most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (64 if full and late else most, most))
+        write = vars(store)["write_bytes"]
+
+        def limited(path: Path, data: bytes) -> None:
+            most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, most))
+            try:
+                write(path, data)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+                vars(store)["write_bytes"] = write
+
+        if (Path(self.folder) / "no room").exists() and rows[0]["prompt"] >= FEW[20]["prompt"]:
+            vars(store)["write_bytes"] = limited
         return super()._answers(found, rows)
 
 
@@ -108,6 +118,24 @@ def check_job_on_a_full_disk(engine: str, folder: Path) -> None:
     report = run_job(worker, source, str(output), engine=engine, part_rows=10)
     assert report.rows == 40
     assert list(read_parts(str(output))) == Generator(**GREEDY)(FEW)
+
+
+def check_shards(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a calibration records, and a perplexity, are those of this process, bit for bit."""
+    monkeypatch.setattr(shards, "_SHARD_TOKENS", 200)
+    settings: dict[str, Any] = {"context": 64, "threads": 1}
+    windows = np.arange(640, dtype=np.int32).reshape(10, 64) % 256
+    tokens = np.tile(np.arange(0, 64, 4), (10, 1))
+    found, expected = (
+        shards.recorder(engine=each, **settings)(windows, tokens, lambda _share: None)
+        for each in (engine, "local")
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert found.any()
+    text = " ".join(row["prompt"] for row in FEW)
+    losses = [shards.perplexity(text, engine=each, **settings) for each in (engine, "local")]
+    assert losses[0] == losses[1]
+    assert losses[0].n_scored > 200
 
 
 def run_guide(scope: dict[str, Any], engine: str = "") -> None:

@@ -18,6 +18,7 @@ from batch_workers import (
     check_job_on_a_full_disk,
     check_job_with_a_killed_process,
     check_job_with_a_row_that_kills,
+    check_shards,
     run_guide,
     write_lines,
 )
@@ -70,6 +71,10 @@ def test_jobs(dask_client: Client, tmp_path: Path) -> None:
     allowed, scheduler.allowed_failures = scheduler.allowed_failures, 0
     check_job_with_a_row_that_kills("dask", tmp_path)
     scheduler.allowed_failures = allowed
+
+
+def test_shards(dask_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_shards("dask", monkeypatch)
 
 
 def test_no_cluster(tmp_path: Path) -> None:

@@ -16,17 +16,26 @@ from batch_workers import (
     FEW,
     GREEDY,
     ROWS,
+    check_job_on_a_full_disk,
     check_job_with_a_killed_process,
     check_job_with_a_row_that_kills,
+    check_shards,
     run_guide,
     write_lines,
 )
 from conftest import ROOT, missing
 from sparsefire.batch import Embedder, Generator, Scorer, close_models, read_parts, run_job
-from sparsefire.batch.processor import ERROR, ProcessorConfig, build_processor
+from sparsefire.batch.processor import (
+    ERROR,
+    InferenceError,
+    ProcessorConfig,
+    Stage,
+    build_processor,
+)
 from sparsefire.errors import ModelFileError
 
 try:
+    import pyarrow as pa
     import ray
     from ray.cluster_utils import Cluster
 except ImportError as error:
@@ -95,13 +104,16 @@ def test_processors(cluster: Cluster, texts: list[str]) -> None:
             "prompt": row["question"],
             "sampling_params": {"max_tokens": 4, "temperature": 0},
         },
-        lambda row: {"key": row["key"], "answer": row["generated_text"], "wrong": row[ERROR]},
+        lambda row: {"key": row["key"], "answer": row["generated_text"].upper()},
+        postprocess_map_kwargs={"num_cpus": 0.5},
     )
     rows = [{"key": row["id"], "question": row["prompt"]} for row in FEW]
     found = process(ray.data.from_items([*rows, {"key": 999, "question": "a " * 5000}])).take_all()
     found.sort(key=lambda row: row["key"])
-    assert [row["answer"] for row in found] == [*texts, None]
-    assert [row["wrong"] is None for row in found] == [*[True] * 40, False]
+    assert [row["answer"] for row in found[:-1]] == [each.upper() for each in texts]
+    assert {row[ERROR] for row in found[:-1]} == {""}
+    assert "context" in found[-1][ERROR]
+    assert found[-1]["question"] == "a " * 5000  # as it is: no postprocessing of what failed
 
 
 def test_the_tasks_of_processors() -> None:
@@ -110,6 +122,10 @@ def test_the_tasks_of_processors() -> None:
     config = ProcessorConfig(task_type="classify", worker_kwargs=choices)
     assert config.worker()(rows)[0]["label"] == "States"
     scored = Scorer(columns={"error": ERROR}, threads=1)(rows)
+    stage = Stage(ProcessorConfig(task_type="score").worker(), strict=True)
+    assert stage(pa.Table.from_pylist(rows)).column("logprob").to_pylist() == [scored[0]["logprob"]]
+    with pytest.raises(InferenceError, match="empty"):
+        stage(pa.Table.from_pylist([*rows, {**rows[0], "continuation": None}]))
     assert ProcessorConfig(task_type="score").worker()(rows) == scored
     vector = Embedder(threads=1)([{"text": rows[0]["prompt"]}])[0]["embedding"]
     found = ProcessorConfig(task_type="embed").worker()(rows)[0]["embedding"]
@@ -118,10 +134,15 @@ def test_the_tasks_of_processors() -> None:
 
 def test_jobs(cluster: Cluster, tmp_path: Path) -> None:
     check_job_with_a_killed_process("ray", tmp_path)
+    check_job_on_a_full_disk("ray", tmp_path)
     check_job_with_a_row_that_kills("ray", tmp_path)
     source, worker = str(tmp_path / "rows.jsonl"), Generator("nowhere.gguf", **GREEDY)
     with pytest.raises(ModelFileError, match="nowhere"):
         run_job(worker, source, str(tmp_path / "none"), engine="ray")
+
+
+def test_shards(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_shards("ray", monkeypatch)
 
 
 def test_the_guide(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

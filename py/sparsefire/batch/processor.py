@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,8 +31,9 @@ class ProcessorConfig:
       one of the `worker_kwargs`; "score" gives their `continuation` after `context` a `logprob`.
     batch_size: rows of a call. concurrency: processes, a number or (least, most).
     threads: of each process, and what Ray reserves.
-    should_continue_on_error: rows that fail have a message in `__inference_error__`, which is empty
-      in others; otherwise the first ends the pipeline.
+    should_continue_on_error: rows that fail keep their columns, pass by `postprocess` and have a
+      message in `__inference_error__`, which is "" in others; otherwise the first one ends the
+      pipeline, and there is no such column.
     worker_kwargs: further arguments of the task's worker (`Chat`, `Generator`, `Embedder`, …), such
       as `max_tokens`.
     """
@@ -61,7 +63,7 @@ class ProcessorConfig:
     def worker(self) -> Worker:
         """What maps the batches."""
         given = dict(self.worker_kwargs)
-        columns = {"error": ERROR, **given.pop("columns", {})}
+        columns = {**given.pop("columns", {}), "error": ERROR}
         given |= {"threads": self.threads, "columns": columns}
         if self.task_type in ("embed", "classify"):
             columns.setdefault("text", "prompt")
@@ -81,31 +83,49 @@ class Stage:
 
     def __call__(self, batch: Any) -> Any:
         found = self.worker(batch)
-        if self.strict:
-            for error in found.column(ERROR).to_pylist():
-                if error is not None:
-                    raise InferenceError(error)
-        return found
+        errors = found.column(ERROR)
+        if not self.strict:
+            place = found.schema.get_field_index(ERROR)
+            return found.set_column(place, ERROR, errors.fill_null(""))
+        if errors.null_count < len(errors):
+            raise InferenceError(errors.drop_null()[0].as_py())
+        return found.drop_columns([ERROR])
+
+
+def _of_good_rows(postprocess: Rows, strict: bool, row: dict[str, Any]) -> dict[str, Any]:
+    if strict:
+        return postprocess(row)
+    return row if row[ERROR] else {**postprocess(row), ERROR: ""}
 
 
 def build_processor(
-    config: ProcessorConfig, preprocess: Rows | None = None, postprocess: Rows | None = None
+    config: ProcessorConfig,
+    preprocess: Rows | None = None,
+    postprocess: Rows | None = None,
+    preprocess_map_kwargs: Mapping[str, Any] | None = None,
+    postprocess_map_kwargs: Mapping[str, Any] | None = None,
 ) -> Callable[[Any], Any]:
     """A function from a `ray.data.Dataset` to one: `preprocess` makes what the task reads of a row,
-    whose other columns are carried over, and `postprocess` makes the final row."""
-    config.worker()  # so that what is wrong with it is found here
+    whose other columns are carried over, and `postprocess` makes the final row; the further
+    arguments go to the `Dataset.map` of each. `ArgumentError`: options that the worker refuses."""
+    strict, worker = not config.should_continue_on_error, config.worker()
 
     def process(dataset: Any) -> Any:
         if preprocess is not None:
-            dataset = dataset.map(lambda row: {**row, **preprocess(row)})
+            dataset = dataset.map(
+                lambda row: {**row, **preprocess(row)}, **(preprocess_map_kwargs or {})
+            )
         dataset = dataset.map_batches(
             Stage,
-            fn_constructor_args=(config.worker(), not config.should_continue_on_error),
+            fn_constructor_args=(worker, strict),
             batch_size=config.batch_size,
             batch_format="pyarrow",
             concurrency=config.concurrency,
             num_cpus=config.threads,
         )
-        return dataset if postprocess is None else dataset.map(postprocess)
+        if postprocess is None:
+            return dataset
+        finish = functools.partial(_of_good_rows, postprocess, strict)
+        return dataset.map(finish, **(postprocess_map_kwargs or {}))
 
     return process
