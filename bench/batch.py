@@ -29,7 +29,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -146,23 +146,23 @@ def _started(engine: str, workers: int) -> Iterator[None]:
 Speeds = tuple[float, float]  # rows a second by the clock, and of workers' processor time
 
 
-def _by_itself(turns: Any, worker: Worker, count: int, part_rows: int) -> None:
+def _by_itself(turns: Any, worker: Worker, count: int) -> None:
     """A process that does a job whenever it is told to, and says how fast."""
     with tempfile.TemporaryDirectory() as name:
-        jobs = Jobs(worker, count, Path(name), part_rows)
+        jobs = Jobs(worker, count, Path(name), _part_rows(count))
         while turns.recv():
             report, seconds = jobs.run("local", 1)
             turns.send((report.rows / seconds, report.rows / report.cpu_seconds))
 
 
 @contextlib.contextmanager
-def _plain(worker: Worker, count: int, part_rows: int, workers: int) -> Iterator[Any]:
+def _plain(worker: Worker, count: int, workers: int) -> Iterator[Any]:
     """What makes some of so many processes without an engine work at once: their mean speeds."""
     context = get_context("spawn")
     turns = []
     for _ in range(workers):
         here, there = context.Pipe()
-        given = there, worker, count, part_rows
+        given = there, worker, count
         context.Process(target=_by_itself, args=given, daemon=True).start()
         turns.append(here)
 
@@ -177,19 +177,22 @@ def _plain(worker: Worker, count: int, part_rows: int, workers: int) -> Iterator
         each.send(False)
 
 
-def throughput(count: int, texts: int, workers: int, rounds: int) -> None:
+def throughput(count: int, texts: int, counts: Sequence[int], rounds: int) -> None:
     """Prints how fast a process of an engine is beside others without one, in turns."""
     heads = ("processes", "rows/s each", "beside one", "beside these", "by time")
     print(f"{'task':10}{'engine':10}" + "".join(f"{each:>14}" for each in heads))
-    for task, (worker, size) in _tasks(count, texts).items():
-        part_rows = _part_rows(size)
-        with _plain(worker, size, part_rows, workers) as plain:
-            for engine in _engines():
-                for processes in sorted({1, workers}):
-                    with tempfile.TemporaryDirectory() as name, _started(engine, processes):
-                        jobs = Jobs(worker, size * processes, Path(name), part_rows)
-                        sides = _in_turns(jobs, plain, engine, processes, rounds)
-                    alone, together, found = sides
+    with contextlib.ExitStack() as stack:
+        tasks = [
+            (task, worker, size, stack.enter_context(_plain(worker, size, max(counts))))
+            for task, (worker, size) in _tasks(count, texts).items()
+        ]
+        for engine, processes in ((each, some) for each in _engines() for some in counts):
+            with _started(engine, processes):
+                for task, worker, size, plain in tasks:
+                    with tempfile.TemporaryDirectory() as name:
+                        whole = size * processes
+                        jobs = Jobs(worker, whole, Path(name), _part_rows(size))
+                        alone, together, found = _in_turns(jobs, plain, engine, processes, rounds)
                     for shown, speeds in (("none", together), (engine, found)):
                         print(
                             f"{task:10}{shown:10}{processes:14}{speeds[0]:14.0f}"
@@ -277,9 +280,11 @@ def main() -> None:
         (number, number) if number else sizes
         for number, sizes in zip(given, (ROWS, TEXTS), strict=True)
     )
+    counts = (1,) if options.quick else sorted({1, options.workers})
+    rounds = 1 if options.quick else options.rounds
     measured: dict[str, Callable[[], None]] = {
         "rows": lambda: rows(count, texts, options.workers),
-        "throughput": lambda: throughput(each, texts_each, options.workers, options.rounds),
+        "throughput": lambda: throughput(each, texts_each, counts, rounds),
         "memory": lambda: memory((1, 2) if options.quick else (1, 2, 4)),
         "calibration": lambda: calibration((1, 2) if options.quick else (1, 2, 4), options.quick),
     }

@@ -91,18 +91,47 @@ def test_a_bad_row_is_an_error_of_its_own(expected: list[str]) -> None:
         {"prompt": PROMPTS[0], "sampling_params": {"temperature": -1}},
         {"prompt": PROMPTS[0], "sampling_params": "no JSON"},
         {"prompt": PROMPTS[0], "sampling_params": {"tempature": 1}},
+        {"prompt": PROMPTS[0], "sampling_params": {"mode": "dense"}},
         {"prompt": PROMPTS[3]},
     ]
     found = generate(rows)
-    assert [row["generated_text"] for row in found] == [expected[0], *[None] * 7, expected[3]]
+    assert [row["generated_text"] for row in found] == [expected[0], *[None] * 8, expected[3]]
     errors = [row["error"] for row in found]
     assert errors[0] is errors[-1] is None
     wanted = ("empty", "no column", "token ids", "context", "temperature", "JSON", "tempature")
-    for error, words in zip(errors[1:-1], wanted, strict=True):
+    for error, words in zip(errors[1:-1], (*wanted, "the worker's"), strict=True):
         assert words in error
+    frame = pd.DataFrame({"prompt": pd.Series([PROMPTS[0], pd.NA], dtype="string")})
+    assert "empty" in generate(frame)["error"][1]
     arrays = Embedder(threads=1)({"text": np.array([PROMPTS[0], "a " * 5000])})
     assert np.isfinite(arrays["embedding"][0]).all()
     assert np.isnan(arrays["embedding"][1]).all()
+
+
+def test_what_is_wrong_with_a_batch_or_a_worker() -> None:
+    generate = Generator(**GREEDY)
+    batches: list[tuple[Any, str]] = [
+        (PROMPTS, "must be a dictionary of columns"),
+        ({"prompt": PROMPTS, "key": [1]}, "not equally long"),
+        ({"prompt": "War"}, "must be a list or an array"),
+        (pd.DataFrame([["a", "b"]], columns=["prompt", "prompt"]), "several columns"),
+    ]
+    for batch, words in batches:
+        with pytest.raises(ArgumentError, match=words):
+            generate(batch)
+    for options, words in (
+        ({"template": "War"}, "names no column"),
+        ({"template": "{a.b}"}, "does not name a column"),
+        ({"columns": {"prompts": "q"}}, "'prompts' is none of"),
+        ({"options": 5}, "options must be"),
+        ({"top_p": 2}, "top_p"),
+    ):
+        given: Any = options
+        with pytest.raises(ArgumentError, match=words):
+            Generator(**given)
+    for choices in ([], [""], "yes"):
+        with pytest.raises(ArgumentError, match="choices"):
+            Classifier(choices=choices)
 
 
 def test_columns_have_the_names_that_the_user_gives(expected: list[str]) -> None:
@@ -136,9 +165,9 @@ def test_chats(model: Model) -> None:
     answer = model.create_chat_completion(whole, 6, temperature=0, chat_template="chatml")
     expected = answer["choices"][0]["message"]["content"]
     rows = [{"messages": messages}, {"messages": json.dumps(messages)}, {"messages": [{"a": 1}]}]
-    found = chat(rows)
-    assert [row["generated_text"] for row in found] == [expected, expected, None]
-    assert "messages" in found[2]["error"]
+    found = chat([*rows, {"messages": 5}, {"messages": np.array(messages)}])
+    assert [row["generated_text"] for row in found] == [expected, expected, None, None, expected]
+    assert all("messages" in row["error"] for row in found[2:4])
     arrow = chat(pa.RecordBatch.from_pylist(rows[:1]))
     assert arrow.column("generated_text").to_pylist() == [expected]
     templated = Chat(system="Be brief.", chat_template="chatml", template="{greeting}", **GREEDY)
@@ -209,6 +238,16 @@ def test_lists_of_prompts(model: Model, expected: list[str]) -> None:
     np.testing.assert_array_equal(vectors, model.embed(PROMPTS))
     with pytest.raises(ArgumentError, match="2 for 4 prompts"):
         llm.generate(PROMPTS, [greedy, greedy])
+    (by_ids,) = llm.generate(np.array(found[0].prompt_token_ids), greedy)
+    assert by_ids.outputs[0].text == expected[0]
+    for ask in (llm.generate, llm.embed, llm.chat):
+        nothing: Any = None
+        with pytest.raises(ArgumentError, match="got None"):
+            ask(nothing)
+    for name, value in (("temperature", -1), ("top_k", -2), ("logprobs", -1), ("stop", 5)):
+        given: Any = {name: value}
+        with pytest.raises(ArgumentError, match=name):
+            SamplingParams(**given)
 
 
 def test_a_process_loads_a_model_once(monkeypatch: pytest.MonkeyPatch) -> None:

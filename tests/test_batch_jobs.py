@@ -373,6 +373,7 @@ def test_openai_lines(tmp_path: Path) -> None:
         ("/v1/completions", {"prompt": "War", "n_tokens": 4}),
         ("/v1/completions", {"prompt": "a " * 5000}),
         ("/v1/audio", {}),
+        ("/v1/completions", "no JSON"),
     ]
     lines = [
         {"custom_id": f"request-{place}", "method": "POST", "url": url, "body": body}
@@ -380,11 +381,11 @@ def test_openai_lines(tmp_path: Path) -> None:
     ]
     source = write_lines(tmp_path / "rows.jsonl", lines)
     report = job(source, worker=OpenAILines(threads=1))
-    assert (report.rows, report.failed, report.completion_tokens) == (5, 3, 4)
+    assert (report.rows, report.failed, report.completion_tokens) == (6, 4, 4)
     found = list(read_parts(report.output))
-    assert [set(row) for row in found] == [{"custom_id", "id", "response", "error"}] * 5
+    assert [set(row) for row in found] == [{"custom_id", "id", "response", "error"}] * 6
     assert [row["custom_id"] for row in found] == [line["custom_id"] for line in lines]
-    assert [row["response"]["status_code"] for row in found] == [200, 200, 400, 400, 404]
+    assert [row["response"]["status_code"] for row in found] == [200, 200, 400, 400, 404, 400]
     with Model.load() as model:
         text = model.create_completion("War", 4, temperature=0)["choices"][0]["text"]
         vector = model.embed("War").tolist()

@@ -32,7 +32,7 @@ from sparsefire.batch.processor import (
     Stage,
     build_processor,
 )
-from sparsefire.errors import ModelFileError
+from sparsefire.errors import ArgumentError, ModelFileError
 
 try:
     import pyarrow as pa
@@ -130,6 +130,21 @@ def test_the_tasks_of_processors() -> None:
     vector = Embedder(threads=1)([{"text": rows[0]["prompt"]}])[0]["embedding"]
     found = ProcessorConfig(task_type="embed").worker()(rows)[0]["embedding"]
     np.testing.assert_array_equal(found, vector)
+
+
+def test_configurations_that_cannot_be() -> None:
+    for options, words in (
+        ({"concurrency": 0}, "concurrency"),
+        ({"concurrency": (3, 1)}, "least, most"),
+        ({"concurrency": (1, 2, 3)}, "least, most"),
+        ({"task_type": "rank"}, "task_type"),
+        ({"task_type": "classify"}, "choices"),
+        ({"worker_kwargs": {"tempature": 0}}, "tempature"),
+        ({"worker_kwargs": {"columns": 5}}, "columns"),
+    ):
+        given: Any = options
+        with pytest.raises(ArgumentError, match=words):
+            build_processor(ProcessorConfig(**given))
 
 
 def test_jobs(cluster: Cluster, tmp_path: Path) -> None:

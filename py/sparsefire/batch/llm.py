@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 from typing import Any
 
 from .._arrays import FloatArray
-from .._options import Check, check_fields, instance, positive
+from .._options import Check, check_fields, count, instance, positive
 from ..errors import ArgumentError, SparsefireError
 from ..lm.packing import text_job
 from ..lm.run import Run
 from ..lm.sampling import TokenScore
 from .settings import ModelSettings, opened
+from .workers import checked_options
 
 Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
@@ -42,10 +44,11 @@ class SamplingParams:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        checks: dict[str, Check] = {"n": positive}
+        checks: dict[str, Check] = {"n": positive, "logprobs": count}
         check_fields(self, **checks)
         if self.top_k == -1:
             object.__setattr__(self, "top_k", 0)
+        checked_options({**self.options(0), "logprobs": None})
 
     def options(self, choice: int) -> dict[str, Any]:
         """Keyword arguments of `Model.start` for a text of a prompt."""
@@ -112,8 +115,8 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continues prompts, texts or token ids; `sampling_params` for all, or one for each.
 
-        A prompt that fails has an `error` in place of texts. Errors: `ArgumentError` (numbers that
-        do not match, options that no prompt could have).
+        A prompt that fails has an `error` in place of texts. `ArgumentError`: numbers that do not
+        match, no list of prompts.
         """
         return self._generate(_several(prompts), sampling_params)
 
@@ -127,8 +130,9 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answers a conversation, or several, as `generate` does; see
         `Model.create_chat_completion` for the template."""
-        is_one = bool(messages) and isinstance(messages[0], Mapping)
-        conversations: Any = [messages] if is_one else list(messages)
+        conversations: Any = instance(Sequence)(messages, "messages")
+        if conversations and isinstance(conversations[0], Mapping):
+            conversations = [conversations]
         texts: list[Prompt | SparsefireError] = []
         with opened(self.settings) as found:
             for each in conversations:
@@ -212,8 +216,8 @@ def _output(index: int, run: Run, pieces: list[Any], logprobs: int | None) -> Co
 def _several(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
-    found: Any = list(prompts)
-    return [found] if found and isinstance(found[0], int) else found
+    found: Any = list(instance(Iterable)(prompts, "prompts"))
+    return [found] if found and isinstance(found[0], Integral) else found
 
 
 def _params(wanted: Any, count: int) -> list[SamplingParams]:

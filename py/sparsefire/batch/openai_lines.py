@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..errors import SparsefireError
+from ..errors import ArgumentError, SparsefireError
 from ..lm.generation import Cancel
 from ..lm.packing import OF_ALL
 from ..serve.errors import ApiError
@@ -15,7 +15,7 @@ from ..serve.fields import Limits
 from ..serve.requests import Requests
 from .settings import OpenedModel
 from .tables import Kind
-from .workers import Answer, Row, Worker
+from .workers import Answer, Row, Worker, parsed
 
 _METHODS = {
     "/v1/chat/completions": "chat",
@@ -80,8 +80,10 @@ def _answered(requests: Requests, row: Row) -> dict[str, Any]:
     method = _METHODS.get(row["url"]) if isinstance(row["url"], str) else None
     if method is None or row.get("method") not in (None, "POST"):
         raise ApiError(404, f"no such request; there are POST {', '.join(_METHODS)}", param="url")
-    body = row["body"]
-    fields = json.loads(body) if isinstance(body, str) else body
+    try:
+        fields = parsed(row["body"], "body")
+    except ArgumentError:
+        fields = None
     if not isinstance(fields, Mapping):
         raise ApiError(400, "the body must be a JSON object", param="body")
     if fields.get("stream"):

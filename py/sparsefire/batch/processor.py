@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .._options import check_fields, flag, instance, one_of, positive, text
-from ..errors import SparsefireError
+from .._options import check_fields, flag, instance, one_of, positive, refuse, several, text
+from ..errors import ArgumentError, SparsefireError
 from .workers import Chat, Classifier, Embedder, Generator, Scorer, Worker
 
 Rows = Callable[[dict[str, Any]], dict[str, Any]]
@@ -18,6 +18,16 @@ ERROR = "__inference_error__"  # the column of `ray.data.llm`
 
 class InferenceError(SparsefireError):
     """A row failed in a processor that does not continue after errors."""
+
+
+def _processes(value: Any, name: str) -> int | tuple[int, int]:
+    """A number of at least 1, or two of which the second is not less."""
+    if not isinstance(value, (tuple, list)):
+        return positive(value, name)
+    least, most = several(positive)(value, name) if len(value) == 2 else (1, 0)
+    if most < least:
+        refuse(value, name, "a number, or (least, most)")
+    return least, most
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class ProcessorConfig:
             task_type=one_of("generate", "embed", "classify", "score"),
             apply_chat_template=flag,
             batch_size=positive,
-            concurrency=instance(int, tuple),
+            concurrency=_processes,
             threads=positive,
             should_continue_on_error=flag,
             worker_kwargs=instance(Mapping),
@@ -63,7 +73,9 @@ class ProcessorConfig:
     def worker(self) -> Worker:
         """What maps the batches."""
         given = dict(self.worker_kwargs)
-        columns = {**given.pop("columns", {}), "error": ERROR}
+        if self.task_type == "classify" and "choices" not in given:
+            raise ArgumentError("worker_kwargs: a classification needs choices")
+        columns = {**instance(Mapping)(given.pop("columns", {}), "columns"), "error": ERROR}
         given |= {"threads": self.threads, "columns": columns}
         if self.task_type in ("embed", "classify"):
             columns.setdefault("text", "prompt")

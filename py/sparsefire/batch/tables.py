@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .._options import refuse
 from ..errors import ArgumentError
 
 Kind = Literal["text", "whole", "number", "vector", "json"]
@@ -95,6 +96,9 @@ class _Columns(Table):
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
         self._columns = columns
+        for name, values in columns.items():
+            if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+                refuse(values, f"the column {name!r}", "a list or an array")
         sizes = {name: len(values) for name, values in columns.items()}
         if len(set(sizes.values())) > 1:
             raise ArgumentError(f"the columns of a batch are not equally long: {sizes}")
@@ -195,8 +199,11 @@ class _Frame(Table):
     def column(self, name: str) -> list[Any]:
         if not self.has(name):
             raise _no_column(name, [str(each) for each in self._frame.columns])
-        values: list[Any] = self._frame[name].tolist()
-        return values
+        found = self._frame[name]
+        if found.ndim != 1:
+            raise ArgumentError(f"the batch has several columns {name!r}")
+        empty = found.isna()  # also NA and NaT, which nothing is equal to
+        return [None if absent else value for value, absent in zip(found, empty, strict=True)]
 
     def with_columns(self, columns: Mapping[str, Column]) -> Any:
         import pandas as pd

@@ -247,10 +247,13 @@ class Generator(Worker):
         settings, own = _split(settings)
         super().__init__(model, columns=columns, **settings)
         self.template = None if template is None else text(template, "template")
-        self.options = {**(options or {}), **own, "max_tokens": max_tokens}
+        given = instance(Mapping)({} if options is None else options, "options")
+        self.options = {**given, **own, "max_tokens": max_tokens}
         checked_options(self.options)
         if self.template is not None:
             self._fields = _fields(self.template)
+            if not self._fields:
+                raise ArgumentError("template: names no column, as in {text}")
 
     def _columns_read(self) -> tuple[str, ...]:
         return self.reads if self.template is None else self._fields
@@ -317,17 +320,20 @@ class Chat(Generator):
             messages = parsed(_value(row, "messages"), "messages")
         else:
             messages = [{"role": "user", "content": str(super()._prompt(model, row))}]
+        if isinstance(messages, np.ndarray):  # of pandas and of Ray's batches
+            messages = messages.tolist()
+        messages = several(_without_none)(messages, "messages")
         if self.system is not None:
             messages = [{"role": "system", "content": self.system}, *messages]
         shown = model.apply_chat_template(
-            [_without_none(each) for each in messages],
+            list(messages),
             chat_template=self.chat_template,
             **self.chat_template_kwargs,
         )
         return model.tokenize(shown)
 
 
-def _without_none(message: Any) -> Any:
+def _without_none(message: Any, _name: str) -> Any:
     """A message without the keys that only messages of other rows have: Arrow fills them in."""
     if not isinstance(message, Mapping):
         return message
@@ -349,6 +355,8 @@ def _row_options(row: Row) -> dict[str, Any]:
     if value is None or isinstance(value, float):
         return {}
     options = instance(Mapping)(parsed(value, "sampling_params"), "sampling_params")
+    if "mode" in options:
+        raise ArgumentError("sampling_params: the mode is the worker's, not a row's")
     return {name: each for name, each in options.items() if each is not None}
 
 
@@ -464,11 +472,12 @@ class Scorer(Worker):
         return _Plan(ids, [lambda: scores_job(ids, first, 1)], answer, mode)
 
     def _ids(self, model: Model, row: Row) -> tuple[list[int], int]:
+        ids = instance(Sequence, np.ndarray)
         continuation = _value(row, "continuation")
         if isinstance(continuation, str):
             context = "" if row.get("context") is None else _text(row, "context")
             return continuation_ids(model, context, continuation)
-        before, after = [*_value(row, "context")], [*continuation]
+        before, after = ([*ids(_value(row, name), name)] for name in ("context", "continuation"))
         if not before or not after:
             raise ArgumentError("context, continuation: expected a token id or more in each")
         return scored_ids(model, [*before, *after]), len(before)
@@ -511,8 +520,8 @@ class Classifier(Worker):
         self.labels = several(text)(given, "labels")
         self.template = text(template, "template")
         self.per_token = flag(per_token, "per_token")
-        if not self.choices or len(self.labels) != len(self.choices):
-            raise ArgumentError("choices: expected one or more, and as many labels")
+        if not all(self.choices) or not self.choices or len(self.labels) != len(self.choices):
+            raise ArgumentError("choices: expected one text or more, and as many labels")
         if _fields(self.template) != ("text",):
             raise ArgumentError("template: expected {text} and no other column")
 
