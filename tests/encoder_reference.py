@@ -60,11 +60,23 @@ class EncoderReference:
         self.active = ACTIVATIONS.get(self.kind, gelu)
         self.heads = self.keys["attention.head_count"]
 
-    def states(self, tokens: npt.ArrayLike) -> Array:
+    def score(self, tokens: npt.ArrayLike, types: npt.ArrayLike = 0) -> float:
+        """A reranker's score of a pair of texts, as the classes for sequence classification of
+        `transformers` compute it."""
+        states, modern = self.states(tokens, types), self.kind == "modern-bert"
+        x = states.mean(0) if modern else states[0]
+        if self._has("cls"):
+            x = self._product(x, "cls")
+            x = gelu(x) if modern else np.tanh(x)
+        if self._has("cls.norm"):
+            x = self._norm(x, "cls.norm")
+        return float(self._product(x, "cls.output")[0] if self._has("cls.output") else x[0])
+
+    def states(self, tokens: npt.ArrayLike, types: npt.ArrayLike = 0) -> Array:
         """The vector of each token, (n, d)."""
         x = self.tensors["token_embd.weight"][np.asarray(tokens)]
         if "token_types.weight" in self.tensors:
-            x = x + self.tensors["token_types.weight"][0]
+            x = x + self.tensors["token_types.weight"][np.asarray(types)]
         if "position_embd.weight" in self.tensors:
             x = x + self.tensors["position_embd.weight"][: len(x)]
         if self.kind == "gemma-embedding":

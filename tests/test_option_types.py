@@ -193,6 +193,12 @@ ROWS: dict[str, Row] = {
         with_model("embed", "ab"), {"normalize": "flag", "pooling": "text", "mode": "text"}
     ),
     "Model.create_embedding": Row(with_model("create_embedding", "ab"), {"model": "text"}),
+    "Model.rerank": Row(with_model("rerank", "a", ["b"]), {"mode": "text"}, sf.UnsupportedError),
+    "Model.create_rerank": Row(
+        with_model("create_rerank", "a", ["b"]),
+        {"model": "text", "top_n": "count", "return_documents": "flag", "mode": "text"},
+        sf.UnsupportedError,  # the model is no reranker
+    ),
     "Model.perplexity": Row(
         with_model("perplexity", "abcdef"),
         {"context": "count", "mode": "text", "progress": "function"},

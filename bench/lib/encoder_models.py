@@ -41,6 +41,20 @@ def encoder_models() -> Iterator[tuple[str, RandomModel]]:
     yield "t5encoder-relu", _t5(gated=False)
 
 
+def add_classifier(model: RandomModel, *, dense: int = WIDTH, norm: bool, outputs: int) -> None:
+    """Makes a model a reranker: a layer of `dense` outputs, a norm, an output matrix."""
+    model.keys["pooling_type"] = 4
+    if dense:
+        model.add("", MATRIX, cls=(dense, WIDTH))
+        model.tensors["cls.bias"] = (dense,), BIAS
+    if norm:
+        model.add_norm("cls.", "norm")
+        del model.tensors["cls.bias"]
+    if outputs:
+        model.add("cls.", MATRIX, output=(outputs, WIDTH))
+        model.tensors["cls.output.bias"] = (outputs,), BIAS
+
+
 def _model(architecture: str, **keys: Any) -> RandomModel:
     both = {
         "feed_forward_length": _HIDDEN,

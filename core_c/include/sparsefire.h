@@ -466,10 +466,13 @@ enum sf_step_name {
   SF_STEP_POSITION = 24,    /* out (d), matrix (positions, d). out = row of the position. An evaluation that goes
                                beyond the rows fails with CONTEXT_FULL */
   SF_STEP_CLAMP = 25,       /* in place; limit > 0. x = min(max(x, -limit), limit) */
-  SF_STEP_HEAD = 26         /* in (d), matrix (vocab, d), bias (vocab) or -1, screen or -1, rows, out (vocab), after the
+  SF_STEP_HEAD = 26,        /* in (d), matrix (vocab, d), bias (vocab) or -1, screen or -1, rows, out (vocab), after the
                                pick. out = matrix · in + bias. With a screen, out = its scores, but where these are the
                                `rows` largest (of equal ones the first), or a session names the row: see
                                sf_session_set_head */
+  SF_STEP_TYPE = 27         /* out (d), matrix (types, d). out = row of the token's type, such as the first or the second
+                               of two texts (Devlin et al. 2019): an evaluation takes id + type · vocab for a token.
+                               All such steps of a plan have as many types */
 };
 
 /* Which tokens a token attends to, itself always among them. */

@@ -215,7 +215,7 @@ static void test_errors(sf_context *context, test_model *m) {
   CHECK(sf_model_open(&model, context, VOCAB, D) == SF_OK, "open");
   CHECK(sf_session_open(&session, model, 8) == SF_ERROR_INCOMPLETE, "incomplete");
   int32_t x = sf_model_add_buffer(model, D), y = sf_model_add_buffer(model, D), z = sf_model_add_buffer(model, D - 1);
-  int32_t matrix = sf_model_add_matrix(model, m->matrices[0]);
+  int32_t matrix = sf_model_add_matrix(model, m->matrices[0]), fewer = sf_model_add_matrix(model, m->matrices[2]);
   CHECK(sf_model_add_buffer(model, 0) == SF_ERROR_ARGUMENT, "width");
   CHECK(sf_model_add_rope(model, 3, 1e4f, NULL, 1) == SF_ERROR_ARGUMENT, "odd dims");
   CHECK(sf_model_add_rope(model, 16, 1e4f, ones, 1) == SF_ERROR_ARGUMENT, "zero factor");
@@ -228,7 +228,7 @@ static void test_errors(sf_context *context, test_model *m) {
     const char *what;
   } steps[] = {
       {SF_STEP_SCALE, 1, SF_ERROR_ARGUMENT, 1, {x}, "nothing is in x yet"},
-      {SF_STEP_EMBED, 1, SF_ERROR_ARGUMENT, 2, {x, matrix + 1}, "no such matrix"},
+      {SF_STEP_EMBED, 1, SF_ERROR_ARGUMENT, 2, {x, fewer + 1}, "no such matrix"},
       {SF_STEP_EMBED, 1, SF_ERROR_ARGUMENT, 2, {0, matrix}, "logits before the pick"},
       {SF_STEP_EMBED, 1, SF_ERROR_SHAPE, 2, {z, matrix}, "width"},
       {SF_STEP_EMBED, 0, SF_ERROR_ARGUMENT, 2, {x, matrix}, "no scale"},
@@ -249,7 +249,10 @@ static void test_errors(sf_context *context, test_model *m) {
       {SF_STEP_ATTENTION, 1, SF_ERROR_SHAPE, 13, {x, x, x, y, 4, 8, 8, 0, 0, -1, -1, vector, -1}, "biases"},
       {SF_STEP_ATTENTION, 1, SF_ERROR_ARGUMENT, 13, {x, x, x, y, 4, 16, 16, 0, 3, -1, -1, -1, -1}, "mask"},
       {SF_STEP_POSITION, 0, SF_ERROR_SHAPE, 2, {z, matrix}, "width of positions"},
-      {SF_STEP_PICK, 0, 1, 1, {x}, "pick"},
+      {SF_STEP_TYPE, 0, SF_ERROR_SHAPE, 2, {z, matrix}, "width of types"},
+      {SF_STEP_TYPE, 0, 1, 2, {y, matrix}, "types"},
+      {SF_STEP_TYPE, 0, SF_ERROR_SHAPE, 2, {y, fewer}, "another number of types"},
+      {SF_STEP_PICK, 0, 2, 1, {x}, "pick"},
       {SF_STEP_PICK, 0, SF_ERROR_ARGUMENT, 1, {x}, "a second pick"},
       {SF_STEP_EMBED, 1, SF_ERROR_ARGUMENT, 2, {x, matrix}, "all tokens after a pick"},
   };

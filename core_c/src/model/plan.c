@@ -29,6 +29,7 @@ int32_t sf_model_open(sf_model **out, sf_context *context, int32_t vocab, int32_
   if (!model) return SF_ERROR_MEMORY;
   model->context = context;
   model->vocab = vocab;
+  model->types = 1;
   model->d = d;
   int32_t status = sf_model_add_buffer(model, vocab);
   if (status < 0) {
@@ -268,6 +269,7 @@ int32_t sf_model_add_step(sf_model *model, int32_t kind, const int32_t *argument
   }
   if (kind == SF_STEP_PICK) model->picked = 1;
   if (kind == SF_STEP_TAP && step.arguments[1] == SF_TAP_HIDDEN) model->tapped = 1;
+  if (kind == SF_STEP_TYPE) model->types = sf_matrix_of(model, &step, 1)->rows;
   model->passes += sf_sees_both_sides(&step);
   model->steps[model->n_steps] = step;
   return model->n_steps++;

@@ -63,7 +63,7 @@ typedef struct {
   int32_t step;    /* where they are */
   int32_t until;   /* and before which step they stop */
   int32_t waiting; /* 1: for neurons that the host reads */
-  int32_t tokens[SF_BATCH], positions[SF_BATCH];
+  int32_t tokens[SF_BATCH], types[SF_BATCH], positions[SF_BATCH];
   int32_t wanted[SF_BATCH];  /* 1: the logits of that token */
   int32_t origins[SF_BATCH]; /* after a pick, which of the sessions is that of the token */
   sf_session *sessions[SF_BATCH];
@@ -74,6 +74,7 @@ typedef struct {
 struct sf_model {
   sf_context *context;
   int32_t vocab, d;
+  int32_t types; /* of tokens */
   int32_t sessions; /* that are open: the plan cannot change meanwhile, and stays until they are closed */
   int32_t closed;
   sf_buffer *buffers;

@@ -169,7 +169,8 @@ static int32_t begin_batch(sf_model *model, sf_session *const *sessions, const i
   model->cached.experts = NULL;
   for (int32_t j = 0; j < n; j++) {
     sf_session *session = sessions[j];
-    batch->tokens[j] = tokens[j];
+    batch->tokens[j] = tokens[j] % model->vocab;
+    batch->types[j] = tokens[j] / model->vocab;
     batch->sessions[j] = session;
     batch->origins[j] = j;
     batch->positions[j] = session->position + session->pending++;
@@ -248,7 +249,7 @@ static int32_t check_eval(const eval *e) {
   if (e->logits_count > 0 && !has_logits(e->model)) return SF_ERROR_INCOMPLETE;
   int32_t wanted = 0;
   for (int32_t i = 0; i < e->n; i++) {
-    if (e->tokens[i] < 0 || e->tokens[i] >= e->model->vocab) return SF_ERROR_ARGUMENT;
+    if (e->tokens[i] < 0 || e->tokens[i] / e->model->vocab >= e->model->types) return SF_ERROR_ARGUMENT;
     wanted += wanted_at(e, i);
   }
   if (wanted != e->logits_count) return SF_ERROR_ARGUMENT;

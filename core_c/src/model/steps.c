@@ -53,6 +53,19 @@ static int32_t run_position(sf_model *model, const sf_step *step) {
   return SF_OK;
 }
 
+/* ---- type: out, matrix ---- */
+
+static int32_t run_type(sf_model *model, const sf_step *step) {
+  copy_rows(sf_matrix_of(model, step, 1), model->batch.types, model->batch.n, sf_values(model, step, 0));
+  return SF_OK;
+}
+
+/* A second one with other rows would leave open how many types there are. */
+static int32_t check_type(const sf_model *model, const sf_step *step) {
+  if (model->types > 1 && model->types != sf_matrix_of(model, step, 1)->rows) return SF_ERROR_SHAPE;
+  return check_position(model, step);
+}
+
 /* ---- norm: in, out, weight, bias, kind, groups; epsilon ---- */
 
 /* A weight is shared by the groups, or there is one for each. */
@@ -529,6 +542,7 @@ static const sf_step_kind scale = {"x", 0, 1, check_nothing, run_scale, NULL};
 static const sf_step_kind temperature = {"xcn", 1, 1, check_nothing, run_temperature, NULL};
 static const sf_step_kind cap = {"x", 0, 1, check_limit, run_cap, NULL};
 static const sf_step_kind clamp = {"x", 0, 1, check_limit, run_clamp, NULL};
+static const sf_step_kind type = {"om", 1, 0, check_type, run_type, NULL};
 static const sf_step_kind position = {"om", 1, 0, check_position, run_position, NULL};
 static const sf_step_kind add = {"iion", 0, 0, check_pair, run_add, NULL};
 static const sf_step_kind multiply = {"iion", 0, 0, check_pair, run_multiply, NULL};
@@ -570,6 +584,7 @@ static const sf_step_kind *const kinds[] = {
     [SF_STEP_POSITION] = &position,
     [SF_STEP_CLAMP] = &clamp,
     [SF_STEP_HEAD] = &sf_step_head,
+    [SF_STEP_TYPE] = &type,
 };
 
 const sf_step_kind *sf_step_find(int32_t kind) {

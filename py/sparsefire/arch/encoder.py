@@ -4,9 +4,6 @@ for each token of a text. Devlin et al. 2019 and those who followed; T5's encode
 
 from __future__ import annotations
 
-import numpy as np
-
-from ..core.enums import Repeat
 from .architecture import Architecture, Fact
 from .decoder import GEMMA3, HEAD_NORMS, LLAMA, attention, blocks, feed_forward
 from .mixture import Mixture
@@ -25,14 +22,15 @@ def write(w: Writer) -> None:
 
 
 def _embed(w: Writer) -> None:
-    """x = the norm of the embeddings of token, of the first type of texts, and of the position."""
+    """x = the norm of the embeddings of the token, of its type, and of its position."""
     config, plan = w.config, w.plan
     plan.embed(w.x, w.matrix("token_embd", config.vocab, config.d))
     types = "token_types.weight"
     if w.has(types):
-        count = w.file.tensor(types).shape[0]
-        first = plan.vector(types, (count, config.d), np.arange(config.d))
-        plan.add(w.x, first, w.x, Repeat.TILE)
+        shape = w.file.tensor(types).shape
+        rows = shape[0] if len(shape) == 2 else 1
+        plan.type(w.added, w.matrix("token_types", rows, config.d))
+        plan.add(w.x, w.added, w.x)
     if config.kind.positions:
         positions = w.matrix("position_embd", config.context_length, config.d)
         plan.position(w.added, positions)

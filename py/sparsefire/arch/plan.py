@@ -143,6 +143,12 @@ class Plan:
         self._matrices: dict[str, Matrix] = {}
         self._vectors: dict[str, Vector] = {}
 
+    @property
+    def types(self) -> int:
+        """How many types of tokens there are."""
+        steps = [each for each in self.steps if each.name == StepName.STEP_TYPE]
+        return self.matrices[steps[0].arguments[1]].rows if steps else 1
+
     def session_bytes(self, tokens: int) -> int:
         """What a session of so many tokens keeps: keys and values of each, and recurrent states."""
         floats = 0
@@ -224,6 +230,10 @@ class Plan:
     def position(self, out: Buffer, matrix: Matrix) -> None:
         """Out = the row of the token's position."""
         self.step(StepName.STEP_POSITION, out.index, matrix.index)
+
+    def type(self, out: Buffer, matrix: Matrix) -> None:
+        """Out = the row of the token's type."""
+        self.step(StepName.STEP_TYPE, out.index, matrix.index)
 
     def embed(self, out: Buffer, matrix: Matrix, scale: float = 1.0) -> None:
         """Out = the row of the token, times a factor."""

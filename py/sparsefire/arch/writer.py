@@ -258,9 +258,10 @@ class Writer:
         else:
             self.norm(self.x, norm, self.normed)
         self.plan.tap(self.normed, Tap.TAP_HIDDEN, 0)
+        for name in POOLED_TENSORS:  # see lm.embedding and lm.ranking
+            self.unused(name)
         if not self.config.kind.output:
-            for name in (*POOLED_TENSORS, "output.weight"):
-                self.unused(name)
+            self.unused("output.weight")
 
     def head(self, output: str = "output", *, norm: str | None = "output_norm") -> None:
         """The final norm, if there is one, and the logits of the tokens that are picked."""

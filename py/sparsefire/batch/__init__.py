@@ -10,7 +10,7 @@ from .job import JobReport, read_parts, run_job
 from .llm import LLM, CompletionOutput, EmbeddingRequestOutput, RequestOutput, SamplingParams
 from .openai_lines import OpenAILines
 from .settings import ModelSettings, close_models
-from .workers import Chat, Classifier, Embedder, Generator, Scorer, Worker
+from .workers import Chat, Classifier, Embedder, Generator, Reranker, Scorer, Worker
 
 __all__ = [
     "LLM",
@@ -24,6 +24,7 @@ __all__ = [
     "ModelSettings",
     "OpenAILines",
     "RequestOutput",
+    "Reranker",
     "SamplingParams",
     "Scorer",
     "Worker",

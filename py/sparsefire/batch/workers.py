@@ -18,6 +18,7 @@ from ..lm.embedding import POOLINGS
 from ..lm.generation import GenerationConfig
 from ..lm.model import Model
 from ..lm.packing import OF_ALL, Job, scores_job, text_job
+from ..lm.ranking import Judge
 from ..lm.sampling import TokenScore
 from ..lm.scoring import continuation_ids, scored_ids
 from .settings import ModelSettings, OpenedModel, opened
@@ -426,6 +427,23 @@ class Embedder(Worker):
         mode = self.settings.mode
         vector = model.embed(ids, normalize=self.normalize, pooling=pooling, mode=mode)
         return {"embedding": vector, "prompt_tokens": len(ids)}
+
+
+class Reranker(Worker):
+    """How well the column "document" answers the column "query", with `Model.rerank`: "score", and
+    "prompt_tokens" of both together."""
+
+    reads = ("query", "document")
+    results: ClassVar[dict[str, Kind]] = {"score": "number", "prompt_tokens": "whole"}
+
+    def _answers(self, found: OpenedModel, rows: Sequence[Row]) -> list[Answer]:
+        judge = Judge(found.model)
+        return [_attempt(lambda _, row: self._answer(judge, row), found.model, row) for row in rows]
+
+    def _answer(self, judge: Judge, row: Row) -> Answer:
+        pair = judge.pair(*(text(_value(row, name), name) for name in self.reads))
+        score = judge.score(pair, self.settings.mode)
+        return {"score": score, "prompt_tokens": len(pair.ids)}
 
 
 def _attempt(answer: Callable[[Model, Row], Answer], model: Model, row: Row) -> Answer:

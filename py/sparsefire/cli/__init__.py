@@ -17,6 +17,7 @@ from .inspect import add_inspect_parser
 from .page import add_web_parser
 from .perplexity import add_perplexity_parser
 from .quantize import add_quantize_parser
+from .rerank import add_rerank_parser
 from .serve import add_serve_parser
 
 
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_chat_parser(commands)
     add_serve_parser(commands)
     add_batch_parser(commands)
+    add_rerank_parser(commands)
     add_perplexity_parser(commands)
     add_calibrate_parser(commands)
     add_inspect_parser(commands)

@@ -25,14 +25,14 @@ from .common import (
 if TYPE_CHECKING:
     from ..batch import JobReport, Worker
 
-_TASKS = ("generate", "chat", "embed", "score", "classify", "openai")
+_TASKS = ("generate", "chat", "embed", "rerank", "score", "classify", "openai")
 
 
 def add_batch_parser(commands: Any) -> None:
     """Adds the subcommand."""
     parser = commands.add_parser(
         "batch",
-        help="generate, embed, score or classify the rows of files",
+        help="generate, embed, rerank, score or classify the rows of files",
         description="Maps the rows of JSON lines or Parquet files, on this machine, on Ray or on "
         "Dask, and writes them with their results in parts to a folder. A row that fails has a "
         "message in its column error. The same command again computes the parts that are missing.",
@@ -53,8 +53,8 @@ def add_batch_parser(commands: Any) -> None:
         choices=_TASKS,
         default="generate",
         help="what to do with a row: generate (continue the column prompt), chat (answer the "
-        "column messages), embed (text), score (continuation, after context), classify (text), "
-        "openai (a line of OpenAI's batch files); default %(default)s",
+        "column messages), embed (text), rerank (document, by query), score (continuation, after "
+        "context), classify (text), openai (a line of OpenAI's batch files); default %(default)s",
     )
     add(
         "--template",
@@ -154,6 +154,8 @@ def _worker(arguments: argparse.Namespace) -> Worker:
         raise ArgumentError(f"--template: not for --task {task}")
     if task == "embed":
         return batch.Embedder(arguments.model, pooling=arguments.pooling, **options)
+    if task == "rerank":
+        return batch.Reranker(arguments.model, **options)
     if task == "score":
         return batch.Scorer(arguments.model, **options)
     options["chat_template"] = arguments.chat_template

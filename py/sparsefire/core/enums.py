@@ -121,6 +121,7 @@ class StepName(IntEnum):
     STEP_POSITION = 24
     STEP_CLAMP = 25
     STEP_HEAD = 26
+    STEP_TYPE = 27
 
 
 class Mask(IntEnum):

@@ -151,6 +151,31 @@ class Embeddings(TypedDict):
     usage: EmbeddingUsage
 
 
+class DocumentText(TypedDict):
+    """A document."""
+
+    text: str
+
+
+class RankedDocument(TypedDict):
+    """The score of one document; `index` is its place in the request. The larger, the better it
+    answers the query."""
+
+    index: int
+    relevance_score: float
+    document: NotRequired[DocumentText]
+
+
+class Ranking(TypedDict):
+    """Documents by how well they answer a query, the best first. As Jina's and llama.cpp's
+    /v1/rerank."""
+
+    object: Literal["list"]
+    model: str
+    results: list[RankedDocument]
+    usage: EmbeddingUsage
+
+
 class StreamOptions(TypedDict, total=False):
     """`include_usage`: the stream ends with a chunk that contains `usage` and no choices."""
 

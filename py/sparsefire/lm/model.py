@@ -39,7 +39,13 @@ from ..text.tokenizer import Tokenizer
 from ..weights.activation import ActivationType
 from .chat import ChatTemplate
 from .completion import ChatOptions, CompletionOptions, complete, complete_chat
-from .completion_types import ChatCompletion, ChatCompletionChunk, Completion, Embeddings
+from .completion_types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    Embeddings,
+    Ranking,
+)
 from .embedding import Pooling, Text, create_embedding, embed
 from .generation import (
     GenerateOptions,
@@ -51,6 +57,7 @@ from .generation import (
 from .loader import CoreModel
 from .neurons import ModelNeurons
 from .opening import neuron_budget_of, open_model
+from .ranking import create_rerank, rerank
 from .requests import checked_ids
 from .requests import checked_mode as _mode_of
 from .run import Run
@@ -412,6 +419,42 @@ class Model:
         APIs. model: the model's name in the answer."""
         return create_embedding(self, input, model, normalize=normalize, pooling=pooling, mode=mode)
 
+    def rerank(
+        self, query: str, documents: Sequence[str], *, mode: str | None = None
+    ) -> FloatArray:
+        """How well each document answers a query, float32 (n,): the larger, the better. The numbers
+        are those of the model's classifier, of any sign; causal rerankers (Qwen 3) give the
+        probability of "yes". A pair is put together as the file's prompt for it says, or else as
+        the vocabulary joins two texts.
+
+        Errors: `UnsupportedError` (the model is no reranker), `ContextFullError` (a pair does not
+        fit), `ModelFileError`, `ArgumentError`, `NotFiniteError`.
+        """
+        return rerank(self, query, documents, mode=mode)
+
+    def create_rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        model: str | None = None,
+        top_n: int | None = None,
+        return_documents: bool = False,
+        mode: str | None = None,
+    ) -> Ranking:
+        """Like `rerank`, but returns a dictionary in the shape of Jina's and llama.cpp's
+        /v1/rerank, the best document first. model: the model's name in the answer. top_n: only the
+        best so many. return_documents: with the documents' texts."""
+        return create_rerank(
+            self,
+            query,
+            documents,
+            model,
+            top_n=top_n,
+            return_documents=return_documents,
+            mode=mode,
+        )
+
     # -- logits and perplexity -------------------------------------------------------------------
 
     @locked
@@ -604,16 +647,34 @@ class Model:
             return lease.holding((), mode).ffn_inputs(ids)
 
     @locked
-    def hidden_states(self, token_ids: npt.ArrayLike, *, mode: str | None = None) -> FloatArray:
+    def hidden_states(
+        self,
+        token_ids: npt.ArrayLike,
+        *,
+        mode: str | None = None,
+        types: npt.ArrayLike | None = None,
+    ) -> FloatArray:
         """The hidden state after each of token ids (n,), n at most the context: the residual stream
-        after the final norm, from which logits are computed, float32 (n, d). Errors as `logits`."""
+        after the final norm, from which logits are computed, float32 (n, d). types: of models that
+        distinguish the first and the second of two texts (BERT), the type of each token, (n,); by
+        default 0. Errors as `logits`."""
         self._check_open()
         ids = self._checked_ids(token_ids, "token_ids")
+        if types is not None:
+            ids = self._typed(ids, types)
         mode = self.checked_mode(mode)
         if len(ids) > self.context:
             raise ContextFullError(f"expected at most {self.context} tokens, got {len(ids)}")
         with Lease(self._sessions) as lease:
             return lease.holding((), mode).hidden_states(ids)
+
+    def _typed(self, ids: IntArray, types: npt.ArrayLike) -> IntArray:
+        """Token ids with their types, as the core takes them."""
+        assert self._core_model is not None
+        found = checked_ids(types, self._core_model.plan.types, "types")
+        if found.shape != ids.shape:
+            raise ArgumentError(f"types: expected {len(ids)}, one a token, got {len(found)}")
+        return ids + found * np.int32(self.config.vocab)
 
     @property
     def session(self) -> Session:

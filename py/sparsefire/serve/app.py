@@ -81,6 +81,7 @@ class Server:
             "completion": requests.completion,
             "chat": requests.chat,
             "embeddings": requests.embeddings,
+            "rerank": requests.rerank,
         }
         answers = {
             "models": self._models,

@@ -366,6 +366,18 @@ class Bodies:
             },
             required=("messages",),
         )
+        self.rerank = Record(
+            {
+                **model,
+                "query": (Text(), "What the documents are to answer."),
+                "documents": (Items(Text(), least=1, most=limits.inputs), ""),
+                "top_n": (Whole(1), "Only the best so many."),
+                "return_documents": (Flag(), "The answer has the documents' texts."),
+                **mode,
+                **_METADATA,
+            },
+            required=("query", "documents"),
+        )
         self.embeddings = Record(
             {
                 **model,

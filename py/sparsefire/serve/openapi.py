@@ -21,7 +21,13 @@ from typing import (
     is_typeddict,
 )
 
-from ..lm.completion_types import ChatCompletion, ChatCompletionChunk, Completion, Embeddings
+from ..lm.completion_types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    Embeddings,
+    Ranking,
+)
 from .errors import STATUSES
 from .kinds import Kind
 
@@ -98,6 +104,7 @@ OPERATIONS = (
         "POST",
     ),
     Operation("embeddings", "/v1/embeddings", "Embed texts", Embeddings, method="POST"),
+    Operation("rerank", "/v1/rerank", "Sort documents by a query", Ranking, method="POST"),
     Operation("models", "/v1/models", "List the models", Models),
     Operation("model", "/v1/models/{name}", "Describe a model", AboutModel),
     Operation("health", "/health", "Say that the server runs", Health, has_key=False),

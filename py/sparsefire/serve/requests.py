@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from ..errors import ContextFullError
 from ..lm.embedding import embeddings_of, ids_of, vector_width
 from ..lm.generation import Cancel, GenerateOptions
+from ..lm.ranking import Judge, ranking_of
 from ..lm.sampling import RANGES
 from .errors import ApiError, error_of
 from .fields import Bodies, Limits
@@ -236,5 +237,27 @@ class Requests:
                 for item, vector in zip(answer["data"], vectors, strict=True):
                     item["embedding"] = base64.b64encode(vector.astype("<f4").tobytes()).decode()
             yield answer
+
+        return Call(run)
+
+    def rerank(self, body: bytes) -> Call:
+        """POST /v1/rerank."""
+        fields = fields_of(body, self.bodies.rerank)
+        mode, documents = fields.get("mode", self._mode), fields["documents"]
+
+        def run(cancel: Cancel) -> Iterator[dict[str, Any]]:
+            judge = Judge(self.model)
+            pairs = [judge.pair(fields["query"], each) for each in documents]
+            for pair in pairs:
+                self._check_prompt(pair.ids)
+            scores = []
+            for pair in pairs:
+                if cancel.reason:
+                    return
+                scores.append(judge.score(pair, mode))
+            tokens = sum(len(pair.ids) for pair in pairs)
+            shown = documents if fields.get("return_documents") else None
+            top = fields.get("top_n")
+            yield {**ranking_of(scores, tokens, self.names[0], top_n=top, documents=shown)}
 
         return Call(run)
