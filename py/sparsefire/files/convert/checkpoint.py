@@ -101,7 +101,7 @@ def convert_checkpoint(
         raise ModelFileError(f"{folder}: no config.json; give the directory of a checkpoint")
     config = Config(values, folder / "config.json")
     metadata = config.metadata(name or _model_name(folder))
-    metadata |= tokenizer_metadata(folder, config.vocab, pre)
+    metadata |= tokenizer_metadata(folder, config.vocab, pre, encoder=config.family.encoder)
     tokenizer = Tokenizer.from_metadata(metadata, str(folder))
     job = _Conversion(config, Checkpoint(folder), folder, format, core or get_core())
     tensors = job.tensors(progress or (lambda what, share: None))

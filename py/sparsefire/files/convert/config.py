@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import ArgumentError, ModelFileError, UnsupportedError
 from ...gguf.types import TypedValue, ValueType
 from ...weights.activation import ActivationType
+from .encoders import pooling_keys
 from .families import FAMILIES
 from .mxfp4 import is_mxfp4
 from .packed_integers import PackedConfig
@@ -55,7 +56,7 @@ class Config:
         self.vocab = self.integer("vocab_size")
         counts = ("num_experts", "num_local_experts", "n_routed_experts")
         self.experts = next((self.integer(name) for name in counts if name in self), 0)
-        self.tied = bool(values.get("tie_word_embeddings", False))
+        self.tied = self.family.encoder or bool(values.get("tie_word_embeddings", False))
         self.ternary = TernaryConfig(values, path)
         self.mxfp4 = is_mxfp4(values)
         self.packed = PackedConfig(values, path)
@@ -63,11 +64,12 @@ class Config:
     def _check_model(self, kind: str) -> None:
         """Raises for a model that another class than the family's computes: another name in
         `model_type` does not make it one of the family."""
-        model = self.family.model
+        known = self.family.model.split("|")
+        model = known[0]
         own = str(self._mapping("auto_map").get("AutoModelForCausalLM", model)).rpartition(".")[2]
         models = {"architectures": self.get("architectures", [model]), "auto_map": [own]}
         for key, found in models.items():
-            if found != [model]:
+            if not isinstance(found, list) or len(found) != 1 or found[0] not in known:
                 raise UnsupportedError(
                     f"{self._path}: {key!r} names {found!r}, which may compute something else than "
                     f"{model}, the one of the type {kind!r}. If only the activation differs, name "
@@ -84,6 +86,11 @@ class Config:
             f"{self._path}: {name!r} is {self.get(name)!r}, which is not supported for models of "
             f"the type {self.get('model_type')!r}"
         )
+
+    @property
+    def folder(self) -> Path:
+        """The directory of the checkpoint."""
+        return self._path.parent
 
     def __contains__(self, name: str) -> bool:
         return self.get(name) is not None
@@ -147,7 +154,7 @@ class Config:
             **self._rope_keys(),
         }
         keys = {key: x for key, x in keys.items() if not key.startswith(self.family.omitted)}
-        keys |= {**self._activation_keys(), **self.family.keys(self)}
+        keys |= {**self._activation_keys(), **pooling_keys(self), **self.family.keys(self)}
         window = 0 if self.family.own_windows else self._window(keys["context_length"])
         if window:
             keys["attention.sliding_window"] = window

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._arrays import FloatArray
+from . import encoders
 from . import sparse_families as sparse
 from .parts import Part, Parts
 
@@ -23,7 +24,7 @@ class Family(NamedTuple):
 
     architecture: str | Callable[[Config], str]  # GGUF's name
     pairs: bool  # rotary pairs are neighbours there, halves in the checkpoint: rows of q and k move
-    model: str  # the class of transformers that computes it
+    model: str  # the class of transformers that computes it; or those, with | between them
     keys: Callable[[Config], Keys] = lambda _: {}  # beside those that all have
     arrange: Callable[[Config, Parts], Parts] = lambda _, parts: parts
     usual: bool = True  # it has the tensors of Llama's layers
@@ -34,6 +35,7 @@ class Family(NamedTuple):
     names: str = ""  # whose tensors it has, where the gguf package does not know it
     norms: bool = True  # norms have weights
     values: Callable[[Config], Keys] = lambda _: {}  # that the config has under other names
+    encoder: bool = False  # it has no output matrix, and its tokens see both sides
     omitted: tuple[str, ...] = ()  # beginnings of keys that mean nothing to the architecture
 
 
@@ -308,6 +310,19 @@ def _phimoe(config: Config) -> Keys:
 
 
 _STEP = ("decoder_sparse_step",)
+_LAYER_EPSILON = "layer_norm_eps", "attention.layer_norm_epsilon"
+_ENCODER: dict[str, Any] = {"usual": False, "norms": False, "encoder": True}
+_ROBERTA = Family(
+    "bert",
+    False,
+    "RobertaModel|RobertaForMaskedLM|RobertaForSequenceClassification",
+    encoders.bert_keys,
+    encoders.roberta_parts,
+    epsilon=_LAYER_EPSILON,
+    values=encoders.roberta_values,
+    omitted=("rope.",),
+    **_ENCODER,
+)
 
 FAMILIES = {
     "llama": Family("llama", True, "LlamaForCausalLM"),
@@ -402,6 +417,43 @@ FAMILIES = {
         own_windows=True,
         known=("profile_sparsity",),
         values=sparse.smallthinker_values,
+    ),
+    "bert": Family(
+        "bert",
+        False,
+        "BertModel|BertForMaskedLM|BertForPreTraining|BertForSequenceClassification",
+        encoders.bert_keys,
+        encoders.bert_parts,
+        epsilon=_LAYER_EPSILON,
+        **_ENCODER,
+        omitted=("rope.",),
+    ),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA._replace(
+        model="XLMRobertaModel|XLMRobertaForMaskedLM|XLMRobertaForSequenceClassification"
+    ),
+    "modernbert": Family(
+        "modern-bert",
+        False,
+        "ModernBertModel|ModernBertForMaskedLM|ModernBertForSequenceClassification",
+        encoders.modern_bert_keys,
+        encoders.modern_bert_parts,
+        epsilon=("norm_eps", "attention.layer_norm_epsilon"),
+        values=encoders.modern_bert_values,
+        own_windows=True,
+        known=("classifier_activation", "sparse_pred_ignore_index"),
+        **_ENCODER,
+    ),
+    "nomic_bert": Family(
+        "nomic-bert",
+        False,
+        "NomicBertModel",
+        encoders.nomic_bert_keys,
+        encoders.nomic_bert_parts,
+        epsilon=_LAYER_EPSILON,
+        values=encoders.nomic_bert_values,
+        known=("activation_function",),
+        **_ENCODER,
     ),
     "deepseek_v2": Family(
         "deepseek2", False, "DeepseekV2ForCausalLM", _deepseek_v2, _deepseek_parts, usual=False

@@ -13,40 +13,49 @@ from ...text.normalizer import SCHEME_KEY
 from ...text.pretokenizer import PRE_KEY
 from ...text.vocabulary import BLANK, TokenType
 from . import rwkv_vocabulary
+from .encoder_tokenizers import unigram, word_pieces
 from .safetensors import read_json_object
 from .sentencepiece import SentencePieceModel
 from .tokenizer_json import Ends, TokenizerJson, check_flags
 
 
-def tokenizer_metadata(directory: Path, vocab: int, pre: str | None = None) -> dict[str, Any]:
+def tokenizer_metadata(
+    directory: Path, vocab: int, pre: str | None = None, *, encoder: bool = False
+) -> dict[str, Any]:
     """The keys `tokenizer.*` for the files of a checkpoint: `tokenizer.json`, or `tokenizer.model`
     where there is one, or RWKV's vocabulary.
 
     vocab: rows of the embedding; tokens without a name are filled in.
     pre: name of the rule for cutting text into words, instead of the one that is recognised.
+    encoder: the vocabulary of one, in whose texts names of control tokens, such as that of hidden
+      words, are plain text.
 
     Errors: `ModelFileError` naming the file, `UnsupportedError` (another kind, unknown rule).
     """
     settings = read_json_object(directory / "tokenizer_config.json")
     described = read_json_object(directory / "tokenizer.json")
     stored = directory / "tokenizer.model"
+    mask = _name(settings.get("mask_token")) if encoder else None
     source = TokenizerJson(directory / "tokenizer.json", described)
     if source.bpe and described:
         source.check_model()
-        source.check_added_tokens()
+        source.check_added_tokens(mask)
     if stored.exists():
         model = SentencePieceModel.read(stored.read_bytes(), str(stored))
         table = _Table(list(model.tokens), list(model.types), list(model.scores))
         keys = model.metadata()
         if source.pieces:  # of two descriptions of a vocabulary, this one says where spaces go
             keys |= _spaces(source)
+    elif source.kind in _OTHER_KINDS:
+        tokens, keys = _OTHER_KINDS[source.kind](source)
+        table = _Table(*tokens)
     elif described:
         source.check_model()
         table, keys = _from_json(directory / "tokenizer.json", source, pre)
     else:
         table, keys = _from_rwkv(directory)
     ends = source.ends()
-    table.add(_added_tokens(directory, settings, described), directory)
+    table.add(_added_tokens(directory, settings, described, mask), directory)
     if len(table.tokens) > vocab:
         raise ModelFileError(
             f"{directory}: the tokeniser has {len(table.tokens)} tokens, but the embedding "
@@ -58,6 +67,9 @@ def tokenizer_metadata(directory: Path, vocab: int, pre: str | None = None) -> d
         keys |= _special_ids(directory, settings, table, ends)
     keys |= _added_at_the_ends(settings, ends, bool(described))
     return keys | _chat_templates(directory, settings)
+
+
+_OTHER_KINDS = {"WordPiece": word_pieces, "Unigram": unigram}
 
 
 class _Table:
@@ -181,7 +193,7 @@ def _spaces(source: TokenizerJson) -> dict[str, Any]:
 
 
 def _added_tokens(
-    directory: Path, settings: Mapping[str, Any], described: Mapping[str, Any]
+    directory: Path, settings: Mapping[str, Any], described: Mapping[str, Any], mask: str | None
 ) -> dict[int, tuple[str, bool]]:
     """Names of added tokens, and whether they are special, by id, from all three places."""
     added: dict[int, tuple[str, bool]] = {}
@@ -196,7 +208,8 @@ def _added_tokens(
         listed += [(int(token), each) for token, each in decoder.items() if token.isdecimal()]
     for token, each in listed:
         if isinstance(each, Mapping):
-            check_flags(directory, each)
+            if mask is None or each.get("content") != mask:
+                check_flags(directory, each)
             added[token] = (each.get("content", ""), bool(each.get("special")))
     for token, (name, _) in added.items():
         if not isinstance(token, int) or token < 0 or not isinstance(name, str) or not name:
@@ -213,7 +226,8 @@ def _special_ids(
         read_json_object(directory / f"{name}.json") for name in ("config", "generation_config")
     ]
     keys = {}
-    for key, name in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")):
+    names = ("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")
+    for key, name in (*names, ("cls", "cls"), ("seperator", "sep"), ("mask", "mask")):
         token = _named(settings.get(f"{name}_token"), table)
         added = getattr(around, name, None)
         told = isinstance(settings.get(f"add_{name}_token"), bool)
@@ -240,9 +254,14 @@ def _special_ids(
 
 
 def _named(value: Any, table: _Table) -> int | None:
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return table.find(value) if isinstance(value, str) else None
+    name = _name(value)
+    return None if name is None else table.find(name)
+
+
+def _name(value: Any) -> str | None:
+    """The name of a token, which settings may describe with its flags."""
+    value = value.get("content") if isinstance(value, Mapping) else value
+    return value if isinstance(value, str) else None
 
 
 def _added_at_the_ends(settings: Mapping[str, Any], ends: Ends, described: bool) -> dict[str, Any]:
@@ -256,7 +275,7 @@ def _added_at_the_ends(settings: Mapping[str, Any], ends: Ends, described: bool)
             keys[f"tokenizer.ggml.add_{name}_token"] = value
         elif described:
             keys[f"tokenizer.ggml.add_{name}_token"] = token is not None
-    return keys
+    return {**keys, "tokenizer.ggml.add_sep_token": True} if ends.separated else keys
 
 
 def _chat_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,17 @@ _BYTE_LEVEL = "add_prefix_space trim_offsets use_regex"
 _METASPACE = "replacement str_rep add_prefix_space prepend_scheme split"
 # Part → the key of a sequence's steps, and the types that are known with their options.
 _KNOWN: dict[str, tuple[str, dict[str, str]]] = {
-    "normalizer": ("normalizers", {"NFC": "", "Prepend": "prepend", "Replace": "pattern content"}),
+    "normalizer": (
+        "normalizers",
+        {
+            "NFC": "",
+            "Prepend": "prepend",
+            "Replace": "pattern content",
+            "Strip": "strip_left strip_right",
+            "Precompiled": "precompiled_charsmap",
+            "BertNormalizer": "clean_text handle_chinese_chars strip_accents lowercase",
+        },
+    ),
     "pre_tokenizer": (
         "pretokenizers",
         {
@@ -35,11 +45,18 @@ _KNOWN: dict[str, tuple[str, dict[str, str]]] = {
             "Digits": "individual_digits",
             "ByteLevel": _BYTE_LEVEL,
             "Metaspace": _METASPACE,
+            "WhitespaceSplit": "",
+            "BertPreTokenizer": "",
         },
     ),
     "post_processor": (
         "processors",
-        {"ByteLevel": _BYTE_LEVEL, "TemplateProcessing": "single pair special_tokens"},
+        {
+            "ByteLevel": _BYTE_LEVEL,
+            "TemplateProcessing": "single pair special_tokens",
+            "BertProcessing": "sep cls",
+            "RobertaProcessing": "sep cls trim_offsets add_prefix_space",
+        },
     ),
     "decoder": (
         "decoders",
@@ -50,6 +67,7 @@ _KNOWN: dict[str, tuple[str, dict[str, str]]] = {
             "ByteFallback": "",
             "Fuse": "",
             "Strip": "content start stop",
+            "WordPiece": "prefix cleanup",
         },
     ),
 }
@@ -58,10 +76,12 @@ Step = Mapping[str, Any]
 
 
 class Ends(NamedTuple):
-    """Ids of the tokens that the post-processor puts before and after a text, or None."""
+    """Ids of the tokens that the post-processor puts before and after a text, or None; whether a
+    second text of a pair has one more before it."""
 
     bos: int | None
     eos: int | None
+    separated: bool = False
 
 
 class TokenizerJson:
@@ -71,47 +91,51 @@ class TokenizerJson:
     """
 
     def __init__(self, path: Path, values: Step) -> None:
-        self._path = path
+        self.path = path
         self._values = values
-        self._check_options("the file", values, _TOP)
+        self.check_options("the file", values, _TOP)
         model = values.get("model")
         self.model: Step = model if isinstance(model, Mapping) else {}
 
     @property
+    def kind(self) -> str:
+        """The type of the model."""
+        return str(self.model.get("type", "BPE"))
+
+    @property
     def bpe(self) -> bool:
         """Whether the model is BPE."""
-        return bool(self.model.get("type", "BPE") == "BPE")
+        return self.kind == "BPE"
 
     def check_model(self) -> None:
         """Raises unless the model is BPE as GGUF files can describe it."""
         if not self.bpe or not isinstance(self.model.get("vocab"), dict):
             raise UnsupportedError(
-                f"{self._path}: a tokeniser of the type {self.model.get('type')!r}; "
-                "BPE is supported"
+                f"{self.path}: a tokeniser of the type {self.model.get('type')!r}; BPE is supported"
             )
         if not isinstance(self.model.get("merges"), list):
-            raise ModelFileError(f"{self._path}: the merges are missing")
-        self._check_options("'model'", self.model, _MODEL)
+            raise ModelFileError(f"{self.path}: the merges are missing")
+        self.check_options("'model'", self.model, _MODEL)
         for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
             if self.model.get(name):
-                raise self._refused("'model'", f"{name} {self.model[name]!r}")
+                raise self.refused("'model'", f"{name} {self.model[name]!r}")
 
     @property
     def pieces(self) -> bool:
         """Whether the vocabulary is SentencePiece's, with tokens for bytes without a letter."""
         return bool(self.model.get("byte_fallback"))
 
-    def _refused(self, part: str, what: str) -> UnsupportedError:
+    def refused(self, part: str, what: str) -> UnsupportedError:
         return UnsupportedError(
-            f"{self._path}: {part}: {what} is not supported, and tokens would differ without it"
+            f"{self.path}: {part}: {what} is not supported, and tokens would differ without it"
         )
 
-    def _check_options(self, part: str, values: Step, known: str) -> None:
+    def check_options(self, part: str, values: Step, known: str) -> None:
         unknown = sorted(str(key) for key in values.keys() - set(known.split()))
         if unknown:
-            raise self._refused(part, f"the option {unknown[0]!r}")
+            raise self.refused(part, f"the option {unknown[0]!r}")
 
-    def _steps(self, part: str) -> list[Step]:
+    def steps(self, part: str) -> list[Step]:
         """The steps of a part, which is one or a sequence; each of a known type and options."""
         inner, types = _KNOWN[part]
 
@@ -119,17 +143,17 @@ class TokenizerJson:
             if step is None:
                 return []
             if not isinstance(step, Mapping):
-                raise ModelFileError(f"{self._path}: {part!r} is not well formed")
+                raise ModelFileError(f"{self.path}: {part!r} is not well formed")
             kind = step.get("type")
             if kind == "Sequence":
-                self._check_options(f"{part!r} Sequence", step, f"type {inner}")
+                self.check_options(f"{part!r} Sequence", step, f"type {inner}")
                 parts = step.get(inner)
                 if not isinstance(parts, list):
-                    raise ModelFileError(f"{self._path}: {part!r} is not well formed")
+                    raise ModelFileError(f"{self.path}: {part!r} is not well formed")
                 return [each for nested in parts for each in flat(nested)]
             if kind not in types:
-                raise self._refused(repr(part), str(kind))
-            self._check_options(f"{part!r} {kind}", step, f"type {types[kind]}")
+                raise self.refused(repr(part), str(kind))
+            self.check_options(f"{part!r} {kind}", step, f"type {types[kind]}")
             return [step]
 
         return flat(self._values.get(part))
@@ -139,20 +163,20 @@ class TokenizerJson:
     def rule(self, pairs: Sequence[Sequence[str]], pre: str | None) -> str:
         """The name of the pre-tokeniser, recognised by its patterns unless `pre` names it. pairs:
         the merges. The normaliser, decoder and options of the model are checked to fit."""
-        for step in self._steps("decoder"):
+        for step in self.steps("decoder"):
             if step["type"] != "ByteLevel":
-                raise self._refused("'decoder'", f"{step['type']} with byte-level tokens")
+                raise self.refused("'decoder'", f"{step['type']} with byte-level tokens")
         composed = False
-        for step in self._steps("normalizer"):
+        for step in self.steps("normalizer"):
             if step["type"] != "NFC":
-                raise self._refused("'normalizer'", f"{step['type']} with byte-level tokens")
+                raise self.refused("'normalizer'", f"{step['type']} with byte-level tokens")
             composed = True
         whole = bool(self.model.get("ignore_merges"))
         names = self._named_rules(pre)
         names = [name for name in names if pretokenizer(name).composed == composed]
         if not names:
             said = "NFC" if composed else "none where the rule wants NFC"
-            raise self._refused("'normalizer'", f"{said} with this pre-tokeniser")
+            raise self.refused("'normalizer'", f"{said} with this pre-tokeniser")
         for name in names:
             if pretokenizer(name).whole_words_first == whole:
                 return name
@@ -166,11 +190,11 @@ class TokenizerJson:
         for step in inner if isinstance(inner, list) else []:
             bytes_too = isinstance(step, Mapping) and step.get("type") == "ByteLevel"
             if bytes_too and step.get("add_prefix_space", True):
-                raise self._refused("'pre_tokenizer' ByteLevel", "add_prefix_space")
+                raise self.refused("'pre_tokenizer' ByteLevel", "add_prefix_space")
         if pre is not None:
             pretokenizer(pre)
             return [pre]
-        steps = self._steps("pre_tokenizer")
+        steps = self.steps("pre_tokenizer")
         patterns = [self._pattern(step) for step in steps]
         ends = [index for index, step in enumerate(steps) if step["type"] == "ByteLevel"]
         if ends != [len(steps) - 1]:
@@ -182,7 +206,7 @@ class TokenizerJson:
 
     def _unknown_rule(self, patterns: Sequence[str]) -> UnsupportedError:
         return UnsupportedError(
-            f"{self._path}: 'pre_tokenizer': the rule for splitting text into words is not known: "
+            f"{self.path}: 'pre_tokenizer': the rule for splitting text into words is not known: "
             f"{list(patterns)}. If it is one that a GGUF file can name, name it with --pre"
         )
 
@@ -200,7 +224,7 @@ class TokenizerJson:
             if isinstance(pattern, str):
                 if behavior == "Isolated" or (everything and step.get("invert")):
                     return pattern
-                raise self._refused("'pre_tokenizer' Split", f"the behavior {behavior!r}")
+                raise self.refused("'pre_tokenizer' Split", f"the behavior {behavior!r}")
         return f"({kind})"
 
     def _check_merges(self, pairs: Sequence[Sequence[str]], rule: str, whole: bool) -> None:
@@ -212,7 +236,7 @@ class TokenizerJson:
         added = {each.get("content") for each in self.added_tokens()}
         for name in self.model["vocab"]:
             if name not in added and len(merged(list(name), ranks, " ")) > 1:
-                raise self._refused(
+                raise self.refused(
                     "'model'",
                     f"ignore_merges {str(whole).lower()} with the rule {rule!r} and the token "
                     f"{name!r}, which merges do not reach,",
@@ -225,25 +249,25 @@ class TokenizerJson:
         "always" (likewise, unless it begins with one), "first" (only at the text's start, unless
         it begins with one) or "never"."""
         scheme, replaced = "never", False
-        for step in self._steps("normalizer"):
+        for step in self.steps("normalizer"):
             kind = step["type"]
             if kind == "Prepend" and step.get("prepend") == BLANK and not replaced:
                 scheme = "every"
             elif kind == "Replace" and self._spells_spaces(step):
                 replaced = True
             else:
-                raise self._refused("'normalizer'", f"{kind}, as it is set here,")
-        for step in self._steps("pre_tokenizer"):
+                raise self.refused("'normalizer'", f"{kind}, as it is set here,")
+        for step in self.steps("pre_tokenizer"):
             kind = step["type"]
             if kind == "Metaspace" and scheme == "never":
-                scheme, replaced = self._metaspace("pre_tokenizer", step), True
+                scheme, replaced = self.metaspace("pre_tokenizer", step), True
                 if step.get("split", True) and any(BLANK in name[1:] for name in self._words()):
-                    raise self._refused("'pre_tokenizer' Metaspace", "split")
+                    raise self.refused("'pre_tokenizer' Metaspace", "split")
             elif not (kind == "Split" and step.get("pattern") == {"String": " "} and replaced):
                 # A split at spaces does nothing after they were replaced.
-                raise self._refused("'pre_tokenizer'", f"{kind}, as it is set here,")
+                raise self.refused("'pre_tokenizer'", f"{kind}, as it is set here,")
         if not replaced:
-            raise self._refused("'normalizer'", f"spaces that are not replaced by {BLANK!r}")
+            raise self.refused("'normalizer'", f"spaces that are not replaced by {BLANK!r}")
         self._check_pieces_decoder(scheme != "never")
         return scheme
 
@@ -255,44 +279,44 @@ class TokenizerJson:
     def _spells_spaces(step: Step) -> bool:
         return step.get("pattern") == {"String": " "} and step.get("content") == BLANK
 
-    def _metaspace(self, part: str, step: Step) -> str:
+    def metaspace(self, part: str, step: Step) -> str:
         unprefixed = step.get("add_prefix_space") is False
         scheme = step.get("prepend_scheme", "never" if unprefixed else "always")
         if step.get("replacement", BLANK) != BLANK:
-            raise self._refused(f"'{part}' Metaspace", f"replacement {step['replacement']!r}")
+            raise self.refused(f"'{part}' Metaspace", f"replacement {step['replacement']!r}")
         if scheme not in ("always", "first", "never") or (unprefixed and scheme != "never"):
-            raise self._refused(f"'{part}' Metaspace", f"prepend_scheme {scheme!r}")
+            raise self.refused(f"'{part}' Metaspace", f"prepend_scheme {scheme!r}")
         return str(scheme)
 
     def _check_pieces_decoder(self, prepends: bool) -> None:
-        steps = self._steps("decoder")
+        steps = self.steps("decoder")
         if not steps:
             return
         strips = False
         for step in steps:
             kind = step["type"]
             if kind == "Metaspace":
-                strips = self._metaspace("decoder", step) != "never"
+                strips = self.metaspace("decoder", step) != "never"
             elif kind == "Strip":
                 if (step.get("content"), step.get("start"), step.get("stop")) != (" ", 1, 0):
-                    raise self._refused("'decoder'", "Strip, as it is set here,")
+                    raise self.refused("'decoder'", "Strip, as it is set here,")
                 strips = True
             elif kind == "ByteLevel" or (
                 kind == "Replace"
                 and (step.get("pattern"), step.get("content")) != ({"String": BLANK}, " ")
             ):
-                raise self._refused("'decoder'", f"{kind}, as it is set here,")
+                raise self.refused("'decoder'", f"{kind}, as it is set here,")
         if strips != prepends:
             what = "stripping a space that" if strips else "keeping the space that"
             was = "was not" if strips else "was"
-            raise self._refused("'decoder'", f"{what} {was} put before the text")
+            raise self.refused("'decoder'", f"{what} {was} put before the text")
 
     def check_pieces_model(self, byte_tokens: int) -> None:
         """Raises for options that SentencePiece's algorithm lacks. byte_tokens: their number."""
         if self.model.get("ignore_merges"):
-            raise self._refused("'model'", "ignore_merges with SentencePiece's tokens")
+            raise self.refused("'model'", "ignore_merges with SentencePiece's tokens")
         if byte_tokens < 256 and not self.model.get("fuse_unk"):
-            raise self._refused("'model'", "fuse_unk false without tokens for all bytes")
+            raise self.refused("'model'", "fuse_unk false without tokens for all bytes")
 
     # -- added tokens, and the tokens around a text ----------------------------------------------
 
@@ -300,51 +324,77 @@ class TokenizerJson:
         """The entries of `added_tokens`."""
         entries = self._values.get("added_tokens") or []
         if not isinstance(entries, list) or not all(isinstance(e, Mapping) for e in entries):
-            raise ModelFileError(f"{self._path}: 'added_tokens' is not well formed")
+            raise ModelFileError(f"{self.path}: 'added_tokens' is not well formed")
         return entries
 
-    def check_added_tokens(self) -> None:
-        """Raises for an added token that is not just found in the text as it is written."""
-        kinds = {step["type"] for step in self._steps("normalizer")}
+    def check_added_tokens(self, mask: str | None = None) -> None:
+        """Raises for an added token that is not just found in the text as it is written, but for
+        the one of hidden words."""
+        kinds = {step["type"] for step in self.steps("normalizer")}
         for entry in self.added_tokens():
             name = str(entry.get("content"))
             part = f"added token {name!r}"
-            self._check_options(part, entry, " ".join(("id content special normalized", *_FLAGS)))
-            check_flags(self._path, entry)
+            self.check_options(part, entry, " ".join(("id content special normalized", *_FLAGS)))
+            if name != mask:
+                check_flags(self.path, entry)
             changed = "Prepend" in kinds or ("NFC" in kinds and not name.isascii())
             if entry.get("normalized") and changed:
-                raise self._refused(part, "normalized with this normaliser")
+                raise self.refused(part, "normalized with this normaliser")
             if BLANK in name and not (entry.get("normalized") and "Replace" in kinds):
-                raise self._refused(part, f"{BLANK!r} in a name that is not normalized")
+                raise self.refused(part, f"{BLANK!r} in a name that is not normalized")
 
     def ends(self) -> Ends:
         """The tokens that the post-processor adds."""
         templates = [
-            step for step in self._steps("post_processor") if step["type"] == "TemplateProcessing"
+            step for step in self.steps("post_processor") if step["type"] == "TemplateProcessing"
         ]
+        own = [step for step in self.steps("post_processor") if "sep" in step]
+        if own and not templates:
+            return self._around(own[0])
         if not templates:
             return Ends(None, None)
         if len(templates) > 1:
-            raise self._refused("'post_processor'", "a second TemplateProcessing")
+            raise self.refused("'post_processor'", "a second TemplateProcessing")
         single = templates[0].get("single")
         single = single if isinstance(single, list) else []
         kinds = [next(iter(each), "") for each in single]
         if kinds.count("Sequence") != 1 or len(kinds) > 3:
-            raise self._refused("'post_processor' TemplateProcessing", f"single {single!r}")
+            raise self.refused("'post_processor' TemplateProcessing", f"single {single!r}")
         at = kinds.index("Sequence")
         if at > 1 or len(kinds) - at > 2:
-            raise self._refused("'post_processor' TemplateProcessing", "two tokens at one end")
+            raise self.refused("'post_processor' TemplateProcessing", "two tokens at one end")
         around = [self._end(templates[0], each) for each in single if "Sequence" not in each]
-        return Ends(around[0] if at else None, around[-1] if len(kinds) - at > 1 else None)
+        return Ends(
+            around[0] if at else None,
+            around[-1] if len(kinds) - at > 1 else None,
+            self._separated(templates[0].get("pair")),
+        )
+
+    @staticmethod
+    def _separated(pair: Any) -> bool:
+        """Whether two tokens stand between the texts of a pair."""
+        kinds = [next(iter(each), "") for each in pair] if isinstance(pair, list) else []
+        places = [place for place, kind in enumerate(kinds) if kind == "Sequence"]
+        return len(places) == 2 and places[1] - places[0] == 3
+
+    def _around(self, step: Step) -> Ends:
+        """The tokens that BERT's and RoBERTa's own processors add."""
+        try:
+            begin, end = (step[name][1] for name in ("cls", "sep"))
+        except (KeyError, IndexError, TypeError):
+            begin = end = None
+        if not isinstance(begin, int) or not isinstance(end, int):
+            raise ModelFileError(f"{self.path}: 'post_processor' is not well formed")
+        return Ends(begin, end, step["type"] == "RobertaProcessing")
 
     def _end(self, template: Step, each: Step) -> int:
         try:
             ids = template["special_tokens"][each["SpecialToken"]["id"]]["ids"]
             (token,) = ids
         except (KeyError, TypeError, ValueError):
-            raise self._refused("'post_processor' TemplateProcessing", repr(each)) from None
+            raise self.refused("'post_processor' TemplateProcessing", repr(each)) from None
         if not isinstance(token, int):
-            raise ModelFileError(f"{self._path}: 'post_processor' is not well formed")
+            raise ModelFileError(f"{self.path}: 'post_processor' is not well formed")
         return token
 
 
