@@ -470,9 +470,9 @@ enum sf_step_name {
                                pick. out = matrix · in + bias. With a screen, out = its scores, but where these are the
                                `rows` largest (of equal ones the first), or a session names the row: see
                                sf_session_set_head */
-  SF_STEP_TYPE = 27         /* out (d), matrix (types, d). out = row of the token's type, such as the first or the second
-                               of two texts (Devlin et al. 2019): an evaluation takes id + type · vocab for a token.
-                               All such steps of a plan have as many types */
+  SF_STEP_TYPE = 27 /* out (d), matrix (types, d). out = row of the token's type, such as the first or the second
+                       of two texts (Devlin et al. 2019): an evaluation takes id + type · vocab for a token.
+                       All such steps of a plan have as many types */
 };
 
 /* Which tokens a token attends to, itself always among them. */

@@ -74,7 +74,7 @@ typedef struct {
 struct sf_model {
   sf_context *context;
   int32_t vocab, d;
-  int32_t types; /* of tokens */
+  int32_t types;    /* of tokens */
   int32_t sessions; /* that are open: the plan cannot change meanwhile, and stays until they are closed */
   int32_t closed;
   sf_buffer *buffers;
