@@ -4,6 +4,7 @@ it computes of them."""
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_checkpoint import byte_level_tokenizer, write_safetensors
+from hf_checkpoint import write_safetensors
+from hf_tokenizers import MAKERS
 
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints.json"
 VOCAB = 320
 TOKENS = [5, 300, 17, 17, 2, 99, 250, 8, 1, 0, 41]
+TYPES = [0] * 6 + [1] * 5  # of pairs of texts
 
 
 def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, npt.NDArray[np.float32]]:
@@ -41,11 +44,21 @@ def entries() -> dict[str, dict[str, Any]]:
     return found
 
 
+@functools.cache
+def _tokenizer(family: str) -> str:
+    return str(MAKERS[family](VOCAB - 10).to_str())
+
+
 def write(folder: Path, entry: Mapping[str, Any], **changes: Any) -> Path:
-    """Writes the checkpoint of an entry with a byte-level tokeniser; changes are of its config."""
+    """Writes the checkpoint of an entry with a tokeniser of the family; changes are of its
+    config."""
     tensors = weights(entry["shapes"])
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**entry["config"], **changes}), "utf-8")
     write_safetensors(folder / "model.safetensors", tensors, "F32")
-    byte_level_tokenizer(VOCAB - 10).save(str(folder / "tokenizer.json"))
+    family = str(entry["config"]["model_type"]).replace("-", "_")
+    (folder / "tokenizer.json").write_text(_tokenizer(family), "utf-8")
+    mask = {"modernbert": "[MASK]", "bert": "[MASK]", "nomic_bert": "[MASK]"}.get(family, "<mask>")
+    settings = {"mask_token": mask} if "bert" in family else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
     return folder

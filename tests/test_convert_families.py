@@ -9,6 +9,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tokenizers
 from safetensors.numpy import save_file
@@ -19,10 +20,24 @@ from sparsefire.files.convert.checkpoint import convert_checkpoint
 from sparsefire.files.convert.safetensors import Checkpoint
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.lm.model import Model
+from sparsefire.lm.ranking import Judge, Pair
 
 ENTRIES = hf_families.entries()
-TEXT = "The people of 1776, über alles:\n\tthen there… 日本 🙂"
+TEXTS = (
+    "The people of 1776, über alles:\n\tthen there… 日本 🙂",
+    " It's  e\u0301 and I'LL; 12345678 ﬁ İ\r\n\n  x ",
+    "",
+)
 MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}, "intermediate_size": 64}
+
+
+def computed(model: Model, types: list[int] | None) -> npt.ArrayLike:
+    """What the golden file has of a model."""
+    if model.config.kind.output:
+        return model.logits(hf_families.TOKENS)[-1]
+    if model.config.pooling == "rank":
+        return [Judge(model).score(Pair(hf_families.TOKENS, types))]
+    return model.hidden_states(hf_families.TOKENS)[-1]
 
 
 @pytest.mark.parametrize("kind", ENTRIES)
@@ -31,9 +46,10 @@ def test_logits(kind: str, tmp_path: Path) -> None:
     folder = hf_families.write(tmp_path / "checkpoint", entry)
     convert_checkpoint(folder, tmp_path / "out.gguf")
     with Model.load(tmp_path / "out.gguf") as model:
-        found = model.logits(hf_families.TOKENS)[-1]
+        found = computed(model, hf_families.TYPES if kind == "bert-judge" else None)
         theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        assert model.tokenize(TEXT, add_bos=False) == theirs.encode(TEXT).ids
+        for text in TEXTS:
+            assert model.tokenize(text) == theirs.encode(text).ids
     assert np.abs(found - entry["logits"]).max() < 1e-5 * np.abs(entry["logits"]).max()
 
 

@@ -83,8 +83,9 @@ def sequence(inner: str, *steps: Json) -> Json:
 NORMALIZERS: list[tuple[Json | None, bool]] = [
     (None, True),
     (sequence("normalizers"), True),
-    ({"type": "NFC"}, False),  # the gpt-2 rule has none
-    ({"type": "NFKC"}, False),
+    ({"type": "NFC"}, True),  # the gpt-2 rule has none
+    ({"type": "NFKC"}, True),
+    ({"type": "NFD"}, False),
     ({"type": "Lowercase"}, False),
     ({"type": "Strip", "strip_left": True, "strip_right": True}, False),
     (sequence("normalizers", {"type": "NFD"}, {"type": "StripAccents"}), False),
@@ -114,7 +115,7 @@ ENDS: list[tuple[Json | None, bool]] = [
             "trim_offsets": True,
             "add_prefix_space": False,
         },
-        False,
+        True,
     ),
 ]
 
@@ -146,7 +147,7 @@ def put(part: str, value: Any) -> Callable[[Json], None]:
     ("edit", "message"),
     [
         (put("normalizer", {"type": "Lowercase"}), "'normalizer': Lowercase"),
-        (put("normalizer", {"type": "NFC"}), "'normalizer': NFC with this"),
+        (put("normalizer", {"type": "NFD"}), "'normalizer': NFD"),
         (put("normalizer", {"type": "Prepend", "prepend": "x"}), "'normalizer': Prepend"),
         (changed("pre_tokenizer", add_prefix_space=True), "ByteLevel: add_prefix_space"),
         (changed("pre_tokenizer", new=1), "'pre_tokenizer' ByteLevel: the option 'new'"),

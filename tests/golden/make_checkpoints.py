@@ -5,8 +5,10 @@
 With names, only these entries are made anew. What follows a hyphen tells entries of a family apart.
 
 For each family: its config.json, the names and shapes of its tensors as transformers writes them,
-and the logits after the last of `TOKENS`, F32 in base64. The weights are those of
-`hf_families.weights`, from names and shapes alone, so that tests need neither torch nor files.
+and the logits after the last of `TOKENS`, F32 in base64. Of encoders there are the vector of the
+last token, or the score of a pair, of which the tokens of `TYPES` 1 are the second text. The
+weights are those of `hf_families.weights`, from names and shapes alone, so that tests need neither
+torch nor files.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from hf_families import GOLDEN, TOKENS, VOCAB, weights
+from hf_families import GOLDEN, TOKENS, TYPES, VOCAB, weights
 
 _COMMON = {
     "vocab_size": VOCAB,
@@ -88,6 +90,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "beta_fast": 32.0,
             "beta_slow": 1.0,
             "original_max_position_embeddings": 16,
+            "truncate": False,
         },
     },
     "deepseek_v2": {**_DEEPSEEK, "topk_method": "greedy", "norm_topk_prob": False},
@@ -130,25 +133,42 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bitnet": {"hidden_act": "relu2", "tie_word_embeddings": True},
     "nanochat": {"final_logit_softcapping": 6.0, "rope_parameters": {"rope_theta": 5000.0}},
 }
+_ROBERTA = {"type_vocab_size": 1, "pad_token_id": 3}
+# The class, and what differs.
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("AutoModel", {}),
+    "bert-judge": ("AutoModelForSequenceClassification", {"num_labels": 1}),
+    "roberta": ("AutoModel", _ROBERTA),
+    "xlm_roberta-judge": ("AutoModelForSequenceClassification", {**_ROBERTA, "num_labels": 1}),
+    "modernbert": ("AutoModel", {"local_attention": 4}),
+    "modernbert-judge": (
+        "AutoModelForSequenceClassification",
+        {"local_attention": 4, "num_labels": 1, "classifier_pooling": "mean"},
+    ),
+    "nomic_bert": ("AutoModel", {"pad_token_id": 3}),
+}
 
 
 def golden(kind: str, changes: dict[str, Any]) -> dict[str, Any]:
     """The entry of a family."""
-    model_type = kind.partition("-")[0]
+    model_type = {"xlm_roberta": "xlm-roberta"}.get(*[kind.partition("-")[0]] * 2)
+    name, changes = ENCODERS.get(kind, ("AutoModelForCausalLM", changes))
+    of = getattr(transformers, name)
     config = transformers.AutoConfig.for_model(model_type, **{**_COMMON, **changes})
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = of.from_config(config, dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         file = Path(folder) / "model.safetensors"
         shapes = {name: list(x.shape) for name, x in safetensors.numpy.load_file(file).items()}
         safetensors.numpy.save_file(weights(shapes), file, metadata={"format": "pt"})
-        again = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager"
-        )
+        again = of.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
         stored = json.loads((Path(folder) / "config.json").read_text())
+    types = {"token_type_ids": torch.tensor([TYPES])} if kind == "bert-judge" else {}
     with torch.no_grad():
-        logits = again.eval()(torch.tensor([TOKENS])).logits[0, -1].numpy()
+        answer = again.eval()(torch.tensor([TOKENS]), **types)
+    values = answer.last_hidden_state if name == "AutoModel" else answer.logits
+    logits = values[0].numpy() if kind.endswith("judge") else values[0, -1].numpy()
     return {
         "config": stored,
         "shapes": shapes,
@@ -158,9 +178,9 @@ def golden(kind: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Writes the file."""
-    names = sys.argv[1:] or list(FAMILIES)
+    names = sys.argv[1:] or [*FAMILIES, *ENCODERS]
     stored = json.loads(GOLDEN.read_text("utf-8")) if sys.argv[1:] else {}
-    found = {**stored, **{kind: golden(kind, FAMILIES[kind]) for kind in names}}
+    found = {**stored, **{kind: golden(kind, FAMILIES.get(kind, {})) for kind in names}}
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 

@@ -84,8 +84,10 @@ def _yarn(keys: Keys, plain: Rope, factor: float, context_length: int) -> Rope:
         """The pair that makes so many turns over the trained length."""
         return dims * math.log(trained / (times * 2 * math.pi)) / (2 * math.log(base))
 
-    first = max(0.0, float(math.floor(pair_that_turns(fast))))
-    last = min(dims - 1.0, float(math.ceil(pair_that_turns(slow))))
+    first, last = pair_that_turns(fast), pair_that_turns(slow)
+    if keys.value("rope.scaling.yarn_truncate", True):  # ours: false in gpt-oss's own configs
+        first, last = float(math.floor(first)), float(math.ceil(last))
+    first, last = max(0.0, first), min(dims - 1.0, last)
     ramp = (np.arange(dims // 2) - first) / max(0.001, last - first)
     kept = 1 - np.clip(ramp, 0, 1)
     factors = 1 / ((1 - kept) / factor + kept)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import heapq
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import ArgumentError, ModelFileError
-from .pretokenizer import PreTokenizer
+from .pretokenizer import FORM_KEY, FORMS, PreTokenizer
 from .vocabulary import TokenType, Vocabulary
 from .word_cache import WordCache
 
@@ -33,9 +34,19 @@ _BYTE_OF_LETTER = {letter: byte for byte, letter in enumerate(_LETTER_OF_BYTE)}
 
 
 class ByteLevelBpe:
-    """Cuts text into tokens, by merges and a rule for words."""
+    """Cuts text into tokens, by merges and a rule for words. form: Unicode's normalisation form of
+    texts, "" for none; by default the rule's."""
 
-    def __init__(self, vocabulary: Vocabulary, merges: Sequence[str], rule: PreTokenizer) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        merges: Sequence[str],
+        rule: PreTokenizer,
+        form: str | None = None,
+    ) -> None:
+        self._form: Any = rule.form if form is None else form
+        if self._form not in FORMS:
+            raise ModelFileError(f"key '{FORM_KEY}' is {form!r}; expected one of {FORMS}")
         self._vocabulary = vocabulary
         self._ids = vocabulary.ids
         self._rule = rule
@@ -45,8 +56,8 @@ class ByteLevelBpe:
     def encode(self, text: str, ids: list[int], starts: bool) -> None:
         """Appends the tokens of a text without special tokens. `starts` makes no difference."""
         cache = self._cache
-        if self._rule.composed and not text.isascii():
-            text = unicodedata.normalize("NFC", text)
+        if self._form and not text.isascii():
+            text = unicodedata.normalize(self._form, text)
         for word in self._rule.split(text):
             known = cache.get(word)
             if known is None:

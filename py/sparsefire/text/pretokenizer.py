@@ -18,6 +18,9 @@ from ..errors import ArgumentError, UnsupportedError
 from .vocabulary import BLANK
 
 PRE_KEY = "tokenizer.ggml.pre"  # of a GGUF file: the name of the rule
+# How `convert` records another normalisation form than the rule's, which GGUF has no key for.
+FORM_KEY = "tokenizer.sparsefire.normalization_form"
+FORMS = "", "NFC", "NFKC"
 DEFAULT_RULE = "default"  # of files that name none, as in llama.cpp
 
 # White space by Unicode's property; Python's \s has U+001C … U+001F as well.
@@ -142,7 +145,7 @@ class _Rule:
     patterns: tuple[str, ...]
     add_bos: bool = False  # default of a missing key
     whole_words_first: bool = False  # a word that is a token is not merged from its bytes
-    composed: bool = False  # the text is normalised to NFC first
+    form: str = ""  # Unicode's normalisation form that the text gets first
     # The last pattern matches everywhere, or what it does not match is dropped.
     total: bool = True
     add_separator: bool = False  # default of a missing key
@@ -155,7 +158,7 @@ _RULES = {
     "dbrx": _Rule((GPT4 % "{1,3}",)),
     "glm4": _Rule((GPT4 % "{1,3}",), whole_words_first=True),
     "minicpm5": _Rule((r"\p{N}{1,3}", GPT4 % "+"), whole_words_first=True),
-    "qwen2": _Rule((GPT4 % "",), composed=True),
+    "qwen2": _Rule((GPT4 % "",), form="NFC"),
     "deepseek-r1-qwen": _Rule((GPT4 % "",)),
     "qwen35": _Rule((QWEN35,)),
     "seed-coder": _Rule((SEED_CODER,)),
@@ -218,7 +221,7 @@ class PreTokenizer:
         self.name = name
         self.add_bos = rule.add_bos
         self.whole_words_first = rule.whole_words_first
-        self.composed = rule.composed
+        self.form = rule.form
         self.add_separator = rule.add_separator
         self.blank = rule.blank
         self._steps = [_compiled(each) for each in rule.patterns]

@@ -12,7 +12,7 @@ from .byte_bpe import ByteLevelBpe
 from .least_cost import LeastCost
 from .longest_match import LongestMatch
 from .normalizer import Normalizer
-from .pretokenizer import DEFAULT_RULE, PRE_KEY, check_rule, pretokenizer
+from .pretokenizer import DEFAULT_RULE, FORM_KEY, PRE_KEY, check_rule, pretokenizer
 from .sentencepiece import PieceBpe, PieceMerges, Unigram
 from .vocabulary import TokenType, Vocabulary, numbers, strings
 from .wordpiece import WordPiece
@@ -226,7 +226,7 @@ def _merges(metadata: Mapping[str, Any]) -> Tokenizer:
     if rule.blank is None:
         # A file that names no rule may want another: say so where the kind is shown.
         guessed = ", words by the default rule" if rule.name == DEFAULT_RULE else ""
-        segmenter: Segmenter = ByteLevelBpe(vocabulary, merges, rule)
+        segmenter: Segmenter = ByteLevelBpe(vocabulary, merges, rule, metadata.get(FORM_KEY))
         return Tokenizer(vocabulary, segmenter, f"byte-level BPE{guessed}")
     normalizer = Normalizer.plain(metadata, blank=rule.blank)
     segmenter = PieceMerges(vocabulary, merges, normalizer, rule)

@@ -48,7 +48,9 @@ class Config:
         self.d = self.integer("hidden_size")
         self.hidden = self.integer("intermediate_size")
         self.heads = self.integer("num_attention_heads")
-        self.kv_heads = self.integer("num_key_value_heads", self.heads)
+        # Classes of encoders have as many heads of keys and values, whatever their configs say.
+        shared = not self.family.encoder
+        self.kv_heads = self.integer("num_key_value_heads", self.heads) if shared else self.heads
         if self.heads % self.kv_heads:
             raise self.fail("num_key_value_heads", "does not divide the heads")
         own = self.d // self.heads if self.d % self.heads == 0 else None
@@ -206,6 +208,8 @@ class Config:
             if not isinstance(original, int) or original < 1:
                 raise self.fail("rope_scaling.original_max_position_embeddings", "is missing")
             keys["rope.scaling.original_context_length"] = original
+            if rope.get("truncate") is False:
+                keys["rope.scaling.yarn_truncate"] = False
             for name, key in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
                 if name in rope:
                     keys[f"rope.scaling.{key}"] = self.rope_number(name)

@@ -46,8 +46,13 @@ def word_pieces(source: TokenizerJson) -> tuple[Tokens, dict[str, Any]]:
         kinds[token] = int(TokenType.NORMAL)
         if name == unknown:
             names[token], kinds[token] = name, int(TokenType.UNKNOWN)
+    if TokenType.UNKNOWN not in kinds:
+        raise ModelFileError(
+            f"{source.path}: the unknown token {unknown!r} is not in the vocabulary"
+        )
     keys = {
         "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.unknown_token_id": kinds.index(TokenType.UNKNOWN),
         "tokenizer.ggml.normalizer.lowercase": lowercase,
         "tokenizer.ggml.normalizer.strip_accents": strip,
     }
@@ -90,8 +95,11 @@ def unigram(source: TokenizerJson) -> tuple[Tokens, dict[str, Any]]:
     unknown = model.get("unk_id")
     if isinstance(unknown, int) and 0 <= unknown < len(names):
         kinds[unknown] = int(TokenType.UNKNOWN)
+    else:
+        raise ModelFileError(f"{source.path}: 'unk_id' is {unknown!r}, no token")
     keys: dict[str, Any] = {
         "tokenizer.ggml.model": "t5",
+        "tokenizer.ggml.unknown_token_id": unknown,
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.scores": None,  # set from the table
         "tokenizer.ggml.add_space_prefix": True,

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import ModelFileError, UnsupportedError
 from ...text.normalizer import SCHEME_KEY
-from ...text.pretokenizer import PRE_KEY
+from ...text.pretokenizer import FORM_KEY, PRE_KEY, pretokenizer
 from ...text.vocabulary import BLANK, TokenType
 from . import rwkv_vocabulary
 from .encoder_tokenizers import unigram, word_pieces
@@ -55,7 +55,8 @@ def tokenizer_metadata(
     else:
         table, keys = _from_rwkv(directory)
     ends = source.ends()
-    table.add(_added_tokens(directory, settings, described, mask), directory)
+    added = _added_tokens(directory, settings, described, mask)
+    table.add(added, directory, blanks=keys["tokenizer.ggml.model"] in ("llama", "t5"))
     if len(table.tokens) > vocab:
         raise ModelFileError(
             f"{directory}: the tokeniser has {len(table.tokens)} tokens, but the embedding "
@@ -64,6 +65,8 @@ def tokenizer_metadata(
     table.fill(vocab)
     keys |= table.metadata("tokenizer.ggml.scores" in keys)
     if keys["tokenizer.ggml.model"] != "rwkv":
+        around = {} if ends.eos is None else {"tokenizer.ggml.seperator_token_id": ends.eos}
+        keys |= around if source.kind == "WordPiece" else {}
         keys |= _special_ids(directory, settings, table, ends)
     keys |= _added_at_the_ends(settings, ends, bool(described))
     return keys | _chat_templates(directory, settings)
@@ -78,8 +81,9 @@ class _Table:
     def __init__(self, tokens: list[str], types: list[int], scores: list[float]) -> None:
         self.tokens, self.types, self.scores = tokens, types, scores
 
-    def add(self, added: Mapping[int, tuple[str, bool]], directory: Path) -> None:
-        """Tokens by id that are matched as they are written: name, and whether it is special."""
+    def add(self, added: Mapping[int, tuple[str, bool]], directory: Path, *, blanks: bool) -> None:
+        """Tokens by id that are matched as they are written: name, and whether it is special.
+        blanks: "▁" in their names is a space."""
         for token in sorted(added):
             name, special = added[token]
             kind = TokenType.CONTROL if special else TokenType.USER_DEFINED
@@ -89,7 +93,7 @@ class _Table:
             if self.types[token] in (TokenType.BYTE, TokenType.UNKNOWN):
                 continue
             # Blanks are spelt out, since these names are looked for in the text itself.
-            self.tokens[token] = name.replace(BLANK, " ") if not special else name
+            self.tokens[token] = name.replace(BLANK, " ") if not special and blanks else name
             self.types[token] = int(kind)
 
     def fill(self, size: int) -> None:
@@ -133,10 +137,13 @@ def _from_json(path: Path, source: TokenizerJson, pre: str | None) -> tuple[_Tab
         table.scores.append(0.0)
     if source.pieces:
         return table, _pieces(table, pairs, source)
+    rule = source.rule(pairs, pre)
+    own = {} if pretokenizer(rule).form == source.form() else {FORM_KEY: source.form()}
     return table, {
         "tokenizer.ggml.model": "gpt2",
-        PRE_KEY: source.rule(pairs, pre),
+        PRE_KEY: rule,
         "tokenizer.ggml.merges": [" ".join(pair) for pair in pairs],
+        **own,
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ...errors import ModelFileError, UnsupportedError
 from ...text.byte_bpe import merged
-from ...text.pretokenizer import DIGIT, GPT2, pretokenizer, rules_of
+from ...text.pretokenizer import DIGIT, FORMS, GPT2, pretokenizer, rules_of
 from ...text.vocabulary import BLANK
 
 _TOP = (
@@ -31,6 +31,7 @@ _KNOWN: dict[str, tuple[str, dict[str, str]]] = {
         "normalizers",
         {
             "NFC": "",
+            "NFKC": "",
             "Prepend": "prepend",
             "Replace": "pattern content",
             "Strip": "strip_left strip_right",
@@ -166,22 +167,24 @@ class TokenizerJson:
         for step in self.steps("decoder"):
             if step["type"] != "ByteLevel":
                 raise self.refused("'decoder'", f"{step['type']} with byte-level tokens")
-        composed = False
-        for step in self.steps("normalizer"):
-            if step["type"] != "NFC":
-                raise self.refused("'normalizer'", f"{step['type']} with byte-level tokens")
-            composed = True
+        form = self.form()
         whole = bool(self.model.get("ignore_merges"))
         names = self._named_rules(pre)
-        names = [name for name in names if pretokenizer(name).composed == composed]
-        if not names:
-            said = "NFC" if composed else "none where the rule wants NFC"
-            raise self.refused("'normalizer'", f"{said} with this pre-tokeniser")
+        # Other readers know only the rule's own form.
+        names = [name for name in names if pretokenizer(name).form == form] or names
         for name in names:
             if pretokenizer(name).whole_words_first == whole:
                 return name
         self._check_merges(pairs, names[0], whole)
         return names[0]
+
+    def form(self) -> str:
+        """Unicode's normalisation form of texts, or ""."""
+        forms = [str(step["type"]) for step in self.steps("normalizer")]
+        for kind in forms:
+            if kind not in FORMS or len(forms) > 1:
+                raise self.refused("'normalizer'", f"{', '.join(forms)} with byte-level tokens")
+        return forms[0] if forms else ""
 
     def _named_rules(self, pre: str | None) -> list[str]:
         # The prefix is another matter than the rule, so that naming a rule does not allow it.
@@ -337,10 +340,11 @@ class TokenizerJson:
             self.check_options(part, entry, " ".join(("id content special normalized", *_FLAGS)))
             if name != mask:
                 check_flags(self.path, entry)
-            changed = "Prepend" in kinds or ("NFC" in kinds and not name.isascii())
+            changed = "Prepend" in kinds or (kinds & {*FORMS} and not name.isascii())
             if entry.get("normalized") and changed:
                 raise self.refused(part, "normalized with this normaliser")
-            if BLANK in name and not (entry.get("normalized") and "Replace" in kinds):
+            spelt = entry.get("normalized") and "Replace" in kinds
+            if BLANK in name and self.pieces and not spelt:
                 raise self.refused(part, f"{BLANK!r} in a name that is not normalized")
 
     def ends(self) -> Ends:
