@@ -32,7 +32,7 @@ from sparsefire.batch.processor import (
     Stage,
     build_processor,
 )
-from sparsefire.errors import ArgumentError, ModelFileError
+from sparsefire.errors import ArgumentError, BackendError, ModelFileError
 
 try:
     import pyarrow as pa
@@ -158,6 +158,13 @@ def test_jobs(cluster: Cluster, tmp_path: Path) -> None:
 
 def test_shards(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     check_shards("ray", monkeypatch)
+
+
+def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    source = str(write_lines(tmp_path / "rows.jsonl", FEW))
+    with pytest.raises(BackendError, match=r"no cluster of Ray at 127\.0\.0\.1:1: .*refused"):
+        run_job(Generator(), source, str(tmp_path / "out"), engine="ray", address="127.0.0.1:1")
 
 
 def test_the_guide(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -142,6 +144,13 @@ def _connecting(name: str, address: str | None) -> Iterator[None]:
         raise BackendError(f"there is no cluster of {name} {where}: {error}") from error
 
 
+def _check_listening(address: str) -> None:
+    """Raises an OSError if nothing answers at HOST:PORT, which Ray would wait for for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 def run_ray(tasks: Tasks, settings: Settings) -> Iterator[Any]:
     """As tasks of Ray, which starts them again on other nodes when theirs is lost."""
     try:
@@ -151,6 +160,7 @@ def run_ray(tasks: Tasks, settings: Settings) -> Iterator[Any]:
     ours, threads = not ray.is_initialized(), settings.threads or 1
     if ours:
         with _connecting("Ray", settings.address):
+            _check_listening(settings.address or "")
             ray.init(address=settings.address, log_to_driver=False)
     remote = ray.remote(num_cpus=threads, max_retries=settings.retries)(call).remote
     cores = int(ray.cluster_resources().get("CPU", 1))
@@ -187,13 +197,18 @@ def run_ray(tasks: Tasks, settings: Settings) -> Iterator[Any]:
 def started_dask(workers: int | None) -> Iterator[Any]:
     """A client of so many workers of Dask on this machine, by default one for each processor. They
     have no profiler, which takes about 2 % of them and shows what it finds on a page that these do
-    not have."""
+    not have, and log no errors, which the caller has."""
     import dask
     from distributed import Client, LocalCluster
 
     with (
         dask.config.set({"distributed.worker.profile.enabled": False}),
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
         Client(cluster) as client,
     ):
         yield client
