@@ -15,6 +15,7 @@ from .common import (
     add_mode_options,
     add_model_options,
     add_sampling_options,
+    add_speculation_option,
     add_template_variables,
     cache_parts,
     load_model,
@@ -49,6 +50,7 @@ def add_chat_parser(commands: Any) -> None:
     add_model_options(parser)
     add_mode_options(parser)
     add_sampling_options(parser)
+    add_speculation_option(parser)
 
 
 class Chat:
@@ -60,7 +62,8 @@ class Chat:
         self._template = template
         self._variables = template_variables(arguments)
         self._max_tokens = arguments.max_tokens
-        self._options = {"mode": arguments.mode, **sampling_options(arguments)}
+        own = {name: getattr(arguments, name) for name in ("mode", "speculation")}
+        self._options = {**own, **sampling_options(arguments)}
         self.messages: list[dict[str, str]] = []
         self.begin(arguments.system)
 

@@ -77,6 +77,17 @@ def add_head_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_speculation_option(parser: argparse.ArgumentParser) -> None:
+    """--speculation."""
+    parser.add_argument(
+        "--speculation",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="where the text repeats itself, evaluate what followed before together with the next "
+        "token, as long as that is faster; the text is the same (default: yes)",
+    )
+
+
 def add_pre_option(parser: argparse.ArgumentParser) -> None:
     """--pre."""
     parser.add_argument(

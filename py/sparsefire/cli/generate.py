@@ -9,6 +9,7 @@ from .common import (
     add_mode_options,
     add_model_options,
     add_sampling_options,
+    add_speculation_option,
     cache_parts,
     cache_report,
     load_model,
@@ -49,6 +50,7 @@ def add_generate_parser(commands: Any) -> None:
     add_model_options(parser)
     add_mode_options(parser)
     add_sampling_options(parser)
+    add_speculation_option(parser)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -63,6 +65,7 @@ def _run(arguments: argparse.Namespace, prompt: str, model: Any) -> int:
         arguments.max_tokens,
         mode=arguments.mode,
         stop=arguments.stop,
+        speculation=arguments.speculation,
         **sampling_options(arguments),
     )
     stats = model.stats

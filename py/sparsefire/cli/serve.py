@@ -15,6 +15,7 @@ from ..errors import ArgumentError, BackendError
 from .common import (
     add_mode_options,
     add_model_options,
+    add_speculation_option,
     add_template_variables,
     load_model,
     read_text,
@@ -59,6 +60,7 @@ def add_serve_parser(commands: Any) -> None:
     add("--log-requests", action="store_true", help="print a line for each request")
     add_model_options(parser)
     add_mode_options(parser)
+    add_speculation_option(parser)
     add = parser.add_argument_group("limits").add_argument
     add(
         "--max-body",
@@ -143,6 +145,7 @@ def _run(
             arguments.alias or [model.config.name],
             limits,
             mode=arguments.mode,
+            speculation=arguments.speculation,
             chat_template=template,
             chat_template_kwargs=template_variables(arguments),
         ),

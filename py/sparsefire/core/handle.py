@@ -64,6 +64,11 @@ class CoreObject:
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__}: what is in the core's memory cannot be pickled")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return self._finalizer.alive
+
     def close(self) -> None:
         """Closes the handle. The object cannot be used afterwards; closing twice is allowed."""
         self._finalizer()

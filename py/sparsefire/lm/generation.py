@@ -16,7 +16,7 @@ from .sampling import SamplerConfig, SamplerOptions
 from .sessions import Lease, Sessions
 from .stats import rate
 
-_OWN = ("stop", "cancel", "context_shift", "keep")  # options of the config itself
+_OWN = ("stop", "cancel", "context_shift", "keep", "speculation")  # options of the config itself
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -53,6 +53,7 @@ class GenerateOptions(SamplerOptions, total=False):
     cancel: Cancel | None
     context_shift: bool
     keep: int
+    speculation: bool
 
 
 def _stops(value: object, name: str) -> tuple[str, ...]:
@@ -77,6 +78,7 @@ class GenerationConfig:
     cancel: Cancel | None = None
     context_shift: bool = False
     keep: int = 0
+    speculation: bool = True
 
     @classmethod
     def of(
@@ -100,6 +102,7 @@ class GenerationConfig:
             cancel=instance(Cancel),
             context_shift=flag,
             keep=count,
+            speculation=flag,
         )
         if "" in self.stop:
             raise ArgumentError("stop: an empty text would stop immediately")
@@ -150,8 +153,10 @@ class Generation:
 
     def __init__(self, sessions: Sessions, run: Run, prompt: Sequence[int]) -> None:
         self.stats = run.stats
-        self._lease = Lease(sessions, exact=tuple(run.config.sampler.logit_bias))
         self._run = run
+        drafts = sessions.speculation(run.stats.mode, self._left) if run.config.speculation else None
+        exact = tuple(run.config.sampler.logit_bias)
+        self._lease = Lease(sessions, exact=exact, speculation=drafts)
         self._steps = 0  # evaluations of single tokens after the prompt, and their seconds
         self._step_seconds = 0.0
         self._pieces = self._evaluated(list(prompt))
@@ -202,6 +207,11 @@ class Generation:
             return events.send(logits)
         except StopIteration:
             return None
+
+    def _left(self) -> int:
+        """How many tokens the run may draw yet."""
+        most = self._run.config.max_tokens
+        return self._lease.context if most is None else most - self.stats.n_tokens
 
     def _logits(self, wanted: Wanted) -> FloatArray:
         lease, mode, check = self._lease, self.stats.mode, self._run.check

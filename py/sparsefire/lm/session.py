@@ -152,7 +152,7 @@ class Session(CoreObject):
     @locked
     def close(self) -> None:
         """Frees the memory; the counts stay. Closing twice is allowed."""
-        if self._finalizer.alive:
+        if self.is_open:
             self._collect_counts()
         super().close()
 

@@ -13,6 +13,7 @@ from ..core.handle import locked
 from ..errors import ArgumentError, CoreMemoryError
 from .loader import CoreModel
 from .session import Session
+from .speculation import Costs, Speculation, can_speculate
 from .stats import Share, Stats
 
 MOST_SESSIONS = 8
@@ -37,6 +38,12 @@ class Sessions:
         kept = model.plan.session_bytes(context)
         self._most = min(MOST_SESSIONS, 1 + MOST_BYTES // max(kept, 1))
         self._closed = False
+        self._costs = Costs()
+
+    def speculation(self, mode: str, most: Callable[[], int]) -> Speculation | None:
+        """The drafts of a run in a mode, which draws at most so many tokens more; None where there
+        can be none."""
+        return Speculation(self._costs, most) if can_speculate(self._model, mode) else None
 
     def lend(self, lease: Lease, tokens: Sequence[int], mode: str, decoded: int = 0) -> Session:
         """A session with counts of zero, of those free the one that holds most of these tokens."""
@@ -83,16 +90,23 @@ class Lease:
     """A run's hold on a session, and what the run evaluated so far, in however many sessions. The
     end of a `with` gives the session back. Its methods are called under `lock`, the model's.
 
-    screened, exact: how its logits are computed, see `Session.set_head`."""
+    screened, exact: how its logits are computed, see `Session.set_head`. speculation: the drafts of
+      its run, if there are any."""
 
     def __init__(
-        self, sessions: Sessions, *, screened: bool = True, exact: Sequence[int] = ()
+        self,
+        sessions: Sessions,
+        *,
+        screened: bool = True,
+        exact: Sequence[int] = (),
+        speculation: Speculation | None = None,
     ) -> None:
         self._sessions = sessions
         self.lock = sessions.first.lock
         self.context = sessions.context
         self.vocab = sessions.first.vocab
         self._head = screened, exact
+        self._speculation = speculation
         self._session: Session | None = None
         self._evaluated = 0
         self._counts = np.zeros((2, len(sessions.first.hidden)), np.int64)
@@ -129,6 +143,9 @@ class Lease:
         stats.head = "screened" if screen else "dense"
         stats.head_rows = rows / tokens if tokens else 0.0
         stats.head_bytes = stats.head_rows * row + screen if tokens else 0.0
+        if self._speculation is not None:
+            stats.drafted_tokens = self._speculation.drafted
+            stats.accepted_tokens = self._speculation.accepted
 
     def feed(
         self,
@@ -138,9 +155,14 @@ class Lease:
         decoded: int = 0,
     ) -> FloatArray:
         """See `Session.feed`."""
+        self._drop_draft()
         if self._session is None:
             self._session = self._lent(tokens, mode, decoded)
         return self._session.feed(tokens, mode, check, decoded)
+
+    def _drop_draft(self) -> None:
+        if self._speculation is not None and self._session is not None:
+            self._speculation.drop(self._session)
 
     def _lent(self, tokens: Sequence[int], mode: str, decoded: int = 0) -> Session:
         session = self._sessions.lend(self, tokens, mode, decoded)
@@ -157,8 +179,13 @@ class Lease:
         """The same where those before the last token were evaluated before, and still are unless
         the session was lost. The last `decoded` tokens are those of the run."""
         session = self._session
-        if session is not None and session.mode == mode and len(session.tokens) == len(tokens) - 1:
-            return session.step(tokens[-1])
+        if session is not None and session.mode == mode:
+            if self._speculation is not None:
+                logits = self._speculation.next(session, tokens)
+                if logits is not None:
+                    return logits
+            elif len(session.tokens) == len(tokens) - 1:
+                return session.step(tokens[-1])
         return self.feed(tokens, mode, check, decoded)
 
     def holding(self, tokens: Sequence[int], mode: str) -> Session:
@@ -180,6 +207,7 @@ class Lease:
     @locked
     def lose(self) -> None:
         """Gives the session back. What was counted stays."""
+        self._drop_draft()
         if self._session is not None:
             self._counts, self._evaluated = self.counts, self.evaluated
             self._head_rows = self.head_rows

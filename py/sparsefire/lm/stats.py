@@ -44,7 +44,9 @@ class Stats:
     `context_shifts` counts how often the older half of the text was dropped. `head` is "screened"
     where a screen chose rows of the output matrix, else "dense"; `head_rows` is how many of them
     were computed for each token whose logits were wanted, and `head_bytes` what was read for that,
-    bytes, the screen among them.
+    bytes, the screen among them. `drafted_tokens` is how many tokens speculation evaluated before
+    they were drawn, and `accepted_tokens` how many of them were drawn then; the others are among
+    the `evaluated_tokens` too.
     """
 
     model: str
@@ -64,6 +66,8 @@ class Stats:
     head: str = "dense"
     head_rows: float = 0.0
     head_bytes: float = 0.0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -90,6 +94,8 @@ class Stats:
             text += f" ({100 * self.selected_share.mean:.1f} % of gates)"
         if self.head == "screened":
             text += f"; {self.head_rows:,.0f} rows of the output matrix"
+        if self.drafted_tokens:
+            text += f"; {self.accepted_tokens} of {self.drafted_tokens} drafted tokens right"
         return text
 
     def __repr__(self) -> str:

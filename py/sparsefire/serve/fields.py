@@ -327,11 +327,21 @@ class Bodies:
         self.model = ModelName(names)
         model: Fields = {"model": (self.model, "")}
         mode: Fields = {"mode": (ModeName(modes), "How feed-forward layers are computed.")}
+        speculation: Fields = {
+            "speculation": (Flag(), "Whether repeated text is drafted where that is faster.")
+        }
         choices: Fields = {"n": (Whole(1, limits.choices), "Choices of each prompt.")}
         bias: Fields = {
             "logit_bias": (LogitBias(vocab), "Added to logits by token id; -100 forbids one.")
         }
-        shared: Fields = {**_OPTIONS, **bias, **mode, **_METADATA, **_neutral(_NEUTRAL)}
+        shared: Fields = {
+            **_OPTIONS,
+            **bias,
+            **mode,
+            **speculation,
+            **_METADATA,
+            **_neutral(_NEUTRAL),
+        }
         self.completion = Record(
             {
                 **model,

@@ -80,8 +80,8 @@ def _check_depth(value: object) -> None:
 class Requests:
     """Turns request bodies into calls of a model.
 
-    name: the model's name in answers. names: all names that requests may use. mode: the default
-      mode. chat_template, chat_template_kwargs: see `Model.create_chat_completion`; a request's own
+    name: the model's name in answers. names: all names that requests may use. mode, speculation:
+      what requests get that do not say. chat_template, chat_template_kwargs: see `Model.create_chat_completion`; a request's own
       variables replace those of the same names.
     """
 
@@ -92,13 +92,15 @@ class Requests:
         limits: Limits,
         *,
         mode: str | None = None,
+        speculation: bool = True,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.names, self.limits = model, names, limits
         sizes = model.config.vocab, vector_width(model)
         self.bodies = Bodies(names, *sizes, model.modes, limits)
-        self._mode, self._chat_template = mode, chat_template
+        self._own: dict[str, Any] = {"mode": mode, "speculation": speculation}
+        self._chat_template = chat_template
         self._variables = dict(chat_template_kwargs or {})
 
     def answer_to(self, error: Exception) -> ApiError:
@@ -108,7 +110,8 @@ class Requests:
 
     def _options(self, fields: dict[str, Any]) -> GenerateOptions:
         options = {name: fields[name] for name in _OPTIONS if name in fields}
-        return cast(GenerateOptions, {**options, "mode": fields.get("mode", self._mode)})
+        own = {name: fields.get(name, value) for name, value in self._own.items()}
+        return cast(GenerateOptions, {**options, **own})
 
     def _n(self, fields: dict[str, Any], prompts: int) -> int:
         n: int = fields.get("n", 1)
@@ -221,7 +224,7 @@ class Requests:
         """POST /v1/embeddings."""
         fields = fields_of(body, self.bodies.embeddings)
         texts, pooling = fields["input"], fields.get("pooling")
-        mode = fields.get("mode", self._mode)
+        mode = fields.get("mode", self._own["mode"])
 
         def run(cancel: Cancel) -> Iterator[dict[str, Any]]:
             ids = [ids_of(self.model, text) for text in texts]

@@ -1,0 +1,230 @@
+"""Speculation by prompt lookup: where the last tokens of a text stood in it before, what followed
+them there is a draft of what follows now (Saxena 2023). A draft is evaluated in one batch with the
+token before it, for which rows of weights are read once, and each of its tokens counts only if it
+is the one that the run draws. So a run draws from the logits that it would get token by token, and
+its text is the same, greedy or sampled: drawing and comparing is rejection sampling (Leviathan et
+al. 2023) for a draft that names one token.
+
+What it costs is measured, how many drafted tokens are right is counted, and nothing is drafted
+where that would not pay."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .._arrays import FloatArray
+from ..core.enums import StepName
+from .loader import CoreModel
+from .session import DECODED, Session
+
+LONGEST = 15  # tokens of a draft: with the token before it, a quarter of the core's batch
+
+_SHORTEST_MATCH = 2  # tokens; fewer say little
+_LONGEST_MATCH = 8  # more say no more
+_PLACES = 4  # of earlier occurrences that are compared
+_KEPT = 9  # times of which the median is taken
+_FEWEST = 3  # single tokens that are measured before anything is drafted
+_EXTRA = 0.4  # of a token's time for one more in a batch, before it is measured
+_LEAST_GAIN = 1.05  # that is expected of a draft; less is noise
+# What speculation may cost where drafts are wrong, in times of a token: so much once, and so much
+# for each token. What it gained may be lost again, up to a limit.
+_ONCE, _EACH, _MOST_CREDIT = 1.0, 0.01, 8.0
+_FORGET = 0.9  # the weight of what was counted before, at each draft
+
+
+def can_speculate(model: CoreModel, mode: str) -> bool:
+    """Whether tokens of a batch get the bits that they would get alone, and those that turn out
+    wrong can be forgotten: not in models with a recurrent state, nor where neurons are read on
+    demand, nor where a layer chooses between two layouts by the number of tokens."""
+    if model.neurons is not None:
+        return False
+    if {step.name for step in model.plan.steps} & {
+        StepName.STEP_CONVOLUTION,
+        StepName.STEP_RECURRENCE,
+    }:
+        return False
+    return mode == "dense" or all(
+        getattr(layer, "second_down", None) is None for layer in model.layers
+    )
+
+
+class Costs:
+    """What evaluating 1, 2 … tokens of a model in a batch costs. `credit`, in times of one token,
+    is what speculation may still cost where drafts are wrong."""
+
+    def __init__(self) -> None:
+        self._times: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}  # seconds
+        self.credit = _ONCE
+
+    def note(self, tokens: int, seconds: float) -> None:
+        """Adds a measurement."""
+        times = self._times.setdefault(tokens, deque(maxlen=_KEPT))
+        times.append(seconds)
+        self._medians[tokens] = statistics.median(times)
+
+    def are_known(self) -> bool:
+        """Whether single tokens were measured."""
+        return len(self._times.get(1, ())) >= _FEWEST
+
+    def of(self, tokens: int) -> float:
+        """The cost of so many tokens, over that of one. Costs of numbers that were not measured lie
+        on lines through those that were."""
+        one, known = self._medians[1], self._medians
+        if tokens in known:
+            return known[tokens] / one
+        below = max(n for n in known if n < tokens)
+        above = min((n for n in known if n > tokens), default=0)
+        if above:
+            slope = (known[above] - known[below]) / (above - below)
+        elif below > 1:
+            slope = (known[below] - one) / (below - 1)
+        else:
+            slope = _EXTRA * one
+        return (known[below] + (tokens - below) * max(slope, 0.0)) / one
+
+
+class Lookup:
+    """Where pairs of tokens stand in a text that grows."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[int, int], deque[int]] = {}  # of what follows a pair
+        self._indexed = 0
+
+    def draft(self, text: Sequence[int], most: int) -> tuple[list[int], int]:
+        """At most so many tokens that may follow the text, and how many tokens before them are
+        those of the end of the text. A text that does not go on from the last one is read anew."""
+        if len(text) < self._indexed:
+            self._places.clear()
+            self._indexed = 0
+        for end in range(max(self._indexed, _SHORTEST_MATCH), len(text)):
+            pair = text[end - 2], text[end - 1]
+            self._places.setdefault(pair, deque(maxlen=_PLACES)).append(end)
+        self._indexed = max(self._indexed, len(text))
+        places = self._places.get((text[-2], text[-1])) if len(text) >= 2 else None
+        if not places:
+            return [], 0
+        matches = [(_matching(text, place), place) for place in places]
+        matching, place = max(matches)
+        drafted: list[int] = []
+        for at in range(place, place + most):
+            # A text that repeats itself goes on so.
+            drafted.append(text[at] if at < len(text) else drafted[at - len(text)])
+        return drafted, matching
+
+
+def _matching(text: Sequence[int], place: int) -> int:
+    """How many tokens before `place` are those of the end of the text."""
+    most = min(_LONGEST_MATCH, place)
+    return next(
+        (n for n in range(most) if text[place - 1 - n] != text[len(text) - 1 - n]), most
+    )
+
+
+class Acceptance:
+    """How often drafted tokens are right, by how many tokens before them were the same."""
+
+    def __init__(self) -> None:
+        # As if so many had been right and wrong already.
+        self._right = {n: 0.25 * n for n in range(_LONGEST_MATCH + 1)}
+        self._wrong = dict.fromkeys(self._right, 0.75)
+
+    def note(self, matching: int, right: int, wrong: int) -> None:
+        """Adds what became of a draft."""
+        self._right[matching] = self._right[matching] * _FORGET + right
+        self._wrong[matching] = self._wrong[matching] * _FORGET + wrong
+
+    def of(self, matching: int) -> float:
+        """The expected share, 0 … 1."""
+        right = self._right[matching]
+        return right / (right + self._wrong[matching])
+
+
+class Speculation:
+    """The drafts of one run. `drafted` and `accepted` count their tokens.
+
+    most: called for how many tokens the run will draw yet, at most.
+    """
+
+    def __init__(self, costs: Costs, most: Callable[[], int]) -> None:
+        self.drafted = self.accepted = 0
+        self._costs = costs
+        self._most = most
+        self._lookup = Lookup()
+        self._acceptance = Acceptance()
+        self._rows: FloatArray = np.empty((0, 0), np.float32)
+        self._draft: list[int] = []  # of which the first `_right` are right
+        self._right = self._matching = self._confirmed = 0
+
+    def next(self, session: Session, tokens: Sequence[int]) -> FloatArray | None:
+        """The logits after the last of these tokens, as `Session.step`; the session must hold those
+        before it, and may hold a draft. None if it does not."""
+        if self._draft:
+            if len(tokens) == self._confirmed + 1 and session.tokens[-len(self._draft) :] == (
+                self._draft
+            ):
+                if tokens[-1] == self._draft[self._right]:
+                    return self._accept(session, len(tokens))
+            self.drop(session)
+        if len(session.tokens) != len(tokens) - 1:
+            return None
+        self._confirmed = len(tokens)
+        drafted = self._proposed(session, tokens)
+        started = time.perf_counter()
+        logits = self._evaluated(session, tokens[-1], drafted) if drafted else None
+        if logits is None:
+            logits = session.step(tokens[-1])
+        self._costs.note(len(drafted) + 1, time.perf_counter() - started)
+        self._costs.credit += _EACH
+        return logits
+
+    def drop(self, session: Session) -> None:
+        """Forgets what is drafted, in the session too."""
+        if not self._draft:
+            return
+        wrong, self._draft = len(self._draft) - self._right, []
+        self._acceptance.note(self._matching, self._right, int(wrong > 0))
+        if session.is_open:
+            session.rewind(self._confirmed, session.mode)
+
+    def _accept(self, session: Session, length: int) -> FloatArray:
+        self._right += 1
+        self._confirmed = length
+        self.accepted += 1
+        self._costs.credit = min(self._costs.credit + 1, _MOST_CREDIT)
+        logits: FloatArray = self._rows[self._right]
+        if self._right == len(self._draft):
+            self.drop(session)
+        return logits
+
+    def _proposed(self, session: Session, tokens: Sequence[int]) -> list[int]:
+        """The draft that is expected to gain most, if any is."""
+        room = min(LONGEST, self._most() - 1, session.context - len(tokens))
+        drafted, self._matching = self._lookup.draft(tokens, max(room, 0))
+        if not drafted or not self._costs.are_known():
+            return []
+        share = self._acceptance.of(self._matching)
+        best, length, expected = _LEAST_GAIN, 0, 1.0
+        for count in range(1, len(drafted) + 1):
+            expected += share**count
+            cost = self._costs.of(count + 1)
+            if cost - 1 <= self._costs.credit and expected / cost > best:
+                best, length = expected / cost, count
+        self._costs.credit -= self._costs.of(length + 1) - 1
+        return drafted[:length]
+
+    def _evaluated(self, session: Session, token: int, drafted: list[int]) -> FloatArray:
+        """The logits after a token, with the draft after it evaluated too."""
+        count = len(drafted) + 1
+        if len(self._rows) < count:
+            self._rows = np.empty((count, session.vocab), np.float32)
+        session.evaluate(np.array([token, *drafted], np.int32), self._rows[:count], DECODED)
+        self.drafted += len(drafted)
+        self._draft, self._right = drafted, 0
+        first: FloatArray = self._rows[0]
+        return first
