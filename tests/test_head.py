@@ -19,6 +19,7 @@ from sparsefire.calibrate.head import HeadCalibration, calibrate_head
 from sparsefire.cli import main
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, ModelFileError
+from sparsefire.ffn.bounded import CoreBounded
 from sparsefire.lm.opening import default_model
 
 RANK, ROWS, VOCAB, D = 32, 40, 270, 64
@@ -140,6 +141,51 @@ def test_broken_screens_are_refused(
     path = write(tmp_path / "model.gguf", keys=keys, tensors=tensors)
     with pytest.raises(ModelFileError, match=problem):
         sf.Model.load(path)
+
+
+# ---- A copy that proves --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["F32", "F16", "Q8_0"])
+def test_the_proven_head_gives_the_greedy_text(core: Core, format: str, tmp_path: Path) -> None:
+    path = tiny_model.write(tmp_path / "model.gguf", format=format, tied=False)
+    with sf.Model.load(path, head="proven") as model, sf.Model.load(path, head="dense") as dense:
+        assert (model.head, dense.head) == ("proven", "dense")
+        for prompt in ([5, 6, 7], TOKENS * 2):
+            texts = [list(each.generate(prompt, 12, temperature=0)) for each in (model, dense)]
+            assert texts[0] == texts[1]
+            assert model.stats.token_ids == dense.stats.token_ids
+            assert model.stats.head == "proven"
+            assert 1 <= model.stats.head_rows < VOCAB
+        # More than the largest logit: all rows.
+        for more in ({"temperature": 1.0, "seed": 1}, {"temperature": 0, "repeat_penalty": 1.3}):
+            pairs = [each.start(TOKENS, 6, logprobs=3, **more) for each in (model, dense)]
+            assert list(pairs[0]) == list(pairs[1])
+            assert (model.stats.head, model.stats.head_rows) == ("dense", VOCAB)
+        assert (model.logits(TOKENS) == dense.logits(TOKENS)).all()
+
+
+@pytest.mark.parametrize("format", ["F16", "Q8_0"])
+def test_bounds_hold(core: Core, format: str, tmp_path: Path) -> None:
+    path = tiny_model.write(tmp_path / "model.gguf", format=format, tied=False)
+    weights = as_stored(path, "output.weight")
+    random = np.random.default_rng(8)
+    with sf.Model.load(path, head="proven") as model:
+        copy = model.session.model.screen
+        assert isinstance(copy, CoreBounded)
+        for spread in (1, 30):
+            x = (random.standard_normal((20, D)) ** spread).astype(np.float32)
+            norms = np.sqrt(np.square(x.astype(np.float64).reshape(20, -1, 32)).sum(axis=2))
+            most = norms @ copy.bounds.dequantize().astype(np.float64).T
+            errors = np.abs(copy.scores(x) - x.astype(np.float64) @ weights.T)
+            assert (errors <= most).all()
+            assert most.max() < 0.5 * np.abs(np.linalg.norm(x, axis=1)).max() * np.sqrt(D)
+
+
+def test_a_matrix_of_few_bits_has_no_copy(tmp_path: Path) -> None:
+    path = tiny_model.write(tmp_path / "model.gguf", format="Q4_1", tied=False)
+    with sf.Model.load(path, head="proven") as model:
+        assert model.head == "dense"
 
 
 # ---- Calibration ---------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ GENERATE = {
     "cancel": "object",
     "context_shift": "flag",
     "keep": "count",
+    "speculation": "flag",
 }
 ANSWER = {**GENERATE, "n": "count", "stream": "flag", "stream_options": "mapping", "model": "text"}
 LAYER = sf.SparseFfn(W1, W2)

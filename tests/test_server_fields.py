@@ -58,6 +58,7 @@ def test_fields_that_change_no_answer(shared: Running) -> None:
         "stream_options": {"include_usage": True},
         "stop": None,
         "n": 1.0,
+        "speculation": True,
     }
     for path, body in (("completions", TEXT), ("chat/completions", CHAT)):
         wanted = shared.post(path, **body, **GREEDY).json()["choices"]

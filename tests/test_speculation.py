@@ -17,7 +17,7 @@ from model_variants import variant_path
 from sparsefire.core.core import Core
 from sparsefire.lm import speculation
 from sparsefire.lm.model import Model
-from sparsefire.lm.speculation import Costs, Lookup, Speculation
+from sparsefire.lm.speculation import Costs, Lookup, Speculation, can_speculate
 
 PROMPT = [30, 31, 32, 33, 34, 35, 36, 37, 30, 31, 32, 33, 34]
 NEVER_ENDS = {260: float("-inf")}
@@ -54,7 +54,7 @@ def test_a_run_is_the_same(mode: str, options: dict[str, Any], model: Model) -> 
         wanted = run(model, PROMPT, count, **asked, speculation=False)
         assert model.stats.drafted_tokens == 0
         tokens = list(model.session.tokens)
-        assert run(model, PROMPT, count, **asked) == wanted
+        assert run(model, PROMPT, count, **asked, speculation=True) == wanted
         stats = model.stats
         assert model.session.tokens == tokens
         assert stats.drafted_tokens - stats.accepted_tokens <= stats.evaluated_tokens
@@ -64,34 +64,32 @@ def test_a_run_is_the_same(mode: str, options: dict[str, Any], model: Model) -> 
 
 def test_runs_that_take_turns_shift_or_end_early(model: Model) -> None:
     options: dict[str, Any] = {"temperature": 0, "logit_bias": NEVER_ENDS}
-    wanted = {
-        name: run(model, PROMPT, 200, **options, **more, speculation=False)[0]
-        for name, more in (("shifted", {"context_shift": True}), ("sampled", SAMPLED))
-    }
-    first = model.start(PROMPT, 200, **options, context_shift=True)
-    second = model.start(PROMPT, 200, **options, **SAMPLED)
-    for _ in zip(first, second, strict=False):
+    both = {**options, "context_shift": True}, {**options, **SAMPLED}
+    wanted = [run(model, PROMPT, 200, **each, speculation=False)[0] for each in both]
+    runs = [model.start(PROMPT, 200, **each, speculation=True) for each in both]
+    for _ in zip(*runs, strict=False):
         pass
-    list(first), list(second)
-    assert first.stats.token_ids == wanted["shifted"]
-    assert second.stats.token_ids == wanted["sampled"]
-    assert first.stats.accepted_tokens > 20
+    for each, tokens in zip(runs, wanted, strict=True):
+        list(each)
+        assert each.stats.token_ids == tokens
+    assert runs[0].stats.accepted_tokens > 20
     # What is left of a run that ends in a draft is what was drawn, and the next one goes on there.
-    early = model.start(PROMPT, 60, **options)
-    while early.stats.accepted_tokens < 3:
+    early = model.start(PROMPT, 130, **options, speculation=True)
+    while early.stats.n_tokens < 3 or not early._lease._speculation._draft:  # type: ignore[union-attr]
         next(early)
     drawn = early.stats.token_ids.copy()
     early.close()
     text = PROMPT + drawn
     assert text[:-1] in [each.tokens for each in model._sessions._all]
     plain = run(model, text, 10, **options, speculation=False)
-    assert run(model, text, 10, **options) == plain
+    assert run(model, text, 10, **options, speculation=True) == plain
 
 
-def test_models_with_a_recurrent_state_do_not_speculate(cheap: None, tmp_path: Path) -> None:
-    with Model.load(recurrent_models.write(tmp_path / "model.gguf", "lfm2moe")) as model:
-        list(model.generate([5, 6, 5, 6, 5], 8, temperature=0))
-        assert model.stats.drafted_tokens == 0
+def test_models_that_cannot_forget_do_not_speculate(tmp_path: Path) -> None:
+    with Model.load(recurrent_models.write(tmp_path / "model.gguf", "lfm2moe")) as recurrent:
+        assert not can_speculate(recurrent.session.model, "dense")
+    with Model.load(variant_path("calibrated q8_0")) as plain:
+        assert can_speculate(plain.session.model, "sparse")
 
 
 tokens_lists = st.lists(st.integers(0, 3), max_size=40)
@@ -146,6 +144,9 @@ class Fixed(Costs):
     def note(self, tokens: int, seconds: float) -> None:
         """Nothing is measured."""
 
+    def doubt(self) -> None:
+        """Nor forgotten."""
+
     def are_known(self) -> bool:
         return True
 
@@ -181,4 +182,8 @@ def test_costs_lie_on_lines_through_what_was_measured() -> None:
     for tokens, seconds in ((1, 2.0), (1, 1.0), (1, 9.0), (5, 4.0), (9, 12.0)):
         costs.note(tokens, seconds)
     assert costs.are_known()
-    assert [costs.of(n) for n in (1, 3, 5, 7, 11)] == [1, 1.5, 2, 4, 8]
+    assert [costs.of(n) for n in (1, 3, 5, 7, 11)] == pytest.approx([1, 1.5, 2, 4, 6.8])
+    for _ in range(8):
+        assert costs.of(9) == 6
+        costs.doubt()
+    assert [costs.of(n) for n in (1, 9)] == pytest.approx([1, 4.2])  # not measured any more

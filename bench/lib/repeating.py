@@ -57,18 +57,21 @@ _SETTINGS = """{
 }
 """
 
-_SPEECH = """Four score and seven years ago our fathers brought forth on this continent, a new nation, \
-conceived in Liberty, and dedicated to the proposition that all men are created equal. Now we are \
-engaged in a great civil war, testing whether that nation, or any nation so conceived and so \
-dedicated, can long endure. We are met on a great battle-field of that war."""
+_SPEECH = """\
+Four score and seven years ago our fathers brought forth on this continent, a new nation, \
+conceived in Liberty, and dedicated to the proposition that all men are created equal. Now we \
+are engaged in a great civil war, testing whether that nation, or any nation so conceived and \
+so dedicated, can long endure. We are met on a great battle-field of that war."""
 
-_CONTRACT = """The tenant shall pay the rent on the first working day of every month. If the rent is \
-late by more than ten days, the landlord may charge a fee of two per cent of the amount that is \
-due. The tenant shall keep the rooms in good order and shall report damage without delay. Neither \
+_CONTRACT = """\
+The tenant shall pay the rent on the first working day of every month. If the rent is late by \
+more than ten days, the landlord may charge a fee of two per cent of the amount that is due. \
+The tenant shall keep the rooms in good order and shall report damage without delay. Neither \
 party may end this contract before the end of the first year."""
 
-_LETTER = """Dear Mrs Taylor, thank you for your order of the third of May. We are sorry to say that \
-the blue curtains are out of stock and will not be delivered before the end of June. We can send \
+_LETTER = """\
+Dear Mrs Taylor, thank you for your order of the third of May. We are sorry to say that the \
+blue curtains are out of stock and will not be delivered before the end of June. We can send \
 you the green ones at once, or return your money. Please let us know what you prefer. Yours \
 sincerely, the customer service of Hill and Sons."""
 

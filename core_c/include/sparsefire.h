@@ -226,6 +226,12 @@ SF_API int32_t sf_predictor_open_sign(sf_predictor **out, sf_context *context, c
 /* Copies the packed signs of a sign-bit predictor: signs (hidden, words), words = ⌈d/32⌉, where bit j % 32 of word j /
  * 32 of a row is 1 when weight j is negative. Errors: ARGUMENT (another kind of predictor), SHAPE (bytes too few). */
 SF_API int32_t sf_predictor_signs(const sf_predictor *predictor, uint32_t *signs, size_t bytes);
+/* Scores are products with a copy (hidden, d) of a matrix, in fewer bits than it has, and each is known to be near that
+ * of the matrix: at most Σ_k bounds[i, k] · ‖x_k‖ from it, x_k the parts into which x is cut, d / parts elements each.
+ * bounds (hidden, parts): in F32, F16 or BF16. As a screen of a model (sf_model_add_screen), it proves which rows may
+ * have the largest logit. Borrows both. Rule and errors as above, and FORMAT (bounds). */
+SF_API int32_t sf_predictor_open_bounded(sf_predictor **out, sf_context *context, const sf_matrix *copy,
+                                         const sf_matrix *bounds);
 SF_API void sf_predictor_close(sf_predictor *predictor);
 /* Neurons 0 … hot-1 are always selected and not scored; `rule`, an sf_rule, applies to the others, and so do
  * `least` and `most` (most ≥ hidden means no limit). Errors: ARGUMENT. */
@@ -409,7 +415,8 @@ SF_API int32_t sf_model_add_experts(sf_model *model, sf_experts *experts);
 /* Puts another layer of the same shape in the place of an sf_ffn. Errors: ARGUMENT, SHAPE. */
 SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
 
-/* A screen for SF_STEP_HEAD: a low-rank predictor whose scores approximate the logits. Borrows it; its rule is not
+/* A screen for SF_STEP_HEAD: a predictor whose scores approximate the logits, low-rank, or bounded, by a copy of the
+ * head's matrix, to whose scores the head's bias is added. Borrows it; its rule is not
  * used. Errors: ARGUMENT (also for one of another context), MEMORY. */
 SF_API int32_t sf_model_add_screen(sf_model *model, sf_predictor *screen);
 
@@ -469,7 +476,8 @@ enum sf_step_name {
   SF_STEP_HEAD = 26,        /* in (d), matrix (vocab, d), bias (vocab) or -1, screen or -1, rows, out (vocab), after the
                                pick. out = matrix · in + bias. With a screen, out = its scores, but where these are the
                                `rows` largest (of equal ones the first), or a session names the row: see
-                               sf_session_set_head */
+                               sf_session_set_head. With a bounded one, instead of the largest, where the logit may be
+                               the largest of all, so that the largest of `out` is that without a screen */
   SF_STEP_TYPE = 27 /* out (d), matrix (types, d). out = row of the token's type, such as the first or the second
                        of two texts (Devlin et al. 2019): an evaluation takes id + type · vocab for a token.
                        All such steps of a plan have as many types */

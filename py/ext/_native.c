@@ -188,6 +188,7 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_select_threshold, 7, (h, p, i, f, i, i, w))                    \
   RESULT(int32_t, sf_predictor_open, 6, (w, h, h, h, p, i))                         \
   RESULT(int32_t, sf_predictor_open_sign, 4, (w, h, h, f))                          \
+  RESULT(int32_t, sf_predictor_open_bounded, 4, (w, h, h, h))                       \
   RESULT(int32_t, sf_predictor_signs, 3, (h, w, s))                                 \
   VOID(sf_predictor_close, 1, (h))                                                  \
   RESULT(int32_t, sf_predictor_set_rule, 6, (h, i, f, i, i, i))                     \

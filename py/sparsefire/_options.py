@@ -23,7 +23,7 @@ from .errors import ArgumentError
 Check = Callable[[Any, str], Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-HEADS = ("dense", "screened")  # how logits are computed, see `Model.load`
+HEADS = ("dense", "screened", "proven")  # how logits are computed, see `Model.load`
 
 _SHOWN = 60  # characters of a value in a message
 

@@ -147,6 +147,65 @@ static void test_errors(head *h) {
   sf_session_close(session);
 }
 
+/* A copy of the embedding without its last bits, and how far products of its halves may be from the matrix's. */
+static void test_bounded(sf_context *context) {
+  enum { PARTS = 2, PART = D / PARTS };
+  static float floats[VOCAB * D], rounded[VOCAB * D], bounds[VOCAB * PARTS], bias[VOCAB];
+  static float exact[VOCAB], found[VOCAB];
+  const float one = 1;
+  sf_matrix *matrix, *copy, *of_parts, *other;
+  sf_predictor *screen = NULL;
+  sf_model *model;
+  sf_session *session;
+  random_state = 5;
+  for (int32_t i = 0; i < VOCAB * D; i++) {
+    floats[i] = random_unit();
+    rounded[i] = floorf(floats[i] * 16) / 16;
+  }
+  for (int32_t i = 0; i < VOCAB * PARTS; i++) {
+    double squares = 0;
+    for (int32_t k = i * PART; k < (i + 1) * PART; k++) squares += pow((double)floats[k] - (double)rounded[k], 2);
+    bounds[i] = (float)(sqrt(squares) + 1e-5);
+    bias[i / PARTS] = 0.1f * random_unit();
+  }
+  const size_t bytes = sizeof floats;
+  CHECK(sf_matrix_open(&matrix, floats, bytes, SF_F32, VOCAB, D, 0) == SF_OK, "matrix");
+  CHECK(sf_matrix_open(&copy, rounded, bytes, SF_F32, VOCAB, D, 0) == SF_OK, "copy");
+  CHECK(sf_matrix_open(&of_parts, bounds, sizeof bounds, SF_F32, VOCAB, PARTS, 0) == SF_OK, "bounds");
+  CHECK(sf_predictor_open_bounded(NULL, context, copy, of_parts) == SF_ERROR_ARGUMENT, "no place");
+  CHECK(sf_predictor_open_bounded(&screen, context, NULL, of_parts) == SF_ERROR_ARGUMENT, "no copy");
+  CHECK(sf_predictor_open_bounded(&screen, context, copy, NULL) == SF_ERROR_ARGUMENT, "no bounds");
+  CHECK(sf_matrix_open(&other, floats, bytes, SF_F32, VOCAB, 3, 0) == SF_OK, "parts that do not fit");
+  CHECK(sf_predictor_open_bounded(&screen, context, copy, other) == SF_ERROR_SHAPE, "parts");
+  sf_matrix_close(other);
+  CHECK(sf_matrix_open(&other, floats, bytes, SF_Q8_0, VOCAB, 32, 0) == SF_OK, "blocks");
+  CHECK(sf_predictor_open_bounded(&screen, context, copy, other) == SF_ERROR_FORMAT, "blocks");
+  sf_matrix_close(other);
+  CHECK(sf_predictor_open_bounded(&screen, context, copy, of_parts) == SF_OK, "open");
+  CHECK(sf_model_open(&model, context, VOCAB, D) == SF_OK, "model");
+  int32_t x = sf_model_add_buffer(model, D), place = sf_model_add_matrix(model, matrix);
+  int32_t vector = sf_model_add_vector(model, bias, VOCAB), proof = sf_model_add_screen(model, screen);
+  const int32_t embed[] = {x, place}, head[] = {x, place, vector, proof, 1, 0};
+  CHECK(sf_model_add_step(model, SF_STEP_EMBED, embed, 2, &one, 1) >= 0, "embed");
+  CHECK(sf_model_add_step(model, SF_STEP_PICK, embed, 1, NULL, 0) >= 0, "pick");
+  CHECK(sf_model_add_step(model, SF_STEP_HEAD, head, 6, NULL, 0) >= 0, "head");
+  CHECK(sf_session_open(&session, model, 2 * VOCAB) == SF_OK, "session");
+  for (int32_t token = 0, rows; token < VOCAB; token += 7) {
+    int32_t best[2], tokens_counted;
+    CHECK(sf_session_set_head(session, SF_HEAD_DENSE, NULL, 0) == SF_OK, "dense");
+    CHECK(sf_session_eval(session, &token, 1, SF_DENSE, SF_DECODE, exact, 1) == SF_OK, "eval");
+    CHECK(sf_session_head_counts(session, &tokens_counted, &rows) == SF_OK, "counts");
+    CHECK(sf_session_set_head(session, SF_HEAD_SCREENED, NULL, 0) == SF_OK, "proven");
+    CHECK(sf_session_eval(session, &token, 1, SF_DENSE, SF_DECODE, found, 1) == SF_OK, "eval");
+    CHECK(sf_session_head_counts(session, &tokens_counted, &rows) == SF_OK && rows >= 1 && rows < VOCAB, "%d", rows);
+    CHECK(sf_select_top_k(context, exact, VOCAB, 1, &best[0]) == 1, "best");
+    CHECK(sf_select_top_k(context, found, VOCAB, 1, &best[1]) == 1, "best");
+    CHECK(best[0] == best[1] && exact[best[0]] == found[best[0]], "%d is not %d", best[1], best[0]);
+  }
+  sf_session_close(session), sf_model_close(model), sf_predictor_close(screen);
+  sf_matrix_close(matrix), sf_matrix_close(copy), sf_matrix_close(of_parts);
+}
+
 int main(void) {
   static int32_t all[VOCAB];
   const int32_t some[] = {0, 8, 9, 150, VOCAB - 1}, formats[] = {SF_F32, SF_Q8_0, SF_Q4_0};
@@ -170,6 +229,7 @@ int main(void) {
       test_errors(&one);
       close_head(&one), close_head(&threaded);
     }
+    test_bounded(context);
     sf_context_close(context), sf_context_close(threads);
   }
   return check_result();

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "base/memory.h"
+#include "matrix/matrix.h"
 #include "matrix/select.h"
 
 /* Room for the scores of n vectors. */
@@ -19,6 +20,21 @@ int32_t sf_predictor_start(sf_predictor *predictor, sf_context *context, int32_t
   predictor->rule = SF_RULE_THRESHOLD;
   predictor->most = hidden;
   return reserve(predictor, 1);
+}
+
+int32_t sf_predictor_multiply(sf_context *context, const sf_matrix *matrix, const sf_panels *panels, int32_t first,
+                              const float *x, int32_t n, float *out, size_t stride) {
+  sf_inputs inputs;
+  int32_t status = sf_prepare(context, SF_DECODE, matrix->format, x, n, matrix->columns, &inputs);
+  if (status != SF_OK) return status;
+  if (panels && panels->data) {
+    sf_multiply_panels(context, panels, first, &inputs, n, out, stride);
+  } else {
+    sf_matrix rows = *matrix;
+    rows.data += (size_t)first * rows.stride;
+    sf_multiply(context, &rows, NULL, rows.rows - first, &inputs, n, out, stride);
+  }
+  return SF_OK;
 }
 
 void sf_predictor_close(sf_predictor *predictor) {

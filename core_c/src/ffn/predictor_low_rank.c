@@ -1,7 +1,6 @@
 /* Low-rank predictors: scores = Q · f(P · x) + bias, see sf_predictor_open. */
 #include "base/memory.h"
 #include "ffn/predictor.h"
-#include "matrix/panels.h"
 
 typedef struct {
   sf_predictor base;
@@ -19,22 +18,6 @@ static int32_t reserve(low_rank *predictor, int32_t n) {
   return sf_grow((void **)&predictor->z, &predictor->z_capacity, between, sizeof(float));
 }
 
-/* out (n, rows - first), rows `stride` apart: the products of the matrix's rows from `first` on with x (n, columns). */
-static int32_t multiply(sf_context *context, const sf_matrix *matrix, const sf_panels *panels, int32_t first,
-                        const float *x, int32_t n, float *out, size_t stride) {
-  sf_inputs inputs;
-  int32_t status = sf_prepare(context, SF_DECODE, matrix->format, x, n, matrix->columns, &inputs);
-  if (status != SF_OK) return status;
-  if (panels->data) {
-    sf_multiply_panels(context, panels, first, &inputs, n, out, stride);
-  } else {
-    sf_matrix rows = *matrix;
-    rows.data += (size_t)first * rows.stride;
-    sf_multiply(context, &rows, NULL, rows.rows - first, &inputs, n, out, stride);
-  }
-  return SF_OK;
-}
-
 static int32_t score(sf_predictor *base, const float *x, int32_t n, int32_t first, float *scores, size_t stride) {
   low_rank *predictor = (low_rank *)base;
   sf_context *context = base->context;
@@ -43,12 +26,12 @@ static int32_t score(sf_predictor *base, const float *x, int32_t n, int32_t firs
   int32_t status = reserve(predictor, n);
   if (status != SF_OK) return status;
   float *z = predictor->z;
-  status = multiply(context, predictor->p, &predictor->p_panels, 0, x, n, z, (size_t)rank);
+  status = sf_predictor_multiply(context, predictor->p, &predictor->p_panels, 0, x, n, z, (size_t)rank);
   if (status != SF_OK) return status;
   if (predictor->relu_between) kernels->activate(SF_RELU, 0, z, n * rank, z);
   /* A sum of finite products may still overflow; the block formats cannot represent that. */
   if (!kernels->all_finite(z, n * rank)) return SF_ERROR_NOT_FINITE;
-  status = multiply(context, predictor->q, &predictor->q_panels, first, z, n, scores, stride);
+  status = sf_predictor_multiply(context, predictor->q, &predictor->q_panels, first, z, n, scores, stride);
   for (int32_t j = 0; status == SF_OK && predictor->bias && j < n; j++) {
     float *scores_j = scores + (size_t)j * stride;
     kernels->add(scores_j, predictor->bias + first, count, scores_j);
@@ -64,7 +47,7 @@ static void close_low_rank(sf_predictor *base) {
   sf_free(predictor->z);
 }
 
-static const sf_predictor_kind kind = {score, close_low_rank};
+static const sf_predictor_kind kind = {score, NULL, close_low_rank};
 
 int32_t sf_predictor_open(sf_predictor **out, sf_context *context, const sf_matrix *p, const sf_matrix *q,
                           const float *bias, int32_t relu_between) {

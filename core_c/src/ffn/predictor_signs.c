@@ -54,7 +54,7 @@ static void close_signs(sf_predictor *base) {
   sf_free(predictor->x_signs);
 }
 
-static const sf_predictor_kind kind = {score, close_signs};
+static const sf_predictor_kind kind = {score, NULL, close_signs};
 
 int32_t sf_predictor_open_sign(sf_predictor **out, sf_context *context, const sf_matrix *gate, float alpha) {
   if (!out) return SF_ERROR_ARGUMENT;

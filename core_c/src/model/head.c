@@ -1,6 +1,9 @@
 /* The head: logits from the output matrix. Without a screen, all rows are multiplied. With one (a low-rank predictor of
  * the logits), its scores stand for them, and the rows of the best scores are multiplied, as in SVD-softmax (Shim et
- * al. 2017). Tokens are screened each for itself, so the rows of one do not depend on the others. */
+ * al. 2017), or, with a bounded copy of the matrix, those that may have the largest logit. Tokens are screened each for
+ * itself, so the rows of one do not depend on the others. */
+#include <math.h>
+
 #include "base/memory.h"
 #include "ffn/predictor.h"
 #include "matrix/select.h"
@@ -85,29 +88,59 @@ static int32_t reserve(sf_model *model) {
   return sf_grow((void **)&model->rows, &model->rows_capacity, most, sizeof(int32_t));
 }
 
-/* Puts exact logits in the place of the best scores of token j, and of those that its session names. */
-static void compute_rows(const pass *p, const sf_inputs *inputs, int32_t j) {
+/* The rows whose logit may be the largest, in ids: how many these are. out (vocab): scores; errors (vocab): how far
+ * they may be from the logits. What is not a number proves nothing. */
+static int32_t take_provable(const float *out, const float *errors, int32_t vocab, int32_t *ids) {
+  const float rounding = 1e-6f; /* of the sums below, relative */
+  float least = -INFINITY;
+  int32_t count = 0;
+  for (int32_t i = 0; i < vocab; i++) {
+    float low = out[i] - errors[i] - rounding * fabsf(out[i]);
+    if (low > least) least = low;
+  }
+  for (int32_t i = 0; i < vocab; i++) {
+    ids[count] = i;
+    count += !(out[i] + errors[i] + rounding * fabsf(out[i]) < least);
+  }
+  return count;
+}
+
+/* Chooses rows of one token's x (columns) by its scores in out (vocab): ids into model->rows, and their number or an
+ * error. */
+static int32_t choose_rows(const pass *p, const float *x, float *out) {
   sf_model *model = p->model;
+  const sf_kernels *kernels = model->context->kernels;
+  if (!p->screen->kind->bound) return sf_top_k(kernels, out, model->vocab, p->rows, model->rows);
+  if (p->bias) kernels->add(out, p->bias->values, model->vocab, out);
+  int32_t status = p->screen->kind->bound(p->screen, x, model->work);
+  return status == SF_OK ? take_provable(out, model->work, model->vocab, model->rows) : status;
+}
+
+/* Puts exact logits in the place of the chosen scores of token j, and of those that its session names. */
+static int32_t compute_rows(const pass *p, int32_t j) {
+  sf_model *model = p->model;
+  sf_context *context = model->context;
   const sf_session *session = session_of(p, j);
-  float *out = p->out + (size_t)j * (size_t)model->vocab, *values = model->work;
-  int32_t *ids = model->rows, count = sf_top_k(model->context->kernels, out, model->vocab, p->rows, ids);
+  const float *x = p->x + (size_t)j * (size_t)p->matrix->columns;
+  float *out = p->out + (size_t)j * (size_t)model->vocab;
+  int32_t count = choose_rows(p, x, out);
+  if (count < 0) return count;
+  float *values = model->work;
+  int32_t *ids = model->rows;
   count = join(ids, count, session->exact, session->n_exact);
-  sf_inputs input = sf_input(inputs, j, p->matrix->columns);
-  sf_multiply(model->context, p->matrix, ids, count, &input, 1, values, (size_t)count);
+  sf_inputs input;
+  int32_t status = sf_prepare(context, model->batch.phase, p->matrix->format, x, 1, p->matrix->columns, &input);
+  if (status != SF_OK) return status;
+  sf_multiply(context, p->matrix, ids, count, &input, 1, values, (size_t)count);
   for (int32_t i = 0; i < count; i++) out[ids[i]] = values[i] + (p->bias ? p->bias->values[ids[i]] : 0.0f);
   count_rows(p, j, count);
+  return SF_OK;
 }
 
 static int32_t run_screened(const pass *p) {
-  sf_context *context = p->model->context;
-  sf_inputs inputs;
   int32_t status = p->screen->kind->score(p->screen, p->x, p->n, 0, p->out, (size_t)p->model->vocab);
   if (status == SF_OK) status = reserve(p->model);
-  if (status == SF_OK) {
-    int32_t phase = p->model->batch.phase, columns = p->matrix->columns;
-    status = sf_prepare(context, phase, p->matrix->format, p->x, p->n, columns, &inputs);
-  }
-  for (int32_t j = 0; j < p->n && status == SF_OK; j++) compute_rows(p, &inputs, j);
+  for (int32_t j = 0; j < p->n && status == SF_OK; j++) status = compute_rows(p, j);
   return status;
 }
 

@@ -137,6 +137,7 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
     screen: Screen | None = None
+    proven: bool = False  # the head has a copy of its matrix in the place of a screen
 
     def __post_init__(self) -> None:
         self.logits = self.buffer(self.vocab)
@@ -277,6 +278,8 @@ class Plan:
     def head(self, x: Buffer, matrix: Matrix, bias: Vector | None) -> None:
         """The logits: matrix · x + bias, or those of the screen and its best rows."""
         screen, rows = (-1, 0) if self.screen is None else (0, self.screen.rows)
+        if self.proven:
+            screen, rows = 0, 1
         arguments = x.index, matrix.index, _index(bias), screen, rows
         self.step(StepName.STEP_HEAD, *arguments, self.logits.index)
 

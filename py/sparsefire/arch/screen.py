@@ -13,12 +13,16 @@ import numpy as np
 from .._shown import shown_value
 from ..errors import ModelFileError
 from ..gguf.reader import GgufFile
+from ..weights.formats import weight_format
 
 P, Q, BIAS = "output_screen_p.weight", "output_screen_q.weight", "output_screen.bias"
 TENSORS = (P, Q, BIAS)
 KEYS = "sparsefire.head."  # how the keys of a screen begin
 ROWS_KEY = f"{KEYS}rows"
 OF_KEY = "sparsefire.companion.of"  # in a companion: the `fingerprint` of its model
+
+COPY_BITS = 8  # of a weight of an output matrix that has a copy; with fewer, that saves nothing
+COPY_BLOCK = 32  # columns of the copy with a bound of their own
 
 _SAMPLE = 64  # bytes of each tensor that tell models apart
 
@@ -35,6 +39,11 @@ class Screen:
 def has_screen(file: GgufFile) -> bool:
     """Whether the file has one, or a part of one."""
     return ROWS_KEY in file.metadata or any(name in file.tensors for name in TENSORS)
+
+
+def can_copy(format: str, columns: int) -> bool:
+    """Whether an output matrix may have a copy in fewer bits, see `sparsefire.ffn.bounded`."""
+    return weight_format(format).bits_per_weight >= COPY_BITS and columns % COPY_BLOCK == 0
 
 
 def is_kept(key: str) -> bool:

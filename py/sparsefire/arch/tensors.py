@@ -27,14 +27,15 @@ _FFN_SUB_NORM = "ffn_sub_norm.weight"
 _FUSED = {"attn_qkv": "attn_q, attn_k and attn_v", "ffn_gate_up": "ffn_gate and ffn_up"}
 
 
-def read_plan(file: GgufFile, config: ModelConfig, screened: bool = True) -> Plan:
-    """The plan of a model, with or without the screen that the file may have. Every tensor that it
+def read_plan(file: GgufFile, config: ModelConfig, head: str = "screened") -> Plan:
+    """The plan of a model, with the head that is chosen: the screen that the file may
+    have, or a copy of the matrix, is used or not. Every tensor that it
     needs is there with the right shape, in a format that the core computes on, and there is none
     that it would ignore.
 
     Errors: `ModelFileError` (missing, wrong shape), `UnsupportedError` (format, unknown tensor).
     """
-    writer = Writer(file, config, screened)
+    writer = Writer(file, config, head)
     config.kind.write(writer)
     shapes = _all_tensors(file, config, writer.plan)
     _refuse_fused(file, shapes)

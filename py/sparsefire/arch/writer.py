@@ -11,7 +11,7 @@ from .keys import Keys
 from .plan import Buffer, ExpertLayer, FfnLayer, Matrix, Plan, Vector
 from .rope import FACTORS_TENSOR, LONG_FACTORS_TENSOR, SHORT_FACTORS_TENSOR, Rope
 from .screen import TENSORS as SCREEN_TENSORS
-from .screen import read_screen
+from .screen import can_copy, read_screen
 
 if TYPE_CHECKING:
     from .config import ModelConfig
@@ -33,10 +33,10 @@ class Writer:
 
     Tensors are named without ".weight"; ".bias" is used where a file has it and `bias` allows."""
 
-    def __init__(self, file: GgufFile, config: ModelConfig, screened: bool = True) -> None:
+    def __init__(self, file: GgufFile, config: ModelConfig, head: str = "screened") -> None:
         self.file = file
         self.config = config
-        self.screened = screened
+        self._chosen = head
         self.keys = Keys(file, config.architecture)
         self.mask = Mask.MASK_BOTH if config.both_sides else Mask.MASK_CAUSAL
         self.plan = Plan(config.vocab, config.d)
@@ -270,18 +270,22 @@ class Writer:
         plan.pick(self.normed)
         name = output if self.has(f"{output}.weight") else "token_embd"
         matrix = self.matrix(name, config.vocab, config.d)
-        self._screen()
+        self._screen(f"{name}.weight")
         plan.head(self.normed, matrix, self.bias(output, config.vocab))
         plan.scale(plan.logits, config.logit_scale)
         plan.cap(plan.logits, config.logit_cap)
 
-    def _screen(self) -> None:
-        """The screen of the output matrix, if the file has one and it is to be used."""
+    def _screen(self, output: str) -> None:
+        """The screen of the output matrix, if the file has one and it is to be used, or a copy."""
         vocab, d = self.config.vocab, self.config.d
+        info = self.file.tensors.get(output)
+        self.plan.proven = (
+            self._chosen == "proven" and info is not None and can_copy(info.format, d)
+        )
         screen = read_screen(self.file, vocab)
         if screen is None:
             return
         shapes = (screen.rank, d), (vocab, screen.rank), (vocab,)
         self.plan.tensors |= dict(zip(SCREEN_TENSORS, shapes, strict=True))
-        if self.screened:
+        if self._chosen == "screened":
             self.plan.screen = screen

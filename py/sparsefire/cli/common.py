@@ -73,7 +73,8 @@ def add_head_option(parser: argparse.ArgumentParser) -> None:
         "--head",
         choices=HEADS,
         help="rows of the output matrix to compute: screened, the most likely ones, if the file or "
-        "its companion NAME.sparsefire.gguf has a screen (then the default), or dense, all",
+        "its companion NAME.sparsefire.gguf has a screen (then the default); dense, all; proven, "
+        "of a matrix in 8 bits or more for greedy decoding, those that may be the most likely",
     )
 
 
@@ -81,10 +82,9 @@ def add_speculation_option(parser: argparse.ArgumentParser) -> None:
     """--speculation."""
     parser.add_argument(
         "--speculation",
-        action=argparse.BooleanOptionalAction,
-        default=True,
+        action="store_true",
         help="where the text repeats itself, evaluate what followed before together with the next "
-        "token, as long as that is faster; the text is the same (default: yes)",
+        "token, as long as that is faster; the text is the same",
     )
 
 

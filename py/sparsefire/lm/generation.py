@@ -78,7 +78,7 @@ class GenerationConfig:
     cancel: Cancel | None = None
     context_shift: bool = False
     keep: int = 0
-    speculation: bool = True
+    speculation: bool = False
 
     @classmethod
     def of(
@@ -154,9 +154,11 @@ class Generation:
     def __init__(self, sessions: Sessions, run: Run, prompt: Sequence[int]) -> None:
         self.stats = run.stats
         self._run = run
-        drafts = sessions.speculation(run.stats.mode, self._left) if run.config.speculation else None
+        drafts = (
+            sessions.speculation(run.stats.mode, self._left) if run.config.speculation else None
+        )
         exact = tuple(run.config.sampler.logit_bias)
-        self._lease = Lease(sessions, exact=exact, speculation=drafts)
+        self._lease = Lease(sessions, exact=exact, largest=run.takes_largest, speculation=drafts)
         self._steps = 0  # evaluations of single tokens after the prompt, and their seconds
         self._step_seconds = 0.0
         self._pieces = self._evaluated(list(prompt))

@@ -23,6 +23,7 @@ from ..core.core import Argument, Core, Memory
 from ..core.enums import StepName
 from ..core.handle import CoreObject
 from ..errors import NotFiniteError
+from ..ffn.bounded import CoreBounded
 from ..ffn.experts import ExpertsFfn, read_experts
 from ..ffn.layer import SparseFfn
 from ..ffn.low_rank import CoreLowRank
@@ -61,7 +62,7 @@ class CoreModel(CoreObject):
         self.lock = threading.RLock() if neurons is None else neurons.lock
         self.layers: list[SparseFfn | ExpertsFfn] = []
         self._matrices: list[Matrix] = []
-        self.screen: CoreLowRank | None = None
+        self.screen: CoreLowRank | CoreBounded | None = None
         self._add_buffers()
         self._add_matrices()
         self._add_vectors()
@@ -142,11 +143,14 @@ class CoreModel(CoreObject):
         self.layers[-1].lock = self.lock
 
     def _add_screen(self) -> None:
-        if self.plan.screen is None:
+        if self.plan.proven:
+            assert self.output is not None
+            self.screen = CoreBounded.of(self.output[0])
+        elif self.plan.screen is not None:
+            p, q = (read_matrix(self.core, self.file, name) for name in (screen.P, screen.Q))
+            self.screen = CoreLowRank(self.core, p, q, read_vector(self.file, screen.BIAS))
+        else:
             return
-        p, q = (read_matrix(self.core, self.file, name) for name in (screen.P, screen.Q))
-        bias = read_vector(self.file, screen.BIAS)
-        self.screen = CoreLowRank(self.core, p, q, bias)
         self._add("sf_model_add_screen", self.screen.handle, what="the screen")
 
     @property

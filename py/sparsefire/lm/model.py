@@ -140,7 +140,11 @@ class Model:
         core: by default the current one, see `use_backend`.
         head: "screened" computes only the most likely rows of the output matrix exactly, if the
           file, or its companion NAME.sparsefire.gguf, has a screen of it (see `calibrate_head`),
-          and is the default; without a screen, and with "dense", all rows are computed.
+          and is the default; without a screen, and with "dense", all rows are computed. "proven"
+          makes a copy of an output matrix in 8 bits or more, of 5 bits a weight, with which greedy
+          decoding reads few rows of the matrix itself: those that may have the largest logit. The
+          text is that of "dense". Where more is wanted than the largest logit (sampling, penalties,
+          `logit_bias`, `logprobs`), all rows are computed.
         companion: the companion, where it has another name or place.
 
         A file that is changed in place while its mapped weights are in use, or its neurons are
@@ -234,8 +238,8 @@ class Model:
           its new positions. That costs about as much as one more prompt token for each new token,
           in bursts of half a context, and the model forgets what was dropped.
         speculation: where the text repeats itself, what followed before is evaluated together with
-          the next token, while that was found to be faster on this machine. The text is the same;
-          `stats.drafted_tokens` and `accepted_tokens` count. False: never.
+          the next token, while that is found to be faster on this machine. The text is the same;
+          `stats.drafted_tokens` and `accepted_tokens` count.
 
         The key/value cache is kept, so a prompt that shares a prefix with the last text is
         evaluated faster. After the run, complete or not, `stats` describes it.
@@ -593,9 +597,12 @@ class Model:
 
     @property
     def head(self) -> str:
-        """How logits are computed: "screened", or "dense" if there is no screen or it is not
-        used."""
-        return "dense" if self._sessions.first.model.screen is None else "screened"
+        """How logits are computed: "screened" or "proven", or "dense" if there is no screen, or no
+        copy of the output matrix, or it is not used."""
+        model = self._sessions.first.model
+        if model.screen is None:
+            return "dense"
+        return "proven" if model.plan.proven else "screened"
 
     @property
     def layers(self) -> list[SparseFfn | ExpertsFfn]:

@@ -53,11 +53,11 @@ def open_model(
     core = core or get_core()
     file, neurons = GgufFile.open(source, mapped=mapped), None
     try:
-        screened = head != "dense"
-        if screened:
+        head = head or "screened"
+        if head == "screened":
             attach_companion(file, mapped, None if companion is None else Path(companion))
         config = read_config(file, activation)
-        plan = read_plan(file, config, screened)
+        plan = read_plan(file, config, head)
         tokenizer = None
         if pre is not None:
             tokenizer = Tokenizer.from_metadata(file.metadata, file.name, pre=pre)

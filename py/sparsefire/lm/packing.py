@@ -235,7 +235,8 @@ class Packing(Generic[T]):
         vocab, (first, wanted) = self._model.config.vocab, (slots[0].session, slots[0].wanted)
         with self._model.lock:
             for slot in slots:
-                slot.session.set_head(not slot.wanted.scored, slot.wanted.exact)
+                screened, largest = not slot.wanted.scored, slot.wanted.largest
+                slot.session.set_head(screened, slot.wanted.exact, largest=largest)
             if len(slots) > 1:
                 logits = evaluate_together(parts, self._mode, vocab, mark=mark, rows=counts)
             elif mark == DECODED and slots[0].is_step(self._mode):

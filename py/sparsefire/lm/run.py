@@ -68,7 +68,7 @@ class Wanted(NamedTuple):
     for those of all but the last one before, unless older ones were dropped meanwhile. `decoded`:
     how many of the last tokens the run has drawn since then; the others are a prompt, or, `scored`,
     a text that is evaluated as one however short it is, and whose logits are all exact. `exact`:
-    tokens whose logits are exact."""
+    tokens whose logits are exact. `largest`: nothing but the largest logit is of interest."""
 
     tokens: Sequence[int]
     rows: int = 1
@@ -76,6 +76,7 @@ class Wanted(NamedTuple):
     decoded: int = 0
     scored: bool = False
     exact: tuple[int, ...] = ()
+    largest: bool = False
 
 
 class CancelledError(Exception):
@@ -103,6 +104,11 @@ class Run:
         self._exact = tuple(config.sampler.logit_bias)
         self._decoded = self._shown = 0  # characters of text
         self._scores: list[tuple[int, TokenScore]] = []  # of tokens not shown yet
+
+    @property
+    def takes_largest(self) -> bool:
+        """Whether nothing but the largest logit is of interest."""
+        return self.config.sampler.takes_largest and self.config.logprobs is None
 
     def events(self, prompt: Sequence[int]) -> Events:
         """Yields pieces, and what the run waits for: it is sent the logits (vocab,) for that, or a
@@ -132,7 +138,9 @@ class Run:
             return
         while True:
             decoded = len(window) - prompted
-            logits = yield Wanted(window, step=step, decoded=decoded, exact=self._exact)
+            logits = yield Wanted(
+                window, step=step, decoded=decoded, exact=self._exact, largest=self.takes_largest
+            )
             assert logits is not None
             started = time.perf_counter()
             token = self._sampler.sample(logits, tokens)

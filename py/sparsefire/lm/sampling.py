@@ -131,6 +131,12 @@ class SamplerConfig:
                     f"logit_bias must be from -1e15 to 1e15, or -inf, not {bias} (of {token})"
                 )
 
+    @property
+    def takes_largest(self) -> bool:
+        """Whether the token with the largest logit is drawn, whatever was drawn before."""
+        penalties = self.frequency_penalty or self.presence_penalty or self.repeat_penalty != 1
+        return self.temperature == 0 and not penalties and not self.logit_bias
+
 
 class Sampler:
     """Draws tokens as its `SamplerConfig` says. It keeps the random state, so each generation has

@@ -90,6 +90,7 @@ class Session(CoreObject):
         self._counts_out = (core.out(self._counts[0]), core.out(self._counts[1]))
         self._head_counts = np.zeros(2, np.int32)
         self._head: tuple[bool, tuple[int, ...]] = (True, ())
+        self.set_head()
         self._uncollected = 0  # tokens whose counts are only in the core
         self._missing = np.empty(int(self.hidden.max(initial=1)), np.int32)
         self._missing_of = np.zeros(1, np.int32)
@@ -126,9 +127,14 @@ class Session(CoreObject):
         return totals
 
     @locked
-    def set_head(self, screened: bool = True, exact: Sequence[int] = ()) -> None:
+    def set_head(
+        self, screened: bool = True, exact: Sequence[int] = (), *, largest: bool = False
+    ) -> None:
         """How the logits of further tokens are computed by a model with a screen: screened, or
-        exactly. Those of token ids ``exact`` are exact in any case."""
+        exactly. Those of token ids ``exact`` are exact in any case. ``largest``: nothing is wanted
+        but the largest logit, which a copy of the matrix proves; otherwise that is not used."""
+        if self.model.plan.proven and not largest:
+            screened = False
         wanted = screened, tuple(sorted({*map(int, exact)}))
         if self.model.screen is None or wanted == self._head:
             return

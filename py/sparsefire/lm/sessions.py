@@ -90,8 +90,8 @@ class Lease:
     """A run's hold on a session, and what the run evaluated so far, in however many sessions. The
     end of a `with` gives the session back. Its methods are called under `lock`, the model's.
 
-    screened, exact: how its logits are computed, see `Session.set_head`. speculation: the drafts of
-      its run, if there are any."""
+    screened, exact, largest: how its logits are computed, see `Session.set_head`. speculation: the
+      drafts of its run, if there are any."""
 
     def __init__(
         self,
@@ -99,13 +99,14 @@ class Lease:
         *,
         screened: bool = True,
         exact: Sequence[int] = (),
+        largest: bool = False,
         speculation: Speculation | None = None,
     ) -> None:
         self._sessions = sessions
         self.lock = sessions.first.lock
         self.context = sessions.context
         self.vocab = sessions.first.vocab
-        self._head = screened, exact
+        self._screened, self._exact, self._largest = screened, exact, largest
         self._speculation = speculation
         self._session: Session | None = None
         self._evaluated = 0
@@ -139,8 +140,10 @@ class Lease:
         stats.active_share = Share.of(active, self.evaluated, hidden)
         tokens, rows = self.head_rows.tolist()
         row, screen = self._sessions.first.model.head_bytes
-        screen = screen if self._head[0] else 0
-        stats.head = "screened" if screen else "dense"
+        proven = self._sessions.first.model.plan.proven
+        if not self._screened or (proven and not self._largest):
+            screen = 0
+        stats.head = ("proven" if proven else "screened") if screen else "dense"
         stats.head_rows = rows / tokens if tokens else 0.0
         stats.head_bytes = stats.head_rows * row + screen if tokens else 0.0
         if self._speculation is not None:
@@ -166,7 +169,7 @@ class Lease:
 
     def _lent(self, tokens: Sequence[int], mode: str, decoded: int = 0) -> Session:
         session = self._sessions.lend(self, tokens, mode, decoded)
-        session.set_head(*self._head)
+        session.set_head(self._screened, self._exact, largest=self._largest)
         return session
 
     def next(

@@ -28,12 +28,13 @@ _SHORTEST_MATCH = 2  # tokens; fewer say little
 _LONGEST_MATCH = 8  # more say no more
 _PLACES = 4  # of earlier occurrences that are compared
 _KEPT = 9  # times of which the median is taken
+_DOUBTS = 8
 _FEWEST = 3  # single tokens that are measured before anything is drafted
 _EXTRA = 0.4  # of a token's time for one more in a batch, before it is measured
 _LEAST_GAIN = 1.05  # that is expected of a draft; less is noise
-# What speculation may cost where drafts are wrong, in times of a token: so much once, and so much
-# for each token. What it gained may be lost again, up to a limit.
-_ONCE, _EACH, _MOST_CREDIT = 1.0, 0.01, 8.0
+# What drafts of a run may cost where they are wrong, in times of a token: so much once, and so much
+# for each token. What they gained may be lost again, up to a limit.
+_ONCE, _EACH, _MOST_CREDIT = 1.0, 0.01, 6.0
 _FORGET = 0.9  # the weight of what was counted before, at each draft
 
 
@@ -54,13 +55,12 @@ def can_speculate(model: CoreModel, mode: str) -> bool:
 
 
 class Costs:
-    """What evaluating 1, 2 … tokens of a model in a batch costs. `credit`, in times of one token,
-    is what speculation may still cost where drafts are wrong."""
+    """What evaluating 1, 2 … tokens of a model in a batch costs."""
 
     def __init__(self) -> None:
         self._times: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}  # seconds
-        self.credit = _ONCE
+        self._doubts = 0
 
     def note(self, tokens: int, seconds: float) -> None:
         """Adds a measurement."""
@@ -68,13 +68,21 @@ class Costs:
         times.append(seconds)
         self._medians[tokens] = statistics.median(times)
 
+    def doubt(self) -> None:
+        """Notes a draft that these costs have prevented. They may have been measured while others
+        used the machine: after `_DOUBTS` such drafts, those of several tokens are forgotten."""
+        self._doubts += 1
+        if self._doubts % _DOUBTS == 0:
+            self._times = {1: self._times[1]}
+            self._medians = {1: self._medians[1]}
+
     def are_known(self) -> bool:
         """Whether single tokens were measured."""
         return len(self._times.get(1, ())) >= _FEWEST
 
     def of(self, tokens: int) -> float:
         """The cost of so many tokens, over that of one. Costs of numbers that were not measured lie
-        on lines through those that were."""
+        on lines through those that were; beyond them, one more token costs `_EXTRA` or less."""
         one, known = self._medians[1], self._medians
         if tokens in known:
             return known[tokens] / one
@@ -82,10 +90,9 @@ class Costs:
         above = min((n for n in known if n > tokens), default=0)
         if above:
             slope = (known[above] - known[below]) / (above - below)
-        elif below > 1:
-            slope = (known[below] - one) / (below - 1)
         else:
-            slope = _EXTRA * one
+            slope = (known[below] - one) / (below - 1) if below > 1 else one
+            slope = min(slope, _EXTRA * one)
         return (known[below] + (tokens - below) * max(slope, 0.0)) / one
 
 
@@ -121,9 +128,7 @@ class Lookup:
 def _matching(text: Sequence[int], place: int) -> int:
     """How many tokens before `place` are those of the end of the text."""
     most = min(_LONGEST_MATCH, place)
-    return next(
-        (n for n in range(most) if text[place - 1 - n] != text[len(text) - 1 - n]), most
-    )
+    return next((n for n in range(most) if text[place - 1 - n] != text[len(text) - 1 - n]), most)
 
 
 class Acceptance:
@@ -131,8 +136,8 @@ class Acceptance:
 
     def __init__(self) -> None:
         # As if so many had been right and wrong already.
-        self._right = {n: 0.25 * n for n in range(_LONGEST_MATCH + 1)}
-        self._wrong = dict.fromkeys(self._right, 0.75)
+        self._right = {n: 0.5 * n for n in range(_LONGEST_MATCH + 1)}
+        self._wrong = dict.fromkeys(self._right, 0.5)
 
     def note(self, matching: int, right: int, wrong: int) -> None:
         """Adds what became of a draft."""
@@ -157,6 +162,7 @@ class Speculation:
         self._most = most
         self._lookup = Lookup()
         self._acceptance = Acceptance()
+        self._credit = _ONCE  # what drafts may cost now, in times of a token
         self._rows: FloatArray = np.empty((0, 0), np.float32)
         self._draft: list[int] = []  # of which the first `_right` are right
         self._right = self._matching = self._confirmed = 0
@@ -164,13 +170,10 @@ class Speculation:
     def next(self, session: Session, tokens: Sequence[int]) -> FloatArray | None:
         """The logits after the last of these tokens, as `Session.step`; the session must hold those
         before it, and may hold a draft. None if it does not."""
-        if self._draft:
-            if len(tokens) == self._confirmed + 1 and session.tokens[-len(self._draft) :] == (
-                self._draft
-            ):
-                if tokens[-1] == self._draft[self._right]:
-                    return self._accept(session, len(tokens))
-            self.drop(session)
+        goes_on = self._draft and len(tokens) == self._confirmed + 1
+        if goes_on and tokens[-1] == self._draft[self._right]:
+            return self._accept(session, len(tokens))
+        self.drop(session)
         if len(session.tokens) != len(tokens) - 1:
             return None
         self._confirmed = len(tokens)
@@ -180,7 +183,7 @@ class Speculation:
         if logits is None:
             logits = session.step(tokens[-1])
         self._costs.note(len(drafted) + 1, time.perf_counter() - started)
-        self._costs.credit += _EACH
+        self._credit += _EACH
         return logits
 
     def drop(self, session: Session) -> None:
@@ -196,7 +199,7 @@ class Speculation:
         self._right += 1
         self._confirmed = length
         self.accepted += 1
-        self._costs.credit = min(self._costs.credit + 1, _MOST_CREDIT)
+        self._credit = min(self._credit + 1, _MOST_CREDIT)
         logits: FloatArray = self._rows[self._right]
         if self._right == len(self._draft):
             self.drop(session)
@@ -213,16 +216,19 @@ class Speculation:
         for count in range(1, len(drafted) + 1):
             expected += share**count
             cost = self._costs.of(count + 1)
-            if cost - 1 <= self._costs.credit and expected / cost > best:
+            if cost - 1 <= self._credit and expected / cost > best:
                 best, length = expected / cost, count
-        self._costs.credit -= self._costs.of(length + 1) - 1
+        if not length:
+            self._costs.doubt()
+            return []
+        self._credit -= self._costs.of(length + 1) - 1
         return drafted[:length]
 
     def _evaluated(self, session: Session, token: int, drafted: list[int]) -> FloatArray:
         """The logits after a token, with the draft after it evaluated too."""
         count = len(drafted) + 1
-        if len(self._rows) < count:
-            self._rows = np.empty((count, session.vocab), np.float32)
+        if not len(self._rows):
+            self._rows = np.empty((LONGEST + 1, session.vocab), np.float32)
         session.evaluate(np.array([token, *drafted], np.int32), self._rows[:count], DECODED)
         self.drafted += len(drafted)
         self._draft, self._right = drafted, 0

@@ -42,11 +42,11 @@ class Stats:
     "end" (an end-of-text token), "stop" (a stop text), "length" (`max_tokens`), "context" (the
     context is full), "cancelled" or "time" (as its `Cancel` says), or "" (closed early).
     `context_shifts` counts how often the older half of the text was dropped. `head` is "screened"
-    where a screen chose rows of the output matrix, else "dense"; `head_rows` is how many of them
-    were computed for each token whose logits were wanted, and `head_bytes` what was read for that,
-    bytes, the screen among them. `drafted_tokens` is how many tokens speculation evaluated before
-    they were drawn, and `accepted_tokens` how many of them were drawn then; the others are among
-    the `evaluated_tokens` too.
+    where a screen chose rows of the output matrix, "proven" where a copy of it did, else "dense";
+    `head_rows` is how many of them were computed for each token whose logits were wanted, and
+    `head_bytes` what was read for that, bytes, the screen or copy among them. `drafted_tokens` is
+    how many tokens speculation evaluated before they were drawn, and `accepted_tokens` how many of
+    them were drawn then; the others are among the `evaluated_tokens` too.
     """
 
     model: str
@@ -92,7 +92,7 @@ class Stats:
         text = f"{100 * self.active_share.mean:.1f} % of neurons computed"
         if self.mode != "dense":
             text += f" ({100 * self.selected_share.mean:.1f} % of gates)"
-        if self.head == "screened":
+        if self.head != "dense":
             text += f"; {self.head_rows:,.0f} rows of the output matrix"
         if self.drafted_tokens:
             text += f"; {self.accepted_tokens} of {self.drafted_tokens} drafted tokens right"

@@ -81,8 +81,8 @@ class Requests:
     """Turns request bodies into calls of a model.
 
     name: the model's name in answers. names: all names that requests may use. mode, speculation:
-      what requests get that do not say. chat_template, chat_template_kwargs: see `Model.create_chat_completion`; a request's own
-      variables replace those of the same names.
+      what requests get that do not say. chat_template, chat_template_kwargs: see
+      `Model.create_chat_completion`; a request's own variables replace those of the same names.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Requests:
         limits: Limits,
         *,
         mode: str | None = None,
-        speculation: bool = True,
+        speculation: bool = False,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
@@ -246,7 +246,7 @@ class Requests:
     def rerank(self, body: bytes) -> Call:
         """POST /v1/rerank."""
         fields = fields_of(body, self.bodies.rerank)
-        mode, documents = fields.get("mode", self._mode), fields["documents"]
+        mode, documents = fields.get("mode", self._own["mode"]), fields["documents"]
 
         def run(cancel: Cancel) -> Iterator[dict[str, Any]]:
             judge = Judge(self.model)
