@@ -25,7 +25,7 @@
 
   let choice = read() in NAMES ? read() : "system";
 
-  /** Sets the attribute that style.css selects its palette by. */
+  /** Sets the attribute that base.css selects its palette by. */
   const apply = () => {
     root.dataset.theme = choice === "system" ? (systemDark.matches ? "dark" : "light") : choice;
     document.dispatchEvent(new Event("theme"));

@@ -237,7 +237,7 @@ function showButtons() {
   }
 }
 
-const narrow = matchMedia("(max-width: 899.98px)"); // where style.css puts the map below the text, above the form
+const narrow = matchMedia("(max-width: 899.98px)"); // where layout.css puts the map below the text, above the form
 
 /** Shows text and map where the form is below them. */
 function scrollToText() {
@@ -264,8 +264,12 @@ export function wireWriting(restart) {
   $("prompt").addEventListener("input", () => takeOver(false));
   $("autostart").checked = preferences.get("autostart") !== "off";
   $("autostart").addEventListener("change", ({ target }) => preferences.set("autostart", target.checked ? "on" : "off"));
-  // The browser can point at an invalid field only while its section is open.
-  $("form").addEventListener("invalid", () => ($("sampling").open = true), true);
+  // The browser can point at an invalid field only while its section is open, in WebKit only if it was open before.
+  $("form").addEventListener("invalid", ({ target }) => {
+    if ($("sampling").open) return;
+    $("sampling").open = true;
+    setTimeout(() => target.reportValidity());
+  }, true);
   $("prompt").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     if (!isChat() && !event.ctrlKey && !event.metaKey) return; // in a text, Enter starts a new line
