@@ -15,10 +15,10 @@ export class Dots {
 
   /** Lays out the dots of a model on the canvas. `numbers`: that of each layer, shown beside it; `hidden`: neurons of the
    *  widest layer; `hot`: the number of neurons of each layer that are always computed, which have another colour; `tile`:
-   *  the number of neurons that share a dot, those of an expert. Sets `group`, the number of neighbours that share a dot,
-   *  more than `tile` where there are more dots than pixels, and `perLayer`, the number of dots of a layer. Returns false
-   *  when the canvas is too small. */
-  layout(numbers, hidden, hot, tile) {
+   *  the number of neurons that share a dot, those of an expert; `experts`: for each layer the neurons of an expert whose
+   *  dots stand together, or 0. Sets `group`, the number of neighbours that share a dot, more than `tile` where there are
+   *  more dots than pixels, and `perLayer`, the number of dots of a layer. Returns false when the canvas is too small. */
+  layout(numbers, hidden, hot, tile, experts = []) {
     const layers = numbers.length;
     const scale = Math.min(devicePixelRatio || 1, 2);
     const { clientWidth, clientHeight } = this.canvas.parentElement;
@@ -27,8 +27,10 @@ export class Dots {
     if (width <= left || height <= 0) return false;
     Object.assign(this.canvas, { width, height });
     Object.assign(this.canvas.style, { left: `${PAD}px`, top: `${PAD}px`, width: `${width / scale}px`, height: `${height / scale}px` });
-    const { columns, rows, lines, pitch, group, cells } = grid(layers, hidden, width - left, height, tile);
-    Object.assign(this, { tiles: tile > 1, width, columns, rows, pitch, group, perLayer: cells });
+    const expert = Math.max(0, ...experts);
+    const found = expert ? tiled(layers, hidden, width - left, height, expert) : grid(layers, hidden, width - left, height, tile);
+    const { columns, rows, lines, pitch, group, cells, block } = found;
+    Object.assign(this, { tiles: tile > 1, width, columns, rows, pitch, group, perLayer: cells, block, experts });
     // Edges of the dots, in whole pixels.
     this.xs = Array.from({ length: columns + 1 }, (_, i) => left + Math.round((i * (width - left)) / columns));
     this.ys = Array.from({ length: lines + 1 }, (_, i) => Math.round((i * height) / lines));
@@ -64,6 +66,24 @@ export class Dots {
     this.pixels = new Uint32Array(this.picture.data.buffer);
   }
 
+  /** The dot of a neuron of a layer. */
+  dotOf(layer, neuron) {
+    const expert = this.experts[layer];
+    const before = expert ? Math.floor(neuron / expert) * this.block.cells : 0;
+    return layer * this.perLayer + before + Math.floor((expert ? neuron % expert : neuron) / this.group);
+  }
+
+  /** Column and row of a dot in its layer. */
+  place(layer, cell) {
+    if (!this.experts[layer]) return [cell % this.columns, Math.floor(cell / this.columns)];
+    const { cells, across, columns, rows } = this.block;
+    const [block, inner] = [Math.floor(cell / cells), cell % cells];
+    return [
+      (block % across) * (columns + 1) + (inner % columns),
+      Math.floor(block / across) * (rows + 1) + Math.floor(inner / columns),
+    ];
+  }
+
   /** Draws the dots that changed; levels: 0 … LEVELS - 1 for each dot. */
   show(levels) {
     const { shown } = this;
@@ -83,8 +103,8 @@ export class Dots {
     const { xs, ys, pixels, width, colors } = this;
     const layer = Math.floor(dot / this.perLayer);
     const cell = dot - layer * this.perLayer;
-    const row = Math.floor(cell / this.columns);
-    const [column, line] = [cell - row * this.columns, layer * this.pitch + row];
+    const [column, row] = this.place(layer, cell);
+    const line = layer * this.pitch + row;
     const [w, h] = [xs[column + 1] - xs[column] - this.space, ys[line + 1] - ys[line] - this.space];
     const coverages = this.stencil(w, h);
     const color = cell < this.hot[layer] ? LEVELS + level : level;
@@ -125,9 +145,37 @@ function grid(layers, hidden, width, height, tile) {
   while (dot > 1 && Math.floor(width / dot) * Math.floor(band / dot) < cells) dot--;
   const rows = Math.ceil(cells / Math.max(1, Math.floor(width / dot)));
   // Dots need not be square, so that they fill the box.
-  const columns = Math.ceil(cells / rows);
+  return { columns: Math.ceil(cells / rows), rows, ...lined(layers, rows, gap, band), group, cells };
+}
+
+/** The lines of all layers: `pitch` from one to the next. */
+function lined(layers, rows, gap, band) {
   const pitch = rows + Math.min(Math.max(1, Math.round((gap * rows) / band)), Math.ceil(rows / 2));
-  return { columns, rows, pitch, lines: layers * pitch - (pitch - rows), group, cells };
+  return { pitch, lines: layers * pitch - (pitch - rows) };
+}
+
+/** The same for layers of experts: the dots of an expert stand together in a `block` of so many columns and rows, a dot away
+ *  from the next, `across` of them beside each other. */
+function tiled(layers, hidden, width, height, expert) {
+  const gap = Math.max(2, height / layers / 6);
+  const band = (height - gap * (layers - 1)) / layers;
+  const count = Math.ceil(hidden / expert);
+  for (let group = 1; ; group *= 2) {
+    const cells = Math.ceil(expert / group);
+    let best = { dot: 0 };
+    for (let across = 1; across <= count; across++) {
+      const down = Math.ceil(count / across);
+      for (let columns = 1; columns <= cells; columns++) {
+        const rows = Math.ceil(cells / columns);
+        const all = [across * (columns + 1) - 1, down * (rows + 1) - 1];
+        const dot = Math.min(width / all[0], band / all[1]);
+        if (dot > best.dot) best = { dot, all, block: { cells, across, columns, rows } };
+      }
+    }
+    if (best.dot < 1 && cells > 1) continue; // several neurons share a dot
+    const [columns, rows] = best.all;
+    return { columns, rows, ...lined(layers, rows, gap, band), group, cells: count * cells, block: best.block };
+  }
 }
 
 /** The context of a canvas outside the document, for drawing pixels that are read back. */

@@ -17,11 +17,12 @@ export class NeuronMap {
   }
 
   /** Clears the map for a model; `sizes`: the number of neurons of each layer; `hot`: how many of them are always
-   *  computed; `numbers`: the number of each layer; `tile`: how many neurons share a dot. */
-  reset(sizes, hot, numbers, tile) {
+   *  computed; `numbers`: the number of each layer; `tile`: how many neurons share a dot; `experts`: of how many neurons
+   *  of each layer the dots stand together. */
+  reset(sizes, hot, numbers, tile, experts) {
     const [layers, hidden] = [sizes.length, Math.max(0, ...sizes)];
     const neurons = layers * hidden; // activity has as many for each layer as for the widest
-    Object.assign(this, { layers, hidden, sizes, hot, numbers, tile, tokens: 0, settled: false });
+    Object.assign(this, { layers, hidden, sizes, hot, numbers, tile, experts, tokens: 0, settled: false });
     this.brightness = new Float32Array(neurons); // 0 … 1
     this.fired = new Uint32Array(neurons); // tokens of the current text for which each neuron fired
     this.lit = new Uint32Array(neurons); // indices of the neurons with brightness above 0
@@ -31,16 +32,16 @@ export class NeuronMap {
 
   /** Lays the map out again: after a change of size, theme or model. */
   layout() {
-    if (!this.layers || !this.picture.layout(this.numbers, this.hidden, this.hot, this.tile)) return;
-    const { group, perLayer } = this.picture;
-    this.levels = new Uint8Array(this.layers * perLayer); // brightness level of each dot
-    this.blank = Uint8Array.from(this.levels, (_, dot) => {
-      const layer = Math.floor(dot / perLayer);
-      return (dot - layer * perLayer) * group < this.sizes[layer] ? 0 : UNPAINTED;
-    });
+    if (!this.layers || !this.picture.layout(this.numbers, this.hidden, this.hot, this.tile, this.experts)) return;
+    this.levels = new Uint8Array(this.layers * this.picture.perLayer); // brightness level of each dot
+    this.blank = new Uint8Array(this.levels.length).fill(UNPAINTED);
     this.dots = new Uint32Array(this.layers * this.hidden); // the dot of each neuron
     for (let layer = 0, i = 0; layer < this.layers; layer++) {
-      for (let neuron = 0; neuron < this.hidden; neuron++) this.dots[i++] = layer * perLayer + Math.floor(neuron / group);
+      for (let neuron = 0; neuron < this.hidden; neuron++, i++) {
+        if (neuron >= this.sizes[layer]) continue; // of wider layers
+        this.dots[i] = this.picture.dotOf(layer, neuron);
+        this.blank[this.dots[i]] = 0;
+      }
     }
     this.draw();
   }

@@ -32,10 +32,11 @@ export function resetReport(model) {
   // Neurons that are always computed, besides the hot ones: all of them in a dense model, layers without experts in others.
   const whole = model.hidden.map((count, layer) => (kind === "dense" || !model.layers[layer].expert ? count : 0));
   const hot = kind === "dense" || kind === "experts" ? whole : model.hot;
-  showLegend(kind, hot.some((count) => count > 0));
+  showLegend(kind, hot.some((count) => count > 0), mode && expert > 0);
   $("why-sparse").hidden = Boolean(model.modes.sparse || model.modes.exact);
   const numbers = model.layers.map(({ block }) => block + 1);
-  map.reset(model.hidden, hot, numbers, kind === "experts" ? expert : 1);
+  const experts = model.layers.map((layer) => (mode ? layer.expert : 0)); // the neurons of each are shown
+  map.reset(model.hidden, hot, numbers, kind === "experts" ? expert : 1, experts);
   speeds.reset(model.modes);
   $("map-empty").hidden = false;
   for (const id of ["speed-now", "speed-mean", "share", "bytes", "hits", "disk"]) $(id).textContent = "–";
@@ -48,7 +49,7 @@ export function resetReport(model) {
   showLayers([]);
 }
 
-function showLegend(kind, hasHot) {
+function showLegend(kind, hasHot, inTiles) {
   for (const row of $("legend").children) {
     const colour = row.querySelector(".dot").classList[1];
     const text = LEGENDS[kind][colour];
@@ -60,7 +61,7 @@ function showLegend(kind, hasHot) {
   $("map-empty").textContent =
     kind === "experts"
       ? "Each tile is an expert. It lights up when the router chooses it."
-      : `Each dot is a neuron. It lights up when it ${fires ? "fires" : "is computed"}.`;
+      : `Each dot is a neuron${inTiles ? ", in the tile of its expert" : ""}. It lights up when it ${fires ? "fires" : "is computed"}.`;
 }
 
 /** Shows one slice of a generation. */
