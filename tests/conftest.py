@@ -24,11 +24,11 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from bench.lib.web_drivers import ENGINES, find_program
 from pyodide_harness import (
     PyodideRuntime,
     build_extension_wheels,
     chromium_runtime,
-    find_program,
     node_runtime,
 )
 from shared import run_directory
@@ -60,15 +60,14 @@ _LONG_GROUPS = (
     "c aarch64",
     "c thread-sanitized",
     "c memory-sanitized",
-    "test_web_models",
+    *(f"test_web_models {engine}" for engine in ENGINES),
     "c gcc",
     "c wasm",
-    "test_web",
+    *(f"test_web {engine}" for engine in ENGINES),
     "pyodide node",
     "pyodide chromium",
-    "test_web_browsers",
-    "test_web_hosts",
-    "test_web_start",
+    *(f"test_web_hosts {engine}" for engine in ENGINES),
+    *(f"test_web_start {engine}" for engine in ENGINES),
     "test_pyodide_extension",
     "test_calibrate",
 )
@@ -95,7 +94,8 @@ def _group(item: pytest.Item) -> str:
     for host in ("node", "chromium"):
         if f"pyodide_{host}" in fixtures or parameters.get("pyodide") == host:
             return f"pyodide {host}"
-    return item.path.stem
+    engine = parameters.get("browser")
+    return f"{item.path.stem} {engine}" if engine else item.path.stem
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from pyodide_harness import find_program
+from bench.lib.web_drivers import find_program
 from shared import locked, unpack
 from sparsefire.page.fetch import check_digest
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from bench.lib.web_drivers import CHROMIUM, CHROMIUM_FLAGS, find_program
 from shared import CACHE, locked, once
 from sparsefire.errors import BackendError
 from sparsefire.page import fetch as page_fetch
@@ -43,16 +44,6 @@ NEWER_SHA256 = "66b7949e5a0cba2250b586d7e368bf12fb482800748d182c4618254b685ffaa0
 
 _HERE = Path(__file__).resolve().parent / "pyodide"
 _NUMPY_SCRIPT = _HERE.parent.parent / "scripts" / "fetch_numpy_for_pyodide.py"
-_CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-_CHROMIUM_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 class PyodideError(Exception):
@@ -105,14 +96,6 @@ def _fetch_numpy_from_pypi() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BackendError(done.stderr.strip())
-
-
-def find_program(*names: str) -> str:
-    for name in names:
-        path = shutil.which(name)
-        if path:
-            return path
-    raise FileNotFoundError(f"{names[0]} is not installed; ./scripts/test.sh installs it")
 
 
 def build_modules(root: Path) -> None:
@@ -287,7 +270,7 @@ def chromium_runtime(root: Path, wheel: Path | None = None) -> Iterator[PyodideR
 
     wheel: what is installed; None: the package without the compiled extension.
     """
-    chromium = find_program(*_CHROMIUM)
+    chromium = find_program(*CHROMIUM)
     home = ensure_pyodide()
     wheel = wheel or build_wheel(root)
     server = _Server(home, wheel)
@@ -310,7 +293,7 @@ def _open_page(opened: ExitStack, chromium: str, server: _Server, refused: list[
     from playwright.sync_api import sync_playwright
 
     playwright = opened.enter_context(sync_playwright())
-    browser = playwright.chromium.launch(executable_path=chromium, args=list(_CHROMIUM_FLAGS))
+    browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_FLAGS))
     opened.callback(browser.close)
     context = browser.new_context()
     context.set_default_timeout(120_000)

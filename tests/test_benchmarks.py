@@ -29,6 +29,7 @@ PROGRAMS = (
     "batch",
     "install",
     "browser",
+    "browser.first_token",
     "browser.page",
     *(f"studies.{path.stem}" for path in (ROOT / "bench" / "studies").glob("[!_]*.py")),
 )

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.lib.web_drivers import Driver, chromium, find_program
 from conftest import missing
 from npm_package import npm_package
-from pyodide_harness import find_program
 from server_harness import Running, Start, wait_for
 from sparsefire.lm.model import Model
-from web_harness import chromium, running
+from web_harness import Refuser, running
 
 pytest_plugins = ("server_fixtures",)
 
@@ -54,27 +54,29 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def page(package: Path) -> Iterator[Any]:
+def page(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """A page in Chromium, at an origin of its own."""
     handler = functools.partial(_Files, directory=package)
     try:
         with (
-            chromium() as (browser, refuser),
+            running(Refuser()) as refuser,
+            chromium(tmp_path_factory.mktemp("profile"), refuser.server_port) as page,
             running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as files,
         ):
-            page = browser.new_page()
-            page.goto(f"http://127.0.0.1:{files.server_port}/")
+            page.open(f"http://127.0.0.1:{files.server_port}/")
             yield page
             assert refuser.refused == []
     except FileNotFoundError as error:
         missing(str(error))
 
 
-def _in_page(page: Any, function: str, url: str) -> Any:
-    return page.evaluate(
-        "([name, url]) => Promise.all([import('/index.mjs'), import('/openai_client.mjs')])"
-        ".then(([{ default: OpenAI }, program]) => program[name](OpenAI, url))",
-        [function, f"{url}/v1"],
+def _in_page(page: Driver, function: str, url: str) -> Any:
+    return page.run(
+        "const [name, url] = given;"
+        "const { default: OpenAI } = await import('/index.mjs');"
+        "return (await import('/openai_client.mjs'))[name](OpenAI, url);",
+        function,
+        f"{url}/v1",
     )
 
 
@@ -117,8 +119,8 @@ def test_in_node(start: Start, package: Path, model: Model) -> None:
     _check(json.loads(done.stdout), server, model)
 
 
-def test_in_a_page(start: Start, page: Any, model: Model) -> None:
-    origin = page.evaluate("location.origin")
+def test_in_a_page(start: Start, page: Driver, model: Model) -> None:
+    origin = page.run("return location.origin")
     server = start(api_key="key", origins=[origin])
     _check(_in_page(page, "use", server.url), server, model)
     # The browser keeps pages of other origins out.

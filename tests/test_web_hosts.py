@@ -21,7 +21,7 @@ from sparsefire.cli import main
 from sparsefire.lm.model import Model
 from sparsefire.page.server import WebServer
 from sparsefire.page.site import SiteFile, make_site
-from web_harness import SECONDS, running
+from web_harness import AT_REST, SECONDS, WITHOUT_SHARED_MEMORY, running, scripted, serve
 
 pytest_plugins = ("web_fixtures",)
 GREEDY = {"temperature": 0, "repeat_penalty": 1}
@@ -82,14 +82,13 @@ def test_on_a_slow_network_the_bar_tells_what_has_come(
     look = "() => [document.documentElement.dataset.state, (window.shown ?? []).splice(0)]"
     told: list[tuple[float, float, float]] = []  # MB: shown, in all, sent by the server
     waits = False
-    with running(SlowServer(site, 15e6, 5_000_000)) as server:
+    with running(SlowServer(scripted(site, AT_REST + keep), 15e6, 5_000_000)) as server:
         web = visit(server.origin)
-        web.page.add_init_script(keep)
-        web.page.goto(server.origin)
+        web.driver.open(server.origin)
         state = ""
         end = time.monotonic() + SECONDS
         while state != "ready" and time.monotonic() < end:
-            state, texts = web.page.evaluate(look)
+            state, texts = web.evaluate(look)
             sent = server.sent / 1e6
             for text, part in texts:
                 if re.match("(Python and numpy|Importing sparsefire): ", text):
@@ -124,6 +123,8 @@ def test_the_page_works_on_a_plain_static_host_under_a_path(
     stored model."""
     monkeypatch.setenv("SPARSEFIRE_CACHE", str(CACHE))
     assert main(["web", "--export", str(tmp_path / "some" / "path")]) == 0
+    guard = tmp_path / "some" / "path" / "guard.js"
+    guard.write_bytes(scripted({"guard.js": SiteFile(data=guard.read_bytes())})["guard.js"].read())
     small = tiny_model.write(tmp_path / "small.gguf", context=64)
 
     class Silent(http.server.SimpleHTTPRequestHandler):
@@ -135,25 +136,27 @@ def test_the_page_works_on_a_plain_static_host_under_a_path(
     with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
         web = visit(f"http://127.0.0.1:{server.server_port}")
         web.open("/some/path/")
-        assert not web.page.evaluate("crossOriginIsolated")
+        assert not web.evaluate("crossOriginIsolated")
         assert "Not cross-origin isolated" in web.support()
         assert "One thread" in web.support()
-        assert web.page.is_disabled("#threads")
+        assert web.is_disabled("#threads")
         assert web.generate("The people of", "sparse", max_tokens=20, **GREEDY) == expected
         web.begin("The people of", "dense", max_tokens=400, temperature=1)
-        web.page.click("#stop")
+        web.click("#stop")
         web.wait_for("ready")
-        assert web.page.inner_text("#announce").startswith("Stopped: ")
-        web.page.set_input_files("#file", small)
+        assert web.text("#announce").startswith("Stopped: ")
+        web.choose(small)
         web.wait_for_model("small.gguf")
-        web.page.wait_for_function(
-            "document.getElementById('capabilities').textContent.includes('Works offline')"
-        )
+        web.until("document.getElementById('capabilities').textContent.includes('Works offline')")
     web.expected += ("Failed to load resource", "net::ERR")
     web.open("/some/path/")
-    assert web.page.evaluate("crossOriginIsolated")
-    assert "Cross-origin isolated" in web.support()
+    assert web.evaluate("crossOriginIsolated")
+    lacks = web.driver.engine in WITHOUT_SHARED_MEMORY
+    assert ("No shared memory" if lacks else "Cross-origin isolated") in web.support()
     assert web.generate("The people of", "sparse", max_tokens=20, **GREEDY) == expected
+    if not web.stores():
+        assert not any(row.startswith("small.gguf") for row in web.kept())
+        return
     web.press_in_row("small.gguf", "Load")
     web.wait_for_model("small.gguf")
     with Model.load(small, core=open_test_core("native-scalar")) as model:
@@ -202,7 +205,7 @@ def test_a_large_split_model_that_the_page_opens_with(
         expected = "".join(model.generate("abc", 5, mode="exact", temperature=0))
     site = make_site(first, cache=CACHE)
     assert {f"models/{path.name}" for path in (first, second)} <= site.keys()
-    with running(WebServer(site)) as server:
+    with serve(site) as server:
         web = visit(server.origin).open()
         web.wait_for_model("tiny")
         assert web.generate("abc", "exact", max_tokens=5, **GREEDY) == expected
@@ -217,12 +220,12 @@ def test_a_large_model_that_the_page_opens_with(
     assert large.stat().st_size > 40 << 20
     with Model.load(large, core=open_test_core("native-scalar")) as model:
         expected = "".join(model.generate("abc", 5, mode="dense", temperature=0))
-    with running(ModelServer(make_site(large, cache=CACHE), ranges)) as server:
+    with running(ModelServer(scripted(make_site(large, cache=CACHE)), ranges)) as server:
         web = visit(server.origin)
         web.expected.append("Failed to load resource")
         web.open()
-        many = (os.cpu_count() or 1) > 1
-        assert ("Chosen for a model of this size" in web.page.text_content("#capabilities")) is many
+        many = (os.cpu_count() or 1) > 1 and web.driver.engine not in WITHOUT_SHARED_MEMORY
+        assert ("Chosen for a model of this size" in web.content("#capabilities")) is many
         assert web.generate("abc", "dense", max_tokens=5, **GREEDY) == expected
         if ranges:
             assert server.asked[3] == server.asked[4]  # the one that was refused
@@ -235,7 +238,7 @@ def test_a_large_model_that_the_page_opens_with(
             assert all(server.asked)
         else:
             assert server.asked == [""]
-        web.page.set_input_files("#file", small)
+        web.choose(small)
         web.wait_for_model("small.gguf")
-        assert "One thread" in web.page.text_content("#capabilities")
+        assert "One thread" in web.content("#capabilities")
         assert web.generate("abc", "exact", max_tokens=5, **GREEDY)

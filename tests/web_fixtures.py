@@ -1,23 +1,26 @@
 """Fixtures of the tests of the browser page; a test file names this one as a plugin of pytest.
 
-Each test file opens and closes its own browser: Playwright's synchronous interface keeps an event
-loop running in its thread, which other tests use without one.
+What uses `browser`, `page` or `visit` runs in each engine. Each test file opens and closes its own
+browser of each: Playwright's synchronous interface keeps an event loop running in its thread, which
+other tests use without one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from bench.lib.web_drivers import ENGINES, launch
 from conftest import missing, open_test_core
 from pyodide_harness import ensure_pyodide
 from shared import CACHE
 from sparsefire.errors import BackendError
 from sparsefire.lm.model import Model
 from sparsefire.page.site import SiteFile, make_site
-from web_harness import Refuser, Web, chromium, serve
+from web_harness import AT_REST, Browser, Refuser, Web, running, serve
 
 
 @pytest.fixture(scope="session")
@@ -30,52 +33,48 @@ def site() -> dict[str, SiteFile]:
         missing(str(error))
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[tuple[Any, Refuser]]:
-    """Playwright's browser, and the proxy that refuses its requests."""
-    try:
-        with chromium() as both:
-            yield both
-    except FileNotFoundError as error:
-        missing(str(error))
-
-
-@pytest.fixture(scope="module")
-def origin(site: dict[str, SiteFile]) -> Iterator[str]:
-    """The address of the page, served with the headers of cross-origin isolation."""
-    with serve(site) as server:
-        yield server.origin
+@pytest.fixture(scope="module", params=list(ENGINES))
+def browser(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Browser]:
+    """A browser of each engine."""
+    directory: Path = tmp_path_factory.mktemp(request.param)
+    with running(Refuser()) as refuser:
+        try:
+            with launch(request.param, directory, refuser.server_port) as first:
+                yield Browser(first, directory, refuser.server_port)
+        except FileNotFoundError as error:
+            missing(str(error))
+    assert refuser.refused == []
 
 
 @pytest.fixture
-def visit(browser: tuple[Any, Refuser], origin: str) -> Iterator[Callable[..., Web]]:
-    """Opens pages in a new profile. Requests for other hosts and errors on the console fail the
-    test. `origin` replaces the address of the page; the other options are the profile's."""
-    contexts: dict[str, Any] = {}
+def visit(browser: Browser, site: dict[str, SiteFile]) -> Iterator[Callable[..., Web]]:
+    """Makes tabs without anything stored, by default for the page on a server of its own: `script`
+    then runs before it. `origin` is that of another server. Errors on the console fail the test."""
     pages: list[Web] = []
+    with ExitStack() as opened:
 
-    def open_page(origin: str = origin, alive: bool = False, **options: Any) -> Web:
-        context = contexts.get(str(options)) or browser[0].new_context(**options)
-        contexts[str(options)] = context
-        pages.append(Web(context.new_page(), origin, alive))
-        return pages[-1]
+        def make(
+            origin: str = "", script: str = AT_REST, files: Mapping[str, SiteFile] = site
+        ) -> Web:
+            origin = origin or opened.enter_context(serve(files, script)).origin
+            pages.append(Web(opened.enter_context(browser.tab()), origin))
+            return pages[-1]
 
-    yield open_page
-    for context in contexts.values():
-        context.close()
-    assert browser[1].refused == []
-    assert [error for page in pages for error in page.errors] == []
+        yield make
+        errors = [error for page in pages for error in page.errors]
+    assert errors == []
 
 
 @pytest.fixture(scope="module")
-def page(browser: tuple[Any, Refuser], origin: str) -> Iterator[Web]:
+def page(browser: Browser, site: dict[str, SiteFile]) -> Iterator[Web]:
     """One started page, shared by tests that leave it usable."""
-    context = browser[0].new_context()
-    web = Web(context.new_page(), origin).open()
-    yield web
-    context.close()
-    assert browser[1].refused == []
-    assert web.errors == []
+    with serve(site) as server, browser.tab() as driver:
+        web = Web(driver, server.origin).open()
+        yield web
+        errors = web.errors
+    assert errors == []
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The browser page in Debian's Chromium, without a network.
+"""The browser page in Chromium, Firefox and WebKitGTK, without a network.
 
 Every request for another host, also from workers and service workers, goes to a proxy that refuses
 and records it. A page that sends one fails its test, and so does a page that writes an error to its
@@ -9,29 +9,55 @@ from __future__ import annotations
 
 import base64
 import http.server
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bench.lib.web_drivers import (
+    CHROMIUM,
+    CHROMIUM_FLAGS,
+    SCRIPT_SECONDS,
+    Driver,
+    Playwright,
+    find_program,
+    launch,
+)
 from npm_package import npm_package
-from pyodide_harness import _CHROMIUM, _CHROMIUM_FLAGS, find_program
 from sparsefire.page.server import WebServer
 from sparsefire.page.site import SiteFile
 
 # Where storage is refused, the page starts by itself.
-_AT_REST = "try { localStorage.setItem('sparsefire-autostart', 'off') } catch {}"
-SECONDS = 400  # for a page to start, on a busy machine
-# Optimising the code of Python and numpy would take half of the time in which a page starts.
-_UNOPTIMISED = "--js-flags=--liftoff-only"
-
+AT_REST = "try { localStorage.setItem('sparsefire-autostart', 'off') } catch {}\n"
+# Collects what the page writes as errors and warnings; Chromium's own go to its driver. Scripts of
+# drivers may have modules of their own, so that the page's are imported by itself.
+_NOTE = """
+window.imported = (path) => import(path);
+window.problems = [];
+for (const kind of ["error", "warn"]) {
+    const write = console[kind];
+    console[kind] = (...said) => {
+        window.problems.push(`${kind}: ${said.join(" ")}`);
+        write.apply(console, said);
+    };
+}
+addEventListener("error", ({ message }) => message && window.problems.push(message));
+addEventListener("unhandledrejection", ({ reason }) => window.problems.push(String(reason)));
+"""
+# What each engine lacks here. A page that does not find more says so, and one that does fails.
+WITHOUT_STORAGE = WITHOUT_SHARED_MEMORY = WITHOUT_FORCED_COLOURS = ("webkitgtk",)
+_SUPPORT = "document.getElementById('capabilities').textContent"
+SECONDS = SCRIPT_SECONDS - 20  # for something to happen in a page, on a busy machine
 
 _AXE_VERSION = "4.14.1"
 _AXE_SHA256 = "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
 
-# Hosts that Chromium contacts by itself, whatever its flags are.
-_OF_THE_BROWSER = (".google.com", ".googleapis.com", ".gvt1.com")
+# Hosts that browsers contact by themselves, whatever they are told.
+_OF_BROWSERS = (".google.com", ".googleapis.com", ".gvt1.com", "mozilla.com", "mozilla.org")
+_OF_BROWSERS += ("mozilla.net", "firefox.com")
 
 
 class Refuser(http.server.ThreadingHTTPServer):
@@ -46,7 +72,7 @@ class Refuser(http.server.ThreadingHTTPServer):
     def refuse(self, command: str, target: str) -> None:
         """Records a request for an address or for host:port."""
         host = urlsplit(target if "//" in target else f"//{target}").hostname or ""
-        if not host.endswith(_OF_THE_BROWSER):
+        if not host.endswith(_OF_BROWSERS):
             self.refused.append(f"{command} {target}")
 
 
@@ -76,74 +102,190 @@ def running(server: http.server.HTTPServer) -> Iterator[Any]:
         thread.join()
 
 
-@contextmanager
-def chromium() -> Iterator[tuple[Any, Refuser]]:
-    """Playwright's browser, and the proxy that refuses its requests."""
-    from playwright.sync_api import sync_playwright
-
-    path = find_program(*_CHROMIUM)
-    with running(Refuser()) as refuser, sync_playwright() as playwright:
-        proxy = f"--proxy-server=http://127.0.0.1:{refuser.server_port}"
-        browser = playwright.chromium.launch(
-            executable_path=path, args=[*_CHROMIUM_FLAGS, _UNOPTIMISED, proxy]
-        )
-        try:
-            yield browser, refuser
-        finally:
-            browser.close()
+def scripted(site: Mapping[str, SiteFile], script: str = AT_REST) -> dict[str, SiteFile]:
+    """A site whose page runs a script before its own; by default, one after which the page does not
+    generate by itself."""
+    guard = f"{_NOTE}{script};\n".encode() + site["guard.js"].read()
+    return {**site, "guard.js": SiteFile(data=guard)}
 
 
-@contextmanager
-def another(browser: Any, *flags: str) -> Iterator[Any]:
-    """A second browser, with further flags."""
-    args = [*_CHROMIUM_FLAGS, "--proxy-server=http://127.0.0.1:9", *flags]
-    path = find_program(*_CHROMIUM)
-    second = browser.browser_type.launch(executable_path=path, args=args)
-    try:
-        yield second
-    finally:
-        second.close()
+def serve(site: Mapping[str, SiteFile], script: str = AT_REST, isolated: bool = True) -> Any:
+    """The site, `scripted`, on a free port, for a `with`."""
+    return running(WebServer(scripted(site, script), 0, isolated))
 
 
 class Web:
     """A page of the site and the actions of a user. `errors` lists the errors and warnings on its
-    console, without those that contain one of `expected`. Unless it is `alive`, it generates
-    nothing by itself."""
+    console, without those that contain one of `expected`.
 
-    def __init__(self, page: Any, origin: str, alive: bool = False) -> None:
-        self.page = page
+    Elements are named by selectors of CSS: the first that fits is meant, and actions wait until it
+    is there and can be used.
+    """
+
+    def __init__(self, driver: Driver, origin: str) -> None:
+        self.driver = driver
         self.origin = origin
-        self.errors: list[str] = []
-        if not alive:
-            page.add_init_script(_AT_REST)
         self.expected: list[str] = []
-        page.set_default_timeout(SECONDS * 1000)
-        page.on("pageerror", lambda error: self._on_error(str(error)))
-        page.on("console", self._on_console)
+        self._written: list[str] = []
+        if isinstance(driver, Playwright):  # knows those of requests and workers too
+            driver.page.on("pageerror", lambda error: self._written.append(str(error)))
+            driver.page.on("console", self._on_console)
 
     def _on_console(self, message: Any) -> None:
         if message.type in ("error", "warning"):
-            self._on_error(f"{message.type}: {message.text}")
+            self._written.append(f"{message.type}: {message.text}")
 
-    def _on_error(self, text: str) -> None:
-        if not any(part in text for part in self.expected):
-            self.errors.append(text)
+    @property
+    def errors(self) -> list[str]:
+        """What the page, since it was last loaded, has written as errors and warnings."""
+        written = [*self._written, *self.evaluate("window.problems ?? []")]
+        return [text for text in written if not any(part in text for part in self.expected)]
+
+    # -- scripts -----------------------------------------------------------------------------------
+
+    def evaluate(self, source: str, *arguments: object) -> Any:
+        """The value of an expression in the page or, where that is a function, of its call."""
+        body = f"const found = ({source}\n); "
+        return self.driver.run(
+            f"{body} return typeof found === 'function' ? found(...given) : found;", *arguments
+        )
+
+    def until(self, source: str, *arguments: object) -> None:
+        """Waits until an expression is true, or a function returns something true."""
+        body = f"""
+            const holds = () => {{
+                const found = ({source}\n);
+                return typeof found === "function" ? found(...given) : found;
+            }};
+            for (const end = Date.now() + {1000 * SECONDS}; !(await holds()); ) {{
+                if (Date.now() > end) throw new Error("not within {SECONDS} s");
+                await new Promise((go) => setTimeout(go, 30));
+            }}
+        """
+        self.driver.run(body, *arguments)
+
+    def wait(self, milliseconds: int) -> None:
+        """Lets the page run."""
+        self.driver.run("await new Promise((go) => setTimeout(go, given[0]))", milliseconds)
+
+    def _act(self, selector: str, action: str, *arguments: object) -> None:
+        """Runs statements on an `element`, once it is there and can be used."""
+        body = f"""
+            const [selector, ...rest] = given;
+            const usable = (each) => each && !each.disabled && each.getClientRects().length;
+            let element;
+            for (const end = Date.now() + 60_000; ; ) {{
+                element = document.querySelector(selector);
+                if (usable(element)) break;
+                if (Date.now() > end) throw new Error(`${{selector}} cannot be used`);
+                await new Promise((go) => setTimeout(go, 20));
+            }}
+            {action}
+        """
+        self.driver.run(body, selector, *arguments)
+
+    # -- elements ----------------------------------------------------------------------------------
+
+    def click(self, selector: str) -> None:
+        """Presses a button or a mark."""
+        self._act(selector, "element.focus({ preventScroll: true }); element.click();")
+
+    def check(self, selector: str, on: bool = True) -> None:
+        """Sets or removes a mark."""
+        self._act(selector, "if (element.checked !== rest[0]) element.click();", on)
+
+    def fill(self, selector: str, value: object) -> None:
+        """Enters a text into a field, in place of its own."""
+        action = """
+            element.focus({ preventScroll: true });
+            element.value = rest[0];
+            for (const type of ["input", "change"])
+                element.dispatchEvent(new Event(type, { bubbles: true }));
+        """
+        self._act(selector, action, str(value))
+
+    def select(self, selector: str, value: str) -> None:
+        """Chooses from a list."""
+        self.fill(selector, value)
+
+    def focus(self, selector: str) -> None:
+        """Gives an element the focus."""
+        self._act(selector, "element.focus();")
+
+    def focused(self) -> str:
+        """The id or, without one, the class of the element with the focus."""
+        return str(self.evaluate("document.activeElement.id || document.activeElement.className"))
+
+    def press(self, *keys: str) -> None:
+        """See `Driver.press`."""
+        self.driver.press(*keys)
+
+    def text(self, selector: str) -> str:
+        """The text of an element as it is shown."""
+        return str(self.evaluate("(each) => document.querySelector(each).innerText", selector))
+
+    def texts(self, selector: str) -> list[str]:
+        """The texts of all elements that fit and are shown."""
+        found: list[str] = self.evaluate(
+            "(each) => [...document.querySelectorAll(each)].filter((one) =>"
+            " one.getClientRects().length).map((one) => one.innerText)",
+            selector,
+        )
+        return found
+
+    def content(self, selector: str) -> str:
+        """The text of an element, shown or not."""
+        return str(self.evaluate("(each) => document.querySelector(each).textContent", selector))
+
+    def contents(self, selector: str) -> list[str]:
+        """The texts of all elements that fit."""
+        found: list[str] = self.evaluate(
+            "(each) => [...document.querySelectorAll(each)].map((one) => one.textContent)", selector
+        )
+        return found
+
+    def value(self, selector: str) -> str:
+        """What a field holds."""
+        return str(self.evaluate("(each) => document.querySelector(each).value", selector))
+
+    def is_visible(self, selector: str) -> bool:
+        """Whether an element is shown."""
+        script = "(each) => Boolean(document.querySelector(each)?.getClientRects().length)"
+        return bool(self.evaluate(script, selector))
+
+    def is_disabled(self, selector: str) -> bool:
+        """Whether a control cannot be used."""
+        return bool(self.evaluate("(each) => document.querySelector(each).disabled", selector))
+
+    def is_checked(self, selector: str) -> bool:
+        """Whether a mark is set."""
+        return bool(self.evaluate("(each) => document.querySelector(each).checked", selector))
+
+    def boxes(self, *ids: str) -> dict[str, tuple[float, float]]:
+        """Top and bottom of elements in the window, in CSS pixels."""
+        script = """(ids) => ids.map((id) => {
+            const { top, bottom } = document.getElementById(id).getBoundingClientRect();
+            return [top, bottom];
+        })"""
+        return dict(zip(ids, map(tuple, self.evaluate(script, ids)), strict=True))
+
+    # -- the page ----------------------------------------------------------------------------------
 
     def open(self, path: str = "/") -> Web:
         """Navigates to the page and waits until the model is loaded."""
-        self.page.goto(self.origin + path)
+        self.driver.open(self.origin + path)
         self.wait_for("ready")
         return self
 
     def wait_for(self, state: str) -> None:
         """Waits until the page is "ready", "busy", "loading" or "failed"."""
-        self.page.wait_for_selector(f"html[data-state={state}]")
+        self.until("(state) => document.documentElement.dataset.state === state", state)
 
     def settings(self, **values: object) -> None:
         """Sets sampling fields by name."""
-        self.page.evaluate("document.getElementById('sampling').open = true")
+        self.evaluate("document.getElementById('sampling').open = true")
         for name, value in values.items():
-            self.page.fill(f"#{name}", str(value))
+            self.fill(f"#{name}", value)
 
     def generate(self, prompt: str, mode: str | None = None, **settings: object) -> str:
         """The text that the page generates."""
@@ -155,70 +297,87 @@ class Web:
         """Presses Generate."""
         self.settings(**settings)
         if mode:
-            self.page.check(f'input[name="mode"][value="{mode}"]')
-        self.page.fill("#prompt", prompt)
+            self.check(f'input[name="mode"][value="{mode}"]')
+        self.fill("#prompt", prompt)
         # One script presses the button and waits for the start, since a short text may end before a
         # second script runs.
-        self.page.evaluate(
+        self.evaluate(
             "new Promise((done, fail) => { setTimeout(fail, 120000, new Error('it did not begin'));"
-            " document.addEventListener('phase', done, {once: true});"
+            " document.addEventListener('phase', () => done(null), {once: true});"
             " document.getElementById('go').click() })"
         )
 
     def made(self) -> str:
         """The generated text so far, without the prompt; the last one where several stand side by
         side."""
-        text: str = self.page.locator("#output .generated").last.text_content()
-        return text
+        return self.contents("#output .generated")[-1]
 
     def engine(self, request: str) -> dict[str, Any]:
         """The engine's answer to a request."""
-        answer: dict[str, Any] = self.page.evaluate(
-            "(type) => import('/page.js').then(({state}) => state.engine.request(type))", request
+        answer: dict[str, Any] = self.evaluate(
+            "(type) => imported('/page.js').then(({state}) => state.engine.request(type))", request
         )
         return answer
 
     def problem(self) -> str:
         """Waits for an error message and returns it."""
-        self.page.wait_for_selector("#problem:not([hidden])")
-        text: str = self.page.inner_text("#problem-text")
-        return text
+        self.until("!document.getElementById('problem').hidden")
+        return self.text("#problem-text")
 
     def support(self) -> str:
         """What the page says of the browser."""
-        text: str = self.page.text_content("#capabilities")
-        return text
+        return self.content("#capabilities")
 
-    def boxes(self, *ids: str) -> dict[str, tuple[float, float]]:
-        """Top and bottom of elements in the window, in CSS pixels."""
-        script = """(ids) => ids.map((id) => {
-            const { top, bottom } = document.getElementById(id).getBoundingClientRect();
-            return [top, bottom];
-        })"""
-        return dict(zip(ids, map(tuple, self.page.evaluate(script, ids)), strict=True))
+    def stores(self) -> bool:
+        """Whether the browser can store models; the page says it where it cannot."""
+        if self.driver.engine in WITHOUT_STORAGE:
+            self.until(f"{_SUPPORT}.includes('Models are not stored')")
+            return False
+        assert "Models are not stored" not in self.support()
+        return True
 
     def wait_for_model(self, name: str) -> None:
         """Waits until a model of that name is in use."""
-        self.page.wait_for_function(
+        self.until(
             "(name) => document.documentElement.dataset.state === 'ready' &&"
             " [...document.querySelectorAll('#models li')].some((row) =>"
             " row.textContent.includes(name) && row.textContent.includes('In use'))",
-            arg=name,
+            name,
         )
 
     def press_in_row(self, name: str, button: str) -> None:
         """Presses a button of a model in the list."""
-        row = self.page.locator("#models li", has_text=name)
-        row.get_by_role("button", name=button).click()
+        script = """(name, label) => {
+            const rows = [...document.querySelectorAll("#models li")];
+            const row = rows.find((each) => each.textContent.includes(name));
+            const button = [...(row?.querySelectorAll("button") ?? [])].find(
+                (each) => each.textContent.includes(label) && !each.disabled);
+            button?.focus();
+            button?.click();
+            return Boolean(button);
+        }"""
+        self.until(script, name, button)
+
+    def wait_for_row(self, text: str, there: bool = True) -> None:
+        """Waits until the list of models has a row with that text, or none."""
+        self.until(
+            "(text, there) => there === [...document.querySelectorAll('#models li')].some((row) =>"
+            " row.textContent.includes(text))",
+            text,
+            there,
+        )
 
     def kept(self) -> list[str]:
         """The list of models, as lines of text."""
-        rows: list[str] = self.page.locator("#models li").all_inner_texts()
-        return [" ".join(row.split()) for row in rows]
+        return [" ".join(row.split()) for row in self.texts("#models li")]
+
+    def choose(self, *files: Path) -> None:
+        """Chooses files of a model."""
+        self.driver.choose("#file", *files)
 
     def drop(self, name: str, data: bytes) -> None:
         """Drops a file onto the page."""
-        script = """([name, text]) => {
+        script = """(name, text) => {
             const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
             const transfer = new DataTransfer();
             transfer.items.add(new File([bytes], name));
@@ -227,12 +386,53 @@ class Web:
                 document.body.dispatchEvent(new DragEvent(type, options));
             }
         }"""
-        self.page.evaluate(script, [name, base64.b64encode(data).decode()])
+        self.evaluate(script, name, base64.b64encode(data).decode())
 
 
-def serve(site: Mapping[str, SiteFile], isolated: bool = True) -> Any:
-    """The site on a free port, for a `with`."""
-    return running(WebServer(site, 0, isolated))
+class Browser:
+    """A browser of an engine, and further tabs and browsers where a test needs them."""
+
+    def __init__(self, first: Driver, directory: Path, proxy_port: int) -> None:
+        self.engine = first.engine
+        self.first = first
+        self._free = True  # the first tab
+        self._directory = directory
+        self._proxy_port = proxy_port
+
+    @contextmanager
+    def tab(self) -> Iterator[Driver]:
+        """A tab without anything stored: in Chromium with a profile of its own; the others keep
+        what pages store by their origin, so that a server of its own is as good."""
+        if isinstance(self.first, Playwright):
+            browser = self.first.page.context.browser
+            context = browser.new_context(viewport={"width": 1280, "height": 800})
+            yield Playwright(context.new_page())
+            context.close()
+        elif self._free:
+            self._free = False
+            yield self.first
+            self.first.open("about:blank")
+            self._free = True
+        elif self.engine == "firefox":
+            driver = self.first.tab()
+            yield driver
+            driver.close()
+        else:  # which draws only in its first window
+            folder = Path(tempfile.mkdtemp(dir=self._directory))
+            with launch(self.engine, folder, self._proxy_port) as driver:
+                yield driver
+
+    @contextmanager
+    def another(self, *flags: str) -> Iterator[Driver]:
+        """Another Chromium, with further flags."""
+        assert isinstance(self.first, Playwright)
+        kind = self.first.page.context.browser.browser_type
+        arguments = [*CHROMIUM_FLAGS, "--proxy-server=http://127.0.0.1:9", *flags]
+        browser = kind.launch(executable_path=find_program(*CHROMIUM), args=arguments)
+        try:
+            yield Playwright(browser.new_page())
+        finally:
+            browser.close()
 
 
 def axe_source() -> str:

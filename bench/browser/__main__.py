@@ -4,7 +4,8 @@
     python -m bench.browser q8_0 page --json      # some sections, as JSON
     python -m bench.browser --quick sparse        # tiny sizes: only shows that it works
 
-Sections: `q8_0` and `q4_0` (tokens a second of SmolLM2, dense, against wllama as npm has it),
+Sections: `q8_0`, `q4_0` and `q4_1` (tokens a second of SmolLM2, dense, against wllama as npm has
+it; neither uses a GPU, and `q4_1`, the file as it is published, needs no llama.cpp to convert it),
 `sparse` (the embedded model, sparse against dense), `kernels` (matrices and layers under Pyodide,
 against native ones, and what a call costs), `page` (what the browser page costs: first token cold
 and warm, bytes, memory, and how long its main thread is ever busy while a text is made). Needs
@@ -101,6 +102,7 @@ def take_turns(
 SECTIONS: dict[str, Callable[[Effort], Iterator[Row | visits.Visit]]] = {
     "q8_0": partial(decode_rows, "q8_0"),
     "q4_0": partial(decode_rows, "q4_0"),
+    "q4_1": partial(decode_rows, "q4_1"),
     "sparse": sparse_rows,
     "kernels": kernel_rows,
     "page": visits.visits,

@@ -14,7 +14,7 @@ from sparsefire.page.site import SiteFile, build_wheel
 
 from ..lib.peer_files import HOME, chromium, npm_files, peer
 
-WLLAMA = "@wllama/wllama@3.8.1"
+WLLAMA = "@wllama/wllama@3.13.0"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 PAGES = Path(__file__).resolve().parent / "chromium"
 
