@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 
+from .lib.compilers import llama_environment
 from .lib.peer_files import PEERS
 
 
@@ -20,6 +21,7 @@ def install(name: str) -> None:
     command, environment = [sys.executable, "-m", "pip", "install"], dict(os.environ)
     if name == "llama.cpp":
         command += ["--no-binary", "llama-cpp-python", "llama-cpp-python"]
+        environment = llama_environment()
         environment["CMAKE_ARGS"] = "-DGGML_NATIVE=ON"
     else:
         command += [name]

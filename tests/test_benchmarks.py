@@ -7,13 +7,16 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
+from bench.lib.compilers import llama_environment
 from bench.lib.further_models import write_further
+from bench.lib.peer_files import MissingPeer
 from bench.lib.random_models import realistic
 from conftest import ROOT
 from llama_variants import llama_variants
@@ -225,3 +228,16 @@ def test_benchmarks_change_no_import_path_and_use_no_private_names() -> None:
         text = path.read_text("utf-8")
         assert "sys.path" not in text, path
         assert not re.search(r"(?<!self)(?<!cls)\._(core|native|handle|ffn)\w*", text), path
+
+
+def test_clang_builds_llama_cpp_where_there_is_amx() -> None:
+    def only(*programs: str) -> Callable[[str], str | None]:
+        return lambda name: f"/usr/bin/{name}" if name in programs else None
+
+    amx = "flags : fpu amx_bf16 amx_tile"
+    clang = only("clang", "clang++", "clang-19", "clang++-19", "clang-20")
+    assert llama_environment({"A": "1"}, "flags : fpu", only()) == {"A": "1"}
+    assert llama_environment({"CC": "gcc-14"}, amx, only()) == {"CC": "gcc-14"}
+    assert llama_environment({}, amx, clang) == {"CC": "clang-19", "CXX": "clang++-19"}
+    with pytest.raises(MissingPeer, match="clang"):
+        llama_environment({}, amx, only("gcc", "g++"))

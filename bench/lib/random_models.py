@@ -16,6 +16,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from .compilers import llama_environment
 from .further_models import write_further
 
 _PEER = Path(__file__).resolve().parent / "llama_peer"
@@ -60,7 +61,8 @@ def make_models(source: Path, folder: Path, seed: int = 0) -> tuple[Path, Path]:
     for each in (raw, models, logits):
         each.mkdir(parents=True, exist_ok=True)
     configure = ["cmake", "-S", str(_PEER), "-B", str(build), f"-DLLAMA_SOURCE={source.resolve()}"]
-    subprocess.run([*configure, "-DCMAKE_BUILD_TYPE=Release"], check=True)
+    environment = llama_environment()
+    subprocess.run([*configure, "-DCMAKE_BUILD_TYPE=Release"], check=True, env=environment)
     targets = ["--target", "test-llama-archs", "peer_logits", "--config", "Release"]
     jobs = ["--parallel", str(os.cpu_count() or 1)]
     subprocess.run(["cmake", "--build", str(build), *targets, *jobs], check=True)
