@@ -401,6 +401,38 @@ static void test_extreme_ternary(const sf_kernels *kernels, sf_format_index form
   }
 }
 
+/* Nor in blocks of quants of four bits, all 0 or all 15. */
+static void test_extreme_nibbles(const sf_kernels *kernels, int quant) {
+  const int32_t most = kernels->input_most(SF_FORMAT_Q4_0), numbers[] = {most, -most, 127, 128, -128, -129};
+  uint8_t blocks[8][18];
+  memset(blocks, quant * 17, sizeof blocks);
+  for (int b = 0; b < 8; ++b) blocks[b][0] = 0, blocks[b][1] = 0x3c;
+  for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; ++k) {
+    int16_t values[256];
+    float scales[8], sums[8], out = 0;
+    for (int c = 0; c < 256; ++c) values[c] = (int16_t)numbers[k];
+    for (int b = 0; b < 8; ++b) scales[b] = 1, sums[b] = 32 * (float)numbers[k];
+    const sf_rows rows = {blocks[0], sizeof blocks, NULL, 256, 1.0f};
+    const sf_inputs inputs = {.values = values, .scales = scales, .sums = sums};
+    kernels->dot_rows[SF_FORMAT_Q4_0](&rows, 1, &inputs, 1, &out, 1);
+    const double wanted = 256.0 * (quant - 8) * numbers[k];
+    CHECK(fabs((double)out - wanted) <= 64, "256 times %d in quants %d gave %.9g", numbers[k], quant, (double)out);
+  }
+}
+
+/* Rows that end after any number of sub-blocks, in the formats that are multiplied in groups of these. */
+static void test_groups(const sf_kernels *kernels) {
+  for (int f = 0; f < ALL_FORMATS; ++f) {
+    const sf_format *format = sf_format_find(format_rows[f].format);
+    if (sf_is_plain(format->traits) || kernels->input_most(format->index) == 32767) continue;
+    for (int32_t columns = 32; columns <= 512; columns += 32) {
+      if (sf_format_row_bytes(format->format, columns)) test_dot(kernels, format->format, columns, 0);
+    }
+  }
+  test_extreme_nibbles(kernels, 0);
+  test_extreme_nibbles(kernels, 15);
+}
+
 int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "--time") == 0) {
     time_kernels(argc > 2 ? argv[2] : "");
@@ -438,6 +470,9 @@ int main(int argc, char **argv) {
     test_extreme_ternary(kernels, SF_FORMAT_TQ2_0, 66, 2);
     test_panel_bits(kernels, SF_FORMAT_Q4_0, 18);
     test_panel_bits(kernels, SF_FORMAT_Q8_0, 34);
+    test_groups(kernels);
   }
+  check_section(sf_kernels_scalar_bytes.name);
+  test_groups(&sf_kernels_scalar_bytes);
   return check_result();
 }

@@ -18,6 +18,7 @@
 #define SF_KERNELS_DOT_H
 
 #include "kernels/dot_batch_tmpl.h"
+#include "kernels/dot_bytes_tmpl.h"
 #include "kernels/dot_fields_tmpl.h"
 #include "kernels/dot_floats_tmpl.h"
 #include "kernels/products_tmpl.h"
@@ -125,6 +126,8 @@ SF_INLINE void dot_streams(sf_format_index format, int streams, int asks, const 
     streams_plain(format, streams, asks, row, next, input->f32, rows->columns, sum);
   } else if (product_of(format) == PRODUCT_FIELDS) {
     streams_fields(format, streams, asks, row, next, input, rows->columns, sum);
+  } else if (product_of(format) == PRODUCT_BYTES) {
+    streams_bytes(format, streams, asks, row, next, input, rows->columns, sum);
   } else {
     streams_blocks(format, streams, asks, row, next, input, rows->columns, sum);
   }
@@ -149,7 +152,7 @@ enum { FEW_TILE = 1 << 16 }; /* bytes of rows that stay in the second-level cach
  * bytes are multiplied in hardly more time than their integers of 16 bits are made in. What dot_batch has no product
  * for is read again for all. */
 SF_INLINE int32_t few_inputs(sf_format_index format) {
-  if (product_of(format) == PRODUCT_FIELDS) return INT32_MAX;
+  if (is_read_in_groups(product_of(format))) return INT32_MAX;
   return traits_of(format)->storage == SF_QUANTS_BYTES ? 4 : 1;
 }
 

@@ -12,6 +12,19 @@
 #define SF_X86
 #endif
 
+#if defined(__aarch64__) || defined(_M_ARM64)
+#define SF_ARM64
+#if defined(_WIN32)
+#include <windows.h>
+#ifndef PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+#define PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE 43
+#endif
+#elif defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+#endif
+
 #ifdef SF_X86
 #ifdef _MSC_VER
 #include <intrin.h>
@@ -30,6 +43,7 @@ enum {
   LEAF7_EBX_AVX512F = 1 << 16,
   LEAF7_EBX_AVX512DQ = 1 << 17,
   LEAF7_EBX_AVX512BW = 1 << 30,
+  LEAF7_ECX_AVX512_VNNI = 1 << 11,
   LEAF7_EDX_AMX_BF16 = 1 << 22,
   LEAF7_EDX_AMX_TILE = 1 << 24,
   LEAF7_1_EAX_AVX512_BF16 = 1 << 5,
@@ -86,6 +100,8 @@ static int has_avx512(void) {
          has(cpuid(7).ebx, LEAF7_EBX_AVX512F | LEAF7_EBX_AVX512BW | LEAF7_EBX_AVX512DQ | LEAF7_EBX_AVX512VL);
 }
 
+static int has_avx512_vnni(void) { return has_avx512() && has(cpuid(7).ecx, LEAF7_ECX_AVX512_VNNI); }
+
 #if defined(SF_TILES)
 /* Linux saves 8 KB of tiles for each thread of a process, and does so only for one that has asked. Asking again changes
  * nothing. */
@@ -95,15 +111,29 @@ static int may_use_tiles(void) {
 }
 
 static int has_amx(void) {
-  return has_avx512() && has(saved_registers(), XCR0_AMX) && cpuid(7).eax >= 1 &&
+  return has_avx512_vnni() && has(saved_registers(), XCR0_AMX) && cpuid(7).eax >= 1 &&
          has(cpuid(7).edx, LEAF7_EDX_AMX_BF16 | LEAF7_EDX_AMX_TILE) &&
          has(cpuid_part(7, 1).eax, LEAF7_1_EAX_AVX512_BF16) && may_use_tiles();
 }
 #endif
 #endif
 
+#if defined(SF_ARM64)
+static int has_dot(void) {
+#if defined(__ARM_FEATURE_DOTPROD) || defined(__APPLE__) /* whose processors all have it */
+  return 1;
+#elif defined(_WIN32)
+  return IsProcessorFeaturePresent(PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE) != 0;
+#elif defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  return 0;
+#endif
+}
+#endif
+
 /* What kernels need of a processor. */
-enum { NEEDS_NOTHING, NEEDS_SSE41, NEEDS_AVX2, NEEDS_AVX512, NEEDS_AMX };
+enum { NEEDS_NOTHING, NEEDS_SSE41, NEEDS_AVX2, NEEDS_AVX512, NEEDS_AVX512_VNNI, NEEDS_AMX, NEEDS_DOT };
 
 static int processor_has(int needs) {
 #ifdef SF_X86
@@ -114,6 +144,8 @@ static int processor_has(int needs) {
       return has_avx2();
     case NEEDS_AVX512:
       return has_avx512();
+    case NEEDS_AVX512_VNNI:
+      return has_avx512_vnni();
 #if defined(SF_TILES)
     case NEEDS_AMX:
       return has_amx();
@@ -121,6 +153,9 @@ static int processor_has(int needs) {
     default:
       break;
   }
+#endif
+#ifdef SF_ARM64
+  if (needs == NEEDS_DOT) return has_dot();
 #endif
   return needs == NEEDS_NOTHING;
 }
@@ -139,10 +174,13 @@ static const struct {
     {&sf_kernels_wasm128, NEEDS_NOTHING, NULL, NULL},
 #else
 #if defined(SF_X86)
-#ifndef SF_WITHOUT_AVX512
+#ifndef SF_WITHOUT_AVX512_VNNI
 #if defined(SF_TILES)
-    {&sf_kernels_avx512, NEEDS_AMX, "amx", &sf_tiles_amx},
+    {&sf_kernels_avx512_vnni, NEEDS_AMX, "amx", &sf_tiles_amx},
 #endif
+    {&sf_kernels_avx512_vnni, NEEDS_AVX512_VNNI, NULL, NULL},
+#endif
+#ifndef SF_WITHOUT_AVX512
     {&sf_kernels_avx512, NEEDS_AVX512, NULL, NULL},
 #endif
 #ifndef SF_WITHOUT_AVX2
@@ -151,7 +189,10 @@ static const struct {
 #ifndef SF_WITHOUT_SSE41
     {&sf_kernels_sse41, NEEDS_SSE41, NULL, NULL},
 #endif
-#elif defined(__aarch64__) || defined(_M_ARM64)
+#elif defined(SF_ARM64)
+#if !defined(SF_WITHOUT_NEON_DOT) && !defined(_MSC_VER)
+    {&sf_kernels_neon_dot, NEEDS_DOT, NULL, NULL},
+#endif
 #ifndef SF_WITHOUT_NEON
     {&sf_kernels_neon, NEEDS_NOTHING, NULL, NULL},
 #endif

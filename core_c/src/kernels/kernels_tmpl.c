@@ -22,20 +22,28 @@
 
 #if defined(SF_ISA_SCALAR)
 #include "simd/scalar.h"
+#elif defined(SF_ISA_SCALAR_BYTES)
+#include "simd/scalar_bytes.h"
 #elif defined(SF_ISA_SSE41)
 #include "simd/sse41.h"
 #elif defined(SF_ISA_AVX2)
 #include "simd/avx2.h"
 #elif defined(SF_ISA_AVX512)
 #include "simd/avx512.h"
+#elif defined(SF_ISA_AVX512_VNNI)
+#include "simd/avx512_vnni.h"
 #elif defined(SF_ISA_NEON)
 #include "simd/neon.h"
+#elif defined(SF_ISA_NEON_DOT)
+#include "simd/neon_dot.h"
 #elif defined(SF_ISA_WASM128)
 #include "simd/wasm128.h"
 #elif defined(SF_ISA_RELAXED128)
 #include "simd/wasm128_relaxed.h"
 #else
-#error "kernels_tmpl.c is compiled with one of -DSF_ISA_SCALAR, _SSE41, _AVX2, _AVX512, _NEON, _WASM128, _RELAXED128"
+#error \
+    "kernels_tmpl.c is compiled with one of -DSF_ISA_SCALAR, _SSE41, _AVX2, _AVX512, _AVX512_VNNI, _NEON, _NEON_DOT, " \
+       "_WASM128, _RELAXED128"
 #endif
 
 #include "kernels/activations_tmpl.h"

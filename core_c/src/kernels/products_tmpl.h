@@ -12,6 +12,9 @@
 #ifndef SF_DOT_FIELDS
 #define SF_DOT_FIELDS 0 /* v_dot_fields */
 #endif
+#ifndef SF_DOT_BYTES
+#define SF_DOT_BYTES 0 /* v_dot_split: 1 for quants 0 … 63, 2 for levels too, 3 for signed bytes too */
+#endif
 
 typedef enum {
   PRODUCT_FLOATS,  /* not of integers: see dot_floats_tmpl.h */
@@ -20,7 +23,8 @@ typedef enum {
   PRODUCT_16_RUNS, /* one for each of the two runs */
   PRODUCT_QUANTS8, /* quants 0 … 63; inputs up to 127 */
   PRODUCT_SIGNED8, /* quants -128 … 127; inputs up to 63 */
-  PRODUCT_FIELDS   /* ternary quants, 256 at a time; inputs up to 32639, see dot_fields_tmpl.h */
+  PRODUCT_FIELDS,  /* ternary quants, 256 at a time; inputs up to 32639, see dot_fields_tmpl.h */
+  PRODUCT_BYTES    /* quants of 4 or 8 bits, 256 at a time; inputs up to 32639, see dot_bytes_tmpl.h */
 } sf_product;
 
 /* How many fields the bytes of a block have, all with one scale: four of two bits, or five digits to the base of 3; 0
@@ -32,11 +36,22 @@ SF_INLINE int fields_of(sf_format_index format) {
   return traits->storage == SF_QUANTS_PLANES && traits->low.bits == 2 && !traits->high.bits ? 4 : 0;
 }
 
+/* Whether quants are multiplied with inputs in two bytes. */
+SF_INLINE int has_byte_products(sf_format_index format) {
+  const sf_traits *traits = traits_of(format);
+  if (traits->storage == SF_QUANTS_BYTES) return SF_DOT_BYTES >= 3;
+  if (traits->storage == SF_QUANTS_HALVES && traits->levels) {
+    return SF_DOT_BYTES >= 2 && !traits->high.bits && traits->scales != SF_SCALES_FLOAT_RUNS;
+  }
+  return SF_DOT_BYTES >= 1 && has_nibbles(format);
+}
+
 SF_INLINE sf_product product_of(sf_format_index format) {
   if (is_plain(format)) return PRODUCT_FLOATS;
   if (has_run_mins(format)) return PRODUCT_16_MINS;
   if (has_float_runs(format)) return PRODUCT_16_RUNS;
   if (SF_DOT_FIELDS && fields_of(format)) return PRODUCT_FIELDS;
+  if (has_byte_products(format)) return PRODUCT_BYTES;
   if (!SF_DOT8) return PRODUCT_16;
   if (traits_of(format)->storage == SF_QUANTS_BYTES) return PRODUCT_SIGNED8;
   return has_shared_bytes(format) ? PRODUCT_QUANTS8 : PRODUCT_16;
@@ -47,9 +62,13 @@ SF_INLINE int is_wide(sf_product product) {
   return product == PRODUCT_16 || product == PRODUCT_16_MINS || product == PRODUCT_16_RUNS;
 }
 
+/* Whether there is no product of a sub-block alone. */
+SF_INLINE int is_read_in_groups(sf_product product) { return product == PRODUCT_FIELDS || product == PRODUCT_BYTES; }
+
 static int32_t input_most(sf_format_index format) {
   const sf_product product = product_of(format);
-  return product == PRODUCT_QUANTS8 ? 127 : product == PRODUCT_SIGNED8 ? 63 : product == PRODUCT_FIELDS ? 32639 : 32767;
+  if (is_read_in_groups(product)) return 32639;
+  return product == PRODUCT_QUANTS8 ? 127 : product == PRODUCT_SIGNED8 ? 63 : 32767;
 }
 
 static int32_t input_shared(sf_format_index format) {

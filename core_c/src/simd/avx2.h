@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "simd/avx_sums.h"
+#include "simd/avx_parts.h"
 
 #define SF_ISA_NAME "avx2"
 #define SF_ISA_TABLE sf_kernels_avx2
@@ -130,20 +130,8 @@ SF_INLINE vf v_load_halves_tail(const uint8_t *p, size_t step, int n) {
   return _mm256_cvtph_ps(_mm_and_si128(avx2_halves(p, step, n), first));
 }
 
-/* Of a block of Q4_K or Q5_K at p, d times the eight scales and m times the mins. */
 #define SF_K_SCALES 1
-SF_INLINE void v_load_k_scales(const uint8_t *p, vf *scale, vf *min) {
-  const __m128i block = _mm_loadu_si128((const __m128i *)(const void *)p); /* d and m, then three words */
-  const __m128i words = _mm_shuffle_epi32(block, _MM_SHUFFLE(3, 2, 3, 1));
-  const __m128i low = _mm_and_si128(_mm_srlv_epi32(words, _mm_setr_epi32(0, 0, 0, 4)),
-                                    _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
-  const __m128i tops = _mm_srli_epi32(_mm_shuffle_epi32(block, _MM_SHUFFLE(2, 2, 1, 1)), 2);
-  const __m128i bytes = _mm_or_si128(low, _mm_and_si128(tops, _mm_setr_epi32(0, 0x30303030, 0, 0x30303030)));
-  const __m128 d_m = _mm_cvtph_ps(block);
-  const __m256i mins = _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes));
-  *scale = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_broadcastss_ps(d_m));
-  *min = _mm256_mul_ps(_mm256_cvtepi32_ps(mins), _mm256_broadcastss_ps(_mm_movehdup_ps(d_m)));
-}
+SF_INLINE void v_load_k_scales(const uint8_t *p, vf *scale, vf *min) { load_k_scales(p, scale, min); }
 
 SF_INLINE void v_load_u8(const uint8_t *p, vf *r) {
   r[0] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));

@@ -1,4 +1,7 @@
-/* Vector vocabulary: x86 AVX-512 (F, BW, DQ, VL). Meanings: scalar.h. */
+/* Vector vocabulary: x86 AVX-512 (F, BW, DQ, VL). Meanings: scalar.h. avx512_vnni.h, which extends it, defines before
+ * it includes this one:
+ *   SF_ISA_NAME, SF_ISA_TABLE
+ *   SF_AVX512_VNNI              1 */
 #ifndef SF_SIMD_H
 #define SF_SIMD_H
 
@@ -6,10 +9,13 @@
 #include <string.h>
 
 #include "formats/trits.h"
-#include "simd/avx_sums.h"
+#include "simd/avx_parts.h"
 
+#ifndef SF_ISA_NAME
 #define SF_ISA_NAME "avx512"
 #define SF_ISA_TABLE sf_kernels_avx512
+#define SF_AVX512_VNNI 0
+#endif
 
 enum {
   SF_LANES = 16,
@@ -103,11 +109,35 @@ SF_INLINE vf v_load_bf16_tail(const void *p, int n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
+/* Ones for the first `bytes` bytes of a vector. */
+SF_INLINE __mmask64 avx512_bytes(size_t bytes) { return bytes >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << bytes) - 1; }
+
+/* n ≤ 8 halves at p, p + step, …, step being 18 or 20. Where all are asked for, 16 bytes follow the last one. */
+SF_INLINE vf avx512_load_halves(const uint8_t *p, size_t step, int32_t n) {
+  const int16_t w = (int16_t)(step / 2);
+  const __m512i places = _mm512_zextsi128_si512(_mm_setr_epi16(0, w, 2 * w, 3 * w, 0, w, 2 * w, 3 * w));
+  const size_t bytes = (size_t)(n - 1) * step + 2, half = 4 * step;
+  const __mmask64 first = n < 8 ? avx512_bytes(bytes) : ~(__mmask64)0;
+  const __mmask64 last = n < 8 ? avx512_bytes(bytes > half ? bytes - half : 0) : ~(__mmask64)0;
+  const __m512i four = _mm512_maskz_permutexvar_epi16(0x0f, places, _mm512_maskz_loadu_epi8(first, p));
+  const __m512i all = _mm512_mask_permutexvar_epi16(four, 0xf0, places, _mm512_maskz_loadu_epi8(last, p + half));
+  return _mm512_cvtph_ps(_mm512_castsi512_si256(all));
+}
+
 SF_INLINE vf v_load_halves(const uint8_t *p, size_t step) {
   int16_t h[8];
+  if (step == 18 || step == 20) return avx512_load_halves(p, step, 8);
   for (int k = 0; k < 8; ++k) memcpy(&h[k], p + (size_t)k * step, sizeof h[k]);
   const __m128i eight = _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]);
   return _mm512_cvtph_ps(_mm256_zextsi128_si256(eight));
+}
+
+#define SF_HALVES_TAIL 1
+SF_INLINE vf v_load_halves_tail(const uint8_t *p, size_t step, int32_t n) {
+  int16_t some[8];
+  if (step == 18 || step == 20) return avx512_load_halves(p, step, n);
+  for (int i = 0; i < 8; ++i) memcpy(&some[i], p + (size_t)(i < n ? i : n - 1) * step, sizeof some[i]);
+  return v_load_halves((const uint8_t *)some, sizeof some[0]);
 }
 
 /* As products of two powers that are normal floats. */
@@ -120,6 +150,14 @@ SF_INLINE vf v_load_powers(const uint8_t *p, size_t step) {
   const __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, _mm256_set1_epi32(64)), 23);
   const __m256i second = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(all, half), _mm256_set1_epi32(62)), 23);
   return _mm512_zextps256_ps512(_mm256_mul_ps(_mm256_castsi256_ps(first), _mm256_castsi256_ps(second)));
+}
+
+#define SF_K_SCALES 1
+SF_INLINE void v_load_k_scales(const uint8_t *p, vf *scale, vf *min) {
+  __m256 scales, mins;
+  load_k_scales(p, &scales, &mins);
+  *scale = _mm512_zextps256_ps512(scales);
+  *min = _mm512_zextps256_ps512(mins);
 }
 
 SF_INLINE void v_load_u8(const uint8_t *p, vf *r) {
@@ -272,6 +310,97 @@ SF_INLINE vi v_dot_fields(int fields, const uint8_t *p, const v_fields *x) {
     low[f] = _mm512_maddubs_epi16(quants[f], x->low[f]);
   }
   return _mm512_sub_epi32(avx512_sum_fields(fields, high, low), x->zero);
+}
+
+/* ---- What only a vocabulary with SF_DOT_BYTES has: see scalar_bytes.h ---- */
+
+#define SF_DOT_BYTES (SF_AVX512_VNNI ? 2 : 1)
+enum { SF_BYTE_ZERO = 128 }; /* v_dot_split takes quants 0 … 255 */
+typedef __m512i vq;
+
+SF_INLINE vq vq_set1(int x) { return _mm512_set1_epi8((char)x); }
+
+SF_INLINE vq vq_load(const uint8_t *p, size_t step, int run, int n) {
+  const __mmask64 first = n < 64 / run ? avx512_bytes((size_t)(n - 1) * step + (size_t)run) : ~(__mmask64)0;
+  if (step == (size_t)run) return _mm512_maskz_loadu_epi8(first, p);
+  if (step != 18 && step != 20) { /* of 16 bytes */
+    __m512i all = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p));
+    for (int k = 1; k < 4 && k < n; ++k) {
+      const __m128i next = _mm_loadu_si128((const __m128i *)(const void *)(p + (size_t)k * step));
+      all = _mm512_mask_broadcast_i32x4(all, (__mmask16)(0xf << 4 * k), next);
+    }
+    return all;
+  }
+  /* Three runs of 16 and a part of the fourth are in 64 bytes. */
+  const int w = (int)step / 2, pair = w * 65537 + 65536; /* indices of words */
+  const __m512i places =
+      _mm512_setr_epi32(65536, 65536 + 2 * 65537, 65536 + 4 * 65537, 65536 + 6 * 65537, pair, pair + 2 * 65537,
+                        pair + 4 * 65537, pair + 6 * 65537, pair + w * 65537, pair + (w + 2) * 65537,
+                        pair + (w + 4) * 65537, pair + (w + 6) * 65537, 0, 0, 0, 0);
+  const __m512i three = _mm512_permutexvar_epi16(places, _mm512_maskz_loadu_epi8(first, p));
+  if (n < 4) return three;
+  return _mm512_mask_broadcast_i32x4(three, 0xf000, _mm_loadu_si128((const __m128i *)(const void *)(p + 3 * step)));
+}
+
+SF_INLINE vq vq_low(vq a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+
+SF_INLINE vq vq_high(vq a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+
+SF_INLINE vq vq_signed(vq a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
+
+SF_INLINE vq vq_levels(vq a, const int8_t *levels) {
+  const __m128i table = _mm_loadu_si128((const __m128i *)(const void *)levels);
+  return _mm512_shuffle_epi8(vq_signed(_mm512_broadcast_i32x4(table)), a);
+}
+
+SF_INLINE __m512i avx512_sixteens(const int16_t *first, const int16_t *last) {
+  const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)first);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), _mm256_loadu_si256((const __m256i *)(const void *)last), 1);
+}
+
+SF_INLINE void vq_split(const int16_t *const *x, vq *high, vq *low) {
+  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), lower = _mm512_set1_epi16(255);
+  const __m512i half = _mm512_set1_epi16(128);
+  const __m512i a = avx512_sixteens(x[0], x[1]), b = avx512_sixteens(x[2], x[3]);
+  const __m512i above = _mm512_packs_epi16(_mm512_srai_epi16(_mm512_add_epi16(a, half), 8),
+                                           _mm512_srai_epi16(_mm512_add_epi16(b, half), 8));
+  const __m512i below = _mm512_packus_epi16(_mm512_and_si512(a, lower), _mm512_and_si512(b, lower));
+  *high = _mm512_permutexvar_epi64(order, above);
+  *low = _mm512_permutexvar_epi64(order, below);
+}
+
+SF_INLINE vi v_sub_int(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+
+SF_INLINE vi v_dot_bytes4(vq a, vq b, vi sum) {
+#if SF_AVX512_VNNI
+  return _mm512_dpbusd_epi32(sum, a, b);
+#else
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), _mm512_set1_epi16(1)));
+#endif
+}
+
+SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq *low, vi sum) {
+#if SF_AVX512_VNNI
+  vi above = _mm512_setzero_si512();
+  for (int u = 0; u < vectors; ++u) above = v_dot_bytes4(quants[u], high[u], above);
+  sum = _mm512_add_epi32(_mm512_slli_epi32(above, 8), sum);
+  for (int u = 0; u < vectors; ++u) sum = v_dot_bytes4(quants[u], low[u], sum);
+  return sum;
+#else
+  vi above = _mm512_maddubs_epi16(quants[0], high[0]), below = _mm512_maddubs_epi16(quants[0], low[0]);
+  for (int u = 1; u < vectors; ++u) {
+    above = _mm512_add_epi16(above, _mm512_maddubs_epi16(quants[u], high[u]));
+    below = _mm512_add_epi16(below, _mm512_maddubs_epi16(quants[u], low[u]));
+  }
+  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(above, _mm512_set1_epi16(256)));
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(below, _mm512_set1_epi16(1)));
+#endif
+}
+
+SF_INLINE vf v_spread(const vf *scales, int first, int apart, int lanes) {
+  int32_t at[16];
+  for (int k = 0; k < 16; ++k) at[k] = first + k / lanes * apart;
+  return _mm512_permutexvar_ps(_mm512_loadu_si512(at), scales[0]);
 }
 
 SF_INLINE vf vb_dot(vb a, vb b) { return _mm512_cvtepi32_ps(_mm512_madd_epi16(a, b)); }

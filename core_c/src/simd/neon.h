@@ -5,8 +5,10 @@
 #include <arm_neon.h>
 #include <string.h>
 
+#ifndef SF_ISA_NAME /* neon_dot.h extends this */
 #define SF_ISA_NAME "neon"
 #define SF_ISA_TABLE sf_kernels_neon
+#endif
 
 enum {
   SF_LANES = 4,

@@ -11,8 +11,10 @@
 
 #include "formats/half.h"
 
+#ifndef SF_ISA_NAME /* scalar_bytes.h extends this */
 #define SF_ISA_NAME "scalar"
 #define SF_ISA_TABLE sf_kernels_scalar
+#endif
 
 /* Besides SF_LANES: how many scattered rows of weights a kernel reads side by side, asking for the next (SF_STREAMS);
  * how many rows that lie in order, without asking (SF_IN_ORDER, no more than SF_STREAMS; 0: these like the scattered

@@ -107,7 +107,11 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "native", "wasmtime"),
         help="host; default: SPARSEFIRE_BACKEND, or else auto, the fastest installed",
     )
-    add("--isa", metavar="NAME", help="instruction set: amx, avx512, avx2, sse41, neon, scalar …")
+    add(
+        "--isa",
+        metavar="NAME",
+        help="instruction set: amx, avx512_vnni, avx2, sse41, neon, scalar …",
+    )
     add("--threads", type=int, metavar="N", help="number of threads; default: all processors")
 
 

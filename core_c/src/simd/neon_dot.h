@@ -1,0 +1,55 @@
+/* Vector vocabulary: AArch64 NEON with dot products of bytes (Armv8.2 DotProd). Meanings: scalar.h, scalar_bytes.h. */
+#ifndef SF_SIMD_NEON_DOT_H
+#define SF_SIMD_NEON_DOT_H
+
+#define SF_ISA_NAME "neon_dot"
+#define SF_ISA_TABLE sf_kernels_neon_dot
+#include "simd/neon.h"
+
+#define SF_DOT_BYTES 3
+enum { SF_BYTE_ZERO = 0 }; /* v_dot_split takes signed bytes */
+typedef int8x16_t vq;
+
+SF_INLINE vq vq_set1(int x) { return vdupq_n_s8((int8_t)x); }
+
+SF_INLINE vq vq_load(const uint8_t *p, size_t step, int run, int n) {
+  (void)step, (void)run, (void)n;
+  return vreinterpretq_s8_u8(vld1q_u8(p));
+}
+
+SF_INLINE vq vq_low(vq a) { return vandq_s8(a, vdupq_n_s8(15)); }
+
+SF_INLINE vq vq_high(vq a) { return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(a), 4)); }
+
+SF_INLINE vq vq_signed(vq a) { return a; }
+
+SF_INLINE vq vq_levels(vq a, const int8_t *levels) { return vqtbl1q_s8(vld1q_s8(levels), vreinterpretq_u8_s8(a)); }
+
+SF_INLINE void vq_split(const int16_t *const *x, vq *high, vq *low) {
+  const int16x8_t first = vld1q_s16(x[0]), last = vld1q_s16(x[0] + 8);
+  *high = vrshrn_high_n_s16(vrshrn_n_s16(first, 8), last, 8); /* rounding adds 128 */
+  *low = vmovn_high_s16(vmovn_s16(first), last);
+}
+
+SF_INLINE vi v_sub_int(vi a, vi b) { return vsubq_s32(a, b); }
+
+SF_INLINE vi v_dot_bytes4(vq a, vq b, vi sum) { return vdotq_s32(sum, a, b); }
+
+SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq *low, vi sum) {
+  vi above = vdupq_n_s32(0);
+  for (int u = 0; u < vectors; ++u) {
+    above = vdotq_s32(above, quants[u], high[u]);
+    sum = vdotq_s32(sum, quants[u], low[u]);
+  }
+  return vaddq_s32(sum, vshlq_n_s32(above, 8));
+}
+
+SF_INLINE vf v_spread(const vf *scales, int first, int apart, int lanes) {
+  float eight[8];
+  (void)apart, (void)lanes; /* a vector holds one sub-block */
+  vst1q_f32(eight, scales[0]);
+  vst1q_f32(eight + 4, scales[1]);
+  return vdupq_n_f32(eight[first]);
+}
+
+#endif

@@ -1,0 +1,98 @@
+/* Vector vocabulary: plain C, with products of bytes. The reference of what a vocabulary with SF_DOT_BYTES has, for the
+ * tests alone: plain C is no faster by it. Meanings of the rest: scalar.h. */
+#ifndef SF_SIMD_SCALAR_BYTES_H
+#define SF_SIMD_SCALAR_BYTES_H
+
+#define SF_ISA_NAME "scalar_bytes"
+#define SF_ISA_TABLE sf_kernels_scalar_bytes
+#include "simd/scalar.h"
+
+/* Which quants v_dot_split takes, where that is faster than products of 16 bits: 1 for 0 … 63, 2 for levels too, 3 for
+ * signed bytes too. SF_BYTE_ZERO is added to signed ones to make them what it takes. */
+#define SF_DOT_BYTES 3
+enum { SF_BYTE_ZERO = 128 };
+
+/* 4 · SF_LANES bytes. */
+typedef struct {
+  uint8_t b[16];
+} vq;
+
+SF_INLINE vq vq_set1(int x) {
+  vq r;
+  memset(&r, x, sizeof r);
+  return r;
+}
+
+/* Runs of `run` bytes (16 or 32) at p, p + step, …, as many as there is room for, or the first part of one. Of these n
+ * may be read; what stands for the others is any number. */
+SF_INLINE vq vq_load(const uint8_t *p, size_t step, int run, int n) {
+  vq r;
+  (void)step, (void)run, (void)n;
+  memcpy(&r, p, sizeof r);
+  return r;
+}
+
+/* The lower and the upper halves of bytes. */
+SF_INLINE vq vq_low(vq a) {
+  for (int k = 0; k < 16; ++k) a.b[k] &= 15;
+  return a;
+}
+
+SF_INLINE vq vq_high(vq a) {
+  for (int k = 0; k < 16; ++k) a.b[k] >>= 4;
+  return a;
+}
+
+/* Signed bytes plus SF_BYTE_ZERO. */
+SF_INLINE vq vq_signed(vq a) {
+  for (int k = 0; k < 16; ++k) a.b[k] ^= SF_BYTE_ZERO;
+  return a;
+}
+
+/* The same of the levels that a stands for. */
+SF_INLINE vq vq_levels(vq a, const int8_t *levels) {
+  for (int k = 0; k < 16; ++k) a.b[k] = (uint8_t)(levels[a.b[k]] + SF_BYTE_ZERO);
+  return a;
+}
+
+/* The integers at x[0], x[1], …, 16 at each, as 256 · high + low, both -128 … 127; |x| ≤ 32639. */
+SF_INLINE void vq_split(const int16_t *const *x, vq *high, vq *low) {
+  for (int k = 0; k < 16; ++k) {
+    high->b[k] = (uint8_t)((uint32_t)(x[0][k] + 0x8080) / 256 - 128);
+    low->b[k] = (uint8_t)((uint32_t)(x[0][k] + 0x8080) % 256 - 128);
+  }
+}
+
+SF_INLINE vi v_sub_int(vi a, vi b) {
+  SF_EACH_LANE a.i[k] -= b.i[k];
+  return a;
+}
+
+static inline int32_t scalar_signed(uint8_t byte) { return byte - (byte > 127 ? 256 : 0); }
+
+/* sum + Σ a · b over four bytes in each lane; b is signed, and so is a where SF_BYTE_ZERO is 0. */
+SF_INLINE vi v_dot_bytes4(vq a, vq b, vi sum) {
+  for (int k = 0; k < 16; ++k) sum.i[k / 4] += a.b[k] * scalar_signed(b.b[k]);
+  return sum;
+}
+
+/* sum + Σ quants · (256 · high + low), over `vectors` of them (1 or 2) and four bytes in each lane. */
+SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq *low, vi sum) {
+  for (int u = 0; u < vectors; ++u) {
+    for (int k = 0; k < 16; ++k) {
+      sum.i[k / 4] += quants[u].b[k] * (256 * scalar_signed(high[u].b[k]) + scalar_signed(low[u].b[k]));
+    }
+  }
+  return sum;
+}
+
+/* In lane k the scale first + k / lanes · apart of eight. */
+SF_INLINE vf v_spread(const vf *scales, int first, int apart, int lanes) {
+  float eight[8];
+  vf r;
+  memcpy(eight, scales, sizeof eight);
+  SF_EACH_LANE r.f[k] = eight[first + k / lanes * apart];
+  return r;
+}
+
+#endif
