@@ -12,8 +12,10 @@ import pytest
 from sparsefire.bench import CACHE_EXPONENT
 from sparsefire.bench.cache import bench_cache, power_law
 from sparsefire.bench.ffn import bench_ffn
+from sparsefire.bench.roofline import bench_roofline
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, FormatError
+from sparsefire.lm.model import Model
 from sparsefire.weights.formats import FORMATS, WRITTEN_FORMATS
 
 KEYS = {
@@ -150,3 +152,49 @@ def test_the_cache_command_prints_a_table_or_json() -> None:
     found = json.loads(bench(*arguments, "--budget", "0.25", "--json", what="cache").stdout)
     assert [each["budget_bytes"] for each in found] == [128 // 4 * 3 * 68] * 3
     assert all(each["identical"] for each in found)
+
+
+def small_roofline(model: Model | None, core: Core) -> dict[str, object]:
+    return bench_roofline(
+        64,
+        192,
+        active=0.25,
+        rank=32,
+        model=model,
+        prompt=20,
+        positions=40,
+        read_bytes=1 << 20,
+        repeats=2,
+        core=core,
+    ).as_dict()
+
+
+def test_a_roofline_has_shares_of_its_own_limits(host_core: Core) -> None:
+    with Model.load(core=host_core) as model:
+        found = small_roofline(model, host_core)
+    threads = host_core.threads
+    limits = {(each["what"], each["threads"]): each["rate"] for each in found["limits"]}  # type: ignore[attr-defined]
+    wanted = {(what, n) for what in ("floats", "integers") for n in (1, threads)}
+    wanted |= {("memory", n) for n in range(1, threads + 1)}
+    if "amx" in host_core.supported_isas():
+        wanted |= {("tiles", n) for n in (1, threads)}
+    assert limits.keys() == wanted
+    assert min(limits.values()) > 0
+    reached = {each["what"]: each for each in found["reached"]}  # type: ignore[attr-defined]
+    assert reached.keys() == {"dense layer", "sparse layer", "prompt", "decode", "attention"}
+    for each in reached.values():
+        assert each["limit"] == ("floats" if each["what"] == "prompt" else "memory")
+        assert each["share"] == pytest.approx(each["rate"] / limits[each["limit"], threads])
+    assert (found["backend"], found["isa"]) == (host_core.host, host_core.isa)
+
+
+def test_a_roofline_needs_no_model(host_core: Core) -> None:
+    found = small_roofline(None, host_core)
+    whats = [each["what"] for each in found["reached"]]  # type: ignore[attr-defined]
+    assert whats == ["dense layer", "sparse layer"]
+
+
+@pytest.mark.parametrize("options", [{"repeats": 0}, {"prompt": 0}, {"positions": 3}])
+def test_a_roofline_of_nothing(options: dict[str, int], host_core: Core) -> None:
+    with pytest.raises(ArgumentError, match=next(iter(options))):
+        bench_roofline(64, 192, core=host_core, **options)  # type: ignore[arg-type]

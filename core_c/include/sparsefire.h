@@ -105,6 +105,23 @@ SF_API int32_t sf_context_threads(const sf_context *context);
  * Errors: ARGUMENT (not above 0, or not finite), FORMAT. */
 SF_API int32_t sf_context_set_costs(sf_context *context, int32_t format, float scattered, float batched);
 
+/* ---- What the machine can do at most ------------------------------------------------------------------------ */
+
+enum sf_peak {
+  SF_PEAK_FLOATS = 0, /* multiply-adds of floats */
+  SF_PEAK_INTEGERS =
+      1,            /* those of integers, summed by twos or more: of bytes, or where those are not used of 16 bits */
+  SF_PEAK_TILES = 2 /* products of tiles, of bfloat16 */
+};
+/* Multiplications and additions of one thread in a repeat of sf_peak_run; 0 where the instruction set has none of
+ * these. Errors: ARGUMENT. */
+SF_API int32_t sf_peak_operations(const sf_context *context, int32_t kind);
+/* `repeats` of them in each thread of the context, in registers alone, for a caller who measures the time. *out says
+ * nothing, but depends on the work. Errors: ARGUMENT, UNSUPPORTED (the instruction set has none of these). */
+SF_API int32_t sf_peak_run(sf_context *context, int32_t kind, int32_t repeats, float *out);
+/* Reads `count` floats at x, but for some of the last, each thread a part of its own. Errors: ARGUMENT. */
+SF_API int32_t sf_peak_read(sf_context *context, const float *x, size_t count, float *out);
+
 /* ---- Weight formats ---------------------------------------------------------------------------------------- */
 
 /* Values are GGUF's tensor type numbers, and layouts are GGUF's. */

@@ -174,6 +174,9 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_context_isa, 1, (h))                                           \
   RESULT(int32_t, sf_context_threads, 1, (h))                                       \
   RESULT(int32_t, sf_context_set_costs, 4, (h, i, f, f))                            \
+  RESULT(int32_t, sf_peak_operations, 2, (h, i))                                    \
+  RESULT(int32_t, sf_peak_run, 4, (h, i, i, w))                                     \
+  RESULT(int32_t, sf_peak_read, 4, (h, p, s, w))                                    \
   RESULT(size_t, sf_format_row_bytes, 2, (i, i))                                    \
   RESULT(int32_t, sf_quantize, 6, (i, p, i, i, w, s))                               \
   RESULT(int32_t, sf_dequantize, 6, (i, p, s, i, i, w))                             \

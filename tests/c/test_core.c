@@ -327,6 +327,25 @@ static void test_down_by_output(sf_context *context) {
   sf_free(x);
 }
 
+static void test_peaks(sf_context *context) {
+  enum { COUNT = 6144 };
+  float *x = check_alloc(COUNT * sizeof *x, 0), out = 0;
+  for (int32_t i = 0; i < COUNT; i++) x[i] = 1;
+  for (int32_t kind = SF_PEAK_FLOATS; kind <= SF_PEAK_TILES; kind++) {
+    const int32_t operations = sf_peak_operations(context, kind);
+    CHECK(kind == SF_PEAK_TILES ? operations >= 0 : operations > 0, "%d operations", operations);
+    CHECK(sf_peak_run(context, kind, 2, &out) == (operations ? SF_OK : SF_ERROR_UNSUPPORTED), "peak %d", kind);
+  }
+  CHECK(sf_peak_read(context, x, COUNT, &out) == SF_OK && out == COUNT, "read %g", (double)out);
+  CHECK(sf_peak_read(context, x, 0, &out) == SF_OK && out == 0, "nothing to read");
+  CHECK(sf_peak_operations(context, 3) == SF_ERROR_ARGUMENT, "no such peak");
+  CHECK(sf_peak_operations(NULL, SF_PEAK_FLOATS) == SF_ERROR_ARGUMENT, "no context");
+  CHECK(sf_peak_run(context, SF_PEAK_FLOATS, 0, &out) == SF_ERROR_ARGUMENT, "no repeats");
+  CHECK(sf_peak_run(context, SF_PEAK_FLOATS, 1, NULL) == SF_ERROR_ARGUMENT, "no result");
+  CHECK(sf_peak_read(context, NULL, 1, &out) == SF_ERROR_ARGUMENT, "no floats");
+  check_free(x, 0);
+}
+
 int main(int argc, char **argv) {
   (void)argc, (void)argv;
   for (int32_t isa = 0; isa < sf_isa_count(); isa++) {
@@ -335,6 +354,7 @@ int main(int argc, char **argv) {
     sf_context *context, *threaded;
     CHECK(sf_context_open(&context, isa, 1) == SF_OK && sf_context_open(&threaded, isa, 3) == SF_OK, "context");
     test_select(context);
+    test_peaks(context), test_peaks(threaded);
     const int32_t formats[] = {SF_F32,  SF_F16,  SF_Q8_0, SF_Q4_0,   SF_Q4_1,
                                SF_Q5_0, SF_Q5_1, SF_BF16, SF_IQ4_NL, SF_MXFP4};
     for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++) {

@@ -95,6 +95,11 @@ typedef struct {
   int32_t (*all_finite)(const float *x, int32_t count); /* 1 when no NaN or infinity */
   /* How many of x (count ≤ 2²⁴) are above `limit`, which may be infinite. NaN is not. */
   int32_t (*count_above)(const float *x, int32_t count, float limit);
+  /* Multiplications and additions of a repeat of `peak`, which does nothing else, in registers: SF_PEAK_FLOATS or
+   * SF_PEAK_INTEGERS. Its result says nothing. */
+  int32_t (*peak_operations)(int32_t kind);
+  float (*peak)(int32_t kind, int32_t repeats);
+  float (*read_floats)(const float *x, size_t count); /* their sum, but for some of the last */
 } sf_kernels;
 
 /* Filled tables, one per compiled instruction set (isa.c lists them), and scalar_bytes, which tests compile. */

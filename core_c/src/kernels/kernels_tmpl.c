@@ -52,6 +52,7 @@
 #include "kernels/dot_tmpl.h"
 #include "kernels/elementwise_tmpl.h"
 #include "kernels/layer_norm_tmpl.h"
+#include "kernels/peaks_tmpl.h"
 #include "kernels/recurrence_tmpl.h"
 
 /* The kernels of each format, and their places in the table. */
@@ -114,4 +115,7 @@ const sf_kernels SF_ISA_TABLE = {
     .recur = recur,
     .all_finite = all_finite,
     .count_above = count_above,
+    .peak_operations = peak_operations,
+    .peak = peak_of,
+    .read_floats = read_floats,
 };

@@ -21,7 +21,10 @@ typedef struct {
    * depend on nothing but the two. */
   void (*dot_rows)(sf_format_index format, sf_unpack_fn *unpack, const sf_rows *rows, int32_t n_rows,
                    const uint16_t *tiles, int32_t n_inputs, float *out, size_t out_stride);
+  float (*peak)(int32_t repeats); /* SF_TILE_PEAK operations a repeat, in registers; the result says nothing */
 } sf_tiles;
+
+enum { SF_TILE_PEAK = 4 * 2 * SF_TILE_SIDE * SF_TILE_SIDE * 2 * SF_TILE_PAIRS };
 
 /* Numbers of 16 bits that n inputs take: in whole tiles, each in two terms. */
 static inline size_t sf_tiles_numbers(int32_t n, int32_t columns) {

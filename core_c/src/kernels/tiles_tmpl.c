@@ -157,4 +157,25 @@ static void dot_rows(sf_format_index format, sf_unpack_fn *unpack, const sf_rows
   t_close(&file);
 }
 
-const sf_tiles SF_TILES_TABLE = {pack, dot_rows};
+static float peak(int32_t repeats) {
+  t_file file;
+  t_line lines[SF_TILE_SIDE];
+  memset(lines, 0, sizeof lines);
+  t_open(&file);
+  t_zero(&file, 0);
+  t_zero(&file, 1);
+  t_zero(&file, 2);
+  t_zero(&file, 3);
+  t_load(&file, 4, lines);
+  t_load(&file, 5, lines);
+  for (int32_t i = 0; i < repeats; ++i) {
+    t_dot(&file, 0, 4, 5);
+    t_dot(&file, 1, 4, 5);
+    t_dot(&file, 2, 4, 5);
+    t_dot(&file, 3, 4, 5);
+  }
+  t_close(&file);
+  return 0;
+}
+
+const sf_tiles SF_TILES_TABLE = {pack, dot_rows, peak};

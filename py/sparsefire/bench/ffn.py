@@ -94,7 +94,7 @@ def bench_ffn(
         raise ArgumentError(f"repeats must be 1 or more, got {repeats}")
     core = core or get_core()
     random = np.random.default_rng(seed)
-    bench = _Layer(core, random, d, hidden, gated, format, rank, count)
+    bench = LayerRuns(core, random, d, hidden, gated, format, rank, count)
     times = bench.measure(random, repeats, progress or (lambda _what, _share: None))
     dense, predictor, sparse = (1000 * statistics.median(each) for each in times)
     active_share = count / hidden
@@ -156,8 +156,8 @@ def random_layer(
     )
 
 
-class _Layer:
-    """The layer and its predictor."""
+class LayerRuns:
+    """A layer with random weights and its predictor, which selects ``count`` neurons."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class _Layer:
         rank: int,
         count: int,
     ) -> None:
-        self.d = d
+        self.d, self.hidden = d, hidden
         self.ffn = random_layer(core, random, d, hidden, gated, format)
         self.predictor = LowRankPredictor(
             d,

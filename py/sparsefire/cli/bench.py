@@ -6,12 +6,19 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..bench import CACHE_EXPONENT, CACHE_REPEATS, CACHE_SHAPE, FFN_SHAPE
+from ..bench import (
+    CACHE_EXPONENT,
+    CACHE_REPEATS,
+    CACHE_SHAPE,
+    FFN_SHAPE,
+    ROOFLINE_REPEATS,
+)
 from .common import Parser, Progress, add_host_options, choose_host, print_json, print_report
 
 if TYPE_CHECKING:
     from ..bench.cache import CacheBench
     from ..bench.ffn import FfnBench
+    from ..bench.roofline import Roofline
 
 
 def add_bench_parser(commands: Any) -> None:
@@ -71,6 +78,39 @@ def add_bench_parser(commands: Any) -> None:
         metavar="S",
         help="the r-th most active neuron fires in proportion to r^-S; default %(default)s, which "
         "gives a quarter of the neurons nearly four fifths of the activations",
+    )
+    _add_roofline_parser(kinds)
+
+
+def _add_roofline_parser(kinds: Any) -> None:
+    """Adds `roofline`."""
+    roofline = kinds.add_parser(
+        "roofline",
+        help="what this machine can do at most, and what share of it is reached",
+        description="Measures what this machine computes and reads at most: multiplications and "
+        "additions of floats, of integers and, where there are, of tiles, in registers, and bytes "
+        "of memory, for each number of threads. Then what share of that a gated feed-forward layer "
+        "with random weights reaches, dense and sparse, and a model's prompt, decoding and "
+        "attention. Prints medians of alternating runs. Weights that lie in a cache can be read "
+        "faster than memory.",
+    )
+    roofline.set_defaults(run=_bench_roofline)
+    _add_layer_options(roofline, FFN_SHAPE, ROOFLINE_REPEATS, "repetitions; default %(default)s")
+    add = roofline.add_argument
+    add("-m", "--model", metavar="FILE", help="GGUF model; default: the one in the package")
+    add(
+        "--prompt",
+        type=int,
+        default=256,
+        metavar="N",
+        help="tokens of the prompt; default %(default)s",
+    )
+    add(
+        "--positions",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="tokens that attention sees; default %(default)s, or what the context holds",
     )
 
 
@@ -154,7 +194,49 @@ def _bench_cache(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _where(result: FfnBench | CacheBench) -> str:
+def _bench_roofline(arguments: argparse.Namespace) -> int:
+    from ..bench.roofline import bench_roofline
+    from ..lm.model import Model
+
+    choose_host(arguments)
+    with Progress() as show, Model.load(arguments.model) as model:
+        show("making the layer", 0.0)
+        result = bench_roofline(
+            *arguments.shape,
+            format=arguments.format,
+            active=arguments.active,
+            model=model,
+            prompt=arguments.prompt,
+            positions=arguments.positions,
+            repeats=arguments.repeats,
+            seed=arguments.seed,
+            progress=show,
+        )
+    return print_report(arguments, result, _roofline_table)
+
+
+def _roofline_table(result: Roofline) -> str:
+    """The result as text."""
+    units = {"memory": "GB/s"}
+    lines = [
+        f"{result.layer}, gated, {result.format}; {result.model}; {_where(result)}",
+        "",
+        f"{'at most':14}{'threads':>8}{'':>12}",
+    ]
+    for each in result.limits:
+        unit = units.get(each.what, "GOP/s")
+        lines.append(f"{each.what:14}{each.threads:>8}{each.rate / 1e9:>12.1f} {unit}")
+    lines += ["", f"{'reached':14}{'':>8}{'':>12}{'':8}share"]
+    for reached in result.reached:
+        unit = units.get(reached.limit, "GOP/s")
+        lines.append(
+            f"{reached.what:14}{'':>8}{reached.rate / 1e9:>12.1f} {unit:<7}"
+            f"{100 * reached.share:.0f} % of {reached.limit}"
+        )
+    return "\n".join(lines)
+
+
+def _where(result: FfnBench | CacheBench | Roofline) -> str:
     threads = f"{result.threads} thread{'s' * (result.threads != 1)}"
     return f"{result.backend}, {result.isa}, {threads}; medians of {result.repeats}"
 

@@ -25,6 +25,12 @@ class Limit(IntEnum):
     MAX_NEURONS = 16777216
 
 
+class Peak(IntEnum):
+    PEAK_FLOATS = 0
+    PEAK_INTEGERS = 1
+    PEAK_TILES = 2
+
+
 class WeightFormat(IntEnum):
     F32 = 0
     F16 = 1
