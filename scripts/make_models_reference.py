@@ -39,6 +39,7 @@ _NO_PEER = {
     "bitnet": "float64",
     "bitnet-b1.58": "float64: llama.cpp computes SiLU",
     "grovemoe": "float64: llama.cpp gives small experts the output of the large ones",
+    "apertus": "float64",
     "nanochat": "transformers, through `convert`",
     "phimoe": "float64 and transformers: llama.cpp computes RMS norms and a softmax",
 }
@@ -56,6 +57,7 @@ def row(name: str, kind: Architecture) -> str:
     if kind.mixture or name in _ROUTED:
         sparse.append("experts")
     activation = "none" if name in _BARE else kind.activation or "as the file or the user says"
+    activation = kind.own_activation or activation
     return f"| `{name}` | {activation} | {', '.join(sparse)} | {_NO_PEER.get(name, 'llama.cpp')} |"
 
 

@@ -252,6 +252,16 @@ DECODERS = {
         window_base=500.0,
         scoring="sigmoid",
     ),
+    "apertus": decoder_of(
+        "halves head_norms ungated",
+        "xielu",
+        keys={
+            "xielu.alpha_n": [0.3 * layer - 0.5 for layer in range(LAYERS)],
+            "xielu.alpha_p": [0.7 - 0.2 * layer for layer in range(LAYERS)],
+            "xielu.beta": [0.5] * LAYERS,
+            "xielu.eps": [-1e-6] * LAYERS,
+        },
+    ),
     "qwen3vlmoe": decoder_of("halves head_norms experts", keys=_EXPERTS),
 }
 

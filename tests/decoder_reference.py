@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": lambda x: x * sigmoid(x),
     "gelu": gelu,
     "relu2": lambda x: relu(x) ** 2,
+    "xielu": lambda x: x,  # has numbers of its own in each layer, see `DecoderReference._xielu`
 }
 GATES: dict[str, Callable[[Array], Array]] = {
     "sigmoid": sigmoid,
@@ -127,6 +128,8 @@ class DecoderReference(Reference):
 
     def _ffn(self, x: Array, prefix: str, suffix: str = "") -> Array:
         active = ACTIVATIONS[self.decoder.activation]
+        if self.decoder.activation == "xielu":
+            return self._product(self._xielu(x, prefix), f"{prefix}down{suffix}")
         up = self._product(x, f"{prefix}up{suffix}")
         if "gate_up" in self.decoder.parts:
             gate, up = np.split(up, 2, -1)
@@ -136,6 +139,17 @@ class DecoderReference(Reference):
         else:
             hidden = active(up)
         return self._product(hidden, f"{prefix}down{suffix}")
+
+    def _xielu(self, x: Array, prefix: str) -> Array:
+        """xIELU (Huang and Schlag 2024), of the layer's ffn_up · x."""
+        negative, positive, beta, least = (
+            self.bare[f"xielu.{name}"][int(prefix.split(".")[1])]
+            for name in ("alpha_n", "alpha_p", "beta", "eps")
+        )
+        negative, positive = beta + np.log1p(np.exp(negative)), np.log1p(np.exp(positive))
+        x = self._product(x, f"{prefix}up")
+        below = negative * (np.expm1(np.minimum(x, least)) - x)
+        return np.asarray(np.where(x > 0, positive * x * x, below) + beta * x)
 
     def _window(self, layer: int) -> int:
         decoder = self.decoder

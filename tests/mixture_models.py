@@ -225,7 +225,8 @@ def save(
         list: writer.add_array,
     }
     for name, value in keys.items():
-        adders[type(value)](f"{architecture}.{name}", value)
+        own = "" if name.startswith("xielu.") else f"{architecture}."
+        adders[type(value)](f"{own}{name}", value)
     writer.add_tokenizer_model("test")  # so that llama.cpp can read the model too
     writer.add_token_list([f"t{token}" for token in range(VOCAB)])
     writer.add_token_scores([0.0] * VOCAB)

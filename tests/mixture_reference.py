@@ -102,6 +102,7 @@ class Reference:
             for name, each in reader.fields.items()
             if name.startswith(prefix)
         }
+        self.bare = {name: each.contents() for name, each in reader.fields.items() if "." in name}
         self.tensors: dict[str, Array] = {
             each.name: each.data.astype(np.float64) for each in reader.tensors
         }

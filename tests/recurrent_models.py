@@ -101,6 +101,24 @@ def _kimi() -> Tensors:
             yield from experts(mixture, block)
 
 
+def _minimax() -> Tensors:
+    inner = HEADS * HEAD
+    for layer in range(LAYERS):
+        block = f"blk.{layer}."
+        yield f"{block}attn_norm.weight", (D,)
+        yield f"{block}ffn_norm.weight", (D,)
+        if layer % 3 == 2:
+            yield f"{block}attn_q.weight", (inner, D)
+            for name in "kv":
+                yield f"{block}attn_{name}.weight", (KV_HEADS * HEAD, D)
+        else:
+            yield f"{block}attn_qkv.weight", (3 * inner, D)
+            yield f"{block}attn_gate.weight", (inner, D)
+            yield f"{block}attn_norm_2.weight", (inner,)
+        yield f"{block}attn_output.weight", (D, inner)
+        yield from experts(Mixture(), block)
+
+
 def _qwen(apart: bool) -> Tensors:
     """``apart``: rates and decays from matrices of their own."""
     mixture = Mixture(parts=frozenset({"gated_shared"}), shared=32)
@@ -167,6 +185,7 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
             "ssm.conv_kernel": 4,
         },
     ),
+    "minimax-01": (_minimax, {"residual_scale": 3.5, "feed_forward_length": WIDTH}),
     "qwen3next": (lambda: _qwen(apart=False), _NET),
     "qwen35moe": (
         lambda: _qwen(apart=True),

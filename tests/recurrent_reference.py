@@ -49,6 +49,7 @@ class RecurrentReference(Reference):
         "kimi-linear": Family(None, scaled=True),
         "plm": Family(halves=False),
         "lfm2": Family(norms="head"),
+        "minimax-01": Family(),
         "lfm2moe": Family("sigmoid", norms="head"),
         "qwen35": Family(norms="head"),
         "qwen35moe": Family(norms="head"),
@@ -73,6 +74,8 @@ class RecurrentReference(Reference):
         return self._output(self._norm(x, last))
 
     def _layer(self, x: Array, block: str, layer: int) -> Array:
+        if self.architecture == "minimax-01":
+            return self._minimax(x, block, layer)
         if self.architecture.startswith("nemotron_h"):
             return x + self._nemotron(self._norm(x, f"{block}attn_norm"), block, layer)
         if self.architecture == "rwkv6":
@@ -168,6 +171,31 @@ class RecurrentReference(Reference):
         gated = (y.reshape(len(x), inner) * silu(gate)).reshape(len(x), groups, -1)
         normed = self._norm(gated, f"{block}ssm_norm").reshape(len(x), inner)
         return self._product(normed, f"{block}ssm_out")
+
+    # -- MiniMax-01 ----------------------------------------------------------------------------
+
+    def _minimax(self, x: Array, block: str, layer: int) -> Array:
+        """What is added to comes from the norms, times a factor."""
+        factor = self.keys["residual_scale"]
+        x = self._norm(x, f"{block}attn_norm")
+        lightning = f"{block}attn_gate.weight" in self.tensors
+        mixed = self._lightning(x, block, layer) if lightning else self._attention(x, block, layer)
+        x = self._norm(mixed + factor * x, f"{block}ffn_norm")
+        return factor * x + self._mixture(x, self._product(x, f"{block}ffn_gate_inp"), block)
+
+    def _lightning(self, x: Array, block: str, layer: int) -> Array:
+        """All products of queries and earlier keys, which decay with the distance."""
+        heads = self.keys["attention.head_count"]
+        joined = silu(self._product(x, f"{block}attn_qkv")).reshape(len(x), heads, 3, -1)
+        q, k, v = joined.transpose(2, 0, 1, 3)
+        rates = (2.0 ** (-8 / heads)) ** np.arange(1, heads + 1)  # ALiBi's slopes
+        rates = rates * (1 - layer / (self.keys["block_count"] - 1) + 1e-5)
+        distance = np.subtract.outer(np.arange(len(x)), np.arange(len(x)))
+        left = np.where(distance < 0, 0, np.exp(-rates[:, None, None] * np.maximum(distance, 0)))
+        found = np.einsum("qhd,khd,hqk,khv->qhv", q, k, left, v).reshape(len(x), -1)
+        found = self._norm(found, f"{block}attn_norm_2")
+        gate = sigmoid(self._product(x, f"{block}attn_gate"))
+        return self._product(gate * found, f"{block}attn_output")
 
     # -- LFM 2 and Qwen ------------------------------------------------------------------------
 

@@ -92,4 +92,5 @@ class Architecture(NamedTuple):
     both_sides: bool = False  # tokens attend to those after them too
     output: bool = True  # it predicts tokens; else it gives only vectors
     output_norm: str = "output_norm"  # name of the norm at the end
+    own_activation: str = ""  # one that its plan computes itself, whatever `activation` says
     own_keys: tuple[str, ...] = ()  # keys that it reads itself, of those that others may not have

@@ -72,6 +72,11 @@ class ModelConfig:
         return ARCHITECTURES[self.architecture]
 
     @property
+    def activation_name(self) -> str:
+        """The activation of the feed-forward layers."""
+        return self.kind.own_activation or str(self.activation)
+
+    @property
     def rope_halves(self) -> bool:
         """Whether pairs that are rotated are (i, i + dims/2) of a head; else (2i, 2i+1)."""
         halves = self.kind.rope_halves
@@ -120,7 +125,6 @@ _NO_TEXT = {
 }
 # And those of which something is not computed yet.
 _MISSING = {
-    "apertus": "its activation, xIELU, whose numbers differ between layers",
     "bailingmoe3": "delta attention with bounded decays beside experts that are clamped",
     "deepseek4": "attention to compressed tokens, and residual streams that are mixed by Sinkhorn",
     "dflash": "the hidden states of the model whose tokens it drafts",
@@ -131,7 +135,6 @@ _MISSING = {
     "glm5-next": "residual streams that are mixed by Sinkhorn, and pooled keys of an indexer",
     "hy_v4": "residual streams that are mixed, and an indexer that layers share",
     "kimi-k3": "residual attention over blocks, and its activation",
-    "minimax-01": "lightning attention, whose decays are of each head and layer",
     "minimax-m3": "an indexer that chooses blocks of tokens",
     "qwen4exp": "residual streams that are mixed by Sinkhorn, and embeddings of n-grams",
     "step35": "rotations whose size differs between layers, and experts that are clamped",
@@ -417,6 +420,12 @@ def _activation(
     stored = keys.text("hidden_activation") or keys.text("hidden_act")
     if not stored and _has_powerinfer(file):
         stored = "relu"  # PowerInfer computes no other
+    if kind.own_activation and (chosen is not None or stored not in (None, kind.own_activation)):
+        raise UnsupportedError(
+            f"{file.name}: models of the architecture {architecture!r} compute "
+            f"{kind.own_activation}, and no other activation is supported"
+        )
+    stored = None if kind.own_activation else stored
     default = kind.activation or kind.activation_by_keys(keys)
     if chosen is not None:
         activation = ActivationType(chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     afmoe,
+    apertus,
     deci,
     decoder,
     deepseek2,
@@ -20,6 +21,7 @@ from . import (
     looped,
     mamba,
     mamba2,
+    minimax01,
     nemotron_h,
     phimoe,
     rwkv,
@@ -51,6 +53,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     **smallthinker.ROWS,
     **nemotron_h.ROWS,
     **phimoe.ROWS,
+    **apertus.ROWS,
+    **minimax01.ROWS,
     **mamba2.ROWS,
     **rwkv.ROWS,
 }

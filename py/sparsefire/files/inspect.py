@@ -278,7 +278,7 @@ def _activation(file: GgufFile, config: ModelConfig, chosen: bool) -> Activation
         if file.metadata.get(key):
             by = key
     return ActivationReport(
-        str(config.activation), config.activation_parameter, "chosen" if chosen else by
+        config.activation_name, config.activation_parameter, "chosen" if chosen else by
     )
 
 

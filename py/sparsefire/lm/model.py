@@ -752,8 +752,8 @@ class Model:
         config = self.config
         return (
             f"<Model {config.name}: {config.architecture}, {config.layers} layers, d {config.d}, "
-            f"{config.hidden} neurons a layer, {config.activation}, {self._file.nbytes:,} bytes, "
-            f"{self.core!r}>"
+            f"{config.hidden} neurons a layer, {config.activation_name}, "
+            f"{self._file.nbytes:,} bytes, {self.core!r}>"
         )
 
 
