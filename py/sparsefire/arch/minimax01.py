@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from .._arrays import FloatArray
 from ..core.enums import Activation, Function
 from .architecture import Architecture
 from .decoder import attention
@@ -45,8 +46,8 @@ def _lightning(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     together = w.buffer("qkv", 3 * inner)
     w.product(x, f"{prefix}attn_qkv", together)
     plan.map(together, together, Activation.SILU)
-    parts = [w.buffer(name, inner) for name in "qkv"]
-    for place, part in enumerate(parts):  # of each head one after the other
+    q, k, v = (w.buffer(name, inner) for name in "qkv")
+    for place, part in enumerate((q, k, v)):  # of each head one after the other
         first, stride = (place * size, 0), (3 * size, size)
         plan.copy(together, part, count=heads, width=size, first=first, stride=stride)
     decay = w.buffer("decay", heads)
@@ -54,7 +55,7 @@ def _lightning(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     plan.scale(decay, 0.0)
     plan.add(decay, plan.constant(_decays(heads, block, w.config.layers)), decay)
     mixed = w.buffer("heads", inner)
-    plan.recurrence(*parts, decay, mixed, heads=heads, keys=size)
+    plan.recurrence(q, k, v, decay, mixed, heads=heads, keys=size)
     w.norm(mixed, f"{prefix}attn_norm_2", mixed)
     gate = w.buffer("attention gate", inner)
     w.product(x, f"{prefix}attn_gate", gate)
@@ -63,11 +64,12 @@ def _lightning(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     w.product(mixed, f"{prefix}attn_output", out)
 
 
-def _decays(heads: int, block: int, layers: int) -> np.ndarray:
+def _decays(heads: int, block: int, layers: int) -> FloatArray:
     """What is left of the state after a token, of each head."""
     slope = 2.0 ** -(2.0 ** -(math.log2(heads) - 3))
     share = 1 - block / max(1, layers - 1) + 1e-5
-    return np.exp(-share * slope ** np.arange(1, heads + 1)).astype(np.float32)
+    rates = share * slope ** np.arange(1, heads + 1)
+    return np.asarray(np.exp(-rates), np.float32)
 
 
 ROWS = {
