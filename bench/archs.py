@@ -4,7 +4,7 @@ llama.cpp has.
     python -m bench.archs MODELS LOGITS                  # models and logits that are there
     python -m bench.archs --build LLAMA_CPP FOLDER       # makes them first, in FOLDER; --seed 1
     python -m bench.archs MODELS LOGITS --only 'qwen*'
-    python -m bench.archs MODELS LOGITS --backend wasmtime
+    python -m bench.archs MODELS LOGITS --backend wasmtime   # or pyodide, in node
 
 The error of a model is its normalised mean squared error: the sum of the squared differences over
 the sum of llama.cpp's squared logits, for 40 tokens, all in F32. Above 1e-6, or in WebAssembly
@@ -26,8 +26,6 @@ import numpy.typing as npt
 
 import sparsefire as sf
 from sparsefire.arch.table import ARCHITECTURES
-
-from .lib.random_models import make_models
 
 LARGEST_ERROR = 1e-6
 LARGEST_ERROR_IN_WASM = 1e-5
@@ -110,6 +108,21 @@ def table(found: list[Comparison]) -> str:
     return "\n".join(lines)
 
 
+def _in_pyodide(models: Path, logits: Path, only: str) -> list[Comparison]:
+    """The comparisons that this module makes in Pyodide."""
+    from .lib.in_pyodide import run_in_pyodide
+
+    code = f"""
+import json
+from dataclasses import asdict
+from pathlib import Path
+from bench.archs import comparisons
+json.dumps([asdict(each) for each in comparisons(Path("/models"), Path("/logits"), {only!r})])
+"""
+    found = json.loads(run_in_pyodide(code, {"/models": models, "/logits": logits}))
+    return [Comparison(**each) for each in found]
+
+
 def main() -> int:
     """Compares what the command line names; 1 when a model gives other logits."""
     parser = argparse.ArgumentParser(
@@ -122,16 +135,22 @@ def main() -> int:
     add("--build", type=Path, metavar="LLAMA_CPP", help="make both from the sources of llama.cpp")
     add("--seed", type=int, default=0, help="of the models that --build makes")
     add("--only", default="*", metavar="PATTERN", help="names of models, such as 'qwen*'")
-    add("--backend", choices=("native", "wasmtime"), default="native", help="where models run")
+    hosts = ("native", "wasmtime", "pyodide")
+    add("--backend", choices=hosts, default="native", help="where models run")
     add("--json", action="store_true", help="print JSON instead")
     arguments = parser.parse_args()
     models, logits = arguments.models, arguments.logits
     if (arguments.build is None) == (logits is None):
         parser.error("name MODELS and LOGITS, or --build LLAMA_CPP and a folder")
     if arguments.build is not None:
+        from .lib.random_models import make_models
+
         models, logits = make_models(arguments.build, arguments.models, arguments.seed)
-    sf.use_backend(arguments.backend)
-    found = list(comparisons(models, logits, arguments.only))
+    if arguments.backend == "pyodide":
+        found = _in_pyodide(models, logits, arguments.only)
+    else:
+        sf.use_backend(arguments.backend)
+        found = list(comparisons(models, logits, arguments.only))
     if not found:
         parser.error(f"{models} has no model {arguments.only!r}")
     if arguments.json:
