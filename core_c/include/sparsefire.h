@@ -438,6 +438,11 @@ SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
  * used. Errors: ARGUMENT (also for one of another context), MEMORY. */
 SF_API int32_t sf_model_add_screen(sf_model *model, sf_predictor *screen);
 
+/* The formats in which sessions keep keys and values: SF_F32, SF_F16 or SF_Q8_0 each; when opened, a model has SF_F32.
+ * Heads whose numbers are no whole blocks are kept in SF_F16 in place of SF_Q8_0. Errors: ARGUMENT (also while a
+ * session is open), FORMAT. */
+SF_API int32_t sf_model_set_kv_formats(sf_model *model, int32_t k_format, int32_t v_format);
+
 /* Steps. Their arguments are the numbers of what was added, in brackets the shapes, and whole numbers; after a
  * semicolon, floats. "or -1": none. In place: the first argument is changed. */
 enum sf_step_name {

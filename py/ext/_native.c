@@ -226,6 +226,7 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_experts_set_predictor, 3, (h, i, h))                           \
   RESULT(int32_t, sf_model_open, 4, (w, h, i, i))                                   \
   VOID(sf_model_close, 1, (h))                                                      \
+  RESULT(int32_t, sf_model_set_kv_formats, 3, (h, i, i))                            \
   RESULT(int32_t, sf_model_add_buffer, 2, (h, i))                                   \
   RESULT(int32_t, sf_model_add_matrix, 2, (h, h))                                   \
   RESULT(int32_t, sf_model_add_vector, 3, (h, p, i))                                \

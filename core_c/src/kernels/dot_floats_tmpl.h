@@ -92,12 +92,17 @@ SF_INLINE void unpack_columns(sf_format_index format, const uint8_t *row, int32_
   }
 }
 
+/* Whether there is code for it: keys and values may have Q8_0 as their format. */
+SF_INLINE int is_unpacked(sf_format_index format) {
+  return is_plain(format) || format == SF_FORMAT_Q8_0 || SF_PROMPT_FLOATS;
+}
+
 SF_NOT_INLINE void unpack(sf_format_index format, const uint8_t *row, int32_t c, int32_t n, vf *floats) {
   switch (format) {
-#define SF_FORMAT(NAME, name)                                    \
-  case SF_FORMAT_##NAME:                                         \
-    if (!is_plain(SF_FORMAT_##NAME) && !SF_PROMPT_FLOATS) break; \
-    unpack_columns(SF_FORMAT_##NAME, row, c, n, floats);         \
+#define SF_FORMAT(NAME, name)                            \
+  case SF_FORMAT_##NAME:                                 \
+    if (!is_unpacked(SF_FORMAT_##NAME)) break;           \
+    unpack_columns(SF_FORMAT_##NAME, row, c, n, floats); \
     break;
 #include "formats/lists.h"
 #undef SF_FORMAT
@@ -106,11 +111,9 @@ SF_NOT_INLINE void unpack(sf_format_index format, const uint8_t *row, int32_t c,
   }
 }
 
-#if SF_PROMPT_FLOATS
 static void unpack_floats(sf_format_index format, const uint8_t *row, int32_t c, int32_t n, float *floats) {
   unpack(format, row, c, n, (vf *)(void *)floats);
 }
-#endif
 
 /* ---- A strip ---- */
 

@@ -14,6 +14,19 @@ static void add(const float *a, const float *b, int32_t count, float *y) {
   for (; i < count; ++i) y[i] = a[i] + b[i];
 }
 
+static void halves(const float *x, int32_t count, uint8_t *y) {
+  int32_t i = 0;
+  for (; i + SF_LANES <= count; i += SF_LANES) v_store_f16(y + 2 * i, v_load(x + i));
+  for (; i < count; ++i) sf_put_half(y + 2 * i, x[i]);
+}
+
+static void scale(float factor, float *x, int32_t count) {
+  const vf times = v_set1(factor);
+  int32_t i = 0;
+  for (; i + SF_LANES <= count; i += SF_LANES) v_store(x + i, v_mul(v_load(x + i), times));
+  for (; i < count; ++i) x[i] *= factor;
+}
+
 /* The largest |x|. */
 SF_INLINE float largest_magnitude(const float *x, int32_t count) {
   vf most = v_set1(0);

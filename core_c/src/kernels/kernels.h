@@ -61,13 +61,32 @@ typedef struct {
   const float *q, *k, *v, *decay, *a, *b;
 } sf_recurrence;
 
+/* Products of matrices of floats, c = a · b, of which the right one, b (k, n), serves many rows of a. Each element is
+ * the sum over k from first to last, whatever m and n. */
+typedef struct {
+  /* Floats that a (m, k) and b (k, n) take as they are laid out; of row m of a, where it begins if m is a multiple of
+   * 16. */
+  size_t (*left_floats)(int32_t m, int32_t k);
+  size_t (*right_floats)(int32_t k, int32_t n);
+  /* Lays out a (m, k), in `room` or as it is; room is aligned to 64 bytes. */
+  const float *(*lay_left)(const float *a, int32_t m, int32_t k, float *room);
+  /* Lays out b, which is x (k, n) or, with `across` 1, the transpose of x (n, k), whose rows are `stride` apart;
+   * `right` is aligned to 64 bytes. */
+  void (*lay_right)(const float *x, size_t stride, int32_t k, int32_t n, int32_t across, float *right);
+  /* c (m, n), whose rows are c_stride apart; with `adds` 1 the products are added to it. Rows and columns up to a
+   * multiple of 16 may be written. */
+  void (*multiply)(const float *left, int32_t m, const float *right, int32_t k, int32_t n, int32_t adds, float *c,
+                   size_t c_stride);
+} sf_products;
+
 typedef struct {
   const char *name;
+  sf_products products;
   sf_dot_rows_fn *dot_rows[SF_FORMATS];
   sf_axpy_rows_fn *axpy_rows[SF_FORMATS];
   sf_dot_panels_fn *dot_panels[SF_FORMATS]; /* NULL for formats without one */
   int32_t prompt_floats; /* 1: prompts are multiplied as floats in block formats too, which is faster here */
-  sf_unpack_fn *unpack;  /* NULL where they are not */
+  sf_unpack_fn *unpack;  /* of these formats where they are; of plain formats and Q8_0 everywhere */
   /* The largest magnitude of an input's integers that dot_rows of a block format takes: 32767, or less where the
    * products are of 8 bits. */
   int32_t (*input_most)(sf_format_index format);
@@ -86,7 +105,13 @@ typedef struct {
   /* y = (x - mean x) / √(variance x + epsilon) · weight + bias; bias may be NULL. */
   void (*layer_norm)(const float *x, const float *weight, const float *bias, int32_t d, float epsilon, float *y);
   void (*softmax)(const float *x, int32_t count, float *y);
-  void (*softcap)(float cap, float *x, int32_t count); /* x = cap · tanh(x / cap), in place */
+  /* A part of a softmax, of which `most` is the largest number so far and `sum` that of e^(x - most): x (count) becomes
+   * e^(x - most), with the new `most`, and what was added up before is to be taken times the result. count is a
+   * multiple of 16; -FLT_MAX gives 0. */
+  float (*weigh)(float *x, int32_t count, float *most, float *sum);
+  void (*halves)(const float *x, int32_t count, uint8_t *y); /* y = x in half precision, as sf_float_to_half */
+  void (*scale)(float factor, float *x, int32_t count);      /* x = factor · x */
+  void (*softcap)(float cap, float *x, int32_t count);       /* x = cap · tanh(x / cap), in place */
   /* Rotates pairs of x, i < pairs, by the angles whose cosine and sine are given: cos_sin (pairs, 2). A pair is
    * (2i, 2i + 1) or, with `halves` 1, (i, i + pairs). */
   void (*rope)(float *x, const float *cos_sin, int32_t pairs, int32_t halves);

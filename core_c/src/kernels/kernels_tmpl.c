@@ -52,6 +52,7 @@
 #include "kernels/dot_tmpl.h"
 #include "kernels/elementwise_tmpl.h"
 #include "kernels/layer_norm_tmpl.h"
+#include "kernels/matrices_tmpl.h"
 #include "kernels/peaks_tmpl.h"
 #include "kernels/recurrence_tmpl.h"
 
@@ -79,6 +80,7 @@
 
 const sf_kernels SF_ISA_TABLE = {
     .name = SF_ISA_NAME,
+    .products = {left_floats, right_floats, lay_left, lay_right, multiply_matrices},
     .dot_rows =
         {
 #define SF_FORMAT(NAME, name) [SF_FORMAT_##NAME] = dot_rows_##name,
@@ -98,9 +100,7 @@ const sf_kernels SF_ISA_TABLE = {
 #undef SF_FORMAT_WITH_PANELS
         },
     .prompt_floats = SF_PROMPT_FLOATS,
-#if SF_PROMPT_FLOATS
     .unpack = unpack_floats,
-#endif
     .input_most = input_most,
     .input_shared = input_shared,
     .quantize_i16 = quantize_i16,
@@ -110,6 +110,9 @@ const sf_kernels SF_ISA_TABLE = {
     .rms_norm = rms_norm,
     .layer_norm = layer_norm,
     .softmax = softmax,
+    .weigh = weigh,
+    .halves = halves,
+    .scale = scale,
     .softcap = softcap,
     .rope = rope,
     .recur = recur,

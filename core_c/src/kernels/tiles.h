@@ -14,6 +14,7 @@ enum {
 };
 
 typedef struct {
+  sf_products products; /* in which a number is two terms */
   /* Brings n inputs x (n, columns) into tiles, of which sf_tiles_numbers says how many numbers they have; `tiles` is
    * aligned to 64 bytes. */
   void (*pack)(const float *x, int32_t n, int32_t columns, uint16_t *tiles);

@@ -47,13 +47,18 @@ static int products_of(sf_format_index format) {
 
 static int32_t tiles_of(int32_t columns) { return (columns + COLUMNS - 1) / COLUMNS; }
 
-static void pack(const float *x, int32_t n, int32_t columns, uint16_t *tiles) {
+/* n rows of x, `stride` apart, each of `columns` numbers: what a right matrix has as its columns. */
+static void pack_rows(const float *x, size_t stride, int32_t n, int32_t columns, uint16_t *tiles) {
   for (int32_t j = 0; j < n; j += SF_TILE_SIDE) {
     for (int32_t c = 0; c < columns; c += COLUMNS, tiles += TERMS * SF_TILE_NUMBERS) {
-      t_pack(x + (size_t)j * (size_t)columns + (size_t)c, n - j < SF_TILE_SIDE ? n - j : SF_TILE_SIDE, (size_t)columns,
+      t_pack(x + (size_t)j * stride + (size_t)c, n - j < SF_TILE_SIDE ? n - j : SF_TILE_SIDE, stride,
              columns - c < COLUMNS ? columns - c : COLUMNS, tiles, tiles + SF_TILE_NUMBERS);
     }
   }
+}
+
+static void pack(const float *x, int32_t n, int32_t columns, uint16_t *tiles) {
+  pack_rows(x, (size_t)columns, n, columns, tiles);
 }
 
 /* Columns c … c + n - 1 of the rows, `across` tiles of them; the last row fills up the last tile. */
@@ -73,45 +78,60 @@ static void load_strip(sf_format_index format, sf_unpack_fn *unpack, const sf_ro
   }
 }
 
-/* Adds the products of n tiles along the rows: of one or two across, whose tiles begin at `weights`, with one or two of
- * inputs, which begin at `inputs` and are `apart`; the sums, which are new at first, begin at `sums`. */
-static void add_products(t_file *f, int is_new, int weight_tiles, int input_tiles, int32_t n, const t_line *weights,
-                         const uint16_t *inputs, size_t apart, int products, t_line *sums) {
-  t_line *below = sums + INPUT_TILES * SF_TILE_SIDE;
+/* Tiles of one side of a product, in numbers of 16 bits: from one to the next along the columns, to the one beside it,
+ * and to its second term. */
+typedef struct {
+  const uint16_t *at;
+  size_t next, beside, second;
+} tile_side;
+
+/* Sums, in floats: from row to row, to the tile beside it, and to the one below. */
+typedef struct {
+  float *at;
+  size_t stride, beside, below;
+} tile_target;
+
+/* Adds the products of n tiles along the columns: of one or two tiles of the left side with one or two of the right
+ * one; the sums are new at first. */
+static void add_products(t_file *f, int is_new, int left_tiles, int right_tiles, int32_t n, const tile_side *left,
+                         const tile_side *right, int products, const tile_target *sums) {
+  const size_t stride = sums->stride * sizeof(float);
+  const uint16_t *l = left->at, *r = right->at;
   if (is_new) {
     t_zero(f, 0);
     t_zero(f, 1);
     t_zero(f, 2);
     t_zero(f, 3);
-  } else { /* of tiles that are not used, whatever is there */
-    t_load(f, 0, sums);
-    t_load(f, 1, sums + SF_TILE_SIDE);
-    t_load(f, 2, below);
-    t_load(f, 3, below + SF_TILE_SIDE);
+  } else {
+    t_load_rows(f, 0, sums->at, stride);
+    if (right_tiles > 1) t_load_rows(f, 1, sums->at + sums->beside, stride);
+    if (left_tiles > 1) t_load_rows(f, 2, sums->at + sums->below, stride);
+    if (left_tiles > 1 && right_tiles > 1) t_load_rows(f, 3, sums->at + sums->below + sums->beside, stride);
   }
-  for (int32_t k = 0; k < n; ++k, weights += SF_TILE_SIDE, inputs += TERMS * SF_TILE_NUMBERS) {
+  for (int32_t k = 0; k < n; ++k, l += left->next, r += right->next) {
     for (int p = 0; p < products; ++p) {
-      const t_line *w = weights + (p == 2 ? ACROSS * STRIP_TILES * SF_TILE_SIDE : 0);
-      const uint16_t *x = inputs + (p == 1 ? SF_TILE_NUMBERS : 0);
+      const uint16_t *w = l + (p == 2 ? left->second : 0), *x = r + (p == 1 ? right->second : 0);
       t_load(f, 4, w);
       t_load(f, 6, x);
       t_dot(f, 0, 4, 6);
-      if (input_tiles > 1) {
-        t_load(f, 7, x + apart);
+      if (right_tiles > 1) {
+        t_load(f, 7, x + right->beside);
         t_dot(f, 1, 4, 7);
       }
-      if (weight_tiles > 1) {
-        t_load(f, 5, w + STRIP_TILES * SF_TILE_SIDE);
+      if (left_tiles > 1) {
+        t_load(f, 5, w + left->beside);
         t_dot(f, 2, 5, 6);
-        if (input_tiles > 1) t_dot(f, 3, 5, 7);
+        if (right_tiles > 1) t_dot(f, 3, 5, 7);
       }
     }
   }
-  t_store(f, 0, sums);
-  t_store(f, 1, sums + SF_TILE_SIDE);
-  t_store(f, 2, below);
-  t_store(f, 3, below + SF_TILE_SIDE);
+  t_store_rows(f, 0, sums->at, stride);
+  if (right_tiles > 1) t_store_rows(f, 1, sums->at + sums->beside, stride);
+  if (left_tiles > 1) t_store_rows(f, 2, sums->at + sums->below, stride);
+  if (left_tiles > 1 && right_tiles > 1) t_store_rows(f, 3, sums->at + sums->below + sums->beside, stride);
 }
+
+/* ---- Rows of weights with inputs ---- */
 
 /* n_rows ≤ SF_TILE_BAND rows with n_inputs ≤ INPUTS inputs, whose tiles begin at `tiles`. */
 static void dot_group(t_file *f, sf_format_index format, sf_unpack_fn *unpack, const sf_rows *rows, int32_t n_rows,
@@ -126,8 +146,13 @@ static void dot_group(t_file *f, sf_format_index format, sf_unpack_fn *unpack, c
     const uint16_t *inputs = tiles + (size_t)(c / COLUMNS) * TERMS * SF_TILE_NUMBERS;
     load_strip(format, unpack, rows, n_rows, across, c, n, &strip);
     for (int32_t t = 0; t < input_tiles; t += 2) {
-      add_products(f, c == 0, across, input_tiles - t < 2 ? 1 : 2, tiles_of(n), strip.lines[0][0][0],
-                   inputs + (size_t)t * apart, apart, products_of(format), sums.lines[0][t]);
+      const tile_side left = {(const uint16_t *)(const void *)strip.lines, SF_TILE_NUMBERS,
+                              STRIP_TILES * SF_TILE_NUMBERS, ACROSS * STRIP_TILES * SF_TILE_NUMBERS};
+      const tile_side right = {inputs + (size_t)t * apart, TERMS * SF_TILE_NUMBERS, apart, SF_TILE_NUMBERS};
+      const tile_target to = {(float *)(void *)sums.lines[0][t], SF_TILE_SIDE, SF_TILE_SIDE * SF_TILE_SIDE,
+                              INPUT_TILES * SF_TILE_SIDE * SF_TILE_SIDE};
+      add_products(f, c == 0, across, input_tiles - t < 2 ? 1 : 2, tiles_of(n), &left, &right, products_of(format),
+                   &to);
     }
   }
   for (int32_t i = 0; i < n_rows; i += SF_TILE_SIDE) {
@@ -178,4 +203,78 @@ static float peak(int32_t repeats) {
   return 0;
 }
 
-const sf_tiles SF_TILES_TABLE = {pack, dot_rows, peak};
+/* ---- Matrices of floats: each number is two terms ---- */
+
+enum { FLOATS_OF_TILES = TERMS * SF_TILE_NUMBERS / 2 }; /* what the terms of a tile take, in floats */
+
+static int32_t bands_of(int32_t count) { return (count + SF_TILE_SIDE - 1) / SF_TILE_SIDE; }
+
+static size_t left_floats(int32_t m, int32_t k) { return (size_t)bands_of(m) * (size_t)tiles_of(k) * FLOATS_OF_TILES; }
+
+static size_t right_floats(int32_t k, int32_t n) { return left_floats(n, k); }
+
+static const float *lay_left(const float *a, int32_t m, int32_t k, float *room) {
+  t_line *lines = (t_line *)(void *)room;
+  for (int32_t i = 0; i < m; i += SF_TILE_SIDE) {
+    for (int32_t c = 0; c < k; c += COLUMNS, lines += TERMS * SF_TILE_SIDE) {
+      const int32_t n = k - c < COLUMNS ? k - c : COLUMNS;
+      for (int32_t r = 0; r < SF_TILE_SIDE; ++r) {
+        float some[COLUMNS] = {0};
+        const float *from = i + r < m ? a + (size_t)(i + r) * (size_t)k + (size_t)c : some;
+        if (n < COLUMNS && i + r < m) from = memcpy(some, from, (size_t)n * sizeof(float));
+        t_split(from, lines + r, lines + SF_TILE_SIDE + r);
+      }
+    }
+  }
+  return room;
+}
+
+/* Rows of x by twos, 16 columns at a time. */
+static void pair_rows(const float *x, size_t stride, int32_t k, int32_t n, t_line *lines) {
+  static const float zeros[SF_TILE_SIDE];
+  for (int32_t j = 0; j < n; j += SF_TILE_SIDE) {
+    const int32_t some = n - j < SF_TILE_SIDE ? n - j : SF_TILE_SIDE;
+    for (int32_t c = 0; c < k; c += COLUMNS, lines += TERMS * SF_TILE_SIDE) {
+      for (int32_t p = 0; p < SF_TILE_PAIRS; ++p) {
+        float rest[2][SF_TILE_SIDE] = {{0}};
+        const float *row[2];
+        for (int32_t t = 0; t < 2; ++t) {
+          const int32_t i = c + 2 * p + t;
+          row[t] = i < k ? x + (size_t)i * stride + (size_t)j : zeros;
+          if (i < k && some < SF_TILE_SIDE) row[t] = memcpy(rest[t], row[t], (size_t)some * sizeof(float));
+        }
+        t_pair(row[0], row[1], lines + p, lines + SF_TILE_SIDE + p);
+      }
+    }
+  }
+}
+
+static void lay_right(const float *x, size_t stride, int32_t k, int32_t n, int32_t across, float *right) {
+  if (across) {
+    pack_rows(x, stride, n, k, (uint16_t *)(void *)right);
+  } else {
+    pair_rows(x, stride, k, n, (t_line *)(void *)right);
+  }
+}
+
+static void multiply(const float *left, int32_t m, const float *right, int32_t k, int32_t n, int32_t adds, float *c,
+                     size_t c_stride) {
+  const int32_t along = tiles_of(k), down = bands_of(m), across = bands_of(n);
+  const size_t beside = (size_t)along * TERMS * SF_TILE_NUMBERS;
+  t_file file;
+  t_open(&file);
+  for (int32_t j = 0; j < across; j += 2) {
+    for (int32_t i = 0; i < down; i += 2) {
+      const tile_side a = {(const uint16_t *)(const void *)left + (size_t)i * beside, TERMS * SF_TILE_NUMBERS, beside,
+                           SF_TILE_NUMBERS};
+      const tile_side b = {(const uint16_t *)(const void *)right + (size_t)j * beside, TERMS * SF_TILE_NUMBERS, beside,
+                           SF_TILE_NUMBERS};
+      const tile_target to = {c + (size_t)(i * SF_TILE_SIDE) * c_stride + (size_t)(j * SF_TILE_SIDE), c_stride,
+                              SF_TILE_SIDE, SF_TILE_SIDE * c_stride};
+      add_products(&file, !adds, down - i < 2 ? 1 : 2, across - j < 2 ? 1 : 2, along, &a, &b, TERMS + 1, &to);
+    }
+  }
+  t_close(&file);
+}
+
+const sf_tiles SF_TILES_TABLE = {{left_floats, right_floats, lay_left, lay_right, multiply}, pack, dot_rows, peak};

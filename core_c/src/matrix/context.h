@@ -37,6 +37,10 @@ struct sf_context {
   sf_costs costs[SF_FORMATS];
 };
 
+/* Its products of matrices of floats: of tiles, where it has them. */
+static inline const sf_products *sf_context_products(const sf_context *context) {
+  return context->tiles ? &context->tiles->products : &context->kernels->products;
+}
 /* The cost of rows in this format. */
 sf_list_cost sf_list_cost_of(const sf_format *format);
 /* Into how many parts to cut work that touches `bytes` of weights: 1 when waking threads would cost more. */

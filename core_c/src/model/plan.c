@@ -1,11 +1,10 @@
 /* Making a plan: what is added to a model, and the checks of each step. */
-#include "model/plan.h"
-
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "ffn/predictor.h"
+#include "model/plan.h"
 
 enum { GROWTH = 16 }; /* entries by which lists grow */
 
@@ -31,6 +30,7 @@ int32_t sf_model_open(sf_model **out, sf_context *context, int32_t vocab, int32_
   model->vocab = vocab;
   model->types = 1;
   model->d = d;
+  model->kv_formats[0] = model->kv_formats[1] = sf_format_find(SF_F32);
   int32_t status = sf_model_add_buffer(model, vocab);
   if (status < 0) {
     sf_model_close(model);
@@ -68,6 +68,16 @@ void sf_model_close(sf_model *model) {
 }
 
 static int32_t changeable(const sf_model *model) { return model && model->sessions == 0; }
+
+int32_t sf_model_set_kv_formats(sf_model *model, int32_t k_format, int32_t v_format) {
+  const int32_t formats[2] = {k_format, v_format};
+  if (!changeable(model)) return SF_ERROR_ARGUMENT;
+  for (int32_t i = 0; i < 2; i++) {
+    if (formats[i] != SF_F32 && formats[i] != SF_F16 && formats[i] != SF_Q8_0) return SF_ERROR_FORMAT;
+  }
+  for (int32_t i = 0; i < 2; i++) model->kv_formats[i] = sf_format_find(formats[i]);
+  return SF_OK;
+}
 
 int32_t sf_model_add_buffer(sf_model *model, int32_t width) {
   if (!changeable(model) || width < 1 || width > SF_MAX_NEURONS) return SF_ERROR_ARGUMENT;

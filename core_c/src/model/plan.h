@@ -52,7 +52,7 @@ typedef struct sf_step {
 
 /* What a session keeps for a step; a step uses one of the two. */
 typedef struct {
-  float **blocks; /* of keys and values, see attention.c; the first n_blocks are there */
+  uint8_t **blocks; /* of keys and values, see kv.c; the first n_blocks are there */
   int32_t n_blocks;
   float *values; /* a recurrent state; zeros before the first token */
 } sf_state;
@@ -89,8 +89,9 @@ struct sf_model {
   int32_t tapped; /* 1: a step taps the hidden states */
   int32_t passes; /* steps of attention to both sides */
   sf_batch batch;
-  sf_cached_pass cached; /* of the layer where the batch is, if that is cached */
-  float *scores;         /* work memory of attention */
+  const sf_format *kv_formats[2]; /* of keys and of values */
+  sf_cached_pass cached;          /* of the layer where the batch is, if that is cached */
+  float *scores;                  /* work memory of attention */
   size_t scores_capacity;
   float *work; /* of one step at a time */
   size_t work_capacity;
@@ -161,14 +162,14 @@ void sf_passes_exchange(const sf_model *model, int32_t n, int32_t restore);
 /* Makes room in a session for the keys and values of positions below `length`, for every step of attention. */
 int32_t sf_attention_reserve(const sf_model *model, sf_state *states, int32_t length);
 /* Bytes of the keys and values of positions below `length`. Copies them to `saved`, or from `restored` to the session;
- * both may be NULL. */
+ * both may be NULL. With `finite`, those to be restored are looked at instead, and *finite is 0 if one is not. */
 size_t sf_attention_exchange(const sf_model *model, sf_state *states, int32_t length, uint8_t *saved,
-                             const uint8_t *restored);
-/* The same of `count` values: those at `at` of saved or restored. Returns their bytes. */
-static inline size_t sf_exchange(float *values, size_t count, size_t at, uint8_t *saved, const uint8_t *restored) {
-  if (saved) memcpy(saved + at, values, count * sizeof(float));
-  if (restored) memcpy(values, restored + at, count * sizeof(float));
-  return count * sizeof(float);
+                             const uint8_t *restored, int32_t *finite);
+/* Copies so many bytes to or from those at `at` of saved or restored. Returns them. */
+static inline size_t sf_exchange(void *values, size_t bytes, size_t at, uint8_t *saved, const uint8_t *restored) {
+  if (saved) memcpy(saved + at, values, bytes);
+  if (restored) memcpy(values, restored + at, bytes);
+  return bytes;
 }
 
 #endif

@@ -1,10 +1,9 @@
 /* Sessions, and the passes of their tokens through the plan. */
-#include "model/session.h"
-
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "model/session.h"
 
 sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j) {
   return &model->batch.sessions[j]->states[step->index];
@@ -401,30 +400,6 @@ int32_t sf_session_truncate(sf_session *session, int32_t position) {
 
 /* ---- Saving ---- */
 
-/* Bytes of what a session keeps of its first `length` tokens. Copies them to `saved`, or from `restored` to the
- * session; both may be NULL. */
-static size_t exchange(const sf_session *session, int32_t length, uint8_t *saved, const uint8_t *restored) {
-  const sf_model *model = session->model;
-  size_t at = sf_attention_exchange(model, session->states, length, saved, restored);
-  for (int32_t i = 0; i < model->n_steps; i++) {
-    const sf_step *step = &model->steps[i];
-    if (!step->kind->state) continue;
-    at += sf_exchange(session->states[i].values, step->kind->state(model, step), at, saved, restored);
-  }
-  return at;
-}
-
-size_t sf_session_saved_bytes(const sf_session *session) {
-  return session ? exchange(session, session->position, NULL, NULL) : 0;
-}
-
-int32_t sf_session_save(const sf_session *session, uint8_t *data, size_t bytes) {
-  if (!session || (!data && bytes > 0) || session->pending > 0) return SF_ERROR_ARGUMENT;
-  if (bytes != sf_session_saved_bytes(session)) return SF_ERROR_SHAPE;
-  exchange(session, session->position, data, NULL);
-  return SF_OK;
-}
-
 /* Whether saved values are finite; they may lie anywhere. */
 static int32_t all_finite(const sf_kernels *kernels, const uint8_t *data, size_t bytes) {
   enum { PART = 1024 };
@@ -437,16 +412,46 @@ static int32_t all_finite(const sf_kernels *kernels, const uint8_t *data, size_t
   return 1;
 }
 
+/* Bytes of what a session keeps of its first `length` tokens. Copies them to `saved`, or from `restored` to the
+ * session; both may be NULL. With `finite`, those to be restored are looked at instead: *finite becomes 0 if one is
+ * not.
+ */
+static size_t exchange(const sf_session *session, int32_t length, uint8_t *saved, const uint8_t *restored,
+                       int32_t *finite) {
+  const sf_model *model = session->model;
+  size_t at = sf_attention_exchange(model, session->states, length, saved, restored, finite);
+  for (int32_t i = 0; i < model->n_steps; i++) {
+    const sf_step *step = &model->steps[i];
+    if (!step->kind->state) continue;
+    size_t bytes = step->kind->state(model, step) * sizeof(float);
+    if (finite) *finite &= all_finite(model->context->kernels, restored + at, bytes);
+    at += finite ? bytes : sf_exchange(session->states[i].values, bytes, at, saved, restored);
+  }
+  return at;
+}
+
+size_t sf_session_saved_bytes(const sf_session *session) {
+  return session ? exchange(session, session->position, NULL, NULL, NULL) : 0;
+}
+
+int32_t sf_session_save(const sf_session *session, uint8_t *data, size_t bytes) {
+  if (!session || (!data && bytes > 0) || session->pending > 0) return SF_ERROR_ARGUMENT;
+  if (bytes != sf_session_saved_bytes(session)) return SF_ERROR_SHAPE;
+  exchange(session, session->position, data, NULL, NULL);
+  return SF_OK;
+}
+
 int32_t sf_session_restore(sf_session *session, const uint8_t *data, size_t bytes, int32_t position) {
   if (!session || (!data && bytes > 0) || position < 0) return SF_ERROR_ARGUMENT;
-  const sf_model *model = session->model;
+  int32_t finite = 1;
   if (position > session->context) return SF_ERROR_CONTEXT_FULL;
-  if (bytes != exchange(session, position, NULL, NULL)) return SF_ERROR_SHAPE;
-  if (!all_finite(model->context->kernels, data, bytes)) return SF_ERROR_NOT_FINITE;
-  int32_t status = sf_attention_reserve(model, session->states, position);
+  if (bytes != exchange(session, position, NULL, NULL, NULL)) return SF_ERROR_SHAPE;
+  exchange(session, position, NULL, data, &finite);
+  if (!finite) return SF_ERROR_NOT_FINITE;
+  int32_t status = sf_attention_reserve(session->model, session->states, position);
   if (status != SF_OK) return status;
   abandon(session);
-  exchange(session, position, NULL, data);
+  exchange(session, position, NULL, data, NULL);
   session->position = position;
   return SF_OK;
 }

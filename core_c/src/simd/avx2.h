@@ -17,6 +17,8 @@ enum {
   SF_FOLLOWED = 4096,
   SF_TILE_ROWS = 4,
   SF_TILE_INPUTS = 3,
+  SF_MATRIX_ROWS = 6,
+  SF_MATRIX_VECTORS = 2,
   SF_BLOCK_INPUTS = 1,
   SF_BLOCK_GROUPS = 1
 };
@@ -86,6 +88,10 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   int16_t h[8] = {0, 0, 0, 0, 0, 0, 0, 0};
   memcpy(h, p, (size_t)n * sizeof h[0]);
   return v_load_f16(h);
+}
+
+SF_INLINE void v_store_f16(void *p, vf a) {
+  _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
 
 SF_INLINE float v_half(const void *p) {

@@ -24,6 +24,8 @@ enum {
   SF_FOLLOWED = INT32_MAX,
   SF_TILE_ROWS = 4,
   SF_TILE_INPUTS = 4,
+  SF_MATRIX_ROWS = 6,
+  SF_MATRIX_VECTORS = 4,
   SF_BLOCK_INPUTS = 4,
   SF_BLOCK_GROUPS = 2
 };
@@ -92,6 +94,10 @@ SF_INLINE vf v_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si2
 
 SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(avx512_first(n), p));
+}
+
+SF_INLINE void v_store_f16(void *p, vf a) {
+  _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
 
 SF_INLINE float v_half(const void *p) {

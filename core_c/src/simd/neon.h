@@ -17,6 +17,8 @@ enum {
   SF_FOLLOWED = INT32_MAX,
   SF_TILE_ROWS = 4,
   SF_TILE_INPUTS = 4,
+  SF_MATRIX_ROWS = 6,
+  SF_MATRIX_VECTORS = 4,
   SF_BLOCK_INPUTS = 4,
   SF_BLOCK_GROUPS = 2
 };
@@ -76,6 +78,8 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   memcpy(h, p, (size_t)n * sizeof h[0]);
   return v_load_f16(h);
 }
+
+SF_INLINE void v_store_f16(void *p, vf a) { vst1_u8((uint8_t *)p, vreinterpret_u8_f16(vcvt_f16_f32(a))); }
 
 SF_INLINE float v_half(const void *p) {
   __fp16 half;

@@ -20,7 +20,8 @@
  * how many rows that lie in order, without asking (SF_IN_ORDER, no more than SF_STREAMS; 0: these like the scattered
  * ones); of how many bytes a scattered row of plain numbers is not asked for either, since the processor's own
  * prefetcher does better (SF_FOLLOWED); and how many rows and inputs a kernel multiplies with one another at a time
- * (SF_TILE_ROWS, SF_TILE_INPUTS, as registers allow), of block formats how many inputs, and how many groups of 256
+ * (SF_TILE_ROWS, SF_TILE_INPUTS, as registers allow), of matrices of floats how many rows of the left one and
+ * vectors of the right one (SF_MATRIX_ROWS, SF_MATRIX_VECTORS), of block formats how many inputs, and how many groups of 256
  * columns before it goes to the next ones (SF_BLOCK_INPUTS, SF_BLOCK_GROUPS, 2 at most). None of these changes a
  * result. */
 enum {
@@ -30,6 +31,8 @@ enum {
   SF_FOLLOWED = INT32_MAX,
   SF_TILE_ROWS = 1,
   SF_TILE_INPUTS = 1,
+  SF_MATRIX_ROWS = 1,
+  SF_MATRIX_VECTORS = 1,
   SF_BLOCK_INPUTS = 1,
   SF_BLOCK_GROUPS = 2
 };
@@ -145,6 +148,9 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   memcpy(h, p, (size_t)n * sizeof h[0]);
   return v_load_f16(h);
 }
+
+/* SF_LANES floats in half precision. */
+SF_INLINE void v_store_f16(void *p, vf a) { SF_EACH_LANE sf_put_half((uint8_t *)p + 2 * k, a.f[k]); }
 
 /* One half precision float, exactly converted. */
 SF_INLINE float v_half(const void *p) {

@@ -17,6 +17,8 @@ enum {
   SF_FOLLOWED = 4096,
   SF_TILE_ROWS = 4,
   SF_TILE_INPUTS = 3,
+  SF_MATRIX_ROWS = 6,
+  SF_MATRIX_VECTORS = 2,
   SF_BLOCK_INPUTS = 3,
   SF_BLOCK_GROUPS = 2
 };
@@ -99,6 +101,12 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   int16_t h[4] = {0, 0, 0, 0};
   memcpy(h, p, (size_t)n * sizeof h[0]);
   return v_load_f16(h);
+}
+
+SF_INLINE void v_store_f16(void *p, vf a) {
+  float f[4];
+  v_store(f, a);
+  for (int k = 0; k < 4; ++k) sf_put_half((uint8_t *)p + 2 * k, f[k]);
 }
 
 SF_INLINE float v_half(const void *p) {

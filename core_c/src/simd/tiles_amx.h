@@ -31,14 +31,15 @@ static inline void t_close(t_file *f) {
 
 /* Statements, since the numbers of registers are constants in the text. gcc does not know that the first reads memory.
  */
-#define t_load(f, i, p)                    \
+#define t_load_rows(f, i, p, stride)       \
   do {                                     \
     (void)(f);                             \
     __asm__ __volatile__("" ::: "memory"); \
-    _tile_loadd(i, p, 64);                 \
+    _tile_loadd(i, p, stride);             \
   } while (0)
+#define t_load(f, i, p) t_load_rows(f, i, p, 64)
 #define t_zero(f, i) _tile_zero(i)
-#define t_store(f, i, p) _tile_stored(i, p, 64)
+#define t_store_rows(f, i, p, stride) _tile_stored(i, p, stride)
 #define t_dot(f, sums, a, b) _tile_dpbf16ps(sums, a, b)
 
 /* 32 floats, of which x holds the first half and y the second, rounded. */
@@ -56,6 +57,17 @@ static inline void t_split(const float *p, t_line *high, t_line *low) {
   const __m512 x = _mm512_loadu_ps(p), y = _mm512_loadu_ps(p + 16);
   high->bits = tiles_round(x, y);
   if (low) low->bits = tiles_rest(x, y, high->bits);
+}
+
+/* The terms of x and y, by turns. */
+static inline void t_pair(const float *x, const float *y, t_line *high, t_line *low) {
+  static const uint16_t turns[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i order = _mm512_loadu_si512(turns);
+  const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(y);
+  const __m512i first = tiles_round(a, b);
+  high->bits = _mm512_permutexvar_epi16(order, first);
+  low->bits = _mm512_permutexvar_epi16(order, tiles_rest(a, b, first));
 }
 
 /* Row i of 16 × 16 numbers of 32 bits becomes column i. */

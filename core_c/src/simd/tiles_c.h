@@ -26,9 +26,16 @@ static void t_close(t_file *f) { (void)f; }
 
 static void t_zero(t_file *f, int i) { memset(f->tiles[i], 0, sizeof f->tiles[i]); }
 
+/* Rows that are `stride` bytes apart, or one after the other. */
+static void t_load_rows(t_file *f, int i, const void *p, size_t stride) {
+  for (int r = 0; r < 16; ++r) memcpy(&f->tiles[i][r], (const uint8_t *)p + (size_t)r * stride, sizeof(t_line));
+}
+
 static void t_load(t_file *f, int i, const void *p) { memcpy(f->tiles[i], p, sizeof f->tiles[i]); }
 
-static void t_store(const t_file *f, int i, void *p) { memcpy(p, f->tiles[i], sizeof f->tiles[i]); }
+static void t_store_rows(const t_file *f, int i, void *p, size_t stride) {
+  for (int r = 0; r < 16; ++r) memcpy((uint8_t *)p + (size_t)r * stride, &f->tiles[i][r], sizeof(t_line));
+}
 
 static float tiles_normal(float x) { return fabsf(x) < 0x1p-126f ? x * 0.0f : x; }
 
@@ -63,6 +70,16 @@ static void t_split(const float *x, t_line *high, t_line *low) {
     high->h[k] = tiles_round(x[k]);
     if (low) low->h[k] = tiles_round(x[k] - sf_bfloat_to_float(high->h[k]));
   }
+}
+
+/* The terms of 16 floats x and of 16 floats y, by turns. */
+static void t_pair(const float *x, const float *y, t_line *high, t_line *low) {
+  float both[32];
+  for (int k = 0; k < 16; ++k) {
+    both[2 * k] = x[k];
+    both[2 * k + 1] = y[k];
+  }
+  t_split(both, high, low);
 }
 
 /* n ≤ 16 inputs, `stride` apart, of which a tile takes `columns` ≤ 32: two terms, zeros for the rest. */

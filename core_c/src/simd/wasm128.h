@@ -23,6 +23,8 @@ enum {
   SF_FOLLOWED = INT32_MAX,
   SF_TILE_ROWS = 4,
   SF_TILE_INPUTS = 2,
+  SF_MATRIX_ROWS = 4,
+  SF_MATRIX_VECTORS = 2,
   SF_BLOCK_INPUTS = 2,
   SF_BLOCK_GROUPS = 2
 };
@@ -112,6 +114,12 @@ SF_NOT_INLINE v128_t wasm128_load16(const void *p, int n) {
 
 SF_INLINE vf v_load_f16_tail(const void *p, int n) {
   return wasm128_floats(wasm_i32x4_shl(wasm_i32x4_extend_low_i16x8(wasm128_load16(p, n)), 13));
+}
+
+SF_INLINE void v_store_f16(void *p, vf a) {
+  float f[4];
+  v_store(f, a);
+  for (int k = 0; k < 4; ++k) sf_put_half((uint8_t *)p + 2 * k, f[k]);
 }
 
 SF_INLINE float v_half(const void *p) {

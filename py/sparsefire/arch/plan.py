@@ -11,10 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray
+from .._options import KV_FORMATS
 from ..core.enums import Mask, Norm, Repeat, Route, StepName
 from ..weights.activation import ActivationType
+from ..weights.formats import weight_format
 from .rope import Rope
 from .screen import Screen
+
+
+def _kept_bytes(name: str, dim: int) -> int:
+    """Bytes of the keys, or values, of a head and a position, as the core keeps them."""
+    kind = weight_format(name)
+    return (kind if dim % kind.block == 0 else weight_format("f16")).row_bytes(dim)
 
 
 @dataclass(frozen=True)
@@ -150,19 +158,23 @@ class Plan:
         steps = [each for each in self.steps if each.name == StepName.STEP_TYPE]
         return self.matrices[steps[0].arguments[1]].rows if steps else 1
 
-    def session_bytes(self, tokens: int) -> int:
-        """What a session of so many tokens keeps: keys and values of each, and recurrent states."""
-        floats = 0
+    def session_bytes(
+        self, tokens: int, kv_formats: tuple[str, str] = (KV_FORMATS[0], KV_FORMATS[0])
+    ) -> int:
+        """What a session of so many tokens keeps: keys and values of each, in these formats, and
+        recurrent states."""
+        floats = kept = 0
         for step in self.steps:
             name, arguments = step.name, step.arguments
             if name == StepName.STEP_ATTENTION and arguments[-1] < 0:
-                kv_heads, k_dim, v_dim = arguments[4:7]
-                floats += kv_heads * (k_dim + v_dim) * tokens
+                kv_heads, *dims = arguments[4:7]
+                pairs = zip(kv_formats, dims, strict=True)
+                kept += kv_heads * tokens * sum(_kept_bytes(*each) for each in pairs)
             elif name == StepName.STEP_CONVOLUTION:
                 floats += (arguments[4] - 1) * self.widths[arguments[0]]
             elif name == StepName.STEP_RECURRENCE:
                 floats += arguments[8] * self.widths[arguments[2]]
-        return 4 * floats
+        return 4 * floats + kept
 
     # -- what steps use ----------------------------------------------------------------------------
 

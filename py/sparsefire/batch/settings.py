@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .._options import HEADS, check_fields, flag, one_of, positive, text, whole
+from .._options import (
+    HEADS,
+    KV_FORMATS,
+    check_fields,
+    flag,
+    one_of,
+    positive,
+    text,
+    whole,
+)
 from ..core.hosts import choose_core, threads_wanted
 from ..lm.model import Model
 from ..lm.packing import Packing
@@ -37,6 +46,8 @@ class ModelSettings:
     neuron_budget: int | None = None
     mapped: bool = True
     head: str | None = None
+    k_format: str | None = None
+    v_format: str | None = None
     sessions: int | None = None
 
     def __post_init__(self) -> None:
@@ -54,6 +65,8 @@ class ModelSettings:
             neuron_budget=positive,
             mapped=flag,
             head=one_of(*HEADS),
+            k_format=one_of(*KV_FORMATS),
+            v_format=one_of(*KV_FORMATS),
             sessions=positive,
         )
 
@@ -122,6 +135,8 @@ def _load(settings: ModelSettings) -> Model:
         neuron_budget=settings.neuron_budget,
         mapped=settings.mapped,
         head=settings.head,
+        k_format=settings.k_format,
+        v_format=settings.v_format,
         core=None if host == ("auto", None, None) else choose_core(*host),
     )
     model.checked_mode(settings.mode)

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
-from .._options import HEADS
+from .._options import HEADS, KV_FORMATS
 from .._shown import json_line, shown
 from ..errors import ArgumentError, SparsefireError
 
@@ -63,8 +63,21 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "the beginning. Written at the end with the uses of this run added, and made if it is not "
         "there. With --neuron-budget",
     )
+    add_kv_options(parser)
     add_head_option(parser)
     add_host_options(parser)
+
+
+def add_kv_options(parser: argparse.ArgumentParser) -> None:
+    """--k-format and --v-format."""
+    for name, what in (("k", "keys"), ("v", "values")):
+        parser.add_argument(
+            f"--{name}-format",
+            choices=KV_FORMATS,
+            default=KV_FORMATS[0],
+            help=f"format in which sessions keep {what}: f16 takes half the memory of f32, q8_0 "
+            "about half of that and a little of the precision; default %(default)s",
+        )
 
 
 def add_head_option(parser: argparse.ArgumentParser) -> None:
@@ -244,6 +257,8 @@ def load_model(arguments: argparse.Namespace, context: int | None = None) -> Ite
         pre=arguments.pre,
         mapped=arguments.mapped,
         head=arguments.head,
+        k_format=arguments.k_format,
+        v_format=arguments.v_format,
     ) as model:
         neurons = model.neurons if profile is not None else None
         if neurons is not None and Path(profile).exists():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._shown import json_line, shown
 from ..arch.config import CUTOFF_KEYS
-from .common import add_pre_option, print_json
+from .common import add_kv_options, add_pre_option, print_json
 
 if TYPE_CHECKING:
     from ..files.inspect import Inspection, ScreenReport
@@ -39,6 +39,7 @@ def add_inspect_parser(commands: Any) -> None:
     add("--context", type=int, metavar="N", help="context length for the memory estimate")
     add("--activation", metavar="NAME", help="activation function, overriding the file")
     add_pre_option(parser)
+    add_kv_options(parser)
     add("--json", action="store_true", help="print everything as one JSON object instead")
 
 
@@ -52,6 +53,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
         activation=arguments.activation,
         context=arguments.context,
         pre=arguments.pre,
+        k_format=arguments.k_format,
+        v_format=arguments.v_format,
     )
     if arguments.json:
         print_json(found.as_dict())

@@ -94,7 +94,7 @@ def _run_on_engine(arguments: argparse.Namespace, text: str) -> int:
 
     names = (
         *("threads", "backend", "isa", "context", "mode", "activation", "pre"),
-        *("neuron_budget", "mapped", "head"),
+        *("neuron_budget", "mapped", "head", "k_format", "v_format"),
     )
     settings = {name: getattr(arguments, name) for name in names}
     began = time.perf_counter()

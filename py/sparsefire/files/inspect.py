@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .._options import checked, positive, text
+from .._options import KV_FORMATS, checked, one_of, positive, text
 from ..arch import screen
 from ..arch.config import ModelConfig, read_config
 from ..arch.plan import ExpertLayer, Layer, Plan
@@ -170,18 +170,26 @@ class _PartlyRead(GgufFile):
             self.damage = str(error)
 
 
-@checked(activation=ActivationType.of, context=positive, pre=text)
+@checked(
+    activation=ActivationType.of,
+    context=positive,
+    pre=text,
+    k_format=one_of(*KV_FORMATS),
+    v_format=one_of(*KV_FORMATS),
+)
 def inspect_file(
     source: Source,
     *,
     activation: str | ActivationType | None = None,
     context: int | None = None,
     pre: str | None = None,
+    k_format: str = KV_FORMATS[0],
+    v_format: str = KV_FORMATS[0],
 ) -> Inspection:
     """Describes a model file, also one that cannot run or is damaged.
 
     activation, pre: as for `Model.load`. context: context length for the memory estimate, by
-    default that of `Model.load`.
+    default that of `Model.load`. k_format, v_format: as for `Model.load`, for the memory estimate.
 
     Errors: `ModelFileError` (missing, or no GGUF file at all), `UnsupportedError` (a version that
     cannot be read), `ArgumentError` (unknown activation or pre-tokeniser).
@@ -195,7 +203,7 @@ def inspect_file(
         report.damage = file.damage
         _describe(file, report, pre)
         if file.damage is None:
-            _resolve(file, report, activation, context)
+            _resolve(file, report, activation, context, (k_format, v_format))
     return report
 
 
@@ -224,6 +232,7 @@ def _resolve(
     report: Inspection,
     activation: str | ActivationType | None,
     context: int | None,
+    kv_formats: tuple[str, str],
 ) -> None:
     """Fills in how the file would run, or why it cannot."""
     try:
@@ -235,7 +244,7 @@ def _resolve(
         report.mode = config.default_mode
         plan = read_plan(file, config)
         report.screen = _screen(file, plan, own)
-        report.memory = _memory(file, config, plan, context)
+        report.memory = _memory(file, config, plan, context, kv_formats)
         report.mixtures = mixtures(plan)
         report.reading = reading(file, plan)
     except SparsefireError as error:
@@ -361,7 +370,13 @@ def _down(layer: Layer) -> str:
     return ffn_tensor(layer, "ffn_down")
 
 
-def _memory(file: GgufFile, config: ModelConfig, plan: Plan, context: int | None) -> MemoryReport:
+def _memory(
+    file: GgufFile,
+    config: ModelConfig,
+    plan: Plan,
+    context: int | None,
+    kv_formats: tuple[str, str],
+) -> MemoryReport:
     """Down matrices of the ReLU family are transposed at load, unless the file stores them that
     way, and predictors are repacked."""
     made, replaced = predictor_copies(file), 0
@@ -378,6 +393,6 @@ def _memory(file: GgufFile, config: ModelConfig, plan: Plan, context: int | None
     return MemoryReport(
         weights=sum(info.nbytes for info in file.tensors.values()) - replaced,
         made=made,
-        key_value_cache=plan.session_bytes(tokens),
+        key_value_cache=plan.session_bytes(tokens, kv_formats),
         context=tokens,
     )

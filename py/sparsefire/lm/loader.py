@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from .._arrays import FloatArray
+from .._options import KV_FORMATS
 from ..arch import screen
 from ..arch.config import ModelConfig
 from ..arch.plan import ExpertLayer, Plan
@@ -51,6 +52,7 @@ class CoreModel(CoreObject):
         config: ModelConfig,
         plan: Plan,
         neurons: ModelNeurons | None = None,
+        kv_formats: tuple[str, str] = (KV_FORMATS[0], KV_FORMATS[0]),
     ) -> None:
         handle = core.open("sf_model_open", core.context, plan.vocab, plan.d, what=file.name)
         super().__init__(core, handle, "sf_model_close")
@@ -58,11 +60,14 @@ class CoreModel(CoreObject):
         self.config = config
         self.plan = plan
         self.neurons = neurons
+        self.kv_formats = kv_formats
         self._uses_file = neurons is not None or (file.mapped and core.shares_buffers)
         self.lock = threading.RLock() if neurons is None else neurons.lock
         self.layers: list[SparseFfn | ExpertsFfn] = []
         self._matrices: list[Matrix] = []
         self.screen: CoreLowRank | CoreBounded | None = None
+        codes = (int(weight_format(name).code) for name in kv_formats)
+        self._add("sf_model_set_kv_formats", *codes, what="keys and values")
         self._add_buffers()
         self._add_matrices()
         self._add_vectors()
@@ -75,7 +80,7 @@ class CoreModel(CoreObject):
     @cached_property
     def description(self) -> dict[str, str | int]:
         """What tells the model from others."""
-        return description(self.file, self.config)
+        return description(self.file, self.config) | {"keys and values": " ".join(self.kv_formats)}
 
     def _add(self, function: str, *arguments: Argument, what: str) -> None:
         """Adds to the model in the core."""

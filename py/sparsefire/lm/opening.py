@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .._options import positive
+from .._options import KV_FORMATS, positive
 from ..arch.config import ModelConfig, read_config
 from ..arch.screen import attach_companion
 from ..arch.tensors import read_plan
@@ -47,6 +47,7 @@ def open_model(
     core: Core | None,
     head: str | None = None,
     companion: str | os.PathLike[str] | None = None,
+    kv_formats: tuple[str, str] = (KV_FORMATS[0], KV_FORMATS[0]),
 ) -> OpenedModel:
     """See `Model.load`."""
     source = default_model() if source is None else source
@@ -69,7 +70,7 @@ def open_model(
                 )
             _check_readable_again(file)
             neurons = ModelNeurons(core, file, config, plan, neuron_budget)
-        core_model = CoreModel(core, file, config, plan, neurons)
+        core_model = CoreModel(core, file, config, plan, neurons, kv_formats)
     except BaseException:
         if neurons is not None:
             neurons.close()

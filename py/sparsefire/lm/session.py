@@ -192,7 +192,7 @@ class Session(CoreObject):
         """The session as it is now: its tokens, their mode, and their keys, values and recurrent
         states, to go on from later or in another process. Models with a recurrent state, which
         cannot go back, can so return to where they were. A token takes 5 bytes, and of each layer
-        with attention 4 for each element of its keys and values."""
+        with attention its keys and values, in the formats that the model was loaded with."""
         self.rewind(len(self.tokens), self.mode)
         state = self.core.call("sf_session_saved_bytes", self.handle)
         saved = pack(self.model.description, self.tokens, self.marks, self.mode, state)

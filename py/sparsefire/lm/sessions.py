@@ -35,7 +35,7 @@ class Sessions:
         self.first = Session(model, context)
         self._all = [self.first]  # the one lent longest ago comes first
         self._leases: dict[Session, weakref.ref[Lease]] = {}
-        kept = model.plan.session_bytes(context)
+        kept = model.plan.session_bytes(context, model.kv_formats)
         self._most = min(MOST_SESSIONS, 1 + MOST_BYTES // max(kept, 1))
         self._closed = False
         self._costs = Costs()

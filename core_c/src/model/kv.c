@@ -1,0 +1,115 @@
+/* The keys and values that sessions keep: in blocks of SF_KV_BLOCK positions, which are made as the text grows. A block
+ * holds the keys (kv_heads, SF_KV_BLOCK, k_dim), and after them the values (kv_heads, SF_KV_BLOCK, v_dim). */
+#include <string.h>
+
+#include "base/memory.h"
+#include "model/attention.h"
+
+/* Bytes of the keys of a block; its values come after them. */
+static size_t keys_bytes(const sf_attention *a) { return (size_t)a->kv_heads * SF_KV_BLOCK * a->k.stride; }
+
+static size_t block_bytes(const sf_attention *a) {
+  return sf_size_product((size_t)a->kv_heads * SF_KV_BLOCK, a->k.stride + a->v.stride);
+}
+
+/* Whether a step has keys and values of its own. */
+static int32_t keeps(const sf_step *step) {
+  return step->kind == &sf_step_attention && step->arguments[SF_ATTENTION_SOURCE] < 0;
+}
+
+int32_t sf_attention_reserve(const sf_model *model, sf_state *states, int32_t length) {
+  int32_t blocks = length / SF_KV_BLOCK + (length % SF_KV_BLOCK != 0);
+  for (int32_t i = 0; i < model->n_steps; i++) {
+    const sf_step *step = &model->steps[i];
+    sf_state *state = &states[i];
+    if (!keeps(step) || state->n_blocks >= blocks) continue;
+    const sf_attention a = sf_attention_of(model, step);
+    uint8_t **longer = sf_array((size_t)blocks, sizeof(uint8_t *));
+    if (!longer) return SF_ERROR_MEMORY;
+    if (state->n_blocks > 0) memcpy(longer, state->blocks, (size_t)state->n_blocks * sizeof(uint8_t *));
+    sf_free(state->blocks);
+    state->blocks = longer;
+    for (; state->n_blocks < blocks; state->n_blocks++) {
+      longer[state->n_blocks] = sf_array(block_bytes(&a), 1);
+      if (!longer[state->n_blocks]) return SF_ERROR_MEMORY;
+    }
+  }
+  return SF_OK;
+}
+
+sf_state *sf_attention_state(const sf_model *model, const sf_step *step, int32_t j) {
+  int32_t source = step->arguments[SF_ATTENTION_SOURCE];
+  return sf_state_of(model, source >= 0 ? &model->steps[source] : step, j);
+}
+
+uint8_t *sf_keys_in(uint8_t *block, const sf_attention *a, int32_t kv_head) {
+  return block + (size_t)kv_head * SF_KV_BLOCK * a->k.stride;
+}
+
+uint8_t *sf_values_in(uint8_t *block, const sf_attention *a, int32_t kv_head) {
+  return block + keys_bytes(a) + (size_t)kv_head * SF_KV_BLOCK * a->v.stride;
+}
+
+static void put(const sf_kernels *kernels, const sf_kv *kv, const float *x, uint8_t *to) {
+  if (kv->format->format == SF_F32) {
+    memcpy(to, x, kv->stride);
+  } else if (kv->format->format == SF_F16) {
+    kernels->halves(x, kv->dim, to);
+  } else {
+    kv->format->quantize(x, (size_t)(kv->dim / kv->format->traits->block_columns), to);
+  }
+}
+
+void sf_attention_store(const sf_model *model, const sf_step *step) {
+  if (!keeps(step)) return;
+  const sf_attention a = sf_attention_of(model, step);
+  const sf_kernels *kernels = model->context->kernels;
+  const float *k = sf_values(model, step, SF_ATTENTION_K), *v = sf_values(model, step, SF_ATTENTION_V);
+  for (int32_t j = 0; j < model->batch.n; j++) {
+    int32_t position = model->batch.positions[j];
+    uint8_t *block = sf_attention_state(model, step, j)->blocks[position / SF_KV_BLOCK];
+    size_t at = (size_t)(position % SF_KV_BLOCK);
+    for (int32_t h = 0; h < a.kv_heads; h++, k += a.k.dim, v += a.v.dim) {
+      put(kernels, &a.k, k, sf_keys_in(block, &a, h) + at * a.k.stride);
+      put(kernels, &a.v, v, sf_values_in(block, &a, h) + at * a.v.stride);
+    }
+  }
+}
+
+/* ---- Saving ---- */
+
+/* `count` rows of keys or values, of which `rows` are in a session, copied as sf_exchange does. With `finite`, whether
+ * the restored ones are is noted there instead. */
+static size_t exchange_rows(const sf_model *model, const sf_kv *kv, int32_t count, uint8_t *rows, size_t at,
+                            uint8_t *saved, const uint8_t *restored, int32_t *finite) {
+  enum { PART = 2 * SF_BLOCK };
+  const size_t bytes = (size_t)count * kv->stride, block = (size_t)kv->format->traits->block_bytes;
+  if (!finite) return sf_exchange(rows, bytes, at, saved, restored);
+  const size_t most = PART / (size_t)kv->format->traits->block_columns;
+  for (size_t first = 0, n; first < bytes; first += n * block) {
+    float values[PART] = {0};
+    n = (bytes - first) / block < most ? (bytes - first) / block : most;
+    kv->format->dequantize(restored + at + first, n, values);
+    if (!model->context->kernels->all_finite(values, PART)) *finite = 0;
+  }
+  return bytes;
+}
+
+size_t sf_attention_exchange(const sf_model *model, sf_state *states, int32_t length, uint8_t *saved,
+                             const uint8_t *restored, int32_t *finite) {
+  size_t at = 0;
+  for (int32_t i = 0; i < model->n_steps; i++) {
+    const sf_step *step = &model->steps[i];
+    if (!keeps(step)) continue;
+    const sf_attention a = sf_attention_of(model, step);
+    for (int32_t first = 0; first < length; first += SF_KV_BLOCK) {
+      int32_t count = length - first < SF_KV_BLOCK ? length - first : SF_KV_BLOCK;
+      uint8_t *block = (saved || restored) && !finite ? states[i].blocks[first / SF_KV_BLOCK] : NULL;
+      for (int32_t h = 0; h < a.kv_heads; h++) {
+        at += exchange_rows(model, &a.k, count, block ? sf_keys_in(block, &a, h) : NULL, at, saved, restored, finite);
+        at += exchange_rows(model, &a.v, count, block ? sf_values_in(block, &a, h) : NULL, at, saved, restored, finite);
+      }
+    }
+  }
+  return at;
+}
