@@ -1,10 +1,11 @@
 /* Making a plan: what is added to a model, and the checks of each step. */
+#include "model/plan.h"
+
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "ffn/predictor.h"
-#include "model/plan.h"
 
 enum { GROWTH = 16 }; /* entries by which lists grow */
 

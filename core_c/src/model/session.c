@@ -1,9 +1,10 @@
 /* Sessions, and the passes of their tokens through the plan. */
+#include "model/session.h"
+
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "model/session.h"
 
 sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j) {
   return &model->batch.sessions[j]->states[step->index];

@@ -21,8 +21,8 @@
  * ones); of how many bytes a scattered row of plain numbers is not asked for either, since the processor's own
  * prefetcher does better (SF_FOLLOWED); and how many rows and inputs a kernel multiplies with one another at a time
  * (SF_TILE_ROWS, SF_TILE_INPUTS, as registers allow), of matrices of floats how many rows of the left one and
- * vectors of the right one (SF_MATRIX_ROWS, SF_MATRIX_VECTORS), of block formats how many inputs, and how many groups of 256
- * columns before it goes to the next ones (SF_BLOCK_INPUTS, SF_BLOCK_GROUPS, 2 at most). None of these changes a
+ * vectors of the right one (SF_MATRIX_ROWS, SF_MATRIX_VECTORS), of block formats how many inputs, and how many groups
+ * of 256 columns before it goes to the next ones (SF_BLOCK_INPUTS, SF_BLOCK_GROUPS, 2 at most). None of these changes a
  * result. */
 enum {
   SF_LANES = 4,
