@@ -179,7 +179,7 @@ static void check_prompts(const shape *s, int32_t isa) {
     if (k > 0) CHECK(memcmp(out, other, (size_t)s->tokens * m.width * sizeof(float)) == 0, "slices of %d", steps[k]);
     sf_session_close(session);
   }
-  compare(s, "prompt", 0, 3e-5);
+  compare(s, "prompt", 0, sf_isa_tiles(isa) ? 6e-5 : 3e-5);
   sf_session *session;
   CHECK(sf_session_open(&session, threaded.model, s->tokens) == SF_OK, "session");
   run(&threaded, session, 0, s->tokens, s->tokens, SF_PROMPT, other);
@@ -229,7 +229,7 @@ static void check_saving(const shape *s, int32_t isa) {
   run(&m, restored, first, s->tokens, 1, SF_DECODE, other);
   CHECK(memcmp(out + (size_t)first * m.width, other + (size_t)first * m.width, DECODED * m.width * sizeof(float)) == 0,
         "restored");
-  memset(saved, 0x7f, 4); /* NaN in halves and floats, and as a scale */
+  memset(saved, 0xff, 4); /* NaN, also as a scale */
   CHECK(sf_session_restore(restored, saved, bytes, first) == SF_ERROR_NOT_FINITE, "NaN");
   check_free(saved, 0);
   sf_session_close(session);
