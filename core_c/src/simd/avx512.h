@@ -97,7 +97,8 @@ SF_INLINE vf v_load_f16_tail(const void *p, int n) {
 }
 
 SF_INLINE void v_store_f16(void *p, vf a) {
-  _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+  const __m256i halves = _mm512_maskz_cvtps_ph(avx512_first(16), a, _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256((__m256i *)p, halves);
 }
 
 SF_INLINE float v_half(const void *p) {
