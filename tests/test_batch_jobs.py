@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -307,21 +308,25 @@ def test_a_row_that_kills(tmp_path: Path) -> None:
     check_job_with_a_row_that_kills("local", tmp_path)
 
 
-def test_processes_end_with_the_one_that_started_them() -> None:
-    """Also when that is killed: whoever holds standard output is gone."""
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_processes_end_with_the_one_that_started_them(sent: signal.Signals) -> None:
+    """Also when that is killed or interrupted: whoever holds standard output is gone."""
     code = """
-import os, sys, time
+import os, signal, time
 from functools import partial
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from sparsefire.batch.engines import Settings, run_local
 tasks = [os.getpid, *[partial(time.sleep, 60)] * 3]
 for number in run_local(iter(tasks), Settings(workers=2)):
     print(number, flush=True)
 """
     command = [sys.executable, "-c", code]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert process.stdout is not None
     assert int(process.stdout.readline()) != process.pid
-    process.kill()
+    process.send_signal(sent)
     assert process.communicate(timeout=30)[0] == ""
 
 

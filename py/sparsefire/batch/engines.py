@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -63,11 +64,13 @@ def _in_processes(tasks: Tasks, workers: int, retries: int) -> Iterator[Any]:
 
     tried: list[tuple[Task, int]] = []  # tasks, and how often their process ended
     again: list[Task] = []
+    context = get_context("spawn")
+    watched, held = context.Pipe(duplex=False)
     while True:
         pending: dict[Future[Any], Task] = {}
         following: list[Task] = []
         with ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=_end_with_parent
+            workers, mp_context=context, initializer=_end_with, initargs=(watched,)
         ) as pool:
             try:
                 while True:
@@ -83,22 +86,26 @@ def _in_processes(tasks: Tasks, workers: int, retries: int) -> Iterator[Any]:
                         result = future.result()
                         del pending[future]
                         yield result
+            except (KeyboardInterrupt, GeneratorExit):
+                held.close()  # nobody waits for what they do
+                raise
             except BrokenProcessPool:
                 again += [*pending.values(), *following]
         tried = _counted(again, tried, retries)
         again = [task for task, _ in tried]
 
 
-def _end_with_parent() -> None:
-    """Lets this process end when that which started it does, by whatever signal: the processes of a
-    pool would wait for work for ever."""
-    from multiprocessing import parent_process
+def _end_with(watched: Any) -> None:
+    """Lets this process end when the other end of a pipe is closed, also by the end of the process
+    that holds it, by whatever signal: the processes of a pool would wait for work for ever. An
+    interrupt from the keyboard is for that process."""
 
     def watch() -> None:
-        if parent := parent_process():
-            parent.join()
-            os._exit(1)
+        with contextlib.suppress(EOFError, OSError):
+            watched.recv()
+        os._exit(1)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=watch, daemon=True).start()
 
 
