@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,10 +17,12 @@ import pytest
 
 from bench.lib.compilers import llama_environment
 from bench.lib.further_models import write_further
+from bench.lib.input_quality import Llama
 from bench.lib.peer_files import MissingPeer
 from bench.lib.random_models import realistic
-from conftest import ROOT
+from conftest import ROOT, missing
 from llama_variants import llama_variants
+from sparsefire.core import hosts
 from sparsefire.lm.model import Model
 from tiny_model import Tiny, write
 
@@ -130,6 +133,36 @@ def test_studies_at_small_sizes(study: str, arguments: list[str], expected: str)
     done = run("-m", f"bench.studies.{study}", *arguments)
     assert done.returncode == 0, done.stderr
     assert re.search(expected, done.stdout), done.stdout
+
+
+def test_products_with_some_inputs_are_those_of_float64() -> None:
+    """Inputs are rounded to 8 bits."""
+    if shutil.which("cc") is None:
+        missing("a C compiler")
+    if hosts.open_core("native").isa not in ("avx2", "avx512", "avx512_vnni"):
+        pytest.skip("the kernel is for x86 with AVX2 or AVX-512")
+    sizes = ["--d", "256", "--kv", "256", "--hidden", "256", "--layers", "2", "--rounds", "1"]
+    done = run("-m", "bench.studies.inputs", "speed", *sizes)
+    assert done.returncode == 0, done.stderr
+    errors = [float(each) for each in re.findall(r"largest error (\S+) of", done.stdout)]
+    assert len(errors) == 2
+    assert all(0 < each < 0.03 for each in errors)
+
+
+def test_the_perplexity_of_leaving_out_inputs(tmp_path: Path) -> None:
+    """With all inputs it is the model's; a model that multiplies none of them says the same
+    whatever it is given."""
+    tiny = Tiny(activation=None, context=64)
+    tokens = [(37 * i + 11) % tiny.vocab for i in range(40)]
+    with Model.load(write(tmp_path / "silu.gguf", tiny)) as model:
+        reference = np.array([-each.logprob for each in model.token_scores(tokens)])
+        plain = Llama(model)
+    np.testing.assert_allclose(plain.losses(tokens, lambda _site, x: x), reference, atol=1e-4)
+    left = plain.losses(tokens, lambda _site, x: x * 0)
+    logits = plain.losses([tokens[-1], *tokens[1:]], lambda _site, x: x * 0)
+    np.testing.assert_allclose(left[1:], logits[1:], atol=1e-6)
+    assert np.abs(left - reference).max() > 0.1
+    assert len(plain.norms) == 4 * tiny.layers
 
 
 def test_models_for_the_comparison_with_llama_cpp_can_be_read(tmp_path: Path) -> None:
