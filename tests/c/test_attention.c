@@ -7,7 +7,7 @@
 #include "kernels/isa.h"
 #include "reference.h"
 
-enum { LONGEST = 1100, DECODED = 5, MOST_HEADS = 4, MOST_DIM = 72, MOST_WIDTH = MOST_HEADS * MOST_DIM };
+enum { LONGEST = 700, DECODED = 5, MOST_HEADS = 4, MOST_DIM = 72, MOST_WIDTH = MOST_HEADS * MOST_DIM };
 
 typedef struct {
   int32_t tokens, heads, kv_heads, k_dim, v_dim, mask, window, sinks, slopes, reach; /* reach -1: no biases */

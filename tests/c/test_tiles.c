@@ -29,7 +29,7 @@ typedef struct {
 
 static tiled_inputs tiled_make(const sf_tiles *tiles, int32_t n, int32_t columns) {
   const size_t count = (size_t)n * (size_t)columns, numbers = sf_tiles_numbers(n, columns);
-  tiled_inputs x = {n, columns, check_alloc(count * sizeof(float), 4), check_alloc(numbers * sizeof(uint16_t), 0)};
+  tiled_inputs x = {n, columns, check_alloc(count * sizeof(float), 4), sf_alloc(numbers * sizeof(uint16_t))};
   for (size_t i = 0; i < count; ++i) x.f32[i] = ldexpf(random_unit(), (int)(random_bits() >> 16) % 8);
   memset(x.tiles, 0xff, numbers * sizeof(uint16_t)); /* NaN */
   tiles->pack(x.f32, n, columns, x.tiles);
@@ -38,7 +38,7 @@ static tiled_inputs tiled_make(const sf_tiles *tiles, int32_t n, int32_t columns
 
 static void tiled_free(tiled_inputs *x) {
   check_free(x->f32, 4);
-  check_free(x->tiles, 0);
+  sf_free(x->tiles);
 }
 
 /* out (n, MOST_ROWS + 1): the last column must be left alone. */
