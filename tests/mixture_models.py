@@ -237,6 +237,8 @@ def save(
             values = 1 + values / 10
         elif name.endswith("ssm_a"):  # rates of decay
             values = -0.1 - np.abs(values)
+        elif name == "rope_freqs.weight":  # the second half of the pairs does not turn
+            values = np.where(np.arange(values.size) < values.size / 2, 1 + np.abs(values), 1e30)
         elif name.endswith("bias"):
             values = values / 4
         elif name != "token_embd.weight":

@@ -1,5 +1,6 @@
 """Small random models of architectures that llama.cpp's test of architectures does not save: RWKV,
-BitNet, Gemma 3n, Nemotron-H with experts, and encoders. Shapes are numpy's: (outputs, inputs)."""
+BitNet, Gemma 3n and 4, PLM, Nemotron-H with experts, and encoders. Shapes are numpy's: (outputs,
+inputs)."""
 
 from __future__ import annotations
 
@@ -41,6 +42,8 @@ def _models() -> Iterator[tuple[str, RandomModel]]:
     yield "bitnet", _bitnet(scales=False)
     yield "bitnet-scales", _bitnet(scales=True)
     yield "gemma3n", _gemma3n()
+    yield "gemma4-inputs", _gemma4(inputs=32, shared=3)
+    yield "gemma4-dense", _gemma4(keys_as_values=True)
     yield "plm", _plm()
     yield "nemotron_h_moe-experts", _nemotron_h_moe()
     yield "nemotron_h_moe-latent", _nemotron_h_moe(latent=64)
@@ -325,4 +328,52 @@ def _gemma3n() -> RandomModel:
         model.add(block, MATRIX, altup_predict_coef=(streams * streams, streams))
         model.add(block, MATRIX, altup_router=(streams, WIDTH))
         model.add(block, MATRIX, laurel_l=(rank, WIDTH), laurel_r=(WIDTH, rank))
+    return model
+
+
+def _gemma4(inputs: int = 0, shared: int = 0, keys_as_values: bool = False) -> RandomModel:
+    """``inputs``: width of those of a layer; ``shared``: last layers without keys and values;
+    ``keys_as_values``: in layers without a window."""
+    windowed = [True] * 4 + [False] + [True] * 2 + [False]
+    layers, heads, head, hidden = len(windowed), 4, 32, 192
+    wide = [hidden * 2 if layer >= layers - shared else hidden for layer in range(layers)]
+    keys = {
+        "block_count": layers,
+        "feed_forward_length": wide,
+        "attention.head_count": heads,
+        "attention.head_count_kv": [2 if each else 1 for each in windowed],
+        "attention.key_length": 2 * head,
+        "attention.value_length": 2 * head,
+        "attention.key_length_swa": head,
+        "attention.value_length_swa": head,
+        "attention.shared_kv_layers": shared,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "attention.sliding_window": 16,
+        "attention.sliding_window_pattern": windowed,
+        "embedding_length_per_layer_input": inputs,
+        "final_logit_softcapping": 30.0,
+        "rope.dimension_count": 2 * head,
+        "rope.dimension_count_swa": head,
+        "rope.freq_base": 1e6,
+        "rope.freq_base_swa": 1e4,
+    }
+    model = RandomModel("gemma4", keys)
+    model.add_ends(output=False)
+    model.add("", SCALE, rope_freqs=(head,))
+    if inputs:
+        model.add("", MATRIX, per_layer_token_embd=(VOCABULARY, inputs * layers))
+        model.add("", MATRIX, per_layer_model_proj=(inputs * layers, WIDTH))
+        model.add_norm("", "per_layer_proj_norm", size=inputs)
+    for layer in range(layers):
+        block, size = f"blk.{layer}.", head if windowed[layer] else 2 * head
+        model.add_norm(block, "attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+        model.add_norm(block, "attn_q_norm", "attn_k_norm", size=size)
+        model.add(block, SCALE, layer_output_scale=(1,))
+        add_attention(model, block, heads, 2 if windowed[layer] else 1, size)
+        if keys_as_values and not windowed[layer]:
+            del model.tensors[f"{block}attn_v.weight"]
+        add_ffn(model, block, wide[layer])
+        if inputs:
+            model.add_norm(block, "post_norm")
+            model.add(block, MATRIX, inp_gate=(inputs, WIDTH), proj=(WIDTH, inputs))
     return model

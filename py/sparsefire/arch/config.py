@@ -130,7 +130,6 @@ _MISSING = {
     "dflash": "the hidden states of the model whose tokens it drafts",
     "dots3note": "a choice of tokens by an indexer beside latent attention with windows",
     "eagle3": "the hidden states of the model whose tokens it drafts",
-    "gemma4": "heads of two sizes, and inputs by token in each layer beside values that are keys",
     "gemma4-assistant": "the hidden states of the model whose tokens it drafts",
     "glm5-next": "residual streams that are mixed by Sinkhorn, and pooled keys of an indexer",
     "hy_v4": "residual streams that are mixed, and an indexer that layers share",
@@ -190,7 +189,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
     hidden //= 2 if kind.halved else 1
     sizes = Sizes(layers, d, heads, _head_dim(keys, kind, d, heads, kv_heads))
     context_length = keys.integer("context_length", 1 << 24)
-    rope = read_rope(file, keys, _rope_dims(keys, sizes.head_dim), context_length)
+    rope = read_rope(file, keys, _rope_dims(keys, kind, sizes.head_dim), context_length)
     chosen, parameter = _activation(file, keys, architecture, activation)
     cutoffs = _cutoffs(file, layers)
     name = file.metadata.get("general.name")
@@ -326,14 +325,15 @@ def _head_dim(keys: Keys, kind: Architecture, d: int, heads: int, kv_heads: int)
     return head_dim
 
 
-def _rope_dims(keys: Keys, head_dim: int) -> int:
+def _rope_dims(keys: Keys, kind: Architecture, head_dim: int) -> int:
     if head_dim == 0:
         return 0
     dims = keys.integer("rope.dimension_count", head_dim, head_dim)
     if dims % 2:
         raise keys.fail("rope.dimension_count", f"is {dims}; expected an even number")
-    if keys.integer("rope.dimension_count_swa", head_dim, dims) != dims:
-        raise keys.unsupported("rope.dimension_count_swa")
+    name = "rope.dimension_count_swa"
+    if name not in kind.own_keys and keys.integer(name, head_dim, dims) != dims:
+        raise keys.unsupported(name)
     return dims
 
 

@@ -28,14 +28,16 @@ def write(w: Writer) -> None:
         raise w.keys.unsupported("altup.active_idx")
     streams = w.buffer("streams", count * d)
     w.embed()
-    inputs = _inputs(w)
+    width = w.keys.integer("embedding_length_per_layer_input", 1 << 16, _INPUT_WIDTH)
+    inputs = layer_inputs(w, width)
     plan.copy(w.x, streams, width=d)
     for other in range(1, count):
         _project(w, w.x, "altup_proj", other)
         plan.copy(w.normed, streams, width=d, first=(0, other * d))
+    own = own_layers(w, max(w.config.layers - _OWN_LAYERS, 0))
     attentions: list[int] = []  # the places of their steps
     for block in range(w.config.layers):
-        _layer(w, block, streams, inputs, attentions)
+        _layer(w, block, streams, inputs, attentions, own)
     plan.copy(streams, w.x, width=d)
     total = w.buffer("total", d)
     plan.copy(w.x, total, width=d)
@@ -64,10 +66,10 @@ def _project(w: Writer, x: Buffer, name: str, stream: int) -> None:
     plan.multiply(w.normed, length, w.normed, Repeat.SPREAD)
 
 
-def _inputs(w: Writer) -> Buffer:
-    """What each layer gets by the token: of all layers, one after the other."""
+def layer_inputs(w: Writer, width: int) -> Buffer:
+    """What each layer gets by the token, `width` floats: of all layers, one after the other. Buffer
+    x holds the embeddings."""
     config, plan = w.config, w.plan
-    width = w.keys.integer("embedding_length_per_layer_input", 1 << 16, _INPUT_WIDTH)
     inputs = w.buffer("inputs", config.layers * width)
     projected = w.buffer("projected inputs", inputs.width)
     embedding = w.matrix("per_layer_token_embd", config.vocab, inputs.width)
@@ -80,7 +82,22 @@ def _inputs(w: Writer) -> Buffer:
     return inputs
 
 
-def _layer(w: Writer, block: int, streams: Buffer, inputs: Buffer, attentions: list[int]) -> None:
+def of_input(w: Writer, block: int, x: Buffer, inputs: Buffer) -> None:
+    """Added = what the layer makes of its input, gated by x."""
+    plan, prefix = w.plan, f"blk.{block}."
+    width = inputs.width // w.config.layers
+    gate, own = w.buffer("input gate", width), w.buffer("input", width)
+    w.product(x, f"{prefix}inp_gate", gate)
+    plan.map(gate, gate, Activation.GELU_TANH)
+    plan.copy(inputs, own, width=width, first=(block * width, 0))
+    plan.multiply(gate, own, gate)
+    w.product(gate, f"{prefix}proj", w.added)
+    w.norm(w.added, f"{prefix}post_norm", w.added)
+
+
+def _layer(
+    w: Writer, block: int, streams: Buffer, inputs: Buffer, attentions: list[int], own: int
+) -> None:
     prefix, plan, x = f"blk.{block}.", w.plan, w.x
     laurel = w.buffer("laurel", w.config.d)
     predicted = _predict(w, block, streams)
@@ -90,7 +107,8 @@ def _layer(w: Writer, block: int, streams: Buffer, inputs: Buffer, attentions: l
     w.product(low, f"{prefix}laurel_r", laurel)
     w.norm(laurel, f"{prefix}laurel_post_norm", laurel)
     plan.add(laurel, w.normed, laurel)
-    attentions.append(_attention(w, block, attentions))
+    rope = w.rope(rope_of(w, block))
+    attentions.append(attention(w, block, attentions, own, w.config.head_dim, rope))
     w.residual(f"{prefix}post_attention_norm")
     plan.add(x, laurel, x)
     plan.scale(x, 0.5**0.5)
@@ -153,19 +171,12 @@ def _correct(w: Writer, block: int, predicted: Buffer, streams: Buffer) -> None:
 
 def _add_inputs(w: Writer, block: int, streams: Buffer, inputs: Buffer) -> None:
     """Adds the layer's input to all streams but the first."""
-    plan, prefix, d = w.plan, f"blk.{block}.", w.config.d
-    width = inputs.width // w.config.layers
-    gate, own = w.buffer("input gate", width), w.buffer("input", width)
+    plan, d = w.plan, w.config.d
     others = w.buffer("others", streams.width - d)
     plan.copy(streams, w.normed, width=d)
-    scale = plan.vector(f"{prefix}altup_correct_scale.weight", d)
+    scale = plan.vector(f"blk.{block}.altup_correct_scale.weight", d)
     plan.multiply(w.normed, scale, w.normed)
-    w.product(w.normed, f"{prefix}inp_gate", gate)
-    plan.map(gate, gate, Activation.GELU_TANH)
-    plan.copy(inputs, own, width=width, first=(block * width, 0))
-    plan.multiply(gate, own, gate)
-    w.product(gate, f"{prefix}proj", w.added)
-    w.norm(w.added, f"{prefix}post_norm", w.added)
+    of_input(w, block, w.normed, inputs)
     plan.copy(streams, others, width=others.width, first=(d, 0))
     plan.add(others, w.added, others)
     plan.copy(others, streams, width=others.width, first=(0, d))
@@ -174,16 +185,30 @@ def _add_inputs(w: Writer, block: int, streams: Buffer, inputs: Buffer) -> None:
 # -- Attention -------------------------------------------------------------------------------------
 
 
-def _attention(w: Writer, block: int, attentions: list[int]) -> int:
-    """Added = attention of normed, in the last layers to keys and values of the last layer with a
-    window, or without, that has some; the place of its step."""
+def attention(
+    w: Writer,
+    block: int,
+    attentions: list[int],
+    own: int,
+    dim: int,
+    rope: int,
+    *,
+    keys_as_values: bool = False,
+) -> int:
+    """Added = attention of normed by heads of `dim` elements, from layer `own` on to keys and
+    values of the last layer before it with a window, or without, as the block; the place of its
+    step. ``keys_as_values``: values are the products of the keys, normalised in their own way."""
     config, plan, prefix = w.config, w.plan, f"blk.{block}.attn_"
-    kv_heads, dim, own = config.kv_heads, config.head_dim, _own_layers(w)
-    q, mixed = (w.buffer(name, config.heads * dim) for name in ("q", "heads"))
+    heads, kv_heads = w.heads(block), w.kv_heads(block)
+    q, mixed = (w.buffer(name, heads * dim) for name in ("q", "heads"))
     k = v = source = None
     if block < own:
         k, v = w.buffer("k", kv_heads * dim), w.buffer("v", kv_heads * dim)
-        w.products(w.normed, (f"{prefix}q", q), (f"{prefix}k", k), (f"{prefix}v", v))
+        if keys_as_values:
+            w.products(w.normed, (f"{prefix}q", q), (f"{prefix}k", k))
+            plan.copy(k, v, width=v.width)
+        else:
+            w.products(w.normed, (f"{prefix}q", q), (f"{prefix}k", k), (f"{prefix}v", v))
         plan.norm(v, v, None, config.norm_epsilon, groups=kv_heads)
     else:
         w.product(w.normed, f"{prefix}q", q)
@@ -191,8 +216,7 @@ def _attention(w: Writer, block: int, attentions: list[int]) -> int:
         source = attentions[max(alike)]
         for name in ("k", "v", "k_norm"):
             w.unused(f"{prefix}{name}.weight")
-    rope = w.rope(rope_of(w, block))
-    for name, each, count in (("q_norm", q, config.heads), ("k_norm", k, kv_heads)):
+    for name, each, count in (("q_norm", q, heads), ("k_norm", k, kv_heads)):
         if each is not None:
             w.norm(each, f"{prefix}{name}", each, groups=count)
             plan.rotate(each, rope, count, config.rope_halves)
@@ -205,10 +229,11 @@ def _attention(w: Writer, block: int, attentions: list[int]) -> int:
     return step
 
 
-def _own_layers(w: Writer) -> int:
-    """The layers with keys and values of their own."""
+def own_layers(w: Writer, shared: int) -> int:
+    """The layers with keys and values of their own: all but the last so many as the file says, or
+    `shared`."""
     layers, name = w.config.layers, "attention.shared_kv_layers"
-    own = layers - (w.keys.integer(name, layers, 0, least=0) or max(layers - _OWN_LAYERS, 0))
+    own = layers - (w.keys.integer(name, layers, 0, least=0) or shared)
     if own < layers and not set(w.config.windows) <= set(w.config.windows[:own]):
         raise w.keys.fail(name, f"leaves {own} layers, of which none is like the others")
     return own
