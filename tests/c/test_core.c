@@ -351,7 +351,7 @@ int main(int argc, char **argv) {
   for (int32_t isa = 0; isa < sf_isa_count(); isa++) {
     if (!check_isa(sf_isa_supported(isa))) continue;
     check_section(sf_isa_name(isa));
-    sf_context *context, *threaded;
+    sf_context *context = NULL, *threaded = NULL;
     CHECK(sf_context_open(&context, isa, 1) == SF_OK && sf_context_open(&threaded, isa, 3) == SF_OK, "context");
     test_select(context);
     test_peaks(context), test_peaks(threaded);
