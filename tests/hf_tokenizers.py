@@ -148,6 +148,7 @@ MAKERS: dict[str, Callable[[int], Tokenizer]] = {
     "phimoe": lambda size: _sentencepiece(size, metaspace=True),
     "qwen2_moe": lambda size: _byte_level("qwen2", size, composed=True),
     "qwen3_moe": lambda size: _byte_level("qwen2", size, composed=True),
+    "smallthinker": lambda size: _byte_level("qwen2", size, composed=True),
     "olmoe": lambda size: _byte_level("gpt-2", size, composed=True),
     "gpt_oss": lambda size: _byte_level("gpt-4o", size),
     "deepseek_v2": lambda size: _byte_level("deepseek-llm", size),

@@ -495,7 +495,7 @@ def test_tokenisers_that_do_not_fit(tmp_path: Path) -> None:
     assert tokenizer_metadata(tmp_path, 500, pre="gpt-2")["tokenizer.ggml.pre"] == "gpt-2"
     whole = json.loads(path.read_text())
     for change, message in (
-        ({"type": "WordPiece"}, "'WordPiece'; BPE is supported"),
+        ({"type": "WordLevel"}, "'WordLevel'; BPE, WordPiece and Unigram"),
         ({"merges": None}, "merges are missing"),
         ({"merges": ["a"]}, "not well formed"),
         ({"vocab": {"a": -4}}, "not well formed"),

@@ -14,6 +14,7 @@ import hf_families
 import hf_sparse
 from hf_checkpoint import write_safetensors
 from hf_families import TOKENS
+from hf_tokenizers import MAKERS
 from sparsefire.errors import ModelFileError, UnsupportedError
 from sparsefire.files.convert.checkpoint import convert_checkpoint
 from sparsefire.gguf.reader import GgufFile
@@ -42,7 +43,7 @@ def write(folder: Path, values: dict[str, Any], shapes: hf_sparse.Shapes) -> dic
     if values["model_type"] == "rwkv7":
         (folder / "rwkv_vocab_v20230424.txt").write_text(vocabulary(), "utf-8")
     else:
-        tokenizer = hf_families.byte_level_tokenizer(hf_sparse.VOCAB - 10)
+        tokenizer = MAKERS[values["model_type"]](hf_sparse.VOCAB - 10)
         tokenizer.save(str(folder / "tokenizer.json"))
     return {name: each.astype(np.float64) for name, each in tensors.items()}
 

@@ -112,7 +112,7 @@ def test_the_phase_decides_not_the_number_of_tokens(tmp_path: Path) -> None:
         first, second, alone = (model.new_session(16) for _ in range(3))
         model.evaluate([(first, [1, 2, 3]), (second, [4])])
         both = model.evaluate([(first, [5]), (second, [6])], phase="decode")
-        alone.feed([1, 2, 3], model.config.default_mode)
+        model.evaluate([(alone, [1, 2, 3])])
         np.testing.assert_array_equal(both[0], alone.step(5))
 
 

@@ -32,7 +32,7 @@ def run_in_pyodide(code: str, folders: Mapping[str, Path]) -> str:
     package = Path(sparsefire.__file__).parent
     own = {f"{_PACKAGES}/sparsefire": package, f"{_PACKAGES}/bench": _ROOT / "bench"}
     mounts = [f"{folder.resolve()}={place}" for place, folder in {**own, **folders}.items()]
-    found = f"import sys; sys.path.insert(0, {_PACKAGES!r})\n{code}"
+    found = f"import site; site.addsitedir({_PACKAGES!r})\n{code}"
     script = Path(__file__).with_suffix(".mjs")
     done = subprocess.run(
         [node, str(script), str(home), found, *mounts], stdout=subprocess.PIPE, text=True

@@ -191,16 +191,17 @@ static void test_bounded(sf_context *context) {
   CHECK(sf_model_add_step(model, SF_STEP_HEAD, head, 6, NULL, 0) >= 0, "head");
   CHECK(sf_session_open(&session, model, 2 * VOCAB) == SF_OK, "session");
   for (int32_t token = 0, rows; token < VOCAB; token += 7) {
-    int32_t best[2], tokens_counted;
+    int32_t best[2][VOCAB], tokens_counted;
     CHECK(sf_session_set_head(session, SF_HEAD_DENSE, NULL, 0) == SF_OK, "dense");
     CHECK(sf_session_eval(session, &token, 1, SF_DENSE, SF_DECODE, exact, 1) == SF_OK, "eval");
     CHECK(sf_session_head_counts(session, &tokens_counted, &rows) == SF_OK, "counts");
     CHECK(sf_session_set_head(session, SF_HEAD_SCREENED, NULL, 0) == SF_OK, "proven");
     CHECK(sf_session_eval(session, &token, 1, SF_DENSE, SF_DECODE, found, 1) == SF_OK, "eval");
     CHECK(sf_session_head_counts(session, &tokens_counted, &rows) == SF_OK && rows >= 1 && rows < VOCAB, "%d", rows);
-    CHECK(sf_select_top_k(context, exact, VOCAB, 1, &best[0]) == 1, "best");
-    CHECK(sf_select_top_k(context, found, VOCAB, 1, &best[1]) == 1, "best");
-    CHECK(best[0] == best[1] && exact[best[0]] == found[best[0]], "%d is not %d", best[1], best[0]);
+    CHECK(sf_select_top_k(context, exact, VOCAB, 1, best[0]) == 1, "best");
+    CHECK(sf_select_top_k(context, found, VOCAB, 1, best[1]) == 1, "best");
+    const int32_t want = best[0][0], have = best[1][0];
+    CHECK(want == have && exact[want] == found[want], "%d is not %d", have, want);
   }
   sf_session_close(session), sf_model_close(model), sf_predictor_close(screen);
   sf_matrix_close(matrix), sf_matrix_close(copy), sf_matrix_close(of_parts);

@@ -112,7 +112,8 @@ class TokenizerJson:
         """Raises unless the model is BPE as GGUF files can describe it."""
         if not self.bpe or not isinstance(self.model.get("vocab"), dict):
             raise UnsupportedError(
-                f"{self.path}: a tokeniser of the type {self.model.get('type')!r}; BPE is supported"
+                f"{self.path}: a tokeniser of the type {self.model.get('type')!r}; BPE, WordPiece "
+                "and Unigram are supported"
             )
         if not isinstance(self.model.get("merges"), list):
             raise ModelFileError(f"{self.path}: the merges are missing")
