@@ -38,9 +38,7 @@ def rerank(
     model: Model, query: str, documents: Sequence[str], *, mode: str | None = None
 ) -> FloatArray:
     """See `Model.rerank`."""
-    judge = Judge(model)
-    pairs = [judge.pair(query, document) for document in _texts(documents)]
-    return np.array([judge.score(pair, mode) for pair in pairs], np.float32)
+    return np.array(_judged(model, query, _texts(documents), mode)[0], np.float32)
 
 
 @checked(query=text, name=text, top_n=positive, return_documents=flag, mode=text)
@@ -55,13 +53,20 @@ def create_rerank(
     mode: str | None = None,
 ) -> Ranking:
     """See `Model.create_rerank`; `name` is the model's name in the answer."""
-    judge, texts = Judge(model), _texts(documents)
-    pairs = [judge.pair(query, document) for document in texts]
-    scores = [judge.score(pair, mode) for pair in pairs]
-    tokens = sum(len(pair.ids) for pair in pairs)
+    texts = _texts(documents)
+    scores, tokens = _judged(model, query, texts, mode)
     shown = texts if return_documents else None
     name = model.config.name if name is None else name
     return ranking_of(scores, tokens, name, top_n=top_n, documents=shown)
+
+
+def _judged(
+    model: Model, query: str, documents: Sequence[str], mode: str | None
+) -> tuple[list[float], int]:
+    """The scores of the documents, and how many tokens the pairs have."""
+    judge = Judge(model)
+    pairs = [judge.pair(query, document) for document in documents]
+    return [judge.score(pair, mode) for pair in pairs], sum(len(pair.ids) for pair in pairs)
 
 
 def ranking_of(
