@@ -32,4 +32,6 @@ cd "$root"
 export PATH="$root/.venv/bin:$PATH"
 workers=$(($(nproc) + 1)) # some tests wait, for browsers and servers
 if [ "$workers" -gt 8 ]; then workers=8; fi
-SPARSEFIRE_CI=1 exec python -m pytest --numprocesses "$workers" --dist loadgroup --no-loadscope-reorder "$@"
+# What hangs ends with a summary: each test has its time (pyproject.toml), and so has the whole run.
+SPARSEFIRE_CI=1 exec python -m pytest --numprocesses "$workers" --dist loadgroup --no-loadscope-reorder \
+  --session-timeout 3000 "$@"

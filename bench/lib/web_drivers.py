@@ -20,12 +20,13 @@ import time
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 _STARTING_SECONDS = 60
-SCRIPT_SECONDS = 240  # for a script to answer, on a busy machine
+SCRIPT_SECONDS = 140  # for a script to answer, on a busy machine
 
 CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 CHROMIUM_FLAGS = (
@@ -218,13 +219,27 @@ class Send(Protocol):
 
 
 class _Session:
-    """Commands to the tab that they are for."""
+    """Commands to the tab that they are for. A browser that once gave no answer gets no further
+    command, since each would wait as long."""
 
     def __init__(self, send: Send, version: str) -> None:
-        self.send = send
+        self._send = send
+        self._lost = ""
         self.version = version
         self.handle = send("GetWindowHandle")
         send("SetTimeouts", script=1000 * SCRIPT_SECONDS, pageLoad=1000 * SCRIPT_SECONDS)
+
+    def send(self, command: str, **parameters: Any) -> Any:
+        """Errors: `AssertionError`."""
+        if self._lost:
+            raise AssertionError(self._lost)
+        try:
+            return self._send(command, **parameters)
+        except (OSError, AssertionError) as error:
+            if isinstance(error, OSError) or "script timeout" in str(error):
+                self._lost = f"the browser no longer answers, since {command}: {error}"
+                raise AssertionError(self._lost) from None
+            raise
 
     def to(self, handle: str, command: str, **parameters: Any) -> Any:
         if handle != self.handle:
@@ -370,7 +385,7 @@ def _marionette(stream: Any) -> tuple[Send, str]:
         stream.flush()
         _, _, error, result = receive()
         if error:
-            raise AssertionError(f"{command}: {error['message']}")
+            raise AssertionError(f"{command}: {error['error']}: {error['message']}")
         return result.get("value", result) if isinstance(result, dict) else result
 
     receive()  # the greeting
@@ -443,23 +458,27 @@ def webkitgtk(directory: Path, proxy_port: int, optimised: bool = False) -> Iter
             environment["JSC_useOMGJIT"] = "0"
         with _running(program, f"--port={port}", env=environment):
             send, version = _webdriver(f"http://127.0.0.1:{port}/session", proxy_port)
+            session = _Session(send, version)
             try:
-                driver = _WebKit(_Session(send, version))
+                driver = _WebKit(session)
                 driver.resize(1280, 800)
                 yield driver
             finally:
-                send("")
+                with suppress(AssertionError):
+                    session.send("")
 
 
 def _webdriver(address: str, proxy_port: int) -> tuple[Send, str]:
     """A session over WebDriver's HTTP, and the browser's version; the command "" ends it."""
 
-    def ask(url: str, parameters: Any, method: str = "POST") -> Any:
+    def ask(
+        url: str, parameters: Any, method: str = "POST", seconds: float = 2 * SCRIPT_SECONDS
+    ) -> Any:
         body = json.dumps(parameters).encode() if method == "POST" else None
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         request.method = method
         try:
-            with urllib.request.urlopen(request, timeout=2 * SCRIPT_SECONDS) as answer:
+            with urllib.request.urlopen(request, timeout=seconds) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{url}: {error.read().decode()}") from None
@@ -468,13 +487,14 @@ def _webdriver(address: str, proxy_port: int) -> tuple[Send, str]:
     proxies = {"proxyType": "manual", "httpProxy": proxy, "sslProxy": proxy}
     wanted = {"proxy": {**proxies, "noProxy": ["127.0.0.1"]}}
     capabilities = {"capabilities": {"alwaysMatch": wanted}}
-    opened = _wait_for(lambda: ask(address, capabilities), "WebKitWebDriver")
+    begin = partial(ask, address, capabilities, seconds=_STARTING_SECONDS)
+    opened = _wait_for(begin, "WebKitWebDriver")
     session, version = opened["sessionId"], opened["capabilities"]["browserVersion"]
 
     def send(command: str, **parameters: Any) -> Any:
         base = f"{address}/{session}"
         if not command:
-            return ask(base, None, "DELETE")
+            return ask(base, None, "DELETE", _STARTING_SECONDS)
         if command == "CloseWindow":
             return ask(f"{base}/window", None, "DELETE")
         if command in _READ_PATHS:
