@@ -20,7 +20,7 @@ from sparsefire.files.convert.checkpoint import convert_checkpoint
 from sparsefire.files.convert.safetensors import Checkpoint
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.lm.model import Model
-from sparsefire.lm.ranking import Judge, Pair
+from sparsefire.lm.ranking import Pair
 
 ENTRIES = hf_families.entries()
 TEXTS = (
@@ -36,7 +36,7 @@ def computed(model: Model, types: list[int] | None) -> npt.ArrayLike:
     if model.config.kind.output:
         return model.logits(hf_families.TOKENS)[-1]
     if model.config.pooling == "rank":
-        return [Judge(model).score(Pair(hf_families.TOKENS, types))]
+        return [model.judge.score(Pair(hf_families.TOKENS, types))]
     return model.hidden_states(hf_families.TOKENS)[-1]
 
 

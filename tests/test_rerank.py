@@ -17,7 +17,7 @@ from sparsefire.cli import main
 from sparsefire.errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
 from sparsefire.lm.generation import Cancel
 from sparsefire.lm.model import Model
-from sparsefire.lm.ranking import Judge, Pair
+from sparsefire.lm.ranking import Pair
 from sparsefire.serve.errors import ApiError
 from sparsefire.serve.fields import Limits
 from sparsefire.serve.requests import Requests
@@ -55,7 +55,7 @@ def test_scores(model: RandomModel, tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", model, PIECES)
     reference = EncoderReference(path)
     with Model.load(path) as loaded:
-        judge = Judge(loaded)
+        judge = loaded.judge
         for tokens in (TOKENS, TOKENS[:3]):
             assert judge.score(Pair(tokens, None)) == pytest.approx(reference.score(tokens), 1e-5)
         if model.architecture == "bert":

@@ -437,7 +437,7 @@ class Reranker(Worker):
     results: ClassVar[dict[str, Kind]] = {"score": "number", "prompt_tokens": "whole"}
 
     def _answers(self, found: OpenedModel, rows: Sequence[Row]) -> list[Answer]:
-        judge = Judge(found.model)
+        judge = found.model.judge
         return [_attempt(lambda _, row: self._answer(judge, row), found.model, row) for row in rows]
 
     def _answer(self, judge: Judge, row: Row) -> Answer:

@@ -49,7 +49,7 @@ from .generation import (
     takes_arguments_of,
 )
 from .opening import neuron_budget_of, open_model
-from .ranking import create_rerank, rerank
+from .ranking import Judge, create_rerank, rerank
 from .run import Run
 from .scoring import Perplexity, windows_loss
 from .sessions import Lease
@@ -176,6 +176,11 @@ class Model(Evaluator):
     def chat_template(self) -> ChatTemplate:
         """The chat template of the file; `UnsupportedError` if it has none."""
         return ChatTemplate.from_metadata(self._file.metadata, self._file.name)
+
+    @functools.cached_property
+    def judge(self) -> Judge:
+        """What scores pairs of texts, with the classifier of the file; see `Judge`."""
+        return Judge(self)
 
     @checked(add_generation_prompt=flag, chat_template=text)
     def apply_chat_template(

@@ -64,7 +64,7 @@ def _judged(
     model: Model, query: str, documents: Sequence[str], mode: str | None
 ) -> tuple[list[float], int]:
     """The scores of the documents, and how many tokens the pairs have."""
-    judge = Judge(model)
+    judge = model.judge
     pairs = [judge.pair(query, document) for document in documents]
     return [judge.score(pair, mode) for pair in pairs], sum(len(pair.ids) for pair in pairs)
 

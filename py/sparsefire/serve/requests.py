@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from ..errors import ContextFullError
 from ..lm.embedding import embeddings_of, ids_of, vector_width
 from ..lm.generation import Cancel, GenerateOptions
-from ..lm.ranking import Judge, ranking_of
+from ..lm.ranking import ranking_of
 from ..lm.sampling import RANGES
 from .errors import ApiError, error_of
 from .fields import Bodies, Limits
@@ -249,7 +249,7 @@ class Requests:
         mode, documents = fields.get("mode", self._own["mode"]), fields["documents"]
 
         def run(cancel: Cancel) -> Iterator[dict[str, Any]]:
-            judge = Judge(self.model)
+            judge = self.model.judge
             pairs = [judge.pair(fields["query"], each) for each in documents]
             for pair in pairs:
                 self._check_prompt(pair.ids)
