@@ -144,6 +144,12 @@ def test_no_comparison(path: Path, silu: Path) -> None:
     assert "[1 tokens; " in result.stdout
 
 
+def test_options_are_taken_by_their_whole_names(path: Path) -> None:
+    """Else --mode, which no command has, would be --model."""
+    fails(run(*GREEDY, "--mode", "dense"), 2, "unrecognized arguments: --mode")
+    fails(run("bench", "roofline", "--thread", 1), 2, "unrecognized arguments: --thread")
+
+
 def test_options_reach_the_model(path: Path) -> None:
     options: dict[str, Any] = {
         "temperature": 2.5,
