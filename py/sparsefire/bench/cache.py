@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from ..ffn.cached import CachedFfn
 from ..ffn.layer import SparseFfn
 from . import CACHE_EXPONENT, CACHE_REPEATS
 from .ffn import random_layer
+from .report import Report
 
 
-@dataclass(frozen=True)
-class CacheBench:
+@dataclass(frozen=True, kw_only=True)
+class CacheBench(Report):
     """A neuron cache with one policy against the same layer in memory, one vector at a time.
 
     ``memory_ms`` and ``cached_ms`` are medians over ``repeats``; ``hit_rate``, and ``misses`` and
@@ -50,14 +51,6 @@ class CacheBench:
     misses: float
     bytes_read: float
     identical: bool
-    backend: str
-    isa: str
-    threads: int
-    repeats: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return asdict(self)
 
 
 def power_law(hidden: int, active: float, exponent: float) -> npt.NDArray[np.float64]:

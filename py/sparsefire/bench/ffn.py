@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from ..fit.layers import predictor_format
 from ..weights.formats import weight_format
 from ..weights.matrix import bundle_views
 from ..weights.quantized import quantize_rows
+from .report import Report
 
 _SECONDS = 5.0  # total time when the number of repetitions is not given
 _FEWEST, _MOST = 7, 201
@@ -29,8 +29,8 @@ _ROWS_AT_ONCE = 1024
 ALL_ACTIVE = 8.0  # a bias that keeps every gate of a `random_layer` positive
 
 
-@dataclass(frozen=True)
-class FfnBench:
+@dataclass(frozen=True, kw_only=True)
+class FfnBench(Report):
     """A layer's times, medians over ``repeats`` in milliseconds, for one vector at a time.
 
     ``sparse_ms`` includes the predictor, which by itself takes ``predictor_ms``. ``limit`` is the
@@ -53,14 +53,6 @@ class FfnBench:
     bytes_dense: int
     bytes_sparse: int
     max_rel_err: float
-    backend: str
-    isa: str
-    threads: int
-    repeats: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return asdict(self)
 
 
 def bench_ffn(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from ..lm.model import Model
 from ..lm.session import Session
 from . import ROOFLINE_READ, ROOFLINE_REPEATS
 from .ffn import LayerRuns
+from .report import Report
 
 _PEAK_SECONDS = 0.005  # of a run of operations, so that a clock measures it
 _KINDS = {"floats": Peak.PEAK_FLOATS, "integers": Peak.PEAK_INTEGERS, "tiles": Peak.PEAK_TILES}
@@ -48,8 +48,8 @@ class Reached:
     share: float
 
 
-@dataclass(frozen=True)
-class Roofline:
+@dataclass(frozen=True, kw_only=True)
+class Roofline(Report):
     """Limits of the machine and what products reach, medians over ``repeats``, all in turns.
 
     ``reached``: bytes of weights that a dense and a sparse layer read, that decoding with all
@@ -62,14 +62,6 @@ class Roofline:
     layer: str
     format: str
     model: str
-    backend: str
-    isa: str
-    threads: int
-    repeats: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return asdict(self)
 
 
 def bench_roofline(

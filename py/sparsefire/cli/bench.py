@@ -18,6 +18,7 @@ from .common import Parser, Progress, add_host_options, choose_host, print_json,
 if TYPE_CHECKING:
     from ..bench.cache import CacheBench
     from ..bench.ffn import FfnBench
+    from ..bench.report import Report
     from ..bench.roofline import Roofline
 
 
@@ -236,7 +237,7 @@ def _roofline_table(result: Roofline) -> str:
     return "\n".join(lines)
 
 
-def _where(result: FfnBench | CacheBench | Roofline) -> str:
+def _where(result: Report) -> str:
     threads = f"{result.threads} thread{'s' * (result.threads != 1)}"
     return f"{result.backend}, {result.isa}, {threads}; medians of {result.repeats}"
 
