@@ -139,7 +139,7 @@ def test_products_with_some_inputs_are_those_of_float64() -> None:
     """Inputs are rounded to 8 bits."""
     if shutil.which("cc") is None:
         missing("a C compiler")
-    if hosts.open_core("native").isa not in ("avx2", "avx512", "avx512_vnni"):
+    if hosts.open_core("native").isa not in ("amx", "avx2", "avx512", "avx512_vnni"):
         pytest.skip("the kernel is for x86 with AVX2 or AVX-512")
     sizes = ["--d", "256", "--kv", "256", "--hidden", "256", "--layers", "2", "--rounds", "1"]
     done = run("-m", "bench.studies.inputs", "speed", *sizes)

@@ -187,6 +187,34 @@ def test_isas(core: Core) -> None:
     assert core.isas()[-1] == ("scalar" if core.host == "native" else "wasm128")
 
 
+_SMALL_SIGNAL_STACK = """
+import ctypes
+import sparsefire as sf
+
+
+class Stack(ctypes.Structure):  # stack_t of Linux
+    _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+memory = ctypes.create_string_buffer(8192)
+stack = Stack(ctypes.addressof(memory), 0, len(memory))
+assert ctypes.CDLL(None, use_errno=True).sigaltstack(ctypes.byref(stack), None) == 0
+assert sf.use_backend("native").isa != "amx", "Linux gave tiles, for which the stack is too small"
+try:
+    sf.use_backend("native", isa="amx")
+except sf.UnsupportedError:
+    print("refused")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's own way of giving tiles to a process")
+def test_a_system_that_refuses_tiles_gives_the_next_best() -> None:
+    found = subprocess.run(
+        (sys.executable, "-c", _SMALL_SIGNAL_STACK), capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (0, "refused\n"), found.stderr
+
+
 # -- ownership -----------------------------------------------------------------------------------
 
 

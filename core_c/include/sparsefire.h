@@ -87,12 +87,12 @@ SF_API int32_t sf_isa_count(void);
 /* Name of instruction set `isa` ("amx", "avx512_vnni", "avx512", "avx2", "sse41", "neon_dot", "neon",
  * "wasm128", "scalar"), or NULL. Static. */
 SF_API const char *sf_isa_name(int32_t isa);
-/* 1 when this machine can run instruction set `isa`, else 0. Of "amx" this asks Linux to give tiles to the process. */
+/* 1 when this machine can run instruction set `isa`, else 0. For "amx" this asks Linux for tiles, which may refuse. */
 SF_API int32_t sf_isa_supported(int32_t isa);
 
-/* Opens a context. `isa`: an index below sf_isa_count(), or -1 for the best supported one but amx. `threads`: 1 or
- * more, the calling thread included; builds without threads accept any number and use 1. Errors: ARGUMENT, UNSUPPORTED
- * (isa), MEMORY. */
+/* Opens a context. `isa`: an index below sf_isa_count(), or -1 for the best supported one. `threads`: 1 or more,
+ * the calling thread included; builds without threads accept any number and use 1. Errors: ARGUMENT, UNSUPPORTED (isa),
+ * MEMORY. */
 SF_API int32_t sf_context_open(sf_context **out, int32_t isa, int32_t threads);
 SF_API void sf_context_close(sf_context *context);
 SF_API int32_t sf_context_isa(const sf_context *context);

@@ -211,7 +211,7 @@ const sf_tiles *sf_isa_tiles(int32_t isa) { return isa >= 0 && isa < ISAS ? isas
 
 int32_t sf_isa_best(void) {
   for (int32_t isa = 0; isa < ISAS; isa++) {
-    if (!isas[isa].tiles && processor_has(isas[isa].needs)) return isa; /* tiles, which round more, are asked for */
+    if (processor_has(isas[isa].needs)) return isa;
   }
   return -1; /* scalar kernels, which always are, were left out */
 }

@@ -34,7 +34,7 @@ static inline size_t sf_tiles_numbers(int32_t n, int32_t columns) {
   return across * along * 2 * SF_TILE_NUMBERS;
 }
 
-/* Whether rows of a format are multiplied by tiles: not those whose numbers have more bits than two terms hold. */
+/* Whether rows of a format are multiplied by tiles: not those that were not rounded when they were stored. */
 static inline int sf_tiles_take(sf_format_index format) { return format != SF_FORMAT_F32; }
 
 /* Those of AMX, where the compiler has it; and, for tests alone, in plain C. */

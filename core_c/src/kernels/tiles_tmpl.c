@@ -1,8 +1,9 @@
 /* Products of prompts by tiles (tiles.h): compiled once for each vocabulary of tiles, with -DSF_TILES_<NAME> and the
  * flags that allow it.
  *
- * Weights and inputs are rounded to bfloat16, and what the rounding leaves is rounded again: a number is two terms, of
- * which a format takes one or both (products_of). Products are exact, sums are those of floats.
+ * Weights and inputs are rounded to bfloat16, and what the rounding leaves is rounded again: a number is two terms, and
+ * off by 2^-17 of itself at most. Products are exact, but for those of two second terms, which are left out; sums are
+ * those of floats.
  *
  * A tile of weights holds 16 rows, 32 columns of each, as they lie in memory. A tile of inputs holds 32 columns of 16
  * inputs, which change places when they are packed: row p holds columns 2 p and 2 p + 1 of every input. So the product
@@ -38,12 +39,9 @@ typedef struct {
   t_line lines[ACROSS][INPUT_TILES][SF_TILE_SIDE];
 } tile_sums;
 
-/* How many products a format takes: 1, of the first terms; 2, with the second terms of the inputs too; 3, also with
- * those of the weights. Weights that were rounded to 8 bits or less when they were stored lose no more here than 8-bit
- * inputs would. */
-static int products_of(sf_format_index format) {
-  return format == SF_FORMAT_F32 || format == SF_FORMAT_F16 ? 3 : format == SF_FORMAT_BF16 ? 2 : 1;
-}
+/* Whether weights have a second term that is not 0: all but those that were rounded to bfloat16 when they were stored.
+ * Then the products are three, else two, since inputs always have one. */
+static int has_rest(sf_format_index format) { return format != SF_FORMAT_BF16; }
 
 static int32_t tiles_of(int32_t columns) { return (columns + COLUMNS - 1) / COLUMNS; }
 
@@ -64,7 +62,7 @@ static void pack(const float *x, int32_t n, int32_t columns, uint16_t *tiles) {
 /* Columns c … c + n - 1 of the rows, `across` tiles of them; the last row fills up the last tile. */
 static void load_strip(sf_format_index format, sf_unpack_fn *unpack, const sf_rows *rows, int32_t n_rows,
                        int32_t across, int32_t c, int32_t n, tile_strip *strip) {
-  const int two = products_of(format) > 2;
+  const int two = has_rest(format);
   t_line buffer[STRIP / SF_TILE_SIDE];
   float *floats = (float *)(void *)buffer;
   for (int32_t i = 0; i < across * SF_TILE_SIDE; ++i) {
@@ -91,10 +89,31 @@ typedef struct {
   size_t stride, beside, below;
 } tile_target;
 
+static void load_left(t_file *f, int tiles, const uint16_t *at, size_t beside) {
+  (void)f;
+  t_load(f, 4, at);
+  if (tiles > 1) t_load(f, 5, at + beside);
+}
+
+static void load_right(t_file *f, int tiles, const uint16_t *at, size_t beside) {
+  (void)f;
+  t_load(f, 6, at);
+  if (tiles > 1) t_load(f, 7, at + beside);
+}
+
+static void dot_loaded(t_file *f, int left_tiles, int right_tiles) {
+  (void)f;
+  t_dot(f, 0, 4, 6);
+  if (right_tiles > 1) t_dot(f, 1, 4, 7);
+  if (left_tiles > 1) t_dot(f, 2, 5, 6);
+  if (left_tiles > 1 && right_tiles > 1) t_dot(f, 3, 5, 7);
+}
+
 /* Adds the products of n tiles along the columns: of one or two tiles of the left side with one or two of the right
- * one; the sums are new at first. */
+ * one; the sums are new at first. Of the terms, all products but that of the two second ones, `rest` saying whether the
+ * left side has such; in an order in which each is loaded once. */
 static void add_products(t_file *f, int is_new, int left_tiles, int right_tiles, int32_t n, const tile_side *left,
-                         const tile_side *right, int products, const tile_target *sums) {
+                         const tile_side *right, int rest, const tile_target *sums) {
   const size_t stride = sums->stride * sizeof(float);
   const uint16_t *l = left->at, *r = right->at;
   if (is_new) {
@@ -109,21 +128,15 @@ static void add_products(t_file *f, int is_new, int left_tiles, int right_tiles,
     if (left_tiles > 1 && right_tiles > 1) t_load_rows(f, 3, sums->at + sums->below + sums->beside, stride);
   }
   for (int32_t k = 0; k < n; ++k, l += left->next, r += right->next) {
-    for (int p = 0; p < products; ++p) {
-      const uint16_t *w = l + (p == 2 ? left->second : 0), *x = r + (p == 1 ? right->second : 0);
-      t_load(f, 4, w);
-      t_load(f, 6, x);
-      t_dot(f, 0, 4, 6);
-      if (right_tiles > 1) {
-        t_load(f, 7, x + right->beside);
-        t_dot(f, 1, 4, 7);
-      }
-      if (left_tiles > 1) {
-        t_load(f, 5, w + left->beside);
-        t_dot(f, 2, 5, 6);
-        if (right_tiles > 1) t_dot(f, 3, 5, 7);
-      }
+    load_right(f, right_tiles, r, right->beside);
+    if (rest) {
+      load_left(f, left_tiles, l + left->second, left->beside);
+      dot_loaded(f, left_tiles, right_tiles);
     }
+    load_left(f, left_tiles, l, left->beside);
+    dot_loaded(f, left_tiles, right_tiles);
+    load_right(f, right_tiles, r + right->second, right->beside);
+    dot_loaded(f, left_tiles, right_tiles);
   }
   t_store_rows(f, 0, sums->at, stride);
   if (right_tiles > 1) t_store_rows(f, 1, sums->at + sums->beside, stride);
@@ -151,8 +164,7 @@ static void dot_group(t_file *f, sf_format_index format, sf_unpack_fn *unpack, c
       const tile_side right = {inputs + (size_t)t * apart, TERMS * SF_TILE_NUMBERS, apart, SF_TILE_NUMBERS};
       const tile_target to = {(float *)(void *)sums.lines[0][t], SF_TILE_SIDE, SF_TILE_SIDE * SF_TILE_SIDE,
                               INPUT_TILES * SF_TILE_SIDE * SF_TILE_SIDE};
-      add_products(f, c == 0, across, input_tiles - t < 2 ? 1 : 2, tiles_of(n), &left, &right, products_of(format),
-                   &to);
+      add_products(f, c == 0, across, input_tiles - t < 2 ? 1 : 2, tiles_of(n), &left, &right, has_rest(format), &to);
     }
   }
   for (int32_t i = 0; i < n_rows; i += SF_TILE_SIDE) {
@@ -271,7 +283,7 @@ static void multiply(const float *left, int32_t m, const float *right, int32_t k
                            SF_TILE_NUMBERS};
       const tile_target to = {c + (size_t)(i * SF_TILE_SIDE) * c_stride + (size_t)(j * SF_TILE_SIDE), c_stride,
                               SF_TILE_SIDE, SF_TILE_SIDE * c_stride};
-      add_products(&file, !adds, down - i < 2 ? 1 : 2, across - j < 2 ? 1 : 2, along, &a, &b, TERMS + 1, &to);
+      add_products(&file, !adds, down - i < 2 ? 1 : 2, across - j < 2 ? 1 : 2, along, &a, &b, 1, &to);
     }
   }
   t_close(&file);
