@@ -48,6 +48,7 @@ class Decoder:
     window_base: float = 0.0
     gate: str = "sigmoid"
     scoring: str = "softmax"
+    limits: str = ""  # of SiLU, see `mixture_reference.Family`
 
 
 def decoder_of(parts: str, activation: str = "silu", **options: Any) -> Decoder:
@@ -236,9 +237,11 @@ DECODERS = {
             **_WINDOW,
             **_EXPERTS,
             "attention.sliding_window_pattern": [True, True, False, True, True],
+            "swiglu_clamp_exp": [0.0, 0.2, 0.4, 0.3, 7.0],
         },
         every=5,
         full_at=2,
+        limits="inside",
     ),
     "mimo2": decoder_of(
         "halves sinks experts selection_bias",

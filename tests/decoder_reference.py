@@ -41,6 +41,7 @@ class DecoderReference(Reference):
             None if "expert_weights_norm" in decoder.keys else "unnormalised" not in decoder.parts,
             scaled="expert_weights_scale" in decoder.keys,
             halves="halves" in decoder.parts,
+            limits=decoder.limits,
             activation=lambda gate, up, of=decoder.activation: ACTIVATIONS[of](gate) * up,
         )
         for name, decoder in {**DECODERS, **MIXED}.items()

@@ -1,5 +1,5 @@
 """An independent forward pass of Gemma 4's text part in float64 numpy: heads of two sizes, values
-that are keys, inputs of each layer by token, and layers that share keys and values."""
+that are keys, inputs of each layer by token, layers that share keys and values, and experts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from gemma3n_reference import gelu
 from mixture_reference import Array, Family, Reference
 
 
+def geglu(gate: Array, up: Array) -> Array:
+    return gelu(gate) * up
+
+
 class Gemma4Reference(Reference):
     """One file."""
 
-    families: Mapping[str, Family] = {"gemma4": Family()}
+    families: Mapping[str, Family] = {"gemma4": Family(activation=geglu)}
 
     def logits(self, tokens: npt.ArrayLike) -> Array:
         """Logits of all positions, (n, vocabulary)."""
@@ -30,7 +34,9 @@ class Gemma4Reference(Reference):
             x = x + self._norm(mixed, f"{block}post_attention_norm")
             normed = self._norm(x, f"{block}ffn_norm")
             gate, up = (self._product(normed, f"{block}ffn_{name}") for name in ("gate", "up"))
-            down = self._product(gelu(gate) * up, f"{block}ffn_down")
+            down = self._product(geglu(gate, up), f"{block}ffn_down")
+            if f"{block}ffn_gate_inp.weight" in self.tensors:
+                down = self._norm(down, f"{block}post_ffw_norm_1") + self._routed(x, block)
             x = x + self._norm(down, f"{block}post_ffw_norm")
             if inputs is not None:
                 gated = gelu(self._product(x, f"{block}inp_gate")) * inputs[:, layer]
@@ -39,6 +45,13 @@ class Gemma4Reference(Reference):
         scores = self._output(self._norm(x, "output_norm"))
         cap = self.keys.get("final_logit_softcapping", np.inf)
         return np.asarray(cap * np.tanh(scores / cap)) if np.isfinite(cap) else scores
+
+    def _routed(self, x: Array, block: str) -> Array:
+        """What the experts make, by a router that looks at x in a norm of its own."""
+        routed = self._norm(x, None) * self.tensors[f"{block}ffn_gate_inp.scale"]
+        scores = self._product(routed / np.sqrt(x.shape[1]), f"{block}ffn_gate_inp")
+        normed = self._norm(x, f"{block}pre_ffw_norm_2")
+        return self._norm(self._mixture(normed, scores, block), f"{block}post_ffw_norm_2")
 
     def _inputs(self, ids: npt.NDArray[np.int64], x: Array) -> Array:
         """What each layer gets, (n, layers, width)."""

@@ -161,6 +161,19 @@ MIXTURES = {
         keys={**_SIGMOID, "expert_feed_forward_length": HIDDEN, "rope.dimension_count": 6},
         width=HIDDEN,
     ),
+    "minimax-m3": _mixture(
+        "head_norms selection_bias block_indexer",
+        keys={
+            **_WIDTH,
+            **_LEAD,
+            **_ROUTER,
+            **_SIGMOID,
+            "attention.indexer.block_size": 4,
+            "attention.indexer.top_k": 4,
+            "rope.dimension_count": 6,
+        },
+        shared=WIDTH,
+    ),
     "grovemoe": _mixture(
         "head_norms chunks",
         keys={
@@ -264,6 +277,8 @@ def _tensors(mixture: Mixture, keys: dict[str, Any]) -> Iterator[tuple[str, tupl
         yield from heads
         if "indexer" in mixture.parts:
             yield from _indexer(block)
+        if "block_indexer" in mixture.parts and has_experts(mixture, layer):
+            yield from _block_indexer(block)
         if has_experts(mixture, layer):
             yield from experts(mixture, block)
         else:
@@ -317,6 +332,14 @@ def _indexer(block: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{block}indexer.proj.weight", (2, D)
     yield f"{block}indexer.attn_k.weight", (HEAD, D)
     yield f"{block}indexer.attn_q_b.weight", (2 * HEAD, QUERY_RANK)
+
+
+def _block_indexer(block: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """What chooses blocks of tokens."""
+    yield f"{block}indexer.q_proj.weight", (2 * HEAD, D)
+    yield f"{block}indexer.k_proj.weight", (HEAD, D)
+    yield f"{block}indexer.q_norm.weight", (HEAD,)
+    yield f"{block}indexer.k_norm.weight", (HEAD,)
 
 
 def _latent(block: str) -> Iterator[tuple[str, tuple[int, ...]]]:

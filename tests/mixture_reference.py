@@ -55,6 +55,8 @@ class Family:
     norms: str = ""  # of queries and keys: "head", "head, after rotary", "whole"
     ffn_norm: str = "ffn_norm"
     activation: Callable[[Array, Array], Array] = swiglu
+    dense: Callable[[Array, Array], Array] = swiglu  # of layers that are no experts
+    limits: str = ""  # the file's limits hold "inside" of SiLU, or "outside"; "": there are none
 
 
 FAMILIES = {
@@ -79,6 +81,9 @@ FAMILIES = {
     "bailingmoe2": Family(None, None, scaled=True, norms="head"),
     "phimoe": Family(),
     "minimax-m2": Family(None, norms="whole"),
+    "minimax-m3": Family(
+        *(None, None), scaled=True, norms="head", activation=clamped_swiglu, dense=clamped_swiglu
+    ),
     "grovemoe": Family(norms="head"),
     "mellum": Family(norms="head"),
     "afmoe": Family(None, None, "sigmoid", scaled=True, norms="head"),
@@ -106,6 +111,12 @@ class Reference:
         self.tensors: dict[str, Array] = {
             each.name: each.data.astype(np.float64) for each in reader.tensors
         }
+        for name in [each for each in self.tensors if each.endswith("ffn_gate_up_exps.weight")]:
+            parts = np.split(
+                self.tensors.pop(name), 2, axis=1
+            )  # of each expert, one below the other
+            for part, values in zip(("gate", "up"), parts, strict=True):
+                self.tensors[name.replace("gate_up", part)] = values
         self.eps = self.keys.get("attention.layer_norm_rms_epsilon", 0.0)
 
     def logits(self, tokens: npt.ArrayLike) -> Array:
@@ -164,10 +175,29 @@ class Reference:
     def _ffn(self, x: Array, prefix: str, suffix: str = "") -> Array:
         up = self._product(x, f"{prefix}up{suffix}")
         if f"{prefix}gate{suffix}.weight" in self.tensors:
-            up = swiglu(self._product(x, f"{prefix}gate{suffix}"), up)
+            gate = self._product(x, f"{prefix}gate{suffix}")
+            up = self._limited(gate, up, prefix, "swiglu_clamp_shexp", self.family.dense)
         else:
             up = relu(up) ** 2
         return self._product(up, f"{prefix}down{suffix}")
+
+    def _limited(
+        self,
+        gate: Array,
+        up: Array,
+        block: str,
+        key: str,
+        activation: Callable[[Array, Array], Array],
+    ) -> Array:
+        """A gate and what it is for, with the file's limit for that layer if there is one."""
+        limit = self.keys.get(key, 0.0) if self.family.limits else 0.0
+        limit = limit[int(block.split(".")[1])] if isinstance(limit, list) else limit
+        if not limit:
+            return activation(gate, up)
+        up = np.clip(up, -limit, limit)
+        if self.family.limits == "inside":
+            return swiglu(np.minimum(gate, limit), up)
+        return np.minimum(gate * sigmoid(gate), limit) * up
 
     def _turned(self, x: Array, size: int, start: int = 0, base: float | None = None) -> Array:
         """Rotary embedding of `size` values of each head, (n, heads, values), from `start` on."""
@@ -356,6 +386,8 @@ class Reference:
         def product(name: str, expert: int, value: Array) -> Array:
             bias = self.tensors.get(f"{block}ffn_{name}{suffix}.bias")
             result = self.tensors[f"{block}ffn_{name}{suffix}.weight"][expert] @ value
+            scales = self.tensors.get(f"{block}ffn_{name}{suffix}.scale")
+            result = result if scales is None else scales[expert] * result
             return np.asarray(result if bias is None else result + bias[expert])
 
         mixed = np.zeros((len(x), self.tensors[f"{block}ffn_down{suffix}.weight"].shape[1]))
@@ -365,7 +397,9 @@ class Reference:
                 before = weight if self.architecture == "llama4" else 1.0
                 up = product("up", expert, before * value)
                 if f"{block}ffn_gate{suffix}.weight" in self.tensors:
-                    up = self.family.activation(product("gate", expert, before * value), up)
+                    gate = product("gate", expert, before * value)
+                    activation = self.family.activation
+                    up = self._limited(gate, up, block, "swiglu_clamp_exp", activation)
                 else:
                     up = relu(up) ** 2
                 down = product("down", expert, up)

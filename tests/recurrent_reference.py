@@ -263,9 +263,8 @@ class RecurrentReference(Reference):
             for name in "qkv"
         )
         q, k = self._unit(q), self._unit(k)
-        low = self._product(self._product(x, f"{block}ssm_f_a"), f"{block}ssm_f_b")
-        rates = softplus(low + self.tensors[f"{block}ssm_dt.bias"]).reshape(q.shape)
-        decay = np.exp(self.tensors[f"{block}ssm_a"].reshape(-1, 1) * rates)
+        rates = self._low(x, f"{block}ssm_f") + self.tensors[f"{block}ssm_dt.bias"]
+        decay = self._decay(rates.reshape(q.shape), self.tensors[f"{block}ssm_a"].reshape(-1, 1))
         move = sigmoid(self._product(x, f"{block}ssm_beta"))
         memory = np.zeros((q.shape[1], size, size))
         y = np.zeros_like(v)
@@ -274,9 +273,17 @@ class RecurrentReference(Reference):
             known = np.einsum("hkv,hk->hv", memory, k[t])
             memory += k[t][:, :, None] * (move[t][:, None] * (v[t] - known))[:, None]
             y[t] = np.einsum("hkv,hk->hv", memory, q[t]) * size**-0.5
-        gate = self._product(self._product(x, f"{block}ssm_g_a"), f"{block}ssm_g_b")
+        gate = self._low(x, f"{block}ssm_g")
         y = self._norm(y, f"{block}ssm_norm") * sigmoid(gate.reshape(v.shape))
         return self._product(y.reshape(len(x), -1), f"{block}attn_output")
+
+    def _low(self, x: Array, name: str) -> Array:
+        """The products with two matrices."""
+        return self._product(self._product(x, f"{name}_a"), f"{name}_b")
+
+    def _decay(self, rates: Array, factors: Array) -> Array:
+        """What stays of each row of the state."""
+        return np.asarray(np.exp(factors * softplus(rates)))
 
     def _latent_without_positions(self, x: Array, block: str) -> Array:
         rank = self.keys["attention.kv_lora_rank"]

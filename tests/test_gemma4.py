@@ -50,7 +50,14 @@ LARGE: dict[str, Any] = {
     "embedding_length_per_layer_input": 0,
     "feed_forward_length": HIDDEN,
 }
-VARIANTS = {"small": SMALL, "large": LARGE}
+EXPERTS, WIDTH = 6, 16
+MIXTURE: dict[str, Any] = {
+    **LARGE,
+    "expert_count": EXPERTS,
+    "expert_used_count": 2,
+    "expert_feed_forward_length": WIDTH,
+}
+VARIANTS = {"small": SMALL, "large": LARGE, "mixture": MIXTURE}
 
 
 def write(path: Path, keys: dict[str, Any]) -> Path:
@@ -70,6 +77,9 @@ def _tensors(keys: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     for layer in range(layers):
         for name, shape in _block(keys, layer).items():
             yield f"blk.{layer}.{name}.weight", shape
+        if "expert_count" in keys:
+            yield f"blk.{layer}.ffn_gate_inp.scale", (D,)
+            yield f"blk.{layer}.ffn_down_exps.scale", (EXPERTS,)
 
 
 def _block(keys: dict[str, Any], layer: int) -> dict[str, tuple[int, ...]]:
@@ -91,6 +101,14 @@ def _block(keys: dict[str, Any], layer: int) -> dict[str, tuple[int, ...]]:
         shapes |= {"attn_k": (kv_heads * size, D), "attn_k_norm": (size,)}
         if inputs or windowed:
             shapes["attn_v"] = shapes["attn_k"]
+    if "expert_count" in keys:
+        norms = ["post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2"]
+        shapes |= {
+            **dict.fromkeys(norms, (D,)),
+            "ffn_gate_inp": (EXPERTS, D),
+            "ffn_gate_up_exps": (EXPERTS, 2 * WIDTH, D),
+            "ffn_down_exps": (EXPERTS, D, WIDTH),
+        }
     if inputs:
         shapes |= {"inp_gate": (inputs, D), "proj": (D, inputs), "post_norm": (D,)}
     return shapes
@@ -120,7 +138,6 @@ def test_hosts_agree(tmp_path: Path, host_core: Core) -> None:
         ("attention.shared_kv_layers", 4),
         ("attention.sliding_window_pattern", 2),
         ("attention.value_length_swa", HEAD + 2),
-        ("expert_count", 8),
         ("rope.dimension_count_swa", HEAD + 2),
         ("rope.dimension_count_swa", 3),
     ],

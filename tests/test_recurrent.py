@@ -124,6 +124,26 @@ class Mix:
         return np.asarray(mixed.reshape(-1, 36))
 
 
+class Softmax:
+    """Of 4 rows of 3, with so many rounds that divide columns and rows by their sums."""
+
+    width = 12
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+        self.inputs = {"x": 3 * RANDOM.standard_normal((TOKENS, 12))}
+
+    def build(self, plan: Plan, buffers: dict[str, Buffer], out: Buffer) -> None:
+        plan.softmax(buffers["x"], out, 3, self.rounds, 0.01)
+
+    def reference(self, tokens: list[int]) -> Doubles:
+        powers = np.exp(self.inputs["x"][tokens].reshape(-1, 4, 3))
+        shares = powers / powers.sum(2, keepdims=True) + (0.01 if self.rounds else 0)
+        for step in range(2 * self.rounds - 1):
+            shares = shares / (shares.sum(1 + step % 2, keepdims=True) + 0.01)
+        return np.asarray(shares.reshape(-1, 12))
+
+
 class Temperature:
     """Of the position, from 3 places further on."""
 
@@ -151,9 +171,12 @@ CASES = {
     "head dots": HeadDots(),
     "mix": Mix(),
     "temperature": Temperature(),
+    "softmax": Softmax(0),
+    "softmax of one round": Softmax(1),
+    "softmax of three rounds": Softmax(3),
 }
 _STATELESS = ("head dots", "mix", "temperature", "convolution of 1")
-RECURRENT = [name for name in CASES if name not in _STATELESS]
+RECURRENT = [name for name in CASES if not name.startswith((*_STATELESS, "softmax"))]
 
 
 def model_of(core: Core, name: str) -> OneStep:
@@ -219,6 +242,10 @@ WRONG: dict[str, Build] = {
     "dots": lambda p, b, o: p.head_dots(b["v"], b["q"], o),
     "streams": lambda p, b, o: p.mix(b["v"], b["w"], o, 5),
     "mixed": lambda p, b, o: p.mix(b["v"], b["w"], o, 3),
+    "columns": lambda p, b, o: p.softmax(b["v"], o, 5),
+    "rounds": lambda p, b, o: p.softmax(b["v"], o, 3, 1001),
+    "epsilon": lambda p, b, o: p.softmax(b["v"], o, 3, 1, -0.5),
+    "rows": lambda p, b, o: p.softmax(b["w"], o, 3),
 }
 
 

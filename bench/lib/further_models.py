@@ -44,6 +44,7 @@ def _models() -> Iterator[tuple[str, RandomModel]]:
     yield "gemma3n", _gemma3n()
     yield "gemma4-inputs", _gemma4(inputs=32, shared=3)
     yield "gemma4-dense", _gemma4(keys_as_values=True)
+    yield "gemma4-experts", _gemma4(keys_as_values=True, experts=8)
     yield "plm", _plm()
     yield "nemotron_h_moe-experts", _nemotron_h_moe()
     yield "nemotron_h_moe-latent", _nemotron_h_moe(latent=64)
@@ -331,9 +332,11 @@ def _gemma3n() -> RandomModel:
     return model
 
 
-def _gemma4(inputs: int = 0, shared: int = 0, keys_as_values: bool = False) -> RandomModel:
+def _gemma4(
+    inputs: int = 0, shared: int = 0, keys_as_values: bool = False, experts: int = 0
+) -> RandomModel:
     """``inputs``: width of those of a layer; ``shared``: last layers without keys and values;
-    ``keys_as_values``: in layers without a window."""
+    ``keys_as_values``: in layers without a window; ``experts``: beside each feed-forward layer."""
     windowed = [True] * 4 + [False] + [True] * 2 + [False]
     layers, heads, head, hidden = len(windowed), 4, 32, 192
     wide = [hidden * 2 if layer >= layers - shared else hidden for layer in range(layers)]
@@ -357,6 +360,13 @@ def _gemma4(inputs: int = 0, shared: int = 0, keys_as_values: bool = False) -> R
         "rope.freq_base": 1e6,
         "rope.freq_base_swa": 1e4,
     }
+    width = 64
+    if experts:
+        keys |= {
+            "expert_count": experts,
+            "expert_used_count": 3,
+            "expert_feed_forward_length": width,
+        }
     model = RandomModel("gemma4", keys)
     model.add_ends(output=False)
     model.add("", SCALE, rope_freqs=(head,))
@@ -373,6 +383,13 @@ def _gemma4(inputs: int = 0, shared: int = 0, keys_as_values: bool = False) -> R
         if keys_as_values and not windowed[layer]:
             del model.tensors[f"{block}attn_v.weight"]
         add_ffn(model, block, wide[layer])
+        if experts:
+            model.add_norm(block, "post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2")
+            model.add(block, MATRIX, ffn_gate_inp=(experts, WIDTH))
+            model.add(block, MATRIX, ffn_gate_up_exps=(experts, 2 * width, WIDTH))
+            model.add(block, MATRIX, ffn_down_exps=(experts, WIDTH, width))
+            model.tensors[f"{block}ffn_gate_inp.scale"] = (WIDTH,), WIDE
+            model.tensors[f"{block}ffn_down_exps.scale"] = (experts,), SCALE
         if inputs:
             model.add_norm(block, "post_norm")
             model.add(block, MATRIX, inp_gate=(inputs, WIDTH), proj=(WIDTH, inputs))

@@ -195,12 +195,17 @@ enum sf_activation {
   SF_GELU_ERF = 5,     /* v/2 · (1 + erf(v/√2)) */
   SF_FATRELU = 6,      /* v if v > parameter, else 0 (ProSparse) */
   SF_SILU_CLAMPED = 7, /* c · sigmoid(1.702 c), c = min(v, 7). Of a gate (gpt-oss): up goes through SF_CLAMPED */
-  SF_CLAMPED = 8       /* min(max(v, -7), 7) + 1. Not of layers by itself */
+  SF_CLAMPED = 8,      /* min(max(v, -7), 7) + 1. Not of layers by itself */
+  SF_SILU_LIMITED = 9, /* SiLU of min(v, parameter). Of a gate: up goes through SF_LIMITED */
+  SF_SILU_CAPPED = 10, /* min(SiLU of v, parameter). Of a gate: up goes through SF_LIMITED */
+  SF_LIMITED = 11,     /* min(max(v, -parameter), parameter). Not of layers by itself */
+  SF_SITU = 12,  /* parameter · tanh(v / parameter) · sigmoid(v). Of a gate (Kimi K3): up goes through SF_CAPPED */
+  SF_CAPPED = 13 /* parameter · tanh(v / parameter). Not of layers by itself */
 };
 
-/* y (count) = activation(x (count)), by an sf_activation; y may be x. `parameter`: FATReLU's threshold, ≥ 0, else
- * ignored. For every finite v the absolute error is at most 2e-6 · max(1, |v|), of ReLU² 1e-7 of the result. Errors:
- * ARGUMENT, NOT_FINITE. */
+/* y (count) = activation(x (count)), by an sf_activation; y may be x. `parameter`: FATReLU's threshold or a limit, ≥ 0,
+ * of SF_SITU and SF_CAPPED > 0, else ignored. For every finite v the absolute error is at most 2e-6 · max(1, |v|), of
+ * ReLU² 1e-7 of the result. Errors: ARGUMENT, NOT_FINITE. */
 SF_API int32_t sf_activate(sf_context *context, int32_t activation, float parameter, const float *x, int32_t count,
                            float *y);
 /* y (n, d) = x / √(mean(x²) + epsilon) · weight (d). y may be x. Errors: ARGUMENT, NOT_FINITE. */
@@ -299,6 +304,9 @@ SF_API int32_t sf_ffn_set_sub_norm(sf_ffn *ffn, const float *weight, float epsil
 /* `both` 1: activates up as well as the gate, activation(gate) ∘ activation(up) (dReLU; Song et al. 2024). 0, the
  * default: only the gate. Errors: ARGUMENT (an ungated layer). */
 SF_API int32_t sf_ffn_set_both_active(sf_ffn *ffn, int32_t both);
+/* Another parameter for up than the gate's, where up goes through a function of its own: see sf_activation. Errors:
+ * ARGUMENT (an ungated layer; a number that the activation does not take). */
+SF_API int32_t sf_ffn_set_up_parameter(sf_ffn *ffn, float parameter);
 /* Cuts the gates of each vector by how they are spread: gate = max(gate - mean - deviations · standard deviation, 0)
  * before the activation, with mean and deviation of all of its gates (Gemma 3n). 0, the default: does not. Every gate
  * is needed for it, so a predictor, sf_ffn_forward_active and sf_ffn_add_active are UNSUPPORTED with it. Errors:
@@ -398,6 +406,11 @@ SF_API void sf_experts_close(sf_experts *experts);
 /* gate_bias, up_bias (count · width), down_bias (count, d_out), copied; NULL: none. Errors as sf_ffn_set_bias. */
 SF_API int32_t sf_experts_set_bias(sf_experts *experts, const float *gate_bias, const float *up_bias,
                                    const float *down_bias);
+/* What the weights of each expert's gate, up and down are multiplied by, (count) each, in place of the matrices' own
+ * scales; NULL: those. Set before the first pass. Errors: ARGUMENT (also a number that is not finite). */
+SF_API int32_t sf_experts_set_scales(sf_experts *experts, const float *gate, const float *up, const float *down);
+/* sf_ffn_set_up_parameter of every expert. */
+SF_API int32_t sf_experts_set_up_parameter(sf_experts *experts, float parameter);
 /* sf_ffn_set_cutoff of every expert. */
 SF_API int32_t sf_experts_set_cutoff(sf_experts *experts, int32_t kind, float cutoff);
 /* sf_ffn_set_predictor of one expert. */
@@ -501,9 +514,12 @@ enum sf_step_name {
                                `rows` largest (of equal ones the first), or a session names the row: see
                                sf_session_set_head. With a bounded one, instead of the largest, where the logit may be
                                the largest of all, so that the largest of `out` is that without a screen */
-  SF_STEP_TYPE = 27 /* out (d), matrix (types, d). out = row of the token's type, such as the first or the second
-                       of two texts (Devlin et al. 2019): an evaluation takes id + type · vocab for a token.
-                       All such steps of a plan have as many types */
+  SF_STEP_TYPE = 27,   /* out (d), matrix (types, d). out = row of the token's type, such as the first or the second
+                          of two texts (Devlin et al. 2019): an evaluation takes id + type · vocab for a token.
+                          All such steps of a plan have as many types */
+  SF_STEP_SOFTMAX = 28 /* in (rows, columns), out, columns, rounds; epsilon. out = the softmax of each row. With rounds,
+                          epsilon is added to it, and the columns, from the second round on first the rows, are divided
+                          by their sums + epsilon (Sinkhorn and Knopp 1967). in may be out */
 };
 
 /* Which tokens a token attends to, itself always among them. */

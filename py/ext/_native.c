@@ -201,6 +201,7 @@ static PyObject *from_text(text value) {
   VOID(sf_ffn_close, 1, (h))                                                        \
   RESULT(int32_t, sf_ffn_set_bias, 4, (h, p, p, p))                                 \
   RESULT(int32_t, sf_ffn_set_both_active, 2, (h, i))                                \
+  RESULT(int32_t, sf_ffn_set_up_parameter, 2, (h, f))                               \
   RESULT(int32_t, sf_ffn_set_gate_deviations, 2, (h, f))                            \
   RESULT(int32_t, sf_ffn_set_second_down, 2, (h, h))                                \
   RESULT(int32_t, sf_ffn_set_sub_norm, 3, (h, p, f))                                \
@@ -222,6 +223,8 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_experts_open_cached, 12, (w, h, h, i, i, i, i, i, i, i, i, f)) \
   VOID(sf_experts_close, 1, (h))                                                    \
   RESULT(int32_t, sf_experts_set_bias, 4, (h, p, p, p))                             \
+  RESULT(int32_t, sf_experts_set_scales, 4, (h, p, p, p))                           \
+  RESULT(int32_t, sf_experts_set_up_parameter, 2, (h, f))                           \
   RESULT(int32_t, sf_experts_set_cutoff, 3, (h, i, f))                              \
   RESULT(int32_t, sf_experts_set_predictor, 3, (h, i, h))                           \
   RESULT(int32_t, sf_model_open, 4, (w, h, i, i))                                   \

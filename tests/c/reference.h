@@ -38,6 +38,16 @@ static inline double reference_activation(int32_t activation, double parameter, 
       return fmin(v, 7) / (1 + exp(-1.702 * fmin(v, 7)));
     case SF_CLAMPED:
       return fmin(fmax(v, -7), 7) + 1;
+    case SF_SILU_LIMITED:
+      return fmin(v, parameter) / (1 + exp(-fmin(v, parameter)));
+    case SF_SILU_CAPPED:
+      return fmin(v / (1 + exp(-v)), parameter);
+    case SF_SITU:
+      return parameter * tanh(v / parameter) / (1 + exp(-v));
+    case SF_CAPPED:
+      return parameter * tanh(v / parameter);
+    case SF_LIMITED:
+      return fmin(fmax(v, -parameter), parameter);
     default:
       return v;
   }

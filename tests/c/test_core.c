@@ -160,6 +160,12 @@ typedef struct {
   float parameter;
 } layer;
 
+static int32_t beside_activation(int32_t activation) {
+  if (activation == SF_SILU_CLAMPED) return SF_CLAMPED;
+  if (activation == SF_SITU) return SF_CAPPED;
+  return activation == SF_SILU_LIMITED || activation == SF_SILU_CAPPED ? SF_LIMITED : SF_IDENTITY;
+}
+
 /* y (d_out) of the neurons for which use (hidden) is not 0 (NULL: all). Returns by how much an output may differ since
  * FATReLU jumps at its threshold, and rounding decides on which side a value next to it is. */
 static double reference_ffn(const layer *l, const float *x, const uint8_t *use, double *y) {
@@ -170,7 +176,7 @@ static double reference_ffn(const layer *l, const float *x, const uint8_t *use, 
     if (use && !use[i]) continue;
     double up = dot(l->up.floats + i * d, x, d) + (double)l->up_bias[i];
     double gate = l->gated ? dot(l->gate.floats + i * d, x, d) + (double)l->gate_bias[i] : up;
-    double beside = l->activation == SF_SILU_CLAMPED ? reference_activation(SF_CLAMPED, 0, up) : up;
+    double beside = reference_activation(beside_activation(l->activation), (double)l->parameter, up);
     double factor = l->gated ? beside : 1;
     double value = factor * reference_activation(l->activation, (double)l->parameter, gate);
     int at_jump = l->activation == SF_FATRELU && fabs(gate - (double)l->parameter) < 1e-3;
@@ -258,8 +264,11 @@ static void test_ffn(sf_context *context, sf_context *threaded, int32_t format, 
     for (l.gated = 0; l.gated < 2; l.gated++) test_ffn_layer(context, threaded, &l);
   }
   const uint32_t state = random_state; /* the layers that follow keep their numbers */
-  l.activation = SF_SILU_CLAMPED;
-  for (l.gated = 0; l.gated < 2; l.gated++) test_ffn_layer(context, threaded, &l);
+  const int32_t clamped[] = {SF_SILU_CLAMPED, SF_SILU_LIMITED, SF_SILU_CAPPED, SF_SITU};
+  for (int32_t i = 0; i < 4; i++) {
+    l.activation = clamped[i];
+    for (l.gated = 0; l.gated < 2; l.gated++) test_ffn_layer(context, threaded, &l);
+  }
   random_state = state;
   sf_ffn *ffn;
   CHECK(sf_ffn_open(&ffn, context, NULL, l.up.matrix, l.down.matrix, SF_DOWN_BY_NEURON, 99, 0) == SF_ERROR_ARGUMENT,

@@ -54,7 +54,7 @@ static void test_activations(const sf_kernels *kernels) {
                                   FLT_EPSILON, -1e-30f, 1e18f,   -1e18f,   3e38f,   -3e38f,   87.5f,  -87.5f,
                                   -88.1f,      88.1f,   -104.0f, 104.0f,   -12.0f,  12.0f,    -14.0f, 14.0f};
   float x[MOST];
-  for (int32_t activation = SF_IDENTITY; activation <= SF_CLAMPED; ++activation) {
+  for (int32_t activation = SF_IDENTITY; activation <= SF_CAPPED; ++activation) {
     check_activation(kernels, activation, 0.25f, special, sizeof special / sizeof special[0]);
     for (int32_t count = 0; count <= MOST; count = next_length(count)) {
       fill(x, count, count % 2 ? 4.0f : 30.0f);

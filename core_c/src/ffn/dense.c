@@ -52,7 +52,7 @@ static void neurons_part(void *argument, int32_t part, int32_t parts) {
     kernels->activate(ffn->activation, ffn->parameter, activated, end - begin, activated);
     if (!ffn->gate) continue;
     if (ffn->up_activation != SF_IDENTITY) {
-      kernels->activate(ffn->up_activation, ffn->parameter, up, end - begin, up);
+      kernels->activate(ffn->up_activation, ffn->up_parameter, up, end - begin, up);
     }
     kernels->multiply(activated, up, end - begin, up);
   }

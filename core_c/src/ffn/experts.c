@@ -136,6 +136,27 @@ int32_t sf_experts_set_bias(sf_experts *experts, const float *gate_bias, const f
   return SF_OK;
 }
 
+int32_t sf_experts_set_scales(sf_experts *experts, const float *gate, const float *up, const float *down) {
+  if (!experts) return SF_ERROR_ARGUMENT;
+  const float *const scales[PARTS] = {gate, up, down};
+  for (int32_t k = 0; k < PARTS; k++) {
+    for (int32_t i = 0; scales[k] && i < experts->count; i++) {
+      int32_t status = sf_matrix_set_scale(&experts->matrices[i * PARTS + k], scales[k][i]);
+      if (status != SF_OK) return status;
+    }
+  }
+  return SF_OK;
+}
+
+int32_t sf_experts_set_up_parameter(sf_experts *experts, float parameter) {
+  if (!experts) return SF_ERROR_ARGUMENT;
+  int32_t status = SF_OK;
+  for (int32_t i = 0; status == SF_OK && i < experts->count; i++) {
+    status = sf_ffn_set_up_parameter(experts->ffns[i], parameter);
+  }
+  return status;
+}
+
 int32_t sf_experts_set_cutoff(sf_experts *experts, int32_t kind, float cutoff) {
   if (!experts) return SF_ERROR_ARGUMENT;
   int32_t status = SF_OK;

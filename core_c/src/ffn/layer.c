@@ -9,7 +9,11 @@
 #include "ffn/sparse.h"
 
 /* The activation of up beside a gate's. */
-static int32_t beside(int32_t activation) { return activation == SF_SILU_CLAMPED ? SF_CLAMPED : SF_IDENTITY; }
+static int32_t beside(int32_t activation) {
+  if (activation == SF_SITU) return SF_CAPPED;
+  if (activation == SF_SILU_LIMITED || activation == SF_SILU_CAPPED) return SF_LIMITED;
+  return activation == SF_SILU_CLAMPED ? SF_CLAMPED : SF_IDENTITY;
+}
 
 /* A layer without its matrices, or NULL when out of memory. */
 static sf_ffn *new_ffn(sf_context *context, int32_t d_in, int32_t d_out, int32_t hidden, int32_t activation,
@@ -19,7 +23,7 @@ static sf_ffn *new_ffn(sf_context *context, int32_t d_in, int32_t d_out, int32_t
   ffn->context = context;
   ffn->activation = activation;
   ffn->up_activation = beside(activation);
-  ffn->parameter = parameter;
+  ffn->parameter = ffn->up_parameter = parameter;
   ffn->d_in = d_in;
   ffn->d_out = d_out;
   ffn->hidden = hidden;
@@ -30,7 +34,10 @@ static sf_ffn *new_ffn(sf_context *context, int32_t d_in, int32_t d_out, int32_t
 }
 
 static int32_t valid_activation(int32_t activation, float parameter) {
-  return activation >= SF_IDENTITY && activation <= SF_SILU_CLAMPED && isfinite(parameter) && parameter >= 0;
+  if (activation < SF_IDENTITY || activation > SF_SITU || activation == SF_CLAMPED || activation == SF_LIMITED) {
+    return 0;
+  }
+  return isfinite(parameter) && parameter >= 0 && (parameter > 0 || activation != SF_SITU);
 }
 
 int32_t sf_ffn_open(sf_ffn **out, sf_context *context, const sf_matrix *gate, const sf_matrix *up,
@@ -124,6 +131,12 @@ int32_t sf_ffn_set_bias(sf_ffn *ffn, const float *gate_bias, const float *up_bia
 int32_t sf_ffn_set_both_active(sf_ffn *ffn, int32_t both) {
   if (!ffn || !ffn->gate || both < 0 || both > 1) return SF_ERROR_ARGUMENT;
   ffn->up_activation = both ? ffn->activation : beside(ffn->activation);
+  return SF_OK;
+}
+
+int32_t sf_ffn_set_up_parameter(sf_ffn *ffn, float parameter) {
+  if (!ffn || !ffn->gate || !valid_activation(ffn->activation, parameter)) return SF_ERROR_ARGUMENT;
+  ffn->up_parameter = parameter;
   return SF_OK;
 }
 

@@ -31,7 +31,8 @@ struct sf_ffn {
   int32_t d_in, d_out, hidden;
   float *gate_bias, *up_bias, *down_bias;
   int32_t up_activation; /* of up, beside a gate's `activation` */
-  float *sub_norm;       /* (hidden) or NULL */
+  float up_parameter;
+  float *sub_norm; /* (hidden) or NULL */
   float sub_norm_epsilon;
   sf_predictor *predictor;
   sf_cache *cache;          /* NULL: the matrices have a row for each neuron. Else: for each slot of the cache */

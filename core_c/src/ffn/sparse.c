@@ -265,7 +265,7 @@ static int32_t add_pass(pass *p, float *y) {
     for (int32_t j = 0; ffn->gate && j < p->n; j++) {
       float *alpha_j = alpha + list_of(p, j), *up_j = up + list_of(p, j);
       if (ffn->up_activation != SF_IDENTITY) {
-        kernels->activate(ffn->up_activation, ffn->parameter, up_j, p->counts[j], up_j);
+        kernels->activate(ffn->up_activation, ffn->up_parameter, up_j, p->counts[j], up_j);
       }
       kernels->multiply(alpha_j, up_j, p->counts[j], alpha_j);
     }

@@ -45,6 +45,18 @@ SF_INLINE vf gelu_erf(vf v) {
   return v_sub(v_max(v, v_set1(0)), v_mul(v_mul(magnitude, v_set1(0.5f)), erfc));
 }
 
+/* tanh z = sign(z) · (1 - e) / (1 + e), e = e^-2|z|, so nothing overflows. */
+SF_INLINE vf softcap_of(vf cap, vf inverse, vf x) {
+  const vf one = v_set1(1.0f), zero = v_set1(0);
+  const vf e = exp_negative(v_mul(v_set1(-2.0f), v_abs(v_mul(x, inverse))));
+  const vf capped = v_mul(cap, v_div(v_sub(one, e), v_add(one, e)));
+  return v_select(v_less(x, zero), v_sub(zero, capped), capped);
+}
+
+SF_INLINE vf capped(vf cap, vf v) {
+  return v_fma(v, v_set1(0), softcap_of(cap, v_div(v_set1(1.0f), cap), v)); /* NaN stays */
+}
+
 /* NaN gives NaN, so that damaged weights show. */
 SF_INLINE vf activation_of(int32_t activation, vf parameter, vf v) {
   const vf zero = v_set1(0);
@@ -71,6 +83,18 @@ SF_INLINE vf activation_of(int32_t activation, vf parameter, vf v) {
     }
     case SF_CLAMPED:
       return v_add(v_max(v_set1(-7.0f), v_min(v_set1(7.0f), v)), v_set1(1.0f));
+    case SF_SILU_LIMITED: {
+      const vf low = v_min(parameter, v);
+      return v_mul(low, sigmoid(low));
+    }
+    case SF_SILU_CAPPED:
+      return v_min(parameter, v_mul(v, sigmoid(v)));
+    case SF_LIMITED:
+      return v_max(v_sub(zero, parameter), v_min(parameter, v));
+    case SF_SITU:
+      return v_mul(capped(parameter, v), sigmoid(v));
+    case SF_CAPPED:
+      return capped(parameter, v);
     default:
       return v;
   }
@@ -112,6 +136,21 @@ static void activate(int32_t activation, float parameter, const float *x, int32_
     case SF_CLAMPED:
       activate_all(SF_CLAMPED, parameter, x, count, y);
       break;
+    case SF_SILU_LIMITED:
+      activate_all(SF_SILU_LIMITED, parameter, x, count, y);
+      break;
+    case SF_SILU_CAPPED:
+      activate_all(SF_SILU_CAPPED, parameter, x, count, y);
+      break;
+    case SF_LIMITED:
+      activate_all(SF_LIMITED, parameter, x, count, y);
+      break;
+    case SF_SITU:
+      activate_all(SF_SITU, parameter, x, count, y);
+      break;
+    case SF_CAPPED:
+      activate_all(SF_CAPPED, parameter, x, count, y);
+      break;
     case SF_SIGMOID:
       activate_all(SF_SIGMOID, parameter, x, count, y);
       break;
@@ -119,14 +158,6 @@ static void activate(int32_t activation, float parameter, const float *x, int32_
       activate_all(SF_IDENTITY, parameter, x, count, y);
       break;
   }
-}
-
-/* tanh z = sign(z) · (1 - e) / (1 + e), e = e^-2|z|, so nothing overflows. */
-SF_INLINE vf softcap_of(vf cap, vf inverse, vf x) {
-  const vf one = v_set1(1.0f), zero = v_set1(0);
-  const vf e = exp_negative(v_mul(v_set1(-2.0f), v_abs(v_mul(x, inverse))));
-  const vf capped = v_mul(cap, v_div(v_sub(one, e), v_add(one, e)));
-  return v_select(v_less(x, zero), v_sub(zero, capped), capped);
 }
 
 static void softcap(float cap, float *x, int32_t count) {

@@ -2,10 +2,10 @@
 #include "matrix/context.h"
 
 int32_t sf_activate(sf_context *context, int32_t activation, float parameter, const float *x, int32_t count, float *y) {
-  if (!context || !x || !y || count < 0 || activation < SF_IDENTITY || activation > SF_CLAMPED) {
+  if (!context || !x || !y || count < 0 || activation < SF_IDENTITY || activation > SF_CAPPED) {
     return SF_ERROR_ARGUMENT;
   }
-  if (!(parameter >= 0)) return SF_ERROR_ARGUMENT;
+  if (!(parameter >= 0) || (parameter == 0 && activation >= SF_SITU)) return SF_ERROR_ARGUMENT;
   if (!context->kernels->all_finite(x, count)) return SF_ERROR_NOT_FINITE;
   context->kernels->activate(activation, parameter, x, count, y);
   return SF_OK;

@@ -128,6 +128,15 @@ static inline float *sf_values(const sf_model *model, const sf_step *step, int32
   return model->buffers[step->arguments[argument]].values;
 }
 
+/* Floats of all tokens in a buffer. */
+static inline int32_t sf_floats(const sf_model *model, const sf_step *step, int32_t argument) {
+  return model->batch.n * sf_width(model, step, argument);
+}
+
+static inline int32_t sf_same_widths(const sf_model *model, const sf_step *step, int32_t a, int32_t b) {
+  return sf_width(model, step, a) == sf_width(model, step, b) ? SF_OK : SF_ERROR_SHAPE;
+}
+
 /* NULL for none. */
 static inline const sf_vector *sf_vector_of(const sf_model *model, const sf_step *step, int32_t argument) {
   return step->arguments[argument] < 0 ? NULL : &model->vectors[step->arguments[argument]];
@@ -146,7 +155,7 @@ sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j);
 
 /* Steps of their own files. */
 extern const sf_step_kind sf_step_attention, sf_step_route, sf_step_experts, sf_step_convolution, sf_step_recurrence,
-    sf_step_head;
+    sf_step_head, sf_step_head_dots, sf_step_mix, sf_step_softmax;
 /* 1 for a step of attention to tokens on both sides. */
 int32_t sf_sees_both_sides(const sf_step *step);
 /* The keys and values of the batch go to their sessions. */

@@ -7,15 +7,6 @@
 #include "ffn/layer.h"
 #include "model/session.h"
 
-static int32_t same_widths(const sf_model *model, const sf_step *step, int32_t a, int32_t b) {
-  return sf_width(model, step, a) == sf_width(model, step, b) ? SF_OK : SF_ERROR_SHAPE;
-}
-
-/* Floats of all tokens in a buffer. */
-static int32_t floats(const sf_model *model, const sf_step *step, int32_t argument) {
-  return model->batch.n * sf_width(model, step, argument);
-}
-
 /* ---- embed: out, matrix; scale ---- */
 
 static int32_t check_embed(const sf_model *model, const sf_step *step) {
@@ -73,7 +64,7 @@ static int32_t check_norm(const sf_model *model, const sf_step *step) {
   int32_t width = sf_width(model, step, 0), kind = step->arguments[4], groups = step->arguments[5];
   const sf_vector *weight = sf_vector_of(model, step, 2), *bias = sf_vector_of(model, step, 3);
   if (kind > SF_NORM_L2 || step->numbers[0] < 0 || (bias && kind != SF_NORM_LAYER)) return SF_ERROR_ARGUMENT;
-  if (width % groups != 0 || same_widths(model, step, 0, 1) != SF_OK) return SF_ERROR_SHAPE;
+  if (width % groups != 0 || sf_same_widths(model, step, 0, 1) != SF_OK) return SF_ERROR_SHAPE;
   if (weight && weight->count != width / groups && weight->count != width) return SF_ERROR_SHAPE;
   if (bias && (!weight || bias->count != weight->count)) return SF_ERROR_SHAPE;
   return weight || kind == SF_NORM_L2 ? SF_OK : SF_ERROR_ARGUMENT;
@@ -107,7 +98,7 @@ static int32_t run_norm(sf_model *model, const sf_step *step) {
       }
     }
   }
-  return kernels->all_finite(sf_values(model, step, 1), floats(model, step, 1)) ? SF_OK : SF_ERROR_NOT_FINITE;
+  return kernels->all_finite(sf_values(model, step, 1), sf_floats(model, step, 1)) ? SF_OK : SF_ERROR_NOT_FINITE;
 }
 
 /* ---- products: in, then for each: matrix, bias, out ---- */
@@ -192,50 +183,6 @@ static int32_t run_head_products(sf_model *model, const sf_step *step) {
   return status;
 }
 
-/* ---- head_dots: a (heads, dim), b (heads, dim), out (heads) ---- */
-
-static int32_t check_head_dots(const sf_model *model, const sf_step *step) {
-  if (step->arguments[0] == step->arguments[2] || step->arguments[1] == step->arguments[2]) return SF_ERROR_ARGUMENT;
-  return sf_width(model, step, 0) % sf_width(model, step, 2) == 0 ? same_widths(model, step, 0, 1) : SF_ERROR_SHAPE;
-}
-
-static int32_t run_head_dots(sf_model *model, const sf_step *step) {
-  int32_t heads = floats(model, step, 2), dim = sf_width(model, step, 0) / sf_width(model, step, 2);
-  const float *a = sf_values(model, step, 0), *b = sf_values(model, step, 1);
-  float *out = sf_values(model, step, 2);
-  for (int32_t h = 0; h < heads; h++, a += dim, b += dim) {
-    double sum = 0;
-    for (int32_t i = 0; i < dim; i++) sum += (double)a[i] * (double)b[i];
-    out[h] = (float)sum;
-  }
-  return SF_OK;
-}
-
-/* ---- mix: in (streams, dim), weights (outs, streams), out (outs, dim), streams ---- */
-
-static int32_t check_mix(const sf_model *model, const sf_step *step) {
-  int32_t streams = step->arguments[3], in = sf_width(model, step, 0), weights = sf_width(model, step, 1);
-  if (in % streams != 0 || weights % streams != 0) return SF_ERROR_SHAPE;
-  if ((int64_t)(weights / streams) * (in / streams) != sf_width(model, step, 2)) return SF_ERROR_SHAPE;
-  return step->arguments[2] == step->arguments[0] || step->arguments[2] == step->arguments[1] ? SF_ERROR_ARGUMENT
-                                                                                              : SF_OK;
-}
-
-static int32_t run_mix(sf_model *model, const sf_step *step) {
-  int32_t streams = step->arguments[3], dim = sf_width(model, step, 0) / streams;
-  int32_t outs = sf_width(model, step, 1) / streams;
-  const float *x = sf_values(model, step, 0), *weights = sf_values(model, step, 1);
-  float *out = sf_values(model, step, 2);
-  memset(out, 0, (size_t)floats(model, step, 2) * sizeof(float));
-  for (int32_t j = 0; j < model->batch.n; j++, x += streams * dim) {
-    const sf_rows rows = {(const uint8_t *)x, (size_t)dim * sizeof(float), NULL, dim, 1.0f};
-    for (int32_t i = 0; i < outs; i++, weights += streams, out += dim) {
-      model->context->kernels->axpy_rows[SF_FORMAT_F32](&rows, streams, weights, 0, dim, out);
-    }
-  }
-  return SF_OK;
-}
-
 /* ---- rope: in place, rope, heads, start in a head, halves ---- */
 
 static int32_t check_rope(const sf_model *model, const sf_step *step) {
@@ -267,7 +214,7 @@ static int32_t check_nothing(const sf_model *model, const sf_step *step) {
 
 static int32_t run_scale(sf_model *model, const sf_step *step) {
   float *x = sf_values(model, step, 0), factor = step->numbers[0];
-  for (int32_t i = 0, count = floats(model, step, 0); i < count; i++) x[i] *= factor;
+  for (int32_t i = 0, count = sf_floats(model, step, 0); i < count; i++) x[i] *= factor;
   return SF_OK;
 }
 
@@ -275,7 +222,7 @@ static int32_t run_scale(sf_model *model, const sf_step *step) {
 
 static int32_t run_clamp(sf_model *model, const sf_step *step) {
   float *x = sf_values(model, step, 0), limit = step->numbers[0];
-  for (int32_t i = 0, count = floats(model, step, 0); i < count; i++) {
+  for (int32_t i = 0, count = sf_floats(model, step, 0); i < count; i++) {
     if (x[i] > limit) x[i] = limit;
     if (x[i] < -limit) x[i] = -limit;
   }
@@ -321,7 +268,7 @@ static int32_t check_pair(const sf_model *model, const sf_step *step) {
   int32_t a = sf_width(model, step, 0), b = sf_width(model, step, 1);
   if (step->arguments[3] > SF_SPREAD) return SF_ERROR_ARGUMENT;
   if (a != b && step->arguments[1] == step->arguments[2]) return SF_ERROR_ARGUMENT;
-  return a % b == 0 ? same_widths(model, step, 0, 2) : SF_ERROR_SHAPE;
+  return a % b == 0 ? sf_same_widths(model, step, 0, 2) : SF_ERROR_SHAPE;
 }
 
 typedef void pair_fn(const float *a, const float *b, int32_t count, float *y);
@@ -395,7 +342,7 @@ static int32_t run_multiply_vector(sf_model *model, const sf_step *step) {
 static int32_t check_map(const sf_model *model, const sf_step *step) {
   int32_t function = step->arguments[2];
   if (function > SF_CLAMPED && (function < SF_SIGMOID || function > SF_SQRT)) return SF_ERROR_ARGUMENT;
-  return same_widths(model, step, 0, 1);
+  return sf_same_widths(model, step, 0, 1);
 }
 
 static double function_of(int32_t function, double x) {
@@ -414,7 +361,7 @@ static double function_of(int32_t function, double x) {
 static int32_t run_map(sf_model *model, const sf_step *step) {
   const float *x = sf_values(model, step, 0);
   float *y = sf_values(model, step, 1);
-  int32_t count = floats(model, step, 0), function = step->arguments[2];
+  int32_t count = sf_floats(model, step, 0), function = step->arguments[2];
   if (function <= SF_SIGMOID) {
     model->context->kernels->activate(function, 0, x, count, y);
     return SF_OK;
@@ -552,8 +499,6 @@ static const sf_step_kind map = {"ion", 0, 0, check_map, run_map, NULL};
 static const sf_step_kind copy = {"ioccnnnn", 0, 0, check_copy, run_copy, NULL};
 static const sf_step_kind ffn = {"liIo", 1, 0, check_ffn, run_ffn, NULL};
 static const sf_step_kind tap = {"inn", 1, 0, check_tap, run_tap, NULL};
-static const sf_step_kind head_dots = {"iio", 0, 0, check_head_dots, run_head_dots, NULL};
-static const sf_step_kind mix = {"iioc", 0, 0, check_mix, run_mix, NULL};
 static const sf_step_kind pick = {"x", 1, 0, check_pick, run_pick, NULL};
 
 static const sf_step_kind *const kinds[] = {
@@ -578,13 +523,14 @@ static const sf_step_kind *const kinds[] = {
     [SF_STEP_PICK] = &pick,
     [SF_STEP_CONVOLUTION] = &sf_step_convolution,
     [SF_STEP_RECURRENCE] = &sf_step_recurrence,
-    [SF_STEP_HEAD_DOTS] = &head_dots,
+    [SF_STEP_HEAD_DOTS] = &sf_step_head_dots,
     [SF_STEP_TEMPERATURE] = &temperature,
-    [SF_STEP_MIX] = &mix,
+    [SF_STEP_MIX] = &sf_step_mix,
     [SF_STEP_POSITION] = &position,
     [SF_STEP_CLAMP] = &clamp,
     [SF_STEP_HEAD] = &sf_step_head,
     [SF_STEP_TYPE] = &type,
+    [SF_STEP_SOFTMAX] = &sf_step_softmax,
 };
 
 const sf_step_kind *sf_step_find(int32_t kind) {

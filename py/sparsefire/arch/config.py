@@ -16,6 +16,7 @@ from ..weights.activation import ActivationType
 from .architecture import Architecture, Sizes
 from .decoder import write as write_decoder
 from .keys import REPAIR, Keys
+from .mixture import LIMITS
 from .rope import LONG_FACTORS_TENSOR, Rope, read_rope
 from .screen import has_screen
 from .table import ARCHITECTURES
@@ -46,7 +47,8 @@ class ModelConfig:
     norm_epsilon: float
     layer_norm: bool  # of mean and variance; else RMS
     activation: ActivationType
-    activation_parameter: float  # FATReLU's threshold, else 0
+    activation_parameter: float  # FATReLU's threshold or a limit of the activation, else 0
+    up_parameter: float  # the limit of what becomes of up beside a gate, else the same
     hot_counts: tuple[int, ...] | None  # of a model with predictors, one a layer
     cutoffs: dict[str, tuple[float, ...]]  # on "gate" and "product", one a layer, where there are
     rope: Rope
@@ -70,6 +72,11 @@ class ModelConfig:
     def kind(self) -> Architecture:
         """The row of `ARCHITECTURES`."""
         return ARCHITECTURES[self.architecture]
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The parameters of the activation and of what becomes of up beside a gate."""
+        return self.activation_parameter, self.up_parameter
 
     @property
     def activation_name(self) -> str:
@@ -125,16 +132,11 @@ _NO_TEXT = {
 }
 # And those of which something is not computed yet.
 _MISSING = {
-    "bailingmoe3": "delta attention with bounded decays beside experts that are clamped",
     "deepseek4": "attention to compressed tokens, and residual streams that are mixed by Sinkhorn",
     "dflash": "the hidden states of the model whose tokens it drafts",
     "dots3note": "a choice of tokens by an indexer beside latent attention with windows",
     "eagle3": "the hidden states of the model whose tokens it drafts",
     "gemma4-assistant": "the hidden states of the model whose tokens it drafts",
-    "glm5-next": "residual streams that are mixed by Sinkhorn, and pooled keys of an indexer",
-    "hy_v4": "residual streams that are mixed, and an indexer that layers share",
-    "kimi-k3": "residual attention over blocks, and its activation",
-    "minimax-m3": "an indexer that chooses blocks of tokens",
     "qwen4exp": "residual streams that are mixed by Sinkhorn, and embeddings of n-grams",
     "step35": "rotations whose size differs between layers, and experts that are clamped",
     "t5": "a decoder that attends to an encoder; of such models the encoder, t5encoder, runs",
@@ -155,6 +157,7 @@ def _refuse_unknown(keys: Keys, kind: Architecture) -> None:
     """`UnsupportedError` for a key that requires something the core does not compute, unless the
     architecture reads it itself."""
     own = {*kind.own_keys, *(("expert_count",) if kind.mixture else ())}
+    own |= {*LIMITS} if kind.mixture and kind.mixture.limits else set()
     own |= {"attention.clamp_kqv"} if kind.clamped else set()
     own |= {"attention.max_alibi_bias"} if kind.alibi else set()
     own |= {"use_parallel_residual"} if kind.parallel else set()
@@ -162,7 +165,7 @@ def _refuse_unknown(keys: Keys, kind: Architecture) -> None:
     for name, neutral in _NEUTRAL.items():
         if name not in own and keys.value(name, neutral) != neutral:
             raise keys.unsupported(name)
-    for name in ("swiglu_clamp_exp", "swiglu_clamp_shexp"):
+    for name in LIMITS:
         if name not in own and np.any(keys.value(name, 0)):
             raise keys.unsupported(name)
 
@@ -209,6 +212,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         layer_norm=_is_layer_norm(keys, kind),
         activation=chosen,
         activation_parameter=parameter,
+        up_parameter=_up_parameter(keys, chosen, parameter),
         hot_counts=_hot_counts(file, layers, hidden, optional=bool(cutoffs) or has_screen(file)),
         cutoffs=cutoffs,
         rope=rope,
@@ -369,6 +373,8 @@ def _usable_context(file: GgufFile, keys: Keys, kind: Architecture, context_leng
     (Ding et al. 2024), or choose the tokens that they attend to among more than so many, which is
     not supported: their context is limited to that length."""
     chosen = keys.integer("attention.indexer.top_k", 1 << 24, context_length)
+    if kind.chosen_blocks:
+        chosen *= keys.integer("attention.indexer.block_size", 1 << 24, 1)
     context_length = min(context_length, chosen)
     name = "attention.temperature_scale"
     scaled = name not in kind.own_keys and keys.value(name, 0)
@@ -447,7 +453,20 @@ def _activation(
     parameter = 0.0
     if activation is ActivationType.FATRELU:
         parameter = keys.number("hidden_activation_threshold", 0.0, 1e6)
+    elif activation.has_limit and activation != kind.activation:
+        raise UnsupportedError(
+            f"{file.name}: models of the architecture {architecture!r} have no limits for the "
+            f"activation {activation}"
+        )
+    elif activation is ActivationType.SITU:
+        parameter = keys.number("activation.situ_beta", 1e-3, 1e6)
     return activation, parameter
+
+
+def _up_parameter(keys: Keys, activation: ActivationType, parameter: float) -> float:
+    if activation is ActivationType.SITU:
+        return keys.number("activation.situ_linear_beta", 1e-3, 1e6)
+    return parameter
 
 
 def _cutoffs(file: GgufFile, layers: int) -> dict[str, tuple[float, ...]]:

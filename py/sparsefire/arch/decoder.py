@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ..core.enums import Repeat, Route
 from .architecture import Architecture
 from .keys import Keys
-from .mixture import Mixture, has_experts, mixture
+from .mixture import Mixture, has_experts, limited, mixture
 from .plan import Buffer, Vector
 from .rope import Rope
 from .writer import Writer
@@ -22,15 +22,19 @@ def write(w: Writer) -> None:
     w.head()
 
 
-def blocks(w: Writer, mix: Callable[[Writer, int, Buffer, Buffer], object]) -> None:
+Part = Callable[["Writer", int, Buffer, Buffer], object]  # of a block: what it reads and writes
+
+
+def blocks(w: Writer, mix: Part) -> None:
     """The blocks of such a decoder, with ``mix`` in the place of attention: it gets the writer, the
     block, and the buffers that it reads and writes."""
     for block in range(w.config.layers):
         one_block(w, block, mix)
 
 
-def one_block(w: Writer, block: int, mix: Callable[[Writer, int, Buffer, Buffer], object]) -> None:
-    """One of them."""
+def one_block(w: Writer, block: int, mix: Part, feed: Part | None = None) -> None:
+    """One of them. ``feed``: in the place of the feed-forward part."""
+    feed = feed or feed_forward
     kind, prefix, beside = w.config.kind, f"blk.{block}.", _parallel(w, block)
     x = w.x
     bare = "attn_norm.weight" in kind.optional and not w.has(f"{prefix}attn_norm.weight")
@@ -48,10 +52,10 @@ def one_block(w: Writer, block: int, mix: Callable[[Writer, int, Buffer, Buffer]
         w.norm(w.x, f"{prefix}{kind.ffn_norm}", w.normed)
     if beside:
         also = w.buffer("added beside", w.x.width)
-        feed_forward(w, block, x, also)
+        feed(w, block, x, also)
         w.plan.add(w.added, also, w.added)
     else:
-        feed_forward(w, block, x, w.added)
+        feed(w, block, x, w.added)
     w.residual(_own(w, block, kind.post_norms[1]))
 
 
@@ -74,7 +78,9 @@ def feed_forward(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
                 w.unused(f"blk.{block}.ffn_{part}.weight")
     else:
         hints = w.x if w.config.powerinfer else None
-        w.ffn(block, x, out, hints=hints, hidden=w.hidden(block))
+        activation, limit = limited(w, block)
+        hidden = w.hidden(block)
+        w.ffn(block, x, out, hints=hints, hidden=hidden, activation=activation, limit=limit)
 
 
 def _own(w: Writer, block: int, name: str) -> str | None:
@@ -153,7 +159,7 @@ def heads_of(
         sinks=sinks,
         slopes=_slopes(w, heads),
     )
-    _gate_heads(w, f"{prefix}attn_gate", x, mixed, heads)
+    gate_heads(w, f"{prefix}attn_gate", x, mixed, heads)
     return mixed, step
 
 
@@ -203,7 +209,7 @@ def _slopes(w: Writer, heads: int) -> Vector | None:
     return w.plan.repeated(tuple(slopes), 1)
 
 
-def _gate_heads(w: Writer, name: str, x: Buffer, mixed: Buffer, heads: int) -> None:
+def gate_heads(w: Writer, name: str, x: Buffer, mixed: Buffer, heads: int) -> None:
     """Multiplies what attention found by a function of x: of each head, or of each element."""
     function = w.config.kind.gated_heads
     if function is None:

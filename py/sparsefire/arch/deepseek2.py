@@ -8,7 +8,7 @@ import math
 
 from ..core.enums import Route
 from .architecture import Architecture
-from .decoder import BY_KEYS, MINICPM, blocks
+from .decoder import BY_KEYS, MINICPM, SINKS, blocks, gate_heads
 from .mixture import Mixture
 from .plan import Buffer
 from .rope import Rope
@@ -17,7 +17,11 @@ from .writer import Writer
 _MOST = 1 << 16
 # Of what chooses the tokens that are attended to, in longer texts than the context is limited to:
 # within it all of them are.
-_INDEXER = (*("k_norm.weight", "k_norm.bias", "proj.weight", "attn_k.weight", "attn_q_b.weight"),)
+_INDEXER = (
+    *("indexer.k_norm.weight", "indexer.k_norm.bias", "indexer.proj.weight"),
+    *("indexer.attn_k.weight", "indexer.attn_q_b.weight"),
+    *("indexer_compressor_gate.weight", "indexer_compressor_ape.weight"),
+)
 # Files hold a tenth of the factor by which YaRN's logarithm is multiplied.
 _MULTIPLIER_UNIT = 0.1
 
@@ -33,7 +37,7 @@ def attention(w: Writer, block: int, x: Buffer, out: Buffer, *, rotary: bool = T
     """Keys and values are products of one latent vector of `rank`, beside which a part of the keys
     is rotated, and is of all heads."""
     plan, keys, prefix = w.plan, w.keys, f"blk.{block}."
-    heads, turned = w.config.heads, w.config.rope_dims
+    heads, turned = w.config.heads, w.config.rope_dims if w.config.rotates else 0
     rank = keys.integer("attention.kv_lora_rank", _MOST)
     key_dim = keys.integer("attention.key_length_mla", _MOST, w.config.head_dim)
     value_dim = keys.integer("attention.value_length", _MOST, key_dim)
@@ -41,36 +45,36 @@ def attention(w: Writer, block: int, x: Buffer, out: Buffer, *, rotary: bool = T
     if key_dim < turned:
         raise keys.fail("attention.key_length_mla", f"is {key_dim}; {turned} of it are rotated")
     q = _queries(w, prefix, x, heads * key_dim)
-    both, latent, same = (
-        w.buffer(name, width)
-        for name, width in (("both", rank + turned), ("latent", rank), ("k rotated", turned))
-    )
+    both, latent = w.buffer("both", rank + turned), w.buffer("latent", rank)
+    same = w.buffer("k rotated", turned) if turned else None
     w.product(x, f"{prefix}attn_kv_a_mqa", both)
-    if rotary:
+    if rotary and same is not None:
         rope, halves = w.rope(_rope(w)), w.config.rope_halves
         plan.rotate(q, rope, heads, halves, first=key_dim - turned)
         plan.rotate(both, rope, 1, halves, first=rank)
-    w.split(both, latent, same)
+    w.split(both, latent, *(() if same is None else (same,)))
     w.norm(latent, f"{prefix}attn_kv_a_norm", latent)
     expanded = w.has(f"{prefix}attn_kv_b.weight")
     attend = _attend_expanded if expanded else _attend_latent
     read = attend(w, prefix, q, latent, same, (key_dim - turned, value_dim))
+    gate_heads(w, f"{prefix}attn_gate", x, read, heads)
     w.product(read, f"{prefix}attn_output", out)
     for name in _INDEXER:
-        w.unused(f"{prefix}indexer.{name}")
+        w.unused(f"{prefix}{name}")
 
 
 def _attend_latent(
-    w: Writer, prefix: str, q: Buffer, latent: Buffer, same: Buffer, dims: tuple[int, int]
+    w: Writer, prefix: str, q: Buffer, latent: Buffer, same: Buffer | None, dims: tuple[int, int]
 ) -> Buffer:
     """What the heads read. The products with the latent vectors go to the queries and to what the
     heads read, so that the latent vectors are all that a session keeps."""
     plan, heads, (plain, value_dim) = w.plan, w.config.heads, dims
-    rank, turned = latent.width, same.width
+    rank, turned = latent.width, same.width if same is not None else 0
     key_dim, width = plain + turned, rank + turned
     k = w.buffer("k", width)
     plan.copy(latent, k, width=rank)
-    plan.copy(same, k, width=turned, first=(0, rank))
+    if same is not None:
+        plan.copy(same, k, width=turned, first=(0, rank))
     # Queries for latent vectors, beside the part that is rotated.
     part, inner = w.buffer("q plain", heads * plain), w.buffer("q latent", heads * rank)
     plan.copy(q, part, count=heads, width=plain, stride=(key_dim, plain))
@@ -78,29 +82,33 @@ def _attend_latent(
     plan.head_products(part, matrix, inner, heads)
     whole = w.buffer("q", heads * width)
     plan.copy(inner, whole, count=heads, width=rank, stride=(rank, width))
-    plan.copy(q, whole, count=heads, width=turned, first=(plain, rank), stride=(key_dim, width))
+    if same is not None:
+        first, stride = (plain, rank), (key_dim, width)
+        plan.copy(q, whole, count=heads, width=turned, first=first, stride=stride)
     _sharpen(w, whole, key_dim)
     mixed, read = w.buffer("heads latent", heads * rank), w.buffer("heads", heads * value_dim)
-    plan.attention(whole, k, latent, mixed, kv_heads=1, k_dim=width, v_dim=rank)
+    sinks = plan.vector(f"{prefix}{SINKS}", heads) if SINKS in w.config.kind.vectors else None
+    plan.attention(whole, k, latent, mixed, kv_heads=1, k_dim=width, v_dim=rank, sinks=sinks)
     values = plan.matrix(f"{prefix}attn_v_b.weight", (heads, value_dim, rank))
     plan.head_products(mixed, values, read, heads)
     return read
 
 
 def _attend_expanded(
-    w: Writer, prefix: str, q: Buffer, latent: Buffer, same: Buffer, dims: tuple[int, int]
+    w: Writer, prefix: str, q: Buffer, latent: Buffer, same: Buffer | None, dims: tuple[int, int]
 ) -> Buffer:
     """What the heads read in older files, whose one matrix makes keys and values of the latent
     vectors: it cannot go to the queries as it is stored, so each head has keys and values."""
     plan, heads, (plain, value_dim) = w.plan, w.config.heads, dims
-    turned, each = same.width, plain + value_dim
+    turned, each = same.width if same is not None else 0, plain + value_dim
     key_dim = plain + turned
     together = w.buffer("keys and values", heads * each)
     k, v = w.buffer("k", heads * key_dim), w.buffer("v", heads * value_dim)
     w.product(latent, f"{prefix}attn_kv_b", together)
     if plain:
         plan.copy(together, k, count=heads, width=plain, stride=(each, key_dim))
-    plan.copy(same, k, count=heads, width=turned, first=(0, plain), stride=(0, key_dim))
+    if same is not None:
+        plan.copy(same, k, count=heads, width=turned, first=(0, plain), stride=(0, key_dim))
     plan.copy(together, v, count=heads, width=value_dim, first=(plain, 0), stride=(each, value_dim))
     _sharpen(w, q, key_dim)
     read = w.buffer("heads", heads * value_dim)

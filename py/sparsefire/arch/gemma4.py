@@ -1,6 +1,7 @@
 """Gemma 4 (Google 2026), the text part: heads of one size in layers with a window and of another in
 those without, which may have keys for values; inputs of each layer by token and last layers that
-use the keys and values of earlier ones, as Gemma 3n has them."""
+use the keys and values of earlier ones, as Gemma 3n has them; a mixture of experts beside the
+feed-forward layer of each block in some."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 from .architecture import Architecture
 from .decoder import GEMMA3, one_block
 from .gemma3n import attention, layer_inputs, of_input, own_layers
+from .mixture import Mixture, expert_count, expert_width, has_experts, route
 from .plan import Buffer
 from .writer import Writer
 
@@ -29,7 +31,7 @@ def write(w: Writer) -> None:
         attentions.append(_attention(w, block, attentions, own))
 
     for block in range(w.config.layers):
-        one_block(w, block, attend)
+        one_block(w, block, attend, _feed_forward)
         if inputs is not None:
             of_input(w, block, w.x, inputs)
             plan.add(w.x, w.added, w.x)
@@ -57,6 +59,26 @@ def _attention(w: Writer, block: int, attentions: list[int], own: int) -> int:
     return attention(w, block, attentions, own, dim, rope, keys_as_values=same)
 
 
+def _feed_forward(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
+    """The feed-forward layer of a block and, where it has a router, its experts: each with norms of
+    its own before and after."""
+    plan, prefix = w.plan, f"blk.{block}."
+    w.ffn(block, x, out, hidden=w.hidden(block))
+    if not has_experts(w, block):
+        return
+    w.norm(out, f"{prefix}post_ffw_norm_1", out)
+    # The router has a norm too, whose weight is divided by √d.
+    routed, read, made = (w.buffer(name, x.width) for name in ("routed", "read", "made"))
+    scale = plan.vector(f"{prefix}ffn_gate_inp.scale", x.width)
+    plan.norm(w.x, routed, scale, w.config.norm_epsilon)
+    plan.scale(routed, x.width**-0.5)
+    w.norm(w.x, f"{prefix}pre_ffw_norm_2", read)
+    routes = route(w, block, routed)
+    w.experts(block, read, routes, made, count=expert_count(w), width=expert_width(w))
+    w.norm(made, f"{prefix}post_ffw_norm_2", made)
+    plan.add(out, made, out)
+
+
 ROWS = {
     "gemma4": Architecture(
         "gelu_tanh",
@@ -66,6 +88,7 @@ ROWS = {
         embedding_scale=GEMMA3.embedding_scale,
         attention_scale=lambda _: 1.0,
         window_rope_base=GEMMA3.window_rope_base,
+        mixture=Mixture(found=True),
         own_keys=(
             "attention.head_count_kv",
             "attention.key_length_swa",

@@ -92,6 +92,18 @@ class Keys:
             )
         return number
 
+    def number_of(self, name: str, layer: int, low: float, high: float, default: float) -> float:
+        """A finite number from `low` to `high` of a layer: of the key's array, or its one."""
+        value = self.value(name, default)
+        if isinstance(value, np.ndarray):
+            value = value[layer].item() if layer < len(value) else None
+        number = float(value) if isinstance(value, (int, float)) else math.nan
+        if not low <= number <= high:
+            raise self.fail(
+                name, f"is {shown_value(value)} for layer {layer}; expected {low} to {high}"
+            )
+        return number
+
     def text(self, name: str) -> str | None:
         """A text, or None when the key is missing."""
         value = self.value(name)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..core.enums import Function, Repeat, Route
+from ..weights.activation import ActivationType
 from .plan import Buffer, Vector
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ _SCORING = {
     3: Route.ROUTE_SOFTMAX_CHOSEN,
 }
 _ADJUGATE_SCALE = 0.05  # of files that do not say
+# Keys of limits of the activation: of experts, and of other layers.
+LIMITS = "swiglu_clamp_exp", "swiglu_clamp_shexp"
+_LEAST_LIMIT = 1e-6  # below it is none
 _MOST_EXPERTS, _MOST_WIDTH = 1 << 16, 1 << 22
 
 
@@ -30,11 +34,15 @@ class Mixture(NamedTuple):
     own_width: bool = True  # expert_feed_forward_length is the experts' width
     before: bool = False  # weights multiply what experts get, not what they make of it
     shared: str = ""  # width of a layer beside them: "key", "count" times theirs, "width": theirs,
-    # "hidden": that of dense layers, "either": the key's, or theirs
+    # "hidden": that of dense layers, "either": the key's, or theirs, "total": or "count" times that
     adjugates: bool = False  # groups of experts have a small one together
     shared_gate: bool = False  # which is multiplied by a sigmoid of its own
     shared_suffix: str = "_shexp"  # of the names of its tensors
     shared_factor: float = 1.0  # what the sum of both is multiplied by, where it is there
+    limits: ActivationType | None = None  # the activation where the file has limits for it
+    limit: float = 0.0  # of files that do not say; 0: none
+    shared_limited: bool = True  # that of the layer beside them, and of dense ones, is heeded
+    same_limits: bool = False  # and is theirs in files that do not say
     found: bool = False  # a block is a mixture where it has a router, whatever the keys say
 
 
@@ -61,9 +69,29 @@ def expert_width(w: Writer) -> int:
     return width or w.config.hidden
 
 
+def limited(
+    w: Writer, block: int, experts: bool = False
+) -> tuple[ActivationType | None, float | None]:
+    """The activation of a block's experts, or of another feed-forward layer of it, and its limit,
+    where the file has one."""
+    kind = w.config.kind.mixture
+    if kind is None or kind.limits is None or not (experts or kind.shared_limited):
+        return None, None
+    own, theirs = LIMITS
+    limit = w.keys.number_of(own, block, 0.0, 1e6, kind.limit)
+    if not experts and not (kind.same_limits and w.keys.value(theirs) is None):
+        limit = w.keys.number_of(theirs, block, 0.0, 1e6, 0.0)
+    return (kind.limits, limit) if limit > _LEAST_LIMIT else (None, None)
+
+
+def expert_count(w: Writer) -> int:
+    """Experts of a block."""
+    return w.keys.integer("expert_count", _MOST_EXPERTS)
+
+
 def experts_used(w: Writer, block: int) -> int:
     """Experts of a block that each token goes to."""
-    name, count = "expert_used_count", w.keys.integer("expert_count", _MOST_EXPERTS)
+    name, count = "expert_used_count", expert_count(w)
     used = w.keys.per_layer(name, w.config.layers, count)[block]
     if used == 0:
         raise w.keys.fail(name, f"is 0 for layer {block}; expected a number from 1 on")
@@ -74,7 +102,7 @@ def route(w: Writer, block: int, x: Buffer) -> Buffer:
     """Chooses the experts of a block by x; their numbers and weights."""
     mixture, keys, prefix = w.config.kind.mixture, w.keys, f"blk.{block}."
     assert mixture is not None
-    count = keys.integer("expert_count", _MOST_EXPERTS)
+    count = expert_count(w)
     used = experts_used(w, block)
     groups = keys.integer("expert_group_count", count, 1, least=0) or 1
     groups_used = keys.integer("expert_group_used_count", groups, groups, least=0) or groups
@@ -112,9 +140,10 @@ def _choice_bias(w: Writer, name: str, count: int) -> Vector | None:
 def mixture(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     """The experts of a block, and the layer beside them."""
     routes = route(w, block, x)
-    count = w.keys.integer("expert_count", _MOST_EXPERTS)
+    count = expert_count(w)
     kind = w.config.kind
     assert kind.mixture is not None
+    activation, limit = limited(w, block, experts=True)
     w.experts(
         block,
         x,
@@ -123,6 +152,8 @@ def mixture(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
         count=count,
         width=expert_width(w),
         gated=bool(kind.gated),
+        activation=activation,
+        limit=limit,
         before=kind.mixture.before,
     )
     if kind.mixture.adjugates:
@@ -133,7 +164,7 @@ def mixture(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
 def _add_adjugates(w: Writer, block: int, x: Buffer, routes: Buffer, out: Buffer) -> None:
     """Adds what the small experts of the chosen experts' groups make of x, with their weights."""
     keys, name = w.keys, "experts_per_group"
-    count = keys.integer("expert_count", _MOST_EXPERTS)
+    count = expert_count(w)
     share = keys.integer(name, count, 1)
     if count % share:
         raise keys.fail(name, f"is {share}, which does not divide the {count} experts")
@@ -154,7 +185,8 @@ def add_shared(w: Writer, block: int, x: Buffer, out: Buffer) -> None:
     if not hidden or (not suffix and not w.has(f"blk.{block}.ffn_up.weight")):
         return
     shared = w.buffer("shared", out.width)
-    w.ffn(block, x, shared, suffix=suffix, hidden=hidden)
+    activation, limit = limited(w, block)
+    w.ffn(block, x, shared, suffix=suffix, hidden=hidden, activation=activation, limit=limit)
     if kind.shared_gate:
         gate = w.buffer("shared gate", 1)
         name = f"blk.{block}.ffn_gate_inp_shexp.weight"
@@ -172,6 +204,9 @@ def _shared_width(w: Writer, kind: Mixture) -> int:
     if kind.shared == "count":
         times = w.keys.integer("expert_shared_count", 1 << 10, 0, least=0)
         return (stated or expert_width(w)) * times
+    if kind.shared == "total":
+        times = w.keys.integer("expert_shared_count", 1 << 10, 1)
+        return stated or expert_width(w) * times
     if kind.shared == "width":
         return expert_width(w)
     if kind.shared == "either":

@@ -70,6 +70,8 @@ class FfnLayer:
     biases: bool = True  # those of the file are used
     deviations: float = 0.0  # gates are cut by, see `SparseFfn.set_gate_deviations`
     stack: str = ""
+    parameter: float = 0.0  # of the activation
+    up_parameter: float = 0.0  # of what becomes of up beside the gate
 
     @property
     def fused(self) -> bool:
@@ -95,6 +97,13 @@ class ExpertLayer:
     down: str
     activation: ActivationType
     biases: bool
+    parameter: float = 0.0  # of the activation
+    up_parameter: float = 0.0  # of what becomes of up beside the gate
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its tensors, gate, up and down."""
+        return tuple(dict.fromkeys(name for name in (self.gate, self.up, self.down) if name))
 
     @property
     def hidden(self) -> int:
@@ -465,6 +474,14 @@ class Plan:
     def mix(self, x: Buffer, weights: Buffer, out: Buffer, streams: int) -> None:
         """Out (outs, dim) = weights (outs, streams) · x (streams, dim)."""
         self.step(StepName.STEP_MIX, x.index, weights.index, out.index, streams)
+
+    def softmax(
+        self, x: Buffer, out: Buffer, columns: int, rounds: int = 0, epsilon: float = 0.0
+    ) -> None:
+        """Out = the softmax of each row of so many columns; with `rounds`, columns and rows are
+        divided by their sums + epsilon in turn (Sinkhorn and Knopp 1967)."""
+        arguments = x.index, out.index, columns, rounds
+        self.step(StepName.STEP_SOFTMAX, *arguments, numbers=(epsilon,))
 
     def tap(self, x: Buffer, kind: int, place: int) -> None:
         """Lets x be recorded."""

@@ -15,7 +15,7 @@ from ..gguf.reader import GgufFile
 from ..weights.formats import WeightFormat, weight_format
 from ..weights.matrix import Matrix
 from ..weights.quantized import dequantize_rows, quantize_rows
-from .plan import FfnLayer
+from .plan import ExpertLayer, FfnLayer
 from .tensors import check_format, check_vector_format, ffn_matrices, ffn_tensor
 
 _TILE = 1 << 20  # weights that are transposed at a time, so that they stay in cache
@@ -49,9 +49,18 @@ def read_matrix(core: Core, file: GgufFile, name: str) -> Matrix:
 
 def read_scale(file: GgufFile, matrix: str) -> float:
     """What all weights of a matrix are multiplied by: the number in a tensor of its own, as
-    llama.cpp's files have it, or 1."""
+    llama.cpp's files have it, or 1. The matrices of experts may have one each, see
+    `read_expert_scales`."""
     name = scale_name(matrix)
-    return float(read_vector(file, name)[0]) if name in file.tensors else 1.0
+    scales = read_vector(file, name) if name in file.tensors else ()
+    return float(scales[0]) if len(scales) == 1 else 1.0
+
+
+def read_expert_scales(file: GgufFile, layer: ExpertLayer) -> list[FloatArray | None]:
+    """What the weights of each expert's gate, up and down are multiplied by, (experts,) each, or
+    None where the file says nothing."""
+    names = [scale_name(name or "") for name in (layer.gate, layer.up, layer.down)]
+    return [read_vector(file, name) if name in file.tensors else None for name in names]
 
 
 def read_vector(file: GgufFile, name: str, dimensions: int = 1) -> FloatArray:

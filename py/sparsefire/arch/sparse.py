@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ..core.enums import Function, Route
+from ..weights.activation import ActivationType
 from .architecture import Architecture
 from .decoder import BY_KEYS, HEAD_NORMS, LLAMA, QWEN3_MOE, SINKS, write
 from .mixture import Mixture
@@ -63,7 +64,11 @@ ROWS = {
         mixture=BY_KEYS,
         own_keys=("attention.head_count", "attention.head_count_kv"),
     ),
-    "maple": QWEN3_MOE._replace(window_rope_base=0.0, rotary_windows=True),
+    "maple": QWEN3_MOE._replace(
+        window_rope_base=0.0,
+        rotary_windows=True,
+        mixture=Mixture(limits=ActivationType.SILU_LIMITED, limit=7.0, shared_limited=False),
+    ),
     "mimo2": _NEOX._replace(
         optional=(SINKS,),
         window_rope_base=0.0,

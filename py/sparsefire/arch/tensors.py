@@ -106,8 +106,11 @@ def _all_tensors(file: GgufFile, config: ModelConfig, plan: Plan) -> dict[str, t
             shapes |= _ffn_tensors(file, config, layer)
         elif layer.usual:
             shapes |= _expert_predictors(file, layer, plan.tensors[f"{layer.up}.weight"][-1])
+        if isinstance(layer, ExpertLayer):
+            for name in layer.names:
+                shapes |= _scales(file, f"{name}.weight", layer.count)
     for name in [name for name, shape in shapes.items() if len(shape) == 2]:
-        shapes |= _scales(file, name)
+        shapes = _scales(file, name) | shapes  # an architecture may use one in its own way
     return shapes
 
 
@@ -121,12 +124,13 @@ def _expert_predictors(file: GgufFile, layer: ExpertLayer, d: int) -> dict[str, 
     return {p: (layer.count, rank, d), q: (*neurons, rank), bias: neurons}
 
 
-def _scales(file: GgufFile, matrix: str) -> dict[str, tuple[int, ...]]:
-    """The numbers that files have beside a matrix: what its weights are multiplied by, and what its
-    inputs would be divided by where they become 4-bit floats, which changes nothing here."""
+def _scales(file: GgufFile, matrix: str, count: int = 1) -> dict[str, tuple[int, ...]]:
+    """The numbers that files have beside a matrix, or each of those of so many experts: what its
+    weights are multiplied by, and what its inputs would be divided by where they become 4-bit
+    floats, which changes nothing here."""
     scale = scale_name(matrix)
     names = scale, f"{scale.removesuffix('scale')}input_scale"
-    return {name: (1,) for name in names if name in file.tensors}
+    return {name: (count,) for name in names if name in file.tensors}
 
 
 def _ffn_tensors(

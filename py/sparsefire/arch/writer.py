@@ -192,12 +192,13 @@ class Writer:
         hidden: int | None = None,
         gated: bool | None = None,
         activation: ActivationType | None = None,
+        limit: float | None = None,
         hints: Buffer | None = None,
         names: tuple[tuple[str, str], ...] = (),
         deviations: float = 0.0,
         stack: str = "",
     ) -> None:
-        """The feed-forward layer of a block."""
+        """The feed-forward layer of a block. ``limit``: that of its activation."""
         config = self.config
         hidden = config.hidden if hidden is None else hidden
         names_of = (f"blk.{block}.{part}{suffix}.weight" for part in _GATE_UP)
@@ -209,8 +210,11 @@ class Writer:
             names = (*names, ("ffn_gate", f"ffn_up{suffix}"))
         chosen = activation or config.activation
         biases = "ffn_up.bias" not in config.kind.unused
+        limits = config.limits if limit is None else (limit, limit)
         layer = self.plan.layer(
-            FfnLayer(block, suffix, hidden, gated, chosen, names, biases, deviations, stack)
+            FfnLayer(
+                block, suffix, hidden, gated, chosen, names, biases, deviations, stack, *limits
+            )
         )
         if x.width == config.d:
             self.plan.tap(x, Tap.TAP_FFN_INPUTS, layer)
@@ -227,11 +231,12 @@ class Writer:
         width: int,
         gated: bool = True,
         activation: ActivationType | None = None,
+        limit: float | None = None,
         before: bool = False,
         suffix: str = "_exps",
         share: int = 1,
     ) -> None:
-        """The experts of a block that the routes name."""
+        """The experts of a block that the routes name. ``limit``: that of their activation."""
         prefix, d = f"blk.{block}.ffn_", x.width
         names = [f"{prefix}{part}{suffix}" for part in ("gate", "up", "down")]
         shapes = [(count, width, d), (count, width, d), (count, out.width, width)]
@@ -245,7 +250,8 @@ class Writer:
                 self.plan.tensors[f"{name}.bias"] = shape[:2]
         chosen = activation or self.config.activation
         gate = names[0] if gated else None
-        expert = ExpertLayer(block, count, width, gate, names[1], names[2], chosen, biases)
+        limits = self.config.limits if limit is None else (limit, limit)
+        expert = ExpertLayer(block, count, width, gate, names[1], names[2], chosen, biases, *limits)
         layer = self.plan.layer(expert)
         if d == self.config.d:
             self.plan.tap(x, Tap.TAP_FFN_INPUTS, layer)

@@ -70,6 +70,11 @@ class Activation(IntEnum):
     FATRELU = 6
     SILU_CLAMPED = 7
     CLAMPED = 8
+    SILU_LIMITED = 9
+    SILU_CAPPED = 10
+    LIMITED = 11
+    SITU = 12
+    CAPPED = 13
 
 
 class Rule(IntEnum):
@@ -128,6 +133,7 @@ class StepName(IntEnum):
     STEP_CLAMP = 25
     STEP_HEAD = 26
     STEP_TYPE = 27
+    STEP_SOFTMAX = 28
 
 
 class Mask(IntEnum):

@@ -32,7 +32,7 @@ from ..weights.formats import WeightFormat, weight_format
 from .bundles import CUT_OFF, LayerShape, Source, opened, read_exactly
 from .cache import CoreCache, NeuronCache
 from .core_layer import DOWN_LAYOUTS
-from .files import attach_predictors, read_expert_predictors
+from .files import attach_predictors, read_expert_predictors, set_scales, set_up_parameter
 from .uncached import UncachedFile
 
 _READERS = 4  # reads at a time: enough to keep a fast disk busy
@@ -60,8 +60,7 @@ class ExpertFile:
         self.layer = layer
         self.core = core
         self.paths = header.paths
-        names = dict.fromkeys(name for name in (layer.gate, layer.up, layer.down) if name)
-        self.parts = [_part(header, f"{name}.weight", layer.count) for name in names]
+        self.parts = [_part(header, f"{name}.weight", layer.count) for name in layer.names]
         d_in, d_out = (
             header.tensor(f"{layer.up}.weight").shape[-1],
             header.tensor(f"{layer.down}.weight").shape[-2],
@@ -73,7 +72,7 @@ class ExpertFile:
             self.down_format = format_by_neuron(header, down.name)
             self._down_bytes = layer.width * self.down_format.row_bytes(d_out)
         self.bundle_bytes = sum(part.nbytes for part in self.parts[:-1]) + self._down_bytes
-        self.shape = LayerShape(layer.count, d_in, d_out, layer.activation, 0.0, 0)
+        self.shape = LayerShape(layer.count, d_in, d_out, layer.activation, layer.parameter, 0)
         self._files: dict[int, Any] = {}
         own = contextlib.ExitStack()
         self._finalizer = weakref.finalize(self, own.close)
@@ -256,11 +255,13 @@ class CachedExperts(CoreObject):
                 layer.width,
                 DOWN_LAYOUTS["neuron" if file.by_neuron else "output"],
                 layer.activation.code,
-                0.0,
+                layer.parameter,
                 what=f"{layer.count} experts of {file.name}",
             )
             super().__init__(core, handle, "sf_experts_close")
             self._set_biases(file)
+            set_scales(self, file.header, layer)
+            set_up_parameter(self, layer)
             self._predictors = read_expert_predictors(core, file.header, layer)
             attach_predictors(self, self._predictors)
         except BaseException:

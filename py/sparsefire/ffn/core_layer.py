@@ -69,9 +69,9 @@ class CoreFfn(CoreLayer):
         self.activation = ActivationType(activation)
         if not 0 <= parameter < float("inf"):
             raise ArgumentError(
-                f"parameter: the threshold of fatrelu is 0 or more, and finite, got {parameter}"
+                f"parameter: a threshold or limit is 0 or more, and finite, got {parameter}"
             )
-        self.parameter = parameter
+        self.parameter = self.up_parameter = parameter
         self.hidden, self.d_in = up.shape
         self.d_out = down.columns if by_neuron else down.rows
         if gate is not None and gate.shape != up.shape:
@@ -133,6 +133,12 @@ class CoreFfn(CoreLayer):
         """See `SparseFfn.set_both_active`."""
         self.core.check("sf_ffn_set_both_active", self.handle, int(both), what="both active")
         self.both_active = both
+
+    def set_up_parameter(self, parameter: float) -> None:
+        """See `SparseFfn.set_up_parameter`."""
+        what = f"parameter {parameter} of up"
+        self.core.check("sf_ffn_set_up_parameter", self.handle, parameter, what=what)
+        self.up_parameter = parameter
 
     def set_gate_deviations(self, deviations: float) -> None:
         """See `SparseFfn.set_gate_deviations`."""

@@ -92,6 +92,8 @@ def neuron_values(ffn: SparseFfn, x: _arrays.FloatArray, on: str) -> _arrays.Flo
     if gate is not None and on == "product":
         if ffn.both_active:
             raised = ffn.activation.apply(raised, ffn.parameter, ffn.core)
+        else:
+            raised = ffn.activation.apply_to_up(raised, ffn.up_parameter, ffn.core)
         values = values * raised
     return np.abs(values, dtype=np.float32)
 

@@ -19,7 +19,7 @@ from ..gguf.reader import GgufFile
 from ..weights.activation import ActivationType
 from ..weights.matrix import Matrix
 from .core_layer import DOWN_LAYOUTS
-from .files import attach_predictors, read_expert_predictors
+from .files import attach_predictors, read_expert_predictors, set_scales, set_up_parameter
 from .low_rank import LowRankPredictor
 
 _CUTOFFS = {"gate": Cutoff.CUTOFF_GATE, "product": Cutoff.CUTOFF_PRODUCT}
@@ -127,7 +127,10 @@ def read_experts(core: Core, file: GgufFile, layer: ExpertLayer) -> ExpertsFfn:
         down,
         layer.activation,
         down_layout=layout,
+        parameter=layer.parameter,
         biases=biases,
     )
+    set_up_parameter(experts, layer)
+    set_scales(experts, file, layer)
     experts.set_predictors(read_expert_predictors(core, file, layer))
     return experts

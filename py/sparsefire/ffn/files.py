@@ -6,7 +6,7 @@ import numpy as np
 
 from ..arch import screen
 from ..arch.plan import ExpertLayer
-from ..arch.read import read_matrix, read_vector
+from ..arch.read import read_expert_scales, read_matrix, read_vector
 from ..arch.tensors import PREDICTOR_MATRICES
 from ..core.core import Core
 from ..core.handle import CoreObject
@@ -64,6 +64,21 @@ def attach_predictors(experts: CoreObject, predictors: list[LowRankPredictor]) -
     for expert, predictor in enumerate(predictors):
         attached = expert, predictor.handle
         experts.core.check("sf_experts_set_predictor", experts.handle, *attached, what="predictors")
+
+
+def set_up_parameter(experts: CoreObject, layer: ExpertLayer) -> None:
+    """Gives what becomes of up its own parameter, if it has one."""
+    if layer.up_parameter != layer.parameter:
+        parameter = layer.up_parameter
+        experts.core.check("sf_experts_set_up_parameter", experts.handle, parameter, what="experts")
+
+
+def set_scales(experts: CoreObject, file: GgufFile, layer: ExpertLayer) -> None:
+    """Gives the weights of each expert what the file has for them to be multiplied by."""
+    scales = [
+        each if each is None else experts.core.inp(each) for each in read_expert_scales(file, layer)
+    ]
+    experts.core.check("sf_experts_set_scales", experts.handle, *scales, what="scales of experts")
 
 
 def predictor_copies(file: GgufFile) -> int:

@@ -74,7 +74,7 @@ class SparseFfn(FfnLayer):
     is the weight format, one of `sparsefire.weights.quantized.FORMATS`; by default that of ``w1``
     if it is quantised, or else f32. The matrices are stored neuron by neuron, so ``w2`` is
     transposed (and requantised if it is quantised, see `QuantizedWeights.transpose`). ``parameter``
-    is the threshold of the activation "fatrelu".
+    is the threshold of the activation "fatrelu", or the limit of one that has a limit.
 
     Several threads may use a layer: calls wait for each other, and `counts` is of the last one,
     whichever thread made it.
@@ -237,8 +237,21 @@ class SparseFfn(FfnLayer):
 
     @property
     def parameter(self) -> float:
-        """The threshold of the activation "fatrelu", 0 for others."""
+        """The threshold of the activation "fatrelu", or the limit of one that has a limit; 0 for
+        others."""
         return self._core_ffn.parameter
+
+    @property
+    def up_parameter(self) -> float:
+        """The limit of what beside a gate becomes of up, see `set_up_parameter`."""
+        return self._core_ffn.up_parameter
+
+    @locked
+    @checked(parameter=number)
+    def set_up_parameter(self, parameter: float) -> None:
+        """Sets the limit of what beside a gate becomes of up, where it is another one than the
+        gate's, as in Kimi K3. `ArgumentError` for a layer without a gate."""
+        self._core_ffn.set_up_parameter(parameter)
 
     @property
     def down_layout(self) -> str:
@@ -407,10 +420,12 @@ class SparseFfn(FfnLayer):
                 "the layer's down matrix has one row per output, so neurons are not contiguous: "
                 "create the layer with SparseFfn(w1, w2, …), which transposes w2"
             )
-        if self.sub_norm is not None or self.both_active or self.gate_deviations:
+        apart = self.both_active or self.up_parameter != self.parameter
+        if self.sub_norm is not None or apart or self.gate_deviations:
             raise UnsupportedError(
-                "a layer with a norm before its down matrix, with both gate and up activated, or "
-                "with gates that are cut by their deviation cannot be saved by itself"
+                "a layer with a norm before its down matrix, with both gate and up activated, with "
+                "another limit for up, or with gates that are cut by their deviation cannot be "
+                "saved by itself"
             )
         if any(each.scale != 1 for each in matrices):
             raise UnsupportedError("a layer whose matrices have scales cannot be saved by itself")
@@ -472,7 +487,7 @@ class SparseFfn(FfnLayer):
         }
         second = ffn.second_down and ffn.second_down.weights()
         norm = ffn.sub_norm, ffn.sub_norm_epsilon
-        extras = (ffn.both_active, ffn.gate_deviations, *norm, second)
+        extras = (ffn.both_active, ffn.up_parameter, ffn.gate_deviations, *norm, second)
         state = (weights, scales, self.biases, extras, options, dict(ffn.cutoffs), self.predictor)
         return _unpickled, state
 
@@ -488,7 +503,7 @@ def _unpickled(
     weights: tuple[QuantizedWeights | None, QuantizedWeights, QuantizedWeights],
     scales: tuple[float, float, float, float],
     biases: tuple[_arrays.FloatArray | None, ...],
-    extras: tuple[bool, float, _arrays.FloatArray | None, float, QuantizedWeights | None],
+    extras: tuple[bool, float, float, _arrays.FloatArray | None, float, QuantizedWeights | None],
     options: dict[str, Any],
     cutoffs: dict[str, float],
     predictor: InCorePredictor | None,
@@ -516,9 +531,11 @@ def _unpickled(
         predictor=predictor,
         **options,
     )
-    both_active, deviations, sub_norm, epsilon, second_down = extras
+    both_active, up_parameter, deviations, sub_norm, epsilon, second_down = extras
     if both_active:
         layer.set_both_active(True)
+    if up_parameter != layer.parameter:
+        layer.set_up_parameter(up_parameter)
     layer.set_gate_deviations(deviations)
     layer.set_sub_norm(sub_norm, epsilon)
     if second_down is not None:

@@ -44,7 +44,7 @@ def read_layer(core: Core, file: GgufFile, config: ModelConfig, layer: FfnLayer)
         matrices.down,
         activation=layer.activation,
         down_layout=matrices.down_layout,
-        parameter=config.activation_parameter,
+        parameter=layer.parameter,
         predictor=read_predictor(
             core,
             file,
@@ -62,6 +62,8 @@ def read_layer(core: Core, file: GgufFile, config: ModelConfig, layer: FfnLayer)
         ffn.set_cutoff(cutoffs[block], on)
     if config.kind.both_active:
         ffn.set_both_active(True)
+    if layer.up_parameter != layer.parameter:
+        ffn.set_up_parameter(layer.up_parameter)
     if layer.deviations:
         ffn.set_gate_deviations(layer.deviations)
     sub_norm = f"blk.{block}.ffn_sub_norm.weight"

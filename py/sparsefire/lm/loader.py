@@ -29,6 +29,7 @@ from ..ffn.experts import ExpertsFfn, read_experts
 from ..ffn.layer import SparseFfn
 from ..ffn.low_rank import CoreLowRank
 from ..ffn.stored import read_layer
+from ..gguf.i2_s import scale_name
 from ..gguf.reader import GgufFile
 from ..weights.formats import weight_format
 from ..weights.matrix import Matrix
@@ -92,6 +93,7 @@ class CoreModel(CoreObject):
 
     def _add_matrices(self) -> None:
         memories: dict[str, Memory] = {}
+        used = {each.name for each in self.plan.vectors}  # by steps, whatever they are called
         for each in self.plan.matrices:
             if each.name not in memories:
                 memories[each.name] = upload_tensor(self.core, self.file, each.name)
@@ -99,7 +101,8 @@ class CoreModel(CoreObject):
             offset = each.first * kind.row_bytes(each.columns)
             memory = memories[each.name]
             matrix = Matrix(self.core, memory, kind, each.rows, each.columns, offset)
-            matrix.set_scale(read_scale(self.file, each.name))
+            if scale_name(each.name) not in used:
+                matrix.set_scale(read_scale(self.file, each.name))
             self._matrices.append(matrix)
             self._add("sf_model_add_matrix", matrix.handle, what=each.name)
 

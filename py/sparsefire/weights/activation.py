@@ -20,7 +20,10 @@ class ActivationType(StrEnum):
     ``ActivationType("gelu")`` accepts the names that frameworks use as well:
     ``gelu`` is the erf form, ``gelu_pytorch_tanh`` the tanh form, ``swish`` is SiLU and
     ``relu_squared`` is ReLU². ``silu_clamped`` is gpt-oss's: c · sigmoid(1.702 c), c = min(v, 7),
-    and in a gated layer up is min(max(v, -7), 7) + 1. An unknown name is an `ArgumentError`.
+    and in a gated layer up is min(max(v, -7), 7) + 1. ``silu_limited`` is SiLU of min(v, limit),
+    ``silu_capped`` min(SiLU, limit), and up is min(max(v, -limit), limit); ``situ`` is Kimi K3's
+    β · tanh(v / β) · sigmoid(v), and up is β' · tanh(v / β'). An unknown name is an
+    `ArgumentError`.
     """
 
     IDENTITY = "identity"
@@ -31,6 +34,9 @@ class ActivationType(StrEnum):
     GELU_ERF = "gelu_erf"
     FATRELU = "fatrelu"
     SILU_CLAMPED = "silu_clamped"
+    SILU_LIMITED = "silu_limited"
+    SILU_CAPPED = "silu_capped"
+    SITU = "situ"
 
     @classmethod
     def _missing_(cls, value: object) -> ActivationType:
@@ -54,6 +60,15 @@ class ActivationType(StrEnum):
         return Activation[self.name]
 
     @property
+    def has_limit(self) -> bool:
+        """True if its parameter is a limit, without which it means nothing."""
+        return self in (
+            ActivationType.SILU_LIMITED,
+            ActivationType.SILU_CAPPED,
+            ActivationType.SITU,
+        )
+
+    @property
     def is_relu_family(self) -> bool:
         """True if the activation is exactly zero on a half-line, so that exact sparse inference
         is possible (ReLU, ReLU² and FATReLU)."""
@@ -65,17 +80,28 @@ class ActivationType(StrEnum):
     ) -> npt.NDArray[np.float32]:
         """Applies the activation to every element of ``x`` (any shape); float32 of that shape.
 
-        ``parameter`` is FATReLU's threshold and ignored by others. NaN or infinity in ``x`` raises
-        `NotFiniteError`.
+        ``parameter`` is FATReLU's threshold, or the limit of those that have one, and ignored by
+        others. NaN or infinity in ``x`` raises `NotFiniteError`.
         """
-        core = core or get_core()
+        return self._applied(self.code, x, parameter, core or get_core())
+
+    def apply_to_up(
+        self, x: npt.NDArray[np.float32], parameter: float, core: Core
+    ) -> npt.NDArray[np.float32]:
+        """What becomes of up beside a gate with this activation; arguments as `apply`."""
+        code = _BESIDE.get(self)
+        return x if code is None else self._applied(code, x, parameter, core)
+
+    def _applied(
+        self, code: int, x: npt.ArrayLike, parameter: float, core: Core
+    ) -> npt.NDArray[np.float32]:
         values = np.ascontiguousarray(x, dtype=np.float32)
         result = np.empty_like(values)
         if values.size:
             core.check(
                 "sf_activate",
                 core.context,
-                self.code,
+                code,
                 parameter,
                 core.inp(values.reshape(-1)),
                 values.size,
@@ -85,6 +111,12 @@ class ActivationType(StrEnum):
         return result
 
 
+_BESIDE = {
+    ActivationType.SILU_CLAMPED: Activation.CLAMPED,
+    ActivationType.SILU_LIMITED: Activation.LIMITED,
+    ActivationType.SILU_CAPPED: Activation.LIMITED,
+    ActivationType.SITU: Activation.CAPPED,
+}
 _ALIASES = {
     "linear": "identity",
     "none": "identity",
