@@ -52,8 +52,8 @@ def read_scale(file: GgufFile, matrix: str) -> float:
     llama.cpp's files have it, or 1. The matrices of experts may have one each, see
     `read_expert_scales`."""
     name = scale_name(matrix)
-    scales = read_vector(file, name) if name in file.tensors else ()
-    return float(scales[0]) if len(scales) == 1 else 1.0
+    scales = read_vector(file, name) if name in file.tensors else np.ones(1, np.float32)
+    return float(scales[0]) if scales.size == 1 else 1.0
 
 
 def read_expert_scales(file: GgufFile, layer: ExpertLayer) -> list[FloatArray | None]:
