@@ -20,6 +20,7 @@ from sparsefire.cli import main
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, ModelFileError
 from sparsefire.ffn.bounded import CoreBounded
+from sparsefire.fit import products
 from sparsefire.lm.opening import default_model
 
 RANK, ROWS, VOCAB, D = 32, 40, 270, 64
@@ -256,6 +257,27 @@ def test_a_companion_belongs_to_its_model(calibrated: Calibrated, tmp_path: Path
     given = calibrated.path.read_bytes()
     with sf.Model.load(given, companion=companion) as model:
         assert model.head == "screened"
+
+
+def test_a_model_that_is_no_path_needs_a_named_companion(tmp_path: Path) -> None:
+    data = default_model().read_bytes()
+    with pytest.raises(ArgumentError, match="no path needs the path of its companion"):
+        calibrate_head(data)
+    with pytest.raises(ArgumentError, match="output or companion, not both"):
+        calibrate_head(data, tmp_path / "a.gguf", companion=tmp_path / "b.gguf")
+
+
+def test_products_of_a_fit_without_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the core, in blocks of a few rows."""
+    random = np.random.default_rng(3)
+    x, rows = (random.standard_normal((n, 37)).astype(np.float32) for n in (23, 50))
+    monkeypatch.setattr(products, "BLAS", False)
+    monkeypatch.setattr(products, "_BLOCK_FLOATS", 300)
+    found, wanted = products.times(x, rows), x.astype(np.float64) @ rows.T
+    assert np.abs(found - wanted).max() < 1e-4
+    longer = random.standard_normal((23, 9)).astype(np.float32)
+    across = products.across(x, longer)
+    assert np.abs(across - x.T.astype(np.float64) @ longer).max() < 1e-4
 
 
 def test_the_screen_in_a_new_model_file(

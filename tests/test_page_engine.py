@@ -14,6 +14,7 @@ import mixture_models
 import moe_model
 import recurrent_models
 import tiny_model
+from sparsefire.arch import screen
 from sparsefire.arch.config import read_config
 from sparsefire.arch.plan import ExpertLayer, Plan
 from sparsefire.arch.tensors import read_plan
@@ -146,6 +147,27 @@ def test_bytes_read_by_a_dense_model(whole: Path) -> None:
     exact = run(engine, "exact")
     assert ffn / 3 < exact["ffn_bytes"] < ffn
     engine.unload()
+
+
+def test_bytes_read_with_a_screened_head(tmp_path: Path) -> None:
+    """Of the output matrix the exact rows alone, and the screen: as the statistics say."""
+    random = np.random.default_rng(1)
+    shapes = {screen.P: (8, 64), screen.Q: (270, 8), screen.BIAS: (270,)}
+    screens = {name: random.standard_normal(each) for name, each in shapes.items()}
+    tensors = {name: each.astype(np.float32) for name, each in screens.items()}
+    keys = {screen.ROWS_KEY: 40, "sparsefire.version": 1}
+    for tied in (True, False):
+        path = tiny_model.write(tmp_path / "s.gguf", tied=tied, keys=keys, tensors=tensors)
+        with Model.load(path) as model:
+            model.logits([97, 5])
+            head = model.stats.head_bytes
+            bytes_read = LayerBytes(model.file, model.session.model.plan)
+            blocks = sum(
+                info.nbytes
+                for name, info in model.file.tensors.items()
+                if (name.startswith("blk.") and ".ffn_" not in name) or "norm" in name
+            )
+        assert bytes_read.other == pytest.approx(blocks + head)
 
 
 def test_layers_say_what_they_are(tmp_path: Path) -> None:

@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 
 import moe_model
+import recurrent_models
 import tiny_model
+from bench.lib.web_drivers import ENGINES
 from conftest import open_test_core
 from model_host import Host, OpenServer
 from sparsefire.lm.model import Model
+from sparsefire.lm.opening import default_model
 from sparsefire.page.site import SiteFile
-from web_harness import Browser, Web, running, serve
+from web_harness import WITHOUT_STORAGE, Browser, Web, running, serve
+from web_maps import EXPERTS, NAMES, TILES, WRITTEN, with_tokens
 
 pytest_plugins = ("web_fixtures",)
 PROMPT = "abc"
@@ -142,76 +146,6 @@ def test_a_model_with_a_chat_template_converses(page: Web, tmp_path: Path) -> No
     forget(page, "chat.gguf")
 
 
-# How many tiles the map has, by those that a line and a column near its top left corner cross.
-TILES = """async () => {
-    const canvas = document.getElementById("map");
-    const copy = Object.assign(document.createElement("canvas"), {
-        width: canvas.width, height: canvas.height,
-    });
-    const context = copy.getContext("2d", { willReadFrequently: true });
-    context.drawImage(canvas, 0, 0);
-    const count = (x, y, width, height) => {
-        const { data } = context.getImageData(x, y, width, height);
-        const pixels = new Uint32Array(data.buffer);
-        const [ground] = new Uint32Array(context.getImageData(0, 0, 1, 1).data.buffer);
-        let found = 0;
-        for (let i = 0, before = ground; i < pixels.length; before = pixels[i++]) {
-            found += pixels[i] !== ground && before === ground;
-        }
-        return found;
-    };
-    return count(0, 15, canvas.width, 1) * count(40, 0, 1, canvas.height);
-}"""
-
-# A map of three layers in a box of its own: whether its left edge is empty, and its numbers seen.
-NUMBERS = """async () => {
-    const { Dots } = await imported("/dots.js");
-    const box = document.body.appendChild(document.createElement("div"));
-    box.style.cssText = "width: 300px; height: 200px";
-    const canvas = box.appendChild(document.createElement("canvas"));
-    const picture = new Dots(canvas);
-    picture.layout([9, 42, 100], 40, [], 1);
-    picture.show(new Uint8Array(3 * picture.perLayer));
-    const copy = Object.assign(document.createElement("canvas"), {
-        width: canvas.width, height: canvas.height,
-    });
-    const context = copy.getContext("2d", { willReadFrequently: true });
-    context.drawImage(canvas, 0, 0);
-    const colours = (x, width) => {
-        const { data } = context.getImageData(x, 0, width, canvas.height);
-        return new Set(new Uint32Array(data.buffer)).size;
-    };
-    const found = [colours(0, 1), colours(1, 20)];
-    box.remove();
-    return found;
-}"""
-
-
-# Of layers of 6 experts with 32 neurons and of one with 100 neurons without experts: the extent of
-# each expert's dots, in columns and rows of a layer, and how many dots there are of each kind.
-EXPERTS = """async () => {
-    const { Dots } = await imported("/dots.js");
-    const box = document.body.appendChild(document.createElement("div"));
-    box.style.cssText = "width: 300px; height: 200px";
-    const picture = new Dots(box.appendChild(document.createElement("canvas")));
-    picture.layout([1, 2], 192, [], 1, [32, 0]);
-    const at = (layer, neuron) => {
-        const dot = picture.dotOf(layer, neuron) - layer * picture.perLayer;
-        return picture.place(layer, dot);
-    };
-    const extents = [0, 1, 2, 3, 4, 5].map((expert) => {
-        const places = Array.from({ length: 32 }, (_, i) => at(0, 32 * expert + i));
-        const [xs, ys] = [0, 1].map((axis) => places.map((place) => place[axis]));
-        return [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-    });
-    const count = (layer, neurons) =>
-        new Set(Array.from({ length: neurons }, (_, i) => String(at(layer, i)))).size;
-    const found = [extents, count(0, 192), count(1, 100), picture.group];
-    box.remove();
-    return found;
-}"""
-
-
 def test_neurons_of_an_expert_stand_together(page: Web, tmp_path: Path) -> None:
     """Each expert's dots in a tile, with room between the tiles."""
     extents, dots, others, group = page.evaluate(EXPERTS)
@@ -230,10 +164,33 @@ def test_neurons_of_an_expert_stand_together(page: Web, tmp_path: Path) -> None:
     forget(page, "relu.gguf")
 
 
-def test_numbers_of_layers_are_not_clipped(page: Web) -> None:
-    edge, numbers = page.evaluate(NUMBERS)
-    assert edge == 1
-    assert numbers > 2
+def test_names_of_layers_are_not_clipped(page: Web) -> None:
+    edge, names, above, below = page.evaluate(NAMES)
+    assert edge == above == below == 1
+    assert names > 2
+
+
+def test_recurrent_layers_are_named_in_the_map(page: Web, tmp_path: Path) -> None:
+    page.choose(with_tokens(recurrent_models.write(tmp_path / "recurrent.gguf", "qwen3next")))
+    page.wait_for_model("recurrent.gguf")
+    page.evaluate(WRITTEN)
+    page.evaluate("document.dispatchEvent(new Event('theme'))")  # draws the map again
+    written = page.evaluate("window.written")
+    assert {name for name in written if name.endswith("r")} <= {"1r", "2r", "3r", "5r"}
+    assert {"1r", "3r", "5r"} <= written.keys()  # the others where there is room
+    assert min(written.values()) > 0
+    assert "r recurrent layer" in page.texts("#legend li")
+    assert "(4 after recurrent ones)" in page.text("#model-facts")
+    assert (
+        page.evaluate(
+            "imported('/format.js').then(({ layerMark }) =>"
+            " layerMark({ block: 11, mixer: 'convolution' }))"
+        )
+        == "12c"
+    )
+    assert page.generate(PROMPT, "dense", max_tokens=4, **GREEDY)
+    forget(page, "recurrent.gguf")
+    assert page.texts("#legend li")[-1] == "does not fire"
 
 
 def test_the_map_of_a_dense_model_shows_that_all_neurons_are_computed(
@@ -374,6 +331,94 @@ def test_a_machine_that_may_be_too_small_is_told_of_before(page: Web, tmp_path: 
     assert page.generate(PROMPT, max_tokens=5, **GREEDY)
 
 
+# ---- Calibration -------------------------------------------------------------------------------
+
+
+CALIBRATE = "(options) => imported('/calibration.js').then(({ calibrate }) => calibrate(options))"
+STORED = """async () => {
+    const root = await navigator.storage.getDirectory();
+    const names = [];
+    for await (const name of (await root.getDirectoryHandle("models")).keys()) names.push(name);
+    return names;
+}"""
+HEAD = "imported('/page.js').then(({ state }) => state.model.head)"
+
+
+def test_a_dense_model_is_calibrated_at_the_press_of_a_button(page: Web, tmp_path: Path) -> None:
+    """No screen is near enough to a matrix of random numbers. A calibration can be cancelled."""
+    page.choose(tiny_model.write(tmp_path / "dense.gguf", context=64, activation="silu"))
+    page.wait_for_model("dense.gguf")
+    page.evaluate(f"(options) => {{ ({CALIBRATE})(options); }}", {"tokens": 1_000_000})
+    page.until("document.getElementById('progress-text').textContent.startsWith('Writing a text')")
+    assert page.text("#calibrate") == "Cancel calibrating"
+    page.click("#calibrate")
+    page.wait_for_model("dense.gguf")
+    assert page.text("#announce") == "Cancelled."
+    assert not page.is_visible("#problem")
+    page.click("#calibrate")
+    page.until("document.getElementById('calibration').textContent")
+    said = (
+        "No screen of the output matrix was near enough to it and smaller: the model stays dense."
+    )
+    assert page.text("#calibration") == said
+    assert page.evaluate(HEAD) == "dense"
+    assert page.generate(PROMPT, "dense", max_tokens=5, **GREEDY) == greedy(
+        tmp_path / "dense.gguf", "dense", 5
+    )
+    slower = {"kl": 0.004, "agreement": 0.99951, "read_share": 0.2}
+    slower |= {"tokens_per_s": 40, "dense_tokens_per_s": 41.0}
+    assert page.evaluate(
+        "(found) => imported('/calibration.js').then(({ described }) => described(found))",
+        {"measured": slower, "written": False, "held_out_tokens": 614},
+    ) == (
+        "Not faster here, so the model stays dense. On 614 tokens held out: 20 % of the output "
+        "matrix read per token, divergence 0.0040 nats, the same most likely token for 99.9 %; "
+        "40 against 41 tokens/s."
+    )
+    forget(page, "dense.gguf")
+    assert not page.is_visible("#calibrate")
+
+
+def test_what_was_calibrated_is_used_and_kept_with_the_model(page: Web, tmp_path: Path) -> None:
+    path = tmp_path / "own.gguf"
+    path.write_bytes(default_model().read_bytes())
+    page.choose(path)
+    page.wait_for_model("own.gguf")
+    page.generate(PROMPT, "sparse", max_tokens=5, **GREEDY)
+    dense = page.text("#read-note")
+    options = {"tokens": 1_000, "kl": 0.3, "agreement": 0.9, "even_if_slower": True}
+    page.evaluate(CALIBRATE, options)
+    said = page.text("#calibration")
+    kept = "" if page.stores() else " It is kept until the page is closed."
+    found = re.fullmatch(
+        r"Calibrated\. On 150 tokens held out: ([\d.]+) % of the output matrix read per token,"
+        r" divergence ([\d.e-]+) nats, the same most likely token for (\d+\.\d) %; \d+ against \d+"
+        rf" tokens/s\.{re.escape(kept)}",
+        said,
+    )
+    assert found, said
+    share, divergence, agreement = map(float, found.groups())
+    assert share < 80
+    assert 0 < divergence < 1
+    assert agreement > 80
+    assert page.evaluate(HEAD) == "screened"
+    assert "screened output matrix" in page.text("#model-facts")
+    page.generate(PROMPT, "sparse", max_tokens=5, **GREEDY)
+    assert page.text("#read-note") != dense
+    page.press_in_row("sparsefire-sotu", "Load")
+    page.wait_for_model("sparsefire-sotu")
+    assert page.evaluate(HEAD) == "dense"
+    if page.stores():
+        page.press_in_row("own.gguf", "Load")
+    else:
+        page.choose(path)
+    page.wait_for_model("own.gguf")
+    assert page.evaluate(HEAD) == "screened"
+    forget(page, "own.gguf")
+    if page.stores():
+        assert not [name for name in page.evaluate(STORED) if name.startswith("own.gguf")]
+
+
 # ---- Split models ------------------------------------------------------------------------------
 
 
@@ -435,13 +480,13 @@ def test_the_files_of_a_split_model_are_downloaded(page: Web, parts: list[Path])
 # ---- Kept models -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("browser", sorted(set(ENGINES) - {*WITHOUT_STORAGE}), indirect=True)
 def test_two_tabs_use_one_model_and_do_not_fetch_it_twice(
     visit: Any, host: Host, large: Path
 ) -> None:
     """The second with a budget of 2 MB for 6 MB of neurons, which it reads from OPFS."""
     first = visit().open()
-    if not can_download(first):
-        return
+    assert can_download(first)
     first.evaluate("localStorage.setItem('sparsefire-budget', '2')")
     second = Web(first.driver.tab(), first.origin).open()
     download(first, f"{host.origin}/slow-ranges.gguf")

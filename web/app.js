@@ -1,4 +1,5 @@
 // The page's entry point. The other modules handle the controls; worker.js runs Python and the model.
+import { wireCalibration } from "./calibration.js";
 import { startEngine, status } from "./lifecycle.js";
 import { refreshModels, wireModels } from "./models.js";
 import { cacheForOffline } from "./offline.js";
@@ -47,6 +48,7 @@ if (document.documentElement.dataset.state !== "failed") { // guard.js has found
   wireReport();
   wireWriting(restartEngine);
   wireModels();
+  wireCalibration();
   wireSettings(restartEngine);
   boot();
 }

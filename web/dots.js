@@ -2,7 +2,7 @@
 // screen's resolution, so that the browser neither scales nor blends them: without a GPU that would slow decoding.
 
 export const LEVELS = 64; // of brightness, each with its colour
-const DIGIT = 7; // CSS pixels to the left for each digit of the layer numbers
+const DIGIT = 7; // CSS pixels to the left for each character of the layers' names
 const PAD = 10; // CSS pixels around the canvas, since clipping it at its box's round corners would be slow
 const COVERAGES = 4; // steps of anti-aliasing: how much of a pixel a dot covers
 export const UNPAINTED = 255; // the level of a dot that is not drawn
@@ -13,17 +13,17 @@ export class Dots {
     this.context = canvas.getContext("2d", { alpha: false });
   }
 
-  /** Lays out the dots of a model on the canvas. `numbers`: that of each layer, shown beside it; `hidden`: neurons of the
+  /** Lays out the dots of a model on the canvas. `names`: that of each layer, shown beside it; `hidden`: neurons of the
    *  widest layer; `hot`: the number of neurons of each layer that are always computed, which have another colour; `tile`:
    *  the number of neurons that share a dot, those of an expert; `experts`: for each layer the neurons of an expert whose
    *  dots stand together, or 0. Sets `group`, the number of neighbours that share a dot, more than `tile` where there are
    *  more dots than pixels, and `perLayer`, the number of dots of a layer. Returns false when the canvas is too small. */
-  layout(numbers, hidden, hot, tile, experts = []) {
-    const layers = numbers.length;
+  layout(names, hidden, hot, tile, experts = []) {
+    const layers = names.length;
     const scale = Math.min(devicePixelRatio || 1, 2);
     const { clientWidth, clientHeight } = this.canvas.parentElement;
     const [width, height] = [clientWidth, clientHeight].map((size) => Math.floor((size - 2 * PAD) * scale));
-    const left = (9 + DIGIT * String(Math.max(...numbers)).length) * scale;
+    const left = (9 + DIGIT * Math.max(...names.map((name) => name.length))) * scale;
     if (width <= left || height <= 0) return false;
     Object.assign(this.canvas, { width, height });
     Object.assign(this.canvas.style, { left: `${PAD}px`, top: `${PAD}px`, width: `${width / scale}px`, height: `${height / scale}px` });
@@ -39,13 +39,13 @@ export class Dots {
     this.hot = Int32Array.from({ length: layers }, (_, layer) => Math.ceil((hot[layer] ?? 0) / group));
     this.shown = new Uint8Array(layers * cells).fill(UNPAINTED);
     this.stencils = new Map();
-    this.background(numbers, left, scale);
+    this.background(names, left, scale);
     return true;
   }
 
-  /** Draws the background and the layer numbers, and prepares the colours. */
-  background(numbers, left, scale) {
-    const layers = numbers.length;
+  /** Draws the background and the names of the layers, and prepares the colours. */
+  background(names, left, scale) {
+    const layers = names.length;
     const { canvas, ys, pitch } = this;
     const context = readable(canvas.width, canvas.height);
     const style = getComputedStyle(document.documentElement);
@@ -59,8 +59,10 @@ export class Dots {
     context.textAlign = "right";
     context.textBaseline = "middle";
     const every = Math.ceil((14 * scale * layers) / canvas.height);
+    const half = 6 * scale; // of the height of a name, which is not cut off at the edge
     for (let layer = 0; layer < layers; layer += every) {
-      context.fillText(String(numbers[layer]), left - 7 * scale, (ys[layer * pitch] + ys[layer * pitch + this.rows]) / 2);
+      const middle = (ys[layer * pitch] + ys[layer * pitch + this.rows]) / 2;
+      context.fillText(names[layer], left - 7 * scale, Math.min(Math.max(middle, half), canvas.height - half));
     }
     this.picture = context.getImageData(0, 0, canvas.width, canvas.height);
     this.pixels = new Uint32Array(this.picture.data.buffer);

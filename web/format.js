@@ -28,6 +28,7 @@ export function speed(perSecond) {
 export const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`);
 
 const MIXERS = { attention: "attention", recurrence: "recurrent", convolution: "convolution" };
+const MARKS = { recurrence: "r", convolution: "c" }; // the legend of the map explains them
 
 /** "3", "3, recurrent", "3, shared experts": the name of one of a model's `layers`, by its block. How it mixes positions is
  *  said where layers differ from attention. */
@@ -36,3 +37,6 @@ export function layerName({ block, expert, shared, mixer }, layers) {
   const parts = [String(block + 1), expert && "experts", shared && "shared experts", !isUsual && MIXERS[mixer]];
   return parts.filter(Boolean).join(", ");
 }
+
+/** "3", "3r": the same, as short as the map needs it. */
+export const layerMark = ({ block, mixer }) => `${block + 1}${MARKS[mixer] ?? ""}`;

@@ -4,6 +4,7 @@ import { resetReport, showReport } from "./report.js";
 import { announce, problem, sentence, setPhase, state } from "./page.js";
 import { BASIC, settings } from "./settings.js";
 import { Status } from "./status.js";
+import { openStore } from "./store.js";
 import { showCapabilities } from "./capabilities.js";
 import { size } from "./format.js";
 import { resetWriting } from "./writing.js";
@@ -41,6 +42,7 @@ function openEngine() {
   engine.addEventListener("stage", ({ detail }) => status.stage(detail.name));
   engine.addEventListener("fetching", ({ detail }) => status.fetching(detail.done, detail.total));
   engine.addEventListener("loading", ({ detail }) => status.loading(detail.done, detail.total));
+  engine.addEventListener("calibrating", ({ detail }) => status.calibrating(detail.doing, detail.share));
   engine.addEventListener("text", ({ detail }) => showReport(detail));
   return engine;
 }
@@ -65,7 +67,8 @@ async function recoverStart(source, basic, { message }) {
 
 /** Loads a model into the core and shows it. */
 async function load(source) {
-  const { about, backend } = await state.engine.request("load", { model: source, name: source.name, options: modelOptions() });
+  const model = { ...source, companion: companions.get(keyOf(source)) };
+  const { about, backend } = await state.engine.request("load", { model, name: source.name, options: modelOptions() });
   state.model = about;
   state.backend = backend;
   showCapabilities();
@@ -76,6 +79,28 @@ async function load(source) {
   announce(`${about.name} is ready.`);
   resetWriting();
 }
+
+// What was calibrated here for models that are not stored.
+const companions = new Map();
+const keyOf = ({ kind, name, blob }) => `${kind} ${name} ${blob?.size}`;
+
+/** Keeps what was calibrated for a model: in storage with a stored model, otherwise while the page is open, which is then
+ *  said. */
+export async function keepCompanion(source, bytes) {
+  if (source.kind === "stored") {
+    try {
+      await openStore().request("keepCompanion", { name: source.name, bytes });
+      return "";
+    } catch {
+      // There is no room for it.
+    }
+  }
+  companions.set(keyOf(source), bytes);
+  return " It is kept until the page is closed.";
+}
+
+/** Loads the model in use again. */
+export const reload = () => load(state.source);
 
 /** Loads another model, unless it needs too much memory; `force` skips the check against the machine's memory. On
  *  failure the previous model is restored. Returns whether the new model is loaded. */

@@ -17,12 +17,12 @@ export class NeuronMap {
   }
 
   /** Clears the map for a model; `sizes`: the number of neurons of each layer; `hot`: how many of them are always
-   *  computed; `numbers`: the number of each layer; `tile`: how many neurons share a dot; `experts`: of how many neurons
+   *  computed; `names`: the name of each layer, short; `tile`: how many neurons share a dot; `experts`: of how many neurons
    *  of each layer the dots stand together. */
-  reset(sizes, hot, numbers, tile, experts) {
+  reset(sizes, hot, names, tile, experts) {
     const [layers, hidden] = [sizes.length, Math.max(0, ...sizes)];
     const neurons = layers * hidden; // activity has as many for each layer as for the widest
-    Object.assign(this, { layers, hidden, sizes, hot, numbers, tile, experts, tokens: 0, settled: false });
+    Object.assign(this, { layers, hidden, sizes, hot, names, tile, experts, tokens: 0, settled: false });
     this.brightness = new Float32Array(neurons); // 0 … 1
     this.fired = new Uint32Array(neurons); // tokens of the current text for which each neuron fired
     this.lit = new Uint32Array(neurons); // indices of the neurons with brightness above 0
@@ -32,7 +32,7 @@ export class NeuronMap {
 
   /** Lays the map out again: after a change of size, theme or model. */
   layout() {
-    if (!this.layers || !this.picture.layout(this.numbers, this.hidden, this.hot, this.tile, this.experts)) return;
+    if (!this.layers || !this.picture.layout(this.names, this.hidden, this.hot, this.tile, this.experts)) return;
     this.levels = new Uint8Array(this.layers * this.picture.perLayer); // brightness level of each dot
     this.blank = new Uint8Array(this.levels.length).fill(UNPAINTED);
     this.dots = new Uint32Array(this.layers * this.hidden); // the dot of each neuron

@@ -1,5 +1,5 @@
 // What a generation costs: the figures, the table of layers, the table of modes and the map of neurons.
-import { layerName, percent, size, speed } from "./format.js";
+import { layerMark, layerName, percent, size, speed } from "./format.js";
 import { NeuronMap } from "./map.js";
 import { $, state } from "./page.js";
 import { layersOf } from "./status.js";
@@ -33,10 +33,11 @@ export function resetReport(model) {
   const whole = model.hidden.map((count, layer) => (kind === "dense" || !model.layers[layer].expert ? count : 0));
   const hot = kind === "dense" || kind === "experts" ? whole : model.hot;
   showLegend(kind, hot.some((count) => count > 0), mode && expert > 0);
+  const mixers = new Set(model.layers.map(({ mixer }) => mixer));
+  for (const row of $("legend").querySelectorAll("[data-mixer]")) row.hidden = !mixers.has(row.dataset.mixer);
   $("why-sparse").hidden = Boolean(model.modes.sparse || model.modes.exact);
-  const numbers = model.layers.map(({ block }) => block + 1);
   const experts = model.layers.map((layer) => (mode ? layer.expert : 0)); // the neurons of each are shown
-  map.reset(model.hidden, hot, numbers, kind === "experts" ? expert : 1, experts);
+  map.reset(model.hidden, hot, model.layers.map(layerMark), kind === "experts" ? expert : 1, experts);
   speeds.reset(model.modes);
   $("map-empty").hidden = false;
   for (const id of ["speed-now", "speed-mean", "share", "bytes", "hits", "disk"]) $(id).textContent = "–";
@@ -50,8 +51,9 @@ export function resetReport(model) {
 }
 
 function showLegend(kind, hasHot, inTiles) {
-  for (const row of $("legend").children) {
-    const colour = row.querySelector(".dot").classList[1];
+  for (const dot of $("legend").querySelectorAll(".dot")) {
+    const row = dot.parentElement;
+    const colour = dot.classList[1];
     const text = LEGENDS[kind][colour];
     row.hidden = !text || (colour === "hot" && !hasHot);
     row.lastElementChild.textContent = text ?? "";

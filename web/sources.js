@@ -1,7 +1,7 @@
 // Sources of a model's bytes, read synchronously in a worker, since Python cannot await. A source has `size`,
 // `read(offset, count)`, which returns a Uint8Array, and `close()`. That of a split model holds its files end to end, and
 // has a list `parts` of their {name, size}.
-import { modelDirectory, PARTS, readJson } from "./storage.js";
+import { COMPANION, modelDirectory, PARTS, readJson } from "./storage.js";
 
 export const ofBytes = (bytes) => ({
   size: bytes.length,
@@ -64,6 +64,16 @@ export async function ofStored(name) {
     },
     close: () => handle.close(),
   };
+}
+
+/** The companion that is stored with a model, or null. */
+export async function storedCompanion(name) {
+  try {
+    const file = await (await modelDirectory()).getFileHandle(name + COMPANION);
+    return new Uint8Array(await (await file.getFile()).arrayBuffer());
+  } catch {
+    return null;
+  }
 }
 
 /* ---- A file of the site ---- */

@@ -10,11 +10,14 @@ const STAGES = {
 
 const PRIVATE = "Nothing leaves this machine.";
 
+const AFTER = { recurrence: "recurrent ones", convolution: "convolutions" };
+
 /** "4 layers of 1792 neurons"; hidden: the number of each feed-forward layer. */
 export function layersOf({ hidden, layers }) {
   const widest = Math.max(0, ...hidden);
-  const recurrent = layers.filter(({ mixer }) => mixer === "recurrence").length;
-  const mixed = recurrent ? ` (${recurrent} after recurrent ones)` : "";
+  const counts = Object.entries(AFTER).map(([kind, name]) => [layers.filter(({ mixer }) => mixer === kind).length, name]);
+  const after = counts.filter(([count]) => count).map(([count, name]) => `${count} after ${name}`);
+  const mixed = after.length ? ` (${after.join(", ")})` : "";
   return `${hidden.length} layers of ${hidden.every((each) => each === widest) ? "" : "up to "}${widest} neurons${mixed}`;
 }
 
@@ -71,14 +74,20 @@ export class Status {
     this.show(`Loading into memory: ${size(done)} of ${size(total)}`);
   }
 
+  calibrating(doing, share) {
+    this.bar(share, 1);
+    this.show(`${doing[0].toUpperCase()}${doing.slice(1)}: ${Math.round(100 * share)} % of the calibration`);
+  }
+
   model(model, source) {
     $("model-name").textContent = model.name;
     const cached = model.budget_bytes ? `, ${size(model.budget_bytes)} of ${size(model.neuron_bytes)} of neurons in memory` : "";
     const file = source.kind === "site" ? "" : `${source.name}, `;
+    const screened = model.head === "screened" ? ", screened output matrix" : "";
     const about = source.kind === "site" ? state.site.model.about : "";
     const numbers = document.createElement("span"); // left out on a phone
     numbers.textContent =
-      `${file}${size(model.bytes)}, ${layersOf(model)}, ${model.activation}, context ${model.context} tokens${cached}. `;
+      `${file}${size(model.bytes)}, ${layersOf(model)}, ${model.activation}${screened}, context ${model.context} tokens${cached}. `;
     $("model-facts").replaceChildren(about && `${about} `, numbers, PRIVATE);
     this.idle();
   }

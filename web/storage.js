@@ -1,10 +1,12 @@
 // The directory "models" in the origin private file system (OPFS). The files of a split model are stored end to end as one
 // file, and a JSON file records their names and sizes. A partial download or copy has the suffix .part, and a JSON file
-// records its source. The directory "conversations" has a JSON file for each model.
+// records its source. A file with the suffix .companion is what was calibrated
+// here for a model. The directory "conversations" has a JSON file for each model.
 
 export const PARTIAL = ".part";
 export const NOTE = ".part.json";
 export const PARTS = ".parts.json";
+export const COMPANION = ".companion";
 
 /** Rejects where the browser cannot store models; private windows may refuse at the first access. */
 export async function checkStorage() {

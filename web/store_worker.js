@@ -2,7 +2,7 @@
 import { fetchModel, readNote, setVerdict } from "./download.js";
 import { serve } from "./requests.js";
 import * as storage from "./storage.js";
-import { estimate, failure, full, isLocked, modelDirectory, NOTE, PARTIAL, PARTS, removeFile, write, writeJson } from "./storage.js";
+import { COMPANION, estimate, failure, full, isLocked, modelDirectory, NOTE, PARTIAL, PARTS, removeFile, write, writeJson } from "./storage.js";
 
 const CHUNK_BYTES = 4 << 20;
 
@@ -15,7 +15,7 @@ async function list() {
   const models = [];
   const directory = await modelDirectory();
   for await (const [name, handle] of directory.entries()) {
-    if (handle.kind !== "file" || name.endsWith(NOTE) || name.endsWith(PARTS)) continue;
+    if (handle.kind !== "file" || [NOTE, PARTS, COMPANION].some((suffix) => name.endsWith(suffix))) continue;
     const file = await handle.getFile();
     if (!name.endsWith(PARTIAL)) {
       models.push({ name, bytes: file.size, date: file.lastModified });
@@ -31,7 +31,7 @@ async function list() {
 
 async function remove({ name }) {
   const directory = await modelDirectory();
-  for (const each of [name, name + PARTS, name + PARTIAL, name + NOTE]) {
+  for (const each of [name, name + PARTS, name + COMPANION, name + PARTIAL, name + NOTE]) {
     try {
       await removeFile(directory, each);
     } catch (error) {
@@ -41,6 +41,23 @@ async function remove({ name }) {
     }
   }
   return keepConversation({ name, messages: [] });
+}
+
+/** Keeps what was calibrated for a model. */
+async function keepCompanion({ name, bytes }) {
+  const directory = await modelDirectory();
+  const handle = await directory.getFileHandle(name + COMPANION, { create: true });
+  const access = await handle.createSyncAccessHandle();
+  try {
+    access.truncate(0);
+    write(access, bytes, 0);
+  } catch (error) {
+    access.close();
+    await removeFile(directory, name + COMPANION);
+    throw error;
+  }
+  access.close();
+  return {};
 }
 
 /* ---- Conversations ---- */
@@ -76,7 +93,7 @@ async function openPartial(directory, name) {
 /** Renames a complete partial file to the model's name; `parts`: the files that it consists of. */
 async function finish(directory, name, parts) {
   const partial = await directory.getFileHandle(name + PARTIAL);
-  for (const each of [name, name + PARTS]) {
+  for (const each of [name, name + PARTS, name + COMPANION]) {
     await removeFile(directory, each).catch(() => {
       throw failure(`${name} is already stored and in use: load another model first, here or in the other tab`, "Locked");
     });
@@ -162,6 +179,6 @@ const download = ({ urls, name }) =>
   });
 
 serve(
-  { list, put, download, remove, conversation, keepConversation },
+  { list, put, download, remove, keepCompanion, conversation, keepConversation },
   { listeners: { cancel: () => transfer?.abort(), verdict: setVerdict } },
 );

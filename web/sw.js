@@ -67,7 +67,7 @@ async function cacheFiles() {
 /** Addresses, as the page requests them, and sizes. */
 function wantedFiles(site) {
   const requested = Object.fromEntries(
-    [site.wheel, site.chat, ...site.model.files].filter(Boolean).map((path) => [path.split("?")[0], path]),
+    [site.wheel, site.chat, site.calibration, ...site.model.files].filter(Boolean).map((path) => [path.split("?")[0], path]),
   );
   const tooLarge = site.model.bytes > MAX_BYTES ? site.model.files.map((path) => path.split("?")[0]) : [];
   return Object.entries(site.bytes)

@@ -1,7 +1,7 @@
 // The page's engine: Pyodide and sparsefire in a worker. Requests run one after another, and events (progress, text, fired
 // neurons) are posted in between; "stop" takes effect between two slices of a generation.
 import { serve } from "./requests.js";
-import { joined, ofBlob, ofBytes, ofStored, ofUrl } from "./sources.js";
+import { joined, ofBlob, ofBytes, ofStored, ofUrl, storedCompanion } from "./sources.js";
 
 // Length of a slice of generation, after which messages are handled and the page draws a frame. Without a GPU a frame
 // takes milliseconds of the processor that decodes.
@@ -179,10 +179,11 @@ async function load({ model, name, options }) {
   stage("model");
   unload();
   const source = await openSource(model);
+  const companion = model.companion ?? (model.kind === "stored" ? await storedCompanion(name) : null);
   let about;
   try {
     await engine.prepare(source.size);
-    about = withFiles(withProgress(source), name, (files) => JSON.parse(engine.load(files, JSON.stringify(options))));
+    about = withFiles(withProgress(source), name, (files) => JSON.parse(engine.load(files, JSON.stringify(options), companion ?? undefined)));
     if (about.budget_bytes) openedSource = source;
   } finally {
     if (!openedSource) source.close();
@@ -192,6 +193,28 @@ async function load({ model, name, options }) {
   engine.watch(watching);
   setTimeout(() => engine.warm_up()); // after the answer
   return { about, backend: JSON.parse(engine.backend()) };
+}
+
+let canWrite = false; // whether Python has what calibration needs
+
+/** Fits a screen of the output matrix of a model, which is closed; `companion` is then the bytes of the model's companion,
+ *  where that pays. Nothing interrupts it: to cancel it, the page ends the worker. */
+async function calibrate({ model, name, options }) {
+  if (!canWrite) pyodide.unpackArchive(await bytesOf(address(site.calibration)), "zip", { extractDir: pyodide.FS.cwd() });
+  canWrite = true;
+  unload();
+  const source = await openSource(model);
+  const report = throttled((doing, share) => send({ event: "calibrating", doing, share }));
+  try {
+    const found = withFiles(source, name, (files) => JSON.parse(engine.calibrate(files, JSON.stringify(options), report)));
+    if (!found.written) return found;
+    const companion = engine.companion();
+    found.companion = companion.toJs();
+    companion.destroy?.();
+    return found;
+  } finally {
+    source.close();
+  }
 }
 
 function unload() {
@@ -284,6 +307,7 @@ const handlers = {
   start,
   inspect,
   load,
+  calibrate,
   generate,
   watch: ({ on }) => {
     watching = on;

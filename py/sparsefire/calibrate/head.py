@@ -15,6 +15,7 @@ import numpy as np
 from .._arrays import FloatArray
 from .._files import check_output
 from .._options import checked, number, positive, share
+from .._options import path as path_of
 from .._options import text as text_of
 from .._progress import Progress
 from ..arch import screen as stored
@@ -23,6 +24,7 @@ from ..errors import ArgumentError, UnsupportedError
 from ..ffn.factors import Factors
 from ..fit.head import OutputMatrix, ScreenQuality, fit_screens, qualities
 from ..gguf.reader import GgufFile
+from ..gguf.source import Source
 from ..gguf.types import TypedValue, ValueType
 from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ..lm.compare import compare_heads
@@ -102,12 +104,14 @@ class HeadCalibration:
     rank=positive,
     rows=positive,
     format=format_name,
+    companion=path_of,
 )
 def calibrate_head(
-    source: str | os.PathLike[str],
+    source: Source | Sequence[Source],
     output: str | os.PathLike[str] | None = None,
     text: str | None = None,
     *,
+    companion: str | os.PathLike[str] | None = None,
     kl: float = 0.01,
     agreement: float = 0.999,
     rank: int | None = None,
@@ -132,8 +136,11 @@ def calibrate_head(
     the text are used, or, without a text, tokens that the model writes itself, sampled at
     temperature 1: 14 of 20 windows to fit on, 3 to choose by, and 3 held out for the report.
 
+    source: the model, as for `Model.load`.
     output: a new model file with the screen in it. By default the companion beside the model,
       NAME.sparsefire.gguf, which `Model.load` finds, and which is refused beside another model.
+    companion: the companion, where it has another name or place; required if the model is not given
+      as a path.
     even_if_slower: writes the screen even if decoding with it is not faster on this machine.
 
     Other arguments and errors as `sparsefire.calibrate.cutoffs.calibrate_cutoffs`.
@@ -142,11 +149,12 @@ def calibrate_head(
         raise ArgumentError(f"tokens must be {FEWEST_TOKENS} or more, got {tokens}")
     if kl <= 0:
         raise ArgumentError(f"kl must be above 0, got {kl}")
-    target = stored.companion_path(source) if output is None else Path(output)
-    check_output(target, [Path(source)], force=force)
+    target, inputs = _target(source, output, companion)
+    check_output(target, inputs, force=force)
     gguf_package()
     announce = progress or (lambda _stage, _share: None)
     with Model.load(source, activation=activation, pre=pre, head="dense") as model:
+        name = model.file.name
         check_output(target, model.file.paths, force=force)
         if stored.has_screen(model.file):
             raise UnsupportedError(f"{model.file.name}: the model has a screen already")
@@ -164,7 +172,7 @@ def calibrate_head(
                 _write(model, target, parts, pre, output is None, force)
                 written = str(target)
     return HeadCalibration(
-        source=str(source),
+        source=name,
         output=written,
         tokens=windows.size,
         held_out_tokens=_held(windows).size,
@@ -173,6 +181,23 @@ def calibrate_head(
         chosen=best,
         measured=measured,
     )
+
+
+def _target(
+    source: Source | Sequence[Source],
+    output: str | os.PathLike[str] | None,
+    companion: str | os.PathLike[str] | None,
+) -> tuple[Path, list[Path]]:
+    """The file to write, and those of the model whose paths are known."""
+    if output is not None and companion is not None:
+        raise ArgumentError("give output or companion, not both")
+    named = output if companion is None else companion
+    if isinstance(source, (str, os.PathLike)):
+        target = stored.companion_path(source) if named is None else Path(named)
+        return target, [Path(source)]
+    if named is None:
+        raise ArgumentError("companion: a model that is no path needs the path of its companion")
+    return Path(named), []
 
 
 # ---- Fitting -------------------------------------------------------------------------------------
@@ -267,7 +292,7 @@ def _held(windows: Windows) -> Any:
 
 
 def _measured(
-    source: str | os.PathLike[str],
+    source: Source | Sequence[Source],
     activation: str | None,
     pre: str | None,
     parts: dict[str, Any],

@@ -14,8 +14,9 @@ from .._arrays import FloatArray
 from ..core.core import Core
 from ..ffn.factors import Factors
 from .lowrank import reduced_rank
+from .products import across, times
 
-_TOKENS_AT_ONCE = 16
+_TOKENS_AT_ONCE = 64
 _ROWS_AT_ONCE = 8192
 
 
@@ -31,7 +32,7 @@ class OutputMatrix:
 
     def logits(self, x: FloatArray) -> FloatArray:
         """The logits (n, vocab) of hidden states x (n, d)."""
-        products = x @ self.weights.T
+        products = times(x, self.weights)
         return self.finished(products if self.bias is None else products + self.bias)
 
     def finished(self, products: FloatArray) -> FloatArray:
@@ -77,11 +78,11 @@ def fit_screens(x: FloatArray, matrix: OutputMatrix, ranks: Sequence[int]) -> di
 
 def _variances(centred: FloatArray, weights: FloatArray) -> FloatArray:
     """The variance of each product with weights (vocab, d) over centred samples (n, d)."""
-    covariance = centred.T @ centred / np.float32(len(centred))
+    covariance = across(centred, centred) / np.float32(len(centred))
     found = np.empty(len(weights), np.float32)
     for begin in range(0, len(weights), _ROWS_AT_ONCE):
         rows = weights[begin : begin + _ROWS_AT_ONCE]
-        found[begin : begin + _ROWS_AT_ONCE] = ((rows @ covariance) * rows).sum(axis=1)
+        found[begin : begin + _ROWS_AT_ONCE] = (times(rows, covariance) * rows).sum(axis=1)
     return found
 
 
@@ -107,7 +108,8 @@ def qualities(
         piece = x[begin : begin + _TOKENS_AT_ONCE]
         exact = matrix.logits(piece)
         for key, factors in stored.items():
-            scores = matrix.finished(factors.scores(piece))
+            scores = times(factors.between(piece), factors.q) + factors.bias
+            scores = matrix.finished(scores)
             for each, other in zip(exact, scores, strict=True):
                 divergence, agrees = _compared(each, other, rows)
                 kl[key] += divergence

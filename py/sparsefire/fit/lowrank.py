@@ -16,6 +16,7 @@ from .._arrays import FloatArray
 from ..errors import CalibrationError
 from ..ffn.factors import Factors
 from .mass import IndexArray, MassTable
+from .products import across, times
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -53,21 +54,21 @@ def reduced_rank(
     mean = x.mean(axis=0, dtype=np.float64)
     centred = x - mean.astype(np.float32)
     if n < d:
-        scores = centred @ weights.T
-        gram = (scores @ scores.T).astype(np.float64)
+        scores = times(centred, weights)
+        gram = times(scores, scores).astype(np.float64)
         _, left = _symmetric_top(gram, rank)
-        v = scores.T @ left.astype(np.float32)
+        v = times(scores.T, left.T.astype(np.float32))
     else:
-        covariance = (centred.T @ centred).astype(np.float64) / n
+        covariance = across(centred, centred).astype(np.float64) / n
         root = _square_root(covariance, ridge)
-        inner = (weights.T @ weights).astype(np.float64)
+        inner = across(weights, weights).astype(np.float64)
         _, right = _symmetric_top(root.T @ inner @ root, rank)
-        v = weights @ (root @ right).astype(np.float32)
+        v = times(weights, (root @ right).T.astype(np.float32))
     # Orthonormal columns; fewer than `rank` when the samples span fewer directions.
     v, _ = np.linalg.qr(v)
     p = np.zeros((rank, d), np.float32)
     q = np.zeros((len(weights), rank), np.float32)
-    p[: v.shape[1]] = v.T @ weights
+    p[: v.shape[1]] = across(v, weights)
     q[:, : v.shape[1]] = v
     offset = np.asarray(bias) + weights @ mean - q @ (p @ mean)
     return Factors(p, q, offset.astype(np.float32)).balanced(x)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -35,6 +37,8 @@ PAGE_CONTEXT = 2048  # default limit of the context, in tokens
 _SLICE_TOKENS = 255  # at most: firing counts are bytes
 _WORK_BYTES = 32 << 20  # estimate of a core's memory besides weights and key/value cache
 _THREADED_BYTES = 32 << 20  # smallest model for which several threads pay off
+_CALIBRATED_BYTES = 320_000_000  # of the largest model that is calibrated here, within minutes
+_CALIBRATION_TOKENS = 4_096
 _MEMORY_LIMIT = 1 << 32  # bytes that 32-bit WebAssembly can address
 
 
@@ -116,6 +120,10 @@ class LayerBytes:
         if "output.weight" in sizes:  # then the embedding is not the output matrix: one row a token
             sizes.pop("token_embd.weight", 0)
         self.other = sum(sizes.values())
+        if plan.screen is not None:  # of the output matrix only the best rows are read
+            output = file.tensors.get("output.weight") or file.tensors["token_embd.weight"]
+            vocab = output.shape[0]
+            self.other -= output.nbytes // vocab * (vocab - plan.screen.rows)
 
     @staticmethod
     def _layer(layer: Layer, sizes: dict[str, int]) -> tuple[float, float, float]:
@@ -165,6 +173,8 @@ class Engine:
         # Totals after the last slice: evaluated tokens, selected and active neurons; the cache's.
         self._totals: tuple[int, Any, Any] = (0, 0, 0)
         self._cache_totals = CacheStats(0, 0, 0, 0, 0)
+        self._folder = tempfile.TemporaryDirectory()
+        self._companion = Path(self._folder.name) / "companion.gguf"
 
     async def prepare(self, nbytes: int) -> None:
         """Closes the loaded model and opens a core for a model of `nbytes` bytes."""
@@ -217,22 +227,28 @@ class Engine:
         except Exception as error:
             return _failure(error)
 
-    def load(self, files: Sequence[JsFile], options: str) -> str:
+    def load(self, files: Sequence[JsFile], options: str, companion: Any = None) -> str:
         """Loads a model after closing the current one; returns its description as JSON.
 
         `files` are one file, or all files of a split model. `options` is JSON: {"context": tokens,
         "budget": bytes of resident neurons}; 0 stands for the default context and for all neurons.
-        With a budget, the file must stay readable until `unload`.
+        With a budget, the file must stay readable until `unload`. `companion` is a Uint8Array with
+        the model's companion, if it has one.
         """
         self.unload()
         try:
             chosen = json.loads(options)
+            if companion is not None:
+                self._companion.write_bytes(companion.to_bytes())
             with _opened(files) as file:
                 config = read_config(file, None)
                 context = _context(config, chosen)
                 budget = _budget(file, read_plan(file, config), chosen)
             self._model = model = Model.load(
-                _source(files), context=context, neuron_budget=budget or None
+                _source(files),
+                context=context,
+                neuron_budget=budget or None,
+                companion=None if companion is None else self._companion,
             )
             self._bytes = LayerBytes(model.file, model.session.model.plan)
             model.tokenizer  # noqa: B018  creates the tokenizer, so that the first text need not wait
@@ -266,9 +282,44 @@ class Engine:
             "default_mode": config.default_mode,
             "modes": {mode: _refusal(model, mode) for mode in MODES},
             "chat": _chat_refusal(model),
+            "head": model.head,
+            "calibrates": _calibrates(model),
             "budget_bytes": model.neurons.budget_bytes if model.neurons else 0,
             "neuron_bytes": _neuron_bytes(model.file, plan),
         }
+
+    # -- calibration -------------------------------------------------------------------------------
+
+    def calibrate(
+        self, files: Sequence[JsFile], options: str, report: Callable[[str, float], object]
+    ) -> str:
+        """Fits a screen of the output matrix of a model, whose `files` are as for `load`, after
+        closing the current one: `calibrate_head`, of whose arguments `options` is JSON. Returns
+        what was found, as JSON: `written` is whether decoding is faster with it, and `companion`
+        then returns the companion. `report` is called with what is being done and the share of the
+        whole that is done."""
+        from ..calibrate.head import calibrate_head
+
+        self.unload()
+        try:
+            chosen = {"tokens": _CALIBRATION_TOKENS, **json.loads(options)}
+            path, source = self._companion, _source(files)
+            found = calibrate_head(source, companion=path, force=True, progress=report, **chosen)
+            known = found.as_dict()
+            return json.dumps(
+                {
+                    "written": found.output is not None,
+                    "measured": known["measured"],
+                    "chosen": known["chosen"],
+                    "held_out_tokens": found.held_out_tokens,
+                }
+            )
+        except Exception as error:
+            return _failure(error)
+
+    def companion(self) -> bytes:
+        """The companion that `calibrate` has written."""
+        return self._companion.read_bytes()
 
     # -- generation --------------------------------------------------------------------------------
 
@@ -420,6 +471,12 @@ def _chat_refusal(model: Model) -> str | None:
     except SparsefireError as error:
         return str(error).removeprefix(f"{model.file.name}: ")
     return None
+
+
+def _calibrates(model: Model) -> bool:
+    """Whether a screen of the model's output matrix can be fitted here."""
+    small = model.file.nbytes <= _CALIBRATED_BYTES and model.neurons is None
+    return small and model.head == "dense" and model.session.model.output is not None
 
 
 def _layers(plan: Plan) -> list[dict[str, Any]]:

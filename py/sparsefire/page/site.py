@@ -38,7 +38,6 @@ _ABOUT = "Small, trained on public-domain speeches and a novel."
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PAGE_SUFFIXES = (".html", ".css", ".js", ".svg", ".webmanifest")
 _WHEEL_SUFFIXES = (".py", ".pyi", ".typed", ".wasm", ".js")
-_CHAT_PATH = "wheel/chat.zip"
 _STDLIB = "python_stdlib.zip"
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -97,14 +96,16 @@ def make_site(
         if path.suffix in _PAGE_SUFFIXES
     }
     site["isolation.js"] = SiteFile(data=f"self.ISOLATION = {json.dumps(ISOLATION)};\n".encode())
-    runtime, wheel, chat = _add_python(site, home, progress)
+    runtime, wheel, more = _add_python(site, home, progress)
     site |= {name: SiteFile(path) for name, path in parts.items()}
     described = {
         "version": metadata_version(),
         "pyodide": {"version": PYODIDE_VERSION, "path": f"{runtime}/"},
         "numpy": f"{runtime}/{numpy_wheel(home).name}",
         "wheel": f"{wheel}?v={_stamp_of(site[wheel].read())}",
-        "chat": f"{chat}?v={_stamp_of(site[chat].read())}" if chat else None,
+        **{
+            name: path and f"{path}?v={_stamp_of(site[path].read())}" for name, path in more.items()
+        },
         "model": {
             "name": re.sub(r"-\d{5}-of-\d{5}$", "", model.stem),
             "about": _ABOUT if model == default_model() else "",
@@ -119,15 +120,16 @@ def make_site(
 
 def _add_python(
     site: dict[str, SiteFile], home: Path, progress: Progress | None
-) -> tuple[str, str, str]:
-    """Adds Pyodide, numpy, the package's wheel and, where Jinja2 is installed, an archive with it
-    for chat templates. Returns the directory of Pyodide, the path of the wheel, and the path of
-    that archive or ""."""
-    wheel, chat, numpy = f"wheel/{wheel_name()}", chat_archive(), numpy_wheel(home).name
+) -> tuple[str, str, dict[str, str | None]]:
+    """Adds Pyodide, numpy, the package's wheel and archives with what chat templates and
+    calibration need, where that is installed. Returns the directory of Pyodide, the path of the
+    wheel, and the paths of those archives, or None."""
+    wheel, numpy = f"wheel/{wheel_name()}", numpy_wheel(home).name
+    more = {"chat": chat_archive(), "calibration": calibration_archive()}
+    paths = {name: f"wheel/{name}.zip" if data else None for name, data in more.items()}
     archives = {name: (home / name).read_bytes() for name in (_STDLIB, numpy)}
     archives[wheel] = build_wheel()
-    if chat:
-        archives[_CHAT_PATH] = chat
+    archives |= {f"wheel/{name}.zip": data for name, data in more.items() if data}
     compiled = compile_archives(archives, home, progress)
     files = {name: SiteFile(compiled.get(name), data) for name, data in archives.items()}
     # The name of the directory is its version, since browsers cache its files permanently.
@@ -137,7 +139,7 @@ def _add_python(
     for name in (*RUNTIME_FILES, numpy):
         site[f"{runtime}/{name}"] = files.get(name) or SiteFile(home / name)
     site |= {name: file for name, file in files.items() if "/" in name}
-    return runtime, wheel, _CHAT_PATH if chat else ""
+    return runtime, wheel, paths
 
 
 def export_site(site: dict[str, SiteFile], directory: Path, *, force: bool = True) -> int:
@@ -221,6 +223,20 @@ def chat_archive() -> bytes | None:
         for path in sorted(home.rglob("*.py")):
             entries[f"{name}/{path.relative_to(home).as_posix()}"] = path.read_bytes()
         entries[f"{name}/LICENSE.txt"] = _licence_of(name)
+    return _zipped(entries)
+
+
+def calibration_archive() -> bytes | None:
+    """An archive of what calibration needs in the page: the part of the gguf package, as installed
+    here, that writes files. None when it is not installed."""
+    spec = importlib.util.find_spec("gguf")
+    if spec is None or spec.origin is None:
+        return None
+    home = Path(spec.origin).parent
+    modules = ("constants", "lazy", "quants", "gguf_writer")
+    entries = {f"gguf/{name}.py": (home / f"{name}.py").read_bytes() for name in modules}
+    entries["gguf/__init__.py"] = b"from .constants import *\nfrom .gguf_writer import *\n"
+    entries["gguf/LICENSE.txt"] = _licence_of("gguf")
     return _zipped(entries)
 
 
