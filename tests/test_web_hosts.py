@@ -21,7 +21,7 @@ from sparsefire.cli import main
 from sparsefire.lm.model import Model
 from sparsefire.page.server import WebServer
 from sparsefire.page.site import SiteFile, make_site
-from web_harness import AT_REST, SECONDS, WITHOUT_SHARED_MEMORY, running, scripted, serve
+from web_harness import AT_REST, SECONDS, WITHOUT_SHARED_MEMORY, running, scripted
 
 pytest_plugins = ("web_fixtures",)
 GREEDY = {"temperature": 0, "repeat_penalty": 1}
@@ -197,33 +197,26 @@ class ModelServer(WebServer):
         self.RequestHandlerClass = Handler
 
 
-def test_a_large_split_model_that_the_page_opens_with(
-    visit: Callable[..., Any], tmp_path: Path
-) -> None:
-    first, second = tiny_model.write_parts(tmp_path, 2, tiny_model.Tiny(hidden=30_000))
-    with Model.load(first, core=open_test_core("native-scalar")) as model:
-        expected = "".join(model.generate("abc", 5, mode="exact", temperature=0))
-    site = make_site(first, cache=CACHE)
-    assert {f"models/{path.name}" for path in (first, second)} <= site.keys()
-    with serve(site) as server:
-        web = visit(server.origin).open()
-        web.wait_for_model("tiny")
-        assert web.generate("abc", "exact", max_tokens=5, **GREEDY) == expected
-
-
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_large_model_that_the_page_opens_with(
     visit: Callable[..., Any], tmp_path: Path, ranges: bool
 ) -> None:
-    large = tiny_model.write_hollow(tmp_path / "large.gguf", 30_000)
+    """One in two files, in ranges, or one file as a whole."""
+    if ranges:
+        parts = tiny_model.write_parts(tmp_path, 2, tiny_model.Tiny(hidden=30_000))
+    else:
+        parts = [tiny_model.write_hollow(tmp_path / "large.gguf", 30_000)]
     small = tiny_model.write(tmp_path / "small.gguf", context=64)
-    assert large.stat().st_size > 40 << 20
-    with Model.load(large, core=open_test_core("native-scalar")) as model:
+    assert sum(path.stat().st_size for path in parts) > 40 << 20
+    with Model.load(parts[0], core=open_test_core("native-scalar")) as model:
         expected = "".join(model.generate("abc", 5, mode="dense", temperature=0))
-    with running(ModelServer(scripted(make_site(large, cache=CACHE)), ranges)) as server:
+    site = make_site(parts[0], cache=CACHE)
+    assert {f"models/{path.name}" for path in parts} <= site.keys()
+    with running(ModelServer(scripted(site), ranges)) as server:
         web = visit(server.origin)
         web.expected.append("Failed to load resource")
         web.open()
+        web.wait_for_model("tiny" if ranges else "large")
         many = (os.cpu_count() or 1) > 1 and web.driver.engine not in WITHOUT_SHARED_MEMORY
         assert ("Chosen for a model of this size" in web.content("#capabilities")) is many
         assert web.generate("abc", "dense", max_tokens=5, **GREEDY) == expected
