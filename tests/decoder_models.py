@@ -27,7 +27,7 @@ class Decoder:
     head_norms, own_norms, whole_norms, late: of queries and keys; clamp; gate, gate_each: of what
     attention finds, one a head or one an element; windowed_turn: only layers with a window turn;
     lead_turn: and those without experts; both: tokens see those after them; experts, shared,
-    selection_bias, unnormalised: their weights; sinks."""
+    selection_bias, unnormalised: their weights; sinks; images: matrices for those."""
 
     parts: frozenset[str]
     activation: str = "silu"
@@ -86,7 +86,7 @@ DECODERS = {
     "bloom": _gpt("alibi embedding_norm"),
     "chatglm": decoder_of("plain fused bias gate_up", keys={"rope.dimension_count": 6}),
     "codeshell": _gpt("halves"),
-    "cogvlm": decoder_of("halves fused"),
+    "cogvlm": decoder_of("halves fused images"),
     "cohere2": decoder_of(
         "plain layer beside windowed_turn",
         keys={**_LAYER, **_WINDOW, **_SCALE},
@@ -120,7 +120,9 @@ DECODERS = {
     ),
     "jais2": _gpt("halves", activation="relu2"),
     "maincoder": decoder_of("plain head_norms late"),
-    "mpt": _gpt("alibi clamp", keys={"attention.max_alibi_bias": 8.0, "attention.clamp_kqv": 0.8}),
+    "mpt": _gpt(
+        "alibi clamp positions", keys={"attention.max_alibi_bias": 8.0, "attention.clamp_kqv": 0.8}
+    ),
     "muse-glimmer": decoder_of(
         "plain bare_embedding_norm head_norms after gate_each windowed_turn",
         keys={**_WINDOW, **_SCALE, "final_logit_softcapping": 3.0},
@@ -308,6 +310,8 @@ def tensors_of(decoder: Decoder, keys: dict[str, Any]) -> Shapes:
         if not parts & {"bare", "no_before"}:
             norms.append(f"{block}attn_norm")
             norms += [] if "beside" in parts else [block + decoder.ffn_norm]
+        if "images" in parts:
+            yield f"{block}vis_attn_output.weight", (D, D)
         norms += [f"{block}attn_norm_2"] if "second" in parts else []
         yield from _attention(decoder, block, keys, layer)
         yield from _feed_forward(decoder, block, keys, layer)

@@ -28,6 +28,7 @@ from mixture_models import (
 )
 
 NET, STREAMS, LEAD, LATENT = 8, 3, 1, 20
+WINDOWED = [layer % 2 == 1 for layer in range(LAYERS)]
 RECURRENT = [layer % 3 != 2 for layer in range(LAYERS)]
 
 Tensors = Iterator[tuple[str, tuple[int, ...]]]
@@ -56,8 +57,10 @@ def _tensors(architecture: str) -> Tensors:
                 yield from _shares(f"{block}hc_{part}", (2 + STREAMS) * STREAMS, 3)
             elif architecture == "kimi-k3":
                 yield f"{block}{part}_res_score.weight", (D,)
-        if RECURRENT[layer] and architecture != "hy_v4":
+        if RECURRENT[layer] and "kda.head_dim" in MODELS[architecture]:
             yield from _delta(architecture, block)
+        elif architecture == "dots3note" and WINDOWED[layer]:
+            yield from _latent(architecture, block, RANK - 4, PLAIN - 2, VALUE - 3)
         else:
             yield from _latent(architecture, block)
         if layer < LEAD:
@@ -94,20 +97,24 @@ def _delta(architecture: str, block: str) -> Tensors:
     yield f"{block}attn_output.weight", (D, inner)
 
 
-def _latent(architecture: str, block: str) -> Tensors:
+def _latent(
+    architecture: str, block: str, rank: int = RANK, plain: int = PLAIN, value: int = VALUE
+) -> Tensors:
     turned = 0 if architecture == "glm5-next" else TURNED
     yield f"{block}attn_q_a.weight", (QUERY_RANK, D)
     yield f"{block}attn_q_a_norm.weight", (QUERY_RANK,)
-    yield f"{block}attn_q_b.weight", (HEADS * (PLAIN + turned), QUERY_RANK)
-    yield f"{block}attn_kv_a_mqa.weight", (RANK + turned, D)
-    yield f"{block}attn_kv_a_norm.weight", (RANK,)
-    yield f"{block}attn_k_b.weight", (HEADS, RANK, PLAIN)
-    yield f"{block}attn_v_b.weight", (HEADS, VALUE, RANK)
-    yield f"{block}attn_output.weight", (D, HEADS * VALUE)
+    yield f"{block}attn_q_b.weight", (HEADS * (plain + turned), QUERY_RANK)
+    yield f"{block}attn_kv_a_mqa.weight", (rank + turned, D)
+    yield f"{block}attn_kv_a_norm.weight", (rank,)
+    yield f"{block}attn_k_b.weight", (HEADS, rank, plain)
+    yield f"{block}attn_v_b.weight", (HEADS, value, rank)
+    yield f"{block}attn_output.weight", (D, HEADS * value)
+    if architecture == "dots3note":
+        yield f"{block}attn_k_norm.weight", (TURNED,)
     if architecture == "hy_v4":
         yield f"{block}attn_sinks.weight", (HEADS,)
     if architecture != "glm5-next":
-        gates = HEADS if architecture == "bailingmoe3" else HEADS * VALUE
+        gates = HEADS if architecture in ("bailingmoe3", "dots3note") else HEADS * value
         yield f"{block}attn_gate.weight", (gates, D)
     else:
         yield f"{block}indexer.proj.weight", (2, D)
@@ -156,6 +163,16 @@ MODELS: dict[str, dict[str, Any]] = {
         "attention.indexer.top_k": 16,
         "hyper_connection.magnitude": 1.5,
         "swiglu_clamp_exp": 0.3,
+    },
+    "dots3note": {
+        "attention.head_count_kv": 1,
+        "attention.indexer.top_k": 16,
+        "attention.sliding_window": 5,
+        "attention.sliding_window_pattern": WINDOWED,
+        "attention.kv_lora_rank_swa": RANK - 4,
+        "attention.key_length_mla_swa": PLAIN - 2 + TURNED,
+        "attention.value_length_mla_swa": VALUE - 3,
+        "rope.freq_base_swa": 500.0,
     },
     "glm5-next": {
         **_HYPER,

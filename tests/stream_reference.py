@@ -12,12 +12,15 @@ import numpy.typing as npt
 from mixture_reference import Array, Family, sigmoid, softmax
 from recurrent_reference import RecurrentReference
 
+_OF_WINDOWS = "attention.sliding_window", "rope.freq_base_swa"
+
 
 class StreamReference(RecurrentReference):
     """One file."""
 
     families: Mapping[str, Family] = {
         "hy_v4": Family(None, None, scaled=True, halves=False, limits="inside"),
+        "dots3note": Family(None, None, scaled=True, halves=False),
         "glm5-next": Family(None, None, scaled=True, limits="inside"),
         "bailingmoe3": Family(None, None, scaled=True, halves=False, limits="outside"),
         "kimi-k3": Family(None, None, scaled=True),
@@ -121,20 +124,25 @@ class StreamReference(RecurrentReference):
 
     def _gated_latent(self, x: Array, block: str) -> Array:
         keys, values = (self.tensors[f"{block}attn_{name}_b.weight"] for name in "kv")
-        rank, turned = self.keys["attention.kv_lora_rank"], self.keys["rope.dimension_count"]
+        rank, turned = keys.shape[1], self.keys["rope.dimension_count"]
+        pattern, window, base = self.keys.get("attention.sliding_window_pattern"), 0, None
+        if pattern and pattern[int(block.split(".")[1])]:
+            window, base = (self.keys[name] for name in _OF_WINDOWS)
         low = self._norm(self._product(x, f"{block}attn_q_a"), f"{block}attn_q_a_norm")
         q = self._product(low, f"{block}attn_q_b").reshape(len(x), len(keys), -1)
         joined = self._product(x, f"{block}attn_kv_a_mqa")
         latent = self._norm(joined[:, :rank], f"{block}attn_kv_a_norm")
         same = joined[:, None, rank:]
-        if self.architecture in ("hy_v4", "bailingmoe3"):
-            q = self._turned(q, turned, q.shape[-1] - turned)
-            same = self._turned(same, turned)
+        if f"{block}attn_k_norm.weight" in self.tensors:
+            same = self._norm(same, f"{block}attn_k_norm")
+        if self.architecture in ("hy_v4", "bailingmoe3", "dots3note"):
+            q = self._turned(q, turned, q.shape[-1] - turned, base)
+            same = self._turned(same, turned, base=base)
         k = np.einsum("tr,hrd->thd", latent, keys)
         k = np.concatenate([k, np.repeat(same, len(keys), 1)], -1)
         v = np.einsum("tr,hvr->thv", latent, values)
         sinks = self.tensors.get(f"{block}attn_sinks.weight")
-        mixed = self._weighted(q, k, v, q.shape[-1] ** -0.5, sinks=sinks)
+        mixed = self._weighted(q, k, v, q.shape[-1] ** -0.5, window, sinks)
         if f"{block}attn_gate.weight" in self.tensors:
             gate = sigmoid(self._product(x, f"{block}attn_gate"))
             mixed = mixed * np.repeat(gate, mixed.shape[1] // gate.shape[1], 1)

@@ -65,7 +65,8 @@ class Architecture(NamedTuple):
     pre_norms: bool = True  # before attention and the feed-forward part
     norm_weights: bool = True
     embedding_norm: str = ""  # "own" or, without a weight, "bare"
-    positions: bool = False  # a learned vector is added to the embedding of each position
+    # A learned vector is added to the embedding of each position. None: in files that have them.
+    positions: bool | None = False
     # Products lose a slope of each head for each position (Press et al. 2022): the largest
     # exponent of two, for files that do not name one. None: they do not.
     alibi: Number | None = None
@@ -86,6 +87,7 @@ class Architecture(NamedTuple):
     post_epsilon: float | None = None  # of the norms after; None: that of the others
     scale_key: str = "attention.scale"  # what queries are multiplied by
     unused: tuple[str, ...] = ()  # biases that files may have and it does not use
+    unused_matrices: tuple[str, ...] = ()  # and other tensors of a block, without ".weight"
     norms_after_rope: bool = False  # and come after the rotation
     leads: bool = True  # leading_dense_block_count is heeded
     chosen_blocks: bool = False  # attention.indexer.top_k counts blocks of tokens

@@ -35,6 +35,7 @@ ROWS = {
     "bailingmoe3": Architecture(
         "silu",
         write,
+        rope_halves=None,
         gated_heads=Function.SIGMOID,
         mixture=BY_KEYS._replace(shared="total", limits=ActivationType.SILU_CAPPED),
         unused=("attn_q.bias", "attn_k.bias", "attn_v.bias"),

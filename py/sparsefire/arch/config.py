@@ -134,7 +134,6 @@ _NO_TEXT = {
 _MISSING = {
     "deepseek4": "attention to compressed tokens, and residual streams that are mixed by Sinkhorn",
     "dflash": "the hidden states of the model whose tokens it drafts",
-    "dots3note": "a choice of tokens by an indexer beside latent attention with windows",
     "eagle3": "the hidden states of the model whose tokens it drafts",
     "gemma4-assistant": "the hidden states of the model whose tokens it drafts",
     "qwen4exp": "residual streams that are mixed by Sinkhorn, and embeddings of n-grams",

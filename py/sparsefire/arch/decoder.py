@@ -214,8 +214,9 @@ def gate_heads(w: Writer, name: str, x: Buffer, mixed: Buffer, heads: int) -> No
     function = w.config.kind.gated_heads
     if function is None:
         return
-    rows = w.file.tensor(f"{name}.weight").shape[0]
-    gate = w.buffer("attention gate", heads if rows == heads else mixed.width)
+    shape = w.file.tensor(f"{name}.weight").shape
+    each = shape[0] == heads or (heads == 1 and len(shape) == 1)
+    gate = w.buffer("attention gate", heads if each else mixed.width)
     w.product(x, name, gate)
     w.plan.map(gate, gate, function)
     w.plan.multiply(mixed, gate, mixed, Repeat.SPREAD)

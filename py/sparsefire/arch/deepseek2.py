@@ -5,10 +5,11 @@ a choice of tokens in texts of more than `attention.indexer.top_k` tokens, and r
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from ..core.enums import Route
 from .architecture import Architecture
-from .decoder import BY_KEYS, MINICPM, SINKS, blocks, gate_heads
+from .decoder import BY_KEYS, MINICPM, SINKS, blocks, gate_heads, rope_of
 from .mixture import Mixture
 from .plan import Buffer
 from .rope import Rope
@@ -33,30 +34,54 @@ def write(w: Writer) -> None:
     w.head()
 
 
-def attention(w: Writer, block: int, x: Buffer, out: Buffer, *, rotary: bool = True) -> None:
-    """Keys and values are products of one latent vector of `rank`, beside which a part of the keys
-    is rotated, and is of all heads."""
-    plan, keys, prefix = w.plan, w.keys, f"blk.{block}."
-    heads, turned = w.config.heads, w.config.rope_dims if w.config.rotates else 0
+class Latent(NamedTuple):
+    """Sizes of latent attention: the rank of the latent vectors, and those of a key and a value of
+    a head."""
+
+    rank: int
+    key_dim: int
+    value_dim: int
+
+
+def _sizes(w: Writer) -> Latent:
+    keys = w.keys
     rank = keys.integer("attention.kv_lora_rank", _MOST)
     key_dim = keys.integer("attention.key_length_mla", _MOST, w.config.head_dim)
     value_dim = keys.integer("attention.value_length", _MOST, key_dim)
-    value_dim = keys.integer("attention.value_length_mla", _MOST, value_dim)
+    return Latent(rank, key_dim, keys.integer("attention.value_length_mla", _MOST, value_dim))
+
+
+def attention(
+    w: Writer,
+    block: int,
+    x: Buffer,
+    out: Buffer,
+    *,
+    rotary: bool = True,
+    sizes: Latent | None = None,
+) -> None:
+    """Keys and values are products of one latent vector of `rank`, beside which a part of the keys
+    is rotated, and is of all heads."""
+    plan, keys, prefix = w.plan, w.keys, f"blk.{block}."
+    heads, turned = w.heads(block), w.config.rope_dims if w.config.rotates else 0
+    rank, key_dim, value_dim = sizes or _sizes(w)
     if key_dim < turned:
         raise keys.fail("attention.key_length_mla", f"is {key_dim}; {turned} of it are rotated")
     q = _queries(w, prefix, x, heads * key_dim)
     both, latent = w.buffer("both", rank + turned), w.buffer("latent", rank)
     same = w.buffer("k rotated", turned) if turned else None
     w.product(x, f"{prefix}attn_kv_a_mqa", both)
-    if rotary and same is not None:
-        rope, halves = w.rope(_rope(w)), w.config.rope_halves
-        plan.rotate(q, rope, heads, halves, first=key_dim - turned)
-        plan.rotate(both, rope, 1, halves, first=rank)
     w.split(both, latent, *(() if same is None else (same,)))
+    if same is not None and "attn_k_norm.weight" in w.config.kind.vectors:
+        w.norm(same, f"{prefix}attn_k_norm", same)
+    if rotary and same is not None:
+        rope, halves = w.rope(_rope(w, block)), w.config.rope_halves
+        plan.rotate(q, rope, heads, halves, first=key_dim - turned)
+        plan.rotate(same, rope, 1, halves)
     w.norm(latent, f"{prefix}attn_kv_a_norm", latent)
     expanded = w.has(f"{prefix}attn_kv_b.weight")
     attend = _attend_expanded if expanded else _attend_latent
-    read = attend(w, prefix, q, latent, same, (key_dim - turned, value_dim))
+    read = attend(w, block, q, latent, same, (key_dim - turned, value_dim))
     gate_heads(w, f"{prefix}attn_gate", x, read, heads)
     w.product(read, f"{prefix}attn_output", out)
     for name in _INDEXER:
@@ -64,11 +89,12 @@ def attention(w: Writer, block: int, x: Buffer, out: Buffer, *, rotary: bool = T
 
 
 def _attend_latent(
-    w: Writer, prefix: str, q: Buffer, latent: Buffer, same: Buffer | None, dims: tuple[int, int]
+    w: Writer, block: int, q: Buffer, latent: Buffer, same: Buffer | None, dims: tuple[int, int]
 ) -> Buffer:
     """What the heads read. The products with the latent vectors go to the queries and to what the
     heads read, so that the latent vectors are all that a session keeps."""
-    plan, heads, (plain, value_dim) = w.plan, w.config.heads, dims
+    plan, heads, (plain, value_dim) = w.plan, w.heads(block), dims
+    prefix, window = f"blk.{block}.", w.config.windows[block]
     rank, turned = latent.width, same.width if same is not None else 0
     key_dim, width = plain + turned, rank + turned
     k = w.buffer("k", width)
@@ -85,39 +111,42 @@ def _attend_latent(
     if same is not None:
         first, stride = (plain, rank), (key_dim, width)
         plan.copy(q, whole, count=heads, width=turned, first=first, stride=stride)
-    _sharpen(w, whole, key_dim)
+    _sharpen(w, block, whole, key_dim)
     mixed, read = w.buffer("heads latent", heads * rank), w.buffer("heads", heads * value_dim)
     sinks = plan.vector(f"{prefix}{SINKS}", heads) if SINKS in w.config.kind.vectors else None
-    plan.attention(whole, k, latent, mixed, kv_heads=1, k_dim=width, v_dim=rank, sinks=sinks)
+    plan.attention(
+        *(whole, k, latent, mixed), kv_heads=1, k_dim=width, v_dim=rank, window=window, sinks=sinks
+    )
     values = plan.matrix(f"{prefix}attn_v_b.weight", (heads, value_dim, rank))
     plan.head_products(mixed, values, read, heads)
     return read
 
 
 def _attend_expanded(
-    w: Writer, prefix: str, q: Buffer, latent: Buffer, same: Buffer | None, dims: tuple[int, int]
+    w: Writer, block: int, q: Buffer, latent: Buffer, same: Buffer | None, dims: tuple[int, int]
 ) -> Buffer:
     """What the heads read in older files, whose one matrix makes keys and values of the latent
     vectors: it cannot go to the queries as it is stored, so each head has keys and values."""
-    plan, heads, (plain, value_dim) = w.plan, w.config.heads, dims
+    plan, heads, (plain, value_dim) = w.plan, w.heads(block), dims
     turned, each = same.width if same is not None else 0, plain + value_dim
     key_dim = plain + turned
     together = w.buffer("keys and values", heads * each)
     k, v = w.buffer("k", heads * key_dim), w.buffer("v", heads * value_dim)
-    w.product(latent, f"{prefix}attn_kv_b", together)
+    w.product(latent, f"blk.{block}.attn_kv_b", together)
     if plain:
         plan.copy(together, k, count=heads, width=plain, stride=(each, key_dim))
     if same is not None:
         plan.copy(same, k, count=heads, width=turned, first=(0, plain), stride=(0, key_dim))
     plan.copy(together, v, count=heads, width=value_dim, first=(plain, 0), stride=(each, value_dim))
-    _sharpen(w, q, key_dim)
+    _sharpen(w, block, q, key_dim)
     read = w.buffer("heads", heads * value_dim)
-    plan.attention(q, k, v, read, kv_heads=heads, k_dim=key_dim, v_dim=value_dim)
+    window = w.config.windows[block]
+    plan.attention(q, k, v, read, kv_heads=heads, k_dim=key_dim, v_dim=value_dim, window=window)
     return read
 
 
-def _sharpen(w: Writer, q: Buffer, key_dim: int) -> None:
-    w.plan.scale(q, _scale(w, key_dim))
+def _sharpen(w: Writer, block: int, q: Buffer, key_dim: int) -> None:
+    w.plan.scale(q, _scale(w, block, key_dim))
     if growth := w.keys.number("attention.temperature_scale", 0.0, 1e3, 0.0):
         w.plan.temperature(q, growth, w.keys.integer("attention.temperature_length", 1 << 30))
 
@@ -148,10 +177,10 @@ def _multiplier(w: Writer) -> float:
     return w.keys.number("rope.scaling.yarn_log_multiplier", 0.0, 1e3, 0.0) / _MULTIPLIER_UNIT
 
 
-def _rope(w: Writer) -> Rope:
+def _rope(w: Writer, block: int) -> Rope:
     """The rotation, whose amplitude is the ratio of two corrections, which the files do not hold:
     DeepSeek's have the same multiplier, Mistral's has 1 in the first."""
-    rope, multiplier = w.config.rope, _multiplier(w)
+    rope, multiplier = rope_of(w, block), _multiplier(w)
     if not multiplier:
         return rope
     first = 1.0 if w.config.architecture == "mistral4" else multiplier
@@ -160,9 +189,9 @@ def _rope(w: Writer) -> Rope:
     return rope._replace(amplitude=amplitude * ratio)
 
 
-def _scale(w: Writer, key_dim: int) -> float:
+def _scale(w: Writer, block: int, key_dim: int) -> float:
     """The factor of query · key: what is not rotated gets the amplitude too."""
-    sharper = _rope(w).amplitude * _correction(w, _multiplier(w))
+    sharper = _rope(w, block).amplitude * _correction(w, _multiplier(w))
     return float(sharper**2 / math.sqrt(key_dim))
 
 

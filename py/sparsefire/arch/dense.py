@@ -25,6 +25,7 @@ _COHERE = _NORMAL._replace(
 )
 # Norms of what blocks add, and none of what they get.
 _OLMO2 = _NEOX._replace(pre_norms=False, vectors=(*HEAD_NORMS, *POST_NORMS), full_every=4)
+_OF_IMAGES = ("vis_attn_qkv", "vis_attn_output", "vis_gate", "vis_up", "vis_down")
 _CHATGLM = _NORMAL._replace(gate_up=True)
 _HUNYUAN = _NEOX._replace(vectors=HEAD_NORMS, norms_after_rope=True)
 
@@ -42,7 +43,7 @@ ROWS = {
     ),
     "chatglm": _CHATGLM,
     "codeshell": _STARCODER2,
-    "cogvlm": _NEOX,
+    "cogvlm": _NEOX._replace(rotary_factors=False, unused_matrices=_OF_IMAGES),
     "cohere2": _COHERE._replace(full_every=4, rotary_windows=True),
     "command-r": _COHERE,
     "ernie4_5": _NORMAL._replace(unused=("attn_output.bias",), own_keys=("expert_count",)),
@@ -88,6 +89,7 @@ ROWS = {
         clamped=True,
         vectors=(),
         optional=NORM_BIASES,
+        positions=None,
     ),
     "olmo": _NORMAL._replace(layer_norm=True, norm_weights=False, clamped=True),
     "olmo2": _OLMO2._replace(whole_norms=True, window_rope_base=0.0),

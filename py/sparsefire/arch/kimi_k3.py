@@ -19,7 +19,7 @@ _MOST = 1 << 17
 def write(w: Writer) -> None:
     """The plan. Where a stream is kept, it begins anew with what attention makes."""
     plan, config = w.plan, w.config
-    every = w.keys.integer("attn_res.block_size", config.layers + 1, config.layers + 1, least=0)
+    every = w.keys.integer("attn_res.block_size", _MOST, 0, least=0)
     w.embed()
     kept: list[Buffer] = []
     read = w.buffer("mean", config.d)

@@ -11,6 +11,7 @@ from .decoder import BY_KEYS, HEAD_NORMS, LLAMA, QWEN3_MOE, SINKS, write
 from .mixture import Mixture
 
 _NEOX = LLAMA._replace(rope_halves=True)
+_INDEXER = "q_proj", "k_proj", "q_norm", "k_norm"
 _GROK_WIDTH, _GROK_HEAD = 6144, 128  # of the published model, in its constants whatever a file has
 
 ROWS = {
@@ -75,6 +76,15 @@ ROWS = {
         mixture=Mixture(Route.ROUTE_SIGMOID, found=True),
         unused=("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_qkv.bias"),
         own_keys=("attention.head_count", "attention.head_count_kv"),
+    ),
+    # MiniMax 2026. It attends to a choice of blocks of tokens in longer texts than those of
+    # `attention.indexer.top_k` blocks, and runs up to that.
+    "minimax-m3": _NEOX._replace(
+        activation="silu_clamped",
+        vectors=HEAD_NORMS,
+        mixture=BY_KEYS,
+        chosen_blocks=True,
+        unused_matrices=tuple(f"indexer.{name}" for name in _INDEXER),
     ),
     "qwen3vlmoe": QWEN3_MOE,
 }

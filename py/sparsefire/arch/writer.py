@@ -169,7 +169,8 @@ class Writer:
             self.norm(self.x, "token_embd_norm", self.x)
         elif config.kind.embedding_norm:
             self.plan.norm(self.x, self.x, None, config.norm_epsilon)
-        if config.kind.positions:
+        learned = config.kind.positions
+        if self.has("position_embd.weight") if learned is None else learned:
             positions = self.matrix("position_embd", config.context_length, config.d)
             self.plan.position(self.added, positions)
             self.plan.add(self.x, self.added, self.x)
@@ -264,6 +265,9 @@ class Writer:
         else:
             self.norm(self.x, norm, self.normed)
         self.plan.tap(self.normed, Tap.TAP_HIDDEN, 0)
+        for block in range(self.config.layers):
+            for name in self.config.kind.unused_matrices:
+                self.unused(f"blk.{block}.{name}.weight")
         for name in POOLED_TENSORS:  # see lm.embedding and lm.ranking
             self.unused(name)
         if not self.config.kind.output:
