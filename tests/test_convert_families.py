@@ -50,7 +50,8 @@ def test_logits(kind: str, tmp_path: Path) -> None:
         theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         for text in TEXTS:
             assert model.tokenize(text) == theirs.encode(text).ids
-    assert np.abs(found - entry["logits"]).max() < 1e-5 * np.abs(entry["logits"]).max()
+    bound = 1e-4 if model.core.isa == "amx" else 1e-5  # whose prompts have numbers of 16 bits
+    assert np.abs(found - entry["logits"]).max() < bound * np.abs(entry["logits"]).max()
 
 
 @pytest.mark.parametrize(

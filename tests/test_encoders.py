@@ -36,7 +36,9 @@ def test_states(name: str, tmp_path: Path) -> None:
     with Model.load(path) as model:
         for tokens in (TOKENS, SHORT):
             found, expected = model.hidden_states(tokens), reference.states(tokens)
-            assert ((found - expected) ** 2).sum() / (expected**2).sum() < 1e-10
+            # With AMX numbers have 16 bits, and scores of T5 are not scaled.
+            bound = 2e-9 if model.core.isa == "amx" else 1e-10
+            assert ((found - expected) ** 2).sum() / (expected**2).sum() < bound
 
 
 def test_embeddings_are_pooled_as_the_file_says(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def test_logits_and_what_exact_mode_leaves_out(variant: str, tmp_path: Path) -> 
         assert model.config.default_mode == "exact"
         for mode in ("exact", "dense"):
             found = model.logits(TOKENS, mode=mode)
-            assert ((found - expected) ** 2).sum() / (expected**2).sum() < 1e-9, mode
+            bound = 1e-8 if model.core.isa == "amx" else 1e-9  # whose prompts have 16 bits
+            assert ((found - expected) ** 2).sum() / (expected**2).sum() < bound, mode
         session = model.new_session(32)
         session.feed(TOKENS, "exact")
         shares = session.active / (len(TOKENS) * HIDDEN)
@@ -101,7 +102,8 @@ def test_hosts_agree(tmp_path: Path, host_core: Core) -> None:
     expected = Gemma3nReference(path).logits(TOKENS)
     with Model.load(path, core=host_core) as model:
         found = model.logits(TOKENS)
-    assert ((found - expected) ** 2).sum() / (expected**2).sum() < 1e-9
+    bound = 1e-8 if host_core.isa == "amx" else 1e-9
+    assert ((found - expected) ** 2).sum() / (expected**2).sum() < bound
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,9 @@ def test_text_that_does_not_go_on_is_evaluated_from_its_beginning(
         for length in (9, 14, 5, 6, 6):
             found = session.feed(TOKENS[:length], model.config.default_mode)
             assert session.tokens == TOKENS[:length]
-            assert np.abs(found - whole[length - 1]).max() < 1e-6 * np.abs(whole).max()
+            # Short turns are multiplied as in decoding, and with AMX prompts by numbers of 16 bits.
+            bound = 1e-5 if model.core.isa == "amx" else 1e-6
+            assert np.abs(found - whole[length - 1]).max() < bound * np.abs(whole).max()
 
 
 @pytest.mark.parametrize("name", ["rwkv7", "nemotron_h_moe-experts", "qwen3next"])

@@ -56,11 +56,12 @@ def test_scores(model: RandomModel, tmp_path: Path) -> None:
     reference = EncoderReference(path)
     with Model.load(path) as loaded:
         judge = loaded.judge
+        bound = 1e-4 if loaded.core.isa == "amx" else 1e-5  # whose prompts have numbers of 16 bits
         for tokens in (TOKENS, TOKENS[:3]):
-            assert judge.score(Pair(tokens, None)) == pytest.approx(reference.score(tokens), 1e-5)
+            assert judge.score(Pair(tokens, None)) == pytest.approx(reference.score(tokens), bound)
         if model.architecture == "bert":
             expected = reference.score(TOKENS, TYPES)
-            assert judge.score(Pair(TOKENS, TYPES)) == pytest.approx(expected, 1e-5)
+            assert judge.score(Pair(TOKENS, TYPES)) == pytest.approx(expected, bound)
             assert expected != pytest.approx(reference.score(TOKENS), 1e-3)
 
 
