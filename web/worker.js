@@ -23,13 +23,13 @@ const send = (message, transfer = []) => self.postMessage(message, transfer);
 
 /* ---- Start ---- */
 
-/** Replaces fetch() by one that reports the bytes received of the paths in `sizes`. */
+/** Replaces fetch() by one that reports the bytes received of the paths in `sizes`, until the engine has started. */
 function countFetches(sizes) {
   if (!("TransformStream" in self)) return; // then the bar shows no bytes
   const sumOf = (counts) => Object.values(counts).reduce((sum, count) => sum + count, 0);
   const total = sumOf(sizes);
   const received = {};
-  const report = () => send({ event: "bytes", done: Math.min(sumOf(received), total), total });
+  const report = () => engine || send({ event: "bytes", done: Math.min(sumOf(received), total), total });
   const reportSometimes = throttled(report);
   const originalFetch = self.fetch.bind(self);
   self.fetch = async (resource, options) => {

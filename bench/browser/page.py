@@ -4,6 +4,7 @@
     python -m bench.browser.page map       # decode speed with the map and without, in turns
     python -m bench.browser.page blocked   # the longest task of the main thread while generating
     python -m bench.browser.page engine    # decode speed with what can be chosen under "Engine"
+    python -m bench.browser.page calibrate -m FILE    # how long a dense model's calibration takes
 
 Needs Playwright and Chromium. The page is served from this machine.
 """
@@ -231,9 +232,33 @@ def show_engine(browser: Any, origin: str, runs: int) -> None:
         print(f"{mode}, {name}: {statistics.median(each):.0f} tokens/s, {gain:.2f}×")
 
 
+def show_calibrate(browser: Any, origin: str, _runs: int) -> None:
+    """Prints how long "Calibrate here" takes, by its stages, and what it finds."""
+    context = browser.new_context(viewport=_VIEW)
+    context.add_init_script("localStorage.setItem('sparsefire-autostart', 'off')")
+    page = opened(context, origin, _LOOK)
+    if not page.is_visible("#calibrate"):
+        raise SystemExit("the page does not calibrate this model: give a small dense one with -m")
+    page.evaluate("window.stages.length = 0")
+    began = page.evaluate("performance.now()")
+    page.click("#calibrate")
+    found = "document.getElementById('calibration').textContent"
+    page.wait_for_function(f"{found} || !document.getElementById('problem').hidden", timeout=0)
+    print(page.evaluate(f"{found} || document.getElementById('problem-text').textContent"))
+    for stage, milliseconds in page.evaluate("window.stages"):
+        print(f"    {(milliseconds - began) / 1000:6.1f} s  {stage}")
+    print(f"    {(page.evaluate('performance.now()') - began) / 1000:6.1f} s  in all")
+
+
 def main() -> int:
     """Runs what the command line names."""
-    kinds = {"start": start, "map": show_map, "blocked": show_blocked, "engine": show_engine}
+    kinds = {
+        "start": start,
+        "map": show_map,
+        "blocked": show_blocked,
+        "engine": show_engine,
+        "calibrate": show_calibrate,
+    }
     parser = argparse.ArgumentParser(
         prog="python -m bench.browser.page", description="What the browser page takes."
     )

@@ -45,7 +45,7 @@ _SCATTERED = 1.5  # time of a row in a list over one of all rows
 _MOST_SHARE = 0.8  # of the bytes of the output matrix; with more, a screen cannot pay
 _LEAST_GAIN = 1.03  # less is noise
 _SPEED_TOKENS, _SPEED_SECONDS = 192, 6.0
-_RECORDED, _TRIED = 0.4, 0.8  # shares of the work
+_WRITTEN, _RECORDED, _TRIED = 0.3, 0.5, 0.8  # shares of the work
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class _Fitting:
         if text is not None:
             return cut(self.model, text, tokens)
         return generated(
-            self.model, tokens, seed, lambda done: self.announce("writing a text", done * _RECORDED)
+            self.model, tokens, seed, lambda done: self.announce("writing a text", done * _WRITTEN)
         )
 
     def tried(
@@ -247,8 +247,13 @@ class _Fitting:
 
     def _states(self, windows: Windows, use: int) -> FloatArray:
         """The hidden states (n, d) of the tokens of one use."""
-        chosen = windows.all[windows.kinds == use]
-        return np.concatenate([self.model.hidden_states(each) for each in chosen])
+        chosen, states = windows.all[windows.kinds == use], []
+        share = (_RECORDED - _WRITTEN) / (windows.kinds < 2).sum()
+        begin = _WRITTEN if use == 0 else _RECORDED - share * len(chosen)
+        for number_, each in enumerate(chosen):
+            self.announce("recording hidden states", begin + share * number_)
+            states.append(self.model.hidden_states(each))
+        return np.concatenate(states)
 
 
 def output_matrix(model: Model) -> OutputMatrix:
