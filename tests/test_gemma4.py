@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gemma4_reference import Gemma4Reference
@@ -122,6 +123,12 @@ def test_logits(variant: str, tmp_path: Path) -> None:
         assert model.config.default_mode == "dense"
         found = model.logits(TOKENS)
     assert ((found - expected) ** 2).sum() / (expected**2).sum() < 1e-9
+
+
+def test_experts_that_are_read_have_their_scales(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.gguf", MIXTURE)
+    with Model.load(path) as model, Model.load(path, neuron_budget=100_000) as cached:
+        assert np.array_equal(cached.logits(TOKENS), model.logits(TOKENS))
 
 
 def test_hosts_agree(tmp_path: Path, host_core: Core) -> None:

@@ -132,12 +132,12 @@ _NO_TEXT = {
 }
 # And those of which something is not computed yet.
 _MISSING = {
-    "deepseek4": "attention to compressed tokens, and residual streams that are mixed by Sinkhorn",
+    "deepseek4": "attention to compressed tokens",
     "dflash": "the hidden states of the model whose tokens it drafts",
     "eagle3": "the hidden states of the model whose tokens it drafts",
     "gemma4-assistant": "the hidden states of the model whose tokens it drafts",
-    "qwen4exp": "residual streams that are mixed by Sinkhorn, and embeddings of n-grams",
-    "step35": "rotations whose size differs between layers, and experts that are clamped",
+    "qwen4exp": "residual streams with shares of low rank, and embeddings of n-grams",
+    "step35": "rotations whose size differs between layers",
     "t5": "a decoder that attends to an encoder; of such models the encoder, t5encoder, runs",
 }
 _NO_POOLING = (1 << 32) - 1  # -1 without a sign, as some writers store that nothing is said
