@@ -10,6 +10,7 @@
  * in order are what that prefetcher is made for, and asking for them too only costs (see SF_IN_ORDER).
  *
  * A few inputs of formats of bytes (dot_few): the same with each, a tile of rows at a time, which is then in cache.
+ * Products of bytes have code of their own for several inputs (dot_bytes).
  *
  * Several inputs of integers (dot_batch): bound by arithmetic. Four rows, a chunk of their columns at a time, meet all
  * inputs while the chunk is in the first-quant cache; accumulators wait in memory between chunks. Floats: dot_floats,
@@ -152,7 +153,7 @@ enum { FEW_TILE = 1 << 16 }; /* bytes of rows that stay in the second-level cach
  * bytes are multiplied in hardly more time than their integers of 16 bits are made in. What dot_batch has no product
  * for is read again for all. */
 SF_INLINE int32_t few_inputs(sf_format_index format) {
-  if (is_read_in_groups(product_of(format))) return INT32_MAX;
+  if (product_of(format) == PRODUCT_FIELDS) return INT32_MAX;
   return traits_of(format)->storage == SF_QUANTS_BYTES ? 4 : 1;
 }
 
@@ -192,6 +193,8 @@ SF_INLINE void dot_rows(sf_format_index format, const sf_rows *rows, int32_t n_r
     } else {
       dot_floats(format, rows, n_rows, inputs->f32, n_inputs, out, out_stride);
     }
+  } else if (product_of(format) == PRODUCT_BYTES && n_inputs > 1) {
+    dot_bytes(format, rows, n_rows, inputs, n_inputs, out, out_stride);
   } else if (n_inputs > few_inputs(format)) {
     dot_batch(format, rows, n_rows, inputs, n_inputs, out, out_stride);
   } else {

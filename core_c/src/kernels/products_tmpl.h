@@ -13,7 +13,7 @@
 #define SF_DOT_FIELDS 0 /* v_dot_fields */
 #endif
 #ifndef SF_DOT_BYTES
-#define SF_DOT_BYTES 0 /* v_dot_split: 1 for quants 0 … 63, 2 for levels too, 3 for signed bytes too */
+#define SF_DOT_BYTES 0 /* v_dot_split: 1 for quants 0 … 15, 2 for levels too, 3 for signed bytes too */
 #endif
 
 typedef enum {
@@ -62,12 +62,9 @@ SF_INLINE int is_wide(sf_product product) {
   return product == PRODUCT_16 || product == PRODUCT_16_MINS || product == PRODUCT_16_RUNS;
 }
 
-/* Whether there is no product of a sub-block alone. */
-SF_INLINE int is_read_in_groups(sf_product product) { return product == PRODUCT_FIELDS || product == PRODUCT_BYTES; }
-
 static int32_t input_most(sf_format_index format) {
   const sf_product product = product_of(format);
-  if (is_read_in_groups(product)) return 32639;
+  if (product == PRODUCT_FIELDS || product == PRODUCT_BYTES) return 32639;
   return product == PRODUCT_QUANTS8 ? 127 : product == PRODUCT_SIGNED8 ? 63 : 32767;
 }
 

@@ -321,16 +321,21 @@ SF_INLINE vi v_dot_fields(int fields, const uint8_t *p, const v_fields *x) {
 
 /* ---- What only a vocabulary with SF_DOT_BYTES has: see scalar_bytes.h ---- */
 
-#define SF_DOT_BYTES (SF_AVX512_VNNI ? 2 : 1)
+#if SF_AVX512_VNNI
+#define SF_DOT_BYTES 3
+#else
+#define SF_DOT_BYTES 1
+#endif
 enum { SF_BYTE_ZERO = 128 }; /* v_dot_split takes quants 0 … 255 */
 typedef __m512i vq;
 
 SF_INLINE vq vq_set1(int x) { return _mm512_set1_epi8((char)x); }
 
-SF_INLINE vq vq_load(const uint8_t *p, size_t step, int run, int n) {
-  const __mmask64 first = n < 64 / run ? avx512_bytes((size_t)(n - 1) * step + (size_t)run) : ~(__mmask64)0;
-  if (step == (size_t)run) return _mm512_maskz_loadu_epi8(first, p);
-  if (step != 18 && step != 20) { /* of 16 bytes */
+SF_INLINE vq vq_load(const uint8_t *p, size_t step, int n) {
+  const __mmask64 first = n < 4 ? avx512_bytes((size_t)(n - 1) * step + 16) : ~(__mmask64)0;
+  if (step == 16) return _mm512_maskz_loadu_epi8(first, p);
+  if (step == 32 && n >= 4) return _mm512_shuffle_i32x4(_mm512_loadu_si512(p), _mm512_loadu_si512(p + 48), 0xd8);
+  if (step != 18 && step != 20) {
     __m512i all = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p));
     for (int k = 1; k < 4 && k < n; ++k) {
       const __m128i next = _mm_loadu_si128((const __m128i *)(const void *)(p + (size_t)k * step));
@@ -386,13 +391,20 @@ SF_INLINE vi v_dot_bytes4(vq a, vq b, vi sum) {
 #endif
 }
 
+SF_INLINE void vq_pair(vq *a, vq *b) {
+  const vq first = _mm512_unpacklo_epi64(*a, *b);
+  *b = _mm512_unpackhi_epi64(*a, *b);
+  *a = first;
+}
+
 SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq *low, vi sum) {
 #if SF_AVX512_VNNI
   vi above = _mm512_setzero_si512();
-  for (int u = 0; u < vectors; ++u) above = v_dot_bytes4(quants[u], high[u], above);
-  sum = _mm512_add_epi32(_mm512_slli_epi32(above, 8), sum);
-  for (int u = 0; u < vectors; ++u) sum = v_dot_bytes4(quants[u], low[u], sum);
-  return sum;
+  for (int u = 0; u < vectors; ++u) {
+    above = v_dot_bytes4(quants[u], high[u], above);
+    sum = v_dot_bytes4(quants[u], low[u], sum);
+  }
+  return _mm512_add_epi32(_mm512_slli_epi32(above, 8), sum);
 #else
   vi above = _mm512_maddubs_epi16(quants[0], high[0]), below = _mm512_maddubs_epi16(quants[0], low[0]);
   for (int u = 1; u < vectors; ++u) {
@@ -404,9 +416,9 @@ SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq
 #endif
 }
 
-SF_INLINE vf v_spread(const vf *scales, int first, int apart, int lanes) {
+SF_INLINE vf v_spread(const vf *scales, int first, int second, int apart) {
   int32_t at[16];
-  for (int k = 0; k < 16; ++k) at[k] = first + k / lanes * apart;
+  for (int k = 0; k < 16; ++k) at[k] = (k % 4 < 2 ? first : second) + k / 4 * apart;
   return _mm512_permutexvar_ps(_mm512_loadu_si512(at), scales[0]);
 }
 

@@ -12,8 +12,8 @@ typedef int8x16_t vq;
 
 SF_INLINE vq vq_set1(int x) { return vdupq_n_s8((int8_t)x); }
 
-SF_INLINE vq vq_load(const uint8_t *p, size_t step, int run, int n) {
-  (void)step, (void)run, (void)n;
+SF_INLINE vq vq_load(const uint8_t *p, size_t step, int n) {
+  (void)step, (void)n;
   return vreinterpretq_s8_u8(vld1q_u8(p));
 }
 
@@ -35,6 +35,12 @@ SF_INLINE vi v_sub_int(vi a, vi b) { return vsubq_s32(a, b); }
 
 SF_INLINE vi v_dot_bytes4(vq a, vq b, vi sum) { return vdotq_s32(sum, a, b); }
 
+SF_INLINE void vq_pair(vq *a, vq *b) {
+  const int64x2_t x = vreinterpretq_s64_s8(*a), y = vreinterpretq_s64_s8(*b);
+  *a = vreinterpretq_s8_s64(vzip1q_s64(x, y));
+  *b = vreinterpretq_s8_s64(vzip2q_s64(x, y));
+}
+
 SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq *low, vi sum) {
   vi above = vdupq_n_s32(0);
   for (int u = 0; u < vectors; ++u) {
@@ -44,12 +50,12 @@ SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq
   return vaddq_s32(sum, vshlq_n_s32(above, 8));
 }
 
-SF_INLINE vf v_spread(const vf *scales, int first, int apart, int lanes) {
+SF_INLINE vf v_spread(const vf *scales, int first, int second, int apart) {
   float eight[8];
-  (void)apart, (void)lanes; /* a vector holds one sub-block */
+  (void)apart; /* a vector holds one sub-block */
   vst1q_f32(eight, scales[0]);
   vst1q_f32(eight + 4, scales[1]);
-  return vdupq_n_f32(eight[first]);
+  return vcombine_f32(vdup_n_f32(eight[first]), vdup_n_f32(eight[second]));
 }
 
 #endif

@@ -7,7 +7,7 @@
 #define SF_ISA_TABLE sf_kernels_scalar_bytes
 #include "simd/scalar.h"
 
-/* Which quants v_dot_split takes, where that is faster than products of 16 bits: 1 for 0 … 63, 2 for levels too, 3 for
+/* Which quants v_dot_split takes, where that is faster than products of 16 bits: 1 for 0 … 15, 2 for levels too, 3 for
  * signed bytes too. SF_BYTE_ZERO is added to signed ones to make them what it takes. */
 #define SF_DOT_BYTES 3
 enum { SF_BYTE_ZERO = 128 };
@@ -23,11 +23,11 @@ SF_INLINE vq vq_set1(int x) {
   return r;
 }
 
-/* Runs of `run` bytes (16 or 32) at p, p + step, …, as many as there is room for, or the first part of one. Of these n
- * may be read; what stands for the others is any number. */
-SF_INLINE vq vq_load(const uint8_t *p, size_t step, int run, int n) {
+/* 16 bytes at each of p, p + step, …, as many as there is room for. Of these n may be read; what stands for the others
+ * is any number. */
+SF_INLINE vq vq_load(const uint8_t *p, size_t step, int n) {
   vq r;
-  (void)step, (void)run, (void)n;
+  (void)step, (void)n;
   memcpy(&r, p, sizeof r);
   return r;
 }
@@ -76,7 +76,16 @@ SF_INLINE vi v_dot_bytes4(vq a, vq b, vi sum) {
   return sum;
 }
 
-/* sum + Σ quants · (256 · high + low), over `vectors` of them (1 or 2) and four bytes in each lane. */
+/* Of each 16 bytes of a and of b: the first halves of both into a, the second ones into b. */
+SF_INLINE void vq_pair(vq *a, vq *b) {
+  for (int k = 0; k < 8; ++k) {
+    const uint8_t second = a->b[8 + k];
+    a->b[8 + k] = b->b[k];
+    b->b[k] = second;
+  }
+}
+
+/* sum + Σ quants · (256 · high + low), over `vectors` of them (2 or 4) and four bytes in each lane. */
 SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq *low, vi sum) {
   for (int u = 0; u < vectors; ++u) {
     for (int k = 0; k < 16; ++k) {
@@ -86,12 +95,13 @@ SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq
   return sum;
 }
 
-/* In lane k the scale first + k / lanes · apart of eight. */
-SF_INLINE vf v_spread(const vf *scales, int first, int apart, int lanes) {
+/* Of eight scales those of the lanes that vq_pair makes of two vectors of sub-blocks: in lane k that of
+ * first + k / 4 · apart, or of second + k / 4 · apart where k % 4 is 2 or 3. */
+SF_INLINE vf v_spread(const vf *scales, int first, int second, int apart) {
   float eight[8];
   vf r;
   memcpy(eight, scales, sizeof eight);
-  SF_EACH_LANE r.f[k] = eight[first + k / lanes * apart];
+  SF_EACH_LANE r.f[k] = eight[(k % 4 < 2 ? first : second) + k / 4 * apart];
   return r;
 }
 
