@@ -77,10 +77,11 @@ static void report(const char *what, const char *name, void (*run)(job *), job *
   fflush(stdout);
 }
 
-/* In cache: 64 rows. From memory: every row, and one in ten, of a matrix larger than the caches; the scattered rows are
- * others in each of ten runs, so that none is in cache. */
+/* In cache: 64 rows, with one input and several. From memory: every row, with one input and eight, and one in ten, of a
+ * matrix larger than the caches; the scattered rows are others in each of ten runs, so that none is in cache. */
 void time_kernels(const char *name) {
   enum { SMALL_ROWS = 64, INPUTS = 32, COLUMNS = 2048, SHARE = 10 };
+  static const int32_t counts[] = {1, 2, 4, 8, INPUTS};
   for (int f = 0; f < ALL_FORMATS; ++f) {
     const int32_t rows = (int32_t)(192000000 / sf_format_row_bytes(format_rows[f].format, COLUMNS)),
                   active = rows / SHARE - 1;
@@ -96,13 +97,17 @@ void time_kernels(const char *name) {
       if (sf_isa_tiles(isa) || !sf_isa_supported(isa)) continue;
       inputs_fit(&x, sf_isa_kernels(isa), format_rows[f].format);
       job j = {sf_isa_kernels(isa), &w, &x, NULL, SMALL_ROWS, 1, alpha, out, 0, 1};
-      report("dot", name, run_dot, &j);
-      j.n_inputs = INPUTS;
-      report("dot", name, run_dot, &j);
+      for (size_t k = 0; k < sizeof counts / sizeof counts[0]; ++k) {
+        j.n_inputs = counts[k];
+        report("dot", name, run_dot, &j);
+      }
       j.n_inputs = 1;
       report("axpy", name, run_axpy, &j);
       j.n_rows = rows;
       report("dot", name, run_dot, &j);
+      j.n_inputs = 8;
+      report("dot", name, run_dot, &j);
+      j.n_inputs = 1;
       report("axpy", name, run_axpy, &j);
       j.n_rows = active, j.ids = ids, j.shifts = SHARE;
       report("dot", name, run_dot, &j);
