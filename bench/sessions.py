@@ -74,7 +74,7 @@ class Texts:
             for text, token in zip(texts, tokens, strict=True):
                 text.append(token)
             parts = [(each, [token]) for each, token in zip(sessions, tokens, strict=True)]
-            logits = self.model.evaluate(parts, mode=self.mode)
+            logits = self.model.evaluate(parts, mode=self.mode, phase="decode")
             tokens = np.argmax(logits, axis=1).tolist()
         assert texts == self.alone[:count], "a text depends on the others of its batch"
 
