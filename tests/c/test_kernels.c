@@ -4,10 +4,10 @@
 #include "rows.h"
 #include "time_kernels.h"
 
-enum { MOST_ROWS = 21, MOST_INPUTS = 11 };
+enum { MOST_ROWS = 37, MOST_INPUTS = 11 };
 
-/* Rows of a test: few of the long ones, which take most of the time. */
-static int32_t most_rows(int32_t columns) { return columns > 2000 ? 8 : MOST_ROWS; }
+/* Rows of a test: few of the long ones, which take most of the time, and for one width more than one tile of rows. */
+static int32_t most_rows(int32_t columns) { return columns > 2000 ? 8 : columns == 512 ? MOST_ROWS : 21; }
 
 /* A permutation-like choice of `count` rows out of `rows`. */
 static void scatter(int32_t *ids, int32_t count, int32_t rows) {
@@ -117,8 +117,8 @@ static void check_dot_blocking(const sf_kernels *kernels, const test_rows *w, co
 }
 
 static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns, int floats) {
-  static const int32_t shapes[][2] = {{1, 1}, {1, 11}, {2, 3}, {3, 2},  {4, 1},
-                                      {5, 5}, {7, 4},  {9, 1}, {13, 8}, {21, 7}};
+  static const int32_t shapes[][2] = {{1, 1}, {1, 11}, {2, 3},  {3, 2},  {4, 1},  {5, 5},
+                                      {7, 4}, {9, 1},  {13, 8}, {21, 7}, {37, 3}, {37, 9}};
   test_rows w = rows_make(format, most_rows(columns), columns, columns % 3 ? 5 : 0, (size_t)(columns % 4));
   test_inputs x = inputs_make(MOST_INPUTS, columns, columns % 2 ? 4 : 8);
   inputs_fit(&x, kernels, format);
@@ -148,25 +148,25 @@ static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns,
 
 /* Rows as floats, times each unit vector, are what sf_dequantize reads; only zeros may have another sign. */
 static void test_unpacked(const sf_kernels *kernels, int32_t format) {
+  enum { ROWS = 21 };
   static const int32_t widths[] = {1095, 1088, 1024}; /* several strips, of which the last has a rest of a group */
   int32_t k = 0;
   while (!sf_format_row_bytes(format, widths[k])) ++k;
   const int32_t columns = widths[k];
   const size_t count = (size_t)columns;
-  test_rows w = rows_make(format, MOST_ROWS, columns, 0, 0);
+  test_rows w = rows_make(format, ROWS, columns, 0, 0);
   float *units = check_alloc(count * count * sizeof *units, 0);
-  float *read = check_alloc(MOST_ROWS * count * sizeof *read, 0),
-        *out = check_alloc(MOST_ROWS * count * sizeof *out, 0);
+  float *read = check_alloc(ROWS * count * sizeof *read, 0), *out = check_alloc(ROWS * count * sizeof *out, 0);
   memset(units, 0, count * count * sizeof *units);
   for (size_t c = 0; c < count; ++c) units[c * count + c] = 1;
-  CHECK(sf_dequantize(format, w.data, w.stride * MOST_ROWS, MOST_ROWS, columns, read) == SF_OK, "dequantize");
+  CHECK(sf_dequantize(format, w.data, w.stride * ROWS, ROWS, columns, read) == SF_OK, "dequantize");
   const sf_rows rows = rows_view(&w, NULL);
   const sf_inputs inputs = {.f32 = units};
-  kernels->dot_rows[sf_format_find(format)->index](&rows, MOST_ROWS, &inputs, columns, out, MOST_ROWS);
+  kernels->dot_rows[sf_format_find(format)->index](&rows, ROWS, &inputs, columns, out, ROWS);
   for (size_t c = 0; c < count; ++c) {
-    for (size_t i = 0; i < MOST_ROWS; ++i) {
-      CHECK(out[c * MOST_ROWS + i] == read[i * count + c], "format %d, row %d, column %d: unpacked as %.9g, not %.9g",
-            format, (int)i, (int)c, (double)out[c * MOST_ROWS + i], (double)read[i * count + c]);
+    for (size_t i = 0; i < ROWS; ++i) {
+      CHECK(out[c * ROWS + i] == read[i * count + c], "format %d, row %d, column %d: unpacked as %.9g, not %.9g",
+            format, (int)i, (int)c, (double)out[c * ROWS + i], (double)read[i * count + c]);
     }
   }
   check_free(units, 0);
