@@ -121,7 +121,8 @@ def test_sparse_mode_against_float64(
         together = model.evaluate([(sessions[0], IDS[:7]), (sessions[1], IDS[:9])])
         alone = model.new_session(20)
         assert np.array_equal(together[1], model.evaluate([(alone, IDS[:9])])[0])
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    bound = 1e-4 if host_core.isa == "amx" else 1e-5  # whose prompts have numbers of 16 bits
+    assert np.abs(found - expected).max() < bound * np.abs(expected).max()
     assert np.abs(found - exact).max() > 0
     assert (
         reference.selected < 0.75 * len(IDS) * moe_model.LAYERS * moe_model.USED * moe_model.WIDTH
