@@ -190,11 +190,12 @@ def test_scores(tiny: Model) -> None:
     made = run.stats.token_ids
     assert [scored.token for scored in scores] == made
     wanted = log_softmax(tiny.logits([*IDS[:5], *made])[4:-1])
+    bound = 1e-4 if tiny.core.isa == "amx" else 1e-5  # whose prompts have numbers of 16 bits
     for row, scored in zip(wanted, scores, strict=True):
-        assert scored.logprob == pytest.approx(row[scored.token], abs=1e-5)
+        assert scored.logprob == pytest.approx(row[scored.token], abs=bound)
         order = np.argsort(-row, kind="stable")[:3]
         assert [token for token, _ in scored.top] == order.tolist()
-        assert [value for _, value in scored.top] == pytest.approx(row[order], abs=1e-5)
+        assert [value for _, value in scored.top] == pytest.approx(row[order], abs=bound)
     text = "".join(piece.text for piece in pieces)
     offsets = [at for piece in pieces for at, _ in piece.scores]
     assert offsets == sorted(offsets)
