@@ -82,7 +82,8 @@ def test_logits(name: str, tmp_path: Path) -> None:
     wanted = hf_checkpoint.logits(hf, TOKENS)
     with Model.load(tmp_path / "out.gguf") as model:
         error = np.abs(model.logits(TOKENS) - wanted).max()
-        assert error < 1e-5 * np.abs(wanted).max()
+        bound = 1e-4 if model.core.isa == "amx" else 1e-5  # whose prompts have numbers of 16 bits
+        assert error < bound * np.abs(wanted).max()
         assert model.config.activation == report.activation
         assert model.config.name == "checkpoint"
         assert model.apply_chat_template([{"role": "user", "content": "Hi"}]) == "Hi"

@@ -51,7 +51,8 @@ def write(folder: Path, values: dict[str, Any], shapes: hf_sparse.Shapes) -> dic
 def same_logits(path: Path, expected: hf_sparse.Array) -> None:
     with Model.load(path) as model:
         found = model.logits(TOKENS)
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    bound = 1e-4 if model.core.isa == "amx" else 1e-5  # whose prompts have numbers of 16 bits
+    assert np.abs(found - expected).max() < bound * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("older", [False, True])
