@@ -182,8 +182,9 @@ def test_a_roofline_has_shares_of_its_own_limits(host_core: Core) -> None:
     assert min(limits.values()) > 0
     reached = {each["what"]: each for each in found["reached"]}  # type: ignore[attr-defined]
     assert reached.keys() == {"dense layer", "sparse layer", "prompt", "decode", "attention"}
+    prompts = "tiles" if host_core.isa == "amx" else "floats"
     for each in reached.values():
-        assert each["limit"] == ("floats" if each["what"] == "prompt" else "memory")
+        assert each["limit"] == (prompts if each["what"] == "prompt" else "memory")
         assert each["share"] == pytest.approx(each["rate"] / limits[each["limit"], threads])
     assert (found["backend"], found["isa"]) == (host_core.host, host_core.isa)
 
