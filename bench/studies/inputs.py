@@ -4,16 +4,14 @@ cost? (TEAL, Liu et al. 2024; WINA, Chen et al. 2025.) Weights in Q4_0:
 python -m bench.studies.inputs speed
 python -m bench.studies.inputs speed --d 576 --kv 192 --hidden 1536 --layers 60
 python -m bench.studies.inputs perplexity MODEL.gguf TEXT
+
+The products are those of `Matrix.multiply` and `Matrix.multiply_above`.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import shutil
 import statistics
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from sparsefire._arrays import FloatArray
 from sparsefire.core import hosts
 from sparsefire.core.core import Core
 from sparsefire.weights.matrix import Matrix
@@ -32,9 +29,8 @@ from sparsefire.weights.quantized import QuantizedWeights
 from ..lib.input_quality import print_costs
 
 SHARES = (0.0, 0.25, 0.4, 0.5, 0.6)  # of the inputs that are left out
-COMPILER = ("cc", "-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 _BLOCK, _BLOCK_BYTES = 32, 18
-_BIG = 1 << 22  # bytes from which on numpy asks for large pages
+_GRAIN = 128  # rows of a part are a multiple of this
 
 
 def main() -> None:
@@ -104,8 +100,8 @@ def _processor_time(runs: list[Callable[[], None]]) -> float:
 
 
 class _Part:
-    """The rows of a layer's matrices that one of several threads multiplies, in both layouts, and
-    an input for each."""
+    """The rows of a layer's matrices that one of several threads multiplies, which have a copy in
+    column order, and an input for each."""
 
     def __init__(
         self, core: Core, shapes: list[tuple[int, int]], part: int, threads: int, layers: int
@@ -118,41 +114,38 @@ class _Part:
             for n, x in self._xs.items()
             for share in SHARES
         }
-        grain, made = _kernel().rows, {}
+        made = {}
         for rows, columns in set(shapes):
-            groups = -(-rows // grain)
+            groups = -(-rows // _GRAIN)
             count = groups * (part + 1) // threads - groups * part // threads
-            made[rows, columns] = _random_blocks(random, count * grain, columns)
-        self._layers = [[_both(made[shape], self.core) for shape in shapes] for _ in range(layers)]
+            made[rows, columns] = _random_blocks(random, count * _GRAIN, columns)
+        self._layers = [[_both(made[shape], core) for shape in shapes] for _ in range(layers)]
 
     def run(self, layer: int, share: float | None) -> None:
         """Multiplies by all matrices of a layer, without this share of the inputs, or dense."""
-        for matrix, columns in self._layers[layer]:
+        for matrix in self._layers[layer]:
             x = self._xs[matrix.columns]
             if share is None:
                 matrix.multiply(x)
             else:
-                columns.multiply(x, self._limits[len(x), share])
+                matrix.multiply_above(x, self._limits[len(x), share])
 
     def error(self, share: float) -> float:
         """The largest difference from products of the same inputs in double precision, over the
         root mean square of these, of the first layer's last matrix."""
-        matrix, columns = self._layers[0][-1]
+        matrix = self._layers[0][-1]
         x = self._xs[matrix.columns]
         limit = self._limits[len(x), share]
         exact = matrix.dequantize().astype(np.float64) @ np.where(np.abs(x) < limit, 0, x)
-        error = np.abs(columns.multiply(x, limit) - exact).max()
+        error = np.abs(matrix.multiply_above(x, limit)[0] - exact).max()
         return float(error / np.sqrt((exact**2).mean()))
 
 
-def _both(packed: Any, core: Core) -> tuple[Matrix, _Columns]:
+def _both(packed: Any, core: Core) -> Matrix:
     """A matrix in both layouts."""
-    weights = QuantizedWeights(packed.copy(), "q4_0", (len(packed), _columns(packed)))
-    return Matrix.from_array(weights, core=core), _Columns(packed)
-
-
-def _columns(packed: Any) -> int:
-    return int(packed.shape[1] // _BLOCK_BYTES * _BLOCK)
+    columns = int(packed.shape[1] // _BLOCK_BYTES * _BLOCK)
+    weights = QuantizedWeights(packed.copy(), "q4_0", (len(packed), columns))
+    return Matrix.from_array(weights, core=core).add_columns()
 
 
 def _random_blocks(random: np.random.Generator, rows: int, columns: int) -> Any:
@@ -161,57 +154,6 @@ def _random_blocks(random: np.random.Generator, rows: int, columns: int) -> Any:
     scales = random.uniform(0.5, 1.5, (rows, columns // _BLOCK, 1)) / 64
     blocks[..., :2] = scales.astype(np.float16).view(np.uint8)
     return blocks.reshape(rows, -1)
-
-
-class _Columns:
-    """Packed rows in column order."""
-
-    def __init__(self, packed: Any) -> None:
-        self._kernel, rows = _kernel(), len(packed)
-        self._weights = np.zeros(max(packed.size, _BIG), np.uint8)
-        self._shape = rows, _columns(packed)
-        self._kernel.library.inputs_pack(_at(packed), *self._shape, _at(self._weights))
-        self._chosen = np.zeros(self._shape[1] // _BLOCK * self._kernel.block_bytes, np.uint8)
-        self._work, self._out = np.empty(rows, np.float32), np.empty(rows, np.float32)
-        self._memory = [_at(each) for each in (self._chosen, self._work, self._out)]
-
-    def multiply(self, x: FloatArray, limit: float) -> FloatArray:
-        """The rows times the inputs that are not below the limit."""
-        given = _at(x), ctypes.c_float(limit)
-        self._kernel.library.inputs_multiply(
-            _at(self._weights), *self._shape, *given, *self._memory
-        )
-        return self._out
-
-
-class _Kernel:
-    """The compiled kernel. `rows`: of which those of a product are a multiple."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        library.inputs_block_bytes.restype = ctypes.c_size_t
-        self.library = library
-        self.block_bytes = int(library.inputs_block_bytes())
-        self.rows = int(library.inputs_rows())
-
-
-def _at(array: Any) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-_COMPILED: list[_Kernel] = []
-
-
-def _kernel() -> _Kernel:
-    """Compiled at the first call."""
-    if not _COMPILED:
-        with tempfile.TemporaryDirectory() as folder:
-            library = Path(folder) / "inputs.so"
-            source = Path(__file__).with_name("inputs.c")
-            if shutil.which(COMPILER[0]) is None:
-                raise SystemExit("this study needs a C compiler, cc: apt-get install gcc")
-            subprocess.run([*COMPILER, str(source), "-o", str(library)], check=True)
-            _COMPILED.append(_Kernel(ctypes.CDLL(str(library))))
-    return _COMPILED[0]
 
 
 if __name__ == "__main__":

@@ -105,6 +105,12 @@ SF_API int32_t sf_context_threads(const sf_context *context);
  * Errors: ARGUMENT (not above 0, or not finite), FORMAT. */
 SF_API int32_t sf_context_set_costs(sf_context *context, int32_t format, float scattered, float batched);
 
+/* Cost model by which products that may leave out inputs choose between columns (see sf_matrix_add_columns) and rows:
+ * with `count` of the inputs, columns take chosen · (fixed · inputs + count) / inputs of the time of rows, and so much
+ * more for choosing inputs as 160 rows do. The choice
+ * depends only on that count. The defaults were measured. Errors: ARGUMENT (not above 0, fixed below 0, not finite). */
+SF_API int32_t sf_context_set_column_cost(sf_context *context, float chosen, float fixed);
+
 /* ---- What the machine can do at most ------------------------------------------------------------------------ */
 
 enum sf_peak {
@@ -183,6 +189,18 @@ SF_API int32_t sf_matrix_set_scale(sf_matrix *matrix, float scale);
 
 /* y (n, rows) = x (n, columns) · matrixᵀ. Errors: ARGUMENT, MEMORY, NOT_FINITE (x). */
 SF_API int32_t sf_matrix_multiply(sf_context *context, const sf_matrix *matrix, const float *x, int32_t n, float *y);
+
+/* Makes a copy of the weights in column order beside them, with which products read only the columns of the inputs that
+ * are not left out; sf_matrix_close frees it. Before the matrix is used by anything else, as setting the scale.
+ * Errors: ARGUMENT, UNSUPPORTED (not in Q4_0, the one format with such an order, and in WebAssembly), MEMORY. */
+SF_API int32_t sf_matrix_add_columns(sf_matrix *matrix);
+/* Bytes of that copy: those of the weights, of a number of rows that is a multiple of 128. 0 where there is none. */
+SF_API size_t sf_matrix_column_bytes(const sf_matrix *matrix);
+/* y (rows) = matrix · x (columns) by columns, without the inputs of a magnitude below `limit`. The others are rounded
+ * to 8 bits, with a scale for each 32. Returns how many were multiplied. Errors: ARGUMENT, UNSUPPORTED (no columns),
+ * NOT_FINITE (x), MEMORY. */
+SF_API int32_t sf_matrix_multiply_above(sf_context *context, const sf_matrix *matrix, const float *x, float limit,
+                                        float *y);
 
 /* ---- Single operations ------------------------------------------------------------------------------------- */
 
@@ -557,6 +575,23 @@ enum sf_route {
 SF_API int32_t sf_model_add_step(sf_model *model, int32_t kind, const int32_t *arguments, int32_t count,
                                  const float *numbers, int32_t numbers_count);
 
+/* Which inputs of a step. */
+enum sf_site {
+  SF_SITE_IN = 0,  /* of SF_STEP_PRODUCTS, or of gate and up in SF_STEP_FFN */
+  SF_SITE_DOWN = 1 /* of down in SF_STEP_FFN */
+};
+
+/* Leaves out inputs of a site, an sf_site of step `step`, whose magnitude is below `limit` (0, the default: none), of
+ * tokens in SF_SPARSE mode and phase SF_DECODE, where the cost model says that this is faster. Tokens in SF_SPARSE mode
+ * pass a layer with a limit without skipping neurons, and prompts do so with all inputs. Each token is multiplied by
+ * itself, so that many sessions together gain less than one. The site's matrices have columns: see
+ * sf_matrix_add_columns. Errors: ARGUMENT (no such site, or after the pick), UNSUPPORTED (no columns, or a layer with a
+ * predictor, a cache, a sub-norm or gates that are cut). */
+SF_API int32_t sf_model_set_input_limit(sf_model *model, int32_t step, int32_t site, float limit);
+/* Lets evaluations write the inputs of a site, token after token, (tokens, width), to buffer until it is full; those of
+ * SF_SITE_DOWN in SF_DENSE mode alone. NULL stops it. Borrows `buffer`. Errors: ARGUMENT. */
+SF_API int32_t sf_model_record_inputs(sf_model *model, int32_t step, int32_t site, float *buffer, size_t floats);
+
 /* ---- Session: one sequence of tokens in a model ------------------------------------------------------------ */
 
 typedef struct sf_session sf_session;
@@ -636,6 +671,10 @@ SF_API int32_t sf_session_set_head(sf_session *session, int32_t head, const int3
 /* Since the last call of this function: *tokens that SF_STEP_HEAD was for, and *rows that it multiplied for them
  * together. Both saturate at INT32_MAX. Errors: ARGUMENT. */
 SF_API int32_t sf_session_head_counts(sf_session *session, int32_t *tokens, int32_t *rows);
+
+/* Since the last call of this function: *inputs of the sites with a limit over all tokens, and *chosen, those of them
+ * that were multiplied. Both saturate at INT32_MAX. Errors: ARGUMENT. */
+SF_API int32_t sf_session_input_counts(sf_session *session, int32_t *inputs, int32_t *chosen);
 
 /* What sf_session_tap records for each token. */
 enum sf_tap {

@@ -174,6 +174,7 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_context_isa, 1, (h))                                           \
   RESULT(int32_t, sf_context_threads, 1, (h))                                       \
   RESULT(int32_t, sf_context_set_costs, 4, (h, i, f, f))                            \
+  RESULT(int32_t, sf_context_set_column_cost, 3, (h, f, f))                         \
   RESULT(int32_t, sf_peak_operations, 2, (h, i))                                    \
   RESULT(int32_t, sf_peak_run, 4, (h, i, i, w))                                     \
   RESULT(int32_t, sf_peak_read, 4, (h, p, s, w))                                    \
@@ -184,6 +185,9 @@ static PyObject *from_text(text value) {
   VOID(sf_matrix_close, 1, (h))                                                     \
   RESULT(int32_t, sf_matrix_set_scale, 2, (h, f))                                   \
   RESULT(int32_t, sf_matrix_multiply, 5, (h, h, p, i, w))                           \
+  RESULT(int32_t, sf_matrix_add_columns, 1, (h))                                    \
+  RESULT(size_t, sf_matrix_column_bytes, 1, (h))                                    \
+  RESULT(int32_t, sf_matrix_multiply_above, 5, (h, h, p, f, w))                     \
   RESULT(int32_t, sf_activate, 6, (h, i, f, p, i, w))                               \
   RESULT(int32_t, sf_rms_norm, 7, (h, p, p, i, i, f, w))                            \
   RESULT(int32_t, sf_softmax, 4, (h, p, i, w))                                      \
@@ -239,6 +243,8 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_model_set_ffn, 3, (h, i, h))                                   \
   RESULT(int32_t, sf_model_add_screen, 2, (h, h))                                   \
   RESULT(int32_t, sf_model_add_step, 6, (h, i, p, i, p, i))                         \
+  RESULT(int32_t, sf_model_set_input_limit, 4, (h, i, i, f))                        \
+  RESULT(int32_t, sf_model_record_inputs, 5, (h, i, i, w, s))                       \
   RESULT(int32_t, sf_model_eval, 9, (h, p, p, p, i, i, i, w, i))                    \
   RESULT(int32_t, sf_model_missing, 3, (h, w, w))                                   \
   RESULT(int32_t, sf_model_resume, 2, (h, w))                                       \
@@ -253,6 +259,7 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_session_counts, 3, (h, w, w))                                  \
   RESULT(int32_t, sf_session_set_head, 4, (h, i, p, i))                             \
   RESULT(int32_t, sf_session_head_counts, 3, (h, w, w))                             \
+  RESULT(int32_t, sf_session_input_counts, 3, (h, w, w))                            \
   RESULT(int32_t, sf_session_tap, 4, (h, i, w, s))                                  \
   RESULT(int32_t, sf_session_activity, 3, (h, w, s))
 

@@ -24,6 +24,7 @@ Check = Callable[[Any, str], Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 HEADS = ("dense", "screened", "proven")  # how logits are computed, see `Model.load`
+INPUTS = ("auto", "dense")  # whether inputs are left out, see `Model.load`
 KV_FORMATS = ("f32", "f16", "q8_0")  # of the keys and values that sessions keep
 
 _SHOWN = 60  # characters of a value in a message

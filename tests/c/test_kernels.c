@@ -182,8 +182,8 @@ static void check_panels(const sf_kernels *kernels, const test_rows *w, const pr
                          int32_t first) {
   sf_context context = {.kernels = kernels};
   const sf_matrix matrix = {
-      w->data,    w->stride, sf_format_row_bytes(w->format, w->columns), sf_format_find(w->format), w->rows,
-      w->columns, 1.0f};
+      w->data, w->stride, sf_format_row_bytes(w->format, w->columns), sf_format_find(w->format), w->rows, w->columns,
+      1.0f,    NULL};
   const sf_inputs inputs = inputs_view(x, 0);
   const int32_t count = w->rows - first;
   float *out = check_alloc((size_t)(x->n * count) * sizeof *out, 4);

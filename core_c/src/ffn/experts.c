@@ -112,7 +112,7 @@ int32_t sf_experts_open_cached(sf_experts **out, sf_context *context, sf_cache *
     experts->offsets[k] = bytes;
     bytes += sf_size_product((size_t)rows[k], row_bytes);
     const sf_matrix matrix = {cache->arena, row_bytes,  row_bytes, sf_format_find(formats[k]),
-                              rows[k],      columns[k], 1.0f};
+                              rows[k],      columns[k], 1.0f,      NULL};
     for (int32_t i = 0; i < experts->count; i++) experts->matrices[i * PARTS + k] = matrix;
     if (row_bytes == 0 || bytes > cache->bundle_bytes) break;
   }

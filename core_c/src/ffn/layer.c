@@ -85,9 +85,10 @@ int32_t sf_ffn_open_cached(sf_ffn **out, sf_context *context, sf_cache *cache, i
     return SF_ERROR_MEMORY;
   }
   const sf_format *found = sf_format_find(format);
-  const sf_matrix gate = {cache->arena, cache->bundle_bytes, in_bytes, found, cache->slots, d_in, 1.0f};
-  const sf_matrix up = {cache->arena + up_offset, cache->bundle_bytes, in_bytes, found, cache->slots, d_in, 1.0f};
-  const sf_matrix down = {cache->arena + down_offset, cache->bundle_bytes, out_bytes, found, cache->slots, d_out, 1.0f};
+  const sf_matrix gate = {cache->arena, cache->bundle_bytes, in_bytes, found, cache->slots, d_in, 1.0f, NULL};
+  const sf_matrix up = {cache->arena + up_offset, cache->bundle_bytes, in_bytes, found, cache->slots, d_in, 1.0f, NULL};
+  const sf_matrix down = {
+      cache->arena + down_offset, cache->bundle_bytes, out_bytes, found, cache->slots, d_out, 1.0f, NULL};
   matrices[0] = gate;
   matrices[1] = up;
   matrices[2] = down;

@@ -53,6 +53,24 @@ enum {
 /* out[i] = dot(row i, input), i < panels · SF_PANEL; the order of additions is another one than that of dot_rows. */
 typedef void sf_dot_panels_fn(const uint8_t *data, int32_t panels, int32_t columns, const sf_inputs *input, float *out);
 
+/* Rows of Q4_0 in column order, in groups of SF_COLUMN_ROWS, the last of which zeros fill: of each block of 32 columns
+ * the scales of all rows, and then column by column the quants of all rows, two a byte. Byte p of a column's 64 of a
+ * group has the quant of row p / 8 % 2 · 32 + p / 16 · 8 + p % 8 of the group in its lower half, and in its upper half
+ * that of the row 64 further on: where instructions put them that interleave 16 bytes each of two columns. */
+enum { SF_COLUMN_ROWS = 128 };
+/* The inputs of a block that are multiplied, in 8 bits with a scale of their own. An odd number of them is followed by
+ * one more with the value 0. */
+typedef struct {
+  int32_t count, sum; /* of the values */
+  float scale;
+  uint8_t ids[SF_BLOCK];
+  int8_t values[SF_BLOCK];
+} sf_chosen;
+/* out[i] = row first + i of `rows` · the chosen inputs (blocks), i < count; rows, first and count are multiples of
+ * SF_COLUMN_ROWS. Blocks are added in their order. */
+typedef void sf_dot_columns_fn(const uint8_t *data, int32_t rows, int32_t first, int32_t count, int32_t blocks,
+                               const sf_chosen *chosen, float *out);
+
 /* One token of one head of SF_STEP_RECURRENCE, see sparsefire.h: q, k (keys), v (values), a and b (keys) or NULL. The
  * decay of key i is decay[i · decay_step]. */
 typedef struct {
@@ -85,6 +103,7 @@ typedef struct {
   sf_dot_rows_fn *dot_rows[SF_FORMATS];
   sf_axpy_rows_fn *axpy_rows[SF_FORMATS];
   sf_dot_panels_fn *dot_panels[SF_FORMATS]; /* NULL for formats without one */
+  sf_dot_columns_fn *dot_columns;           /* of Q4_0; NULL in WebAssembly */
   int32_t prompt_floats; /* 1: prompts are multiplied as floats in block formats too, which is faster here */
   sf_unpack_fn *unpack;  /* of these formats where they are; of plain formats and Q8_0 everywhere */
   /* The largest magnitude of an input's integers that dot_rows of a block format takes: 32767, or less where the

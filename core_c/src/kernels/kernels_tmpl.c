@@ -56,6 +56,10 @@
 #include "kernels/peaks_tmpl.h"
 #include "kernels/recurrence_tmpl.h"
 
+#if !defined(__wasm__) /* whose modules stay small without */
+#include "kernels/columns_tmpl.h"
+#endif
+
 /* The kernels of each format, and their places in the table. */
 #define SF_FORMAT(NAME, name)                                                                                   \
   static void dot_rows_##name(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs,   \
@@ -99,6 +103,9 @@ const sf_kernels SF_ISA_TABLE = {
 #include "formats/lists.h"
 #undef SF_FORMAT_WITH_PANELS
         },
+#if !defined(__wasm__)
+    .dot_columns = dot_columns,
+#endif
     .prompt_floats = SF_PROMPT_FLOATS,
     .unpack = unpack_floats,
     .input_most = input_most,

@@ -35,6 +35,9 @@ struct sf_context {
   uint16_t *input_tiles;
   size_t values_capacity, scales_capacity, input_tiles_capacity;
   sf_costs costs[SF_FORMATS];
+  sf_chosen *chosen; /* work memory of sf_choose_inputs */
+  size_t chosen_capacity;
+  float column_cost, column_fixed; /* see sf_context_set_column_cost */
 };
 
 /* Its products of matrices of floats: of tiles, where it has them. */

@@ -35,7 +35,10 @@ int32_t sf_matrix_set_scale(sf_matrix *matrix, float scale) {
   return SF_OK;
 }
 
-void sf_matrix_close(sf_matrix *matrix) { sf_free(matrix); }
+void sf_matrix_close(sf_matrix *matrix) {
+  if (matrix) sf_free(matrix->column_data);
+  sf_free(matrix);
+}
 
 sf_rows sf_matrix_rows(const sf_matrix *matrix, const int32_t *ids, int32_t first) {
   sf_rows rows = {matrix->data, matrix->stride, ids, matrix->columns, matrix->scale};

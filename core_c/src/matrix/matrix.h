@@ -8,13 +8,21 @@
 #include "matrix/context.h"
 #include "sparsefire.h"
 
+/* Whether weights may be in column order too, see columns.h: not in WebAssembly, whose modules stay small without. */
+#if defined(__wasm__)
+#define SF_HAS_COLUMNS 0
+#else
+#define SF_HAS_COLUMNS 1
+#endif
+
 struct sf_matrix {
   const uint8_t *data;
   size_t stride;    /* bytes from row to row */
   size_t row_bytes; /* of which these hold weights */
   const sf_format *format;
   int32_t rows, columns;
-  float scale; /* of all weights */
+  float scale;          /* of all weights */
+  uint8_t *column_data; /* the weights in column order as well, see columns.h; owned. NULL: not */
 };
 
 /* The rows `ids` of a matrix (NULL: all, from row `first` on) as the kernels take them. */

@@ -42,12 +42,22 @@ typedef struct {
   sf_experts *experts;
 } sf_layer;
 
+/* Where the inputs of a site go. */
+typedef struct {
+  float *values;
+  size_t room; /* floats */
+} sf_record;
+
+enum { SF_SITES = SF_SITE_DOWN + 1 };
+
 typedef struct sf_step {
   const struct sf_step_kind *kind;
   int32_t index; /* of it in the plan */
   int32_t count; /* of its arguments */
   int32_t arguments[SF_STEP_ARGUMENTS];
   float numbers[SF_STEP_NUMBERS];
+  float limits[SF_SITES]; /* of inputs in sparse mode, see sf_model_set_input_limit */
+  sf_record records[SF_SITES];
 } sf_step;
 
 /* What a session keeps for a step; a step uses one of the two. */
@@ -152,6 +162,19 @@ int32_t sf_model_writer(const sf_model *model, int32_t buffer);
 int32_t sf_model_live(const sf_model *model, int32_t buffer, int32_t place);
 /* The state that the session of token j keeps for a step. */
 sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j);
+
+/* Products of a step, and a layer, that leave out inputs (sites.c), for every token by itself. */
+int32_t sf_run_some_products(const sf_model *model, const sf_step *step, const sf_matrix *const *matrices,
+                             int32_t count, float *const *outs);
+int32_t sf_run_some_ffn(const sf_model *model, const sf_step *step, const float *x, float *y, int32_t *selected,
+                        int32_t *active, uint8_t *fired);
+/* Records what a site of the batch gets, x (n, width), if that is wanted. */
+void sf_record_inputs(const sf_model *model, const sf_step *step, int32_t site, const float *x, int32_t width);
+/* 1 when the batch leaves out inputs of a step. */
+static inline int32_t sf_leaves_out(const sf_model *model, const sf_step *step) {
+  return SF_HAS_COLUMNS && model->batch.mode == SF_SPARSE && model->batch.phase == SF_DECODE &&
+         (step->limits[SF_SITE_IN] > 0 || step->limits[SF_SITE_DOWN] > 0);
+}
 
 /* Steps of their own files. */
 extern const sf_step_kind sf_step_attention, sf_step_route, sf_step_experts, sf_step_convolution, sf_step_recurrence,

@@ -23,7 +23,7 @@ static int32_t is_recurrent(const sf_model *model) {
 
 static int32_t allocate(sf_session *session) {
   const sf_model *model = session->model;
-  size_t layers = (size_t)model->n_layers + 1; /* and the head */
+  size_t layers = sf_count_places(model);
   session->states = sf_array((size_t)model->n_steps, sizeof(sf_state));
   if (!session->states) return SF_ERROR_MEMORY;
   for (int32_t i = 0; i < 2; i++) {
@@ -75,7 +75,7 @@ static void forget(sf_session *session) {
 
 /* Ends the present eval for one of its sessions; a second time, nothing happens. */
 static void end_session(sf_session *session, int32_t status) {
-  size_t layers = (size_t)session->model->n_layers + 1;
+  size_t layers = sf_count_places(session->model);
   if (session->pending == 0) return;
   if (status == SF_OK) session->position += session->pending;
   session->pending = 0;
@@ -268,7 +268,7 @@ static void reset_pending(const eval *e) {
 /* Whether every session has room for its tokens. */
 static int32_t begin_eval(const eval *e) {
   int32_t status = SF_OK;
-  size_t bytes = ((size_t)e->model->n_layers + 1) * sizeof(int32_t);
+  size_t bytes = sf_count_places(e->model) * sizeof(int32_t);
   reset_pending(e);
   for (int32_t i = 0; i < e->n; i++) {
     sf_session *session = session_at(e, i);

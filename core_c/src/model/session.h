@@ -12,8 +12,9 @@ struct sf_session {
   int32_t pending;      /* tokens of the present eval */
   int32_t end;          /* its length when the present eval is done */
   sf_state *states;     /* (steps) */
-  int32_t *counts[2];   /* (layers) selected and active neurons of the present eval; then tokens and rows of the head */
-  int32_t *totals[2];   /* (layers + 1) the same since they were asked for */
+  int32_t *counts[2];   /* (layers) selected and active neurons of the present eval; then tokens and rows of the head,
+                           and inputs and those that were multiplied, see sf_session_input_counts */
+  int32_t *totals[2];   /* (sf_count_places) the same since they were asked for */
   float *taps[SF_TAPS]; /* what the caller wants to see, or NULL */
   size_t tap_floats[SF_TAPS];
   uint8_t *fired; /* (neurons of all layers), see sf_session_activity */
@@ -22,6 +23,8 @@ struct sf_session {
   int32_t *exact; /* (n_exact) rows of the head that are always multiplied, ascending */
   int32_t n_exact;
 };
+
+static inline size_t sf_count_places(const sf_model *model) { return (size_t)model->n_layers + 2; }
 
 static inline int32_t sf_layer_neurons(const sf_layer *layer) {
   return layer->ffn ? layer->ffn->hidden : layer->experts->hidden;

@@ -137,8 +137,11 @@ static int32_t run_products(sf_model *model, const sf_step *step) {
     matrices[k] = sf_matrix_of(model, step, 1 + 3 * k);
     outs[k] = sf_values(model, step, 3 + 3 * k);
   }
-  int32_t status =
-      sf_multiply_each(model->context, model->batch.phase, matrices, count, sf_values(model, step, 0), n, outs);
+  const float *x = sf_values(model, step, 0);
+  sf_record_inputs(model, step, SF_SITE_IN, x, sf_width(model, step, 0));
+  int32_t status = sf_leaves_out(model, step)
+                       ? sf_run_some_products(model, step, matrices, count, outs)
+                       : sf_multiply_each(model->context, model->batch.phase, matrices, count, x, n, outs);
   for (int32_t k = 0; status == SF_OK && k < count; k++) {
     const sf_vector *bias = sf_vector_of(model, step, 2 + 3 * k);
     float *out = outs[k];
@@ -420,7 +423,13 @@ static int32_t run_ffn(sf_model *model, const sf_step *step) {
   float *y = sf_values(model, step, 3);
   uint8_t *fired = sf_session_fired(batch->sessions[0], layer);
   if (!ffn->cache) {
-    status = sf_ffn_run(ffn, batch->mode, batch->phase, x, hints, n, y, selected, active, fired);
+    /* Prompts of a layer that leaves out inputs in decoding are dense. */
+    int32_t dense = batch->mode == SF_SPARSE && (step->limits[SF_SITE_IN] > 0 || step->limits[SF_SITE_DOWN] > 0);
+    int32_t mode = dense ? SF_DENSE : batch->mode;
+    sf_record_inputs(model, step, SF_SITE_IN, x, ffn->d_in);
+    status = sf_leaves_out(model, step) ? sf_run_some_ffn(model, step, x, y, selected, active, fired)
+                                        : sf_ffn_run(ffn, mode, batch->phase, x, hints, n, y, selected, active, fired);
+    if (mode == SF_DENSE) sf_record_inputs(model, step, SF_SITE_DOWN, ffn->work->up_values, ffn->hidden);
     if (status == SF_OK) sf_batch_count(batch, layer, selected, active);
     return status;
   }

@@ -276,6 +276,31 @@ SF_INLINE void v_store_i16(int16_t *p, vf a) {
   _mm_storeu_si128((__m128i *)(void *)p, packed);
 }
 
+/* ---- Columns: see columns_tmpl.h ---- */
+
+#define SF_COLUMN_BYTES 32
+typedef __m256i vh;
+
+SF_INLINE vh vh_set1(int x) { return _mm256_set1_epi16((int16_t)x); }
+
+SF_INLINE void vh_add_columns(const uint8_t *a, const uint8_t *b, const int8_t *values, vh *sum) {
+  int16_t both;
+  memcpy(&both, values, sizeof both);
+  const vh x = _mm256_set1_epi16(both), nibble = _mm256_set1_epi8(15);
+  const vh p = _mm256_loadu_si256((const __m256i *)(const void *)a),
+           q = _mm256_loadu_si256((const __m256i *)(const void *)b);
+  const vh first = _mm256_unpacklo_epi8(p, q), second = _mm256_unpackhi_epi8(p, q);
+  sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(_mm256_and_si256(first, nibble), x));
+  sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(_mm256_and_si256(second, nibble), x));
+  sum[2] = _mm256_add_epi16(sum[2], _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(first, 4), nibble), x));
+  sum[3] = _mm256_add_epi16(sum[3], _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(second, 4), nibble), x));
+}
+
+SF_INLINE void vh_floats(vh a, vf *r) {
+  r[0] = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(a)));
+  r[1] = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(a, 1)));
+}
+
 SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
 #endif

@@ -428,6 +428,30 @@ SF_INLINE void v_store_i16(int16_t *p, vf a) {
   _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));
 }
 
+/* ---- Columns: see columns_tmpl.h ---- */
+
+#define SF_COLUMN_BYTES 64
+typedef __m512i vh;
+
+SF_INLINE vh vh_set1(int x) { return _mm512_set1_epi16((int16_t)x); }
+
+SF_INLINE void vh_add_columns(const uint8_t *a, const uint8_t *b, const int8_t *values, vh *sum) {
+  int16_t both;
+  memcpy(&both, values, sizeof both);
+  const vh x = _mm512_set1_epi16(both), nibble = _mm512_set1_epi8(15);
+  const vh p = _mm512_loadu_si512(a), q = _mm512_loadu_si512(b);
+  const vh first = _mm512_unpacklo_epi8(p, q), second = _mm512_unpackhi_epi8(p, q);
+  sum[0] = _mm512_add_epi16(sum[0], _mm512_maddubs_epi16(_mm512_and_si512(first, nibble), x));
+  sum[1] = _mm512_add_epi16(sum[1], _mm512_maddubs_epi16(_mm512_and_si512(second, nibble), x));
+  sum[2] = _mm512_add_epi16(sum[2], _mm512_maddubs_epi16(_mm512_and_si512(_mm512_srli_epi16(first, 4), nibble), x));
+  sum[3] = _mm512_add_epi16(sum[3], _mm512_maddubs_epi16(_mm512_and_si512(_mm512_srli_epi16(second, 4), nibble), x));
+}
+
+SF_INLINE void vh_floats(vh a, vf *r) {
+  r[0] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(a)));
+  r[1] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(a, 1)));
+}
+
 SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
 #endif

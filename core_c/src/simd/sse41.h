@@ -262,6 +262,30 @@ SF_INLINE void v_store_i16(int16_t *p, vf a) {
   _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi32(r, r));
 }
 
+/* ---- Columns: see columns_tmpl.h ---- */
+
+#define SF_COLUMN_BYTES 16
+typedef __m128i vh;
+
+SF_INLINE vh vh_set1(int x) { return _mm_set1_epi16((int16_t)x); }
+
+SF_INLINE void vh_add_columns(const uint8_t *a, const uint8_t *b, const int8_t *values, vh *sum) {
+  int16_t both;
+  memcpy(&both, values, sizeof both);
+  const vh x = _mm_set1_epi16(both), nibble = _mm_set1_epi8(15);
+  const vh p = _mm_loadu_si128((const __m128i *)(const void *)a), q = _mm_loadu_si128((const __m128i *)(const void *)b);
+  const vh first = _mm_unpacklo_epi8(p, q), second = _mm_unpackhi_epi8(p, q);
+  sum[0] = _mm_add_epi16(sum[0], _mm_maddubs_epi16(_mm_and_si128(first, nibble), x));
+  sum[1] = _mm_add_epi16(sum[1], _mm_maddubs_epi16(_mm_and_si128(second, nibble), x));
+  sum[2] = _mm_add_epi16(sum[2], _mm_maddubs_epi16(_mm_and_si128(_mm_srli_epi16(first, 4), nibble), x));
+  sum[3] = _mm_add_epi16(sum[3], _mm_maddubs_epi16(_mm_and_si128(_mm_srli_epi16(second, 4), nibble), x));
+}
+
+SF_INLINE void vh_floats(vh a, vf *r) {
+  r[0] = _mm_cvtepi32_ps(_mm_cvtepi16_epi32(a));
+  r[1] = _mm_cvtepi32_ps(_mm_cvtepi16_epi32(_mm_srli_si128(a, 8)));
+}
+
 SF_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
 #endif

@@ -18,7 +18,7 @@ from .decoder import write as write_decoder
 from .keys import REPAIR, Keys
 from .mixture import LIMITS
 from .rope import LONG_FACTORS_TENSOR, Rope, read_rope
-from .screen import has_screen
+from .screen import has_limits, has_screen
 from .table import ARCHITECTURES
 
 SPARSEFIRE_VERSION = 1  # of the sparsefire.* keys that are understood
@@ -51,6 +51,7 @@ class ModelConfig:
     up_parameter: float  # the limit of what becomes of up beside a gate, else the same
     hot_counts: tuple[int, ...] | None  # of a model with predictors, one a layer
     cutoffs: dict[str, tuple[float, ...]]  # on "gate" and "product", one a layer, where there are
+    leaves_out_inputs: bool  # in sparse mode, see `sparsefire.arch.inputs`
     rope: Rope
     window_rope: Rope  # of layers with a window
     rope_sections: bool  # of text and images (Wang et al. 2024), whose pairs are halves
@@ -111,8 +112,14 @@ class ModelConfig:
 
     @property
     def calibrated(self) -> bool:
-        """True if the file has predictors, our own or PowerInfer's, or cutoffs."""
-        return self.hot_counts is not None or self.powerinfer or bool(self.cutoffs)
+        """True if the file has predictors, our own or PowerInfer's, cutoffs, or limits of inputs
+        that are used."""
+        return (
+            self.hot_counts is not None
+            or self.powerinfer
+            or bool(self.cutoffs)
+            or self.leaves_out_inputs
+        )
 
     @property
     def default_mode(self) -> str:
@@ -169,10 +176,13 @@ def _refuse_unknown(keys: Keys, kind: Architecture) -> None:
             raise keys.unsupported(name)
 
 
-def read_config(file: GgufFile, activation: str | ActivationType | None = None) -> ModelConfig:
+def read_config(
+    file: GgufFile, activation: str | ActivationType | None = None, inputs: bool = True
+) -> ModelConfig:
     """The sizes in a model file, checked for plausibility.
 
     activation: overrides the file and the architecture.
+    inputs: whether limits of inputs are used, if the file has them.
 
     Errors: `ModelFileError` naming the key, `UnsupportedError` (architecture, or a variant of it
     that the core does not compute), `ArgumentError` (unknown activation).
@@ -194,6 +204,7 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
     rope = read_rope(file, keys, _rope_dims(keys, kind, sizes.head_dim), context_length)
     chosen, parameter = _activation(file, keys, architecture, activation)
     cutoffs = _cutoffs(file, layers)
+    optional = bool(cutoffs) or has_screen(file) or has_limits(file)
     name = file.metadata.get("general.name")
     return ModelConfig(
         architecture=architecture,
@@ -212,8 +223,9 @@ def read_config(file: GgufFile, activation: str | ActivationType | None = None) 
         activation=chosen,
         activation_parameter=parameter,
         up_parameter=_up_parameter(keys, chosen, parameter),
-        hot_counts=_hot_counts(file, layers, hidden, optional=bool(cutoffs) or has_screen(file)),
+        hot_counts=_hot_counts(file, layers, hidden, optional=optional),
         cutoffs=cutoffs,
+        leaves_out_inputs=inputs and has_limits(file),
         rope=rope,
         window_rope=_window_rope(keys, kind, rope),
         rope_sections=_has_sections(keys),

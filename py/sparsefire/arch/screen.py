@@ -1,5 +1,6 @@
 """The screen of the output matrix in model files: a low-rank approximation of the logits, and how
-many rows are computed exactly. It is in the model's file, or in a companion file beside it."""
+many rows are computed exactly. It is in the model's file, or in a companion file beside it, as may
+be limits of inputs."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ P, Q, BIAS = "output_screen_p.weight", "output_screen_q.weight", "output_screen.
 TENSORS = (P, Q, BIAS)
 KEYS = "sparsefire.head."  # how the keys of a screen begin
 ROWS_KEY = f"{KEYS}rows"
+INPUT_KEYS = "sparsefire.inputs."  # how those of limits of inputs begin, see `arch.inputs`
+NAMES_KEY, LIMITS_KEY = f"{INPUT_KEYS}tensors", f"{INPUT_KEYS}limits"
 OF_KEY = "sparsefire.companion.of"  # in a companion: the `fingerprint` of its model
 
 COPY_BITS = 8  # of a weight of an output matrix that has a copy; with fewer, that saves nothing
@@ -41,6 +44,11 @@ def has_screen(file: GgufFile) -> bool:
     return ROWS_KEY in file.metadata or any(name in file.tensors for name in TENSORS)
 
 
+def has_limits(file: GgufFile) -> bool:
+    """Whether the file has limits, or a part of them."""
+    return NAMES_KEY in file.metadata or LIMITS_KEY in file.metadata
+
+
 def can_copy(format: str, columns: int) -> bool:
     """Whether an output matrix may have a copy in fewer bits, see `sparsefire.ffn.bounded`."""
     return weight_format(format).bits_per_weight >= COPY_BITS and columns % COPY_BLOCK == 0
@@ -48,7 +56,7 @@ def can_copy(format: str, columns: int) -> bool:
 
 def is_kept(key: str) -> bool:
     """Whether a key of a model's file stays in a new file with other predictors or cutoffs."""
-    return key.startswith(KEYS) or not key.startswith(("sparsefire.", "split."))
+    return key.startswith((KEYS, INPUT_KEYS)) or not key.startswith(("sparsefire.", "split."))
 
 
 def read_screen(file: GgufFile, vocab: int) -> Screen | None:
@@ -88,10 +96,19 @@ def companion_path(model: str | os.PathLike[str]) -> Path:
     return path.with_name(f"{stem}.sparsefire.gguf")
 
 
-def attach_companion(file: GgufFile, mapped: bool, path: Path | None = None) -> None:
-    """Adds the screen of a companion, by default that beside the model's first file, if there is
-    one and the model has no screen of its own. `ModelFileError` when it is another model's."""
-    if has_screen(file):
+def attach_companion(
+    file: GgufFile,
+    mapped: bool,
+    path: Path | None = None,
+    *,
+    screen: bool = True,
+    inputs: bool = True,
+) -> None:
+    """Adds what is wanted of a companion, by default that beside the model's first file, if there
+    is one: the screen, unless the model has one of its own, and the limits of inputs, likewise.
+    `ModelFileError` when it is another model's."""
+    screen, inputs = screen and not has_screen(file), inputs and not has_limits(file)
+    if not screen and not inputs:
         return
     if path is None:
         path = companion_path(file.paths[0]) if file.paths else None
@@ -99,13 +116,18 @@ def attach_companion(file: GgufFile, mapped: bool, path: Path | None = None) -> 
             return
     companion = GgufFile.open(path, mapped=mapped)
     try:
+        screen, inputs = screen and has_screen(companion), inputs and has_limits(companion)
+        if not screen and not inputs:
+            companion.close()
+            return
         if companion.metadata.get(OF_KEY) != fingerprint(file):
             raise ModelFileError(
                 f"{companion.name}: the companion of another model than {file.name}, or of another "
-                "version of it; calibrate the head again, remove the companion, or load the "
-                "model with a dense head"
+                "version of it; calibrate the head or the inputs again, remove the companion, or "
+                "load the model with a dense head and dense inputs"
             )
-        file.add(companion, TENSORS, KEYS)
+        keys = (KEYS,) * screen + (INPUT_KEYS,) * inputs
+        file.add(companion, TENSORS if screen else (), keys)
     except BaseException:
         companion.close()
         raise

@@ -10,6 +10,7 @@ from typing import Any
 
 from .._options import (
     HEADS,
+    INPUTS,
     KV_FORMATS,
     check_fields,
     flag,
@@ -48,6 +49,7 @@ class ModelSettings:
     head: str | None = None
     k_format: str | None = None
     v_format: str | None = None
+    inputs: str | None = None
     sessions: int | None = None
 
     def __post_init__(self) -> None:
@@ -67,6 +69,7 @@ class ModelSettings:
             head=one_of(*HEADS),
             k_format=one_of(*KV_FORMATS),
             v_format=one_of(*KV_FORMATS),
+            inputs=one_of(*INPUTS),
             sessions=positive,
         )
 
@@ -137,6 +140,7 @@ def _load(settings: ModelSettings) -> Model:
         head=settings.head,
         k_format=settings.k_format,
         v_format=settings.v_format,
+        inputs=settings.inputs,
         core=None if host == ("auto", None, None) else choose_core(*host),
     )
     model.checked_mode(settings.mode)

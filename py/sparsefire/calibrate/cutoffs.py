@@ -139,7 +139,7 @@ def calibrate_cutoffs(
         check_output(Path(output), [Path(source)], force=force)
         gguf_package()
     announce = progress or (lambda _stage, _share: None)
-    with Model.load(source, activation=activation, pre=pre, head="dense") as model:
+    with Model.load(source, activation=activation, pre=pre, head="dense", inputs="dense") as model:
         if output is not None:
             check_output(Path(output), model.file.paths, force=force)
         windows = text_windows(model, text, tokens)

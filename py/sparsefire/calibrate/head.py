@@ -33,6 +33,7 @@ from ..lm.session import BATCH
 from ..text.pretokenizer import PRE_KEY
 from ..weights.formats import format_name, weight_format
 from ..weights.quantized import QuantizedWeights
+from .companion import write_companion
 from .samples import CHECKS, FEWEST_TOKENS, Windows, cut, generated
 
 DEFAULT_TOKENS = 16_384
@@ -153,7 +154,7 @@ def calibrate_head(
     check_output(target, inputs, force=force)
     gguf_package()
     announce = progress or (lambda _stage, _share: None)
-    with Model.load(source, activation=activation, pre=pre, head="dense") as model:
+    with Model.load(source, activation=activation, pre=pre, head="dense", inputs="dense") as model:
         name = model.file.name
         check_output(target, model.file.paths, force=force)
         if stored.has_screen(model.file):
@@ -386,14 +387,9 @@ def _parts(model: Model, chosen: ScreenQuality, factors: Factors, tokens: int) -
     return {"metadata": metadata, "tensors": tensors, "architecture": name, "of": of}
 
 
-def _write_companion(target: Path, parts: dict[str, Any], *, force: bool) -> None:
-    metadata = {
-        "general.architecture": parts["architecture"],
-        "sparsefire.version": TypedValue(SPARSEFIRE_VERSION, ValueType("u32")),
-        stored.OF_KEY: parts["of"],
-        **parts["metadata"],
-    }
-    write_gguf(target, metadata, parts["tensors"], force=force)
+def _write_companion(target: Path, parts: dict[str, Any], *, keeps: str = "", force: bool) -> None:
+    given = parts["architecture"], parts["of"], parts["metadata"], parts["tensors"]
+    write_companion(target, *given, keeps=keeps, force=force)
 
 
 def _write(
@@ -406,7 +402,7 @@ def _write(
 ) -> None:
     """Writes the companion, or the model with the screen."""
     if beside:
-        _write_companion(target, parts, force=force)
+        _write_companion(target, parts, keeps=stored.INPUT_KEYS, force=force)
         return
     file: GgufFile = model.file
     metadata: dict[str, Any] = {

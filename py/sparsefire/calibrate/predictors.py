@@ -129,7 +129,7 @@ def calibrate_model(
     gguf_package()
     announce = progress or (lambda _stage, _share: None)
     options = FitOptions(recall, rank, "", predictor_format, Descent(seed=seed))
-    model = Model.load(source, activation=activation, pre=pre, head="dense")
+    model = Model.load(source, activation=activation, pre=pre, head="dense", inputs="dense")
     try:
         check_output(Path(output), model.file.paths, force=force)
         if routed := routed_layers(model):

@@ -27,6 +27,7 @@ from .common import (
 if TYPE_CHECKING:
     from ..calibrate.cutoffs import CutoffCalibration
     from ..calibrate.head import HeadCalibration
+    from ..calibrate.inputs import InputCalibration
     from ..calibrate.predictors import CalibrationReport
     from ..calibrate.samples import Recorder
 
@@ -50,8 +51,8 @@ def add_calibrate_parser(commands: Any) -> None:
         "-o",
         "--output",
         metavar="OUT.gguf",
-        help="output file; optional for cutoffs, and for a head, whose default is the companion "
-        "beside the model, NAME.sparsefire.gguf",
+        help="output file; optional for cutoffs, and for a head or inputs, whose default is the "
+        "companion beside the model, NAME.sparsefire.gguf",
     )
     add(
         "--text",
@@ -60,23 +61,25 @@ def add_calibrate_parser(commands: Any) -> None:
     )
     add(
         "--method",
-        choices=("auto", "predictors", "cutoffs", "head"),
+        choices=("auto", "predictors", "cutoffs", "head", "inputs"),
         default="auto",
-        help="head: a screen of the output matrix, for any model; default: predictors for the ReLU "
+        help="head: a screen of the output matrix, for any model; inputs: limits below which "
+        "inputs of products are left out, for models in q4_0; default: predictors for the ReLU "
         "family, cutoffs for others",
     )
     add(
         "--tokens",
         type=int,
         metavar="N",
-        help="tokens of the text to use; default 100000, for cutoffs 8192, for a head 16384",
+        help="tokens of the text to use; default 100000, for cutoffs and inputs 8192, for a head "
+        "16384",
     )
     add("--activation", metavar="NAME", help="activation function, overriding the file")
     add_pre_option(parser)
     add("--seed", type=int, default=0, metavar="N", help="random seed; default %(default)s")
     add_output_options(parser)
     _add_predictor_options(parser.add_argument_group("predictors"))
-    _add_cutoff_options(parser.add_argument_group("cutoffs"))
+    _add_cutoff_options(parser.add_argument_group("cutoffs and inputs"))
     _add_head_options(parser.add_argument_group("head"))
     engine = parser.add_argument_group("who runs the text through the model, for predictors")
     add_engine_options(engine.add_argument)
@@ -119,7 +122,8 @@ def _add_cutoff_options(group: Any) -> None:
         "--sparsity",
         type=_shares,
         metavar="SHARE[,SHARE…]",
-        help="shares of neurons to skip; the best is used; default 0.1,0.2 … 0.7",
+        help="shares of neurons to skip, or of inputs to leave out; the best is used; default "
+        "0.1,0.2 … 0.7, for inputs … 0.6",
     )
     add(
         "--on",
@@ -178,6 +182,10 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         if uses_engine(arguments):
             raise ArgumentError("--engine, --workers: not for a head, which is timed here")
         return _calibrate_head(arguments, None if arguments.text is None else text)
+    if arguments.method == "inputs":
+        if uses_engine(arguments):
+            raise ArgumentError("--engine, --workers: not for inputs, which are timed here")
+        return _calibrate_inputs(arguments, text)
     if _method(arguments) == "cutoffs":
         if uses_engine(arguments):
             raise ArgumentError("--engine, --workers: not for cutoffs, which are timed here")
@@ -264,6 +272,21 @@ def _calibrate_cutoffs(arguments: argparse.Namespace, text: str) -> int:
     )
 
 
+def _calibrate_inputs(arguments: argparse.Namespace, text: str) -> int:
+    from ..calibrate.inputs import DEFAULT_TOKENS, SHARES, calibrate_inputs
+
+    return _run(
+        arguments,
+        calibrate_inputs,
+        DEFAULT_TOKENS,
+        text,
+        input_table,
+        shares=arguments.sparsity or SHARES,
+        perplexity_cost=arguments.perplexity_cost / 100,
+        even_if_slower=arguments.even_if_slower,
+    )
+
+
 def _calibrate_head(arguments: argparse.Namespace, text: str | None) -> int:
     from ..calibrate.head import DEFAULT_TOKENS, calibrate_head
 
@@ -304,6 +327,38 @@ def head_table(report: HeadCalibration) -> str:
         f"{measured.tokens_per_s:.1f} tokens/s, {measured.speedup:.2f}× the speed of dense\n"
         f"{verdict}"
     )
+
+
+def input_table(report: InputCalibration) -> str:
+    """The report as text."""
+    dense = sorted(each.dense_tokens_per_s for each in report.settings)
+    lines = [
+        "sites  left out  perplexity             tokens/s, over dense",
+        (
+            f"dense     0.0 %  {report.perplexity_dense:10.3f}"
+            f"            {dense[len(dense) // 2]:9.1f}"
+        ),
+    ]
+    for each in report.settings:
+        lines.append(
+            f"{len(each.limits):5}  {100 * each.left_out:6.1f} %  {each.perplexity:10.3f} "
+            f"({100 * report.cost(each):+7.2f} %){each.tokens_per_s:9.1f}    {each.speedup:5.2f}×"
+        )
+    wanted = f"{100 * report.perplexity_cost:g} %"
+    chosen = report.chosen
+    if chosen is None:
+        verdict = (
+            f"dense is best: nothing that costs at most {wanted} of perplexity is faster on this "
+            "machine. Nothing was written"
+        )
+    else:
+        verdict = (
+            f"best: limits at {len(chosen.limits)} of {report.sites} sites, "
+            f"{100 * chosen.left_out:.1f} % of their inputs left out, perplexity "
+            f"{100 * report.cost(chosen):+.2f} %, {chosen.speedup:.2f}× the speed of dense, up to "
+            f"{report.column_bytes / 2**20:,.1f} MiB more memory; wrote {report.output}"
+        )
+    return "\n".join([*lines, "", f"{report.held_out_tokens:,} tokens held out; {verdict}"])
 
 
 def cutoff_table(report: CutoffCalibration) -> str:

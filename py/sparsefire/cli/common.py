@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
-from .._options import HEADS, KV_FORMATS
+from .._options import HEADS, INPUTS, KV_FORMATS
 from .._shown import json_line, shown
 from ..errors import ArgumentError, SparsefireError
 
@@ -84,13 +84,19 @@ def add_kv_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_head_option(parser: argparse.ArgumentParser) -> None:
-    """--head."""
+    """--head and --inputs."""
     parser.add_argument(
         "--head",
         choices=HEADS,
         help="rows of the output matrix to compute: screened, the most likely ones, if the file or "
         "its companion NAME.sparsefire.gguf has a screen (then the default); dense, all; proven, "
         "of a matrix in 8 bits or more for greedy decoding, those that may be the most likely",
+    )
+    parser.add_argument(
+        "--inputs",
+        choices=INPUTS,
+        help="auto, the default, leaves out the smallest inputs of products when decoding in "
+        "sparse mode, if the file or its companion has limits for them; dense does not",
     )
 
 
@@ -262,6 +268,7 @@ def load_model(arguments: argparse.Namespace, context: int | None = None) -> Ite
         head=arguments.head,
         k_format=arguments.k_format,
         v_format=arguments.v_format,
+        inputs=arguments.inputs,
     ) as model:
         neurons = model.neurons if profile is not None else None
         if neurons is not None and Path(profile).exists():

@@ -201,13 +201,16 @@ def _sparsity(found: Inspection) -> str:
 
 
 def _cutoffs(found: Inspection) -> str:
-    """Which layers have cutoffs."""
+    """Which layers have cutoffs, and how many sites limits of inputs."""
     parts = []
     for on in CUTOFF_KEYS:
         values = found.calibration.get(f"cutoff.{on}", [])
         used = sum(each > 0 for each in values)
         if used:
             parts.append(f"cutoffs on the {on} in {used} of {found.sizes['layers']} layers")
+    limits = sum(each > 0 for each in found.calibration.get("inputs.limits", []))
+    if limits:
+        parts.append(f"limits of inputs at {limits} sites")
     return ", ".join(parts)
 
 

@@ -169,6 +169,11 @@ class Route(IntEnum):
     ROUTE_SPARSE_MIXER = 4
 
 
+class Site(IntEnum):
+    SITE_IN = 0
+    SITE_DOWN = 1
+
+
 class EvalStatus(IntEnum):
     WAITING = 1
 

@@ -25,7 +25,9 @@ __all__ = ["WasmCore", "WasmMemory", "choose_module", "module_bytes", "relaxed_m
 _MODULES = Path(__file__).parent.parent / "wasm"
 
 # Functions whose result is an address or a size; every other result is a signed int32.
-UNSIGNED_RESULTS = frozenset({"sf_alloc", "sf_format_row_bytes", "sf_session_saved_bytes"})
+UNSIGNED_RESULTS = frozenset(
+    {"sf_alloc", "sf_format_row_bytes", "sf_matrix_column_bytes", "sf_session_saved_bytes"}
+)
 
 _ALIGNMENT = 64
 _SCRATCH_KEPT = 1 << 23  # a scratch block up to this size is kept between calls

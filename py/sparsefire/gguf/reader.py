@@ -124,9 +124,9 @@ class GgufFile:
             self._add_part(GgufFile(other, mapped=mapped, whole=False), index, count)
         self._end_parts()
 
-    def add(self, other: GgufFile, tensors: Sequence[str], keys: str) -> None:
-        """Adds these tensors of another file, and its keys that begin with `keys`; the file is
-        closed with this one. `ModelFileError` when a tensor is missing there."""
+    def add(self, other: GgufFile, tensors: Sequence[str], keys: tuple[str, ...]) -> None:
+        """Adds these tensors of another file, and its keys that begin with one of `keys`; the file
+        is closed with this one. `ModelFileError` when a tensor is missing there."""
         found = {name: other.tensor(name) for name in tensors}
         first = len(self._sources)
         self._sources += other._sources

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +12,7 @@ from .._arrays import FloatArray
 from .._options import KV_FORMATS
 from ..arch import screen
 from ..arch.config import ModelConfig
+from ..arch.inputs import Site, check_limits, input_sites
 from ..arch.plan import ExpertLayer, Plan
 from ..arch.read import (
     damaged,
@@ -21,6 +23,7 @@ from ..arch.read import (
     upload_tensor,
 )
 from ..core.core import Argument, Core, Memory
+from ..core.enums import Site as CoreSite
 from ..core.enums import StepName
 from ..core.handle import CoreObject
 from ..errors import NotFiniteError
@@ -67,6 +70,7 @@ class CoreModel(CoreObject):
         self.layers: list[SparseFfn | ExpertsFfn] = []
         self._matrices: list[Matrix] = []
         self.screen: CoreLowRank | CoreBounded | None = None
+        self.input_limits: dict[str, float] = {}  # of sites where inputs are left out
         codes = (int(weight_format(name).code) for name in kv_formats)
         self._add("sf_model_set_kv_formats", *codes, what="keys and values")
         self._add_buffers()
@@ -149,6 +153,31 @@ class CoreModel(CoreObject):
             self.layers.append(ffn)
             self._add("sf_model_add_ffn", ffn.handle, what=what)
         self.layers[-1].lock = self.lock
+
+    def site_matrices(self, site: Site) -> list[Matrix]:
+        """The matrices that the inputs of a site are multiplied by; none if some are elsewhere."""
+        if site.layer is None:
+            return [self._matrices[index] for index in site.matrices]
+        ffn = self.layers[site.layer] if site.layer < len(self.layers) else None
+        if not isinstance(ffn, SparseFfn) or ffn.predictor is not None:
+            return []
+        gate, up, down = ffn.matrices
+        if site.part == CoreSite.SITE_DOWN:
+            return [down] if ffn.down_layout == "output" else []
+        return [up] if gate is None else [up, gate]
+
+    def set_input_limits(self, limits: Mapping[str, float]) -> None:
+        """Sets the limits of inputs by the names of their sites, 0 where there is none. Their
+        matrices get a copy in column order. Errors: `ModelFileError` (no such site),
+        `UnsupportedError` (not in Q4_0), `CoreMemoryError`."""
+        check_limits(self.file, self.plan, dict(limits))
+        for site in input_sites(self.plan):
+            limit = limits.get(site.name, 0.0)
+            for matrix in self.site_matrices(site) if limit > 0 else ():
+                if not matrix.column_bytes:
+                    matrix.add_columns(f"{self.file.name}: the inputs of {site.name}")
+            self._add("sf_model_set_input_limit", site.step, site.part, limit, what=site.name)
+        self.input_limits = {name: limit for name, limit in limits.items() if limit > 0}
 
     def _add_screen(self) -> None:
         if self.plan.proven:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .._arrays import FloatArray
 from .._options import (
     HEADS,
+    INPUTS,
     KV_FORMATS,
     checked,
     flag,
@@ -79,6 +80,7 @@ class Model(Evaluator):
         companion=path,
         k_format=one_of(*KV_FORMATS),
         v_format=one_of(*KV_FORMATS),
+        inputs=one_of(*INPUTS),
     )
     def load(
         cls,
@@ -94,6 +96,7 @@ class Model(Evaluator):
         companion: str | os.PathLike[str] | None = None,
         k_format: str | None = None,
         v_format: str | None = None,
+        inputs: str | None = None,
     ) -> Model:
         """Loads a model from a GGUF file: a path, the file's bytes, or a seekable binary file.
 
@@ -127,6 +130,10 @@ class Model(Evaluator):
         k_format, v_format: formats in which sessions keep keys and values: "f32", the default;
           "f16", which takes half the memory, and half the time of attention to long texts; or
           "q8_0", which takes about half of that, and a little of the precision.
+        inputs: "auto", the default, leaves out the smallest inputs of products when tokens are
+          decoded in sparse mode, if the file or its companion has limits for them (see
+          `calibrate_inputs`); the matrices are then in memory twice, in rows and in columns.
+          "dense" does not, nor does a model with a ``neuron_budget``, or one in WebAssembly.
 
         A file that is changed in place while its mapped weights are in use, or its neurons are
         read, is noticed at the next evaluation, or while single tokens follow each other within a
@@ -147,6 +154,7 @@ class Model(Evaluator):
             head,
             companion,
             (k_format or KV_FORMATS[0], v_format or KV_FORMATS[0]),
+            inputs,
         )
         model = cls(opened.file, opened.config, opened.core_model, opened.context)
         if opened.tokenizer is not None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from .._options import KV_FORMATS, positive
 from ..arch.config import ModelConfig, read_config
+from ..arch.inputs import read_limits
 from ..arch.screen import attach_companion
 from ..arch.tensors import read_plan
 from ..core.core import Core
@@ -48,6 +49,7 @@ def open_model(
     head: str | None = None,
     companion: str | os.PathLike[str] | None = None,
     kv_formats: tuple[str, str] = (KV_FORMATS[0], KV_FORMATS[0]),
+    inputs: str | None = None,
 ) -> OpenedModel:
     """See `Model.load`."""
     source = default_model() if source is None else source
@@ -55,9 +57,10 @@ def open_model(
     file, neurons = GgufFile.open(source, mapped=mapped), None
     try:
         head = head or "screened"
-        if head == "screened":
-            attach_companion(file, mapped, None if companion is None else Path(companion))
-        config = read_config(file, activation)
+        some = inputs != "dense" and neuron_budget is None and core.host == "native"
+        beside = None if companion is None else Path(companion)
+        attach_companion(file, mapped, beside, screen=head == "screened", inputs=some)
+        config = read_config(file, activation, some)
         plan = read_plan(file, config, head)
         tokenizer = None
         if pre is not None:
@@ -71,6 +74,8 @@ def open_model(
             _check_readable_again(file)
             neurons = ModelNeurons(core, file, config, plan, neuron_budget)
         core_model = CoreModel(core, file, config, plan, neurons, kv_formats)
+        if config.leaves_out_inputs:
+            core_model.set_input_limits(read_limits(file))
     except BaseException:
         if neurons is not None:
             neurons.close()

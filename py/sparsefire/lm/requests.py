@@ -19,7 +19,7 @@ def checked_mode(mode: str | None, model: CoreModel) -> str:
     mode = config.default_mode if mode is None else mode
     if not isinstance(mode, str) or mode not in MODES:
         raise ArgumentError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
-    if mode == "sparse" and not config.calibrated:
+    if mode == "sparse" and not config.calibrated and not model.input_limits:
         raise UnsupportedError(
             f"{name}: sparse mode needs a calibrated model; run `sparsefire calibrate` on it "
             "first, or use the exact or dense mode"

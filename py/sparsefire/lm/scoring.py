@@ -97,7 +97,7 @@ def _predictions(lease: Lease, ids: IntArray, mode: str) -> Iterator[tuple[Float
         batch = ids[start : min(start + BATCH, len(ids) - 1)]
         rows = logits[: len(batch)]
         with lease.lock:
-            lease.holding(ids[:start].tolist(), mode).evaluate(batch, rows)
+            lease.holding(ids[:start].tolist(), mode).evaluate(batch, rows, lease.scored)
         yield rows, ids[start + 1 : start + 1 + len(batch)]
 
 

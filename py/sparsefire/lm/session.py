@@ -89,6 +89,7 @@ class Session(CoreObject):
         self._token_in = core.inp(self._one_token)
         self._counts_out = (core.out(self._counts[0]), core.out(self._counts[1]))
         self._head_counts = np.zeros(2, np.int32)
+        self._input_counts = np.zeros(2, np.int32)
         self._head: tuple[bool, tuple[int, ...]] = (True, ())
         self.set_head()
         self._uncollected = 0  # tokens whose counts are only in the core
@@ -103,6 +104,7 @@ class Session(CoreObject):
         self._collect_counts()
         self._totals = np.zeros((2, len(self.hidden)), np.int64)
         self._head_totals = np.zeros(2, np.int64)
+        self._input_totals = np.zeros(2, np.int64)
 
     @property
     def selected(self) -> npt.NDArray[np.int64]:
@@ -124,6 +126,14 @@ class Session(CoreObject):
         for them, int64 (2,)."""
         self._collect_counts()
         totals: npt.NDArray[np.int64] = self._head_totals
+        return totals
+
+    @property
+    def inputs(self) -> npt.NDArray[np.int64]:
+        """Inputs of the products with a limit, summed over tokens, and those of them that were
+        multiplied, int64 (2,)."""
+        self._collect_counts()
+        totals: npt.NDArray[np.int64] = self._input_totals
         return totals
 
     @locked
@@ -153,6 +163,9 @@ class Session(CoreObject):
             where = self.core.out(self._head_counts[:1]), self.core.out(self._head_counts[1:])
             self.core.check("sf_session_head_counts", self.handle, *where, what="counts")
             self._head_totals += self._head_counts
+            where = self.core.out(self._input_counts[:1]), self.core.out(self._input_counts[1:])
+            self.core.check("sf_session_input_counts", self.handle, *where, what="counts")
+            self._input_totals += self._input_counts
             self._uncollected = 0
 
     @locked

@@ -12,7 +12,7 @@ from .._arrays import FloatArray
 from ..core.handle import locked
 from ..errors import ArgumentError, CoreMemoryError
 from .loader import CoreModel
-from .session import Session
+from .session import DECODED, PROMPTED, Session
 from .speculation import Costs, Speculation, can_speculate
 from .stats import Share, Stats
 
@@ -112,6 +112,7 @@ class Lease:
         self._evaluated = 0
         self._counts = np.zeros((2, len(sessions.first.hidden)), np.int64)
         self._head_rows = np.zeros(2, np.int64)
+        self._inputs = np.zeros(2, np.int64)
 
     @property
     def evaluated(self) -> int:
@@ -130,6 +131,11 @@ class Lease:
         """See `Session.head_rows`."""
         return self._head_rows + (0 if self._session is None else self._session.head_rows)
 
+    @property
+    def inputs(self) -> npt.NDArray[np.int64]:
+        """See `Session.inputs`."""
+        return self._inputs + (0 if self._session is None else self._session.inputs)
+
     def count_in(self, stats: Stats) -> None:
         """Enters the tokens, the shares of neurons and the rows of the output matrix into the
         statistics of the run."""
@@ -138,6 +144,8 @@ class Lease:
         selected, active = self.counts
         stats.selected_share = Share.of(selected, self.evaluated, hidden)
         stats.active_share = Share.of(active, self.evaluated, hidden)
+        inputs, multiplied = self.inputs.tolist()
+        stats.inputs_left_out = 1 - multiplied / inputs if inputs else 0.0
         tokens, rows = self.head_rows.tolist()
         row, screen = self._sessions.first.model.head_bytes
         proven = self._sessions.first.model.plan.proven
@@ -191,14 +199,20 @@ class Lease:
                 return session.step(tokens[-1])
         return self.feed(tokens, mode, check, decoded)
 
+    @property
+    def scored(self) -> int:
+        """How tokens are evaluated whose probability is wanted: as a prompt or, where inputs are
+        left out in decoding alone, as in decoding, so that the numbers tell what that costs."""
+        return DECODED if self._sessions.first.model.input_limits else PROMPTED
+
     def holding(self, tokens: Sequence[int], mode: str) -> Session:
-        """The session with exactly these tokens, evaluated as a prompt: nothing else that it may
-        hold is used."""
+        """The session with exactly these tokens, `scored`: nothing else that it may hold is
+        used."""
         if not tokens or self._session is None:
             session = self._session = self._session or self._lent(tokens, mode)
             session.rewind(0, mode)
             if tokens:
-                session.evaluate(np.asarray(tokens, np.int32))
+                session.evaluate(np.asarray(tokens, np.int32), None, self.scored)
         return self._session
 
     def __enter__(self) -> Lease:
@@ -213,6 +227,6 @@ class Lease:
         self._drop_draft()
         if self._session is not None:
             self._counts, self._evaluated = self.counts, self.evaluated
-            self._head_rows = self.head_rows
+            self._head_rows, self._inputs = self.head_rows, self.inputs
             self._sessions.free(self._session)
             self._session = None

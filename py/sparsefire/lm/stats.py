@@ -44,9 +44,11 @@ class Stats:
     `context_shifts` counts how often the older half of the text was dropped. `head` is "screened"
     where a screen chose rows of the output matrix, "proven" where a copy of it did, else "dense";
     `head_rows` is how many of them were computed for each token whose logits were wanted, and
-    `head_bytes` what was read for that, bytes, the screen or copy among them. `drafted_tokens` is
-    how many tokens speculation evaluated before they were drawn, and `accepted_tokens` how many of
-    them were drawn then; the others are among the `evaluated_tokens` too.
+    `head_bytes` what was read for that, bytes, the screen or copy among them. `inputs_left_out` is
+    the share of inputs that were not multiplied, of the products that may leave some out, over the
+    tokens that were decoded. `drafted_tokens` is how many tokens speculation evaluated before they
+    were drawn, and `accepted_tokens` how many of them were drawn then; the others are among the
+    `evaluated_tokens` too.
     """
 
     model: str
@@ -66,6 +68,7 @@ class Stats:
     head: str = "dense"
     head_rows: float = 0.0
     head_bytes: float = 0.0
+    inputs_left_out: float = 0.0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
 
@@ -94,6 +97,8 @@ class Stats:
             text += f" ({100 * self.selected_share.mean:.1f} % of gates)"
         if self.head != "dense":
             text += f"; {self.head_rows:,.0f} rows of the output matrix"
+        if self.inputs_left_out:
+            text += f"; {100 * self.inputs_left_out:.1f} % of inputs left out"
         if self.drafted_tokens:
             text += f"; {self.accepted_tokens} of {self.drafted_tokens} drafted tokens right"
         return text

@@ -1,4 +1,4 @@
-"""The cost model by which sparse passes choose a code path."""
+"""The cost models by which sparse passes and products choose a code path."""
 
 from __future__ import annotations
 
@@ -22,3 +22,15 @@ def set_costs(format: str, scattered: float, batched: float, *, core: Core | Non
     code = weight_format(format).code
     what = f"costs {scattered}, {batched}"
     core.check("sf_context_set_costs", core.context, code, scattered, batched, what=what)
+
+
+def set_column_cost(chosen: float, fixed: float, *, core: Core | None = None) -> None:
+    """Sets the cost of products that leave out inputs, relative to those by rows, for a core
+    (default: the current one): with a share s of the inputs they take ``chosen`` · (``fixed`` + s)
+    of the time. Where that is more than 1, all inputs are multiplied by rows, whose rounding is
+    finer. A core starts with measured values. Errors: `ArgumentError` (``chosen`` not above 0,
+    ``fixed`` below 0).
+    """
+    core = core or get_core()
+    what = f"column costs {chosen}, {fixed}"
+    core.check("sf_context_set_column_cost", core.context, chosen, fixed, what=what)

@@ -13,6 +13,7 @@ from .. import _arrays
 from ..core.core import Core, Memory
 from ..core.handle import CoreObject
 from ..core.hosts import get_core
+from ..errors import UnsupportedError
 from .formats import WeightFormat, weight_format
 from .quantized import QuantizedWeights, dequantize_rows
 
@@ -116,6 +117,44 @@ class Matrix(CoreObject):
             self.core.check("sf_matrix_set_scale", self.handle, scale, what=f"scale of {self!r}")
             self._scale = float(np.float32(scale))
         return self
+
+    @property
+    def column_bytes(self) -> int:
+        """Bytes of the copy in column order, 0 without one."""
+        return self.core.call("sf_matrix_column_bytes", self.handle)
+
+    def add_columns(self, what: str = "input sparsity") -> Matrix:
+        """Makes a copy of the weights in column order beside them, for `multiply_above`. Only
+        before a layer or model uses the matrix, or between its evaluations. Errors:
+        `UnsupportedError` (a format other than q4_0, a core in WebAssembly; the message begins
+        with ``what``),
+        `CoreMemoryError`."""
+        if self.format != "q4_0":
+            raise UnsupportedError(
+                f"{what}: only weights in q4_0 have a column order, and these are in "
+                f"{self.format}; `sparsefire quantize IN.gguf OUT.gguf q4_0` writes a model in q4_0"
+            )
+        if self.core.host != "native":
+            raise UnsupportedError(
+                f"{what}: only the native core has columns, not {self.core.host}; "
+                "multiply all inputs there"
+            )
+        self.core.check("sf_matrix_add_columns", self.handle, what=f"columns of {self!r}")
+        return self
+
+    def multiply_above(self, x: npt.ArrayLike, limit: float) -> tuple[npt.NDArray[np.float32], int]:
+        """matrix · x, float32 (rows,), for x (columns,) without the inputs of a magnitude below
+        ``limit``, and how many inputs that leaves, which are rounded to 8 bits with a scale for
+        each 32. Reads only their columns. Errors: `UnsupportedError` (no columns, see
+        `add_columns`), `NotFiniteError`, `ArgumentError` (a limit below 0)."""
+        values = _arrays.vector(x, self.columns, "x")
+        out = np.empty(self.rows, np.float32)
+        arguments = self.core.inp(values), limit, self.core.out(out)
+        what = f"multiplying by columns of {self!r}"
+        count = self.core.check(
+            "sf_matrix_multiply_above", self.core.context, self.handle, *arguments, what=what
+        )
+        return out, count
 
     @property
     def nbytes(self) -> int:
