@@ -211,6 +211,8 @@ def test_bad_arguments(host_core: Core) -> None:
         layer.ffn.forward(np.ones(6), mode="sideways")
     with pytest.raises(ArgumentError, match="tanhish"):
         sf.SparseFfn(np.ones((4, 4)), np.ones((4, 4)), "tanhish")
+    with pytest.raises(ArgumentError, match="has a limit"):
+        sf.SparseFfn(np.ones((4, 4)), np.ones((4, 4)), "silu_limited")
     with pytest.raises(FormatError):
         sf.SparseFfn(np.ones((4, 33)), np.ones((4, 4)), format="q8_0")
 

@@ -119,7 +119,7 @@ integers = random.integers(-128, 128, (4, 64))
 weights = sf.QuantizedWeights.int8(integers, 0.5, 3)
 assert np.array_equal(weights.dequantize(), (integers - 3) * 0.5) or integers.min() < -125
 for name in sf.ActivationType:
-    parameter = 0.3 if name == "fatrelu" else 0.0
+    parameter = 0.3 if name == "fatrelu" or name.has_limit else 0.0
     layer = sf.SparseFfn(up, down, name, gate=gate, gate_bias=bias, parameter=parameter)
     found[f"act {name}"] = layer.forward_dense(fresh).tolist()
     every = layer.forward_sparse(fresh, [range(160)] * len(fresh))

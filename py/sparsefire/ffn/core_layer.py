@@ -71,6 +71,8 @@ class CoreFfn(CoreLayer):
             raise ArgumentError(
                 f"parameter: a threshold or limit is 0 or more, and finite, got {parameter}"
             )
+        if parameter == 0 and self.activation.has_limit:
+            raise ArgumentError(f"parameter: {self.activation} has a limit, which is above 0")
         self.parameter = self.up_parameter = parameter
         self.hidden, self.d_in = up.shape
         self.d_out = down.columns if by_neuron else down.rows

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -173,8 +175,9 @@ class Engine:
         # Totals after the last slice: evaluated tokens, selected and active neurons; the cache's.
         self._totals: tuple[int, Any, Any] = (0, 0, 0)
         self._cache_totals = CacheStats(0, 0, 0, 0, 0)
-        self._folder = tempfile.TemporaryDirectory()
-        self._companion = Path(self._folder.name) / "companion.gguf"
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._companion = Path(folder) / "companion.gguf"
 
     async def prepare(self, nbytes: int) -> None:
         """Closes the loaded model and opens a core for a model of `nbytes` bytes."""
