@@ -236,6 +236,7 @@ def save(
         int: writer.add_uint32,
         float: writer.add_float32,
         list: writer.add_array,
+        str: writer.add_string,
     }
     for name, value in keys.items():
         own = "" if name.startswith("xielu.") else f"{architecture}."
@@ -245,6 +246,10 @@ def save(
     writer.add_token_scores([0.0] * VOCAB)
     random = np.random.default_rng(zlib.crc32(architecture.encode()))
     for name, shape in tensors.items():
+        if name.endswith("tid2eid.weight"):  # experts, different ones, of each token
+            experts_of = np.argsort(random.standard_normal((shape[0], EXPERTS)))
+            writer.add_tensor(name, experts_of[:, : shape[1]].astype(np.int32))
+            continue
         values = random.standard_normal(shape)
         if "norm" in name and name.endswith("weight"):
             values = 1 + values / 10

@@ -17,6 +17,7 @@ from mixture_models import (
     QUERY_RANK,
     RANK,
     TURNED,
+    USED,
     VALUE,
     VOCAB,
     WIDTH,
@@ -28,6 +29,7 @@ from mixture_models import (
 )
 
 NET, STREAMS, LEAD, LATENT = 8, 3, 1, 20
+HASHED, GROUPS, RUNS = 1, 2, [0, 4, 3, 4, 3]
 WINDOWED = [layer % 2 == 1 for layer in range(LAYERS)]
 RECURRENT = [layer % 3 != 2 for layer in range(LAYERS)]
 
@@ -43,7 +45,7 @@ def write(path: Path, architecture: str) -> Path:
 
 def _tensors(architecture: str) -> Tensors:
     mixture = Mixture(parts=frozenset({"selection_bias"}), shared=WIDTH)
-    if architecture == "hy_v4":
+    if architecture in ("hy_v4", "deepseek4"):
         yield from _shares("output_hc", STREAMS, 1)
     if architecture == "kimi-k3":
         yield "output_res_score.weight", (D,)
@@ -53,7 +55,7 @@ def _tensors(architecture: str) -> Tensors:
             yield f"{block}{part}_norm.weight", (D,)
             if architecture == "hy_v4":
                 yield from _shares(f"{block}hc_{part}", 2 * STREAMS, 2)
-            elif architecture == "glm5-next":
+            elif architecture in ("glm5-next", "deepseek4"):
                 yield from _shares(f"{block}hc_{part}", (2 + STREAMS) * STREAMS, 3)
             elif architecture == "kimi-k3":
                 yield f"{block}{part}_res_score.weight", (D,)
@@ -61,9 +63,14 @@ def _tensors(architecture: str) -> Tensors:
             yield from _delta(architecture, block)
         elif architecture == "dots3note" and WINDOWED[layer]:
             yield from _latent(architecture, block, RANK - 4, PLAIN - 2, VALUE - 3)
+        elif architecture == "deepseek4":
+            yield from _pooled(block, RUNS[layer])
         else:
             yield from _latent(architecture, block)
-        if layer < LEAD:
+        if architecture == "deepseek4" and layer < HASHED:
+            yield f"{block}ffn_gate_tid2eid.weight", (VOCAB, USED)
+            yield from experts(Mixture(shared=WIDTH), block)
+        elif layer < LEAD and architecture != "deepseek4":
             yield from gated(f"{block}ffn_", "", HIDDEN)
         elif architecture == "kimi-k3":
             yield from _latent_experts(block)
@@ -121,6 +128,29 @@ def _latent(
         yield f"{block}indexer_compressor_gate.weight", (NET, D)
 
 
+def _pooled(block: str, run: int) -> Tensors:
+    """Of attention to a window and to pooled runs of `run` tokens."""
+    head = PLAIN + TURNED
+    yield f"{block}attn_q_a.weight", (QUERY_RANK, D)
+    yield f"{block}attn_q_a_norm.weight", (QUERY_RANK,)
+    yield f"{block}attn_q_b.weight", (HEADS * head, QUERY_RANK)
+    yield f"{block}attn_kv.weight", (head, D)
+    yield f"{block}attn_kv_a_norm.weight", (head,)
+    yield f"{block}attn_sinks.weight", (HEADS,)
+    yield f"{block}attn_output_a.weight", (GROUPS * NET, HEADS * head // GROUPS)
+    yield f"{block}attn_output_b.weight", (D, GROUPS * NET)
+    parts = [("attn", head), ("indexer", 6)] if run == 4 else [("attn", head)] if run else []
+    for part, size in parts:
+        width = 2 * size if run == 4 else size
+        yield f"{block}{part}_compressor_kv.weight", (width, D)
+        yield f"{block}{part}_compressor_gate.weight", (width, D)
+        yield f"{block}{part}_compressor_ape.weight", (run, width)
+        yield f"{block}{part}_compressor_norm.weight", (size,)
+    if run == 4:
+        yield f"{block}indexer.proj.weight", (2, D)
+        yield f"{block}indexer.attn_q_b.weight", (2 * 6, QUERY_RANK)
+
+
 def _latent_experts(block: str) -> Tensors:
     """On fewer dimensions than the stream has."""
     yield f"{block}ffn_gate_inp.weight", (EXPERTS, D)
@@ -163,6 +193,26 @@ MODELS: dict[str, dict[str, Any]] = {
         "attention.indexer.top_k": 16,
         "hyper_connection.magnitude": 1.5,
         "swiglu_clamp_exp": 0.3,
+    },
+    "deepseek4": {
+        **_HYPER,
+        "attention.head_count_kv": 1,
+        "attention.compress_ratios": RUNS,
+        "attention.compress_rope_freq_base": 500.0,
+        "attention.indexer.top_k": 4,
+        "attention.key_length": PLAIN + TURNED,
+        "attention.output_group_count": GROUPS,
+        "attention.output_lora_rank": NET,
+        "attention.sliding_window": 5,
+        "attention.value_length": PLAIN + TURNED,
+        "expert_gating_func": 4,
+        "hash_layer_count": HASHED,
+        "hyper_connection.sinkhorn_iterations": 3,
+        "leading_dense_block_count": 0,
+        "rope.scaling.factor": 4.0,
+        "rope.scaling.original_context_length": 8,
+        "rope.scaling.type": "yarn",
+        "swiglu_clamp_exp": [0.2, 0.0, 0.3, 0.4, 0.1],
     },
     "dots3note": {
         "attention.head_count_kv": 1,

@@ -22,13 +22,14 @@ class StreamReference(RecurrentReference):
         "hy_v4": Family(None, None, scaled=True, halves=False, limits="inside"),
         "dots3note": Family(None, None, scaled=True, halves=False),
         "glm5-next": Family(None, None, scaled=True, limits="inside"),
+        "deepseek4": Family(None, None, scaled=True, halves=False, limits="inside"),
         "bailingmoe3": Family(None, None, scaled=True, halves=False, limits="outside"),
         "kimi-k3": Family(None, None, scaled=True),
     }
 
     def logits(self, tokens: npt.ArrayLike) -> Array:
         """Logits of all positions, (n, vocabulary)."""
-        if self.architecture == "glm5-next":  # whose limits are those of all layers
+        if self.architecture in ("glm5-next", "deepseek4"):  # whose limits are those of all layers
             self.keys["swiglu_clamp_shexp"] = self.keys["swiglu_clamp_exp"]
         x = self.tensors["token_embd.weight"][np.asarray(tokens)]
         if self.architecture == "kimi-k3":
@@ -46,7 +47,7 @@ class StreamReference(RecurrentReference):
         x = self._norm(x, f"{block}{part}_norm")
         if part == "attn":
             recurrent = f"{block}ssm_conv1d_q.weight" in self.tensors
-            return self._delta_attention(x, block) if recurrent else self._gated_latent(x, block)
+            return self._delta_attention(x, block) if recurrent else self._attended(x, block)
         if f"{block}ffn_gate_inp.weight" not in self.tensors:
             return self._ffn(x, f"{block}ffn_")
         scores = self._product(x, f"{block}ffn_gate_inp")
@@ -62,7 +63,7 @@ class StreamReference(RecurrentReference):
 
     def _with_streams(self, x: Array) -> Array:
         count, eps = self.keys["hyper_connection.count"], self.keys["hyper_connection.epsilon"]
-        mixed = self.architecture == "glm5-next"
+        mixed = self.architecture in ("glm5-next", "deepseek4")
         streams = np.repeat(x[:, None], count, 1)
         for layer in range(self.keys["block_count"]):
             for part in ("attn", "ffn"):
@@ -80,7 +81,7 @@ class StreamReference(RecurrentReference):
                     magnitude = self.keys["hyper_connection.magnitude"]
                     written = magnitude * sigmoid(written) + eps
                 streams = streams + written[:, :, None] * made[:, None]
-        if mixed:
+        if self.architecture == "glm5-next":
             return np.asarray(streams.mean(1))
         (read,) = self._shares(streams, "output_hc", [count])
         return np.asarray(np.einsum("ns,nsd->nd", sigmoid(read) + eps, streams))
@@ -121,6 +122,9 @@ class StreamReference(RecurrentReference):
         return np.asarray(np.einsum("ns,nsd->nd", weights, together))
 
     # -- Parts ---------------------------------------------------------------------------------
+
+    def _attended(self, x: Array, block: str) -> Array:
+        return self._gated_latent(x, block)
 
     def _gated_latent(self, x: Array, block: str) -> Array:
         keys, values = (self.tensors[f"{block}attn_{name}_b.weight"] for name in "kv")

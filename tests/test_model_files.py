@@ -36,7 +36,7 @@ def nan_matrix(rows: int, columns: int, value: float = np.nan) -> np.ndarray:
 BAD_KEYS: list[tuple[dict[str, Any], type[SparsefireError], str]] = [
     ({"general.architecture": "t6"}, UnsupportedError, "architecture 't6'.*supported: llama"),
     ({"general.architecture": "clip"}, UnsupportedError, "'clip' is one of images and sound; only"),
-    ({"general.architecture": "deepseek4"}, UnsupportedError, "k4' do not run yet.* compressed"),
+    ({"general.architecture": "eagle3"}, UnsupportedError, "e3' do not run yet.* hidden states"),
     ({"general.architecture": "t5"}, UnsupportedError, "'t5' do not run yet.* t5encoder, runs"),
     ({"llama.block_count": None}, ModelFileError, "block_count' is missing"),
     ({"llama.block_count": 0}, ModelFileError, "block_count' is 0"),

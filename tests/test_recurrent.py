@@ -144,6 +144,49 @@ class Softmax:
         return np.asarray(shares.reshape(-1, 12))
 
 
+class Pool:
+    """Runs of so many tokens of 5 elements, with one half or two."""
+
+    width = 5
+
+    def __init__(self, halves: int, tokens: int) -> None:
+        self.halves, self.tokens = halves, tokens
+        self.biases = RANDOM.standard_normal((tokens, 5 * halves))
+        shape = TOKENS, 5 * halves
+        self.inputs = {"x": RANDOM.standard_normal(shape), "s": 40 * RANDOM.standard_normal(shape)}
+
+    def build(self, plan: Plan, buffers: dict[str, Buffer], out: Buffer) -> None:
+        plan.pool(buffers["x"], buffers["s"], plan.constant(self.biases), out, self.tokens)
+
+    def reference(self, tokens: list[int]) -> Doubles:
+        x, found = self.inputs["x"][tokens], np.zeros((len(tokens), 5))
+        scores = self.inputs["s"][tokens] + np.resize(self.biases, x.shape)
+        for end in range(self.tokens, len(tokens) + 1, self.tokens):
+            parts = [(slice(end - self.tokens, end), slice(-5, None))]
+            if self.halves == 2 and end > self.tokens:
+                parts.append((slice(end - 2 * self.tokens, end - self.tokens), slice(0, 5)))
+            value, score = (np.concatenate([of[each] for each in parts]) for of in (x, scores))
+            powers = np.exp(score - score.max(0))
+            found[end - 1] = (powers * value).sum(0) / powers.sum(0)
+        return found
+
+
+class Mark:
+    """2 ids below 7."""
+
+    width = 7
+
+    def __init__(self) -> None:
+        self.inputs = {"ids": RANDOM.integers(0, 7, (TOKENS, 2)).astype(np.float64)}
+
+    def build(self, plan: Plan, buffers: dict[str, Buffer], out: Buffer) -> None:
+        plan.mark(buffers["ids"], out)
+
+    def reference(self, tokens: list[int]) -> Doubles:
+        ids = self.inputs["ids"][tokens].astype(int)
+        return np.asarray(np.eye(7)[ids].max(1))
+
+
 class Temperature:
     """Of the position, from 3 places further on."""
 
@@ -171,11 +214,14 @@ CASES = {
     "head dots": HeadDots(),
     "mix": Mix(),
     "temperature": Temperature(),
+    "pool of 3": Pool(1, 3),
+    "pool of 4 in halves": Pool(2, 4),
+    "mark": Mark(),
     "softmax": Softmax(0),
     "softmax of one round": Softmax(1),
     "softmax of three rounds": Softmax(3),
 }
-_STATELESS = ("head dots", "mix", "temperature", "convolution of 1")
+_STATELESS = ("head dots", "mark", "mix", "temperature", "convolution of 1")
 RECURRENT = [name for name in CASES if not name.startswith((*_STATELESS, "softmax"))]
 
 
@@ -229,6 +275,14 @@ def test_a_failed_call_leaves_an_empty_session(host_core: Core) -> None:
     assert np.array_equal(model.run(session, range(5)), first)
 
 
+@pytest.mark.parametrize("id_", [7.0, -1.0, np.nan])
+def test_marks_of_what_is_not_there_are_an_error(host_core: Core, id_: float) -> None:
+    ids = {"ids": np.array([[id_, 1.0]])}
+    model = OneStep(host_core, ids, 7, lambda p, b, o: p.mark(b["ids"], o))
+    with pytest.raises((ArgumentError, NotFiniteError)):
+        model.run(model.session(), [0])
+
+
 Build = Callable[[Plan, dict[str, Buffer], Buffer], None]
 WRONG: dict[str, Build] = {
     "taps": lambda p, b, o: p.step(19, b["v"].index, 0, -1, o.index, 5),
@@ -246,6 +300,9 @@ WRONG: dict[str, Build] = {
     "rounds": lambda p, b, o: p.softmax(b["v"], o, 3, 1001),
     "epsilon": lambda p, b, o: p.softmax(b["v"], o, 3, 1, -0.5),
     "rows": lambda p, b, o: p.softmax(b["w"], o, 3),
+    "halves": lambda p, b, o: p.pool(b["w"], b["w"], p.constant(np.ones(6)), o, 2),
+    "pool biases": lambda p, b, o: p.pool(b["v"], b["v"], p.constant(np.ones(36)), o, 2),
+    "pool scores": lambda p, b, o: p.pool(b["v"], b["q"], p.constant(np.ones(24)), o, 2),
 }
 
 

@@ -500,7 +500,8 @@ enum sf_step_name {
                              between the tokens (Press et al. 2022); a bias is added to the products with keys that are
                              -r … r positions further on, the first and last one also to those beyond (Raffel et al.
                              2020). With a source, an earlier step of attention with the same mask, its keys and values
-                             are used, and k and v are -1 */
+                             are used, and k and v are -1. out may be (heads, v_dim) and (heads) after it: the
+                             logarithms of the sums by which the softmax divides, of nothing -FLT_MAX */
   SF_STEP_FFN = 14,       /* layer, in, hints or -1, out. Predictors are given the hints, or the input */
   SF_STEP_ROUTE = 15,     /* in (experts), out (2 · used), selection bias (experts) or -1, an sf_route, groups, groups
                              used, normalised; scale. Chooses the experts with the largest scores, of equal ones the
@@ -532,20 +533,28 @@ enum sf_step_name {
                                `rows` largest (of equal ones the first), or a session names the row: see
                                sf_session_set_head. With a bounded one, instead of the largest, where the logit may be
                                the largest of all, so that the largest of `out` is that without a screen */
-  SF_STEP_TYPE = 27,   /* out (d), matrix (types, d). out = row of the token's type, such as the first or the second
-                          of two texts (Devlin et al. 2019): an evaluation takes id + type · vocab for a token.
-                          All such steps of a plan have as many types */
-  SF_STEP_SOFTMAX = 28 /* in (rows, columns), out, columns, rounds; epsilon. out = the softmax of each row. With rounds,
-                          epsilon is added to it, and the columns, from the second round on first the rows, are divided
-                          by their sums + epsilon (Sinkhorn and Knopp 1967). in may be out */
+  SF_STEP_TYPE = 27,    /* out (d), matrix (types, d). out = row of the token's type, such as the first or the second
+                           of two texts (Devlin et al. 2019): an evaluation takes id + type · vocab for a token.
+                           All such steps of a plan have as many types */
+  SF_STEP_SOFTMAX = 28, /* in (rows, columns), out, columns, rounds; epsilon. out = the softmax of each row. With
+                           rounds, epsilon is added to it, and the columns, from the second round on first the rows, are
+                           divided by their sums + epsilon (Sinkhorn and Knopp 1967). in may be out */
+  SF_STEP_POOL = 29, /* in (halves, d), scores (halves, d), biases (tokens, halves · d), out (d), tokens. At the last of
+                        each run of so many tokens, which begin at multiples of it, out = the sums of the run's in,
+                        weighted by the softmax of scores + biases of the run, each element by itself. With two halves,
+                        of the second halves and of the run before's first halves together. At other tokens out = 0 */
+  SF_STEP_MARK = 30 /* in (ids), out (width). out = 1 at the ids, integers below the width, and 0 elsewhere. Others fail
+                       with ARGUMENT */
 };
 
-/* Which tokens a token attends to, itself always among them. */
+/* Which tokens a token attends to, itself always among them but with SF_MASK_POOLED. */
 enum sf_mask {
   SF_MASK_CAUSAL = 0,  /* those before it; window > 0: so many, itself counted */
   SF_MASK_CHUNKED = 1, /* those before it in its run of `window` positions */
-  SF_MASK_BOTH = 2 /* those before and after it; window > 0: at most ⌊window / 2⌋ positions away. A session evaluates
-                      all its tokens in one call, in as many passes as there are such steps */
+  SF_MASK_BOTH = 2,    /* those before and after it; window > 0: at most ⌊window / 2⌋ positions away. A session
+                          evaluates all its tokens in one call, in as many passes as there are such steps */
+  SF_MASK_POOLED = 3   /* the last of each run of `window` positions up to it, which alone are kept. Without slopes and
+                          biases */
 };
 
 enum sf_norm {

@@ -21,6 +21,9 @@ static const shape shapes[] = {
     {150, 4, 2, 16, 16, SF_MASK_CAUSAL, 0, 0, 0, -1, 0, SF_F32, SF_F32},
     {150, 4, 2, 40, 24, SF_MASK_CAUSAL, 70, 0, 1, -1, 5.0f, SF_Q8_0, SF_F16}, /* no whole blocks */
     {150, 2, 1, 72, 7, SF_MASK_CHUNKED, 50, 0, 0, 9, 0, SF_F16, SF_F32},
+    {150, 2, 1, 32, 32, SF_MASK_POOLED, 4, 0, 0, -1, 0, SF_F16, SF_F32},
+    {300, 4, 2, 16, 24, SF_MASK_POOLED, 128, 0, 0, -1, 0, SF_F32, SF_F32},
+    {LONGEST, 2, 1, 16, 16, SF_MASK_POOLED, 1, 1, 0, -1, 0, SF_F32, SF_F16},
     {300, 2, 1, 16, 16, SF_MASK_BOTH, 0, 0, 0, 20, 0, SF_F16, SF_F16},
     {300, 2, 1, 16, 16, SF_MASK_BOTH, 90, 0, 0, -1, 0, SF_F32, SF_F16},
 };
@@ -50,6 +53,7 @@ static void keep(int32_t format, int32_t dim, int32_t rows, const float *from, f
 
 static int32_t seen(const shape *s, int32_t token, int32_t key) {
   if (s->mask != SF_MASK_BOTH && key > token) return 0;
+  if (s->mask == SF_MASK_POOLED) return (key + 1) % s->window == 0;
   if (s->window == 0) return 1;
   if (s->mask == SF_MASK_CHUNKED) return key / s->window == token / s->window;
   return s->mask == SF_MASK_BOTH ? abs(key - token) <= s->window / 2 : token - key < s->window;
@@ -85,7 +89,7 @@ static void attend(const shape *s, int32_t token, int32_t head, float *to) {
     sum += weight;
     for (int32_t c = 0; c < s->v_dim; c++) sums[c] += weight * (double)v[c];
   }
-  for (int32_t c = 0; c < s->v_dim; c++) to[c] = (float)(sums[c] / sum);
+  for (int32_t c = 0; c < s->v_dim; c++) to[c] = sum > 0 ? (float)(sums[c] / sum) : 0;
 }
 
 static void prepare(const shape *s) {
@@ -219,7 +223,8 @@ static void check_saving(const shape *s, int32_t isa) {
   run(&m, session, 0, first, first, SF_PROMPT, out);
   size_t bytes = sf_session_saved_bytes(session);
   const int32_t k_format = s->k_dim % 32 && s->k_format == SF_Q8_0 ? SF_F16 : s->k_format;
-  CHECK(bytes == (size_t)(first * s->kv_heads) *
+  const int32_t rows = s->mask == SF_MASK_POOLED ? first / s->window : first;
+  CHECK(bytes == (size_t)(rows * s->kv_heads) *
                      (sf_format_row_bytes(k_format, s->k_dim) + sf_format_row_bytes(s->v_format, s->v_dim)),
         "%zu bytes", bytes);
   uint8_t *saved = check_alloc(bytes, 0);

@@ -2,6 +2,9 @@
  * decoded tokens are computed in files of their own; what they share is here. */
 #include "model/attention.h"
 
+#include <float.h>
+#include <math.h>
+
 /* The format of keys or values: numbers of `dim` that are no whole blocks are kept in F16. */
 static sf_kv kv_of(const sf_model *model, int32_t which, int32_t dim) {
   const sf_format *format = model->kv_formats[which];
@@ -47,7 +50,10 @@ static int32_t check_source(const sf_model *model, const sf_step *step) {
   for (int32_t i = SF_ATTENTION_KV_HEADS; i <= SF_ATTENTION_V_DIM; i++) {
     if (source->arguments[i] != a[i]) return SF_ERROR_SHAPE;
   }
-  if ((source->arguments[SF_ATTENTION_MASK] == SF_MASK_BOTH) != (a[SF_ATTENTION_MASK] == SF_MASK_BOTH))
+  int32_t mask = a[SF_ATTENTION_MASK], theirs = source->arguments[SF_ATTENTION_MASK];
+  if ((theirs == SF_MASK_BOTH) != (mask == SF_MASK_BOTH)) return SF_ERROR_ARGUMENT;
+  if ((theirs == SF_MASK_POOLED) != (mask == SF_MASK_POOLED)) return SF_ERROR_ARGUMENT;
+  if (mask == SF_MASK_POOLED && source->arguments[SF_ATTENTION_WINDOW] != a[SF_ATTENTION_WINDOW])
     return SF_ERROR_ARGUMENT;
   return SF_OK;
 }
@@ -58,14 +64,17 @@ static int32_t check_attention(const sf_model *model, const sf_step *step) {
   const sf_vector *sinks = sf_vector_of(model, step, SF_ATTENTION_SINKS),
                   *slopes = sf_vector_of(model, step, SF_ATTENTION_SLOPES);
   const sf_vector *biases = sf_vector_of(model, step, SF_ATTENTION_BIASES);
-  if (step->numbers[0] < 0 || a[SF_ATTENTION_MASK] > SF_MASK_BOTH) return SF_ERROR_ARGUMENT;
-  if (a[SF_ATTENTION_MASK] == SF_MASK_CHUNKED && a[SF_ATTENTION_WINDOW] == 0) return SF_ERROR_ARGUMENT;
+  int32_t pooled = a[SF_ATTENTION_MASK] == SF_MASK_POOLED;
+  if (step->numbers[0] < 0 || a[SF_ATTENTION_MASK] > SF_MASK_POOLED) return SF_ERROR_ARGUMENT;
+  if ((pooled || a[SF_ATTENTION_MASK] == SF_MASK_CHUNKED) && a[SF_ATTENTION_WINDOW] == 0) return SF_ERROR_ARGUMENT;
+  if (pooled && (slopes || biases)) return SF_ERROR_ARGUMENT;
   if (a[SF_ATTENTION_KV_HEADS] > SF_MAX_NEURONS / a[SF_ATTENTION_K_DIM] ||
       a[SF_ATTENTION_KV_HEADS] > SF_MAX_NEURONS / a[SF_ATTENTION_V_DIM])
     return SF_ERROR_SHAPE;
-  if (q % a[SF_ATTENTION_K_DIM] != 0 || out % a[SF_ATTENTION_V_DIM] != 0) return SF_ERROR_SHAPE;
+  if (q % a[SF_ATTENTION_K_DIM] != 0) return SF_ERROR_SHAPE;
   int32_t heads = q / a[SF_ATTENTION_K_DIM];
-  if (out / a[SF_ATTENTION_V_DIM] != heads || heads % a[SF_ATTENTION_KV_HEADS] != 0) return SF_ERROR_SHAPE;
+  if (out % heads != 0 || heads % a[SF_ATTENTION_KV_HEADS] != 0) return SF_ERROR_SHAPE;
+  if (out / heads != a[SF_ATTENTION_V_DIM] && out / heads - 1 != a[SF_ATTENTION_V_DIM]) return SF_ERROR_SHAPE;
   if ((sinks && sinks->count != heads) || (slopes && slopes->count != heads)) return SF_ERROR_SHAPE;
   if (biases && (biases->count % heads != 0 || biases->count / heads % 2 == 0)) return SF_ERROR_SHAPE;
   for (int32_t i = SF_ATTENTION_Q; i < SF_ATTENTION_OUT; i++) {
@@ -78,17 +87,32 @@ int32_t sf_sees_both_sides(const sf_step *step) {
   return step->kind == &sf_step_attention && step->arguments[SF_ATTENTION_MASK] == SF_MASK_BOTH;
 }
 
+void sf_attention_finish(const sf_model *model, const sf_step *step, int32_t token, int32_t head, float most, float sum,
+                         const float *mixed) {
+  const int32_t dim = step->arguments[SF_ATTENTION_V_DIM], width = sf_width(model, step, SF_ATTENTION_OUT);
+  const int32_t heads = sf_width(model, step, SF_ATTENTION_Q) / step->arguments[SF_ATTENTION_K_DIM];
+  float *outs = sf_values(model, step, SF_ATTENTION_OUT) + (size_t)token * (size_t)width;
+  float *out = outs + (size_t)head * (size_t)dim;
+  if (out != mixed) memcpy(out, mixed, (size_t)dim * sizeof(float));
+  model->context->kernels->scale(sum > 0 ? 1.0f / sum : 0.0f, out, dim);
+  if (width > heads * dim) outs[heads * dim + head] = sum > 0 ? most + (float)log((double)sum) : -FLT_MAX;
+}
+
 /* ---- What a token sees ---- */
 
+int32_t sf_rows_of(const sf_attention *a, int32_t length) {
+  return a->mask == SF_MASK_POOLED ? length / a->window : length;
+}
+
 int32_t sf_first_seen(const sf_attention *a, int32_t position) {
-  if (a->window == 0) return 0;
+  if (a->window == 0 || a->mask == SF_MASK_POOLED) return 0;
   if (a->mask == SF_MASK_CHUNKED) return position / a->window * a->window;
   int32_t before = a->mask == SF_MASK_BOTH ? a->window / 2 : a->window - 1;
   return position > before ? position - before : 0;
 }
 
 int32_t sf_last_seen(const sf_attention *a, int32_t position, int32_t end) {
-  if (a->mask != SF_MASK_BOTH) return position;
+  if (a->mask != SF_MASK_BOTH) return sf_rows_of(a, position + 1) - 1;
   int32_t after = end - 1 - position;
   return position + (a->window == 0 || after < a->window / 2 ? after : a->window / 2);
 }

@@ -49,13 +49,18 @@ sf_state *sf_attention_state(const sf_model *model, const sf_step *step, int32_t
 /* The first of the keys, or values, of a head in a block. */
 uint8_t *sf_keys_in(uint8_t *block, const sf_attention *a, int32_t kv_head);
 uint8_t *sf_values_in(uint8_t *block, const sf_attention *a, int32_t kv_head);
-/* First position that a token at `position` sees, and the last one, in a session that ends before `end`. */
+/* How many rows of keys and values there are of the positions below `length`. */
+int32_t sf_rows_of(const sf_attention *a, int32_t length);
+/* First row that a token at `position` sees, and the last one, in a session that ends before `end`; of none, -1. */
 int32_t sf_first_seen(const sf_attention *a, int32_t position);
 int32_t sf_last_seen(const sf_attention *a, int32_t position, int32_t end);
 /* What the step does to the products of query head `head` of the token at `position` with `count` keys, those at
  * `first` and after. */
 void sf_change_scores(const sf_kernels *kernels, const sf_attention *a, int32_t head, int32_t position, int32_t first,
                       int32_t count, float *scores);
+/* What head `head` of a token gets: the sum of the weighted values over that of the weights exp(score - most). */
+void sf_attention_finish(const sf_model *model, const sf_step *step, int32_t token, int32_t head, float most, float sum,
+                         const float *mixed);
 /* The step for a batch whose keys and values are in their sessions: of a prompt, and of decoded tokens. */
 int32_t sf_attend_prompt(sf_model *model, const sf_step *step);
 int32_t sf_attend_decode(sf_model *model, const sf_step *step);

@@ -93,9 +93,10 @@ static void chunks_part(void *argument, int32_t part, int32_t parts) {
 }
 
 /* Adds up the chunks of a token and a query head. */
-static void add_chunks(const decode_job *job, int32_t token, int32_t head, float *out) {
+static void add_chunks(const decode_job *job, int32_t token, int32_t head) {
   const sf_kernels *kernels = job->model->context->kernels;
-  const int32_t v_dim = job->a.v.dim;
+  const int32_t v_dim = job->a.v.dim, width = sf_width(job->model, job->step, SF_ATTENTION_OUT);
+  float *out = sf_values(job->model, job->step, SF_ATTENTION_OUT) + (size_t)token * (size_t)width + head * v_dim;
   float most = job->a.sinks ? job->a.sinks[head] : -FLT_MAX, sum = job->a.sinks ? 1.0f : 0.0f;
   memset(out, 0, (size_t)v_dim * sizeof(float));
   for (int32_t chunk = job->begin[token]; chunk < job->begin[token + 1]; chunk++) {
@@ -107,16 +108,15 @@ static void add_chunks(const decode_job *job, int32_t token, int32_t head, float
     kernels->scale(weight[0], record + HEADER, v_dim);
     kernels->add(out, record + HEADER, v_dim, out);
   }
-  kernels->scale(1.0f / sum, out, v_dim);
+  sf_attention_finish(job->model, job->step, token, head, most, sum, out);
 }
 
 static void heads_part(void *argument, int32_t part, int32_t parts) {
   const decode_job *job = argument;
   const int32_t heads = job->a.heads, items = job->model->batch.n * heads;
   const int32_t end = sf_part_begin(items, 1, part + 1, parts);
-  float *outs = sf_values(job->model, job->step, SF_ATTENTION_OUT);
   for (int32_t item = sf_part_begin(items, 1, part, parts); item < end; item++) {
-    add_chunks(job, item / heads, item % heads, outs + (size_t)item * (size_t)job->a.v.dim);
+    add_chunks(job, item / heads, item % heads);
   }
 }
 
@@ -130,7 +130,7 @@ int32_t sf_attend_decode(sf_model *model, const sf_step *step) {
   job.record = HEADER + (size_t)((a->v.dim + SF_KV_SPAN - 1) / SF_KV_SPAN * SF_KV_SPAN);
   for (int32_t j = 0; j < batch->n; j++) {
     const int32_t first = first_of(&job, j), last = last_of(&job, j);
-    job.begin[j + 1] = job.begin[j] + last / CHUNK - first / CHUNK + 1;
+    job.begin[j + 1] = job.begin[j] + (last < first ? 0 : last / CHUNK - first / CHUNK + 1);
     sf_add_count(&seen, last + 1 - first);
   }
   const int32_t items = job.begin[batch->n] * a->kv_heads;
@@ -148,7 +148,7 @@ int32_t sf_attend_decode(sf_model *model, const sf_step *step) {
   }
   if (status != SF_OK) return status;
   job.records = model->scores + scores;
-  sf_pool_run(context->pool, chunks_part, &job, parts);
+  if (items > 0) sf_pool_run(context->pool, chunks_part, &job, parts);
   sf_pool_run(context->pool, heads_part, &job, sf_parts(context, records * sizeof(float)));
   return SF_OK;
 }

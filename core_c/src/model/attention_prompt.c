@@ -142,14 +142,10 @@ static const float *begin_tile(const prompt_job *job, int32_t token, int32_t row
 }
 
 static void end_tile(const prompt_job *job, int32_t token, int32_t rows, int32_t kv_head, const prompt_work *w) {
-  const sf_attention *a = &job->a;
-  const size_t v_dim = (size_t)a->v.dim;
   for (int32_t r = 0; r < rows; r++) {
     const int32_t head = kv_head * job->group + r % job->group;
-    const size_t at = (size_t)(token + r / job->group) * (size_t)a->heads + (size_t)head;
-    float *out = w->outs + (size_t)r * (size_t)whole(a->v.dim);
-    job->model->context->kernels->scale(1.0f / w->sums[r], out, a->v.dim);
-    memcpy(sf_values(job->model, job->step, SF_ATTENTION_OUT) + at * v_dim, out, v_dim * sizeof(float));
+    sf_attention_finish(job->model, job->step, token + r / job->group, head, w->most[r], w->sums[r],
+                        w->outs + (size_t)r * (size_t)whole(job->a.v.dim));
   }
 }
 
@@ -162,7 +158,7 @@ static void attend_tile(const prompt_job *job, int32_t tile, int32_t kv_head, pr
   const int32_t last = sf_last_seen(a, batch->positions[last_token], batch->sessions[token]->end);
   const sf_state *state = sf_attention_state(job->model, job->step, token);
   w.left = begin_tile(job, token, rows, kv_head, &w);
-  for (int32_t b = first / SF_KV_BLOCK; b <= last / SF_KV_BLOCK; b++) {
+  for (int32_t b = first / SF_KV_BLOCK; b * SF_KV_BLOCK <= last; b++) {
     const int32_t base = b * SF_KV_BLOCK, rest = last + 1 - base, count = rest < SF_KV_BLOCK ? rest : SF_KV_BLOCK;
     uint8_t *block = state->blocks[b];
     lay(job, &a->k, sf_keys_in(block, a, kv_head), count, whole(count), 1, w.floats, w.keys);

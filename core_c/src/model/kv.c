@@ -18,12 +18,13 @@ static int32_t keeps(const sf_step *step) {
 }
 
 int32_t sf_attention_reserve(const sf_model *model, sf_state *states, int32_t length) {
-  int32_t blocks = length / SF_KV_BLOCK + (length % SF_KV_BLOCK != 0);
   for (int32_t i = 0; i < model->n_steps; i++) {
     const sf_step *step = &model->steps[i];
     sf_state *state = &states[i];
-    if (!keeps(step) || state->n_blocks >= blocks) continue;
+    if (!keeps(step)) continue;
     const sf_attention a = sf_attention_of(model, step);
+    const int32_t rows = sf_rows_of(&a, length), blocks = rows / SF_KV_BLOCK + (rows % SF_KV_BLOCK != 0);
+    if (state->n_blocks >= blocks) continue;
     uint8_t **longer = sf_array((size_t)blocks, sizeof(uint8_t *));
     if (!longer) return SF_ERROR_MEMORY;
     if (state->n_blocks > 0) memcpy(longer, state->blocks, (size_t)state->n_blocks * sizeof(uint8_t *));
@@ -65,13 +66,14 @@ void sf_attention_store(const sf_model *model, const sf_step *step) {
   const sf_attention a = sf_attention_of(model, step);
   const sf_kernels *kernels = model->context->kernels;
   const float *k = sf_values(model, step, SF_ATTENTION_K), *v = sf_values(model, step, SF_ATTENTION_V);
-  for (int32_t j = 0; j < model->batch.n; j++) {
-    int32_t position = model->batch.positions[j];
-    uint8_t *block = sf_attention_state(model, step, j)->blocks[position / SF_KV_BLOCK];
-    size_t at = (size_t)(position % SF_KV_BLOCK);
-    for (int32_t h = 0; h < a.kv_heads; h++, k += a.k.dim, v += a.v.dim) {
-      put(kernels, &a.k, k, sf_keys_in(block, &a, h) + at * a.k.stride);
-      put(kernels, &a.v, v, sf_values_in(block, &a, h) + at * a.v.stride);
+  for (int32_t j = 0; j < model->batch.n; j++, k += a.kv_heads * a.k.dim, v += a.kv_heads * a.v.dim) {
+    int32_t position = model->batch.positions[j], row = sf_rows_of(&a, position + 1) - 1;
+    if (row < 0 || row == sf_rows_of(&a, position) - 1) continue; /* it is not the last of its run */
+    uint8_t *block = sf_attention_state(model, step, j)->blocks[row / SF_KV_BLOCK];
+    size_t at = (size_t)(row % SF_KV_BLOCK);
+    for (int32_t h = 0; h < a.kv_heads; h++) {
+      put(kernels, &a.k, k + h * a.k.dim, sf_keys_in(block, &a, h) + at * a.k.stride);
+      put(kernels, &a.v, v + h * a.v.dim, sf_values_in(block, &a, h) + at * a.v.stride);
     }
   }
 }
@@ -102,8 +104,9 @@ size_t sf_attention_exchange(const sf_model *model, sf_state *states, int32_t le
     const sf_step *step = &model->steps[i];
     if (!keeps(step)) continue;
     const sf_attention a = sf_attention_of(model, step);
-    for (int32_t first = 0; first < length; first += SF_KV_BLOCK) {
-      int32_t count = length - first < SF_KV_BLOCK ? length - first : SF_KV_BLOCK;
+    const int32_t rows = sf_rows_of(&a, length);
+    for (int32_t first = 0; first < rows; first += SF_KV_BLOCK) {
+      int32_t count = rows - first < SF_KV_BLOCK ? rows - first : SF_KV_BLOCK;
       uint8_t *block = (saved || restored) && !finite ? states[i].blocks[first / SF_KV_BLOCK] : NULL;
       for (int32_t h = 0; h < a.kv_heads; h++) {
         at += exchange_rows(model, &a.k, count, block ? sf_keys_in(block, &a, h) : NULL, at, saved, restored, finite);

@@ -178,7 +178,7 @@ static inline int32_t sf_leaves_out(const sf_model *model, const sf_step *step) 
 
 /* Steps of their own files. */
 extern const sf_step_kind sf_step_attention, sf_step_route, sf_step_experts, sf_step_convolution, sf_step_recurrence,
-    sf_step_head, sf_step_head_dots, sf_step_mix, sf_step_softmax;
+    sf_step_head, sf_step_head_dots, sf_step_mix, sf_step_softmax, sf_step_pool, sf_step_mark;
 /* 1 for a step of attention to tokens on both sides. */
 int32_t sf_sees_both_sides(const sf_step *step);
 /* The keys and values of the batch go to their sessions. */

@@ -1,4 +1,5 @@
 /* Steps whose state has one size however long the text is: each token of a session changes it, in their order. */
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -124,3 +125,69 @@ static int32_t run_recurrence(sf_model *model, const sf_step *step) {
 }
 
 const sf_step_kind sf_step_recurrence = {"iiiiIIoccn", 1, 0, check_recurrence, run_recurrence, recurrence_state};
+
+/* ---- pool: values (halves, d), scores (halves, d), biases (tokens, halves · d), out (d), tokens ---- */
+
+enum { SCORES = 1, BIASES, POOLED, TOKENS };
+/* Of an element and the tokens so far: the largest score, the sum of the weights, and of the weighted values. */
+enum { MOST, SUM, TOTAL, PARTS };
+
+static int32_t check_pool(const sf_model *model, const sf_step *step) {
+  const int32_t *a = step->arguments;
+  int32_t width = sf_width(model, step, 0), d = sf_width(model, step, POOLED);
+  if (a[POOLED] == a[0] || a[POOLED] == a[SCORES]) return SF_ERROR_ARGUMENT;
+  if (width != d && width != 2 * (int64_t)d) return SF_ERROR_SHAPE;
+  if (sf_vector_of(model, step, BIASES)->count != (int64_t)a[TOKENS] * width) return SF_ERROR_SHAPE;
+  return sf_same_widths(model, step, 0, SCORES);
+}
+
+/* The elements (halves, d) of the run that is not complete, and the first half (d) of the run before. */
+static size_t pool_state(const sf_model *model, const sf_step *step) {
+  size_t width = (size_t)sf_width(model, step, 0), d = (size_t)sf_width(model, step, POOLED);
+  return sf_size_product(PARTS, width > d ? width + d : d);
+}
+
+/* Adds other tokens to those of an element. */
+static void gather(float *to, float most, float sum, float total) {
+  float change = most - to[MOST], weight = (float)exp(-fabs((double)change));
+  if (!(sum > 0)) return;
+  if (change > 0 || !(to[SUM] > 0)) {
+    float kept = to[SUM] > 0 ? weight : 0.0f;
+    to[MOST] = most;
+    to[SUM] = to[SUM] * kept + sum;
+    to[TOTAL] = to[TOTAL] * kept + total;
+  } else {
+    to[SUM] += weight * sum;
+    to[TOTAL] += weight * total;
+  }
+}
+
+/* The end of a run, whose elements are (halves, d). */
+static void end_run(float *run, int32_t width, int32_t d, float *out) {
+  float *last = run + (size_t)PARTS * (size_t)(width - d), *before = run + (size_t)PARTS * (size_t)width;
+  size_t bytes = (size_t)PARTS * (size_t)d * sizeof(float);
+  for (int32_t i = 0; i < d; i++, last += PARTS) {
+    const float *first = before + (size_t)PARTS * (size_t)i;
+    if (width > d) gather(last, first[MOST], first[SUM], first[TOTAL]);
+    out[i] = last[TOTAL] / last[SUM];
+  }
+  if (width > d) memcpy(before, run, bytes);
+  memset(run, 0, bytes * (size_t)(width / d));
+}
+
+static int32_t run_pool(sf_model *model, const sf_step *step) {
+  int32_t width = sf_width(model, step, 0), d = sf_width(model, step, POOLED), tokens = step->arguments[TOKENS];
+  const float *x = sf_values(model, step, 0), *scores = sf_values(model, step, SCORES);
+  float *out = sf_values(model, step, POOLED);
+  for (int32_t j = 0; j < model->batch.n; j++, x += width, scores += width, out += d) {
+    float *run = sf_state_of(model, step, j)->values;
+    int32_t place = model->batch.positions[j] % tokens;
+    const float *bias = sf_vector_of(model, step, BIASES)->values + (size_t)place * (size_t)width;
+    for (int32_t i = 0; i < width; i++) gather(run + (size_t)PARTS * (size_t)i, scores[i] + bias[i], 1, x[i]);
+    memset(out, 0, (size_t)d * sizeof(float));
+    if (place == tokens - 1) end_run(run, width, d, out);
+  }
+  return SF_OK;
+}
+
+const sf_step_kind sf_step_pool = {"iivoc", 1, 0, check_pool, run_pool, pool_state};

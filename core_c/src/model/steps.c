@@ -540,6 +540,8 @@ static const sf_step_kind *const kinds[] = {
     [SF_STEP_HEAD] = &sf_step_head,
     [SF_STEP_TYPE] = &type,
     [SF_STEP_SOFTMAX] = &sf_step_softmax,
+    [SF_STEP_POOL] = &sf_step_pool,
+    [SF_STEP_MARK] = &sf_step_mark,
 };
 
 const sf_step_kind *sf_step_find(int32_t kind) {

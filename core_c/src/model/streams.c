@@ -1,4 +1,5 @@
-/* Steps on several streams of a token: products of their heads, shares of them, and sums with such shares. */
+/* Steps on several streams of a token: products of their heads, shares of them, and sums with such shares; and marks of
+ * what a token has chosen. */
 #include <math.h>
 #include <string.h>
 
@@ -92,6 +93,26 @@ static int32_t run_softmax(sf_model *model, const sf_step *step) {
   return SF_OK;
 }
 
+/* ---- mark: in (ids), out ---- */
+
+static int32_t check_mark(const sf_model *model, const sf_step *step) {
+  (void)model;
+  return step->arguments[0] == step->arguments[1] ? SF_ERROR_ARGUMENT : SF_OK;
+}
+
+static int32_t run_mark(sf_model *model, const sf_step *step) {
+  int32_t ids = sf_width(model, step, 0), width = sf_width(model, step, 1);
+  const float *id = sf_values(model, step, 0);
+  float *out = sf_values(model, step, 1);
+  memset(out, 0, (size_t)sf_floats(model, step, 1) * sizeof(float));
+  for (int32_t i = 0; i < model->batch.n * ids; i++) {
+    if (!(id[i] >= 0 && id[i] < (float)width)) return SF_ERROR_ARGUMENT;
+    out[(size_t)(i / ids) * (size_t)width + (size_t)id[i]] = 1;
+  }
+  return SF_OK;
+}
+
+const sf_step_kind sf_step_mark = {"io", 0, 0, check_mark, run_mark, NULL};
 const sf_step_kind sf_step_head_dots = {"iio", 0, 0, check_head_dots, run_head_dots, NULL};
 const sf_step_kind sf_step_mix = {"iioc", 0, 0, check_mix, run_mix, NULL};
 const sf_step_kind sf_step_softmax = {"iocn", 0, 1, check_softmax, run_softmax, NULL};

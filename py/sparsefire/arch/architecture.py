@@ -91,6 +91,7 @@ class Architecture(NamedTuple):
     norms_after_rope: bool = False  # and come after the rotation
     leads: bool = True  # leading_dense_block_count is heeded
     chosen_blocks: bool = False  # attention.indexer.top_k counts blocks of tokens
+    chosen_tokens: int = 1  # each of attention.indexer.top_k stands for so many
     mixture: Mixture | None = None  # how experts are chosen, where a file has some
     both_sides: bool = False  # tokens attend to those after them too
     output: bool = True  # it predicts tokens; else it gives only vectors

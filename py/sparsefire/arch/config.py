@@ -139,7 +139,6 @@ _NO_TEXT = {
 }
 # And those of which something is not computed yet.
 _MISSING = {
-    "deepseek4": "attention to compressed tokens",
     "dflash": "the hidden states of the model whose tokens it drafts",
     "eagle3": "the hidden states of the model whose tokens it drafts",
     "gemma4-assistant": "the hidden states of the model whose tokens it drafts",
@@ -386,6 +385,7 @@ def _usable_context(file: GgufFile, keys: Keys, kind: Architecture, context_leng
     chosen = keys.integer("attention.indexer.top_k", 1 << 24, context_length)
     if kind.chosen_blocks:
         chosen *= keys.integer("attention.indexer.block_size", 1 << 24, 1)
+    chosen *= kind.chosen_tokens
     context_length = min(context_length, chosen)
     name = "attention.temperature_scale"
     scaled = name not in kind.own_keys and keys.value(name, 0)

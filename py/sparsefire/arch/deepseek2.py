@@ -67,7 +67,7 @@ def attention(
     rank, key_dim, value_dim = sizes or _sizes(w)
     if key_dim < turned:
         raise keys.fail("attention.key_length_mla", f"is {key_dim}; {turned} of it are rotated")
-    q = _queries(w, prefix, x, heads * key_dim)
+    q = queries(w, prefix, x, heads * key_dim)
     both, latent = w.buffer("both", rank + turned), w.buffer("latent", rank)
     same = w.buffer("k rotated", turned) if turned else None
     w.product(x, f"{prefix}attn_kv_a_mqa", both)
@@ -151,7 +151,7 @@ def _sharpen(w: Writer, block: int, q: Buffer, key_dim: int) -> None:
         w.plan.temperature(q, growth, w.keys.integer("attention.temperature_length", 1 << 30))
 
 
-def _queries(w: Writer, prefix: str, x: Buffer, width: int) -> Buffer:
+def queries(w: Writer, prefix: str, x: Buffer, width: int) -> Buffer:
     """The queries, through a latent vector of their own where the model has one."""
     q = w.buffer("q heads", width)
     if w.has(f"{prefix}attn_q.weight"):

@@ -16,7 +16,9 @@ _SCORING = {
     1: Route.ROUTE_SOFTMAX,
     2: Route.ROUTE_SIGMOID,
     3: Route.ROUTE_SOFTMAX_CHOSEN,
+    4: Route.ROUTE_PLAIN,  # of what these functions make of the products:
 }
+_BY_ROOTS, _ROOTS = 4, (Function.SOFTPLUS, Function.SQRT)
 _ADJUGATE_SCALE = 0.05  # of files that do not say
 # Keys of limits of the activation: of experts, and of other layers.
 LIMITS = "swiglu_clamp_exp", "swiglu_clamp_shexp"
@@ -33,7 +35,8 @@ class Mixture(NamedTuple):
     scaled: bool = False  # weights are multiplied by expert_weights_scale
     own_width: bool = True  # expert_feed_forward_length is the experts' width
     before: bool = False  # weights multiply what experts get, not what they make of it
-    shared: str = ""  # width of a layer beside them: "key", "count" times theirs, "width": theirs,
+    shared: str = ""  # width of a layer beside them: "key", "count" times it or theirs, "count of
+    # theirs" times theirs in any case, "width": theirs,
     # "hidden": that of dense layers, "either": the key's, or theirs, "total": or "count" times that
     adjugates: bool = False  # groups of experts have a small one together
     shared_gate: bool = False  # which is multiplied by a sigmoid of its own
@@ -108,8 +111,8 @@ def route(w: Writer, block: int, x: Buffer) -> Buffer:
     groups_used = keys.integer("expert_group_used_count", groups, groups, least=0) or groups
     if count % groups or used > count // groups * groups_used:
         raise keys.fail("expert_group_count", f"is {groups}, which does not suit {count} experts")
-    scoring = mixture.scoring
-    if mixture.by_key and (chosen := keys.value("expert_gating_func", 0)):
+    scoring, chosen = mixture.scoring, keys.value("expert_gating_func", 0) if mixture.by_key else 0
+    if chosen:
         scoring = _SCORING.get(chosen)
     if scoring is None:
         raise keys.unsupported("expert_gating_func")
@@ -119,17 +122,30 @@ def route(w: Writer, block: int, x: Buffer) -> Buffer:
     scale = keys.number("expert_weights_scale", -1e6, 1e6, 0.0) if mixture.scaled else 0.0
     scores, routes = w.buffer("scores", count), w.buffer("routes", 2 * used)
     w.product(x, f"{prefix}ffn_gate_inp", scores)
+    for function in _ROOTS if chosen == _BY_ROOTS else ():
+        w.plan.map(scores, scores, function)
+    if by_token := block < keys.integer("hash_layer_count", w.config.layers, 0, least=0):
+        _choose_by_token(w, block, scores, used)
     w.plan.route(
         scores,
         routes,
         scoring,
-        bias=_choice_bias(w, f"{prefix}exp_probs_b", count),
+        bias=None if by_token else _choice_bias(w, f"{prefix}exp_probs_b", count),
         groups=groups,
         groups_used=groups_used,
         normalised=normalised,
         scale=scale or 1.0,
     )
     return routes
+
+
+def _choose_by_token(w: Writer, block: int, scores: Buffer, used: int) -> None:
+    """Leaves only the scores, above 0, of the experts that the file names for the token."""
+    name, plan = f"blk.{block}.ffn_gate_tid2eid.weight", w.plan
+    chosen, marks = w.buffer("chosen", used), w.buffer("marks", scores.width)
+    plan.embed(chosen, plan.matrix(name, (w.config.vocab, used), integers=True))
+    plan.mark(chosen, marks)
+    plan.multiply(scores, marks, scores)
 
 
 def _choice_bias(w: Writer, name: str, count: int) -> Vector | None:
@@ -201,6 +217,8 @@ def _shared_width(w: Writer, kind: Mixture) -> int:
     if not kind.shared:
         return 0
     stated = w.keys.integer("expert_shared_feed_forward_length", _MOST_WIDTH, 0, least=0)
+    if kind.shared == "count of theirs":
+        return expert_width(w) * w.keys.integer("expert_shared_count", 1 << 10, 0, least=0)
     if kind.shared == "count":
         times = w.keys.integer("expert_shared_count", 1 << 10, 0, least=0)
         return (stated or expert_width(w)) * times

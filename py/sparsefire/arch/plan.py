@@ -43,6 +43,7 @@ class Matrix:
     rows: int
     columns: int
     first: int
+    integers: bool = False  # that the file stores as such
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,9 +177,13 @@ class Plan:
         for step in self.steps:
             name, arguments = step.name, step.arguments
             if name == StepName.STEP_ATTENTION and arguments[-1] < 0:
-                kv_heads, *dims = arguments[4:7]
-                pairs = zip(kv_formats, dims, strict=True)
-                kept += kv_heads * tokens * sum(_kept_bytes(*each) for each in pairs)
+                kv_heads, k_dim, v_dim, window, mask = arguments[4:9]
+                rows = tokens // window if mask == Mask.MASK_POOLED else tokens
+                pairs = zip(kv_formats, (k_dim, v_dim), strict=True)
+                kept += kv_heads * rows * sum(_kept_bytes(*each) for each in pairs)
+            elif name == StepName.STEP_POOL:
+                width, d = self.widths[arguments[0]], self.widths[arguments[3]]
+                floats += 3 * (width if width == d else width + d)
             elif name == StepName.STEP_CONVOLUTION:
                 floats += (arguments[4] - 1) * self.widths[arguments[0]]
             elif name == StepName.STEP_RECURRENCE:
@@ -193,7 +198,12 @@ class Plan:
         return Buffer(len(self.widths) - 1, width)
 
     def matrix(
-        self, name: str, shape: tuple[int, ...], part: tuple[int, int] | None = None
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        part: tuple[int, int] | None = None,
+        *,
+        integers: bool = False,
     ) -> Matrix:
         """A tensor (…, rows, columns); dimensions before the last two count as rows. `part`: only
         these rows, the first and how many."""
@@ -201,7 +211,7 @@ class Plan:
         key = f"{name} {first} {rows}"
         if key not in self._matrices:
             self.tensors[name] = shape
-            matrix = Matrix(len(self.matrices), name, rows, shape[-1], first)
+            matrix = Matrix(len(self.matrices), name, rows, shape[-1], first, integers)
             self._matrices[key] = matrix
             self.matrices.append(matrix)
         return self._matrices[key]
@@ -402,6 +412,15 @@ class Plan:
             -1 if source is None else source,
             numbers=(cap,),
         )
+
+    def pool(self, x: Buffer, scores: Buffer, biases: Vector, out: Buffer, tokens: int) -> None:
+        """Out = sums of x over runs of so many tokens, at the last of each."""
+        arguments = x.index, scores.index, biases.index, out.index, tokens
+        self.step(StepName.STEP_POOL, *arguments)
+
+    def mark(self, ids: Buffer, out: Buffer) -> None:
+        """Out = 1 at the ids, else 0."""
+        self.step(StepName.STEP_MARK, ids.index, out.index)
 
     def ffn(self, layer: int, x: Buffer, out: Buffer, hints: Buffer | None = None) -> None:
         """A feed-forward layer, whose predictor looks at the hints, or at x."""

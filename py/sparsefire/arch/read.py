@@ -32,6 +32,11 @@ def upload_tensor(core: Core, file: GgufFile, name: str) -> Memory:
     return memory
 
 
+def upload_integers(core: Core, file: GgufFile, name: str) -> Memory:
+    """Core memory with the integers of a tensor as F32, which holds those below 2^24 exactly."""
+    return core.upload(np.frombuffer(file.tensor_data(name), "<i4").astype(np.float32))
+
+
 def read_matrix(core: Core, file: GgufFile, name: str) -> Matrix:
     """A matrix of the file as it is stored; matrices of one shape below each other, in a tensor of
     three dimensions, are one. `ModelFileError` when it is missing or no matrix, `UnsupportedError`

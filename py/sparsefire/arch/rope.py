@@ -30,14 +30,16 @@ class Rope(NamedTuple):
         return Rope(self.dims, base, (), self.amplitude)
 
 
-def read_rope(file: GgufFile, keys: Keys, dims: int, context_length: int) -> Rope:
+def read_rope(
+    file: GgufFile, keys: Keys, dims: int, context_length: int, base: float | None = None
+) -> Rope:
     """The rotation that a file asks for, but for the factors in the tensor `rope_freqs.weight`,
-    which come on top.
+    which come on top. ``base``: in the place of the file's.
 
     Types of scaling: none, linear (Chen et al. 2023), llama3 (factors in the tensor) and yarn
     (Peng et al. 2023). Errors: `ModelFileError`, `UnsupportedError`.
     """
-    base = keys.number("rope.freq_base", 1.0, 1e12, 10000.0)
+    base = base or keys.number("rope.freq_base", 1.0, 1e12, 10000.0)
     if alpha := keys.number("rope.scaling.alpha", 0.0, 1e6, 0.0):
         base *= alpha ** (dims / (dims - 2))
     plain = Rope(dims, base, (), keys.number("rope.scaling.attn_factor", 1e-3, 1e3, 1.0))

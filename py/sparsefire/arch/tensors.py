@@ -19,6 +19,7 @@ PREDICTOR_MATRICES = (
     *("fc1", "fc2"),
 )
 
+INTEGERS = "i32"  # the format of matrices of integers
 FFN_PARTS = ("ffn_gate", "ffn_up", "ffn_down")
 
 DOWN_BY_NEURON = "ffn_down_t.weight"  # in PowerInfer's files, and beside cutoffs: (hidden, d)
@@ -40,6 +41,7 @@ def read_plan(file: GgufFile, config: ModelConfig, head: str = "screened") -> Pl
     shapes = _all_tensors(file, config, writer.plan)
     _refuse_fused(file, shapes)
     vectors = {each.name for each in writer.plan.vectors}
+    integers = {each.name for each in writer.plan.matrices if each.integers}
     for name, shape in shapes.items():
         info = file.tensor(name)
         least = 1 if name in vectors else 2
@@ -47,8 +49,11 @@ def read_plan(file: GgufFile, config: ModelConfig, head: str = "screened") -> Pl
             raise ModelFileError(
                 f"{file.name}: tensor {name!r} has shape {info.shape}, expected {shape}; {REPAIR}"
             )
-        check = check_vector_format if name in vectors else check_format
-        check(file, info)
+        if name in integers:
+            _check_among(file, info, (INTEGERS,))
+        else:
+            check = check_vector_format if name in vectors else check_format
+            check(file, info)
     unused = tuple(f"blk.{block}." for block in range(config.layers, config.blocks))
     for name in file.tensors:
         if name not in shapes and not name.startswith(unused):

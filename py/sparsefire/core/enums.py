@@ -134,12 +134,15 @@ class StepName(IntEnum):
     STEP_HEAD = 26
     STEP_TYPE = 27
     STEP_SOFTMAX = 28
+    STEP_POOL = 29
+    STEP_MARK = 30
 
 
 class Mask(IntEnum):
     MASK_CAUSAL = 0
     MASK_CHUNKED = 1
     MASK_BOTH = 2
+    MASK_POOLED = 3
 
 
 class Norm(IntEnum):

@@ -14,6 +14,7 @@ from .._files import check_output
 from .._options import checked, flag, function, instance, path, text
 from .._progress import Progress
 from ..arch.screen import TENSORS as SCREEN_TENSORS
+from ..arch.tensors import INTEGERS
 from ..core.core import Core
 from ..core.hosts import get_core
 from ..errors import ArgumentError, ModelFileError, NotFiniteError
@@ -91,10 +92,10 @@ def quantize_model(
     """Writes a model file with its matrices in another weight format, rounded by the core as GGUF
     does.
 
-    Norms, biases and other vectors, and the predictors of a calibrated model, are not changed. A
-    matrix whose columns are not a multiple of the block size gets the next format that fits, and is
-    listed in the report. With formats of fewer than 6 bits the output matrix is stored in Q6_K or
-    Q8_0.
+    Norms, biases and other vectors, integers, and the predictors of a calibrated model, are not
+    changed. A matrix whose columns are not a multiple of the block size gets the next format that
+    fits, and is listed in the report. With formats of fewer than 6 bits the output matrix is stored
+    in Q6_K or Q8_0.
 
     format: a weight format, or one of llama.cpp's mixtures: "Q4_K_M" is Q4_K here.
     output_format: of "output.weight", or of the embedding if it is tied.
@@ -178,6 +179,8 @@ class _Chooser:
             return info.format, "a vector"
         if ".ffn_predictor" in info.name or info.name in SCREEN_TENSORS:
             return info.format, "a predictor"
+        if info.format == INTEGERS:
+            return info.format, "integers"
         if info.name == "rope_freqs.weight":
             return info.format, "a vector"
         columns = self._columns(info)

@@ -20,6 +20,7 @@ from ..arch.read import (
     read_matrix,
     read_scale,
     read_vector,
+    upload_integers,
     upload_tensor,
 )
 from ..core.core import Argument, Core, Memory
@@ -100,8 +101,10 @@ class CoreModel(CoreObject):
         used = {each.name for each in self.plan.vectors}  # by steps, whatever they are called
         for each in self.plan.matrices:
             if each.name not in memories:
-                memories[each.name] = upload_tensor(self.core, self.file, each.name)
-            kind = weight_format(self.file.tensors[each.name].format)
+                upload = upload_integers if each.integers else upload_tensor
+                memories[each.name] = upload(self.core, self.file, each.name)
+            stored = self.file.tensors[each.name].format
+            kind = weight_format("f32" if each.integers else stored)
             offset = each.first * kind.row_bytes(each.columns)
             memory = memories[each.name]
             matrix = Matrix(self.core, memory, kind, each.rows, each.columns, offset)
@@ -127,11 +130,12 @@ class CoreModel(CoreObject):
             if rope.factors:
                 factors *= np.array(rope.factors, np.float32)
             if tensor is not None:
-                factors *= read_vector(self.file, tensor)
-            if not (factors > 0).all():
-                raise NotFiniteError(
-                    f"{self.file.name}: tensor {tensor!r} holds factors ≤ 0 or NaN"
-                )
+                more = read_vector(self.file, tensor)
+                if not (more > 0).all():
+                    raise NotFiniteError(
+                        f"{self.file.name}: tensor {tensor!r} holds factors ≤ 0 or NaN"
+                    )
+                factors *= more
             scaled = self.core.inp(factors) if (factors != 1).any() else None
             arguments = rope.dims, rope.base, scaled, rope.amplitude
             self._add("sf_model_add_rope", *arguments, what=f"the rotary embedding {rope}")

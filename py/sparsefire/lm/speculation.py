@@ -47,6 +47,7 @@ def can_speculate(model: CoreModel, mode: str) -> bool:
     if {step.name for step in model.plan.steps} & {
         StepName.STEP_CONVOLUTION,
         StepName.STEP_RECURRENCE,
+        StepName.STEP_POOL,
     }:
         return False
     return mode == "dense" or all(
