@@ -167,8 +167,17 @@ SF_INLINE void streams_bytes(sf_format_index format, int streams, int asks, cons
                 input->values + (size_t)b * SF_BLOCK, input->scales + b, input->sums + b, sum);
   }
   if (whole < blocks) {
-    bytes_group(format, streams, asks, row, next, (size_t)(whole / GROUP) * group_bytes(format), blocks - whole,
-                input->values + (size_t)whole * SF_BLOCK, input->scales + whole, input->sums + whole, sum);
+    const int32_t left = blocks - whole;
+    const size_t at = (size_t)(whole / GROUP) * group_bytes(format);
+    const int16_t *x = input->values + (size_t)whole * SF_BLOCK;
+    const float *scales = input->scales + whole, *sums = input->sums + whole;
+    if (left == GROUP / 2) { /* constants: of these, less is loaded */
+      bytes_group(format, streams, asks, row, next, at, GROUP / 2, x, scales, sums, sum);
+    } else if (left == GROUP / 4) {
+      bytes_group(format, streams, asks, row, next, at, GROUP / 4, x, scales, sums, sum);
+    } else {
+      bytes_group(format, streams, asks, row, next, at, left, x, scales, sums, sum);
+    }
   }
 }
 /* ---- Several inputs ----
