@@ -14,6 +14,7 @@ import pytest
 import sparsefire as sf
 import tiny_model
 from bench.lib.input_quality import Llama
+from conftest import CORES
 from sparsefire.arch import screen
 from sparsefire.calibrate.companion import write_companion
 from sparsefire.calibrate.inputs import calibrate_inputs
@@ -35,19 +36,18 @@ LIMITS = {"attn_q": 0.4, "attn_output": 0.1, "ffn_up": 0.4, "ffn_down": 0.05}
 TOKENS = np.random.default_rng(4).integers(33, 127, 60).astype(np.int32)
 
 
-@pytest.fixture
-def native(core: Core) -> Core:
-    """The core, if it is native."""
-    if core.host != "native":
-        pytest.skip("WebAssembly has no columns")
-    return core
+# WebAssembly has no columns.
+NATIVE = [name for name in CORES if name.startswith("native")]
+on_native = pytest.mark.parametrize("core", NATIVE, indirect=True)
+on_others = pytest.mark.parametrize("core", sorted({*CORES} - {*NATIVE}), indirect=True)
 
 
+@on_native
 @pytest.mark.parametrize(("rows", "columns"), [(1, 32), (63, 96), (128, 64), (300, 576)])
-def test_a_product_leaves_out_the_small_inputs(native: Core, rows: int, columns: int) -> None:
+def test_a_product_leaves_out_the_small_inputs(core: Core, rows: int, columns: int) -> None:
     random = np.random.default_rng(rows)
     weights = random.standard_normal((rows, columns), np.float32)
-    matrix = Matrix.from_array(weights, "q4_0", native).set_scale(0.25)
+    matrix = Matrix.from_array(weights, "q4_0", core).set_scale(0.25)
     assert matrix.column_bytes == 0
     with pytest.raises(UnsupportedError):
         matrix.multiply_above(np.ones(columns), 0.0)
@@ -93,13 +93,14 @@ def with_limits(path: Path, limits: dict[str, float] = LIMITS, **changes: object
 
 
 @pytest.fixture
-def columns_always(native: Core) -> Iterator[Core]:
+def columns_always(core: Core) -> Iterator[Core]:
     """The core, which multiplies by columns wherever inputs have a limit."""
-    set_column_cost(1e-6, 0.0, core=native)
-    yield native
-    set_column_cost(1.05, 0.1, core=native)
+    set_column_cost(1e-6, 0.0, core=core)
+    yield core
+    set_column_cost(1.05, 0.1, core=core)
 
 
+@on_native
 def test_a_model_leaves_out_what_the_reference_does(columns_always: Core, tmp_path: Path) -> None:
     path = with_limits(tmp_path / "model.gguf")
     shares: list[float] = []
@@ -135,21 +136,21 @@ def test_a_model_leaves_out_what_the_reference_does(columns_always: Core, tmp_pa
         assert [*model.generate("ab", 8, temperature=0.0)] == text
 
 
-def test_rows_are_multiplied_where_they_are_faster(native: Core, tmp_path: Path) -> None:
+@on_native
+def test_rows_are_multiplied_where_they_are_faster(core: Core, tmp_path: Path) -> None:
     path = with_limits(tmp_path / "model.gguf")
-    set_column_cost(1e6, 0.0, core=native)
+    set_column_cost(1e6, 0.0, core=core)
     try:
         with sf.Model.load(path) as model:
             text = [*model.generate("ab", 8, temperature=0.0)]
             assert model.stats.inputs_left_out == 0
             assert [*model.generate("ab", 8, mode="dense", temperature=0.0)] == text
     finally:
-        set_column_cost(1.05, 0.1, core=native)
+        set_column_cost(1.05, 0.1, core=core)
 
 
+@on_others
 def test_other_hosts_multiply_all_inputs(core: Core, tmp_path: Path) -> None:
-    if core.host == "native":
-        pytest.skip("for WebAssembly")
     with sf.Model.load(with_limits(tmp_path / "model.gguf")) as model:
         assert model.config.default_mode == "dense"
         assert [*model.generate("ab", 8)]

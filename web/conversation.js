@@ -19,6 +19,7 @@ export function forget() {
 /** Reads the stored conversation with the loaded model; resolves to whether there is one. */
 export async function restore() {
   const { model } = state;
+  await written;
   const { messages = [] } = await request("conversation");
   const valid = Array.isArray(messages) && messages.every(({ role, content }) => role && typeof content === "string");
   if (!valid || messages.length === 0 || conversation.length > 0 || state.model !== model || state.phase !== "ready") return false;
@@ -26,13 +27,22 @@ export async function restore() {
   return true;
 }
 
-const keep = () => request("keepConversation", { messages: conversation });
+// One after the other: of two writes of a file at once, the later one would fail.
+let written = Promise.resolve();
+
+/** Stores the conversation as it is now, with the present model. */
+function keep() {
+  const { source } = state;
+  const messages = [...conversation];
+  written = written.then(() => request("keepConversation", { messages }, source));
+  return written;
+}
 
 /** The answer of the store, {} where nothing can be stored: a conversation then lasts as long as the page. */
-async function request(type, fields = {}) {
-  if (!state.stores || !state.source) return {};
+async function request(type, fields = {}, source = state.source) {
+  if (!state.stores || !source) return {};
   try {
-    return await openStore().request(type, { name: state.source.name, ...fields });
+    return await openStore().request(type, { name: source.name, ...fields });
   } catch {
     return {};
   }
