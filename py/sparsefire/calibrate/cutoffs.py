@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ..lm.compare import compare_modes
 from ..lm.model import Model
 from ..text.pretokenizer import PRE_KEY
 from ..weights.matrix import Matrix
+from .report import PerplexityReport
 from .samples import CHECKS, FEWEST_TOKENS, Windows, record_inputs, text_windows
 
 DEFAULT_TOKENS = 8_192
@@ -71,27 +72,9 @@ class CutoffSetting:
         return self.tokens_per_s / self.dense_tokens_per_s
 
 
-@dataclass(frozen=True)
-class CutoffCalibration:
-    """The result of `calibrate_cutoffs`. ``chosen`` was written to ``output``; both are None if
-    dense is best. Perplexities are over ``held_out_tokens`` that nothing was fitted on."""
-
-    source: str
-    output: str | None
-    tokens: int
-    held_out_tokens: int
-    perplexity_dense: float
-    perplexity_cost: float
-    settings: tuple[CutoffSetting, ...]
-    chosen: CutoffSetting | None
-
-    def cost(self, setting: CutoffSetting) -> float:
-        """The relative increase of the setting's perplexity over the dense one."""
-        return setting.perplexity / self.perplexity_dense - 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return asdict(self)
+@dataclass(frozen=True, kw_only=True)
+class CutoffCalibration(PerplexityReport[CutoffSetting]):
+    """The result of `calibrate_cutoffs`."""
 
 
 @checked(

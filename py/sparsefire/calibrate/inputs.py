@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..gguf.writer import gguf_package
 from ..lm.compare import compare_modes
 from ..lm.model import Model
 from .companion import can_add_limits, write_companion
+from .report import PerplexityReport
 from .samples import CHECKS, FEWEST_TOKENS, Windows, cut
 
 DEFAULT_TOKENS = 8_192
@@ -57,31 +58,14 @@ class InputSetting:
         return self.tokens_per_s / self.dense_tokens_per_s
 
 
-@dataclass(frozen=True)
-class InputCalibration:
-    """The result of `calibrate_inputs`. ``chosen`` was written to ``output``; both are None if
-    dense is best. ``sites`` is how many the model has whose matrices are in q4_0, and
-    ``column_bytes`` what their copies in column order take in memory. Perplexities are over
-    ``held_out_tokens`` that nothing was fitted on, each evaluated as in decoding."""
+@dataclass(frozen=True, kw_only=True)
+class InputCalibration(PerplexityReport[InputSetting]):
+    """The result of `calibrate_inputs`. ``sites`` is how many the model has whose matrices are in
+    q4_0, and ``column_bytes`` what their copies in column order take in memory. Tokens are
+    evaluated as in decoding."""
 
-    source: str
-    output: str | None
-    tokens: int
-    held_out_tokens: int
     sites: int
     column_bytes: int
-    perplexity_dense: float
-    perplexity_cost: float
-    settings: tuple[InputSetting, ...]
-    chosen: InputSetting | None
-
-    def cost(self, setting: InputSetting) -> float:
-        """The relative increase of the setting's perplexity over the dense one."""
-        return setting.perplexity / self.perplexity_dense - 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return asdict(self)
 
 
 @checked(**CHECKS, shares=several(number), perplexity_cost=number, even_if_slower=flag)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..calibrate.head import HeadCalibration
     from ..calibrate.inputs import InputCalibration
     from ..calibrate.predictors import CalibrationReport
+    from ..calibrate.report import PerplexityReport
     from ..calibrate.samples import Recorder
 
 _FORMATS = ("keep", *CALIBRATION_FORMATS)
@@ -329,6 +330,13 @@ def head_table(report: HeadCalibration) -> str:
     )
 
 
+def _dense_is_best(report: PerplexityReport[Any]) -> str:
+    return (
+        f"dense is best: nothing that costs at most {100 * report.perplexity_cost:g} % of "
+        "perplexity is faster on this machine. Nothing was written"
+    )
+
+
 def input_table(report: InputCalibration) -> str:
     """The report as text."""
     dense = sorted(each.dense_tokens_per_s for each in report.settings)
@@ -344,13 +352,9 @@ def input_table(report: InputCalibration) -> str:
             f"{len(each.limits):5}  {100 * each.left_out:6.1f} %  {each.perplexity:10.3f} "
             f"({100 * report.cost(each):+7.2f} %){each.tokens_per_s:9.1f}    {each.speedup:5.2f}×"
         )
-    wanted = f"{100 * report.perplexity_cost:g} %"
     chosen = report.chosen
     if chosen is None:
-        verdict = (
-            f"dense is best: nothing that costs at most {wanted} of perplexity is faster on this "
-            "machine. Nothing was written"
-        )
+        verdict = _dense_is_best(report)
     else:
         verdict = (
             f"best: limits at {len(chosen.limits)} of {report.sites} sites, "
@@ -377,13 +381,9 @@ def cutoff_table(report: CutoffCalibration) -> str:
             f"{each.perplexity:10.3f} ({100 * report.cost(each):+7.2f} %)"
             f"{each.tokens_per_s:9.1f}    {each.speedup:5.2f}×"
         )
-    wanted = f"{100 * report.perplexity_cost:g} %"
     chosen = report.chosen
     if chosen is None:
-        verdict = (
-            f"dense is best: nothing that costs at most {wanted} of perplexity is faster on this "
-            "machine. Nothing was written"
-        )
+        verdict = _dense_is_best(report)
     else:
         verdict = (
             f"best: a cutoff on the {chosen.on} in "
