@@ -8,8 +8,8 @@ if [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ]; then python=$root/.v
 # What `import sparsefire` offers, then the modules of what its functions take and return.
 modules=(sparsefire)
 for module in errors weights.activation weights.formats weights.matrix weights.quantized text.tokenizer text.vocabulary ffn.layer \
-  ffn.cache ffn.sparsity lm.neurons lm.chat lm.sampling lm.stats calibrate.predictors calibrate.cutoffs files.inspect \
-  files.quantize files.convert.checkpoint bench.ffn bench.cache \
+  ffn.cache ffn.sparsity lm.neurons lm.chat lm.sampling lm.stats calibrate.predictors calibrate.cutoffs calibrate.inputs calibrate.report \
+  files.inspect files.quantize files.convert.checkpoint bench.ffn bench.cache \
   batch.workers batch.processor batch.settings batch.llm batch.job batch.shards batch.udfs; do
   modules+=("sparsefire.$module")
 done

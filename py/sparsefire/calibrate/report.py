@@ -1,7 +1,5 @@
 """What reports of calibrations that trade perplexity for speed have."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
