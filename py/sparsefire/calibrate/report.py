@@ -8,7 +8,8 @@ class Measured(Protocol):
     """A setting whose perplexity was measured."""
 
     @property
-    def perplexity(self) -> float: ...
+    def perplexity(self) -> float:
+        """Over the held-out tokens."""
 
 
 S = TypeVar("S", bound=Measured)
