@@ -88,6 +88,31 @@ def _sentencepiece(size: int, *, metaspace: bool) -> Tokenizer:
     return made
 
 
+def _gemma(size: int) -> Tokenizer:
+    """Gemma's: no space before a text, and added tokens for runs of line ends and of spaces, which
+    the merges reach as well."""
+    made = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    made.normalizer = normalizers.Replace(" ", "▁")
+    pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 3,
+        special_tokens=["<pad>", "<eos>", "<bos>", "<unk>", *pieces],
+        limit_alphabet=30,
+        show_progress=False,
+    )
+    made.train_from_iterator(["▁▁▁▁▁▁▁▁" * 20, *TRAINING], trainer)
+    made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    made.add_tokens([AddedToken(name, normalized=False) for name in ("\n\n", "▁▁", "▁▁▁▁", "\t")])
+    made.add_special_tokens(["<start_of_turn>"])
+    made.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 2)]
+    )
+    return made
+
+
 def _word_piece(size: int) -> Tokenizer:
     """BERT's."""
     made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -160,6 +185,21 @@ MAKERS: dict[str, Callable[[int], Tokenizer]] = {
     "arcee": lambda size: _byte_level("llama-bpe", size, whole=True, around=("<|begin|>",)),
     "bitnet": lambda size: _byte_level("llama-bpe", size, whole=True, around=("<|begin|>",)),
     "nanochat": lambda size: _byte_level("nanochat", size, around=("<|bos|>",)),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), _gemma),
+    "phi3": lambda size: _sentencepiece(size, metaspace=False),
+    "smollm3": lambda size: _byte_level("llama-bpe", size, whole=True, around=("<|begin|>",)),
+    "olmo": lambda size: _byte_level("gpt-2", size, composed=True),
+    **dict.fromkeys(("olmo2", "olmo3"), lambda size: _byte_level("llama-bpe", size)),
+    "cohere": lambda size: _byte_level("smollm", size, composed=True, around=("<BOS_TOKEN>",)),
+    "cohere2": lambda size: _byte_level("smollm", size, composed=True, around=("<BOS_TOKEN>",)),
+    **dict.fromkeys(("gpt2", "phi", "exaone4"), lambda size: _byte_level("gpt-2", size)),
+    "gpt_neox": lambda size: _byte_level("gpt-2", size, composed=True),
+    "starcoder2": lambda size: _byte_level("smollm", size),
+    "falcon": lambda size: _byte_level("falcon", size),
+    "stablelm": lambda size: _byte_level("qwen2", size),
+    "glm4": lambda size: _byte_level("llama-bpe", size, whole=True),
+    "seed_oss": lambda size: _byte_level("seed-coder", size),
+    "qwen3": lambda size: _byte_level("qwen2", size, composed=True),
     "bert": _word_piece,
     "nomic_bert": _word_piece,
     "roberta": _roberta,

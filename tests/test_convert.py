@@ -432,7 +432,7 @@ def test_a_rule_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"model_type": "gpt2"}, UnsupportedError, "type 'gpt2' are not converted; .*llama"),
+        ({"model_type": "t5"}, UnsupportedError, "type 't5' are not converted; .*llama"),
         (
             {"config": {"architectures": ["LlamaSparseReluForCausalLM"]}},
             UnsupportedError,

@@ -28,12 +28,15 @@ TEXTS = (
     " It's  e\u0301 and I'LL; 12345678 ﬁ İ\r\n\n  x ",
     "",
 )
+INNER = ENTRIES["gemma3"]["config"]["text_config"]
+LONG = ENTRIES["phi3-long"]["config"]["rope_parameters"]
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}, "intermediate_size": 64}
 
 
 def computed(model: Model, types: list[int] | None) -> npt.ArrayLike:
     """What the golden file has of a model."""
-    if model.config.kind.output:
+    if model.config.kind.output and model.config.pooling != "rank":
         return model.logits(hf_families.TOKENS)[-1]
     if model.config.pooling == "rank":
         return [model.judge.score(Pair(hf_families.TOKENS, types))]
@@ -44,14 +47,18 @@ def computed(model: Model, types: list[int] | None) -> npt.ArrayLike:
 def test_logits(kind: str, tmp_path: Path) -> None:
     entry = ENTRIES[kind]
     folder = hf_families.write(tmp_path / "checkpoint", entry)
-    convert_checkpoint(folder, tmp_path / "out.gguf")
+    pre = "falcon" if "falcon" in kind else None  # whose steps are not told from others
+    convert_checkpoint(folder, tmp_path / "out.gguf", pre=pre)
     with Model.load(tmp_path / "out.gguf") as model:
         found = computed(model, hf_families.TYPES if kind == "bert-judge" else None)
         theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         for text in TEXTS:
             assert model.tokenize(text) == theirs.encode(text).ids
+    logits = entry["logits"]
+    if kind == "qwen3-judge":  # which says how likely yes is
+        logits = 1 / (1 + np.exp(-logits))
     bound = 1e-4 if model.core.isa == "amx" else 1e-5  # whose prompts have numbers of 16 bits
-    assert np.abs(found - entry["logits"]).max() < bound * np.abs(entry["logits"]).max()
+    assert np.abs(found - logits).max() < bound * np.abs(logits).max()
 
 
 @pytest.mark.parametrize(
@@ -77,6 +84,27 @@ def test_logits(kind: str, tmp_path: Path) -> None:
         ("deepseek_v3", {"kv_lora_rank": 15}, "kv_lora_rank"),
         ("mixtral", {"num_local_experts": 9}, "8 experts"),
         ("granitemoe", {"intermediate_size": 47}, "ffn_"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma2", {"query_pre_attn_scalar": 8}, "query_pre_attn_scalar"),
+        ("gemma2", {"attn_logit_softcapping": None}, "attn_logit_softcapping"),
+        ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ("gemma3_text", {"layer_types": ["chunked_attention"] * 6}, "layer_types"),
+        ("gemma3", {"text_config": {**INNER, "my_act_fn": "relu"}}, "my_act_fn"),
+        ("phi", {"qk_layernorm": True}, "qk_layernorm"),
+        ("phi3-long", {"rope_parameters": {**LONG, "long_factor": [1.0]}}, "long_factor"),
+        ("phi3-long", {"rope_parameters": {**LONG, "long_factor": [1.0, 0.0]}}, "long_factor"),
+        ("smollm3", {"no_rope_layers": [1, 1, 0, 0]}, "no_rope_layers"),
+        ("olmo3", {"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}}}, "rope_par"),
+        ("olmo2", {"rope_parameters": {**YARN, "attention_factor": 1.5}}, "rope_scaling"),
+        ("exaone4", {"sliding_window": 4}, "sliding_window"),
+        ("seed_oss", {"attention_out_bias": True}, "attention_out_bias"),
+        ("cohere", {"rope_parameters": YARN}, "rope_scaling"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("gpt_neox", {"head_dim": 7}, "num_attention_heads"),
+        ("falcon", {"alibi": True}, "alibi"),
+        ("falcon", {"parallel_attn": False}, "parallel_attn"),
+        ("stablelm-parallel", {"head_dim": 16}, "norms of"),
+        ("qwen3-judge", {"id2label": {"0": "no", "1": "yes"}}, "id2label"),
     ],
 )
 def test_refusals(kind: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -84,6 +112,30 @@ def test_refusals(kind: str, changes: dict[str, Any], message: str, tmp_path: Pa
     with pytest.raises((UnsupportedError, ModelFileError), match=message):
         convert_checkpoint(folder, tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_reranker_of_qwen_answers_yes_or_no(tmp_path: Path) -> None:
+    """Its checkpoint is that of a chat model; the directory's name says that it is one."""
+    entry = ENTRIES["qwen3-judge"]
+    shapes = {**entry["shapes"], "lm_head.weight": [320, 32]}
+    del shapes["score.weight"]
+    changes = {"architectures": ["Qwen3ForCausalLM"], "max_position_embeddings": 512}
+    answers = {"yes": 318, "no": 317}
+    for name in ("Qwen3-Reranker-tiny", "chat"):
+        folder = hf_families.write(tmp_path / name, {**entry, "shapes": shapes}, **changes)
+        described = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+        described["model"]["vocab"] |= answers
+        (folder / "tokenizer.json").write_text(json.dumps(described), "utf-8")
+        convert_checkpoint(folder, tmp_path / f"{name}.gguf")
+    with Model.load(tmp_path / "chat.gguf") as chat:
+        logits = chat.logits(hf_families.TOKENS)[-1].astype(np.float64)
+        assert chat.config.pooling == ""
+    with Model.load(tmp_path / "Qwen3-Reranker-tiny.gguf") as judge:
+        found = judge.judge.score(Pair(hf_families.TOKENS, None))
+        assert "<Query>: a?" in judge.tokenizer.decode(
+            judge.judge.pair("a?", "b").ids, special=True
+        )
+    assert found == pytest.approx(1 / (1 + np.exp(logits[317] - logits[318])), rel=1e-3)
 
 
 def test_routers_and_vectors_are_not_quantised(tmp_path: Path) -> None:

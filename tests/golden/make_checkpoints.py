@@ -133,6 +133,100 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bitnet": {"hidden_act": "relu2", "tie_word_embeddings": True},
     "nanochat": {"final_logit_softcapping": 6.0, "rope_parameters": {"rope_theta": 5000.0}},
 }
+_TIED = {"tie_word_embeddings": True}
+_GEMMA = {**_TIED, "head_dim": 12}
+_GEMMA3 = {
+    **_GEMMA,
+    "query_pre_attn_scalar": 12,
+    "sliding_window": 4,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+    },
+}
+_MIXED = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+# Decoders without experts that differ from Llama's kind.
+DENSE: dict[str, dict[str, Any]] = {
+    "gemma": _GEMMA,
+    "gemma2": {**_GEMMA, "query_pre_attn_scalar": 12, "sliding_window": 4},
+    "gemma3_text": {**_GEMMA3, "num_hidden_layers": 6},
+    "gemma3": {
+        "text_config": {**_COMMON, **_GEMMA3, "layer_types": _MIXED["layer_types"][::-1]},
+        "vision_config": {
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        "mm_tokens_per_image": 4,
+        "image_token_id": 310,
+        "boi_token_id": 311,
+        "eoi_token_id": 312,
+    },
+    "phi3": {"sliding_window": 4, "rope_parameters": {"rope_theta": 5000.0}},
+    "phi3-long": {
+        "max_position_embeddings": 256,
+        "original_max_position_embeddings": 64,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 5000.0,
+            "partial_rotary_factor": 0.5,
+            "short_factor": [1.0, 1.25],
+            "long_factor": [1.5, 3.0],
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "smollm3": {"num_hidden_layers": 4, **_TIED},
+    "olmo": {"clip_qkv": 0.7},
+    "olmo2": {},
+    "olmo3": {
+        **_MIXED,
+        "rope_parameters": {
+            "full_attention": {
+                "rope_type": "yarn",
+                "rope_theta": 5000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        },
+    },
+    "cohere": {**_TIED, "logit_scale": 0.25, "use_qk_norm": True},
+    "cohere2": {
+        **_TIED,
+        "logit_scale": 0.25,
+        "head_dim": 8,
+        "num_hidden_layers": 4,
+        "sliding_window": 4,
+    },
+    "gpt2": {**_TIED, "n_inner": 80},
+    "starcoder2": {**_TIED, "sliding_window": 4},
+    "falcon": {**_TIED, "ffn_hidden_size": 80, "new_decoder_architecture": False},
+    "falcon-large": {
+        **_TIED,
+        "ffn_hidden_size": 80,
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+    },
+    "stablelm": {"rope_parameters": {"rope_theta": 5000.0, "partial_rotary_factor": 0.5}},
+    "stablelm-parallel": {
+        "use_parallel_residual": True,
+        "qk_layernorm": True,
+        "use_qkv_bias": True,
+        "rope_parameters": {"rope_theta": 5000.0, "partial_rotary_factor": 0.5},
+    },
+    "phi": {"rope_parameters": {"rope_theta": 5000.0, "partial_rotary_factor": 0.5}},
+    "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
+    "glm4": {
+        "head_dim": 8,
+        "rope_parameters": {"rope_theta": 5000.0, "partial_rotary_factor": 0.5},
+    },
+    "gpt_neox": {"rope_parameters": {"rope_theta": 5000.0, "partial_rotary_factor": 0.5}},
+    "seed_oss": {"head_dim": 12, "attention_bias": True},
+}
+FAMILIES |= DENSE
 _ROBERTA = {"type_vocab_size": 1, "pad_token_id": 3}
 # The class, and what differs.
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -147,14 +241,19 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "nomic_bert": ("AutoModel", {"pad_token_id": 3}),
 }
+_CLASSIFIER = "AutoModelForSequenceClassification"
+# Causal models that judge pairs.
+JUDGES = {"qwen3-judge": (_CLASSIFIER, {"num_labels": 1, "pad_token_id": 319, "head_dim": 16})}
 
 
 def golden(kind: str, changes: dict[str, Any]) -> dict[str, Any]:
     """The entry of a family."""
     model_type = {"xlm_roberta": "xlm-roberta"}.get(*[kind.partition("-")[0]] * 2)
-    name, changes = ENCODERS.get(kind, ("AutoModelForCausalLM", changes))
+    of_heads = {**ENCODERS, **JUDGES}
+    name, changes = of_heads.get(kind, ("AutoModelForCausalLM", changes))
     of = getattr(transformers, name)
-    config = transformers.AutoConfig.for_model(model_type, **{**_COMMON, **changes})
+    changes = changes if "text_config" in changes else {**_COMMON, **changes}
+    config = transformers.AutoConfig.for_model(model_type, **changes)
     torch.manual_seed(0)
     model = of.from_config(config, dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +277,7 @@ def golden(kind: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Writes the file."""
-    names = sys.argv[1:] or [*FAMILIES, *ENCODERS]
+    names = sys.argv[1:] or [*FAMILIES, *ENCODERS, *JUDGES]
     stored = json.loads(GOLDEN.read_text("utf-8")) if sys.argv[1:] else {}
     found = {**stored, **{kind: golden(kind, FAMILIES.get(kind, {})) for kind in names}}
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n", "utf-8")

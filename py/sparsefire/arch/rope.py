@@ -27,7 +27,7 @@ class Rope(NamedTuple):
 
     def with_base(self, base: float) -> Rope:
         """The same pairs at another base, without scaling."""
-        return Rope(self.dims, base, (), self.amplitude)
+        return Rope(self.dims, base)
 
 
 def read_rope(

@@ -37,7 +37,11 @@ from .ternary import TERNARY, TERNARY_ONLY, ternary_kind
 from .tokenizer import tokenizer_metadata
 
 _PIECE_WEIGHTS = 4 << 20  # quantised at a time
-_IGNORED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # made from the config
+# Made from the config.
+_IGNORED = (
+    ".rotary_emb.inv_freq",
+    *(f".{name}.{kind}" for name in ("attn", "attention") for kind in ("bias", "masked_bias")),
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def convert_checkpoint(
     config = Config(values, folder / "config.json")
     metadata = config.metadata(name or _model_name(folder))
     metadata |= tokenizer_metadata(folder, config.vocab, pre, encoder=config.family.encoder)
+    metadata |= config.templates(metadata)
     tokenizer = Tokenizer.from_metadata(metadata, str(folder))
     job = _Conversion(config, Checkpoint(folder), folder, format, core or get_core())
     tensors = job.tensors(progress or (lambda what, share: None))
@@ -194,10 +199,8 @@ class _Conversion:
         self._check_shapes(found)
         total = sum(math.prod(each.shape) for each in found.values()) or 1
         tensors: dict[str, TensorData] = {}
-        factors = self._config.rope_factors()
-        if factors is not None:
-            packed = factors.view(np.uint8)
-            tensors["rope_freqs.weight"] = TensorData("f32", factors.shape, packed)
+        for name, factors in self._config.rope_factors().items():
+            tensors[name] = TensorData("f32", factors.shape, factors.view(np.uint8))
         done = 0
         for new in sorted(found, key=_place):
             part = found[new]
@@ -211,7 +214,8 @@ class _Conversion:
 
     def _new_name(self, name: str) -> str | None:
         """A tensor's name in the new file, which `arrange` may have given it."""
-        if name.startswith("blk.") and not self._config.family.usual:
+        made = name.startswith("blk.") and not self._config.family.usual
+        if made or name == "cls.output.weight":
             return name
         new: str | None = self._names.get_name(name, try_suffixes=(".weight", ".bias", ".scale"))
         return new

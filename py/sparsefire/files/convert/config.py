@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from ...arch.rope import FACTORS_TENSOR, LONG_FACTORS_TENSOR, SHORT_FACTORS_TENSOR
 from ...errors import ArgumentError, ModelFileError, UnsupportedError
 from ...gguf.types import TypedValue, ValueType
 from ...weights.activation import ActivationType
@@ -19,6 +21,9 @@ from .mxfp4 import is_mxfp4
 from .packed_integers import PackedConfig
 from .ternary import TernaryConfig
 
+Factors = npt.NDArray[np.float32]
+
+_LONG = ("longrope", "su")  # names of the scaling that has factors for short and long texts
 _ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "hidden_act_param", "hidden_act_threshold")
 # Keys that may say another activation than those above.
 _LIKE_ACTIVATION = re.compile(
@@ -41,6 +46,8 @@ class Config:
             )
         self.family = FAMILIES[kind]
         self._check_model(kind)
+        if self.family.inner:
+            self.values = {**values, **self._mapping(self.family.inner), "model_type": kind}
         self._own = self.family.values(self)
         named = self.family.architecture
         self.architecture = named if isinstance(named, str) else named(self)
@@ -58,7 +65,8 @@ class Config:
         self.vocab = self.integer("vocab_size")
         counts = ("num_experts", "num_local_experts", "n_routed_experts")
         self.experts = next((self.integer(name) for name in counts if name in self), 0)
-        self.tied = self.family.encoder or bool(values.get("tie_word_embeddings", False))
+        tied = self.family.encoder or self.family.tied
+        self.tied = self.family.encoder or bool(self.get("tie_word_embeddings", tied))
         self.ternary = TernaryConfig(values, path)
         self.mxfp4 = is_mxfp4(values)
         self.packed = PackedConfig(values, path)
@@ -136,8 +144,8 @@ class Config:
 
     def rope_number(self, name: str, default: float | None = None) -> float:
         """A number of `rope`."""
-        value = self.rope.get(name, default)
-        return self._finite(f"rope_scaling.{name}", value)
+        value = self.rope.get(name)
+        return self._finite(f"rope_scaling.{name}", default if value is None else value)
 
     def metadata(self, name: str) -> dict[str, Any]:
         """All keys but the tokeniser's. `name` is the model's."""
@@ -166,6 +174,13 @@ class Config:
             "general.quantization_version": TypedValue(2, ValueType("u32")),
             **{f"{prefix}.{key}": value for key, value in keys.items()},
         }
+
+    def templates(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Keys of chat templates beside those of the tokeniser, which are given."""
+        found = self.family.templates(self)
+        names = [key.rpartition(".")[2] for key in found]
+        key = "tokenizer.chat_templates"
+        return {**found, key: [*stored.get(key, []), *names]} if found else {}
 
     def _window(self, context: int) -> int:
         """Tokens that attention sees, 0 for all."""
@@ -196,6 +211,8 @@ class Config:
         kind = rope["rope_type"]
         if kind in ("default", "llama3"):  # llama3's factors are a tensor
             return keys
+        if kind in _LONG and self.family.long:
+            return {**keys, "rope.scaling.attn_factor": self._long_amplitude()}
         if kind not in ("linear", "yarn"):
             raise UnsupportedError(
                 f"{self._path}: rotary scaling of the type {kind!r} is not supported; supported: "
@@ -210,19 +227,50 @@ class Config:
             keys["rope.scaling.original_context_length"] = original
             if rope.get("truncate") is False:
                 keys["rope.scaling.yarn_truncate"] = False
+            amplitude = 0.1 * math.log(max(1.0, keys["rope.scaling.factor"])) + 1
+            if abs(self.rope_number("attention_factor", amplitude) - amplitude) > 1e-3:
+                raise self.unsupported("rope_scaling")
             for name, key in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
                 if name in rope:
                     keys[f"rope.scaling.{key}"] = self.rope_number(name)
         return keys
 
-    def rope_factors(self) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-        """Llama 3's factors, float32 (head_dim / 2), by which angles are divided; else None.
+    def _original_context(self) -> int:
+        """Tokens of the texts that the model was first trained on."""
+        name = "original_max_position_embeddings"
+        return self.integer(name, self.rope.get(name))
 
-        Slow rotations are slowed down by `factor`, fast ones stay, between them it is blended by
-        how often they turn within the context that the model was first trained on.
-        """
-        if self.rope["rope_type"] != "llama3":
-            return None
+    def _long_amplitude(self) -> float:
+        """What cosines and sines of longrope are multiplied by (Ding et al. 2024)."""
+        original = self._original_context()
+        factor = self.integer("max_position_embeddings") / original
+        default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        return self.rope_number("attention_factor", default)
+
+    def rope_factors(self) -> dict[str, Factors]:
+        """Tensors of factors, float32 (rotary pairs,), by which angles are divided: Llama 3's, or
+        those of longrope for short texts and for long ones."""
+        kind = self.rope["rope_type"]
+        if kind == "llama3":
+            return {FACTORS_TENSOR: self._llama3_factors()}
+        if kind not in _LONG:
+            return {}
+        names = {"short_factor": SHORT_FACTORS_TENSOR, "long_factor": LONG_FACTORS_TENSOR}
+        return {names[name]: self._long_factors(name) for name in names}
+
+    def _long_factors(self, name: str) -> Factors:
+        values = self.rope.get(name)
+        pairs = self._rope_keys()["rope.dimension_count"] // 2
+        if not isinstance(values, list) or len(values) != pairs:
+            raise self.fail(f"rope_scaling.{name}", f"is not a list of {pairs} numbers")
+        found = np.array([self._finite(f"rope_scaling.{name}", each) for each in values], "<f4")
+        if not (found > 0).all():
+            raise self.fail(f"rope_scaling.{name}", "has numbers that are not above 0")
+        return found
+
+    def _llama3_factors(self) -> Factors:
+        """Slow rotations are slowed down by `factor`, fast ones stay, between them it is blended by
+        how often they turn within the context that the model was first trained on."""
         theta = self._finite("rope_theta", self.rope.get("rope_theta", self.get("rope_theta", 1e4)))
         factor = self.rope_number("factor")
         low, high = (

@@ -15,7 +15,7 @@ Keys = dict[str, Any]
 
 # Numbers of `pooling_type`, and the keys of sentence-transformers' 1_Pooling/config.json.
 _POOLINGS = {"mean": 1, "cls": 2, "last": 3}
-_RANK = 4
+RANK = 4  # of rerankers
 _POOLING_FLAGS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -43,7 +43,7 @@ def pooling_keys(config: Config) -> Keys:
     return {"pooling_type": _POOLINGS[modes[0]]} if modes else {}
 
 
-def _judges(config: Config) -> bool:
+def classifies(config: Config) -> bool:
     """Whether it scores pairs of texts."""
     return any(str(each).endswith(_JUDGES) for each in config.get("architectures", []))
 
@@ -52,12 +52,17 @@ def _encoder(config: Config) -> Keys:
     if config.get("is_decoder") or config.get("add_cross_attention"):
         raise config.unsupported("is_decoder")
     keys: Keys = {"attention.causal": False}
-    if not _judges(config):
+    if not classifies(config):
         return keys
+    check_labels(config)
+    return {**keys, "pooling_type": RANK}
+
+
+def check_labels(config: Config) -> None:
+    """Raises for a classifier with more than one output."""
     labels = config.get("id2label", {"0": "LABEL_0"})
     if len(labels) != 1:
         raise config.fail("id2label", f"has {len(labels)} labels; a reranker has one")
-    return {**keys, "pooling_type": _RANK}
 
 
 def _shortened(config: Config, parts: Parts) -> Parts:
@@ -67,7 +72,7 @@ def _shortened(config: Config, parts: Parts) -> Parts:
         short = _PREFIX.sub("", name)
         short = short.replace(".gamma", ".weight").replace(".beta", ".bias")
         of_classifier = short.startswith(("classifier.", "head.", "pooler."))
-        if _judges(config) if of_classifier else not _MASKED.fullmatch(short):
+        if classifies(config) if of_classifier else not _MASKED.fullmatch(short):
             found[short] = part
     return found
 
@@ -157,7 +162,7 @@ def modern_bert_keys(config: Config) -> Keys:
         "attention.sliding_window": config.integer("local_attention", 128),
         "rope.freq_base_swa": _modern_rotations(config)[1],
     }
-    if _judges(config):
+    if classifies(config):
         if config.get("classifier_activation", "gelu") != "gelu":
             raise config.unsupported("classifier_activation")
         pooling = config.get("classifier_pooling", "cls")

@@ -4,40 +4,17 @@ tensors that GGUF holds otherwise are made."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..._arrays import FloatArray
-from . import encoders
+from . import dense_families, encoders, judges
 from . import sparse_families as sparse
+from .family import Family, Keys
 from .parts import Part, Parts
 
 if TYPE_CHECKING:
     from .config import Config
-
-Keys = dict[str, Any]
-
-
-class Family(NamedTuple):
-    """What a `model_type` becomes."""
-
-    architecture: str | Callable[[Config], str]  # GGUF's name
-    pairs: bool  # rotary pairs are neighbours there, halves in the checkpoint: rows of q and k move
-    model: str  # the class of transformers that computes it; or those, with | between them
-    keys: Callable[[Config], Keys] = lambda _: {}  # beside those that all have
-    arrange: Callable[[Config, Parts], Parts] = lambda _, parts: parts
-    usual: bool = True  # it has the tensors of Llama's layers
-    epsilon: tuple[str, str] = ("rms_norm_eps", "attention.layer_norm_rms_epsilon")
-    partial: bool = False  # a part of each head is rotated
-    own_windows: bool = False  # `keys` says which layers have a window
-    known: tuple[str, ...] = ()  # values that only look as if they changed the activation
-    names: str = ""  # whose tensors it has, where the gguf package does not know it
-    norms: bool = True  # norms have weights
-    values: Callable[[Config], Keys] = lambda _: {}  # that the config has under other names
-    encoder: bool = False  # it has no output matrix, and its tokens see both sides
-    omitted: tuple[str, ...] = ()  # beginnings of keys that mean nothing to the architecture
-
 
 # -- mixtures of experts ---------------------------------------------------------------------------
 
@@ -325,13 +302,22 @@ _ROBERTA = Family(
 )
 
 FAMILIES = {
+    **dense_families.ROWS,
     "llama": Family("llama", True, "LlamaForCausalLM"),
     "mistral": Family("llama", True, "MistralForCausalLM"),
     "qwen2": Family("qwen2", False, "Qwen2ForCausalLM"),
     "bitnet": Family(
         "bitnet", pairs=False, model="BitNetForCausalLM", arrange=_bitnet_parts, usual=False
     ),
-    "qwen3": Family("qwen3", False, "Qwen3ForCausalLM"),
+    "qwen3": Family(
+        "qwen3",
+        False,
+        "Qwen3ForCausalLM|Qwen3ForSequenceClassification",
+        judges.keys,
+        judges.answers,
+        values=judges.values,
+        templates=judges.templates,
+    ),
     "arcee": Family("arcee", True, "ArceeForCausalLM", usual=False),
     "granite": Family("granite", True, "GraniteForCausalLM", _granite),
     "nemotron": Family(

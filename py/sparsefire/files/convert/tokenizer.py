@@ -56,7 +56,12 @@ def tokenizer_metadata(
         table, keys = _from_rwkv(directory)
     ends = source.ends()
     added = _added_tokens(directory, settings, described, mask)
-    table.add(added, directory, blanks=keys["tokenizer.ggml.model"] in ("llama", "t5"))
+    table.add(
+        added,
+        directory,
+        blanks=keys["tokenizer.ggml.model"] in ("llama", "t5"),
+        merged=source.merged_blanks,
+    )
     if len(table.tokens) > vocab:
         raise ModelFileError(
             f"{directory}: the tokeniser has {len(table.tokens)} tokens, but the embedding "
@@ -81,9 +86,16 @@ class _Table:
     def __init__(self, tokens: list[str], types: list[int], scores: list[float]) -> None:
         self.tokens, self.types, self.scores = tokens, types, scores
 
-    def add(self, added: Mapping[int, tuple[str, bool]], directory: Path, *, blanks: bool) -> None:
+    def add(
+        self,
+        added: Mapping[int, tuple[str, bool]],
+        directory: Path,
+        *,
+        blanks: bool,
+        merged: frozenset[str],
+    ) -> None:
         """Tokens by id that are matched as they are written: name, and whether it is special.
-        blanks: "▁" in their names is a space."""
+        blanks: "▁" in their names is a space. merged: those that are merged as others are."""
         for token in sorted(added):
             name, special = added[token]
             kind = TokenType.CONTROL if special else TokenType.USER_DEFINED
@@ -91,6 +103,9 @@ class _Table:
                 raise ModelFileError(f"{directory}: an added token has the id {token}")
             self.fill(token + 1)
             if self.types[token] in (TokenType.BYTE, TokenType.UNKNOWN):
+                continue
+            if name in merged:
+                self.types[token] = int(TokenType.NORMAL)
                 continue
             # Blanks are spelt out, since these names are looked for in the text itself.
             self.tokens[token] = name.replace(BLANK, " ") if not special and blanks else name

@@ -7,6 +7,7 @@ names the part: a part that is ignored would change tokens without a word. Only 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -345,8 +346,31 @@ class TokenizerJson:
             if entry.get("normalized") and changed:
                 raise self.refused(part, "normalized with this normaliser")
             spelt = entry.get("normalized") and "Replace" in kinds
-            if BLANK in name and self.pieces and not spelt:
+            if BLANK in name and self.pieces and not spelt and name not in self.merged_blanks:
                 raise self.refused(part, f"{BLANK!r} in a name that is not normalized")
+
+    @functools.cached_property
+    def merged_blanks(self) -> frozenset[str]:
+        """The added tokens, such as Gemma's, that are runs of blanks, are looked for before spaces
+        become blanks, and are what merges make of such runs. A text that does not have the letter
+        itself becomes the same tokens without them."""
+        if not self.pieces:
+            return frozenset()
+        names = {
+            str(entry.get("content"))
+            for entry in self.added_tokens()
+            if not entry.get("normalized") and not entry.get("special")
+        }
+        runs = {name for name in names if {*name} == {BLANK} and name in self.model["vocab"]}
+        pairs = [
+            each.split(" ", 1) if isinstance(each, str) else each
+            for each in (self.model["merges"] if runs else [])
+        ]
+        ranks: dict[str, float] = {}
+        for rank, pair in enumerate(pairs):
+            if {*"".join(pair)} == {BLANK}:
+                ranks.setdefault(" ".join(pair), rank)
+        return frozenset(name for name in runs if len(merged(list(name), ranks, " ")) == 1)
 
     def ends(self) -> Ends:
         """The tokens that the post-processor adds."""
