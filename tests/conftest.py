@@ -23,6 +23,7 @@ from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
 from bench.lib.web_drivers import ENGINES, find_program
 from pyodide_harness import (
@@ -149,6 +150,13 @@ def open_test_core(name: str, threads: int | None = None) -> Core:
         pytest.skip(str(error))  # no run on this machine could have it
     except BackendError as error:
         missing(str(error))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_of_blas() -> Iterator[None]:
+    """Products of references are small: more threads only wait for each other, and for cores."""
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 @pytest.fixture(params=CORES)

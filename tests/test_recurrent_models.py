@@ -18,26 +18,35 @@ from sparsefire.lm.model import Model
 
 TOKENS = [(37 * i + 11) % VOCAB for i in range(14)]
 
+FURTHER = (
+    *("rwkv6", "rwkv6-halving", "rwkv6qwen2", "rwkv7", "arwkv7", "arwkv7-plain"),
+    "plm",
+    *(f"nemotron_h_moe-{kind}" for kind in ("experts", "latent", "layers")),
+)
+
+
+class Paths(dict[str, Path]):
+    """Models by name, each written when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, name: str) -> Path:
+        if name in FURTHER:
+            (self[name],) = write_further(self.folder, [name])
+        else:
+            self[name] = recurrent_models.write(self.folder / f"{name}.gguf", name)
+        return self[name]
+
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    found = {path.stem: path for path in write_further(folder)}
-    for name in recurrent_models.MODELS:
-        found[name] = recurrent_models.write(folder / f"{name}.gguf", name)
-    return found
+def paths(tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    return Paths(tmp_path_factory.mktemp("models"))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("rwkv6", "rwkv6-halving", "rwkv6qwen2", "rwkv7", "arwkv7", "arwkv7-plain"),
-        "plm",
-        *(f"nemotron_h_moe-{kind}" for kind in ("experts", "latent", "layers")),
-        *recurrent_models.MODELS,
-    ],
-)
-def test_logits(name: str, paths: dict[str, Path]) -> None:
+@pytest.mark.parametrize("name", [*FURTHER, *recurrent_models.MODELS])
+def test_logits(name: str, paths: Paths) -> None:
     expected = RecurrentReference(paths[name]).logits(TOKENS)
     with Model.load(paths[name]) as model:
         found = model.logits(np.array(TOKENS))
@@ -46,7 +55,7 @@ def test_logits(name: str, paths: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("name", ["rwkv7", "nemotron_h_moe-experts", "qwen3next"])
 def test_text_that_does_not_go_on_is_evaluated_from_its_beginning(
-    name: str, paths: dict[str, Path], host_core: Core
+    name: str, paths: Paths, host_core: Core
 ) -> None:
     with Model.load(paths[name]) as model:
         whole, session = model.logits(TOKENS), model.new_session(32)
@@ -59,7 +68,7 @@ def test_text_that_does_not_go_on_is_evaluated_from_its_beginning(
 
 
 @pytest.mark.parametrize("name", ["rwkv7", "nemotron_h_moe-experts", "qwen3next"])
-def test_sessions_in_one_batch_do_not_see_each_other(name: str, paths: dict[str, Path]) -> None:
+def test_sessions_in_one_batch_do_not_see_each_other(name: str, paths: Paths) -> None:
     texts = [TOKENS[:4], TOKENS[3:9], TOKENS[5:6]]
     with Model.load(paths[name]) as model:
         alone = [model.evaluate([(model.new_session(16), text)]) for text in texts]
@@ -68,7 +77,7 @@ def test_sessions_in_one_batch_do_not_see_each_other(name: str, paths: dict[str,
         assert np.array_equal(together, np.concatenate(alone))
 
 
-def test_a_refused_call_changes_no_session(paths: dict[str, Path]) -> None:
+def test_a_refused_call_changes_no_session(paths: Paths) -> None:
     with Model.load(paths["rwkv7"]) as model:
         session, other = model.new_session(16), model.new_session(16)
         first = model.evaluate([(session, TOKENS[:5])])
@@ -83,8 +92,6 @@ def test_a_refused_call_changes_no_session(paths: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("name", ["rwkv7", "nemotron_h_moe-latent", "lfm2moe"])
-def test_what_calibration_cannot_write_is_refused(
-    name: str, paths: dict[str, Path], tmp_path: Path
-) -> None:
+def test_what_calibration_cannot_write_is_refused(name: str, paths: Paths, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="cannot be calibrated yet"):
         calibrate_model(paths[name], tmp_path / "out.gguf", "text")

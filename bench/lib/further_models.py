@@ -4,7 +4,7 @@ inputs)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,13 @@ from .tensor_lists import (
 )
 
 
-def write_further(folder: Path) -> list[Path]:
-    """Writes the models that the peer's test lacks; their paths."""
-    return [write_model(folder / f"{name}.gguf", model) for name, model in _models()]
+def write_further(folder: Path, names: Container[str] | None = None) -> list[Path]:
+    """Writes the models that the peer's test lacks, or those of these names; their paths."""
+    return [
+        write_model(folder / f"{name}.gguf", model)
+        for name, model in _models()
+        if names is None or name in names
+    ]
 
 
 def _models() -> Iterator[tuple[str, RandomModel]]:

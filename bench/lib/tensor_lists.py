@@ -4,7 +4,7 @@ inputs)."""
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,14 +102,13 @@ def _add_key(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 def _values(
     random: np.random.Generator, shape: tuple[int, ...], kind: int
 ) -> npt.NDArray[np.float32]:
-    normal = random.standard_normal(shape)
-    drawn: dict[int, npt.NDArray[np.float64]] = {
-        MATRIX: normal / np.sqrt(shape[-1]),
-        NORM: 1 + normal / 10,
-        BIAS: normal / 10,
-        WIDE: normal,
-        SHARE: random.random(shape),
-        DECAY: -0.1 - random.random(shape),
-        SCALE: 0.5 + np.abs(normal),
+    draw: Mapping[int, Callable[[], npt.NDArray[np.float64]]] = {
+        MATRIX: lambda: random.standard_normal(shape) / np.sqrt(shape[-1]),
+        NORM: lambda: 1 + random.standard_normal(shape) / 10,
+        BIAS: lambda: random.standard_normal(shape) / 10,
+        WIDE: lambda: random.standard_normal(shape),
+        SHARE: lambda: random.random(shape),
+        DECAY: lambda: -0.1 - random.random(shape),
+        SCALE: lambda: 0.5 + np.abs(random.standard_normal(shape)),
     }
-    return drawn[kind].astype(np.float32)
+    return draw[kind]().astype(np.float32)
