@@ -16,6 +16,7 @@ import pytest
 import tiny_model
 from model_variants import IDS, greedy, variant_path
 from pyodide_harness import PyodideRuntime
+from sparsefire.core.enums import Limit
 from sparsefire.errors import ArgumentError, ContextFullError, UnsupportedError
 from sparsefire.lm.chat import TAKEN_NAMES
 from sparsefire.lm.completion_types import Completion
@@ -118,17 +119,19 @@ class CancelAfter(Cancel):
 
 
 def test_cancel_between_tokens_and_within_a_prompt(tmp_path: Path) -> None:
-    path = tiny_model.write(tmp_path / "a.gguf", context=400)
+    path = tiny_model.write(tmp_path / "a.gguf", context=6 * Limit.BATCH)
+    prompt = [1] * (3 * Limit.BATCH + 8)
     with Model.load(path) as model:
-        wanted = greedy(model, [1] * 200, 5)
+        wanted = greedy(model, prompt, 5)
     with Model.load(path) as model:
-        # A prompt of 200 tokens is read in four parts; what was read stays.
-        for asked, evaluated, made in ((0, 0, 0), (2, 128, 0), (4, 74, 3), (4, 4, 4)):
+        # The prompt is read in four parts; what was read stays.
+        read, rest = 2 * Limit.BATCH, Limit.BATCH + 8
+        for asked, evaluated, made in ((0, 0, 0), (2, read, 0), (4, rest + 2, 3), (4, 4, 4)):
             cancel = CancelAfter(asked)
-            assert greedy(model, [1] * 200, 50, cancel=cancel) == wanted[:made]
+            assert greedy(model, prompt, 50, cancel=cancel) == wanted[:made]
             assert model.stats.finish_reason == "enough"
             assert model.stats.evaluated_tokens == evaluated
-        assert greedy(model, [1] * 200, 5) == wanted
+        assert greedy(model, prompt, 5) == wanted
 
 
 def test_cancel_from_another_thread(tmp_path: Path) -> None:

@@ -66,9 +66,9 @@ SF_API const char *sf_version(void);
 /* ---- Limits ------------------------------------------------------------------------------------------------ */
 
 enum sf_limit {
-  SF_BATCH = 64, /* vectors or tokens that pass through a layer together; longer inputs are split into such batches */
+  SF_BATCH = 128, /* vectors or tokens that pass through a layer together; longer inputs are split into such batches */
   SF_MAX_THREADS = 256,    /* most threads of a context */
-  SF_MAX_NEURONS = 1 << 24 /* most neurons of a layer, or elements of a vector; SF_BATCH times that fits in 32 bits */
+  SF_MAX_NEURONS = 1 << 23 /* most neurons of a layer, or elements of a vector; SF_BATCH times that fits in 32 bits */
 };
 
 /* ---- Memory (for hosts whose memory is not the caller's, such as wasm) ------------------------------------- */

@@ -8,7 +8,7 @@
  * A tile of weights holds 16 rows, 32 columns of each, as they lie in memory. A tile of inputs holds 32 columns of 16
  * inputs, which change places when they are packed: row p holds columns 2 p and 2 p + 1 of every input. So the product
  * of the two is 16 rows times 16 inputs. A strip, a run of columns of 32 rows, is unpacked once, by the function that
- * the format has for it, and meets up to 64 inputs; 2 × 2 tiles of sums are in registers at a time. */
+ * the format has for it, and meets up to 128 inputs; 2 × 2 tiles of sums are in registers at a time. */
 #include <string.h>
 
 #include "kernels/tiles.h"
@@ -26,7 +26,7 @@ enum {
   STRIP = 512,                          /* columns of a strip */
   STRIP_TILES = STRIP / COLUMNS,        /* one after the other, */
   ACROSS = SF_TILE_BAND / SF_TILE_SIDE, /* and so many side by side */
-  INPUTS = 64,                          /* which a strip meets */
+  INPUTS = 128,                         /* which a strip meets: those of a batch */
   INPUT_TILES = INPUTS / SF_TILE_SIDE,
   TERMS = 2
 };

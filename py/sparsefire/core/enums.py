@@ -20,9 +20,9 @@ class Status(IntEnum):
 
 
 class Limit(IntEnum):
-    BATCH = 64
+    BATCH = 128
     MAX_THREADS = 256
-    MAX_NEURONS = 16777216
+    MAX_NEURONS = 8388608
 
 
 class Peak(IntEnum):
