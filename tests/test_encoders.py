@@ -13,6 +13,7 @@ from bench.lib.encoder_models import encoder_models
 from bench.lib.tensor_lists import write_model
 from encoder_reference import EncoderReference, silu
 from sparsefire.batch import Embedder
+from sparsefire.core.enums import Limit
 from sparsefire.core.hosts import open_core
 from sparsefire.errors import ArgumentError, UnsupportedError
 from sparsefire.lm.generation import Cancel
@@ -21,7 +22,7 @@ from sparsefire.serve.fields import Limits
 from sparsefire.serve.requests import Requests
 
 ENCODERS = dict(encoder_models())
-TOKENS = [(37 * i + 11) % 128 for i in range(70)]  # more than a batch
+TOKENS = [(37 * i + 11) % 128 for i in range(Limit.BATCH + 6)]
 SHORT = [5, 99, 17]
 
 

@@ -14,6 +14,7 @@ from bench.lib.tensor_lists import RandomModel, add_attention, add_ffn, write_mo
 from encoder_reference import EncoderReference
 from sparsefire.batch import Reranker
 from sparsefire.cli import main
+from sparsefire.core.enums import Limit
 from sparsefire.errors import ArgumentError, ContextFullError, ModelFileError, UnsupportedError
 from sparsefire.lm.generation import Cancel
 from sparsefire.lm.model import Model
@@ -23,8 +24,8 @@ from sparsefire.serve.fields import Limits
 from sparsefire.serve.requests import Requests
 
 ENCODERS = dict(encoder_models())
-TOKENS = [(37 * i + 11) % 128 for i in range(70)]  # more than a batch
-TYPES = [0] * 30 + [1] * 40
+TOKENS = [(37 * i + 11) % 128 for i in range(Limit.BATCH + 6)]
+TYPES = [0] * 30 + [1] * (len(TOKENS) - 30)
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"\u2581{each}" for each in "abc"), "b", "c"]
 QUERY, DOCUMENTS = "a b", ["c", "ab c a", "b b"]
 PAIRS = [  # [CLS] query [SEP] document [SEP]
