@@ -177,6 +177,37 @@ def test_wrong_drafts_cost_little_and_right_ones_pay() -> None:
     assert cost_of([*repeated, *random.integers(0, 30, 1_000).tolist()]) < 0.9 * 2_000
 
 
+@pytest.mark.parametrize("extra", [0.05, 0.4, 0.7, 1.0])
+def test_drafts_that_cost_more_than_they_bring_end(
+    extra: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a text is, and however dear a batch, which a run has to find out by its clock."""
+    now = [0.0]
+    monkeypatch.setattr(speculation.time, "perf_counter", lambda: now[0])
+
+    class Timed(Recorded):
+        def step(self, token: int) -> Any:
+            now[0] += 1
+            return super().step(token)
+
+        def evaluate(self, tokens: Any, logits: Any, mark: int) -> None:
+            self.tokens += tokens.tolist()
+            now[0] += 1 + extra * (len(tokens) - 1)
+
+    random = np.random.default_rng(6)
+    for letters in (2, 3, 5, 30):
+        part = random.integers(0, letters, 60)
+        drawn = random.integers(0, letters, 240)
+        changed = np.where(random.random(240) < 0.2, drawn, np.resize(part, 240))
+        for text in (drawn, changed, np.concatenate([np.resize(part, 120), drawn[:120]])):
+            session, run, began = Timed(), Speculation(Costs(), lambda: 100), now[0]
+            ids = [*part.tolist(), *text.tolist()]
+            session.tokens = ids[:59]
+            for length in range(60, len(ids) + 1):
+                assert run.next(session, ids[:length]) is not None  # type: ignore[arg-type]
+            assert now[0] - began <= 1.03 * (len(ids) - 59)
+
+
 def test_costs_lie_on_lines_through_what_was_measured() -> None:
     costs = Costs()
     for tokens, seconds in ((1, 2.0), (1, 1.0), (1, 9.0), (5, 4.0), (9, 12.0)):

@@ -34,7 +34,7 @@ _EXTRA = 0.4  # of a token's time for one more in a batch, before it is measured
 _LEAST_GAIN = 1.05  # that is expected of a draft; less is noise
 # What drafts of a run may cost where they are wrong, in times of a token: so much once, and so much
 # for each token. What they gained may be lost again, up to a limit.
-_ONCE, _EACH, _MOST_CREDIT = 1.0, 0.01, 6.0
+_ONCE, _EACH, _MOST_CREDIT = 0.3, 0.015, 6.0
 _FORGET = 0.9  # the weight of what was counted before, at each draft
 
 
@@ -184,7 +184,8 @@ class Speculation:
         if logits is None:
             logits = session.step(tokens[-1])
         self._costs.note(len(drafted) + 1, time.perf_counter() - started)
-        self._credit += _EACH
+        if self._costs.are_known():  # what it did cost, whatever was expected
+            self._credit += _EACH + 1 - self._costs.of(len(drafted) + 1)
         return logits
 
     def drop(self, session: Session) -> None:
@@ -222,7 +223,6 @@ class Speculation:
         if not length:
             self._costs.doubt()
             return []
-        self._credit -= self._costs.of(length + 1) - 1
         return drafted[:length]
 
     def _evaluated(self, session: Session, token: int, drafted: list[int]) -> FloatArray:
