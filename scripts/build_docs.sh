@@ -9,6 +9,7 @@ if [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ]; then python=$root/.v
 modules=(sparsefire)
 for module in errors weights.activation weights.formats weights.matrix weights.quantized text.tokenizer text.vocabulary ffn.layer \
   ffn.cache ffn.sparsity lm.neurons lm.chat lm.sampling lm.stats calibrate.predictors calibrate.cutoffs calibrate.inputs calibrate.report \
+  calibrate.combined calibrate.combination \
   files.inspect files.quantize files.convert.checkpoint bench.ffn bench.cache \
   batch.workers batch.processor batch.settings batch.llm batch.job batch.shards batch.udfs; do
   modules+=("sparsefire.$module")

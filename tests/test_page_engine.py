@@ -20,9 +20,10 @@ from sparsefire.arch.plan import ExpertLayer, Plan
 from sparsefire.arch.tensors import read_plan
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.gguf.writer import write_gguf
+from sparsefire.lm.layer_bytes import LayerBytes
 from sparsefire.lm.model import Model
 from sparsefire.page import engine as page_engine
-from sparsefire.page.engine import Engine, LayerBytes, open_files
+from sparsefire.page.engine import Engine, open_files
 from sparsefire.weights.activation import ActivationType
 
 OPTIONS = json.dumps({"context": 0, "budget": 0})

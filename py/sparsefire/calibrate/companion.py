@@ -44,7 +44,7 @@ def write_companion(
                 }
                 metadata = kept | metadata
                 if keeps == stored.KEYS and stored.has_screen(before):
-                    tensors = _screen(before) | tensors
+                    tensors = screen_tensors(before) | tensors
     first = {
         "general.architecture": architecture,
         "sparsefire.version": TypedValue(SPARSEFIRE_VERSION, ValueType("u32")),
@@ -53,7 +53,8 @@ def write_companion(
     write_gguf(target, first | metadata, tensors, force=force)
 
 
-def _screen(file: GgufFile) -> dict[str, Writable]:
+def screen_tensors(file: GgufFile) -> dict[str, Writable]:
+    """The tensors of a file's screen, in memory of their own."""
     return {
         name: TensorData(
             file.tensor(name).format, file.tensor(name).shape, np.array(file.tensor_data(name))

@@ -136,10 +136,12 @@ def calibrate_cutoffs(
             chosen = chosen if chosen is not None and chosen.speedup >= _LEAST_GAIN else None
         if chosen is not None and output is not None:
             announce("writing", 0.99)
-            metadata = _metadata(model, chosen, trial)
+            cost = chosen.perplexity / trial.perplexity_dense - 1
+            keys = {key: value for key, value in file_keys(model).items() if is_kept(key)}
+            metadata = keys | cutoff_keys(chosen, windows.size, cost)
             if pre is not None:
                 metadata[PRE_KEY] = pre
-            tensors = _tensors(model, chosen)
+            tensors = file_tensors(model, chosen.cutoffs)
             write_gguf(output, metadata, tensors, model.file.paths, force=force)
     return CutoffCalibration(
         source=str(source),
@@ -263,7 +265,7 @@ class _Trial:
             _FIT_TOKENS,
         )
         self.inputs = samples.inputs
-        self._add_second_downs()
+        add_second_downs(model)
         self._dense_log_p = self._log_p("dense")
         self.perplexity_dense = self._perplexity(self.held, "dense")
 
@@ -279,16 +281,6 @@ class _Trial:
         """Kullback-Leibler divergence of the output from the dense one, in nats."""
         dense = self._dense_log_p
         return float((np.exp(dense) * (dense - self._log_p("exact"))).sum(axis=1).mean())
-
-    def _add_second_downs(self) -> None:
-        """Adds down by neuron to down by output, as in the new file."""
-        for layer, ffn in enumerate(self.model.ffns):
-            if ffn.down_layout == "output" and ffn.second_down is None:
-                name = f"blk.{layer}.ffn_down.weight"
-                rows, kind, shape = rows_by_neuron(self.model.core, self.model.file, name)
-                memory = self.model.core.upload(rows)
-                second = Matrix(self.model.core, memory, kind, *shape)
-                ffn.set_second_down(second.set_scale(read_scale(self.model.file, name)))
 
     def settings(self, on: Sequence[str], sparsities: Sequence[float]) -> list[CutoffSetting]:
         """All settings, measured."""
@@ -317,17 +309,12 @@ class _Trial:
         ways = (_shared_out(curves, sparsity), np.full(len(curves), sparsity))
         costs = []
         for way in ways:
-            self._set(on, _at(curves, way))
+            set_cutoffs(self.model, on, _at(curves, way))
             costs.append(self._perplexity(self.fit[:_JUDGED_WINDOWS], "exact"))
         return ways[int(np.argmin(costs))]
 
     def _inputs_of(self, layer: int) -> FloatArray:
         return np.ascontiguousarray(self.inputs[:, layer])
-
-    def _set(self, on: str, cutoffs: Sequence[float]) -> None:
-        for ffn, cutoff in zip(self.model.ffns, cutoffs, strict=True):
-            for each in CUTOFFS:
-                ffn.set_cutoff(cutoff if each == on else 0.0, each)
 
     def _perplexity(self, windows: npt.NDArray[np.int32], mode: str) -> float:
         result = self.model.perplexity(windows.reshape(-1), windows.shape[1], mode=mode)
@@ -349,7 +336,7 @@ class _Trial:
         self, on: str, sparsity: float, error: float, cutoffs: tuple[float, ...]
     ) -> CutoffSetting:
         model = self.model
-        self._set(on, cutoffs)
+        set_cutoffs(model, on, cutoffs)
         perplexity = self._perplexity(self.held, "exact")
         active = model.stats.active_share
         ids = self.held.reshape(-1)[: _PROMPT_TOKENS + _SPEED_TOKENS].tolist()
@@ -370,7 +357,7 @@ class _Trial:
         """The setting without the cutoffs of layers that are no faster with them, measured again;
         None if no layer is faster. Layers are timed in sequence, so that their weights are in the
         same level of cache as during decoding."""
-        self._set(setting.on, setting.cutoffs)
+        set_cutoffs(self.model, setting.on, setting.cutoffs)
         spent = np.zeros((2, len(setting.cutoffs), _TIMED_TOKENS))
         for token in range(_TIMED_TOKENS):
             for place in (0, 1) if token % 2 else (1, 0):
@@ -387,30 +374,53 @@ class _Trial:
         return self._with_cutoffs(setting.on, setting.sparsity, error, tuple(cutoffs))
 
 
+def add_second_downs(model: Model) -> None:
+    """Adds down by neuron to down by output, as in a new file with cutoffs."""
+    for layer, ffn in enumerate(model.ffns):
+        if ffn.down_layout == "output" and ffn.second_down is None:
+            name = f"blk.{layer}.ffn_down.weight"
+            rows, kind, shape = rows_by_neuron(model.core, model.file, name)
+            second = Matrix(model.core, model.core.upload(rows), kind, *shape)
+            ffn.set_second_down(second.set_scale(read_scale(model.file, name)))
+
+
+def set_cutoffs(model: Model, on: str, cutoffs: Sequence[float]) -> None:
+    """Sets the cutoffs of all layers, and no others."""
+    for ffn, cutoff in zip(model.ffns, cutoffs, strict=True):
+        for each in CUTOFFS:
+            ffn.set_cutoff(cutoff if each == on else 0.0, each)
+
+
 # ---- The new file --------------------------------------------------------------------------------
 
 
-def _metadata(model: Model, setting: CutoffSetting, trial: _Trial) -> dict[str, Any]:
-    metadata: dict[str, Any] = {
-        key: value for key, value in model.file.typed_metadata().items() if is_kept(key)
-    }
+def file_keys(model: Model) -> dict[str, Any]:
+    """The keys of a model's file that a new one has too, but for those of its parts."""
+    keys = model.file.typed_metadata().items()
+    metadata: dict[str, Any] = {key: value for key, value in keys if not key.startswith("split.")}
     metadata[f"{model.config.architecture}.hidden_activation"] = str(model.config.activation)
     metadata["sparsefire.version"] = TypedValue(SPARSEFIRE_VERSION, ValueType("u32"))
-    metadata[CUTOFF_KEYS[setting.on]] = np.array(setting.cutoffs, np.float32)
-    metadata["sparsefire.calibration.tokens"] = TypedValue(trial.windows.size, ValueType("u32"))
-    metadata["sparsefire.calibration.left_out"] = setting.left_out
-    metadata["sparsefire.calibration.perplexity_cost"] = (
-        setting.perplexity / trial.perplexity_dense - 1
-    )
     return metadata
 
 
-def _tensors(model: Model, setting: CutoffSetting) -> dict[str, Writable]:
-    """The file's tensors unchanged, and down by neuron for layers with a cutoff."""
+def cutoff_keys(setting: CutoffSetting, tokens: int, cost: float) -> dict[str, Any]:
+    """The keys of a file with these cutoffs, found on so many tokens, at this cost in
+    perplexity."""
+    return {
+        CUTOFF_KEYS[setting.on]: np.array(setting.cutoffs, np.float32),
+        "sparsefire.calibration.tokens": TypedValue(tokens, ValueType("u32")),
+        "sparsefire.calibration.left_out": setting.left_out,
+        "sparsefire.calibration.perplexity_cost": cost,
+    }
+
+
+def file_tensors(model: Model, cutoffs: Sequence[float] = ()) -> dict[str, Writable]:
+    """The file's tensors unchanged, and down by neuron for layers with a cutoff, if there are
+    cutoffs."""
     tensors: dict[str, Writable] = {}
     for name, info in model.file.tensors.items():
         tensors[name] = TensorData(info.format, info.shape, model.file.tensor_data(name))
-    for layer, (ffn, cutoff) in enumerate(zip(model.ffns, setting.cutoffs, strict=True)):
+    for layer, (ffn, cutoff) in enumerate(zip(model.ffns if cutoffs else (), cutoffs, strict=True)):
         second = ffn.second_down
         if cutoff > 0 and second is not None and ffn.down_layout == "output":
             name = f"blk.{layer}.ffn_down_t.weight"

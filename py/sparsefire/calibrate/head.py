@@ -29,11 +29,11 @@ from ..gguf.types import TypedValue, ValueType
 from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
 from ..lm.compare import compare_heads
 from ..lm.model import Model
-from ..lm.session import BATCH
 from ..text.pretokenizer import PRE_KEY
 from ..weights.formats import format_name, weight_format
 from ..weights.quantized import QuantizedWeights
 from .companion import write_companion
+from .divergence import Divergence, divergence
 from .samples import CHECKS, FEWEST_TOKENS, Windows, cut, generated
 
 DEFAULT_TOKENS = 16_384
@@ -313,56 +313,31 @@ def _measured(
             tokens = [int(each) for each in held.ravel()[: _SPEED_TOKENS + 8]]
             tokens = tokens[: model.context]
             speeds = compare_heads(model, tokens[:8], tokens[8:], _SPEED_SECONDS)
-            totals = sum((_compared(model, each) for each in held), np.zeros(5))
+            found = _compared(model, held)
             row, screen = model.session.model.head_bytes
-    scored, divergence, same, loss, dense_loss = totals
     vocab_bytes = row * model.config.vocab
     rows = int(parts["metadata"][stored.ROWS_KEY].value)
     return HeadMeasure(
-        kl=divergence / scored,
-        agreement=same / scored,
-        perplexity=float(np.exp(loss / scored)),
-        perplexity_dense=float(np.exp(dense_loss / scored)),
+        kl=found.kl,
+        agreement=found.agreement,
+        perplexity=found.perplexity,
+        perplexity_dense=found.perplexity_dense,
         read_share=(rows * row + screen) / vocab_bytes,
         tokens_per_s=speeds["screened"],
         dense_tokens_per_s=speeds["dense"],
     )
 
 
-def _compared(model: Model, window: Any) -> Any:
-    """Over a window's tokens but the last: their number, and sums of the divergence from the dense
-    head, of the same most likely tokens, and of -log p with the screen and without."""
-    sessions = [model.new_session(len(window)) for _ in range(2)]
-    totals = np.zeros(5)
+def _compared(model: Model, held: Any) -> Divergence:
+    """The screened head beside the dense one."""
+    sessions = [model.new_session(held.shape[1]) for _ in range(2)]
     try:
-        for session, screened in zip(sessions, (True, False), strict=True):
-            session.set_head(screened)
-            session.rewind(0, model.config.default_mode)
-        ids = np.asarray(window, np.int32)
-        for start in range(0, len(ids) - 1, BATCH):
-            batch = np.ascontiguousarray(ids[start : min(start + BATCH, len(ids) - 1)])
-            log_p = []
-            for session in sessions:
-                logits = np.empty((len(batch), model.config.vocab), np.float32)
-                session.evaluate(batch, logits)
-                log_p.append(logits)
-            targets = ids[start + 1 :][: len(batch)]
-            for screened, exact, target in zip(*log_p, targets, strict=True):
-                totals += _sums(screened, exact, int(target))
+        sessions[1].set_head(False)
+        mode = model.config.default_mode
+        return divergence((sessions[0], mode), (sessions[1], mode), held)
     finally:
         for session in sessions:
             session.close()
-    return totals
-
-
-def _sums(screened: FloatArray, exact: FloatArray, target: int) -> Any:
-    logs = []
-    for each in (screened, exact):
-        logits = each - each.max()
-        logs.append(logits - np.log(np.exp(logits).sum(dtype=np.float64)).astype(np.float32))
-    divergence = (np.exp(logs[1]) * (logs[1] - logs[0])).sum(dtype=np.float64)
-    same = screened.argmax() == exact.argmax()
-    return np.array([1, divergence, same, -logs[0][target], -logs[1][target]], np.float64)
 
 
 # ---- The new file --------------------------------------------------------------------------------

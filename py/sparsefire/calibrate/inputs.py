@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._arrays import FloatArray
+from .._arrays import FloatArray, IntArray
 from .._files import check_output
 from .._options import checked, flag, number, several
 from .._progress import Progress
@@ -149,11 +149,14 @@ class _Trial:
     def __init__(self, model: Model, windows: Windows, announce: Progress) -> None:
         self.model, self.windows, self.announce = model, windows, announce
         self._core_model = model.session.model
-        self.sites = _usable_sites(model)
+        self.sites = usable_sites(model)
         self.fit, held = windows.all[::2], windows.all[1::2]
         self.held = held[: max(1, _HELD_TOKENS // held.shape[1])]
         announce("reading the text", 0.0)
-        self.inputs = self._recorded()
+        room = _RECORDED_BYTES // (4 * sum(site.width for site in self.sites))
+        ids = self.fit.reshape(-1)
+        ids = ids[: min(len(ids), model.context, max(32, min(room, _RECORDED_TOKENS)))]
+        self.inputs = recorded_inputs(model, self.sites, ids)
         for site in self.sites:
             for matrix in self._core_model.site_matrices(site):
                 matrix.add_columns()
@@ -166,50 +169,14 @@ class _Trial:
         self._core_model.set_input_limits({self.sites[0].name: 1e-30})
         self.perplexity_dense = self._perplexity("dense")
 
-    def _recorded(self) -> dict[str, FloatArray]:
-        """Some inputs (tokens, width) of each site, by its name."""
-        core, model = self.model.core, self._core_model
-        room = _RECORDED_BYTES // (4 * sum(site.width for site in self.sites))
-        ids = self.fit.reshape(-1)
-        ids = ids[: min(len(ids), self.model.context, max(32, min(room, _RECORDED_TOKENS)))]
-        memories = {}
-        try:
-            for site in self.sites:
-                memory = memories[site.name] = core.memory(4 * len(ids) * site.width)
-                given = site.step, site.part, memory, len(ids) * site.width
-                core.check("sf_model_record_inputs", model.handle, *given, what=site.name)
-            self.model.logits(ids, mode="dense")
-            found = {}
-            for site in self.sites:
-                inputs = np.empty((len(ids), site.width), np.float32)
-                memories[site.name].read(inputs)
-                found[site.name] = inputs
-        finally:
-            for site in self.sites:
-                core.check(
-                    "sf_model_record_inputs",
-                    model.handle,
-                    site.step,
-                    site.part,
-                    None,
-                    0,
-                    what=site.name,
-                )
-            for memory in memories.values():
-                memory.close()
-        return found
-
     def settings(self, shares: Sequence[float]) -> list[InputSetting]:
         """The settings of these shares, measured."""
         found = []
         for place, share in enumerate(shares):
             done = _RECORDED + (0.98 - _RECORDED) * place / len(shares)
             self.announce("measuring perplexity and speed", done)
-            limits = {
-                name: float(np.quantile(np.abs(inputs), share))
-                for name, inputs in self.inputs.items()
-            }
-            found.append(self.measured(share, self._faster(limits)))
+            limits = self._faster(limits_for(self.inputs, share))
+            found.append(self.measured(share, limits))
         return found
 
     def measured(self, share: float, limits: dict[str, float]) -> InputSetting:
@@ -261,7 +228,35 @@ class _Trial:
         return float(dense), float(sparse)
 
 
-def _usable_sites(model: Model) -> list[Site]:
+def recorded_inputs(model: Model, sites: Sequence[Site], ids: IntArray) -> dict[str, FloatArray]:
+    """The inputs (tokens, width) of sites by their names, for token ids in dense mode."""
+    core, handle = model.core, model.session.model.handle
+    name, memories = "sf_model_record_inputs", {}
+    try:
+        for site in sites:
+            memory = memories[site.name] = core.memory(4 * len(ids) * site.width)
+            given = site.step, site.part, memory, len(ids) * site.width
+            core.check(name, handle, *given, what=site.name)
+        model.logits(ids, mode="dense")
+        found = {}
+        for site in sites:
+            inputs = np.empty((len(ids), site.width), np.float32)
+            memories[site.name].read(inputs)
+            found[site.name] = inputs
+    finally:
+        for site in sites:
+            core.check(name, handle, site.step, site.part, None, 0, what=site.name)
+        for memory in memories.values():
+            memory.close()
+    return found
+
+
+def limits_for(inputs: Mapping[str, FloatArray], share: float) -> dict[str, float]:
+    """The limits by site below which this share of its inputs is."""
+    return {name: float(np.quantile(np.abs(each), share)) for name, each in inputs.items()}
+
+
+def usable_sites(model: Model) -> list[Site]:
     """The sites whose matrices are in q4_0, each name once; `UnsupportedError` if there is none."""
     found: dict[str, Site] = {}
     formats: set[str] = set()
@@ -279,17 +274,23 @@ def _usable_sites(model: Model) -> list[Site]:
     return list(found.values())
 
 
+def limit_keys(setting: InputSetting, tokens: int, cost: float) -> dict[str, Any]:
+    """The keys of a file with these limits, found on so many tokens, at this cost in perplexity."""
+    return {
+        stored.NAMES_KEY: list(setting.limits),
+        stored.LIMITS_KEY: np.array(list(setting.limits.values()), np.float32),
+        f"{stored.INPUT_KEYS}tokens": TypedValue(tokens, ValueType("u32")),
+        f"{stored.INPUT_KEYS}left_out": setting.left_out,
+        f"{stored.INPUT_KEYS}perplexity_cost": cost,
+    }
+
+
 def _write(
     model: Model, target: Path, setting: InputSetting, trial: _Trial, *, beside: bool
 ) -> None:
     """Writes the companion. One that stands beside the model keeps its screen."""
-    metadata: dict[str, Any] = {
-        stored.NAMES_KEY: list(setting.limits),
-        stored.LIMITS_KEY: np.array(list(setting.limits.values()), np.float32),
-        f"{stored.INPUT_KEYS}tokens": TypedValue(trial.windows.size, ValueType("u32")),
-        f"{stored.INPUT_KEYS}left_out": setting.left_out,
-        f"{stored.INPUT_KEYS}perplexity_cost": setting.perplexity / trial.perplexity_dense - 1,
-    }
+    cost = setting.perplexity / trial.perplexity_dense - 1
+    metadata = limit_keys(setting, trial.windows.size, cost)
     name, of = str(model.file.metadata["general.architecture"]), stored.fingerprint(model.file)
     keeps = stored.KEYS if beside else ""
     write_companion(target, name, of, metadata, {}, keeps=keeps, force=True)

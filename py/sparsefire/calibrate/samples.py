@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -89,16 +90,37 @@ def text_windows(model: Model, text: str, tokens: int) -> Windows:
 def cut(model: Model, text: str, tokens: int) -> Windows:
     """The same of any model."""
     ids = np.asarray(model.tokenize(text, special=False), np.int32)
+    _check_enough(ids)
+    return _spread(
+        ids, min(model.context, _WINDOW, min(tokens, len(ids)) // _FEWEST_WINDOWS), tokens
+    )
+
+
+def _check_enough(ids: npt.NDArray[np.int32]) -> None:
     if len(ids) < FEWEST_TOKENS:
         raise CalibrationError(
             f"the text has {len(ids)} tokens; calibration needs {FEWEST_TOKENS} or more, and "
             f"tens of thousands for good results"
         )
-    length = min(model.context, _WINDOW, min(tokens, len(ids)) // _FEWEST_WINDOWS)
+
+
+def _spread(ids: npt.NDArray[np.int32], length: int, tokens: int) -> Windows:
+    """About so many tokens in windows of a length."""
     there = len(ids) // length
-    count = min(there, -(-tokens // length))
-    chosen = np.linspace(0, there - 1, count).astype(np.intp)
+    chosen = np.linspace(0, there - 1, min(there, -(-tokens // length))).astype(np.intp)
     return Windows(ids[: there * length].reshape(there, length)[chosen])
+
+
+def divided(model: Model, text: str, tokens: int) -> tuple[str, npt.NDArray[np.int32]]:
+    """The text without parts that are held out, 3 of 20, and about so many tokens of these, in
+    windows (n, length). `CalibrationError` if the text is too short."""
+    _check_enough(np.asarray(model.tokenize(text, special=False), np.int32))
+    bounds = np.linspace(0, len(text), 21).astype(int).tolist()
+    parts = [text[begin:end] for begin, end in pairwise(bounds)]
+    held = "".join(parts[place] for place in _HELD)
+    ids = np.asarray(model.tokenize(held, special=False), np.int32)
+    windows = _spread(ids, min(model.context, _WINDOW, len(ids)), tokens)
+    return "".join(part for place, part in enumerate(parts) if place not in _HELD), windows.all
 
 
 @dataclass(frozen=True)

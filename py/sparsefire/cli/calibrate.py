@@ -25,6 +25,8 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..calibrate.combination import MethodMeasure
+    from ..calibrate.combined import CombinedCalibration
     from ..calibrate.cutoffs import CutoffCalibration
     from ..calibrate.head import HeadCalibration
     from ..calibrate.inputs import InputCalibration
@@ -32,6 +34,12 @@ if TYPE_CHECKING:
     from ..calibrate.report import PerplexityReport
     from ..calibrate.samples import Recorder
 
+_TIMED = {
+    "head": "a head, which is",
+    "inputs": "inputs, which are",
+    "cutoffs": "cutoffs, which are",
+    "all": "all methods, which are",
+}
 _FORMATS = ("keep", *CALIBRATION_FORMATS)
 
 
@@ -52,8 +60,8 @@ def add_calibrate_parser(commands: Any) -> None:
         "-o",
         "--output",
         metavar="OUT.gguf",
-        help="output file; optional for cutoffs, and for a head or inputs, whose default is the "
-        "companion beside the model, NAME.sparsefire.gguf",
+        help="output file; optional for cutoffs, and for a head, inputs or all, whose default is "
+        "the companion beside the model, NAME.sparsefire.gguf",
     )
     add(
         "--text",
@@ -62,18 +70,19 @@ def add_calibrate_parser(commands: Any) -> None:
     )
     add(
         "--method",
-        choices=("auto", "predictors", "cutoffs", "head", "inputs"),
+        choices=("auto", "predictors", "cutoffs", "head", "inputs", "all"),
         default="auto",
         help="head: a screen of the output matrix, for any model; inputs: limits below which "
-        "inputs of products are left out, for models in q4_0; default: predictors for the ReLU "
-        "family, cutoffs for others",
+        "inputs of products are left out, for models in q4_0; all: the fastest combination at one "
+        "acceptable cost, which without -o is one of head and inputs; default: predictors for the "
+        "ReLU family, cutoffs for others",
     )
     add(
         "--tokens",
         type=int,
         metavar="N",
         help="tokens of the text to use; default 100000, for cutoffs and inputs 8192, for a head "
-        "16384",
+        "16384, for all each method's own",
     )
     add("--activation", metavar="NAME", help="activation function, overriding the file")
     add_pre_option(parser)
@@ -136,7 +145,7 @@ def _add_cutoff_options(group: Any) -> None:
     add(
         "--even-if-slower",
         action="store_true",
-        help="write the best setting, or the screen, even if dense is better",
+        help="write the best setting, the screen, or all together, even if dense is better",
     )
 
 
@@ -145,9 +154,9 @@ def _add_head_options(group: Any) -> None:
     add(
         "--kl",
         type=float,
-        default=0.01,
         metavar="NATS",
-        help="acceptable divergence from the exact distribution; default %(default)s",
+        help="acceptable divergence from the exact distribution; default 0.01. For all: of the "
+        "combination, in place of --perplexity-cost",
     )
     add(
         "--agreement",
@@ -179,18 +188,13 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         check_output(Path(arguments.output), inputs, force=arguments.force)
     text = "" if arguments.text is None else read_text(arguments.text)
     choose_host(arguments)
-    if arguments.method == "head":
-        if uses_engine(arguments):
-            raise ArgumentError("--engine, --workers: not for a head, which is timed here")
+    method = _method(arguments)
+    if method != "predictors" and uses_engine(arguments):
+        raise ArgumentError(f"--engine, --workers: not for {_TIMED[method]} timed here")
+    if method == "head":
         return _calibrate_head(arguments, None if arguments.text is None else text)
-    if arguments.method == "inputs":
-        if uses_engine(arguments):
-            raise ArgumentError("--engine, --workers: not for inputs, which are timed here")
-        return _calibrate_inputs(arguments, text)
-    if _method(arguments) == "cutoffs":
-        if uses_engine(arguments):
-            raise ArgumentError("--engine, --workers: not for cutoffs, which are timed here")
-        return _calibrate_cutoffs(arguments, text)
+    if method != "predictors":
+        return _OF_TEXT[method](arguments, text)
     if arguments.output is None:
         raise ArgumentError("the option -o OUT.gguf is missing")
     from ..calibrate.predictors import DEFAULT_TOKENS, calibrate_model
@@ -212,7 +216,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 def _run(
     arguments: argparse.Namespace,
     calibrate: Callable[..., ReportT],
-    default_tokens: int,
+    default_tokens: int | None,
     text: str | None,
     table: Callable[[ReportT], str],
     **options: Any,
@@ -297,12 +301,85 @@ def _calibrate_head(arguments: argparse.Namespace, text: str | None) -> int:
         DEFAULT_TOKENS,
         text,
         head_table,
-        kl=arguments.kl,
+        kl=0.01 if arguments.kl is None else arguments.kl,
         agreement=arguments.agreement,
         rank=arguments.rank,
         rows=arguments.rows,
         format=arguments.predictor_format,
         even_if_slower=arguments.even_if_slower,
+    )
+
+
+def _calibrate_all(arguments: argparse.Namespace, text: str) -> int:
+    from ..calibrate.combined import calibrate_all
+
+    return _run(
+        arguments,
+        calibrate_all,
+        None,
+        text,
+        combined_table,
+        perplexity_cost=arguments.perplexity_cost / 100,
+        kl=arguments.kl,
+        agreement=arguments.agreement,
+        shares=arguments.sparsity,
+        recall=arguments.recall,
+        even_if_slower=arguments.even_if_slower,
+    )
+
+
+_OF_TEXT = {
+    "cutoffs": _calibrate_cutoffs,
+    "inputs": _calibrate_inputs,
+    "all": _calibrate_all,
+}
+
+
+def combined_table(report: CombinedCalibration) -> str:
+    """The report as text."""
+    dense = sorted(each.dense_tokens_per_s for each in report.settings)
+    lines = [
+        "                        perplexity      nats   same      MB read  tokens/s, over dense",
+        f"{'dense':22}{report.perplexity_dense:12.3f}{'':16}{report.dense_bytes / 1e6:13,.1f}"
+        + (f"{dense[len(dense) // 2]:10.1f}" if dense else ""),
+    ]
+    free = [] if report.free is None else [(f"{report.free.mode} mode", report.free)]
+    rows = free + [(each.methods[0], each) for each in report.settings]
+    chosen = report.chosen
+    if chosen is not None and len(chosen.methods) > 1:
+        rows.append(("together", chosen))
+    for name, each in rows:
+        detail = "; ".join(each.details) if len(each.methods) == 1 else ", ".join(each.methods)
+        lines.append(
+            f"{name:22}{100 * report.cost(each):+10.2f} %{each.kl:10.4f} {each.agreement:7.2%}"
+            f"{each.read_bytes / 1e6:13,.1f}{each.tokens_per_s:10.1f} {each.speedup:5.2f}×"
+            f"  {detail}"
+        )
+    lines += [f"without {name}: {reason}" for name, reason in report.unused.items()]
+    if chosen is None:
+        limit = (
+            f"{100 * report.perplexity_cost:g} % of perplexity"
+            if report.kl is None
+            else f"{report.kl:g} nats"
+        )
+        free_mode = (
+            "dense" if report.free is None else f"the model as it is, in {report.free.mode} mode,"
+        )
+        verdict = (
+            f"{free_mode} is best: nothing that costs at most {limit} is faster on this machine. "
+            "Nothing was written"
+        )
+    else:
+        verdict = f"best: {_described(report, chosen)}; wrote {report.output}"
+    return "\n".join([*lines, "", f"{report.held_out_tokens:,} tokens held out; {verdict}"])
+
+
+def _described(report: CombinedCalibration, chosen: MethodMeasure) -> str:
+    pairs = zip(chosen.methods, chosen.details, strict=True)
+    methods = " and ".join(f"{name} ({detail})" for name, detail in pairs)
+    return (
+        f"{methods}, perplexity {100 * report.cost(chosen):+.2f} %, {chosen.kl:.4f} nats, "
+        f"{chosen.speedup:.2f}× the speed of dense"
     )
 
 

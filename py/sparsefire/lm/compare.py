@@ -1,10 +1,10 @@
-"""Decoding speed of a model in each mode, and with each head."""
+"""Decoding speed of a model in each mode, with each head, or of any sessions."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .model import Model
 from .session import Session
@@ -30,7 +30,7 @@ def compare_modes(
     try:
         for mode, session in sessions.items():
             session.feed(prompt_ids, mode)
-        return _compared(sessions, token_ids, seconds)
+        return compare_sessions(sessions, token_ids, seconds)
     finally:
         for session in sessions.values():
             session.close()
@@ -46,16 +46,20 @@ def compare_heads(
         for head, session in sessions.items():
             session.set_head(head == "screened")
             session.feed(prompt_ids, model.config.default_mode)
-        return _compared(sessions, token_ids, seconds)
+        return compare_sessions(sessions, token_ids, seconds)
     finally:
         for session in sessions.values():
             session.close()
 
 
-def _compared(
-    sessions: Mapping[str, Session], token_ids: Sequence[int], seconds: float
+def compare_sessions(
+    sessions: Mapping[str, Session],
+    token_ids: Sequence[int],
+    seconds: float = 10.0,
+    before: Callable[[str], object] = lambda _: None,
 ) -> dict[str, float]:
-    """Tokens per second of each session, which take turns."""
+    """Tokens per second of each session, all of which hold the same prompt and take turns as those
+    of `compare_modes`. ``before`` is called with a session's name before its turn, untimed."""
     spent: dict[str, list[float]] = {name: [] for name in sessions}
     began = time.perf_counter()
     order = list(sessions)
@@ -64,6 +68,7 @@ def _compared(
             break
         block = token_ids[start : start + _BLOCK]
         for name in order:
+            before(name)
             spent[name] += _seconds(sessions[name], block)
         order.reverse()
     return {name: 1 / statistics.median(times) for name, times in spent.items()}
