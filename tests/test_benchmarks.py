@@ -127,6 +127,16 @@ def test_a_missing_peer_is_one_sentence(
             ["--shape", "64x128", "--samples", "300", "--rank", "32"],
             r"s for 300 samples",
         ),
+        (
+            "whole_models",
+            ["bitnet", "--quick", "--rounds", "2", "--threads", "1"],
+            r"tiny-BitNet-2B, 2 layers, 1 threads, \d+\.\d% of the neurons, 64 of 512 rows",
+        ),
+        (
+            "whole_models",
+            ["inputs", "--quick", "--rounds", "2", "--threads", "1"],
+            r"tiny-7B, 2 layers, 1 threads, \d+\.\d% left out",
+        ),
     ],
 )
 def test_studies_at_small_sizes(study: str, arguments: list[str], expected: str) -> None:
