@@ -88,6 +88,14 @@ def _sentencepiece(size: int, *, metaspace: bool) -> Tokenizer:
     return made
 
 
+def _phi(size: int) -> Tokenizer:
+    """Phi-3's, whose added tokens take the white space after them."""
+    made = _sentencepiece(size - 3, metaspace=False)
+    names = ("<|user|>", "<|end|>", "<|assistant|>")
+    made.add_special_tokens([AddedToken(name, rstrip=True, normalized=False) for name in names])
+    return made
+
+
 def _gemma(size: int) -> Tokenizer:
     """Gemma's: no space before a text, and added tokens for runs of line ends and of spaces, which
     the merges reach as well."""
@@ -186,7 +194,7 @@ MAKERS: dict[str, Callable[[int], Tokenizer]] = {
     "bitnet": lambda size: _byte_level("llama-bpe", size, whole=True, around=("<|begin|>",)),
     "nanochat": lambda size: _byte_level("nanochat", size, around=("<|bos|>",)),
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), _gemma),
-    "phi3": lambda size: _sentencepiece(size, metaspace=False),
+    "phi3": _phi,
     "smollm3": lambda size: _byte_level("llama-bpe", size, whole=True, around=("<|begin|>",)),
     "olmo": lambda size: _byte_level("gpt-2", size, composed=True),
     **dict.fromkeys(("olmo2", "olmo3"), lambda size: _byte_level("llama-bpe", size)),

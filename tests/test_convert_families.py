@@ -26,6 +26,7 @@ ENTRIES = hf_families.entries()
 TEXTS = (
     "The people of 1776, über alles:\n\tthen there… 日本 🙂",
     " It's  e\u0301 and I'LL; 12345678 ﬁ İ\r\n\n  x ",
+    "<|user|>\n Hi there<|end|>\n\n<|assistant|> ",
     "",
 )
 INNER = ENTRIES["gemma3"]["config"]["text_config"]

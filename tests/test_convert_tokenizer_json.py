@@ -25,6 +25,7 @@ TEXTS = (
     "  two  spaces ",
     "a<|im_end|>b <|im_end|> the<|im_end|>\n the",
     "<|im_end|> the people",
+    "a \u3000\n<|im_end|>\t \xa0<|im_end|>\x1c b  <|im_end|>  ",
     "▁the ▁people",
     "café cafe\u0301 \ufb01ne \u2163 12345 \n\n\t語👍",
 )
@@ -95,8 +96,10 @@ FLAGS: list[tuple[Json, bool]] = [
     ({}, True),
     ({"special": False}, True),
     ({"normalized": True}, True),
-    ({"lstrip": True}, False),
-    ({"rstrip": True}, False),
+    ({"lstrip": True}, True),
+    ({"rstrip": True}, True),
+    ({"lstrip": True, "rstrip": True, "special": False}, True),
+    ({"rstrip": True, "normalized": True}, False),
     ({"single_word": True}, False),
 ]
 ENDS: list[tuple[Json | None, bool]] = [
@@ -159,7 +162,10 @@ def put(part: str, value: Any) -> Callable[[Json], None]:
         (changed("model", end_of_word_suffix="</w>"), "'model': end_of_word_suffix"),
         (changed("model", more=1), "'model': the option 'more'"),
         (put("extra", {}), "the file: the option 'extra'"),
-        (lambda values: added(values, rstrip=True), "'<|im_end|>': rstrip".replace("|", r"\|")),
+        (
+            lambda values: added(values, rstrip=True, normalized=True),
+            "'<|im_end|>': rstrip of a name that is normalized".replace("|", r"\|"),
+        ),
     ],
 )
 def test_the_part_is_named(edit: Callable[[Json], None], message: str, tmp_path: Path) -> None:

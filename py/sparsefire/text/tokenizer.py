@@ -14,7 +14,7 @@ from .longest_match import LongestMatch
 from .normalizer import Normalizer
 from .pretokenizer import DEFAULT_RULE, FORM_KEY, PRE_KEY, check_rule, pretokenizer
 from .sentencepiece import PieceBpe, PieceMerges, Unigram
-from .vocabulary import TokenType, Vocabulary, numbers, strings
+from .vocabulary import WHITE_SPACE, TokenType, Vocabulary, numbers, strings
 from .wordpiece import WordPiece
 
 
@@ -139,7 +139,7 @@ class Tokenizer:
         ids: list[int] = []
         splitter = self.vocabulary.splitter(special)
         parts = [text] if splitter is None else splitter.split(text)
-        for index, part in enumerate(parts):
+        for index, part in enumerate(self._stripped(parts)):
             if index % 2:
                 ids.append(self.vocabulary.ids[part])
             elif part:
@@ -151,6 +151,21 @@ class Tokenizer:
         if self.add_eos if add_eos is None else add_eos:
             ids.append(self._wanted(self.eos, "add_eos", "ends"))
         return ids
+
+    def _stripped(self, parts: list[str]) -> list[str]:
+        """Parts of a text, with names of tokens at odd places, without the white space that these
+        tokens take."""
+        left, right = self.vocabulary.strip_left, self.vocabulary.strip_right
+        if not left and not right:
+            return parts
+        ids, found = self.vocabulary.ids, [*parts]
+        for place in range(1, len(parts), 2):
+            token = ids[parts[place]]
+            if token in left:
+                found[place - 1] = found[place - 1].rstrip(WHITE_SPACE)
+            if token in right:
+                found[place + 1] = found[place + 1].lstrip(WHITE_SPACE)
+        return found
 
     @staticmethod
     def _wanted(token: int | None, argument: str, what: str) -> int:

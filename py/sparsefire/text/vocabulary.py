@@ -12,6 +12,14 @@ from .._shown import shown_value
 from ..errors import ModelFileError
 
 BLANK = "▁"  # a space in SentencePiece vocabularies
+# Tokens that take the white space beside their names: `lstrip` and `rstrip` in tokenizer.json.
+STRIP_LEFT_KEY = "tokenizer.sparsefire.strip_left"
+STRIP_RIGHT_KEY = "tokenizer.sparsefire.strip_right"
+# Unicode's property White_Space, which Python's str.strip exceeds.
+WHITE_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+    "\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 
 
 class TokenType(IntEnum):
@@ -55,7 +63,8 @@ class Vocabulary:
 
     `bos`, `eos`, `unknown`, `separator` and `padding` are ids or None; `end_ids` contains every id
     that ends a generation. `add_bos` and `add_eos` say whether they are added to a text,
-    `add_separator` whether a separator is inserted between two texts.
+    `add_separator` whether a separator is inserted between two texts. Tokens of `strip_left` and
+    `strip_right` take the white space before and after their names in a text with them.
     """
 
     def __init__(
@@ -72,6 +81,8 @@ class Vocabulary:
         add_bos: bool = False,
         add_eos: bool = False,
         add_separator: bool = False,
+        strip_left: Iterable[int] = (),
+        strip_right: Iterable[int] = (),
     ) -> None:
         self.tokens = tokens
         self.size = len(tokens)
@@ -86,6 +97,7 @@ class Vocabulary:
         self.separator = self._checked("seperator", separator)
         self.padding = self._checked("padding", padding)
         self.end_ids = self._all_ends(end_ids)
+        self.strip_left, self.strip_right = frozenset(strip_left), frozenset(strip_right)
         self._splitters: dict[bool, re.Pattern[str] | None] = {}
         self.add_bos = add_bos and self.bos is not None
         self.add_eos = add_eos and self.eos is not None
@@ -137,6 +149,8 @@ class Vocabulary:
             add_bos=adds["bos"],
             add_eos=adds["eos"],
             add_separator=flag(metadata, "add_sep_token", add_separator),
+            strip_left=_array(metadata, STRIP_LEFT_KEY, "iu", "integers") or (),
+            strip_right=_array(metadata, STRIP_RIGHT_KEY, "iu", "integers") or (),
         )
 
     def _checked(self, name: str, token: int | None) -> int | None:
@@ -220,24 +234,23 @@ def strings(metadata: Mapping[str, Any], name: str) -> list[str]:
 
 def integers(metadata: Mapping[str, Any], name: str) -> list[int] | None:
     """The list of integers `tokenizer.ggml.<name>`, or None."""
-    value = _array(metadata, name, "iu", "integers")
-    return None if value is None else list(value)
+    return _array(metadata, f"tokenizer.ggml.{name}", "iu", "integers")
 
 
 def numbers(metadata: Mapping[str, Any], name: str) -> list[float]:
     """The list of numbers `tokenizer.ggml.<name>`."""
-    value = _array(metadata, name, "iuf", "numbers")
+    value = _array(metadata, f"tokenizer.ggml.{name}", "iuf", "numbers")
     if value is None:
         raise ModelFileError(f"key 'tokenizer.ggml.{name}' is missing")
     return list(value)
 
 
-def _array(metadata: Mapping[str, Any], name: str, kinds: str, what: str) -> list[Any] | None:
-    value = metadata.get(f"tokenizer.ggml.{name}")
+def _array(metadata: Mapping[str, Any], key: str, kinds: str, what: str) -> list[Any] | None:
+    value = metadata.get(key)
     if value is None:
         return None
     if getattr(getattr(value, "dtype", None), "kind", "") not in tuple(kinds):
-        raise ModelFileError(f"key 'tokenizer.ggml.{name}' is not a list of {what}")
+        raise ModelFileError(f"key {key!r} is not a list of {what}")
     listed: list[Any] = value.tolist()
     return listed
 

@@ -240,6 +240,8 @@ class _Conversion:
             parts = stack_experts(parts, self._config.experts)
         except ModelFileError as error:
             raise ModelFileError(f"{self._folder}: {error}") from None
+        if "embed_tokens.weight" in parts:  # a model that was saved without its head
+            parts = {f"model.{name}": part for name, part in parts.items()}
         return self._config.family.arrange(self._config, parts)
 
     def _in_pairs(self, new: str, part: Part) -> Part:

@@ -226,6 +226,7 @@ def _cohere_keys(config: Config) -> Keys:
 
 
 def _cohere2_keys(config: Config) -> Keys:
+    _only(config, use_gated_activation=True, use_parallel_block=True, rotary_pct=1.0)
     return {**_cohere_keys(config), **_windows(config, 4)}
 
 
@@ -439,6 +440,7 @@ ROWS = {
         epsilon=_LAYER_EPSILON,
         own_windows=True,
         tied=True,
+        known=("use_gated_activation",),
     ),
     "gpt2": Family(
         "gpt2",

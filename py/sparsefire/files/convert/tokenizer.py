@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import ModelFileError, UnsupportedError
 from ...text.normalizer import SCHEME_KEY
 from ...text.pretokenizer import FORM_KEY, PRE_KEY, pretokenizer
-from ...text.vocabulary import BLANK, TokenType
+from ...text.vocabulary import BLANK, STRIP_LEFT_KEY, STRIP_RIGHT_KEY, TokenType
 from . import rwkv_vocabulary
 from .encoder_tokenizers import unigram, word_pieces
 from .safetensors import read_json_object
@@ -55,7 +55,8 @@ def tokenizer_metadata(
     else:
         table, keys = _from_rwkv(directory)
     ends = source.ends()
-    added = _added_tokens(directory, settings, described, mask)
+    entries = _entries(settings, described)
+    added = _added_tokens(directory, entries, mask)
     table.add(
         added,
         directory,
@@ -74,7 +75,7 @@ def tokenizer_metadata(
         keys |= around if source.kind == "WordPiece" else {}
         keys |= _special_ids(directory, settings, table, ends)
     keys |= _added_at_the_ends(settings, ends, bool(described))
-    return keys | _chat_templates(directory, settings)
+    return keys | _stripping(entries, mask) | _chat_templates(directory, settings)
 
 
 _OTHER_KINDS = {"WordPiece": word_pieces, "Unigram": unigram}
@@ -214,29 +215,47 @@ def _spaces(source: TokenizerJson) -> dict[str, Any]:
     return keys
 
 
-def _added_tokens(
-    directory: Path, settings: Mapping[str, Any], described: Mapping[str, Any], mask: str | None
-) -> dict[int, tuple[str, bool]]:
-    """Names of added tokens, and whether they are special, by id, from all three places."""
-    added: dict[int, tuple[str, bool]] = {}
-    for name, token in read_json_object(directory / "added_tokens.json").items():
-        added[token] = (name, False)
+def _entries(
+    settings: Mapping[str, Any], described: Mapping[str, Any]
+) -> list[tuple[Any, Mapping[str, Any]]]:
+    """Added tokens by id, with what the tokeniser and its settings say of each."""
     entries = described.get("added_tokens")
-    listed: list[tuple[Any, Any]] = [
+    found: list[tuple[Any, Any]] = [
         (each.get("id"), each) for each in entries or [] if isinstance(each, Mapping)
     ]
     decoder = settings.get("added_tokens_decoder")
     if isinstance(decoder, Mapping):
-        listed += [(int(token), each) for token, each in decoder.items() if token.isdecimal()]
-    for token, each in listed:
-        if isinstance(each, Mapping):
-            if mask is None or each.get("content") != mask:
-                check_flags(directory, each)
-            added[token] = (each.get("content", ""), bool(each.get("special")))
+        found += [(int(token), each) for token, each in decoder.items() if token.isdecimal()]
+    return [(token, each) for token, each in found if isinstance(each, Mapping)]
+
+
+def _added_tokens(
+    directory: Path, entries: Sequence[tuple[Any, Mapping[str, Any]]], mask: str | None
+) -> dict[int, tuple[str, bool]]:
+    """Names of added tokens, and whether they are special, by id, from all places."""
+    added: dict[int, tuple[str, bool]] = {}
+    for name, token in read_json_object(directory / "added_tokens.json").items():
+        added[token] = (name, False)
+    for token, each in entries:
+        if mask is None or each.get("content") != mask:
+            check_flags(directory, each)
+        added[token] = (each.get("content", ""), bool(each.get("special")))
     for token, (name, _) in added.items():
         if not isinstance(token, int) or token < 0 or not isinstance(name, str) or not name:
             raise ModelFileError(f"{directory}: an added token is not well formed: {name!r}")
     return added
+
+
+def _stripping(
+    entries: Sequence[tuple[Any, Mapping[str, Any]]], mask: str | None
+) -> dict[str, Any]:
+    """Keys of the tokens that take the white space beside them."""
+    keys = {}
+    for flag, key in (("lstrip", STRIP_LEFT_KEY), ("rstrip", STRIP_RIGHT_KEY)):
+        found = {token for token, each in entries if each.get(flag) and each["content"] != mask}
+        if found:
+            keys[key] = np.array(sorted(found), np.uint32)
+    return keys
 
 
 def _special_ids(

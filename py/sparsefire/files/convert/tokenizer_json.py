@@ -428,10 +428,12 @@ class TokenizerJson:
 
 
 def check_flags(path: Path, entry: Step) -> None:
-    """Raises for an added token that takes spaces beside it, or is found only as a whole word."""
+    """Raises for an added token that is found only as a whole word, or takes spaces beside it that
+    a normaliser may have changed."""
     for flag in _FLAGS:
-        if entry.get(flag):
+        if entry.get(flag) and (flag == "single_word" or entry.get("normalized")):
+            how = "" if flag == "single_word" else " of a name that is normalized"
             raise UnsupportedError(
-                f"{path}: added token {entry.get('content')!r}: {flag} is not supported, and "
+                f"{path}: added token {entry.get('content')!r}: {flag}{how} is not supported, and "
                 "tokens would differ without it"
             )
