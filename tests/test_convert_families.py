@@ -105,6 +105,10 @@ def test_logits(kind: str, tmp_path: Path) -> None:
         ("falcon", {"alibi": True}, "alibi"),
         ("falcon", {"parallel_attn": False}, "parallel_attn"),
         ("stablelm-parallel", {"head_dim": 16}, "norms of"),
+        ("glm4_moe", {"n_group": 2}, "n_group"),
+        ("lfm2", {"layer_types": ["conv", "sliding_attention"]}, "layer_types"),
+        ("lfm2", {"conv_bias": True}, "conv_bias"),
+        ("cohere2", {"use_gated_activation": False}, "use_gated_activation"),
         ("qwen3-judge", {"id2label": {"0": "no", "1": "yes"}}, "id2label"),
     ],
 )
@@ -113,6 +117,20 @@ def test_refusals(kind: str, changes: dict[str, Any], message: str, tmp_path: Pa
     with pytest.raises((UnsupportedError, ModelFileError), match=message):
         convert_checkpoint(folder, tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_checkpoint_without_the_models_head(tmp_path: Path) -> None:
+    """As embedding models are saved: names do not begin with "model."."""
+    entry = ENTRIES["smollm3"]
+    folder = hf_families.write(tmp_path / "checkpoint", entry)
+    convert_checkpoint(folder, tmp_path / "whole.gguf", name="m")
+    tensors = hf_families.weights(entry["shapes"])
+    save_file(
+        {name.removeprefix("model."): each for name, each in tensors.items()},
+        folder / "model.safetensors",
+    )
+    convert_checkpoint(folder, tmp_path / "part.gguf", name="m")
+    assert (tmp_path / "part.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
 def test_a_reranker_of_qwen_answers_yes_or_no(tmp_path: Path) -> None:

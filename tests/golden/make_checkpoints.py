@@ -225,6 +225,27 @@ DENSE: dict[str, dict[str, Any]] = {
     },
     "gpt_neox": {"rope_parameters": {"rope_theta": 5000.0, "partial_rotary_factor": 0.5}},
     "seed_oss": {"head_dim": 12, "attention_bias": True},
+    "ernie4_5": {"head_dim": 12, **_TIED},
+    "hunyuan_v1_dense": {
+        "head_dim": 12,
+        "rope_parameters": {
+            "rope_type": "dynamic",
+            "rope_theta": 500.0,
+            "alpha": 50.0,
+            "factor": 1.0,
+        },
+    },
+    "lfm2": {**_TIED, "block_multiple_of": 8, "layer_types": ["conv", "full_attention"]},
+    "glm4_moe": {
+        **_EXPERTS,
+        "head_dim": 8,
+        "n_routed_experts": 8,
+        "n_shared_experts": 2,
+        "use_qk_norm": True,
+        "attention_bias": True,
+        "routed_scaling_factor": 2.5,
+        "rope_parameters": {"rope_theta": 5000.0, "partial_rotary_factor": 0.5},
+    },
 }
 FAMILIES |= DENSE
 _ROBERTA = {"type_vocab_size": 1, "pad_token_id": 3}

@@ -67,10 +67,6 @@ def _only(config: Config, **values: Any) -> None:
             raise config.unsupported(name)
 
 
-def _renamed(parts: Parts, pattern: str, new: str) -> Parts:
-    return {re.sub(pattern, new, name): part for name, part in parts.items()}
-
-
 # -- Gemma -----------------------------------------------------------------------------------------
 
 _GELU = "gelu_pytorch_tanh"
@@ -208,6 +204,56 @@ def _exaone4_keys(config: Config) -> Keys:
 def _seed_keys(config: Config) -> Keys:
     _only(config, attention_out_bias=False, mlp_bias=False)
     return {}
+
+
+def _hunyuan_values(config: Config) -> Keys:
+    """The base of the rotation, which a fixed number scales in configs that call it dynamic."""
+    rope = config.rope
+    if rope["rope_type"] != "dynamic" or not rope.get("alpha"):
+        return {}
+    d, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    dims = config.integer("head_dim", d // heads)
+    base = config.number("rope_theta", config.rope_number("rope_theta", 10000.0))
+    base *= config.rope_number("alpha") ** (dims / (dims - 2))
+    return {"rope_scaling": {}, "rope_parameters": {"rope_theta": base}}
+
+
+def _lfm2_values(config: Config) -> Keys:
+    """Sizes, of which older configs have other names, and which may have to be made smaller."""
+    hidden = config.integer("block_ff_dim", config.get("intermediate_size"))
+    if config.get("block_auto_adjust_ff_dim", True):
+        hidden = int(config.number("block_ffn_dim_multiplier", 1.0) * int(2 * hidden / 3))
+        multiple = config.integer("block_multiple_of", 256)
+        hidden = multiple * -(-hidden // multiple)
+    return {
+        "hidden_act": "silu",
+        "intermediate_size": hidden,
+        "tie_word_embeddings": config.get("tie_word_embeddings", config.get("tie_embedding")),
+    }
+
+
+def _lfm2_keys(config: Config) -> Keys:
+    """Convolutions have no heads of keys and values."""
+    kinds = config.get("layer_types")
+    attends = config.get("full_attn_idxs")
+    if kinds is None and isinstance(attends, list):
+        kinds = [_ALL if layer in attends else "conv" for layer in range(config.layers)]
+    if not isinstance(kinds, list) or len(kinds) != config.layers or {*kinds} - {"conv", _ALL}:
+        raise config.unsupported("layer_types")
+    _only(config, conv_bias=False)
+    heads = [config.kv_heads if kind == _ALL else 0 for kind in kinds]
+    taps = config.integer("conv_L_cache", 3)
+    return {"attention.head_count_kv": np.array(heads, np.uint32), "shortconv.l_cache": taps}
+
+
+def _lfm2_parts(_: Config, parts: Parts) -> Parts:
+    """Filters, (channels, 1, taps), as matrices."""
+    return {
+        name: part.made(lambda x: x[:, 0], part.shape[::2], plain=True)
+        if name.endswith(".conv.conv.weight") and len(part.shape) == 3
+        else part
+        for name, part in parts.items()
+    }
 
 
 # -- Cohere ----------------------------------------------------------------------------------------
@@ -418,6 +464,23 @@ ROWS = {
         "Glm4ForCausalLM",
         usual=False,
         partial=True,
+    ),
+    "ernie4_5": Family("ernie4_5", False, "Ernie4_5ForCausalLM", usual=False, tied=True),
+    "hunyuan_v1_dense": Family(
+        "hunyuan-dense", False, "HunYuanDenseV1ForCausalLM", values=_hunyuan_values, usual=False
+    ),
+    "lfm2": Family(
+        "lfm2",
+        False,
+        "Lfm2ForCausalLM",
+        _lfm2_keys,
+        _lfm2_parts,
+        usual=False,
+        epsilon=("norm_eps", "attention.layer_norm_rms_epsilon"),
+        norms=False,
+        values=_lfm2_values,
+        own_windows=True,
+        tied=True,
     ),
     "seed_oss": Family("seed_oss", False, "SeedOssForCausalLM", _seed_keys, usual=False),
     "cohere": Family(

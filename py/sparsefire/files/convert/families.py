@@ -185,7 +185,6 @@ def _deepseek_parts(config: Config, parts: Parts) -> Parts:
     latent vectors. Layers that only draft tokens are left out."""
     heads, plain = config.heads, config.integer("qk_nope_head_dim")
     value, rank = config.integer("v_head_dim"), config.integer("kv_lora_rank")
-    draft = re.compile(r"model\.layers\.(\d+)\..+")
     found: Parts = {}
 
     def keys(x: FloatArray) -> FloatArray:
@@ -194,20 +193,40 @@ def _deepseek_parts(config: Config, parts: Parts) -> Parts:
     def values(x: FloatArray) -> FloatArray:
         return x.reshape(heads, -1, rank)[:, plain:]
 
-    for name, part in parts.items():
-        layer = draft.fullmatch(name)
-        if layer and int(layer[1]) >= config.layers and config.get("num_nextn_predict_layers"):
-            continue
+    for name, part in _without_drafts(config, parts).items():
         if name.endswith(".kv_b_proj.weight"):
             if part.shape != (heads * (plain + value), rank):
                 raise config.fail("kv_lora_rank", f"does not suit {name!r}, {part.shape}")
             found[name.replace("kv_b_proj", "k_b_proj")] = part.made(keys, (heads, rank, plain))
             found[name.replace("kv_b_proj", "v_b_proj")] = part.made(values, (heads, value, rank))
-        elif name.endswith(".e_score_correction_bias"):
-            found[name.replace("correction_bias", "correction.bias")] = part
         else:
             found[name] = part
     return found
+
+
+def _without_drafts(config: Config, parts: Parts) -> Parts:
+    """Without layers that only draft tokens; biases of routers under a name that GGUF has."""
+    layer = re.compile(r"model\.layers\.(\d+)\..+")
+    drafts = bool(config.get("num_nextn_predict_layers"))
+    found: Parts = {}
+    for name, part in parts.items():
+        match = layer.fullmatch(name)
+        if not (drafts and match and int(match[1]) >= config.layers):
+            found[name.replace("e_score_correction_bias", "e_score_correction.bias")] = part
+    return found
+
+
+def _glm4_moe(config: Config) -> Keys:
+    if config.get("n_group", 1) != 1:
+        raise config.unsupported("n_group")
+    return {
+        **_experts(config),
+        "leading_dense_block_count": config.get("first_k_dense_replace", 1),
+        "expert_shared_count": config.get("n_shared_experts", 1),
+        "expert_gating_func": 2,
+        "expert_weights_norm": bool(config.get("norm_topk_prob", True)),
+        "expert_weights_scale": config.number("routed_scaling_factor", 1.0),
+    }
 
 
 # -- Granite, Nemotron -----------------------------------------------------------------------------
@@ -440,6 +459,15 @@ FAMILIES = {
         values=encoders.nomic_bert_values,
         known=("activation_function",),
         **_ENCODER,
+    ),
+    "glm4_moe": Family(
+        "glm4moe",
+        False,
+        "Glm4MoeForCausalLM",
+        _glm4_moe,
+        _without_drafts,
+        usual=False,
+        partial=True,
     ),
     "deepseek_v2": Family(
         "deepseek2", False, "DeepseekV2ForCausalLM", _deepseek_v2, _deepseek_parts, usual=False
