@@ -164,10 +164,10 @@ def _ones(name: str, size: int) -> dict[str, TensorData]:
 # levels that `_levels` draws.
 _BLOCKS = {
     "q8_0": (32, 34, 0, 73.6),
-    "q4_0": (32, 18, 0, 4.64),
+    "q4_0": (32, 18, 0, 4.32),
     "tq2_0": (256, 66, 64, 0.816),
 }
-_DRAWN = 1 << 15  # blocks that are drawn and repeated
+_DRAWN = 32_749  # blocks that are drawn and repeated; a prime number, so that no rows are the same
 
 
 def _random(rows: int, columns: int, format: str, inputs: int | None = None) -> TensorData:
@@ -190,8 +190,10 @@ def _random(rows: int, columns: int, format: str, inputs: int | None = None) -> 
 
 
 def _levels(random: np.random.Generator, shape: tuple[int, int], format: str) -> np.ndarray:
-    """Random bytes of blocks: any; or two bits of 0, 1 or 2 four times, for -1, 0 and 1."""
-    if format != "tq2_0":
-        return random.integers(0, 256, shape, np.uint8)
-    codes = random.integers(0, 3, (*shape, 4), np.uint8)
-    return np.asarray((codes << np.array([0, 2, 4, 6], np.uint8)).sum(axis=-1), np.uint8)
+    """Random bytes of blocks whose levels are as often above zero as below."""
+    if format == "q8_0":
+        return random.integers(-127, 128, shape, np.int8).view(np.uint8)
+    # Of 4 bits 1 … 15 for -7 … 7; of 2 bits 0, 1 and 2 for -1, 0 and 1.
+    low, high, bits = (1, 16, 4) if format == "q4_0" else (0, 3, 2)
+    codes = random.integers(low, high, (*shape, 8 // bits), np.uint8)
+    return np.asarray((codes << np.arange(0, 8, bits, dtype=np.uint8)).sum(axis=-1), np.uint8)
