@@ -2,6 +2,7 @@
 
 sparsefire calibrate -m MODEL.gguf --method head --text TEXT
 python -m bench.studies.heads MODEL.gguf path/to/llama-bench
+python -m bench.studies.heads MODEL.gguf path/to/llama-bench --heads proven dense
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ def main() -> None:
         prog="python -m bench.studies.heads",
         description="How fast is decoding with a screened head?",
     )
-    parser.add_argument("model", type=Path, help="GGUF file with a screen or a companion")
+    parser.add_argument("model", type=Path, help="GGUF file; for screened with a screen")
     parser.add_argument("llama_bench", type=Path, help="llama.cpp's program llama-bench")
+    add = parser.add_argument
+    names = ["screened", "proven", "dense"]
+    add("--heads", nargs="+", choices=names, default=["screened", "dense"], help="see `Model.load`")
+    add("--rounds", type=int, default=ROUNDS, help="default %(default)s")
     arguments = parser.parse_args()
     for threads in (1, 2):
-        core = hosts.open_core("native", threads=threads)
-        heads = ("screened", "dense")
+        core, heads = hosts.open_core("native", threads=threads), arguments.heads
         models = {head: Model.load(arguments.model, head=head, core=core) for head in heads}
         speeds: dict[str, list[float]] = {name: [] for name in (*heads, "llama.cpp")}
-        for measured in range(ROUNDS + 1):  # the first warms up
+        for measured in range(arguments.rounds + 1):  # the first warms up
             for head, model in models.items():
                 list(model.generate(PROMPT, TOKENS, temperature=0))
                 if measured:
