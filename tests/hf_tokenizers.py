@@ -195,6 +195,8 @@ MAKERS: dict[str, Callable[[int], Tokenizer]] = {
     "nanochat": lambda size: _byte_level("nanochat", size, around=("<|bos|>",)),
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), _gemma),
     "phi3": _phi,
+    "mistral3": lambda size: _byte_level("tekken", size, whole=True, around=("<s>",)),
+    "ministral3": lambda size: _byte_level("tekken", size, whole=True, around=("<s>",)),
     "smollm3": lambda size: _byte_level("llama-bpe", size, whole=True, around=("<|begin|>",)),
     "olmo": lambda size: _byte_level("gpt-2", size, composed=True),
     **dict.fromkeys(("olmo2", "olmo3"), lambda size: _byte_level("llama-bpe", size)),

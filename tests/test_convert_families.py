@@ -106,6 +106,8 @@ def test_logits(kind: str, tmp_path: Path) -> None:
         ("falcon", {"parallel_attn": False}, "parallel_attn"),
         ("stablelm-parallel", {"head_dim": 16}, "norms of"),
         ("glm4_moe", {"n_group": 2}, "n_group"),
+        ("mistral3", {"text_config": {**INNER, "model_type": "mistral4"}}, "text_config"),
+        ("ministral3", {"rope_parameters": {**YARN, "mscale": 2.0}}, "rope_parameters"),
         ("lfm2", {"layer_types": ["conv", "sliding_attention"]}, "layer_types"),
         ("lfm2", {"conv_bias": True}, "conv_bias"),
         ("cohere2", {"use_gated_activation": False}, "use_gated_activation"),

@@ -145,6 +145,25 @@ _GEMMA3 = {
     },
 }
 _MIXED = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+_MINISTRAL = {
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 5000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.1,
+    },
+}
 # Decoders without experts that differ from Llama's kind.
 DENSE: dict[str, dict[str, Any]] = {
     "gemma": _GEMMA,
@@ -152,14 +171,7 @@ DENSE: dict[str, dict[str, Any]] = {
     "gemma3_text": {**_GEMMA3, "num_hidden_layers": 6},
     "gemma3": {
         "text_config": {**_COMMON, **_GEMMA3, "layer_types": _MIXED["layer_types"][::-1]},
-        "vision_config": {
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 14,
-        },
+        "vision_config": _VISION,
         "mm_tokens_per_image": 4,
         "image_token_id": 310,
         "boi_token_id": 311,
@@ -225,6 +237,13 @@ DENSE: dict[str, dict[str, Any]] = {
     },
     "gpt_neox": {"rope_parameters": {"rope_theta": 5000.0, "partial_rotary_factor": 0.5}},
     "seed_oss": {"head_dim": 12, "attention_bias": True},
+    "ministral3": _MINISTRAL,
+    "mistral3": {
+        "text_config": {**_COMMON, "model_type": "mistral", "head_dim": 12},
+        "vision_config": _VISION,
+        "image_token_index": 310,
+        "tie_word_embeddings": False,
+    },
     "ernie4_5": {"head_dim": 12, **_TIED},
     "hunyuan_v1_dense": {
         "head_dim": 12,
@@ -272,8 +291,11 @@ def golden(kind: str, changes: dict[str, Any]) -> dict[str, Any]:
     model_type = {"xlm_roberta": "xlm-roberta"}.get(*[kind.partition("-")[0]] * 2)
     of_heads = {**ENCODERS, **JUDGES}
     name, changes = of_heads.get(kind, ("AutoModelForCausalLM", changes))
+    if "text_config" in changes:
+        name = "AutoModelForImageTextToText"
+    else:
+        changes = {**_COMMON, **changes}
     of = getattr(transformers, name)
-    changes = changes if "text_config" in changes else {**_COMMON, **changes}
     config = transformers.AutoConfig.for_model(model_type, **changes)
     torch.manual_seed(0)
     model = of.from_config(config, dtype=torch.float32)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..._arrays import FloatArray
 from .family import Family, Keys
+from .multimodal import text_parts
 from .parts import Part, Parts
 
 if TYPE_CHECKING:
@@ -136,16 +137,11 @@ def _gemma3_keys(config: Config) -> Keys:
 
 
 def _gemma_parts(config: Config, parts: Parts) -> Parts:
-    """Weights of norms, which checkpoints hold less 1; without the parts that see images."""
-    found: Parts = {}
-    for stored, part in parts.items():
-        name = re.sub(r"^(model\.language_model|language_model\.model)\.", "model.", stored)
-        if config.family.inner and not name.startswith("model.layers."):
-            if re.match(r"(model\.)?(vision_tower|multi_modal_projector)\.", name):
-                continue
-            name = name.removeprefix("language_model.")
-        found[name] = part.made(lambda x: x + 1) if name.endswith("norm.weight") else part
-    return found
+    """Weights of norms, which checkpoints hold less 1."""
+    return {
+        name: part.made(lambda x: x + 1) if name.endswith("norm.weight") else part
+        for name, part in text_parts(config, parts).items()
+    }
 
 
 # -- Phi, OLMo, SmolLM3, Exaone 4 ------------------------------------------------------------------

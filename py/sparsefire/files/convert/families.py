@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..._arrays import FloatArray
-from . import dense_families, encoders, judges
+from . import dense_families, encoders, judges, multimodal
 from . import sparse_families as sparse
 from .family import Family, Keys
 from .parts import Part, Parts
@@ -322,6 +322,7 @@ _ROBERTA = Family(
 
 FAMILIES = {
     **dense_families.ROWS,
+    **multimodal.ROWS,
     "llama": Family("llama", True, "LlamaForCausalLM"),
     "mistral": Family("llama", True, "MistralForCausalLM"),
     "qwen2": Family("qwen2", False, "Qwen2ForCausalLM"),
