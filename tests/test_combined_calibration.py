@@ -14,6 +14,7 @@ import pytest
 
 import tiny_model
 from sparsefire.arch import screen
+from sparsefire.arch.config import CUTOFF_KEYS
 from sparsefire.calibrate import combination, combined, cutoffs, head, inputs, parts
 from sparsefire.calibrate.combination import Combination, Rung, Trial, cheaper, shared_out
 from sparsefire.calibrate.combined import CombinedCalibration, calibrate_all
@@ -154,16 +155,36 @@ def test_head_and_inputs_share_a_companion(
         calibrate_all(source, None, TEXT)
 
 
-def test_everything_goes_into_a_new_file(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("faster", ["", "ffn_"])
+def test_everything_goes_into_a_new_file(
+    faster: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``faster``: in the names of the sites that are faster with fewer inputs. Layers with a cutoff
+    leave out no inputs."""
+
+    def kept(_self: object, limits: dict[str, float]) -> dict[str, float]:
+        return {name: limit for name, limit in limits.items() if faster in name}
+
+    monkeypatch.setattr(inputs._Trial, "_faster", kept)
     path = tmp_path / "new.gguf"
     report = calibrate_all(source, path, TEXT, even_if_slower=True, **OPTIONS)  # type: ignore[arg-type]
     assert report.chosen is not None
-    assert report.chosen.methods == ("cutoffs", "inputs", "head")
+    assert {"cutoffs", "head"} <= set(report.chosen.methods)
     check(path, source, report)
     with GgufFile.open(path) as file:
         assert screen.OF_KEY not in file.metadata
         assert screen.has_screen(file)
-        assert screen.has_limits(file)
+        assert screen.has_limits(file) == ("inputs" in report.chosen.methods)
+        names = file.metadata.get(screen.NAMES_KEY, [])
+        (cut,) = (file.metadata[key] for key in CUTOFF_KEYS.values() if key in file.metadata)
+    limited = {int(name.split(".")[1]) for name in names if "ffn_" in name}
+    assert limited == {layer for layer in (0, 1) if not cut[layer]}
+    if faster:
+        assert ("inputs" in report.chosen.methods) == (not cut.all())
+        if cut.all():
+            assert report.unused["inputs"] == "its products have cutoffs or predictors"
+    else:
+        assert report.chosen.methods == ("cutoffs", "inputs", "head")
 
 
 def test_a_model_with_relu_gets_predictors(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ _HELD_TOKENS = 2_048
 _LEAST_GAIN = 1.03  # over what costs nothing; less is noise
 _LEAST_PART = 1.01  # of a method, over the others without it
 _FITTED = 0.7  # share of the work
+_SPENT = "the acceptable cost is spent better on other methods"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,13 +254,13 @@ class _Search:
             before = picked.keys()
             picked, measure = self._within_cost(picked)
             for method in sorted(before - picked.keys()):
-                self.unused[method] = "the acceptable cost is spent better on other methods"
+                self.unused.setdefault(method, _SPENT)
             if not picked:
                 break
             idle = None if self.forced else self._idle(picked)
             if idle is None:
                 for method in sorted(methods - picked.keys() - self.unused.keys()):
-                    self.unused[method] = "the acceptable cost is spent better on other methods"
+                    self.unused[method] = _SPENT
                 return Combination.of(picked), measure
             self.unused[idle] = "the other methods are as fast without it"
             methods = picked.keys() - {idle}
@@ -269,7 +270,12 @@ class _Search:
         """The settings with cheaper ones where that loses least for what it saves, until what they
         cost together is acceptable."""
         while picked:
-            measure = self._measured(Combination.of(picked))
+            combination = Combination.of(picked)
+            if "inputs" in picked and not combination.limits(self.trial.model(combination)):
+                self.unused["inputs"] = "its products have cutoffs or predictors"
+                picked = {name: each for name, each in picked.items() if name != "inputs"}
+                continue
+            measure = self._measured(combination)
             if self._is_cheap(measure):
                 return picked, measure
             picked = cheaper(picked, self.rungs)
