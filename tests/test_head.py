@@ -18,9 +18,11 @@ from sparsefire.arch import screen
 from sparsefire.calibrate.head import HeadCalibration, calibrate_head
 from sparsefire.cli import main
 from sparsefire.core.core import Core
+from sparsefire.core.hosts import get_core
 from sparsefire.errors import ArgumentError, ModelFileError
 from sparsefire.ffn.bounded import CoreBounded
-from sparsefire.fit import products
+from sparsefire.fit import head, products
+from sparsefire.fit.head import OutputMatrix, fit_screens, qualities
 from sparsefire.lm.opening import default_model
 
 RANK, ROWS, VOCAB, D = 32, 40, 270, 64
@@ -121,7 +123,7 @@ def wanted_with(
     return changed
 
 
-def _log_p(logits: npt.NDArray[np.float32]) -> Doubles:
+def _log_p(logits: npt.NDArray[np.floating]) -> Doubles:
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     found: Doubles = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return found
@@ -278,6 +280,51 @@ def test_products_of_a_fit_without_blas(monkeypatch: pytest.MonkeyPatch) -> None
     longer = random.standard_normal((23, 9)).astype(np.float32)
     across = products.across(x, longer)
     assert np.abs(across - x.T.astype(np.float64) @ longer).max() < 1e-4
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+def test_an_orthonormal_basis_without_blas(
+    monkeypatch: pytest.MonkeyPatch, dependent: bool
+) -> None:
+    columns = np.random.default_rng(4).standard_normal((500, 12)).astype(np.float32)
+    columns *= np.geomspace(1e-6, 1e3, 12, dtype=np.float32)
+    if dependent:
+        columns[:, 5] = columns[:, 4] + 1e-7 * columns[:, 5]
+    monkeypatch.setattr(products, "BLAS", False)
+    basis = products.orthonormal(columns).astype(np.float64)
+    assert np.abs(basis.T @ basis - np.eye(12)).max() < 1e-5
+    units = columns / np.linalg.norm(columns, axis=0)
+    assert np.abs(basis @ (basis.T @ units) - units).max() < 1e-5
+
+
+@pytest.mark.parametrize("blas", [False, True])
+def test_qualities_are_those_of_the_definition(monkeypatch: pytest.MonkeyPatch, blas: bool) -> None:
+    """The divergence of logits of which the best by score are exact."""
+    monkeypatch.setattr(products, "BLAS", blas)
+    monkeypatch.setattr(head, "_LOGITS_AT_ONCE", 9_000)
+    random = np.random.default_rng(5)
+    weights, x = (random.standard_normal((n, 64)).astype(np.float32) for n in (300, 100))
+    bias = random.standard_normal(300).astype(np.float32)
+    matrix = OutputMatrix(weights, bias, scale=0.5, cap=20)
+    formats = {32: "q8_0", 48: "f16", 64: "q8_0"}
+    screens, core = fit_screens(x, matrix, list(formats)), get_core()
+
+    def logits(products: Doubles) -> Doubles:
+        return np.asarray(20 * np.tanh(0.5 * products / 20))
+
+    exact = logits(x.astype(np.float64) @ weights.T + bias)
+    found = qualities(x, matrix, screens, formats, (4, 50), core)
+    assert [(each.rank, each.rows) for each in found] == [(r, n) for r in formats for n in (4, 50)]
+    for each in found:
+        rounded = screens[each.rank].rounded(each.format, core)
+        scores = logits(x.astype(np.float64) @ rounded.p.T @ rounded.q.T + rounded.bias)
+        best = np.argsort(-scores, axis=1)[:, : each.rows]
+        np.put_along_axis(scores, best, np.take_along_axis(exact, best, 1), 1)
+        kl = (np.exp(_log_p(exact)) * (_log_p(exact) - _log_p(scores))).sum(axis=1)
+        assert each.kl == pytest.approx(kl.mean(), rel=1e-3, abs=1e-6)
+        # Agreement by chance, of a score that is not exact, does not count.
+        same = scores.argmax(axis=1) == exact.argmax(axis=1)
+        assert each.agreement == (same & (scores.max(axis=1) == exact.max(axis=1))).mean()
 
 
 def test_the_screen_in_a_new_model_file(

@@ -22,6 +22,7 @@ from ..arch import screen as stored
 from ..arch.config import SPARSEFIRE_VERSION
 from ..errors import ArgumentError, UnsupportedError
 from ..ffn.factors import Factors
+from ..fit import products
 from ..fit.head import OutputMatrix, ScreenQuality, fit_screens, qualities
 from ..gguf.reader import GgufFile
 from ..gguf.source import Source
@@ -45,8 +46,9 @@ _TUNED_TOKENS, _HELD_TOKENS = 1_024, 2_048
 _SCATTERED = 1.5  # time of a row in a list over one of all rows
 _MOST_SHARE = 0.8  # of the bytes of the output matrix; with more, a screen cannot pay
 _LEAST_GAIN = 1.03  # less is noise
-_SPEED_TOKENS, _SPEED_SECONDS = 192, 6.0
-_WRITTEN, _RECORDED, _TRIED = 0.3, 0.5, 0.8  # shares of the work
+_SPEED_TOKENS, _SPEED_SECONDS = 192, 20.0
+_WRITTEN, _RECORDED, _FITTED, _TRIED = 0.42, 0.69, 0.78, 0.87  # shares of the work
+_WRITING = 0.99
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,9 @@ def calibrate_head(
         if best is not None:
             parts = _parts(model, best, screens[best.rank], windows.size)
             announce("measuring", _TRIED)
-            measured = _measured(source, activation, pre, parts, windows)
+            measured = _measured(source, activation, pre, parts, windows, announce)
             if measured.speedup >= _LEAST_GAIN or even_if_slower:
-                announce("writing", 0.99)
+                announce("writing", _WRITING)
                 _write(model, target, parts, pre, output is None, force)
                 written = str(target)
     return HeadCalibration(
@@ -233,18 +235,14 @@ class _Fitting:
         matrix = output_matrix(model)
         self.announce("fitting the screen", _RECORDED)
         screens = fit_screens(fitted, matrix, ranks)
-        found: list[ScreenQuality] = []
-        for number_, (each, factors) in enumerate(screens.items()):
-            fits = [kind if _divides(kind, each, d) else "f16"]
-            begin, part = number_ / len(screens), (_TRIED - _RECORDED) / len(screens)
+        formats = {each: kind if _divides(kind, each, d) else "f16" for each in ranks}
+        self.announce("trying screens", _FITTED)
 
-            def show(done: float, begin: float = begin, part: float = part) -> None:
-                at = _RECORDED + (_TRIED - _RECORDED) * begin + part * done
-                self.announce("trying screens", at)
+        def show(done: float) -> None:
+            self.announce("trying screens", _FITTED + (_TRIED - _FITTED) * done)
 
-            data = tuned[:_TUNED_TOKENS]
-            found += qualities(data, matrix, {each: factors}, fits, counts, core, show)
-        return found, screens
+        data = tuned[:_TUNED_TOKENS]
+        return qualities(data, matrix, screens, formats, counts, core, show), screens
 
     def _states(self, windows: Windows, use: int) -> FloatArray:
         """The hidden states (n, d) of the tokens of one use."""
@@ -263,7 +261,8 @@ def output_matrix(model: Model) -> OutputMatrix:
     if output is None:
         raise UnsupportedError(f"{model.file.name}: the model has no output matrix")
     matrix, bias = output
-    return OutputMatrix(matrix.dequantize(), bias, config.logit_scale, config.logit_cap)
+    multiply = None if products.BLAS else matrix.multiply
+    return OutputMatrix(matrix.dequantize(), bias, config.logit_scale, config.logit_cap, multiply)
 
 
 def _divides(format: str, rank: int, d: int) -> bool:
@@ -303,6 +302,7 @@ def _measured(
     pre: str | None,
     parts: dict[str, Any],
     windows: Windows,
+    announce: Progress,
 ) -> HeadMeasure:
     """The screen in the core, on held-out tokens."""
     with tempfile.TemporaryDirectory() as folder:
@@ -313,6 +313,7 @@ def _measured(
             tokens = [int(each) for each in held.ravel()[: _SPEED_TOKENS + 8]]
             tokens = tokens[: model.context]
             speeds = compare_heads(model, tokens[:8], tokens[8:], _SPEED_SECONDS)
+            announce("measuring", (_TRIED + _WRITING) / 2)
             found = _compared(model, held)
             row, screen = model.session.model.head_bytes
     vocab_bytes = row * model.config.vocab

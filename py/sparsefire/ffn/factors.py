@@ -59,9 +59,11 @@ class Factors:
 
     def resized(self, rank: int) -> Factors:
         """Truncated to ``rank`` rows of P, or extended with zeros."""
-        more = max(0, rank - self.rank)
+        if rank <= self.rank:
+            return Factors(self.p[:rank], self.q[:, :rank], self.bias, self.relu)
+        more = rank - self.rank
         p, q = np.pad(self.p, ((0, more), (0, 0))), np.pad(self.q, ((0, 0), (0, more)))
-        return Factors(p[:rank], q[:, :rank], self.bias, self.relu)
+        return Factors(p, q, self.bias, self.relu)
 
     def with_relu(self) -> Factors:
         """The same scores through a ReLU, at twice the rank: z = relu(z) − relu(−z)."""

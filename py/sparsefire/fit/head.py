@@ -4,8 +4,9 @@ under the covariance of the hidden states). Only uses numpy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from ..ffn.factors import Factors
 from .lowrank import reduced_rank
 from .products import across, times
 
-_TOKENS_AT_ONCE = 64
+_LOGITS_AT_ONCE = 8 << 20
 _ROWS_AT_ONCE = 8192
 
 
@@ -29,10 +30,11 @@ class OutputMatrix:
     bias: FloatArray | None
     scale: float = 1.0
     cap: float = 0.0
+    multiply: Callable[[FloatArray], FloatArray] | None = None  # products (n, vocab) of x (n, d)
 
     def logits(self, x: FloatArray) -> FloatArray:
         """The logits (n, vocab) of hidden states x (n, d)."""
-        products = times(x, self.weights)
+        products = self.multiply(x) if self.multiply else times(x, self.weights)
         return self.finished(products if self.bias is None else products + self.bias)
 
     def finished(self, products: FloatArray) -> FloatArray:
@@ -89,50 +91,66 @@ def _variances(centred: FloatArray, weights: FloatArray) -> FloatArray:
 def qualities(
     x: FloatArray,
     matrix: OutputMatrix,
-    screens: dict[int, Factors],
-    formats: Sequence[str],
+    screens: Mapping[int, Factors],
+    formats: Mapping[int, str],
     rows: Sequence[int],
     core: Core,
     announce: Callable[[float], object] = lambda _: None,
 ) -> list[ScreenQuality]:
-    """The quality of screens, rounded to each of the formats, with each number of exact rows,
-    ascending, on hidden states x (n, d)."""
-    stored = {
-        (rank, kind): factors.rounded(kind, core)
-        for rank, factors in screens.items()
-        for kind in formats
+    """The quality of screens as `fit_screens` returns them, by rank, each rounded to its format,
+    with each number of exact rows, ascending, on hidden states x (n, d)."""
+    kl = {rank: np.zeros(len(rows)) for rank in screens}
+    same = {rank: np.zeros(len(rows), np.int64) for rank in screens}
+    # The factors of a rank begin those of a larger one, also rounded, since blocks divide ranks.
+    groups = {
+        kind: sorted(rank for rank in screens if formats[rank] == kind)
+        for kind in set(formats.values())
     }
-    kl = {key: np.zeros(len(rows)) for key in stored}
-    same = {key: np.zeros(len(rows), np.int64) for key in stored}
-    for begin in range(0, len(x), _TOKENS_AT_ONCE):
-        piece = x[begin : begin + _TOKENS_AT_ONCE]
-        exact = matrix.logits(piece)
-        for key, factors in stored.items():
-            scores = times(factors.between(piece), factors.q) + factors.bias
-            scores = matrix.finished(scores)
-            for each, other in zip(exact, scores, strict=True):
-                divergence, agrees = _compared(each, other, rows)
-                kl[key] += divergence
-                same[key] += agrees
+    stored = {kind: screens[ranks[-1]].rounded(kind, core) for kind, ranks in groups.items()}
+    step = max(1, _LOGITS_AT_ONCE // len(matrix.weights))
+    for begin in range(0, len(x), step):
+        piece = x[begin : begin + step]
+        exact = [_Exact(each) for each in matrix.logits(piece)]
+        for kind, ranks in groups.items():
+            between = stored[kind].between(piece)
+            products = np.zeros((len(piece), len(matrix.weights)), np.float32)
+            for before, rank in pairwise((0, *ranks)):
+                some = slice(before, rank)
+                products += times(between[:, some], stored[kind].q[:, some])
+                scores = matrix.finished(products + screens[rank].bias)
+                for each, other in zip(exact, scores, strict=True):
+                    divergence, agrees = _compared(each, other, rows)
+                    kl[rank] += divergence
+                    same[rank] += agrees
         announce((begin + len(piece)) / len(x))
     return [
-        ScreenQuality(*key, count, float(kl[key][k]) / len(x), float(same[key][k]) / len(x))
-        for key in stored
+        ScreenQuality(
+            rank, formats[rank], count, float(kl[rank][k]) / len(x), float(same[rank][k]) / len(x)
+        )
+        for rank in screens
         for k, count in enumerate(rows)
     ]
 
 
+class _Exact:
+    """One token's exact logits (vocab), with the masses exp(logits - top) and their sum."""
+
+    def __init__(self, logits: FloatArray) -> None:
+        self.logits, self.top = logits, float(logits.max())
+        self.masses = np.exp(logits - self.top)
+        self.total = float(self.masses.sum(dtype=np.float64))
+
+
 def _compared(
-    exact: FloatArray, scores: FloatArray, rows: Sequence[int]
+    token: _Exact, scores: FloatArray, rows: Sequence[int]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """For each number of rows, the divergence of one token's logits (vocab) from the exact ones,
+    """For each number of rows, the divergence of one token's scores (vocab) from the exact logits,
     and whether the most likely token is the same."""
+    exact, top, masses, total = token.logits, token.top, token.masses, token.total
     most = min(rows[-1], len(scores) - 1)
     best = np.argpartition(-scores, most)[: most + 1]
     best = best[np.argsort(-scores[best], kind="stable")]
-    top = float(exact.max())
-    masses, proposed = np.exp(exact - top), np.exp(scores - top)
-    total = float(masses.sum(dtype=np.float64))
+    proposed = np.exp(scores - top)
     errors = masses * (exact - scores)
     at = np.minimum(rows, most) - 1
 

@@ -16,7 +16,7 @@ from .._arrays import FloatArray
 from ..errors import CalibrationError
 from ..ffn.factors import Factors
 from .mass import IndexArray, MassTable
-from .products import across, times
+from .products import across, orthonormal, times
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -65,12 +65,13 @@ def reduced_rank(
         _, right = _symmetric_top(root.T @ inner @ root, rank)
         v = times(weights, (root @ right).T.astype(np.float32))
     # Orthonormal columns; fewer than `rank` when the samples span fewer directions.
-    v, _ = np.linalg.qr(v)
+    v = orthonormal(v)
     p = np.zeros((rank, d), np.float32)
     q = np.zeros((len(weights), rank), np.float32)
     p[: v.shape[1]] = across(v, weights)
     q[:, : v.shape[1]] = v
-    offset = np.asarray(bias) + weights @ mean - q @ (p @ mean)
+    centre = mean.astype(np.float32)  # in double precision, the matrices would be copied
+    offset = np.asarray(bias) + weights @ centre - q @ (p @ centre)
     return Factors(p, q, offset.astype(np.float32)).balanced(x)
 
 

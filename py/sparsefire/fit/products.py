@@ -9,11 +9,13 @@ import numpy as np
 
 from .._arrays import FloatArray
 from ..weights.matrix import Matrix
+from ..weights.quantized import QuantizedWeights
 
 # Pyodide's numpy multiplies in plain loops, which take many times as long.
 BLAS = sys.platform != "emscripten"
 
 _BLOCK_FLOATS = 4 << 20  # of a factor that are in the core at once
+_LEAST_EIGENVALUE = 1e-3  # of a matrix of cosines in single precision, whose inverse root is used
 
 
 def times(x: FloatArray, rows: FloatArray) -> FloatArray:
@@ -22,7 +24,8 @@ def times(x: FloatArray, rows: FloatArray) -> FloatArray:
         return np.asarray(x @ rows.T, np.float32)
     found = np.empty((len(x), len(rows)), np.float32)
     for some in _blocks(len(rows), rows.shape[1]):
-        matrix = Matrix.from_array(rows[some])
+        part = np.ascontiguousarray(rows[some], np.float32)
+        matrix = Matrix.from_array(QuantizedWeights(part.view(np.uint8), "f32", part.shape))
         for each in _blocks(len(x), x.shape[1]):
             found[each, some] = matrix.multiply(x[each])
     return found
@@ -35,6 +38,30 @@ def across(a: FloatArray, b: FloatArray) -> FloatArray:
     found = np.zeros((a.shape[1], b.shape[1]), np.float32)
     for some in _blocks(len(a), a.shape[1] + b.shape[1]):
         found += times(a[some].T, b[some].T)
+    return found
+
+
+def orthonormal(columns: FloatArray) -> FloatArray:
+    """An orthonormal basis (n, k) of columns (n, k), where n is large and k is small."""
+    found = columns if BLAS else _cholesky_qr(columns)
+    if BLAS or found is None:
+        found, _ = np.linalg.qr(columns)
+    return np.asarray(found, np.float32)
+
+
+def _cholesky_qr(columns: FloatArray) -> FloatArray | None:
+    """The basis by Cholesky QR, twice (Yamamoto et al. 2015), whose work is products; None if the
+    columns are too nearly dependent for it."""
+    sizes = np.sqrt(np.square(columns).sum(axis=0))
+    if not sizes.all():
+        return None
+    found: FloatArray = columns / sizes
+    for _ in range(2):
+        gram = across(found, found).astype(np.float64)
+        values, vectors = np.linalg.eigh(gram)
+        if values[0] < _LEAST_EIGENVALUE:
+            return None
+        found = times(found, (vectors / np.sqrt(values) @ vectors.T).astype(np.float32))
     return found
 
 

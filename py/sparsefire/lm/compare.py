@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from .model import Model
 from .session import Session
 
-_BLOCK = 16  # tokens of one turn
+_BLOCK = 8  # tokens of one turn
 
 
 def compare_modes(
