@@ -341,30 +341,65 @@ STORED = """async () => {
     for await (const name of (await root.getDirectoryHandle("models")).keys()) names.push(name);
     return names;
 }"""
+# Leaves the first half of a stored file.
+CUT_OFF = """async (name) => {
+    const root = await navigator.storage.getDirectory();
+    const handle = await (await root.getDirectoryHandle("models")).getFileHandle(name);
+    const file = await handle.getFile();
+    const half = await file.slice(0, file.size / 2).arrayBuffer();
+    const writable = await handle.createWritable();
+    await writable.write(half);
+    await writable.close();
+}"""
 HEAD = "imported('/page.js').then(({ state }) => state.model.head)"
 
 
+def calibrate_for_long(web: Web) -> None:
+    """Begins a calibration that takes hours."""
+    web.evaluate(f"(options) => {{ ({CALIBRATE})(options); }}", {"tokens": 1_000_000})
+    web.until("document.getElementById('progress-text').textContent.startsWith('Writing a text')")
+    assert web.text("#calibrate") == "Cancel calibrating"
+
+
+# Whether the browser asks before it leaves the page.
+ASKS = """() => {
+    const event = new Event("beforeunload", { cancelable: true });
+    dispatchEvent(event);
+    return event.defaultPrevented;
+}"""
+
+
 def test_a_dense_model_is_calibrated_at_the_press_of_a_button(page: Web, tmp_path: Path) -> None:
-    """No screen is near enough to a matrix of random numbers. A calibration can be cancelled."""
-    page.choose(tiny_model.write(tmp_path / "dense.gguf", context=64, activation="silu"))
+    """No screen is near enough to a matrix of random numbers. A calibration that fails, or cannot
+    begin, leaves its model in use."""
+    path = tiny_model.write(tmp_path / "dense.gguf", context=64, activation="silu")
+    page.choose(path)
     page.wait_for_model("dense.gguf")
-    page.evaluate(f"(options) => {{ ({CALIBRATE})(options); }}", {"tokens": 1_000_000})
-    page.until("document.getElementById('progress-text').textContent.startsWith('Writing a text')")
-    assert page.text("#calibrate") == "Cancel calibrating"
-    page.click("#calibrate")
-    page.wait_for_model("dense.gguf")
-    assert page.text("#announce") == "Cancelled."
-    assert not page.is_visible("#problem")
-    page.click("#calibrate")
-    page.until("document.getElementById('calibration').textContent")
+    page.evaluate(CALIBRATE, {"text": "abc"})
+    assert page.problem().startswith(
+        "dense.gguf could not be calibrated: the text has 2 tokens; calibration needs 1000 or more"
+    )
+    page.evaluate(
+        """async () => {
+            const { engine } = (await imported("/page.js")).state;
+            const { request } = engine;
+            engine.request = () => Promise.reject(new Error("no connection"));
+            document.getElementById("calibrate").click();
+            engine.request = request;
+        }"""
+    )
+    page.until("document.getElementById('problem-text').textContent.includes('connection')")
+    assert page.problem() == "dense.gguf could not be calibrated: no connection."
+    page.wait_for("ready")
+    page.evaluate(CALIBRATE, {"tokens": 1_000})
     said = (
         "No screen of the output matrix was near enough to it and smaller: the model stays dense."
     )
     assert page.text("#calibration") == said
+    assert page.text("#announce") == "The model stays dense."
+    assert not page.is_visible("#problem")
     assert page.evaluate(HEAD) == "dense"
-    assert page.generate(PROMPT, "dense", max_tokens=5, **GREEDY) == greedy(
-        tmp_path / "dense.gguf", "dense", 5
-    )
+    assert page.generate(PROMPT, "dense", max_tokens=5, **GREEDY) == greedy(path, "dense", 5)
     slower = {"kl": 0.004, "agreement": 0.99951, "read_share": 0.2}
     slower |= {"tokens_per_s": 40, "dense_tokens_per_s": 41.0}
     assert page.evaluate(
@@ -375,7 +410,46 @@ def test_a_dense_model_is_calibrated_at_the_press_of_a_button(page: Web, tmp_pat
         "matrix read per token, divergence 0.0040 nats, the same most likely token for 99.9 %; "
         "40 against 41 tokens/s."
     )
-    forget(page, "dense.gguf")
+
+
+def test_a_calibration_can_be_cancelled(page: Web, small: Path, tmp_path: Path) -> None:
+    """At the press of its button, and for another model, which does not wait for it; deleting its
+    model cancels it."""
+    path = tiny_model.write(tmp_path / "dense.gguf", context=64, activation="silu")
+    if not any("dense.gguf" in row and "In use" in row for row in page.kept()):
+        page.choose(path)
+        page.wait_for_model("dense.gguf")
+    calibrate_for_long(page)
+    assert page.evaluate(ASKS)
+    if page.stores():
+        download(page, "http://127.0.0.1:9/some.gguf")
+        assert page.problem() == (
+            "dense.gguf is being calibrated: wait for it before another model is downloaded."
+        )
+    page.choose(small)
+    page.until("document.getElementById('problem-text').textContent.includes('is loaded')")
+    assert page.problem() == (
+        "dense.gguf is being calibrated: wait for it before another model is loaded."
+    )
+    page.click("#problem-action")
+    page.wait_for_model("small.gguf")
+    assert not page.evaluate(ASKS)
+    assert not page.is_visible("#problem")
+    if page.stores():
+        page.press_in_row("dense.gguf", "Load")
+        page.wait_for_model("dense.gguf")
+        calibrate_for_long(page)
+        delete(page, "dense.gguf")
+        page.wait_for_model("sparsefire-sotu")
+        delete(page, "small.gguf")
+    else:
+        page.choose(path)
+        page.wait_for_model("dense.gguf")
+        calibrate_for_long(page)
+        page.click("#calibrate")
+        page.wait_for_model("dense.gguf")
+        assert page.text("#announce") == "Cancelled."
+        forget(page, "dense.gguf")
     assert not page.is_visible("#calibrate")
 
 
@@ -414,8 +488,24 @@ def test_what_was_calibrated_is_used_and_kept_with_the_model(page: Web, tmp_path
         page.choose(path)
     page.wait_for_model("own.gguf")
     assert page.evaluate(HEAD) == "screened"
-    forget(page, "own.gguf")
+    page.press_in_row("sparsefire-sotu", "Load")
+    page.wait_for_model("sparsefire-sotu")
     if page.stores():
+        page.evaluate(CUT_OFF, "own.gguf.companion")
+        page.press_in_row("own.gguf", "Load")
+        assert page.problem() == (
+            "What was calibrated here for own.gguf is damaged, or was for another file of that "
+            "name: it runs without. Calibrate it again."
+        )
+        page.wait_for_model("own.gguf")
+        assert page.evaluate(HEAD) == "dense"
+        page.click("#problem-close")
+        forget(page, "own.gguf")
+        # One that ends when its model has been deleted, as in another tab, leaves nothing.
+        keep = "imported('/lifecycle.js').then(({ keepCompanion }) => keepCompanion(...given))"
+        source = {"kind": "stored", "name": "own.gguf"}
+        told = page.evaluate(f"(...given) => {keep}", source, [1, 2, 3])
+        assert told == " It is kept until the page is closed."
         assert not [name for name in page.evaluate(STORED) if name.startswith("own.gguf")]
 
 

@@ -1,12 +1,12 @@
 // Calibrates a dense model here: fits a screen of its output matrix, with which a token reads only the rows of the most
 // likely tokens, and keeps it with the model where decoding becomes faster.
 import { percent, speed } from "./format.js";
-import { keepCompanion, reload, startEngine, status } from "./lifecycle.js";
+import { keepCompanion, keepModel, reload, startEngine, status } from "./lifecycle.js";
 import { $, announce, problem, setPhase, state } from "./page.js";
 
 const LONG_BYTES = 20e6; // of a model that takes minutes
 
-let running = null; // the calibration that runs: {cancelled}
+let running = null; // the calibration that runs and can be cancelled: {cancelled}
 
 /** Whether the model can be calibrated here: one that computes all of its neurons for every token. */
 const isOffered = () =>
@@ -20,23 +20,26 @@ export async function calibrate(options = {}) {
   $("calibration").textContent = "";
   setPhase("loading");
   status.begin(`Calibrating ${model.name}`);
-  let text = "";
+  announce("Calibrating.");
+  let prepared = false;
   try {
+    await state.engine.request("prepareCalibration");
+    prepared = true;
     const found = await state.engine.request("calibrate", { model: source, name: source.name, options });
-    const kept = found.companion ? await keepCompanion(source, found.companion) : "";
-    text = `${described(found)}${kept}`;
-    await reload();
-  } catch (error) {
     running = null;
+    show();
+    problem("");
+    const kept = found.companion ? await keepCompanion(source, found.companion) : "";
+    await reload();
+    $("calibration").textContent = `${described(found)}${kept}`;
+    announce(found.companion ? "Calibrated." : "The model stays dense.");
+  } catch (error) {
     if (mine.cancelled) return;
-    await startEngine(source);
+    running = null;
+    if (prepared) await reload().catch(() => startEngine(source));
+    else keepModel();
     problem(`${source.name} could not be calibrated: ${error.message}`);
-    return;
   }
-  running = null;
-  show();
-  $("calibration").textContent = text;
-  announce("Calibrated.");
 }
 
 /** What was found, in words. */
@@ -49,12 +52,26 @@ export function described({ measured, written, held_out_tokens: tokens }) {
   return written ? `Calibrated. ${quality}` : `Not faster here, so the model stays dense. ${quality}`;
 }
 
-/** Ends the worker, which nothing interrupts, and starts again with the same model. */
-async function cancel() {
+/** Ends the calibration, if one runs, and with it the worker, which nothing interrupts; starts again with a model, by
+ *  default the same. */
+export async function cancel(source = state.source) {
+  if (!running) return;
   running.cancelled = true;
   running = null;
-  await startEngine(state.source);
+  await startEngine(source);
   announce("Cancelled.");
+}
+
+/** Whether a calibration runs, which keeps the engine busy. Then says that it must end before `what`, such as "another model
+ *  is loaded", and offers to cancel it, after which `next` runs. */
+export function isCalibrating(what, next) {
+  if (!running) return false;
+  const run = async () => {
+    await cancel();
+    next();
+  };
+  problem(`${state.source.name} is being calibrated: wait for it before ${what}`, { label: "Cancel calibrating", run });
+  return true;
 }
 
 function show() {
@@ -74,4 +91,5 @@ export function wireCalibration() {
     show();
   });
   $("calibrate").addEventListener("click", () => (running ? cancel() : calibrate()));
+  addEventListener("beforeunload", (event) => running && event.preventDefault()); // the browser asks: minutes would be lost
 }

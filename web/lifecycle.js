@@ -78,6 +78,19 @@ async function load(source) {
   setPhase("ready");
   announce(`${about.name} is ready.`);
   resetWriting();
+  if (about.refused) problem(withoutCompanion(source.name, about.refused));
+}
+
+/** Why what was calibrated here is not used, by the kind of error. */
+const withoutCompanion = (name, kind) =>
+  kind === "CoreMemoryError"
+    ? `there is not enough memory for what was calibrated here for ${name}: it runs without`
+    : `what was calibrated here for ${name} is damaged, or was for another file of that name: it runs without. Calibrate it again`;
+
+/** Goes on with the model that is loaded. */
+export function keepModel() {
+  status.model(state.model, state.source);
+  setPhase("ready");
 }
 
 // What was calibrated here for models that are not stored.
@@ -90,9 +103,10 @@ export async function keepCompanion(source, bytes) {
   if (source.kind === "stored") {
     try {
       await openStore().request("keepCompanion", { name: source.name, bytes });
+      companions.delete(keyOf(source));
       return "";
     } catch {
-      // There is no room for it.
+      // There is no room for it, or the model is no longer stored.
     }
   }
   companions.set(keyOf(source), bytes);
@@ -115,8 +129,7 @@ export async function useModel(source, { force = false } = {}) {
   try {
     await checkMemory(source, force);
   } catch (error) {
-    status.model(state.model, state.source);
-    setPhase("ready");
+    keepModel();
     problem(error.action === undefined ? cannotLoad(source.name, error) : error.message, error.action);
     return false;
   }

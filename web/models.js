@@ -1,4 +1,5 @@
 // The user's own models: files, downloads, and the list of stored models.
+import { cancel, isCalibrating } from "./calibration.js";
 import { showCapabilities } from "./capabilities.js";
 import { size } from "./format.js";
 import { cannotLoad, inspect, memoryRefusal, siteSource, status, useModel } from "./lifecycle.js";
@@ -26,6 +27,7 @@ async function useFiles(list) {
   const parts = files.map((file) => ({ name: files.length > 1 ? file.name : name, size: file.size, modified: file.lastModified }));
   const direct = { kind: "file", blob: files.length > 1 ? new Blob(files) : files[0], name, parts };
   if (state.phase === "failed") return problem("the engine is not running: reload the page first");
+  if (isCalibrating("another model is loaded", () => useFiles(files))) return;
   let needs;
   try {
     needs = await inspect(direct);
@@ -69,6 +71,7 @@ async function download(address) {
   const urls = addressesOf(url);
   const name = nameOf(url).replace(urls.length > 1 ? SPLIT : "", "");
   if (!state.stores) return problem("this browser cannot store downloads: download the file and choose it here");
+  if (isCalibrating("another model is downloaded", () => download(address))) return;
   const answer = await transfer("download", { urls, name }, `Downloading ${name}`);
   if (answer.error) return problem(`${name}: ${answer.error}`, retryAction(answer, url.href));
   $("url").value = "";
@@ -244,7 +247,10 @@ function askToConfirm(name) {
 /** Deletes a model; of one in use, the page's own model takes the place. */
 async function remove(name) {
   confirming = null;
-  if (isUsed("stored", name) && !(await useModel(siteSource()))) return;
+  if (isUsed("stored", name)) {
+    await cancel(siteSource()); // its calibration
+    if (state.source.kind !== "site" && !(await useModel(siteSource()))) return;
+  }
   try {
     await openStore().request("remove", { name });
     announce(`${name} was deleted.`);

@@ -17,6 +17,7 @@ export function openColumns(modes) {
     box.setAttribute("aria-label", `Text in ${mode} mode`);
     node.dataset.mode = mode;
     node.append(head, box);
+    keepAligned(box);
     columns[mode] = { box, rate };
     return node;
   });
@@ -24,6 +25,29 @@ export function openColumns(modes) {
   $("output").append(...nodes);
   return columns;
 }
+
+// A box whose lines break elsewhere than before stays at its end; a column that was not there begins with a whole line.
+const resizes = "ResizeObserver" in self ? new ResizeObserver((each) => each.forEach(({ target }) => align(target))) : null;
+const seen = new WeakMap(); // box → its size and whether it was at its end; browsers scroll, too, when the size changes
+
+function keepAligned(box) {
+  box.addEventListener("scroll", () => isLaidOutAs(seen.get(box), box) && note(box));
+  resizes?.observe(box);
+}
+
+function align(box) {
+  const { atEnd = true } = seen.get(box) ?? {};
+  const line = Number.parseFloat(getComputedStyle(box).lineHeight);
+  if (atEnd) box.scrollTop = box.scrollHeight;
+  else if (box !== $("output")) box.scrollTop = line * Math.round(box.scrollTop / line);
+  note(box);
+}
+
+const note = (box) => seen.set(box, { width: box.clientWidth, height: box.clientHeight, atEnd: isAtEnd(box) });
+
+const isLaidOutAs = (before, { clientWidth, clientHeight }) => !before || (before.width === clientWidth && before.height === clientHeight);
+
+keepAligned($("output"));
 
 /** Empties the box for `kind`: "text", "chat" or "parallel". */
 export function clearOutput(kind) {
@@ -66,7 +90,7 @@ export class Text {
     if (this.rate && this.speed) this.rate.textContent = `${speed(this.speed)} tokens/s`;
     if (!this.pending) return;
     const { scroller } = this;
-    const atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40;
+    const atEnd = isAtEnd(scroller);
     this.node.appendData(this.pending);
     this.text += this.pending;
     this.pending = "";
@@ -78,6 +102,8 @@ export class Text {
     this.caret.remove();
   }
 }
+
+const isAtEnd = ({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight < 40;
 
 /** A box for a plain text. */
 export function openText() {

@@ -46,6 +46,7 @@ async function remove({ name }) {
 /** Keeps what was calibrated for a model. */
 async function keepCompanion({ name, bytes }) {
   const directory = await modelDirectory();
+  await directory.getFileHandle(name); // throws where the model was deleted meanwhile
   const handle = await directory.getFileHandle(name + COMPANION, { create: true });
   const access = await handle.createSyncAccessHandle();
   try {

@@ -180,10 +180,16 @@ async function load({ model, name, options }) {
   unload();
   const source = await openSource(model);
   const companion = model.companion ?? (model.kind === "stored" ? await storedCompanion(name) : null);
+  const read = (beside) =>
+    withFiles(withProgress(source), name, (files) => JSON.parse(engine.load(files, JSON.stringify(options), beside ?? undefined)));
   let about;
   try {
     await engine.prepare(source.size);
-    about = withFiles(withProgress(source), name, (files) => JSON.parse(engine.load(files, JSON.stringify(options), companion ?? undefined)));
+    about = read(companion);
+    if (about.error && companion) { // a model must not be lost with its companion
+      const alone = read(null);
+      if (!alone.error) about = { ...alone, refused: about.kind };
+    }
     if (about.budget_bytes) openedSource = source;
   } finally {
     if (!openedSource) source.close();
@@ -197,11 +203,16 @@ async function load({ model, name, options }) {
 
 let canWrite = false; // whether Python has what calibration needs
 
+/** Gets what calibration needs, while the model stays loaded. */
+async function prepareCalibration() {
+  if (!canWrite) pyodide.unpackArchive(await bytesOf(address(site.calibration)), "zip", { extractDir: pyodide.FS.cwd() });
+  canWrite = true;
+  return {};
+}
+
 /** Fits a screen of the output matrix of a model, which is closed; `companion` is then the bytes of the model's companion,
  *  where that pays. Nothing interrupts it: to cancel it, the page ends the worker. */
 async function calibrate({ model, name, options }) {
-  if (!canWrite) pyodide.unpackArchive(await bytesOf(address(site.calibration)), "zip", { extractDir: pyodide.FS.cwd() });
-  canWrite = true;
   unload();
   const source = await openSource(model);
   const report = throttled((doing, share) => send({ event: "calibrating", doing, share }));
@@ -307,6 +318,7 @@ const handlers = {
   start,
   inspect,
   load,
+  prepareCalibration,
   calibrate,
   generate,
   watch: ({ on }) => {
