@@ -400,7 +400,7 @@ def test_axe_finds_nothing_serious(page: Web, width: int) -> None:
     for theme in ("light", "dark"):
         page.evaluate("(theme) => document.documentElement.dataset.theme = theme", theme)
         page.evaluate("imported('/page.js').then(({problem}) => problem('a test', {label: 'x'}))")
-        page.wait(400)  # colours change within 0.12 s
+        page.wait(200)  # colours change within 0.12 s
         found = page.evaluate("axe.run(document).then(({violations}) => violations)")
         serious = [
             (each["id"], [node["html"] for node in each["nodes"]])
