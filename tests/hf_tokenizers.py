@@ -26,7 +26,7 @@ _LETTERS = sorted({letter for text in TRAINING for letter in text if not letter.
 
 
 def _byte_level(
-    rule: str,
+    rule: str | pre_tokenizers.PreTokenizer,
     size: int,
     *,
     composed: bool = False,
@@ -36,7 +36,7 @@ def _byte_level(
 ) -> Tokenizer:
     """Byte-level BPE; around: what begins, and perhaps ends, a text."""
     made = Tokenizer(models.BPE(ignore_merges=whole))
-    made.pre_tokenizer = SPLITTERS[rule]
+    made.pre_tokenizer = SPLITTERS[rule] if isinstance(rule, str) else rule
     made.decoder = decoders.ByteLevel()
     if composed:
         made.normalizer = normalizers.NFC()
@@ -205,7 +205,17 @@ MAKERS: dict[str, Callable[[int], Tokenizer]] = {
     **dict.fromkeys(("gpt2", "phi", "exaone4"), lambda size: _byte_level("gpt-2", size)),
     "gpt_neox": lambda size: _byte_level("gpt-2", size, composed=True),
     "starcoder2": lambda size: _byte_level("smollm", size),
-    "falcon": lambda size: _byte_level("falcon", size),
+    "falcon": lambda size: _byte_level(
+        pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Punctuation("contiguous"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+                pre_tokenizers.Digits(individual_digits=False),
+                pre_tokenizers.Split(tokenizers.Regex("[0-9][0-9][0-9]"), "isolated"),
+            ]
+        ),
+        size,
+    ),
     "stablelm": lambda size: _byte_level("qwen2", size),
     "glm4": lambda size: _byte_level("llama-bpe", size, whole=True),
     "glm4_moe": lambda size: _byte_level("llama-bpe", size, whole=True),

@@ -103,8 +103,9 @@ AFMOE = (
     "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+",
     _DEEPSEEK_WORD,
 )
-FALCON = (r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]")
-DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")
+PUNCTUATION, THREE_DIGITS = r"[\p{P}\$\+<=>\^~\|`]+", "[0-9][0-9][0-9]"
+FALCON = (PUNCTUATION, GPT2, THREE_DIGITS)
+DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", THREE_DIGITS)
 BLOOM = " ?[^(\\s|[.,!?…。，、।۔،])]+"
 CHAMELEON = (
     "<sentinel:[0-9]+>",

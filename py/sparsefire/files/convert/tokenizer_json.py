@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 
 from ...errors import ModelFileError, UnsupportedError
 from ...text.byte_bpe import merged
-from ...text.pretokenizer import DIGIT, FORMS, GPT2, pretokenizer, rules_of
+from ...text.pretokenizer import (
+    DIGIT,
+    FORMS,
+    GPT2,
+    PUNCTUATION,
+    THREE_DIGITS,
+    pretokenizer,
+    rules_of,
+)
 from ...text.vocabulary import BLANK
 
 _TOP = (
@@ -45,6 +53,7 @@ _KNOWN: dict[str, tuple[str, dict[str, str]]] = {
         {
             "Split": "pattern behavior invert",
             "Digits": "individual_digits",
+            "Punctuation": "behavior",
             "ByteLevel": _BYTE_LEVEL,
             "Metaspace": _METASPACE,
             "WhitespaceSplit": "",
@@ -202,12 +211,25 @@ class TokenizerJson:
         steps = self.steps("pre_tokenizer")
         patterns = [self._pattern(step) for step in steps]
         ends = [index for index, step in enumerate(steps) if step["type"] == "ByteLevel"]
-        if ends != [len(steps) - 1]:
+        if len(ends) != 1:
+            raise self._unknown_rule(patterns)
+        after = range(ends[0] + 1, len(steps))
+        for index in after:  # where bytes are letters already
+            if steps[index]["type"] == "Digits" and self._has_digits_apart():
+                patterns[index] = ""
+        if not {patterns[index] for index in after} <= {"", THREE_DIGITS}:
             raise self._unknown_rule(patterns)
         names = rules_of([pattern for pattern in patterns if pattern])
         if not names:
             raise self._unknown_rule(patterns)
         return names
+
+    def _has_digits_apart(self) -> bool:
+        """Whether no token has digits, or letters for bytes that count as such, beside others: to
+        cut text around them then changes no token."""
+        return all(
+            len({letter.isnumeric() for letter in name}) < 2 for name in self._words() if name
+        )
 
     def _unknown_rule(self, patterns: Sequence[str]) -> UnsupportedError:
         return UnsupportedError(
@@ -222,6 +244,8 @@ class TokenizerJson:
             return GPT2 if step.get("use_regex", True) else ""
         if kind == "Digits" and step.get("individual_digits"):
             return DIGIT
+        if kind == "Punctuation" and str(step.get("behavior")).lower() == "contiguous":
+            return PUNCTUATION
         if kind == "Split" and isinstance(step.get("pattern"), Mapping):
             pattern, behavior = step["pattern"].get("Regex"), step.get("behavior")
             # To remove what lies between matches is no different for patterns that match all text.
