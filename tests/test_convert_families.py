@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 import hf_families
 from sparsefire.errors import ModelFileError, UnsupportedError
 from sparsefire.files.convert.checkpoint import convert_checkpoint
+from sparsefire.files.convert.config import Config
 from sparsefire.files.convert.safetensors import Checkpoint
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.lm.model import Model
@@ -119,6 +120,24 @@ def test_refusals(kind: str, changes: dict[str, Any], message: str, tmp_path: Pa
     with pytest.raises((UnsupportedError, ModelFileError), match=message):
         convert_checkpoint(folder, tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize("pattern", [4, "LLLG", "LLG", "GLLL"])
+def test_layers_with_windows_are_named_in_several_ways(pattern: object, tmp_path: Path) -> None:
+    entry = ENTRIES["exaone4"]["config"]
+    changes = {"num_hidden_layers": 64, "sliding_window": 4, "layer_types": None}
+    values = {**entry, **changes, "sliding_window_pattern": pattern}
+    if pattern == "GLLL":
+        with pytest.raises(UnsupportedError, match="sliding_window_pattern"):
+            Config(values, tmp_path / "config.json").metadata("m")
+        return
+    found = Config(values, tmp_path / "config.json").metadata("m")
+    assert found["exaone4.attention.sliding_window"] == 4
+    written = found.get("exaone4.attention.sliding_window_pattern")
+    if pattern == "LLG":  # readers of GGUF know only every fourth layer without being told
+        assert written.tolist() == [bool((layer + 1) % 3) for layer in range(64)]
+    else:
+        assert written is None
 
 
 def test_digits_that_some_token_has_beside_letters(tmp_path: Path) -> None:

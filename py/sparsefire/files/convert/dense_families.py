@@ -29,6 +29,8 @@ def _windows(config: Config, every: int, *, always: bool = False) -> Keys:
         return [_WINDOW if (n + 1) % period else _ALL for n in range(config.layers)]
 
     period = config.get("sliding_window_pattern", config.get("_sliding_window_pattern", every))
+    if isinstance(period, str) and period == "L" * (len(period) - 1) + "G":
+        period = len(period)
     if not isinstance(period, int) or period < 1:
         raise config.unsupported("sliding_window_pattern")
     kinds = config.get("layer_types", alternating(period))
