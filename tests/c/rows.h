@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "check.h"
 #include "formats/formats.h"
 #include "kernels/isa.h"
@@ -282,13 +283,15 @@ static inline sf_rows rows_view(const test_rows *w, const int32_t *ids) {
   return view;
 }
 
-/* n inputs in both forms; the floats may be NULL where only the I16 form matters. */
+/* n inputs in all forms; the floats may be NULL where only the I16 form matters. */
 typedef struct {
   int32_t n, columns;
   int floats; /* 1: rows of block formats are multiplied as floats too */
   size_t offset;
   float *f32, *scales, *sums;
   int16_t *values;
+  uint8_t *split; /* in form `form`, if that is not -1 */
+  int32_t form;
 } test_inputs;
 
 static inline void inputs_sum(test_inputs *x) {
@@ -302,7 +305,7 @@ static inline void inputs_sum(test_inputs *x) {
 
 static inline test_inputs inputs_make(int32_t n, int32_t columns, size_t offset) {
   const size_t count = (size_t)n * (size_t)columns;
-  test_inputs x = {n, columns, 0, offset, NULL, NULL, NULL, NULL};
+  test_inputs x = {n, columns, 0, offset, NULL, NULL, NULL, NULL, NULL, -1};
   x.f32 = check_alloc(count * sizeof *x.f32, offset);
   x.values = check_alloc(count * sizeof *x.values, offset);
   x.scales = check_alloc(count / 32 * sizeof *x.scales, offset);
@@ -317,16 +320,39 @@ static inline test_inputs inputs_make(int32_t n, int32_t columns, size_t offset)
   return x;
 }
 
+/* Inputs (n, columns) as bytes in the form that the kernels take for rows of this format, if they take one; freed by
+ * sf_free. */
+static inline uint8_t *inputs_split(const sf_kernels *kernels, sf_format_index format, int32_t n, int32_t columns,
+                                    sf_inputs *inputs) {
+  const int32_t form = kernels->split ? kernels->split_form(format) : -1;
+  const size_t bytes = sf_split_bytes(columns);
+  if (form < 0) return NULL;
+  uint8_t *split = sf_array((size_t)n, bytes);
+  for (int32_t j = 0; split && j < n; ++j) {
+    const size_t i = (size_t)j * (size_t)columns;
+    const sf_inputs one = {
+        .values = inputs->values + i, .scales = inputs->scales + i / 32, .sums = inputs->sums + i / 32};
+    kernels->split(form, &one, columns, split + (size_t)j * bytes);
+  }
+  inputs->split[form] = split;
+  return split;
+}
+
 /* Makes the integers what the kernels take for rows of this format. */
 static inline void inputs_fit(test_inputs *x, const sf_kernels *kernels, int32_t format) {
   const sf_format_index index = sf_format_find(format)->index;
   const int32_t most = kernels->input_most(index), shared = kernels->input_shared(index);
+  sf_inputs all = {.values = x->values, .scales = x->scales, .sums = x->sums};
+  x->form = -1;
   if (sf_is_plain(sf_format_find(format)->traits) || x->columns % shared) return;
   for (int32_t i = 0; i < x->n * x->columns; ++i) {
     if (abs(x->values[i]) > most) x->values[i] = (int16_t)(x->values[i] > 0 ? most : -most);
     x->scales[i / 32] = x->scales[i / shared * shared / 32];
   }
   inputs_sum(x);
+  sf_free(x->split);
+  x->split = inputs_split(kernels, index, x->n, x->columns, &all);
+  x->form = x->split ? kernels->split_form(index) : -1;
 }
 
 static inline void inputs_free(test_inputs *x) {
@@ -334,6 +360,7 @@ static inline void inputs_free(test_inputs *x) {
   check_free(x->values, x->offset);
   check_free(x->scales, x->offset);
   check_free(x->sums, x->offset);
+  sf_free(x->split);
 }
 
 /* Value c of input j, as rows of the format see it. */
@@ -346,7 +373,8 @@ static inline double inputs_value(const test_inputs *x, int32_t format, int32_t 
 /* Inputs first … of x. */
 static inline sf_inputs inputs_view(const test_inputs *x, int32_t first) {
   const size_t i = (size_t)first * (size_t)x->columns;
-  const sf_inputs view = {x->f32 + i, x->values + i, x->scales + i / 32, x->sums + i / 32, NULL};
+  sf_inputs view = {.f32 = x->f32 + i, .values = x->values + i, .scales = x->scales + i / 32, .sums = x->sums + i / 32};
+  if (x->form >= 0) view.split[x->form] = x->split + (size_t)first * sf_split_bytes(x->columns);
   const sf_inputs floats = {.f32 = x->f32 + i};
   return x->floats ? floats : view;
 }

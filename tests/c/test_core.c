@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "matrix/matrix.h"
 #include "reference.h"
 
 static float *random_floats(int32_t count) {
@@ -336,6 +337,36 @@ static void test_down_by_output(sf_context *context) {
   sf_free(x);
 }
 
+/* Matrices of several formats, multiplied with the same inputs, whose runs of 32 are of different sizes: an error is a
+ * share of the magnitudes that are added. */
+static void test_formats_together(sf_context *context) {
+  enum { ROWS = 9, COLUMNS = 512, N = 2 };
+  static const int32_t formats[SF_EACH] = {SF_Q4_0, SF_TQ2_0, SF_F32, SF_Q8_0, SF_Q4_K};
+  const sf_matrix *matrices[SF_EACH];
+  weights w[SF_EACH];
+  float *x = random_floats(N * COLUMNS), *ys[SF_EACH];
+  for (int32_t i = 0; i < N * COLUMNS; i++) x[i] = ldexpf(x[i], i / 32 % 4 * 2);
+  for (int32_t k = 0; k < SF_EACH; k++) {
+    w[k] = random_weights(formats[k], ROWS, COLUMNS);
+    matrices[k] = w[k].matrix;
+    ys[k] = random_floats(N * ROWS);
+  }
+  sf_pool_lock(context->pool);
+  CHECK(sf_multiply_each(context, SF_DECODE, matrices, SF_EACH, x, N, ys) == SF_OK, "several matrices");
+  sf_pool_unlock(context->pool);
+  for (int32_t k = 0; k < SF_EACH; k++) {
+    for (int32_t i = 0; i < N * ROWS; i++) {
+      const float *row = w[k].floats + i % ROWS * COLUMNS, *input = x + i / ROWS * COLUMNS;
+      double all = 0, error = fabs((double)ys[k][i] - dot(row, input, COLUMNS));
+      for (int32_t c = 0; c < COLUMNS; c++) all += fabs((double)row[c] * (double)input[c]);
+      CHECK(error < 0.01 * all, "format %d among others: off by %g of %g", formats[k], error, all);
+    }
+    free_weights(&w[k]);
+    sf_free(ys[k]);
+  }
+  sf_free(x);
+}
+
 static void test_peaks(sf_context *context) {
   enum { COUNT = 6144 };
   float *x = check_alloc(COUNT * sizeof *x, 0), out = 0;
@@ -364,6 +395,7 @@ int main(int argc, char **argv) {
     CHECK(sf_context_open(&context, isa, 1) == SF_OK && sf_context_open(&threaded, isa, 3) == SF_OK, "context");
     test_select(context);
     test_peaks(context), test_peaks(threaded);
+    test_formats_together(context), test_formats_together(threaded);
     const int32_t formats[] = {SF_F32,  SF_F16,  SF_Q8_0, SF_Q4_0,   SF_Q4_1,
                                SF_Q5_0, SF_Q5_1, SF_BF16, SF_IQ4_NL, SF_MXFP4};
     for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++) {

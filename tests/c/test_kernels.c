@@ -377,8 +377,10 @@ static void test_extreme_block(const sf_kernels *kernels) {
   const int32_t most = kernels->input_most(SF_FORMAT_Q8_0);
   for (int k = 0; k < 32; ++k) values[k] = (int16_t)most;
   const sf_rows rows = {block, 34, NULL, 32, 1.0f};
-  const sf_inputs inputs = {.values = values, .scales = &scale, .sums = &scale};
+  sf_inputs inputs = {.values = values, .scales = &scale, .sums = &scale};
+  uint8_t *split = inputs_split(kernels, SF_FORMAT_Q8_0, 1, 32, &inputs);
   kernels->dot_rows[SF_FORMAT_Q8_0](&rows, 1, &inputs, 1, &out, 1);
+  sf_free(split);
   CHECK(fabs((double)out + 32.0 * 128 * most) <= 16, "the largest block gave %.9g", (double)out);
 }
 
@@ -395,8 +397,10 @@ static void test_extreme_ternary(const sf_kernels *kernels, sf_format_index form
     for (int c = 0; c < 256; ++c) values[c] = (int16_t)numbers[k];
     for (int b = 0; b < 8; ++b) scales[b] = 1, sums[b] = 32 * (float)numbers[k];
     const sf_rows rows = {block, bytes, NULL, 256, 1.0f};
-    const sf_inputs inputs = {.values = values, .scales = scales, .sums = sums};
+    sf_inputs inputs = {.values = values, .scales = scales, .sums = sums};
+    uint8_t *split = inputs_split(kernels, format, 1, 256, &inputs);
     kernels->dot_rows[format](&rows, 1, &inputs, 1, &out, 1);
+    sf_free(split);
     CHECK(fabs((double)out - 256 * weight * numbers[k]) <= 4, "256 times %d in ternary gave %.9g", numbers[k],
           (double)out);
   }
@@ -414,8 +418,10 @@ static void test_extreme_nibbles(const sf_kernels *kernels, int quant) {
     for (int c = 0; c < 256; ++c) values[c] = (int16_t)numbers[k];
     for (int b = 0; b < 8; ++b) scales[b] = 1, sums[b] = 32 * (float)numbers[k];
     const sf_rows rows = {blocks[0], sizeof blocks, NULL, 256, 1.0f};
-    const sf_inputs inputs = {.values = values, .scales = scales, .sums = sums};
+    sf_inputs inputs = {.values = values, .scales = scales, .sums = sums};
+    uint8_t *split = inputs_split(kernels, SF_FORMAT_Q4_0, 1, 256, &inputs);
     kernels->dot_rows[SF_FORMAT_Q4_0](&rows, 1, &inputs, 1, &out, 1);
+    sf_free(split);
     const double wanted = 256.0 * (quant - 8) * numbers[k];
     CHECK(fabs((double)out - wanted) <= 64, "256 times %d in quants %d gave %.9g", numbers[k], quant, (double)out);
   }

@@ -37,14 +37,8 @@ void sf_ffn_share_work(sf_ffn *ffn, sf_ffn_work *work) {
 }
 
 int32_t sf_ffn_prepare(const sf_ffn *ffn, int32_t phase, const float *x, int32_t n, sf_inputs *inputs) {
-  const sf_kernels *kernels = ffn->context->kernels;
-  const sf_format *format = ffn->up->format, *gate = ffn->gate ? ffn->gate->format : format;
-  /* One form for both: what the format that takes the smaller integers can multiply, the other can too. */
-  if (sf_is_plain(format->traits) ||
-      (!sf_is_plain(gate->traits) && kernels->input_most(gate->index) < kernels->input_most(format->index))) {
-    format = gate;
-  }
-  return sf_prepare(ffn->context, phase, format, x, n, ffn->d_in, inputs);
+  const sf_format *formats[] = {ffn->up->format, ffn->gate ? ffn->gate->format : ffn->up->format};
+  return sf_prepare(ffn->context, phase, formats, 2, x, n, ffn->d_in, inputs);
 }
 
 void sf_ffn_start_output(const sf_ffn *ffn, int32_t n, float *y) {

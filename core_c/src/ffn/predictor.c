@@ -25,7 +25,7 @@ int32_t sf_predictor_start(sf_predictor *predictor, sf_context *context, int32_t
 int32_t sf_predictor_multiply(sf_context *context, const sf_matrix *matrix, const sf_panels *panels, int32_t first,
                               const float *x, int32_t n, float *out, size_t stride) {
   sf_inputs inputs;
-  int32_t status = sf_prepare(context, SF_DECODE, matrix->format, x, n, matrix->columns, &inputs);
+  int32_t status = sf_prepare(context, SF_DECODE, &matrix->format, 1, x, n, matrix->columns, &inputs);
   if (status != SF_OK) return status;
   if (panels && panels->data) {
     sf_multiply_panels(context, panels, first, &inputs, n, out, stride);

@@ -124,8 +124,13 @@ SF_INLINE void tile_blocks(sf_product product, int n_rows, int n_inputs, const b
 /* Inputs j, j + 1, … of `inputs` from column c on, a multiple of 32. */
 SF_INLINE sf_inputs inputs_from(const sf_inputs *inputs, int32_t j, int32_t c, int32_t columns) {
   const size_t at = (size_t)j * (size_t)columns + (size_t)c;
-  const sf_inputs some = {
+  sf_inputs some = {
       .values = inputs->values + at, .scales = inputs->scales + at / SF_BLOCK, .sums = inputs->sums + at / SF_BLOCK};
+#if SF_SPLITS
+  for (int f = 0; f < SF_SPLIT_FORMS; ++f) {
+    if (inputs->split[f]) some.split[f] = inputs->split[f] + (size_t)j * sf_split_bytes(columns);
+  }
+#endif
   return some;
 }
 

@@ -1,11 +1,10 @@
 /* Products of blocks of 256 ternary weights with one input. The bytes are multiplied as they are, once for each of
  * their fields (of two bits, or digits to the base of 3), with the input's integers in two bytes; a block's products
- * are summed exactly and take one scale. Making fields of bytes is most of the work, so what is common to the rows, the
- * order of the input, is made once for all of those that are read side by side. */
+ * are summed exactly and take one scale. The input comes in the order of the fields (see split_tmpl.h). */
 #ifndef SF_KERNELS_DOT_FIELDS_H
 #define SF_KERNELS_DOT_FIELDS_H
 
-#include "kernels/products_tmpl.h"
+#include "kernels/split_tmpl.h"
 
 #if SF_DOT_FIELDS
 /* The scales of a block of each of `streams` rows, times that of the input. */
@@ -24,13 +23,12 @@ SF_INLINE void streams_fields(sf_format_index format, int streams, int asks, con
   for (int32_t c = 0; c < columns; c += GROUP_COLUMNS) {
     const size_t at = (size_t)(c / GROUP_COLUMNS) * group_bytes(format);
     float scale[SF_STREAMS + SF_LANES];
-    v_fields x;
-    v_load_fields(fields_of(format), input->values + c, zero_point_of(format), &x);
+    const v_fields *x = split_group(format, input, c / GROUP_COLUMNS);
     fields_scales(format, streams, row, at, input->scales[c / SF_BLOCK], scale);
     for (int r = 0; r < streams; ++r) {
       if (asks) v_prefetch(next[r] + at);
       const uint8_t *quants = row[r] + at + traits_of(format)->low.at;
-      const vf products = v_float(v_dot_fields(fields_of(format), quants, &x));
+      const vf products = v_float(v_dot_fields(fields_of(format), quants, x));
       sum[r] = v_fma(products, v_set1(scale[r]), sum[r]);
     }
   }

@@ -132,7 +132,13 @@ SF_INLINE void dot_streams(sf_format_index format, int streams, int asks, const 
   } else {
     streams_blocks(format, streams, asks, row, next, input, rows->columns, sum);
   }
-  for (int r = 0; r < streams; ++r) out[id[r]] = v_sum(sum[r]) * rows->scale;
+  if (SF_SUM4) {
+    float all[SF_STREAMS];
+    store_sums(sum, streams, rows->scale, all);
+    for (int r = 0; r < streams; ++r) out[id[r]] = all[r];
+  } else {
+    for (int r = 0; r < streams; ++r) out[id[r]] = v_sum(sum[r]) * rows->scale;
+  }
 }
 
 /* All rows, `streams` of them at a time, with one input. */

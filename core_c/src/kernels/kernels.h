@@ -8,14 +8,27 @@
 
 #include "formats/formats.h"
 
+/* Forms of an input as bytes, which some kernels take: see split_tmpl.h. */
+enum {
+  SF_SPLIT_FORMS = 6,
+  SF_SPLIT_COLUMNS = 256, /* of a group, the last of which may have fewer, */
+  SF_SPLIT_BYTES = 704    /* and bytes of a group */
+};
+
+static inline size_t sf_split_bytes(int32_t columns) {
+  return ((size_t)columns + SF_SPLIT_COLUMNS - 1) / SF_SPLIT_COLUMNS * SF_SPLIT_BYTES;
+}
+
 /* n input vectors in one of the forms, or several. Vector j starts at f32 + j * columns; in I16 form at values +
  * j * columns, scales + j * (columns / 32) and sums + j * (columns / 32), where values[i] ≈ x[i] / scales[i / 32],
- * |values[i]| ≤ 32767 (see input_most), and sums[b] is the sum of the values of block b, times its scale. */
+ * |values[i]| ≤ 32767 (see input_most), and sums[b] is the sum of the values of block b, times its scale.
+ * The same as bytes in form f begins at split[f] + j * sf_split_bytes(columns), where it was made. */
 typedef struct {
   const float *f32;
   const int16_t *values;
   const float *scales;
   const float *sums;
+  const uint8_t *split[SF_SPLIT_FORMS];
   const uint16_t *tiles; /* all of them, see tiles.h, or NULL */
 } sf_inputs;
 
@@ -37,7 +50,7 @@ static inline const uint8_t *sf_row_at(const sf_rows *rows, int32_t i) {
 typedef void sf_unpack_fn(sf_format_index format, const uint8_t *row, int32_t c, int32_t n, float *floats);
 /* out[j * out_stride + i] = scale · dot(row i, input j), i < n_rows, j < n_inputs. Rows of block formats are multiplied
  * as integers where the inputs have the I16 form, else as floats. The order of additions for one (row, input) pair
- * depends on nothing but that and `columns`. */
+ * depends on nothing but that and `columns`. Integers of formats with a split_form are taken in that form. */
 typedef void sf_dot_rows_fn(const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs, int32_t n_inputs, float *out,
                             size_t out_stride);
 /* y[c] += Σ_i scale · alpha[i] · row_i[c] for c0 ≤ c < c1, added in order of i; c0 is a multiple of 32, and c1 is one
@@ -109,13 +122,17 @@ typedef struct {
   /* The largest magnitude of an input's integers that dot_rows of a block format takes: 32767, or less where the
    * products are of 8 bits. */
   int32_t (*input_most)(sf_format_index format);
-  /* How many columns of an input have one scale for it: 32, or 256, whose blocks of 32 then have equal scales. What a
-   * format with the least input_most takes, all others do. */
+  /* How many columns of an input have one scale for it: 32, or 256, whose blocks of 32 then have equal scales.
+   * Inputs with the least input_most and the largest input_shared of several formats serve all of them. */
   int32_t (*input_shared)(sf_format_index format);
   /* values of magnitude `most` at most, scales and sums of one vector; columns a multiple of 32, of which `shared` have
    * one scale. Where all of these are 0 the scale is 0, where NaN or infinity is among them NaN. */
   void (*quantize_i16)(const float *x, int32_t columns, int32_t most, int32_t shared, int16_t *values, float *scales,
                        float *sums);
+  /* The form of inputs as bytes that dot_rows of a format takes, or -1 where it takes the integers. NULL: all do. */
+  int32_t (*split_form)(sf_format_index format);
+  /* Brings an input's integers, scales and sums into a form: sf_split_bytes(columns), aligned to 64 bytes. */
+  void (*split)(int32_t form, const sf_inputs *input, int32_t columns, uint8_t *to);
   /* y = activation(x), an sf_activation or SF_SIGMOID, see sparsefire.h; y may be x. */
   void (*activate)(int32_t activation, float parameter, const float *x, int32_t count, float *y);
   void (*multiply)(const float *a, const float *b, int32_t count, float *y); /* y = a · b, y may be a or b */

@@ -111,6 +111,10 @@ const sf_kernels SF_ISA_TABLE = {
     .input_most = input_most,
     .input_shared = input_shared,
     .quantize_i16 = quantize_i16,
+#if SF_SPLITS
+    .split_form = split_form,
+    .split = split,
+#endif
     .activate = activate,
     .multiply = multiply,
     .add = add,

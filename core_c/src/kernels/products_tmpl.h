@@ -15,6 +15,7 @@
 #ifndef SF_DOT_BYTES
 #define SF_DOT_BYTES 0 /* v_dot_split: 1 for quants 0 … 15, 2 for levels too, 3 for signed bytes too */
 #endif
+#define SF_SPLITS (SF_DOT_BYTES || SF_DOT_FIELDS) /* whether formats take inputs in bytes, see split_tmpl.h */
 
 typedef enum {
   PRODUCT_FLOATS,  /* not of integers: see dot_floats_tmpl.h */

@@ -67,6 +67,7 @@ void sf_context_close(sf_context *context) {
   sf_pool_close(context->pool);
   sf_free(context->values);
   sf_free(context->scales);
+  for (int32_t f = 0; f < SF_SPLIT_FORMS; f++) sf_free(context->split[f]);
   sf_free(context->input_tiles);
   sf_free(context->chosen);
   sf_free(context);

@@ -32,8 +32,9 @@ struct sf_context {
   sf_pool *pool;
   int16_t *values; /* work memory of sf_prepare */
   float *scales;   /* and the sums after them */
+  uint8_t *split[SF_SPLIT_FORMS];
   uint16_t *input_tiles;
-  size_t values_capacity, scales_capacity, input_tiles_capacity;
+  size_t values_capacity, scales_capacity, split_capacity[SF_SPLIT_FORMS], input_tiles_capacity;
   sf_costs costs[SF_FORMATS];
   sf_chosen *chosen; /* work memory of sf_choose_inputs */
   size_t chosen_capacity;

@@ -56,39 +56,73 @@ void sf_matrix_row(const sf_matrix *matrix, int32_t i, float *out) {
   for (int32_t c = 0; matrix->scale != 1.0f && c < matrix->columns; c++) out[c] *= matrix->scale;
 }
 
-int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *format, const float *x, int32_t n,
-                   int32_t columns, sf_inputs *inputs) {
-  memset(inputs, 0, sizeof *inputs);
-  inputs->f32 = x;
-  if (phase == SF_PROMPT && context->tiles && sf_tiles_take(format->index)) {
-    int32_t status = sf_grow((void **)&context->input_tiles, &context->input_tiles_capacity,
-                             sf_tiles_numbers(n, columns), sizeof(uint16_t));
-    if (status != SF_OK) return status;
-    context->tiles->pack(x, n, columns, context->input_tiles);
-    inputs->tiles = context->input_tiles;
-    return SF_OK;
-  }
-  if (sf_is_plain(format->traits) || (phase == SF_PROMPT && context->kernels->prompt_floats)) return SF_OK;
-  /* Block formats: sf_matrix_open has seen to it that columns is a multiple of 32. */
-  size_t count = sf_size_product((size_t)n, (size_t)columns);
+static int32_t prepare_tiles(sf_context *context, const float *x, int32_t n, int32_t columns, sf_inputs *inputs) {
+  int32_t status = sf_grow((void **)&context->input_tiles, &context->input_tiles_capacity, sf_tiles_numbers(n, columns),
+                           sizeof(uint16_t));
+  if (status != SF_OK) return status;
+  context->tiles->pack(x, n, columns, context->input_tiles);
+  inputs->tiles = context->input_tiles;
+  return SF_OK;
+}
+
+/* Integers of magnitude `most` at most, of which `shared` have one scale. */
+static int32_t prepare_integers(sf_context *context, int32_t most, int32_t shared, int32_t n, int32_t columns,
+                                sf_inputs *inputs) {
+  size_t count = sf_size_product((size_t)n, (size_t)columns),
+         blocks = count / SF_BLOCK; /* of each, a scale and a sum */
   int32_t status = sf_grow((void **)&context->values, &context->values_capacity, count, sizeof(int16_t));
-  size_t blocks = count / SF_BLOCK; /* of each, a scale and a sum */
   if (status == SF_OK) {
     status = sf_grow((void **)&context->scales, &context->scales_capacity, 2 * blocks, sizeof(float));
   }
   if (status != SF_OK) return status;
   float *sums = context->scales + blocks;
-  const sf_kernels *kernels = context->kernels;
-  int32_t most = kernels->input_most(format->index), shared = kernels->input_shared(format->index);
   for (int32_t j = 0; j < n; j++) {
     size_t start = (size_t)j * (size_t)columns, block = start / SF_BLOCK;
-    kernels->quantize_i16(x + start, columns, most, shared, context->values + start, context->scales + block,
-                          sums + block);
+    context->kernels->quantize_i16(inputs->f32 + start, columns, most, shared, context->values + start,
+                                   context->scales + block, sums + block);
   }
   inputs->values = context->values;
   inputs->scales = context->scales;
   inputs->sums = sums;
   return SF_OK;
+}
+
+/* The integers as bytes in a form. */
+static int32_t prepare_split(sf_context *context, int32_t form, int32_t n, int32_t columns, sf_inputs *inputs) {
+  size_t bytes = sf_split_bytes(columns), all = sf_size_product((size_t)n, bytes);
+  int32_t status = sf_grow((void **)&context->split[form], &context->split_capacity[form], all, 1);
+  for (int32_t j = 0; status == SF_OK && j < n; j++) {
+    sf_inputs input = sf_input(inputs, j, columns);
+    context->kernels->split(form, &input, columns, context->split[form] + (size_t)j * bytes);
+  }
+  inputs->split[form] = context->split[form];
+  return status;
+}
+
+int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *const *formats, int32_t count, const float *x,
+                   int32_t n, int32_t columns, sf_inputs *inputs) {
+  const sf_kernels *kernels = context->kernels;
+  int32_t most = INT16_MAX, shared = 0, status = SF_OK;
+  memset(inputs, 0, sizeof *inputs);
+  inputs->f32 = x;
+  for (int32_t k = 0; k < count && phase == SF_PROMPT && context->tiles; k++) {
+    if (sf_tiles_take(formats[k]->index)) return prepare_tiles(context, x, n, columns, inputs);
+  }
+  if (phase == SF_PROMPT && kernels->prompt_floats) return SF_OK;
+  /* What the format can multiply that takes the smallest integers, the others can too. Columns are a multiple of 32
+   * where formats have blocks: sf_matrix_open has seen to it. */
+  for (int32_t k = 0; k < count; k++) {
+    if (sf_is_plain(formats[k]->traits)) continue;
+    int32_t own_most = kernels->input_most(formats[k]->index), own_shared = kernels->input_shared(formats[k]->index);
+    most = own_most < most ? own_most : most;
+    shared = own_shared > shared ? own_shared : shared;
+  }
+  if (shared) status = prepare_integers(context, most, shared, n, columns, inputs);
+  for (int32_t k = 0; status == SF_OK && k < count && kernels->split; k++) {
+    int32_t form = kernels->split_form(formats[k]->index);
+    if (form >= 0 && !inputs->split[form]) status = prepare_split(context, form, n, columns, inputs);
+  }
+  return status;
 }
 
 sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns) {
@@ -98,6 +132,9 @@ sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns) {
     one.values = inputs->values + at;
     one.scales = inputs->scales + at / SF_BLOCK;
     one.sums = inputs->sums + at / SF_BLOCK;
+  }
+  for (int32_t f = 0; f < SF_SPLIT_FORMS; f++) {
+    if (inputs->split[f]) one.split[f] = inputs->split[f] + (size_t)j * sf_split_bytes(columns);
   }
   return one;
 }
@@ -151,28 +188,21 @@ static void each_part(void *argument, int32_t part, int32_t parts) {
   for (int32_t k = 0; k < job->count; k++) multiply_part(&job->jobs[k], part, parts);
 }
 
-/* Of two formats the one whose integers both can multiply. */
-static const sf_format *narrower(const sf_context *context, const sf_format *a, const sf_format *b) {
-  if (sf_is_plain(b->traits)) return a;
-  if (sf_is_plain(a->traits)) return b;
-  return context->kernels->input_most(b->index) < context->kernels->input_most(a->index) ? b : a;
-}
-
 int32_t sf_multiply_each(sf_context *context, int32_t phase, const sf_matrix *const *matrices, int32_t count,
                          const float *x, int32_t n, float *const *ys) {
   each_job job;
   sf_inputs inputs;
+  const sf_format *formats[SF_EACH];
   job.count = count;
-  const sf_format *format = matrices[0]->format; /* the floats are among the inputs of any format */
   size_t work = 0;
   for (int32_t k = 0; k < count; k++) {
     const sf_matrix *matrix = matrices[k];
     multiply_job one = {context, matrix, NULL, matrix->rows, n, &inputs, ys[k], (size_t)matrix->rows};
     job.jobs[k] = one;
     work += (size_t)matrix->rows * matrix->row_bytes;
-    format = narrower(context, format, matrix->format);
+    formats[k] = matrix->format;
   }
-  int32_t status = sf_prepare(context, phase, format, x, n, matrices[0]->columns, &inputs);
+  int32_t status = sf_prepare(context, phase, formats, count, x, n, matrices[0]->columns, &inputs);
   if (status != SF_OK) return status;
   sf_pool_run(context->pool, each_part, &job, sf_parts(context, sf_size_product(work, (size_t)n)));
   return SF_OK;
@@ -181,7 +211,7 @@ int32_t sf_multiply_each(sf_context *context, int32_t phase, const sf_matrix *co
 int32_t sf_prepare_multiply(sf_context *context, int32_t phase, const sf_matrix *matrix, const float *x, int32_t n,
                             float *y) {
   sf_inputs inputs;
-  int32_t status = sf_prepare(context, phase, matrix->format, x, n, matrix->columns, &inputs);
+  int32_t status = sf_prepare(context, phase, &matrix->format, 1, x, n, matrix->columns, &inputs);
   if (status == SF_OK) sf_multiply(context, matrix, NULL, matrix->rows, &inputs, n, y, (size_t)matrix->rows);
   return status;
 }

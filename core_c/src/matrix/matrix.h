@@ -29,11 +29,11 @@ struct sf_matrix {
 sf_rows sf_matrix_rows(const sf_matrix *matrix, const int32_t *ids, int32_t first);
 /* Row i as floats. */
 void sf_matrix_row(const sf_matrix *matrix, int32_t i, float *out);
-/* Brings n vectors x (n, columns) into the form that a format multiplies in a phase, beside the floats themselves,
- * which it borrows: prompts are multiplied in tiles, where the instruction set has them, or as floats, where that is
- * faster (prompt_floats). Valid until the next call. */
-int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *format, const float *x, int32_t n,
-                   int32_t columns, sf_inputs *inputs);
+/* Brings n vectors x (n, columns) into the forms that `count` formats multiply in a phase, beside the floats
+ * themselves, which it borrows: prompts are multiplied in tiles, where the instruction set has them, or as floats,
+ * where that is faster (prompt_floats). Valid until the next call. */
+int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *const *formats, int32_t count, const float *x,
+                   int32_t n, int32_t columns, sf_inputs *inputs);
 /* Input j of several, of `columns` numbers. */
 sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns);
 /* The kernel or the tiles that multiply inputs of this form, with rows of a matrix (see sf_dot_rows_fn). */

@@ -143,8 +143,8 @@ int32_t sf_attend_decode(sf_model *model, const sf_step *step) {
                        ? SF_ERROR_MEMORY
                        : sf_grow((void **)&model->scores, &model->scores_capacity, scores + records, sizeof(float));
   if (status == SF_OK) {
-    status = sf_prepare(context, SF_DECODE, a->k.format, sf_values(model, step, SF_ATTENTION_Q), batch->n * a->heads,
-                        a->k.dim, &job.queries);
+    status = sf_prepare(context, SF_DECODE, &a->k.format, 1, sf_values(model, step, SF_ATTENTION_Q),
+                        batch->n * a->heads, a->k.dim, &job.queries);
   }
   if (status != SF_OK) return status;
   job.records = model->scores + scores;

@@ -129,7 +129,7 @@ static int32_t compute_rows(const pass *p, int32_t j) {
   int32_t *ids = model->rows;
   count = join(ids, count, session->exact, session->n_exact);
   sf_inputs input;
-  int32_t status = sf_prepare(context, model->batch.phase, p->matrix->format, x, 1, p->matrix->columns, &input);
+  int32_t status = sf_prepare(context, model->batch.phase, &p->matrix->format, 1, x, 1, p->matrix->columns, &input);
   if (status != SF_OK) return status;
   sf_multiply(context, p->matrix, ids, count, &input, 1, values, (size_t)count);
   for (int32_t i = 0; i < count; i++) out[ids[i]] = values[i] + (p->bias ? p->bias->values[ids[i]] : 0.0f);

@@ -175,7 +175,8 @@ static int32_t run_head_products(sf_model *model, const sf_step *step) {
       const float *x = sf_values(model, step, 0) + ((size_t)j * (size_t)heads + (size_t)h) * columns;
       memcpy(model->work + (size_t)j * columns, x, columns * sizeof(float));
     }
-    status = sf_prepare(model->context, model->batch.phase, matrix->format, model->work, n, matrix->columns, &inputs);
+    status =
+        sf_prepare(model->context, model->batch.phase, &matrix->format, 1, model->work, n, matrix->columns, &inputs);
     if (status != SF_OK) break;
     sf_matrix own = *matrix;
     own.data += (size_t)h * rows * matrix->stride;
