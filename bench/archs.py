@@ -73,7 +73,8 @@ def _read_logits(path: Path) -> npt.NDArray[np.float32]:
 
 def _compare(path: Path, expected: npt.NDArray[np.float32]) -> Comparison:
     try:
-        with sf.Model.load(path, activation=OTHER_ACTIVATIONS.get(_architecture(path))) as model:
+        other = OTHER_ACTIVATIONS.get(_architecture(path))
+        with sf.Model.load(path, activation=other, k_format="f32", v_format="f32") as model:
             vocabulary = model.config.vocab
             tokens = np.array([(37 * i + 11) % vocabulary for i in range(len(expected))], np.int32)
             encodes = not model.config.kind.output

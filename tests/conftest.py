@@ -5,6 +5,8 @@ host_core      the test runs once on each host, with its best instruction set
 pyodide_node, pyodide_chromium
                Pyodide with the package installed; `runtime.run(code)` runs Python there
                (see pyodide_harness.py)
+float_keys     models that the test loads keep keys and values as floats, unless it asks for another
+               format: for comparisons with references
 extension_wheels
                the package with the compiled extension, for the versions of Pyodide
 
@@ -177,6 +179,12 @@ def host_core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         missing(str(error))
     monkeypatch.setattr(hosts, "_current", opened)
     return opened
+
+
+@pytest.fixture
+def float_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Model.load` has "f32" as the default of `k_format` and `v_format`."""
+    monkeypatch.setattr("sparsefire.lm.model.DEFAULT_KV_FORMAT", "f32")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -29,6 +29,8 @@ from sparsefire.gguf.reader import GgufFile
 from sparsefire.lm.model import Model
 from sparsefire.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 TOKENS = [5, 300, 17, 17, 2, 99, 250, 8, 1, 0, 41]
 LLAMA3_ROPE = {
     "rope_type": "llama3",

@@ -18,6 +18,8 @@ from sparsefire.files.convert.checkpoint import convert_checkpoint
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.lm.model import Model
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 Array = npt.NDArray[Any]
 TOKENS = [5, 17, 300, 2, 44, 44, 9]
 BITNET = Hf(

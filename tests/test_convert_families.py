@@ -23,6 +23,8 @@ from sparsefire.gguf.reader import GgufFile
 from sparsefire.lm.model import Model
 from sparsefire.lm.ranking import Pair
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 ENTRIES = hf_families.entries()
 TEXTS = (
     "The people of 1776, über alles:\n\tthen there… 日本 🙂",

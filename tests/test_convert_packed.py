@@ -22,6 +22,8 @@ from sparsefire.files.convert import packed_integers
 from sparsefire.files.convert.checkpoint import convert_checkpoint
 from sparsefire.lm.model import Model
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 Array = npt.NDArray[Any]
 LLAMA = Hf(d=64, hidden=128)  # rows of q and k move
 TOKENS = [5, 17, 300, 2]

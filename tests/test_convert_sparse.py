@@ -20,6 +20,8 @@ from sparsefire.files.convert.checkpoint import convert_checkpoint
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.lm.model import Model
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 # Tokens of RWKV's kind: all bytes, and some of several, also half of a letter and a quote.
 LONGER = ("\n\n", "the", "the ", "ü", b"\xe2\x82", "'\"", "\\n", "a" * 9)
 

@@ -15,6 +15,8 @@ from mixed_reference import MixedReference
 from sparsefire.errors import ModelFileError
 from sparsefire.lm.model import Model
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 TOKENS = [(37 * i + 11) % decoder_models.VOCAB for i in range(14)]
 
 

@@ -21,6 +21,8 @@ from sparsefire.lm.model import Model
 from sparsefire.serve.fields import Limits
 from sparsefire.serve.requests import Requests
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 ENCODERS = dict(encoder_models())
 TOKENS = [(37 * i + 11) % 128 for i in range(Limit.BATCH + 6)]
 SHORT = [5, 99, 17]

@@ -15,6 +15,8 @@ from sparsefire.core.core import Core
 from sparsefire.errors import ModelFileError, UnsupportedError
 from sparsefire.lm.model import Model
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 TOKENS = [(37 * i + 11) % VOCAB for i in range(14)]
 D, HEADS, KV_HEADS, HEAD, HIDDEN, RANK = 32, 4, 2, 8, 96, 8
 

@@ -15,6 +15,8 @@ from sparsefire.core.core import Core
 from sparsefire.errors import ModelFileError, UnsupportedError
 from sparsefire.lm.model import Model
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 TOKENS = [(37 * i + 11) % VOCAB for i in range(14)]
 D, HEADS, HEAD, WHOLE_HEAD, HIDDEN = 32, 4, 8, 12, 48
 WINDOWED = [True, True, False, True, False]

@@ -67,8 +67,8 @@ def test_a_calibrated_model(calibrated: Path) -> None:
     assert found.sparsity[0].bundle_bytes == 96 * 3 * 64 // 32 * 34
     assert found.calibration["hot_counts"] == [3, 3]
     assert found.memory is not None
-    # 2 layers, keys and values, 2 heads of 16, float32, 64 tokens
-    assert found.memory.key_value_cache == 2 * 2 * 2 * 16 * 4 * 64
+    # 2 layers, keys and values, 2 heads of 16, 2 bytes, 64 tokens
+    assert found.memory.key_value_cache == 2 * 2 * 2 * 16 * 2 * 64
     # predictors of rank 32 in Q8_0, a second time: 2 layers, (32, 64) and (96, 32)
     assert found.memory.made == 2 * (32 * 64 + 96 * 32) // 32 * 34
     assert found.memory.weights == sum(each.nbytes for each in found.tensors)

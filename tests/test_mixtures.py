@@ -12,6 +12,8 @@ import mixture_models
 from mixture_reference import Reference
 from sparsefire.lm.model import Model
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 TOKENS = [(37 * i + 11) % mixture_models.VOCAB for i in range(14)]
 
 

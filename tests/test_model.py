@@ -43,7 +43,7 @@ def bits(logits: np.ndarray) -> bytes:
 
 PYODIDE_RUN = """
 import sparsefire as sf
-with sf.Model.load("/tmp/tiny.gguf") as model:
+with sf.Model.load("/tmp/tiny.gguf", k_format="f32", v_format="f32") as model:
     result = {{}}
     for mode in {modes}:
         logits = model.logits({ids}, mode=mode)
@@ -57,6 +57,7 @@ result
 # -- logits ------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("float_keys")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_equal_the_reference(name: str, core: Core) -> None:
     path = variant_path(name)
@@ -99,6 +100,7 @@ def embedded_model() -> Path:
         missing(str(error))
 
 
+@pytest.mark.usefixtures("float_keys")
 def test_embedded_model_equals_the_reference(core: Core) -> None:
     path = embedded_model()
     with Model.load(path, core=core) as model:
@@ -200,6 +202,7 @@ def test_greedy_tokens_are_the_same_everywhere(name: str, core: Core) -> None:
             assert model.stats.isa == core.isa
 
 
+@pytest.mark.usefixtures("float_keys")
 @pytest.mark.pyodide
 @pytest.mark.parametrize("name", ["calibrated", "calibrated q8_0", "silu", "gemma3", "nemotron"])
 def test_pyodide_equals_native(name: str, pyodide: Any) -> None:
@@ -259,6 +262,7 @@ def test_logits_of_few_tokens(tiny: Model) -> None:
     assert bits(tiny.logits(np.array(IDS, np.uint16))) == bits(tiny.logits(IDS))
 
 
+@pytest.mark.usefixtures("float_keys")
 def test_activation_is_the_users_then_the_files_then_the_architectures() -> None:
     plain, named = variant_path("silu"), variant_path("f32")
     for path, given_name, used in (
@@ -273,6 +277,7 @@ def test_activation_is_the_users_then_the_files_then_the_architectures() -> None
             assert relative_error(model.logits(IDS), wanted) < 1e-5
 
 
+@pytest.mark.usefixtures("float_keys")
 def test_fatrelu(tmp_path: Path) -> None:
     keys = {"llama.hidden_activation_threshold": 0.0}
     path = tiny_model.write(tmp_path / "a.gguf", activation="fatrelu", keys=keys)

@@ -323,6 +323,7 @@ def test_perplexity(tiny: Model, mode: str, count: int, context: int) -> None:
     assert result.tokens_per_s > 0
 
 
+@pytest.mark.usefixtures("float_keys")
 def test_perplexity_against_the_reference() -> None:
     path = variant_path("f32")
     wanted = reference_logits(path, False)

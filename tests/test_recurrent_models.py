@@ -16,6 +16,8 @@ from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, ContextFullError, UnsupportedError
 from sparsefire.lm.model import Model
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 TOKENS = [(37 * i + 11) % VOCAB for i in range(14)]
 
 FURTHER = (

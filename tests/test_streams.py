@@ -16,6 +16,8 @@ from sparsefire.files.quantize import quantize_model
 from sparsefire.lm.model import Model
 from stream_reference import StreamReference
 
+pytestmark = pytest.mark.usefixtures("float_keys")
+
 REFERENCES = {"deepseek4": PooledReference}
 TOKENS = [(37 * i + 11) % VOCAB for i in range(14)]
 

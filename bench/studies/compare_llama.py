@@ -57,7 +57,7 @@ def architectures(files: list[Path]) -> None:
     """Largest difference between the log probabilities of both, for each file."""
     print(f"{'model':26} {'architecture':12} largest |Δ log p|  of values that span")
     for path in files:
-        with sf.Model.load(path) as model:
+        with sf.Model.load(path, k_format="f32", v_format="f32") as model:
             ids = np.random.default_rng(1).integers(0, model.config.vocab, 40).tolist()
             ours = log_softmax(model.logits(ids, mode="dense"))
             peer = log_softmax(LlamaModel(path, 1, 64, exact=True).logits(ids))

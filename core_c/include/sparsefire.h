@@ -469,8 +469,9 @@ SF_API int32_t sf_model_set_ffn(sf_model *model, int32_t layer, sf_ffn *ffn);
  * used. Errors: ARGUMENT (also for one of another context), MEMORY. */
 SF_API int32_t sf_model_add_screen(sf_model *model, sf_predictor *screen);
 
-/* The formats in which sessions keep keys and values: SF_F32, SF_F16 or SF_Q8_0 each; when opened, a model has SF_F32.
- * Heads whose numbers are no whole blocks are kept in SF_F16 in place of SF_Q8_0. Errors: ARGUMENT (also while a
+/* The formats in which sessions keep keys and values: SF_F32, SF_F16 or SF_Q8_0 each; when opened, a model has SF_F16.
+ * Heads whose numbers are no whole blocks are kept in SF_F16 in place of SF_Q8_0. Numbers beyond ±65,504 in SF_F16, and
+ * beyond ±127 · 65,504 in SF_Q8_0, are kept as these; what is not finite stays so. Errors: ARGUMENT (also while a
  * session is open), FORMAT. */
 SF_API int32_t sf_model_set_kv_formats(sf_model *model, int32_t k_format, int32_t v_format);
 
@@ -661,9 +662,11 @@ SF_API size_t sf_session_saved_bytes(const sf_session *session);
 /* Writes what the session keeps to data, so many `bytes`, in this machine's order of bytes. Errors: ARGUMENT (also when
  * tokens of it wait, see SF_WAITING), SHAPE (not as many bytes as sf_session_saved_bytes says). */
 SF_API int32_t sf_session_save(const sf_session *session, uint8_t *data, size_t bytes);
-/* Makes the session what another one of this model was at its `position` when it was saved. An error leaves it as it
- * is. Errors: ARGUMENT, CONTEXT_FULL, SHAPE (not the bytes of so many tokens in this model), NOT_FINITE, MEMORY. */
-SF_API int32_t sf_session_restore(sf_session *session, const uint8_t *data, size_t bytes, int32_t position);
+/* Makes the session what another one of this model was at its `position` when it was saved, by a model with these
+ * formats of keys and values: other ones than this model's are converted. An error leaves it as it is. Errors:
+ * ARGUMENT, FORMAT, CONTEXT_FULL, SHAPE (not the bytes of so many tokens in this model), NOT_FINITE, MEMORY. */
+SF_API int32_t sf_session_restore(sf_session *session, const uint8_t *data, size_t bytes, int32_t position,
+                                  int32_t k_format, int32_t v_format);
 /* Neurons of the evals since the last call of this function, summed over their tokens, per layer: selected (layers),
  * active (layers); see sf_ffn_forward. Sums saturate at INT32_MAX. Errors: ARGUMENT. */
 SF_API int32_t sf_session_counts(sf_session *session, int32_t *selected, int32_t *active);

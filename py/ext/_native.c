@@ -255,7 +255,7 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_session_truncate, 2, (h, i))                                   \
   RESULT(size_t, sf_session_saved_bytes, 1, (h))                                    \
   RESULT(int32_t, sf_session_save, 3, (h, w, s))                                    \
-  RESULT(int32_t, sf_session_restore, 4, (h, p, s, i))                              \
+  RESULT(int32_t, sf_session_restore, 6, (h, p, s, i, i, i))                        \
   RESULT(int32_t, sf_session_counts, 3, (h, w, w))                                  \
   RESULT(int32_t, sf_session_set_head, 4, (h, i, p, i))                             \
   RESULT(int32_t, sf_session_head_counts, 3, (h, w, w))                             \

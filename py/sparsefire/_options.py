@@ -26,6 +26,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 HEADS = ("dense", "screened", "proven")  # how logits are computed, see `Model.load`
 INPUTS = ("auto", "dense")  # whether inputs are left out, see `Model.load`
 KV_FORMATS = ("f32", "f16", "q8_0")  # of the keys and values that sessions keep
+DEFAULT_KV_FORMAT = "f16"
 
 _SHOWN = 60  # characters of a value in a message
 

@@ -212,6 +212,65 @@ static void check_decoding(const shape *s, int32_t isa) {
   close_model(&threaded);
 }
 
+/* A session that kept its keys and values as floats, restored, is what it would be with the formats of the model. */
+static void check_converting(const shape *s, int32_t isa, sf_session *session, const uint8_t *wanted, size_t bytes) {
+  shape floats = *s;
+  floats.k_format = floats.v_format = SF_F32;
+  test_model m = make(&floats, isa, 1);
+  sf_session *other;
+  const int32_t first = s->tokens - DECODED;
+  CHECK(sf_session_open(&other, m.model, s->tokens) == SF_OK, "session");
+  run(&m, other, 0, first, first, SF_PROMPT, out);
+  size_t size = sf_session_saved_bytes(other);
+  uint8_t *saved = check_alloc(size, 0), *again = check_alloc(bytes, 0);
+  CHECK(sf_session_save(other, saved, size) == SF_OK, "save");
+  CHECK(sf_session_restore(session, saved, size, first, SF_F32, SF_Q4_0) == SF_ERROR_FORMAT, "format");
+  CHECK(sf_session_restore(session, saved, size, first, SF_F32, SF_F32) == SF_OK, "restore");
+  CHECK(sf_session_save(session, again, bytes) == SF_OK && memcmp(again, wanted, bytes) == 0, "converted");
+  CHECK(sf_session_restore(other, wanted, bytes, first, s->k_format, s->v_format) == SF_OK, "to floats");
+  check_free(saved, 0);
+  check_free(again, 0);
+  sf_session_close(other);
+  close_model(&m);
+}
+
+/* Numbers beyond a format's range are kept as its largest; what is not finite stays so. */
+static void check_large_numbers(int32_t isa) {
+  enum { DIM = 96 }; /* three blocks of Q8_0, of which the last two are not finite */
+  const float values[] = {65504.0f, 65519.0f, 65520.0f, -70000.0f, 3e38f, -3e38f, 2049.0f, 1e-9f};
+  for (int32_t k = 0; k < 2; k++) {
+    const int32_t format = k == 0 ? SF_F16 : SF_Q8_0;
+    const shape s = {1, 1, 1, DIM, DIM, SF_MASK_CAUSAL, 0, 0, 0, -1, 0, format, format};
+    const float largest = format == SF_F16 ? 65504.0f : 127 * 65504.0f;
+    uint8_t saved[2 * DIM * sizeof(float)];
+    float found[DIM];
+    memset(&given, 0, sizeof given);
+    memcpy(given.k, values, sizeof values);
+    given.k[33] = -INFINITY;
+    given.k[95] = NAN;
+    memcpy(given.v, given.k, sizeof found);
+    test_model m = make(&s, isa, 1);
+    sf_session *session;
+    CHECK(sf_session_open(&session, m.model, 1) == SF_OK, "session");
+    run(&m, session, 0, 1, 1, SF_PROMPT, out);
+    const size_t bytes = sf_session_saved_bytes(session), half = bytes / 2;
+    CHECK(bytes <= sizeof saved && sf_session_save(session, saved, bytes) == SF_OK, "save");
+    for (size_t part = 0; part < 2; part++) {
+      CHECK(sf_dequantize(format, saved + part * half, half, 1, DIM, found) == SF_OK, "dequantise");
+      for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        const float wanted = fmaxf(fminf(values[i], largest), -largest);
+        CHECK(fabsf(found[i] - wanted) <= largest / (format == SF_F16 ? 4096 : 254), "%g kept as %g", (double)values[i],
+              (double)found[i]);
+      }
+      CHECK(found[4] == largest && found[5] == -largest, "the largest");
+      CHECK(format != SF_F16 || found[6] == 2048.0f, "to even");
+      CHECK(!isfinite(found[33]) && !isfinite(found[95]), "not finite");
+    }
+    sf_session_close(session);
+    close_model(&m);
+  }
+}
+
 /* A saved session takes what its formats take, goes on with the same bits, and refuses what is not finite. */
 static void check_saving(const shape *s, int32_t isa) {
   test_model m = make(s, isa, 1);
@@ -229,13 +288,14 @@ static void check_saving(const shape *s, int32_t isa) {
         "%zu bytes", bytes);
   uint8_t *saved = check_alloc(bytes, 0);
   CHECK(sf_session_save(session, saved, bytes) == SF_OK, "save");
-  CHECK(sf_session_restore(restored, saved, bytes, first) == SF_OK, "restore");
+  CHECK(sf_session_restore(restored, saved, bytes, first, s->k_format, s->v_format) == SF_OK, "restore");
   run(&m, session, first, s->tokens, 1, SF_DECODE, out);
   run(&m, restored, first, s->tokens, 1, SF_DECODE, other);
   CHECK(memcmp(out + (size_t)first * m.width, other + (size_t)first * m.width, DECODED * m.width * sizeof(float)) == 0,
         "restored");
+  check_converting(s, isa, restored, saved, bytes);
   memset(saved, 0xff, 4); /* NaN, also as a scale */
-  CHECK(sf_session_restore(restored, saved, bytes, first) == SF_ERROR_NOT_FINITE, "NaN");
+  CHECK(sf_session_restore(restored, saved, bytes, first, s->k_format, s->v_format) == SF_ERROR_NOT_FINITE, "NaN");
   check_free(saved, 0);
   sf_session_close(session);
   sf_session_close(restored);
@@ -244,6 +304,9 @@ static void check_saving(const shape *s, int32_t isa) {
 }
 
 int main(void) {
+  for (int32_t isa = 0; isa < sf_isa_count(); ++isa) {
+    if (check_isa(sf_isa_supported(isa))) check_large_numbers(isa);
+  }
   for (size_t k = 0; k < sizeof shapes / sizeof shapes[0]; k++) {
     const shape *s = &shapes[k];
     prepare(s);

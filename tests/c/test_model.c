@@ -46,6 +46,7 @@ static test_model make_masked(sf_context *context, int32_t format, int32_t mask,
   for (int32_t i = 0; i < D; i++) ones[i] = 1.0f + 0.01f * (float)i;
   random_state = 7;
   CHECK(sf_model_open(&m.model, context, VOCAB, D) == SF_OK, "open");
+  CHECK(sf_model_set_kv_formats(m.model, SF_F32, SF_F32) == SF_OK, "formats");
   sf_model *model = m.model;
   int32_t x = sf_model_add_buffer(model, D), normed = sf_model_add_buffer(model, D);
   int32_t added = sf_model_add_buffer(model, D), q = sf_model_add_buffer(model, q_rows);
@@ -323,24 +324,24 @@ static void test_saving(test_model *m, int32_t position) {
   CHECK(sf_session_save(session, data, bytes) == SF_OK, "save");
   CHECK(sf_session_eval(session, tokens, 1, SF_EXACT, SF_DECODE, wanted, 1) == SF_OK, "eval");
   CHECK(sf_session_eval(other, tokens + 3, 3, SF_EXACT, SF_PROMPT, NULL, 0) == SF_OK, "something else");
-  CHECK(sf_session_restore(other, data, bytes, position + 1) ==
+  CHECK(sf_session_restore(other, data, bytes, position + 1, SF_F32, SF_F32) ==
             (position < CONTEXT ? SF_ERROR_SHAPE : SF_ERROR_CONTEXT_FULL),
         "position");
-  CHECK(sf_session_restore(other, data, bytes + 4, position) == SF_ERROR_SHAPE, "bytes");
-  CHECK(sf_session_restore(other, data, bytes, -1) == SF_ERROR_ARGUMENT, "a negative position");
-  CHECK(sf_session_restore(other, data, bytes, INT32_MAX) == SF_ERROR_CONTEXT_FULL, "a huge position");
-  CHECK(sf_session_restore(NULL, data, bytes, position) == SF_ERROR_ARGUMENT, "no session");
+  CHECK(sf_session_restore(other, data, bytes + 4, position, SF_F32, SF_F32) == SF_ERROR_SHAPE, "bytes");
+  CHECK(sf_session_restore(other, data, bytes, -1, SF_F32, SF_F32) == SF_ERROR_ARGUMENT, "a negative position");
+  CHECK(sf_session_restore(other, data, bytes, INT32_MAX, SF_F32, SF_F32) == SF_ERROR_CONTEXT_FULL, "a huge position");
+  CHECK(sf_session_restore(NULL, data, bytes, position, SF_F32, SF_F32) == SF_ERROR_ARGUMENT, "no session");
   if (bytes > 0) {
     const float nan = NAN;
     uint8_t last[sizeof nan];
     memcpy(last, data + bytes - sizeof nan, sizeof nan);
     memcpy(data + bytes - sizeof nan, &nan, sizeof nan);
-    CHECK(sf_session_restore(other, data, bytes, position) == SF_ERROR_NOT_FINITE, "NaN");
-    CHECK(sf_session_restore(other, NULL, bytes, position) == SF_ERROR_ARGUMENT, "no data");
+    CHECK(sf_session_restore(other, data, bytes, position, SF_F32, SF_F32) == SF_ERROR_NOT_FINITE, "NaN");
+    CHECK(sf_session_restore(other, NULL, bytes, position, SF_F32, SF_F32) == SF_ERROR_ARGUMENT, "no data");
     memcpy(data + bytes - sizeof nan, last, sizeof nan);
   }
   CHECK(sf_session_position(other) == 3, "errors change nothing");
-  CHECK(sf_session_restore(other, data, bytes, position) == SF_OK, "restore");
+  CHECK(sf_session_restore(other, data, bytes, position, SF_F32, SF_F32) == SF_OK, "restore");
   CHECK(sf_session_position(other) == position, "position");
   CHECK(sf_session_eval(other, tokens, 1, SF_EXACT, SF_DECODE, found, 1) == SF_OK, "eval");
   CHECK(memcmp(found, wanted, sizeof wanted) == 0, "a restored session differs");

@@ -46,6 +46,8 @@ static inline uint16_t sf_float_to_half(float f) {
   return (uint16_t)(sign | half);
 }
 
+#define SF_LARGEST_HALF 65504.0f
+
 /* The half at p, which needs no alignment. */
 static inline float sf_get_half(const uint8_t *p) {
   uint16_t half;

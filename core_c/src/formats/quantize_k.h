@@ -19,7 +19,7 @@ static int32_t nearest(float x, int32_t least, int32_t most) {
 /* The scale of a block, of which the largest of its steps is `most`: a half that neither overflows nor is NaN. */
 static float block_scale(float most, float steps, uint8_t *half) {
   const float scale = most / steps;
-  sf_put_half(half, scale < 65504.0f ? (scale > -65504.0f ? scale : -65504.0f) : 65504.0f);
+  sf_put_half(half, scale < SF_LARGEST_HALF ? (scale > -SF_LARGEST_HALF ? scale : -SF_LARGEST_HALF) : SF_LARGEST_HALF);
   return sf_get_half(half);
 }
 

@@ -5,9 +5,7 @@
 #include <float.h>
 #include <math.h>
 
-/* The format of keys or values: numbers of `dim` that are no whole blocks are kept in F16. */
-static sf_kv kv_of(const sf_model *model, int32_t which, int32_t dim) {
-  const sf_format *format = model->kv_formats[which];
+sf_kv sf_kv_of(const sf_format *format, int32_t dim) {
   if (dim % format->traits->block_columns != 0) format = sf_format_find(SF_F16);
   const sf_kv kv = {format, dim, sf_format_row_bytes(format->format, dim)};
   return kv;
@@ -21,8 +19,8 @@ sf_attention sf_attention_of(const sf_model *model, const sf_step *step) {
   int32_t heads = sf_width(model, step, SF_ATTENTION_Q) / a[SF_ATTENTION_K_DIM];
   const sf_attention attention = {.heads = heads,
                                   .kv_heads = a[SF_ATTENTION_KV_HEADS],
-                                  .k = kv_of(model, 0, a[SF_ATTENTION_K_DIM]),
-                                  .v = kv_of(model, 1, a[SF_ATTENTION_V_DIM]),
+                                  .k = sf_kv_of(model->kv_formats[0], a[SF_ATTENTION_K_DIM]),
+                                  .v = sf_kv_of(model->kv_formats[1], a[SF_ATTENTION_V_DIM]),
                                   .window = a[SF_ATTENTION_WINDOW],
                                   .mask = a[SF_ATTENTION_MASK],
                                   .sinks = sinks ? sinks->values : NULL,

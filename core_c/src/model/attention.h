@@ -43,6 +43,8 @@ enum {
   SF_ATTENTION_SOURCE
 };
 
+/* Keys or values of a format; numbers of `dim` that are no whole blocks are kept in F16. */
+sf_kv sf_kv_of(const sf_format *format, int32_t dim);
 sf_attention sf_attention_of(const sf_model *model, const sf_step *step);
 /* The state with the keys and values that token j of the batch attends to. */
 sf_state *sf_attention_state(const sf_model *model, const sf_step *step, int32_t j);

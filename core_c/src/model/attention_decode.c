@@ -21,6 +21,7 @@ typedef struct {
   sf_attention a;
   sf_inputs queries; /* (tokens · heads) */
   int32_t group;
+  size_t floats;               /* of a block's values as such, if their query heads share that, or 0 */
   int32_t begin[SF_BATCH + 1]; /* chunks of the tokens before each */
   size_t record;               /* floats of a chunk and a query head */
   float *records;              /* (chunks, heads, record) */
@@ -39,9 +40,35 @@ static float *record_of(const decode_job *job, int32_t chunk, int32_t head) {
   return job->records + ((size_t)chunk * (size_t)job->a.heads + (size_t)head) * job->record;
 }
 
+/* Columns of a row that begins at a whole vector. */
+static size_t whole(int32_t columns) { return (size_t)((columns + SF_KV_SPAN - 1) / SF_KV_SPAN * SF_KV_SPAN); }
+
+/* The query heads of a key/value head add `n` rows of values with their weights, those at `at` and after. The values
+ * become floats once for all of the heads, in `floats`, unless these are 0. */
+static void add_values(const decode_job *job, const uint8_t *values, int32_t n, const float *weights, float *floats,
+                       float *records) {
+  const sf_attention *a = &job->a;
+  const sf_kernels *kernels = job->model->context->kernels;
+  sf_format_index format = a->v.format->index;
+  sf_rows rows = {values, a->v.stride, NULL, a->v.dim, 1.0f};
+  if (job->floats > 0) {
+    const size_t columns = whole(a->v.dim);
+    for (int32_t i = 0; i < n; i++) {
+      kernels->unpack(format, values + (size_t)i * a->v.stride, 0, a->v.dim, floats + (size_t)i * columns);
+    }
+    rows.data = (const uint8_t *)floats;
+    rows.stride = columns * sizeof(float);
+    format = SF_FORMAT_F32;
+  }
+  for (int32_t g = 0; g < job->group; g++) {
+    kernels->axpy_rows[format](&rows, n, weights + (size_t)g * CHUNK, 0, a->v.dim,
+                               records + (size_t)g * job->record + HEADER);
+  }
+}
+
 /* The positions first … last of a chunk, with the query heads of a key/value head. scores (group, CHUNK). */
 static void attend_chunk(const decode_job *job, int32_t token, int32_t chunk, int32_t kv_head, int32_t first,
-                         int32_t last, float *scores) {
+                         int32_t last, float *scores, float *floats) {
   const sf_attention *a = &job->a;
   const sf_kernels *kernels = job->model->context->kernels;
   const sf_state *state = sf_attention_state(job->model, job->step, token);
@@ -68,11 +95,8 @@ static void attend_chunk(const decode_job *job, int32_t token, int32_t chunk, in
     next = (at / SF_KV_BLOCK + 1) * SF_KV_BLOCK;
     const int32_t n = (next <= last ? next : last + 1) - at;
     const uint8_t *values = sf_values_in(state->blocks[at / SF_KV_BLOCK], a, kv_head);
-    const sf_rows rows = {values + (size_t)(at % SF_KV_BLOCK) * a->v.stride, a->v.stride, NULL, a->v.dim, 1.0f};
-    for (int32_t g = 0; g < job->group; g++) {
-      kernels->axpy_rows[a->v.format->index](&rows, n, scores + (size_t)g * CHUNK + (at - first), 0, a->v.dim,
-                                             record_of(job, chunk, head + g) + HEADER);
-    }
+    add_values(job, values + (size_t)(at % SF_KV_BLOCK) * a->v.stride, n, scores + (at - first), floats,
+               record_of(job, chunk, head));
   }
 }
 
@@ -80,7 +104,7 @@ static void chunks_part(void *argument, int32_t part, int32_t parts) {
   const decode_job *job = argument;
   const int32_t n = job->model->batch.n, kv_heads = job->a.kv_heads, items = job->begin[n] * kv_heads;
   const int32_t end = sf_part_begin(items, 1, part + 1, parts);
-  float *scores = job->model->scores + (size_t)part * (size_t)job->group * CHUNK;
+  float *scores = job->model->scores + (size_t)part * ((size_t)job->group * CHUNK + job->floats);
   int32_t token = 0;
   for (int32_t item = sf_part_begin(items, 1, part, parts); item < end; item++) {
     const int32_t chunk = item / kv_heads;
@@ -88,7 +112,7 @@ static void chunks_part(void *argument, int32_t part, int32_t parts) {
     const int32_t first = first_of(job, token), last = last_of(job, token);
     const int32_t base = (first / CHUNK + chunk - job->begin[token]) * CHUNK;
     attend_chunk(job, token, chunk, item % kv_heads, first > base ? first : base,
-                 last < base + CHUNK - 1 ? last : base + CHUNK - 1, scores);
+                 last < base + CHUNK - 1 ? last : base + CHUNK - 1, scores, scores + (size_t)job->group * CHUNK);
   }
 }
 
@@ -127,7 +151,8 @@ int32_t sf_attend_decode(sf_model *model, const sf_step *step) {
   const sf_attention *a = &job.a;
   int32_t seen = 0;
   job.group = a->heads / a->kv_heads;
-  job.record = HEADER + (size_t)((a->v.dim + SF_KV_SPAN - 1) / SF_KV_SPAN * SF_KV_SPAN);
+  job.record = HEADER + whole(a->v.dim);
+  job.floats = job.group > 1 && a->v.format->format == SF_F16 ? SF_KV_BLOCK * whole(a->v.dim) : 0;
   for (int32_t j = 0; j < batch->n; j++) {
     const int32_t first = first_of(&job, j), last = last_of(&job, j);
     job.begin[j + 1] = job.begin[j] + (last < first ? 0 : last / CHUNK - first / CHUNK + 1);
@@ -137,7 +162,7 @@ int32_t sf_attend_decode(sf_model *model, const sf_step *step) {
   const size_t seen_bytes = sf_size_product((size_t)a->kv_heads * (a->k.stride + a->v.stride), (size_t)seen);
   int32_t parts = sf_parts(context, sf_size_product(seen_bytes, (size_t)job.group));
   parts = parts < items ? parts : items;
-  const size_t scores = (size_t)parts * (size_t)job.group * CHUNK;
+  const size_t scores = (size_t)parts * ((size_t)job.group * CHUNK + job.floats);
   const size_t records = sf_size_product((size_t)job.begin[batch->n] * (size_t)a->heads, job.record);
   int32_t status = records > SIZE_MAX - scores
                        ? SF_ERROR_MEMORY

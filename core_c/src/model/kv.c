@@ -1,8 +1,10 @@
 /* The keys and values that sessions keep: in blocks of SF_KV_BLOCK positions, which are made as the text grows. A block
  * holds the keys (kv_heads, SF_KV_BLOCK, k_dim), and after them the values (kv_heads, SF_KV_BLOCK, v_dim). */
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "formats/half.h"
 #include "model/attention.h"
 
 /* Bytes of the keys of a block; its values come after them. */
@@ -51,13 +53,44 @@ uint8_t *sf_values_in(uint8_t *block, const sf_attention *a, int32_t kv_head) {
   return block + keys_bytes(a) + (size_t)kv_head * SF_KV_BLOCK * a->v.stride;
 }
 
-static void put(const sf_kernels *kernels, const sf_kv *kv, const float *x, uint8_t *to) {
-  if (kv->format->format == SF_F32) {
-    memcpy(to, x, kv->stride);
-  } else if (kv->format->format == SF_F16) {
-    kernels->halves(x, kv->dim, to);
+enum { PART = 2 * SF_BLOCK }; /* columns of a row that are converted at a time: whole blocks of every format */
+
+static int32_t part_of(const sf_kv *kv, int32_t first) { return kv->dim - first < PART ? kv->dim - first : PART; }
+
+/* Blocks of so many columns. */
+static size_t blocks_of(const sf_kv *kv, int32_t columns) {
+  return (size_t)columns / (size_t)kv->format->traits->block_columns;
+}
+
+static size_t bytes_of(const sf_kv *kv, int32_t columns) {
+  return blocks_of(kv, columns) * (size_t)kv->format->traits->block_bytes;
+}
+
+static float within(float x, float largest) {
+  if (!isfinite(x)) return x;
+  return x > largest ? largest : x < -largest ? -largest : x;
+}
+
+/* A part of a row. Numbers that are too large for the format become its largest; what is not finite stays so. */
+static void put_part(const sf_kernels *kernels, const sf_kv *kv, const float *x, int32_t count, uint8_t *to) {
+  const int32_t format = kv->format->format;
+  const float largest = format == SF_F16 ? SF_LARGEST_HALF : 127 * SF_LARGEST_HALF;
+  float values[PART];
+  if (format == SF_F32) {
+    memcpy(to, x, (size_t)count * sizeof(float));
+    return;
+  }
+  for (int32_t i = 0; i < count; i++) values[i] = within(x[i], largest);
+  if (format == SF_F16) {
+    kernels->halves(values, count, to);
   } else {
-    kv->format->quantize(x, (size_t)(kv->dim / kv->format->traits->block_columns), to);
+    kv->format->quantize(values, blocks_of(kv, count), to);
+  }
+}
+
+static void put(const sf_kernels *kernels, const sf_kv *kv, const float *x, uint8_t *to) {
+  for (int32_t first = 0; first < kv->dim; first += PART) {
+    put_part(kernels, kv, x + first, part_of(kv, first), to + bytes_of(kv, first));
   }
 }
 
@@ -80,37 +113,51 @@ void sf_attention_store(const sf_model *model, const sf_step *step) {
 
 /* ---- Saving ---- */
 
-/* `count` rows of keys or values, of which `rows` are in a session, copied as sf_exchange does. With `finite`, whether
- * the restored ones are is noted there instead. */
-static size_t exchange_rows(const sf_model *model, const sf_kv *kv, int32_t count, uint8_t *rows, size_t at,
-                            uint8_t *saved, const uint8_t *restored, int32_t *finite) {
-  enum { PART = 2 * SF_BLOCK };
-  const size_t bytes = (size_t)count * kv->stride, block = (size_t)kv->format->traits->block_bytes;
-  if (!finite) return sf_exchange(rows, bytes, at, saved, restored);
-  const size_t most = PART / (size_t)kv->format->traits->block_columns;
-  for (size_t first = 0, n; first < bytes; first += n * block) {
-    float values[PART] = {0};
-    n = (bytes - first) / block < most ? (bytes - first) / block : most;
-    kv->format->dequantize(restored + at + first, n, values);
-    if (!model->context->kernels->all_finite(values, PART)) *finite = 0;
+/* A row in another format becomes one of `kv`; `to` may be NULL. 0 if a number of it is not finite. */
+static int32_t convert(const sf_kernels *kernels, const sf_kv *theirs, const uint8_t *row, const sf_kv *kv,
+                       uint8_t *to) {
+  int32_t finite = 1;
+  for (int32_t first = 0; first < kv->dim; first += PART) {
+    const int32_t count = part_of(kv, first);
+    float values[PART];
+    theirs->format->dequantize(row + bytes_of(theirs, first), blocks_of(theirs, count), values);
+    finite &= kernels->all_finite(values, count);
+    if (to) put_part(kernels, kv, values, count, to + bytes_of(kv, first));
+  }
+  return finite;
+}
+
+/* `count` rows of keys or values, of which `rows` are in a session as `kv`, those saved or restored as `theirs`, copied
+ * as sf_exchange does. With `finite`, whether the restored ones are is noted there instead. */
+static size_t exchange_rows(const sf_model *model, const sf_kv *kv, const sf_kv *theirs, int32_t count, uint8_t *rows,
+                            size_t at, uint8_t *saved, const uint8_t *restored, int32_t *finite) {
+  const size_t bytes = (size_t)count * theirs->stride;
+  if (!restored || (!finite && theirs->format == kv->format)) return sf_exchange(rows, bytes, at, saved, restored);
+  for (int32_t i = 0; i < count; i++) {
+    const uint8_t *row = restored + at + (size_t)i * theirs->stride;
+    int32_t is_finite =
+        convert(model->context->kernels, theirs, row, kv, finite ? NULL : rows + (size_t)i * kv->stride);
+    if (finite) *finite &= is_finite;
   }
   return bytes;
 }
 
-size_t sf_attention_exchange(const sf_model *model, sf_state *states, int32_t length, uint8_t *saved,
-                             const uint8_t *restored, int32_t *finite) {
+size_t sf_attention_exchange(const sf_model *model, const sf_format *const *formats, sf_state *states, int32_t length,
+                             uint8_t *saved, const uint8_t *restored, int32_t *finite) {
   size_t at = 0;
   for (int32_t i = 0; i < model->n_steps; i++) {
     const sf_step *step = &model->steps[i];
     if (!keeps(step)) continue;
     const sf_attention a = sf_attention_of(model, step);
+    const sf_kv k = sf_kv_of(formats[0], a.k.dim), v = sf_kv_of(formats[1], a.v.dim);
     const int32_t rows = sf_rows_of(&a, length);
     for (int32_t first = 0; first < rows; first += SF_KV_BLOCK) {
       int32_t count = rows - first < SF_KV_BLOCK ? rows - first : SF_KV_BLOCK;
       uint8_t *block = (saved || restored) && !finite ? states[i].blocks[first / SF_KV_BLOCK] : NULL;
       for (int32_t h = 0; h < a.kv_heads; h++) {
-        at += exchange_rows(model, &a.k, count, block ? sf_keys_in(block, &a, h) : NULL, at, saved, restored, finite);
-        at += exchange_rows(model, &a.v, count, block ? sf_values_in(block, &a, h) : NULL, at, saved, restored, finite);
+        uint8_t *keys = block ? sf_keys_in(block, &a, h) : NULL, *values = block ? sf_values_in(block, &a, h) : NULL;
+        at += exchange_rows(model, &a.k, &k, count, keys, at, saved, restored, finite);
+        at += exchange_rows(model, &a.v, &v, count, values, at, saved, restored, finite);
       }
     }
   }

@@ -31,7 +31,7 @@ int32_t sf_model_open(sf_model **out, sf_context *context, int32_t vocab, int32_
   model->vocab = vocab;
   model->types = 1;
   model->d = d;
-  model->kv_formats[0] = model->kv_formats[1] = sf_format_find(SF_F32);
+  sf_kv_formats_find(SF_F16, SF_F16, model->kv_formats);
   int32_t status = sf_model_add_buffer(model, vocab);
   if (status < 0) {
     sf_model_close(model);
@@ -70,14 +70,18 @@ void sf_model_close(sf_model *model) {
 
 static int32_t changeable(const sf_model *model) { return model && model->sessions == 0; }
 
-int32_t sf_model_set_kv_formats(sf_model *model, int32_t k_format, int32_t v_format) {
-  const int32_t formats[2] = {k_format, v_format};
-  if (!changeable(model)) return SF_ERROR_ARGUMENT;
+int32_t sf_kv_formats_find(int32_t k_format, int32_t v_format, const sf_format **formats) {
+  const int32_t numbers[2] = {k_format, v_format};
   for (int32_t i = 0; i < 2; i++) {
-    if (formats[i] != SF_F32 && formats[i] != SF_F16 && formats[i] != SF_Q8_0) return SF_ERROR_FORMAT;
+    if (numbers[i] != SF_F32 && numbers[i] != SF_F16 && numbers[i] != SF_Q8_0) return 0;
   }
-  for (int32_t i = 0; i < 2; i++) model->kv_formats[i] = sf_format_find(formats[i]);
-  return SF_OK;
+  for (int32_t i = 0; i < 2; i++) formats[i] = sf_format_find(numbers[i]);
+  return 1;
+}
+
+int32_t sf_model_set_kv_formats(sf_model *model, int32_t k_format, int32_t v_format) {
+  if (!changeable(model)) return SF_ERROR_ARGUMENT;
+  return sf_kv_formats_find(k_format, v_format, model->kv_formats) ? SF_OK : SF_ERROR_FORMAT;
 }
 
 int32_t sf_model_add_buffer(sf_model *model, int32_t width) {

@@ -193,10 +193,13 @@ int32_t sf_passes_begin(sf_model *model, int32_t n);
 void sf_passes_exchange(const sf_model *model, int32_t n, int32_t restore);
 /* Makes room in a session for the keys and values of positions below `length`, for every step of attention. */
 int32_t sf_attention_reserve(const sf_model *model, sf_state *states, int32_t length);
-/* Bytes of the keys and values of positions below `length`. Copies them to `saved`, or from `restored` to the session;
- * both may be NULL. With `finite`, those to be restored are looked at instead, and *finite is 0 if one is not. */
-size_t sf_attention_exchange(const sf_model *model, sf_state *states, int32_t length, uint8_t *saved,
-                             const uint8_t *restored, int32_t *finite);
+/* Bytes of the keys and values of positions below `length` in these formats (2), which are the model's own when they
+ * are saved. Copies them to `saved`, or from `restored` to the session; both may be NULL. With `finite`, those to be
+ * restored are looked at instead, and *finite is 0 if one is not. */
+size_t sf_attention_exchange(const sf_model *model, const sf_format *const *formats, sf_state *states, int32_t length,
+                             uint8_t *saved, const uint8_t *restored, int32_t *finite);
+/* The formats of keys and of values (2) of these numbers; 0 if one is for neither. */
+int32_t sf_kv_formats_find(int32_t k_format, int32_t v_format, const sf_format **formats);
 /* Copies so many bytes to or from those at `at` of saved or restored. Returns them. */
 static inline size_t sf_exchange(void *values, size_t bytes, size_t at, uint8_t *saved, const uint8_t *restored) {
   if (saved) memcpy(saved + at, values, bytes);

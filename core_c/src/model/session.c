@@ -413,14 +413,14 @@ static int32_t all_finite(const sf_kernels *kernels, const uint8_t *data, size_t
   return 1;
 }
 
-/* Bytes of what a session keeps of its first `length` tokens. Copies them to `saved`, or from `restored` to the
- * session; both may be NULL. With `finite`, those to be restored are looked at instead: *finite becomes 0 if one is
- * not.
+/* Bytes of what a session keeps of its first `length` tokens, keys and values in these formats. Copies them to `saved`,
+ * or from `restored` to the session; both may be NULL. With `finite`, those to be restored are looked at instead:
+ * *finite becomes 0 if one is not.
  */
-static size_t exchange(const sf_session *session, int32_t length, uint8_t *saved, const uint8_t *restored,
-                       int32_t *finite) {
+static size_t exchange(const sf_session *session, const sf_format *const *formats, int32_t length, uint8_t *saved,
+                       const uint8_t *restored, int32_t *finite) {
   const sf_model *model = session->model;
-  size_t at = sf_attention_exchange(model, session->states, length, saved, restored, finite);
+  size_t at = sf_attention_exchange(model, formats, session->states, length, saved, restored, finite);
   for (int32_t i = 0; i < model->n_steps; i++) {
     const sf_step *step = &model->steps[i];
     if (!step->kind->state) continue;
@@ -432,27 +432,30 @@ static size_t exchange(const sf_session *session, int32_t length, uint8_t *saved
 }
 
 size_t sf_session_saved_bytes(const sf_session *session) {
-  return session ? exchange(session, session->position, NULL, NULL, NULL) : 0;
+  return session ? exchange(session, session->model->kv_formats, session->position, NULL, NULL, NULL) : 0;
 }
 
 int32_t sf_session_save(const sf_session *session, uint8_t *data, size_t bytes) {
   if (!session || (!data && bytes > 0) || session->pending > 0) return SF_ERROR_ARGUMENT;
   if (bytes != sf_session_saved_bytes(session)) return SF_ERROR_SHAPE;
-  exchange(session, session->position, data, NULL, NULL);
+  exchange(session, session->model->kv_formats, session->position, data, NULL, NULL);
   return SF_OK;
 }
 
-int32_t sf_session_restore(sf_session *session, const uint8_t *data, size_t bytes, int32_t position) {
+int32_t sf_session_restore(sf_session *session, const uint8_t *data, size_t bytes, int32_t position, int32_t k_format,
+                           int32_t v_format) {
   if (!session || (!data && bytes > 0) || position < 0) return SF_ERROR_ARGUMENT;
+  const sf_format *formats[2];
   int32_t finite = 1;
+  if (!sf_kv_formats_find(k_format, v_format, formats)) return SF_ERROR_FORMAT;
   if (position > session->context) return SF_ERROR_CONTEXT_FULL;
-  if (bytes != exchange(session, position, NULL, NULL, NULL)) return SF_ERROR_SHAPE;
-  exchange(session, position, NULL, data, &finite);
+  if (bytes != exchange(session, formats, position, NULL, NULL, NULL)) return SF_ERROR_SHAPE;
+  exchange(session, formats, position, NULL, data, &finite);
   if (!finite) return SF_ERROR_NOT_FINITE;
   int32_t status = sf_attention_reserve(session->model, session->states, position);
   if (status != SF_OK) return status;
   abandon(session);
-  exchange(session, position, NULL, data, NULL);
+  exchange(session, formats, position, NULL, data, NULL);
   session->position = position;
   return SF_OK;
 }

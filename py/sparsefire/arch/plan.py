@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import FloatArray
-from .._options import KV_FORMATS
+from .._options import DEFAULT_KV_FORMAT
 from ..core.enums import Mask, Norm, Repeat, Route, StepName
 from ..weights.activation import ActivationType
 from ..weights.formats import weight_format
@@ -169,7 +169,7 @@ class Plan:
         return self.matrices[steps[0].arguments[1]].rows if steps else 1
 
     def session_bytes(
-        self, tokens: int, kv_formats: tuple[str, str] = (KV_FORMATS[0], KV_FORMATS[0])
+        self, tokens: int, kv_formats: tuple[str, str] = (DEFAULT_KV_FORMAT, DEFAULT_KV_FORMAT)
     ) -> int:
         """What a session of so many tokens keeps: keys and values of each, in these formats, and
         recurrent states."""

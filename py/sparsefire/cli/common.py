@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
-from .._options import HEADS, INPUTS, KV_FORMATS
+from .._options import DEFAULT_KV_FORMAT, HEADS, INPUTS, KV_FORMATS
 from .._shown import json_line, shown
 from ..errors import ArgumentError, SparsefireError
 
@@ -77,9 +77,9 @@ def add_kv_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}-format",
             choices=KV_FORMATS,
-            default=KV_FORMATS[0],
-            help=f"format in which sessions keep {what}: f16 takes half the memory of f32, q8_0 "
-            "about half of that and a little of the precision; default %(default)s",
+            default=DEFAULT_KV_FORMAT,
+            help=f"format in which sessions keep {what}: f32 takes twice the memory of f16, q8_0 "
+            "about half of it and a little of the precision; default %(default)s",
         )
 
 

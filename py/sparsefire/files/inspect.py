@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .._options import KV_FORMATS, checked, one_of, positive, text
+from .._options import DEFAULT_KV_FORMAT, KV_FORMATS, checked, one_of, positive, text
 from ..arch import screen
 from ..arch.config import ModelConfig, read_config
 from ..arch.plan import ExpertLayer, Layer, Plan
@@ -183,8 +183,8 @@ def inspect_file(
     activation: str | ActivationType | None = None,
     context: int | None = None,
     pre: str | None = None,
-    k_format: str = KV_FORMATS[0],
-    v_format: str = KV_FORMATS[0],
+    k_format: str = DEFAULT_KV_FORMAT,
+    v_format: str = DEFAULT_KV_FORMAT,
 ) -> Inspection:
     """Describes a model file, also one that cannot run or is damaged.
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from .._arrays import FloatArray
-from .._options import KV_FORMATS
+from .._options import DEFAULT_KV_FORMAT
 from ..arch import screen
 from ..arch.config import ModelConfig
 from ..arch.inputs import Site, check_limits, input_sites
@@ -41,6 +41,12 @@ from .neurons import ModelNeurons
 from .saved import description
 
 
+def kv_codes(formats: tuple[str, str]) -> tuple[int, int]:
+    """The core's numbers of these formats of keys and values."""
+    k_format, v_format = (int(weight_format(name).code) for name in formats)
+    return k_format, v_format
+
+
 class CoreModel(CoreObject):
     """A model in the core with its weights. `layers` has one layer for each of the plan's.
 
@@ -57,7 +63,7 @@ class CoreModel(CoreObject):
         config: ModelConfig,
         plan: Plan,
         neurons: ModelNeurons | None = None,
-        kv_formats: tuple[str, str] = (KV_FORMATS[0], KV_FORMATS[0]),
+        kv_formats: tuple[str, str] = (DEFAULT_KV_FORMAT, DEFAULT_KV_FORMAT),
     ) -> None:
         handle = core.open("sf_model_open", core.context, plan.vocab, plan.d, what=file.name)
         super().__init__(core, handle, "sf_model_close")
@@ -72,8 +78,7 @@ class CoreModel(CoreObject):
         self._matrices: list[Matrix] = []
         self.screen: CoreLowRank | CoreBounded | None = None
         self.input_limits: dict[str, float] = {}  # of sites where inputs are left out
-        codes = (int(weight_format(name).code) for name in kv_formats)
-        self._add("sf_model_set_kv_formats", *codes, what="keys and values")
+        self._add("sf_model_set_kv_formats", *kv_codes(kv_formats), what="keys and values")
         self._add_buffers()
         self._add_matrices()
         self._add_vectors()
@@ -86,7 +91,7 @@ class CoreModel(CoreObject):
     @cached_property
     def description(self) -> dict[str, str | int]:
         """What tells the model from others."""
-        return description(self.file, self.config) | {"keys and values": " ".join(self.kv_formats)}
+        return description(self.file, self.config)
 
     def _add(self, function: str, *arguments: Argument, what: str) -> None:
         """Adds to the model in the core."""

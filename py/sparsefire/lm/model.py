@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .._arrays import FloatArray
 from .._options import (
+    DEFAULT_KV_FORMAT,
     HEADS,
     INPUTS,
     KV_FORMATS,
@@ -127,9 +128,9 @@ class Model(Evaluator):
           text is that of "dense". Where more is wanted than the largest logit (sampling, penalties,
           `logit_bias`, `logprobs`), all rows are computed.
         companion: the companion, where it has another name or place.
-        k_format, v_format: formats in which sessions keep keys and values: "f32", the default;
-          "f16", which takes half the memory, and half the time of attention to long texts; or
-          "q8_0", which takes about half of that, and a little of the precision.
+        k_format, v_format: formats in which sessions keep keys and values: "f16", the default;
+          "f32", which takes twice the memory, and twice the time of attention to long texts; or
+          "q8_0", which takes about half of "f16", and a little of the precision.
         inputs: "auto", the default, leaves out the smallest inputs of products when tokens are
           decoded in sparse mode, if the file or its companion has limits for them (see
           `calibrate_inputs`); the matrices are then in memory twice, in rows and in columns.
@@ -153,7 +154,7 @@ class Model(Evaluator):
             core,
             head,
             companion,
-            (k_format or KV_FORMATS[0], v_format or KV_FORMATS[0]),
+            (k_format or DEFAULT_KV_FORMAT, v_format or DEFAULT_KV_FORMAT),
             inputs,
         )
         model = cls(opened.file, opened.config, opened.core_model, opened.context)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .._options import KV_FORMATS, positive
+from .._options import DEFAULT_KV_FORMAT, positive
 from ..arch.config import ModelConfig, read_config
 from ..arch.inputs import read_limits
 from ..arch.screen import attach_companion
@@ -48,7 +48,7 @@ def open_model(
     core: Core | None,
     head: str | None = None,
     companion: str | os.PathLike[str] | None = None,
-    kv_formats: tuple[str, str] = (KV_FORMATS[0], KV_FORMATS[0]),
+    kv_formats: tuple[str, str] = (DEFAULT_KV_FORMAT, DEFAULT_KV_FORMAT),
     inputs: str | None = None,
 ) -> OpenedModel:
     """See `Model.load`."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .._options import KV_FORMATS
 from .._shown import shown_value
 from ..arch.config import ModelConfig
 from ..arch.screen import fingerprint
@@ -25,6 +26,7 @@ _MAGIC = b"sf-sess1"
 _HEAD = struct.Struct("<8sII")  # magic, checksum, bytes of the header
 _TOKEN = 5  # bytes of a token, with its mark
 _LONGEST_HEADER = 1 << 16
+_KEPT = "keys and values"  # in the header, their formats
 MARKS = 3  # see session.py
 
 
@@ -34,6 +36,7 @@ class Saved(NamedTuple):
     tokens: list[int]
     marks: bytes
     mode: str
+    kv_formats: tuple[str, str]
     state: npt.NDArray[np.uint8]
 
 
@@ -51,10 +54,16 @@ def description(file: GgufFile, config: ModelConfig) -> dict[str, str | int]:
 
 
 def pack(
-    model: Mapping[str, str | int], tokens: list[int], marks: bytearray, mode: str, state: int
+    model: Mapping[str, str | int],
+    kv_formats: tuple[str, str],
+    tokens: list[int],
+    marks: bytearray,
+    mode: str,
+    state: int,
 ) -> bytearray:
     """A saved session with room for ``state`` bytes of the core at its end; `seal` completes it."""
-    header = json.dumps({"model": model, "mode": mode, "tokens": len(tokens)}).encode()
+    of = {**model, _KEPT: " ".join(kv_formats)}
+    header = json.dumps({"model": of, "mode": mode, "tokens": len(tokens)}).encode()
     size = _HEAD.size + len(header) + _TOKEN * len(tokens)
     packed = bytearray(size + state)
     packed[_HEAD.size : size] = header + np.array(tokens, "<i4").tobytes() + marks
@@ -88,6 +97,7 @@ def unpack(data: object, model: Mapping[str, str | int], vocab: int) -> Saved:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _damaged("its header cannot be read") from None
     _check_model(of, model)
+    k_format, v_format = _formats(of.get(_KEPT))
     if not isinstance(mode, str) or (mode not in MODES and (mode or count != 0)):
         raise _damaged(f"its mode is {shown_value(mode)}")
     if type(count) is not int or not 0 <= count <= (rest.size - header_bytes) // _TOKEN:
@@ -99,7 +109,15 @@ def unpack(data: object, model: Mapping[str, str | int], vocab: int) -> Saved:
     if (marks >= MARKS).any():
         raise _damaged("it does not say what evaluated its tokens")
     state = rest[header_bytes + _TOKEN * count :]
-    return Saved(tokens.tolist(), marks.tobytes(), mode, state)
+    return Saved(tokens.tolist(), marks.tobytes(), mode, (k_format, v_format), state)
+
+
+def _formats(found: object) -> list[str]:
+    """Those of keys and of values."""
+    names = found.split(" ") if isinstance(found, str) else []
+    if len(names) != 2 or not set(names) <= set(KV_FORMATS):
+        raise _damaged(f"its keys and values are {shown_value(found)}")
+    return names
 
 
 def _as_bytes(data: object) -> npt.NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from ..core.enums import EvalStatus, Head, Limit, Phase, Status, Tap
 from ..core.handle import CoreObject, locked
 from ..errors import ContextFullError, NotFiniteError, SparsefireError
 from ..ffn.forward import MODES
-from .loader import CoreModel
+from .loader import CoreModel, kv_codes
 from .saved import MARKS, pack, seal, unpack
 
 # Tokens of a call: enough to amortise reading weights, few enough to interrupt.
@@ -208,7 +208,8 @@ class Session(CoreObject):
         with attention its keys and values, in the formats that the model was loaded with."""
         self.rewind(len(self.tokens), self.mode)
         state = self.core.call("sf_session_saved_bytes", self.handle)
-        saved = pack(self.model.description, self.tokens, self.marks, self.mode, state)
+        about = self.model.description, self.model.kv_formats
+        saved = pack(*about, self.tokens, self.marks, self.mode, state)
         if state:
             place = np.frombuffer(saved, np.uint8)[len(saved) - state :]
             given = self.core.out(place), state
@@ -219,7 +220,8 @@ class Session(CoreObject):
     @locked
     def restore(self, saved: bytes | bytearray | memoryview) -> None:
         """Makes the session what another one of the same model was when it was saved: on the same
-        host, further tokens give the same bits. An error leaves it as it is.
+        host, further tokens give the same bits. Keys and values of a model that was loaded with
+        other formats of them are converted. An error leaves it as it is.
 
         Errors: `ArgumentError` (no saved session, or a damaged one), `ShapeError` (of another
         model; the message says what differs), `ContextFullError`, `NotFiniteError`,
@@ -233,9 +235,12 @@ class Session(CoreObject):
             )
         state = np.ascontiguousarray(found.state)
         given = self.core.inp(state) if state.size else None, state.size, len(found.tokens)
+        formats = kv_codes(found.kv_formats)
         before, self.tokens = self.tokens, []  # should an interrupt come in between
         try:
-            self.core.check("sf_session_restore", self.handle, *given, what="restoring a session")
+            self.core.check(
+                "sf_session_restore", self.handle, *given, *formats, what="restoring a session"
+            )
         except SparsefireError:
             self.tokens = before
             raise

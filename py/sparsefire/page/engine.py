@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from .._options import DEFAULT_KV_FORMAT
 from ..arch.config import ModelConfig, read_config
 from ..arch.plan import ExpertLayer, FfnLayer, Plan
 from ..arch.tensors import read_plan
@@ -35,6 +36,7 @@ from ..lm.layer_bytes import LayerBytes
 from ..lm.model import Model
 from ..lm.opening import DEFAULT_CONTEXT
 from ..lm.session import Activity
+from ..weights.formats import weight_format
 
 PAGE_CONTEXT = 2048  # default limit of the context, in tokens
 _SLICE_TOKENS = 255  # at most: firing counts are bytes
@@ -479,7 +481,8 @@ def _memory_needed(
     weights = sum(info.nbytes for info in file.tensors.values()) + predictor_copies(file) + rest
     if budget:
         weights += budget - _neuron_bytes(file, plan)
-    cache = 2 * 4 * config.layers * config.kv_width * context
+    kept = weight_format(DEFAULT_KV_FORMAT).row_bytes(config.kv_width)
+    cache = 2 * kept * config.layers * context
     if plan is not None:
         cache = plan.session_bytes(context)
     return {
