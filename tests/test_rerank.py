@@ -41,6 +41,7 @@ def reranker(name: str, *, dense: int = 128, norm: bool = False, outputs: int = 
     return model
 
 
+@pytest.mark.usefixtures("float_keys")
 @pytest.mark.parametrize(
     "model",
     [
@@ -81,7 +82,7 @@ def test_texts_are_judged_in_python_jobs_over_http_and_on_the_terminal(
     with Model.load(bert) as model:
         scores = model.rerank(QUERY, DOCUMENTS)
         assert scores.dtype == np.float32
-        assert scores == pytest.approx(expected, 1e-5)
+        assert scores == pytest.approx(expected, 2e-3)  # with keys and values in halves
         assert model.rerank(QUERY, []).shape == (0,)
         answer = model.create_rerank(QUERY, DOCUMENTS, top_n=2, return_documents=True)
         assert answer["usage"] == {"prompt_tokens": 22, "total_tokens": 22}
@@ -114,11 +115,12 @@ def test_texts_are_judged_in_python_jobs_over_http_and_on_the_terminal(
     assert main(given) == 0
     printed = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[1] for line in printed] == [DOCUMENTS[index] for index in order]
-    assert [float(line[0]) for line in printed] == pytest.approx([expected[i] for i in order], 1e-5)
+    assert [float(line[0]) for line in printed] == pytest.approx([expected[i] for i in order], 2e-3)
     assert main([*given[:4], "--json"]) == 2
     assert "--documents" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("float_keys")
 def test_a_causal_reranker_gives_the_probability_of_yes(tmp_path: Path) -> None:
     """Its classifier is the rows of "yes" and "no" of an output matrix."""
     keys = {"feed_forward_length": 64, "attention.head_count": 4, "attention.key_length": 32}

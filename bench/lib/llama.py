@@ -13,7 +13,7 @@ from .peer_files import peer
 
 
 class LlamaModel:
-    """One loaded model with its own context. `exact`: keys and values in F32, as ours are."""
+    """One loaded model with its own context. `exact`: keys and values in F32."""
 
     def __init__(self, path: Path, threads: int, context: int = 1024, exact: bool = False) -> None:
         self._llama = llama = peer("llama_cpp")

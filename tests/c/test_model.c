@@ -242,7 +242,7 @@ static void test_errors(sf_context *context, test_model *m) {
       {SF_STEP_PRODUCTS, 0, SF_ERROR_SHAPE, 4, {x, matrix, -1, y}, "rows"},
       {SF_STEP_PRODUCTS, 0, SF_ERROR_ARGUMENT, 5, {x, matrix, -1, y, 0}, "half a product"},
       {SF_STEP_COPY, 0, SF_ERROR_SHAPE, 8, {x, y, 2, D / 2, 1, D / 2, 0, D / 2}, "past the end"},
-      {SF_STEP_COPY, 0, SF_ERROR_SHAPE, 8, {x, y, 1 << 24, 1, 0, INT32_MAX, 0, 0}, "far past the end"},
+      {SF_STEP_COPY, 0, SF_ERROR_SHAPE, 8, {x, y, SF_MAX_NEURONS, 1, 0, INT32_MAX, 0, 0}, "far past the end"},
       {SF_STEP_MAP, 0, SF_ERROR_ARGUMENT, 3, {x, y, 9}, "function"},
       {SF_STEP_FFN, 0, SF_ERROR_ARGUMENT, 4, {0, x, -1, y}, "no layer"},
       {SF_STEP_ATTENTION, 1, SF_ERROR_ARGUMENT, 13, {x, x, x, x, 4, 16, 16, 0, 0, -1, -1, -1, -1}, "in is out"},
