@@ -74,7 +74,8 @@ def test_it_answers_natively() -> None:
         assert "Paris" in model.detokenize(tokens)
     expected_tokens, expected = native_answer()
     assert tokens == expected_tokens
-    assert np.abs(logits - expected).max() < 2e-3 * np.abs(expected).max()
+    # Numbers that differ in their last bits may be neighbours as halves, as which keys are kept.
+    assert np.abs(logits - expected).max() < 5e-3 * np.abs(expected).max()
 
 
 def test_in_wasmtime_without_a_second_copy() -> None:
