@@ -107,6 +107,7 @@ def test_all_other_tensors_are_copied(calibrated: tuple[Path, Path, CalibrationR
             np.testing.assert_array_equal(new.logits(IDS, mode=mode), old.logits(IDS, mode=mode))
 
 
+@pytest.mark.usefixtures("float_keys")
 def test_sparse_mode_against_float64(
     calibrated: tuple[Path, Path, CalibrationReport], host_core: Core
 ) -> None:
