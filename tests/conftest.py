@@ -72,6 +72,7 @@ _LONG_GROUPS = (
     "pyodide chromium",
     *(f"test_web_hosts {engine}" for engine in ENGINES),
     *(f"test_web_start {engine}" for engine in ENGINES),
+    *(f"test_web_calibration {engine}" for engine in ENGINES),
     "test_pyodide_extension",
     "test_calibrate",
 )

@@ -11,6 +11,7 @@ import pytest
 from sparsefire.lm.model import Model
 from sparsefire.page.site import SiteFile
 from web_harness import (
+    GREEDY,
     WITHOUT_FORCED_COLOURS,
     WITHOUT_SHARED_MEMORY,
     Browser,
@@ -22,7 +23,6 @@ from web_harness import (
 pytest_plugins = ("web_fixtures",)
 PROMPT = "The people of"
 MODES = ("sparse", "exact", "dense")
-GREEDY = {"temperature": 0, "repeat_penalty": 1}
 # What moves once the page generates by itself, and what Chromium says of that.
 SHIFTS = """
     window.shifts = [];

@@ -17,22 +17,14 @@ from bench.lib.web_drivers import ENGINES
 from conftest import open_test_core
 from model_host import Host, OpenServer
 from sparsefire.lm.model import Model
-from sparsefire.lm.opening import default_model
 from sparsefire.page.site import SiteFile
-from web_harness import WITHOUT_STORAGE, Browser, Web, running, serve
+from web_harness import GREEDY, WITHOUT_STORAGE, Browser, Web, greedy_text, running, serve
 from web_maps import EXPERTS, NAMES, TILES, WRITTEN, with_tokens
 
 pytest_plugins = ("web_fixtures",)
 PROMPT = "abc"
-GREEDY = {"temperature": 0, "repeat_penalty": 1}
 # What the browser itself writes to the console about answers that a test has made bad.
 COMPLAINTS = ("Failed to load resource", "CORS policy", "net::ERR")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 0.3 MB."""
-    return tiny_model.write(tmp_path_factory.mktemp("models") / "small.gguf", context=64)
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +34,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model.write(path, hidden=4096, context=64, bundled=True, rank=4)
 
 
-def greedy(path: Path, mode: str, tokens: int = 20) -> str:
-    """The text that the native core generates."""
-    with Model.load(path, core=open_test_core("native-scalar")) as model:
-        return "".join(model.generate(PROMPT, tokens, mode=mode, temperature=0))
-
-
 @pytest.fixture
 def host(large: Path) -> Iterator[Host]:
     """A host of the larger model."""
@@ -55,32 +41,11 @@ def host(large: Path) -> Iterator[Host]:
         yield server
 
 
-def download(web: Web, url: str) -> None:
-    """Enters an address."""
-    web.fill("#url", url)
-    web.click("#url-form button")
-
-
-def forget(web: Web, name: str) -> None:
-    """Loads the page's own model and deletes another from the list, where it is stored."""
-    web.press_in_row("sparsefire-sotu", "Load")
-    web.wait_for_model("sparsefire-sotu")
-    delete(web, name)
-
-
-def delete(web: Web, name: str) -> None:
-    """Presses Delete twice."""
-    if web.stores():
-        web.press_in_row(name, "Delete")
-        web.press_in_row(name, "Delete for good?")
-    web.wait_for_row(name, there=False)
-
-
 def can_download(web: Web, url: str = "https://models.example/some.gguf") -> bool:
     """Whether the browser can store models; a page that cannot says so when it is to download."""
     if web.stores():
         return True
-    download(web, url)
+    web.download(url)
     said = "This browser cannot store downloads: download the file and choose it here."
     assert web.problem() == said
     web.click("#problem-close")
@@ -93,7 +58,8 @@ def can_download(web: Web, url: str = "https://models.example/some.gguf") -> boo
 def test_a_dropped_file_is_run_and_kept(page: Web, small: Path) -> None:
     page.drop("small.gguf", small.read_bytes())
     page.wait_for_model("small.gguf")
-    assert page.generate(PROMPT, "exact", max_tokens=20, **GREEDY) == greedy(small, "exact")
+    text = page.generate(PROMPT, "exact", max_tokens=20, **GREEDY)
+    assert text == greedy_text(small, PROMPT, "exact")
     assert "Sparse" in page.text("#side")
     assert page.is_disabled("input[name=mode][value=sparse]")
     assert any(row.startswith("small.gguf") for row in page.kept())
@@ -143,7 +109,7 @@ def test_a_model_with_a_chat_template_converses(page: Web, tmp_path: Path) -> No
     assert page.contents(".turn") == []
     page.check("input[name=kind][value=text]")
     assert page.generate(PROMPT, "exact", max_tokens=5, **GREEDY)
-    forget(page, "chat.gguf")
+    page.forget("chat.gguf")
 
 
 def test_neurons_of_an_expert_stand_together(page: Web, tmp_path: Path) -> None:
@@ -161,7 +127,7 @@ def test_neurons_of_an_expert_stand_together(page: Web, tmp_path: Path) -> None:
     assert page.text("#map-empty").startswith("Each dot is a neuron, in the tile of its expert.")
     page.generate(PROMPT, "exact", max_tokens=8, **GREEDY)
     assert not page.is_visible("#map-empty")
-    forget(page, "relu.gguf")
+    page.forget("relu.gguf")
 
 
 def test_names_of_layers_are_not_clipped(page: Web) -> None:
@@ -189,7 +155,7 @@ def test_recurrent_layers_are_named_in_the_map(page: Web, tmp_path: Path) -> Non
         == "12c"
     )
     assert page.generate(PROMPT, "dense", max_tokens=4, **GREEDY)
-    forget(page, "recurrent.gguf")
+    page.forget("recurrent.gguf")
     assert page.texts("#legend li")[-1] == "does not fire"
 
 
@@ -244,9 +210,9 @@ def test_the_map_of_a_dense_model_shows_that_all_neurons_are_computed(
     page.generate(PROMPT, "dense", max_tokens=8, **GREEDY)
     assert page.text("#share") == "33 %"
     assert page.evaluate(TILES) == moe_model.EXPERTS * moe_model.LAYERS
-    forget(page, "dense.gguf")
+    page.forget("dense.gguf")
     for name in ("exact.gguf", "moe.gguf"):
-        delete(page, name)
+        page.delete(name)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +243,7 @@ def test_weights_that_are_no_numbers_bring_the_model_before_back(page: Web, tmp_
     page.wait_for("ready")
     assert page.text("#model-name") == before
     page.click("#problem-close")
-    delete(page, "nan.gguf")
+    page.delete("nan.gguf")
 
 
 def test_a_model_that_is_too_large_is_refused_with_the_numbers(page: Web, tmp_path: Path) -> None:
@@ -319,7 +285,7 @@ def test_a_machine_that_may_be_too_small_is_told_of_before(page: Web, tmp_path: 
     page.wait_for_model("fat.gguf")
     page.evaluate("delete navigator.deviceMemory")
     if not page.stores():
-        forget(page, "fat.gguf")
+        page.forget("fat.gguf")
         return
     page.press_in_row("fat.gguf", "Delete")
     asked = "Delete fat.gguf for good? It is in use: sparsefire-sotu is loaded instead."
@@ -329,184 +295,6 @@ def test_a_machine_that_may_be_too_small_is_told_of_before(page: Web, tmp_path: 
     page.wait_for_model("sparsefire-sotu")
     page.wait_for_row("fat.gguf", there=False)
     assert page.generate(PROMPT, max_tokens=5, **GREEDY)
-
-
-# ---- Calibration -------------------------------------------------------------------------------
-
-
-CALIBRATE = "(options) => imported('/calibration.js').then(({ calibrate }) => calibrate(options))"
-STORED = """async () => {
-    const root = await navigator.storage.getDirectory();
-    const names = [];
-    for await (const name of (await root.getDirectoryHandle("models")).keys()) names.push(name);
-    return names;
-}"""
-# Leaves the first half of a stored file.
-CUT_OFF = """async (name) => {
-    const root = await navigator.storage.getDirectory();
-    const handle = await (await root.getDirectoryHandle("models")).getFileHandle(name);
-    const file = await handle.getFile();
-    const half = await file.slice(0, file.size / 2).arrayBuffer();
-    const writable = await handle.createWritable();
-    await writable.write(half);
-    await writable.close();
-}"""
-HEAD = "imported('/page.js').then(({ state }) => state.model.head)"
-
-
-def calibrate_for_long(web: Web) -> None:
-    """Begins a calibration that takes hours."""
-    web.evaluate(f"(options) => {{ ({CALIBRATE})(options); }}", {"tokens": 1_000_000})
-    web.until("document.getElementById('progress-text').textContent.startsWith('Writing a text')")
-    assert web.text("#calibrate") == "Cancel calibrating"
-
-
-# Whether the browser asks before it leaves the page.
-ASKS = """() => {
-    const event = new Event("beforeunload", { cancelable: true });
-    dispatchEvent(event);
-    return event.defaultPrevented;
-}"""
-
-
-def test_a_dense_model_is_calibrated_at_the_press_of_a_button(page: Web, tmp_path: Path) -> None:
-    """No screen is near enough to a matrix of random numbers. A calibration that fails, or cannot
-    begin, leaves its model in use."""
-    path = tiny_model.write(tmp_path / "dense.gguf", context=64, activation="silu")
-    page.choose(path)
-    page.wait_for_model("dense.gguf")
-    page.evaluate(CALIBRATE, {"text": "abc"})
-    assert page.problem().startswith(
-        "dense.gguf could not be calibrated: the text has 2 tokens; calibration needs 1000 or more"
-    )
-    page.evaluate(
-        """async () => {
-            const { engine } = (await imported("/page.js")).state;
-            const { request } = engine;
-            engine.request = () => Promise.reject(new Error("no connection"));
-            document.getElementById("calibrate").click();
-            engine.request = request;
-        }"""
-    )
-    page.until("document.getElementById('problem-text').textContent.includes('connection')")
-    assert page.problem() == "dense.gguf could not be calibrated: no connection."
-    page.wait_for("ready")
-    page.evaluate(CALIBRATE, {"tokens": 1_000})
-    said = (
-        "No screen of the output matrix was near enough to it and smaller: the model stays dense."
-    )
-    assert page.text("#calibration") == said
-    assert page.text("#announce") == "The model stays dense."
-    assert not page.is_visible("#problem")
-    assert page.evaluate(HEAD) == "dense"
-    assert page.generate(PROMPT, "dense", max_tokens=5, **GREEDY) == greedy(path, "dense", 5)
-    slower = {"kl": 0.004, "agreement": 0.99951, "read_share": 0.2}
-    slower |= {"tokens_per_s": 40, "dense_tokens_per_s": 41.0}
-    assert page.evaluate(
-        "(found) => imported('/calibration.js').then(({ described }) => described(found))",
-        {"measured": slower, "written": False, "held_out_tokens": 614},
-    ) == (
-        "Not faster here, so the model stays dense. On 614 tokens held out: 20 % of the output "
-        "matrix read per token, divergence 0.0040 nats, the same most likely token for 99.9 %; "
-        "40 against 41 tokens/s."
-    )
-
-
-def test_a_calibration_can_be_cancelled(page: Web, small: Path, tmp_path: Path) -> None:
-    """At the press of its button, and for another model, which does not wait for it; deleting its
-    model cancels it."""
-    path = tiny_model.write(tmp_path / "dense.gguf", context=64, activation="silu")
-    if not any("dense.gguf" in row and "In use" in row for row in page.kept()):
-        page.choose(path)
-        page.wait_for_model("dense.gguf")
-    calibrate_for_long(page)
-    assert page.evaluate(ASKS)
-    if page.stores():
-        download(page, "http://127.0.0.1:9/some.gguf")
-        assert page.problem() == (
-            "dense.gguf is being calibrated: wait for it before another model is downloaded."
-        )
-    page.choose(small)
-    page.until("document.getElementById('problem-text').textContent.includes('is loaded')")
-    assert page.problem() == (
-        "dense.gguf is being calibrated: wait for it before another model is loaded."
-    )
-    page.click("#problem-action")
-    page.wait_for_model("small.gguf")
-    assert not page.evaluate(ASKS)
-    assert not page.is_visible("#problem")
-    if page.stores():
-        page.press_in_row("dense.gguf", "Load")
-        page.wait_for_model("dense.gguf")
-        calibrate_for_long(page)
-        delete(page, "dense.gguf")
-        page.wait_for_model("sparsefire-sotu")
-        delete(page, "small.gguf")
-    else:
-        page.choose(path)
-        page.wait_for_model("dense.gguf")
-        calibrate_for_long(page)
-        page.click("#calibrate")
-        page.wait_for_model("dense.gguf")
-        assert page.text("#announce") == "Cancelled."
-        forget(page, "dense.gguf")
-    assert not page.is_visible("#calibrate")
-
-
-def test_what_was_calibrated_is_used_and_kept_with_the_model(page: Web, tmp_path: Path) -> None:
-    path = tmp_path / "own.gguf"
-    path.write_bytes(default_model().read_bytes())
-    page.choose(path)
-    page.wait_for_model("own.gguf")
-    page.generate(PROMPT, "sparse", max_tokens=5, **GREEDY)
-    dense = page.text("#read-note")
-    options = {"tokens": 1_000, "kl": 0.3, "agreement": 0.9, "even_if_slower": True}
-    page.evaluate(CALIBRATE, options)
-    said = page.text("#calibration")
-    kept = "" if page.stores() else " It is kept until the page is closed."
-    found = re.fullmatch(
-        r"Calibrated\. On 150 tokens held out: ([\d.]+) % of the output matrix read per token,"
-        r" divergence ([\d.e-]+) nats, the same most likely token for (\d+\.\d) %; \d+ against \d+"
-        rf" tokens/s\.{re.escape(kept)}",
-        said,
-    )
-    assert found, said
-    share, divergence, agreement = map(float, found.groups())
-    assert share < 80
-    assert 0 < divergence < 1
-    assert agreement > 80
-    assert page.evaluate(HEAD) == "screened"
-    assert "screened output matrix" in page.text("#model-facts")
-    page.generate(PROMPT, "sparse", max_tokens=5, **GREEDY)
-    assert page.text("#read-note") != dense
-    page.press_in_row("sparsefire-sotu", "Load")
-    page.wait_for_model("sparsefire-sotu")
-    assert page.evaluate(HEAD) == "dense"
-    if page.stores():
-        page.press_in_row("own.gguf", "Load")
-    else:
-        page.choose(path)
-    page.wait_for_model("own.gguf")
-    assert page.evaluate(HEAD) == "screened"
-    page.press_in_row("sparsefire-sotu", "Load")
-    page.wait_for_model("sparsefire-sotu")
-    if page.stores():
-        page.evaluate(CUT_OFF, "own.gguf.companion")
-        page.press_in_row("own.gguf", "Load")
-        assert page.problem() == (
-            "What was calibrated here for own.gguf is damaged, or was for another file of that "
-            "name: it runs without. Calibrate it again."
-        )
-        page.wait_for_model("own.gguf")
-        assert page.evaluate(HEAD) == "dense"
-        page.click("#problem-close")
-        forget(page, "own.gguf")
-        # One that ends when its model has been deleted, as in another tab, leaves nothing.
-        keep = "imported('/lifecycle.js').then(({ keepCompanion }) => keepCompanion(...given))"
-        source = {"kind": "stored", "name": "own.gguf"}
-        told = page.evaluate(f"(...given) => {keep}", source, [1, 2, 3])
-        assert told == " It is kept until the page is closed."
-        assert not [name for name in page.evaluate(STORED) if name.startswith("own.gguf")]
 
 
 # ---- Split models ------------------------------------------------------------------------------
@@ -522,7 +310,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_the_files_of_a_split_model_are_chosen_together(
     page: Web, parts: list[Path], tmp_path: Path
 ) -> None:
-    expected = greedy(parts[0], "exact")
+    expected = greedy_text(parts[0], PROMPT, "exact")
     page.choose(parts[2], parts[0], parts[1])
     page.wait_for_model("tiny.gguf")
     assert page.generate(PROMPT, "exact", max_tokens=20, **GREEDY) == expected
@@ -543,8 +331,8 @@ def test_the_files_of_a_split_model_are_chosen_together(
         page.choose(*chosen)
         assert said in page.problem()
         page.click("#problem-close")
-    forget(page, "tiny.gguf")
-    delete(page, "a.part.gguf")
+    page.forget("tiny.gguf")
+    page.delete("a.part.gguf")
 
 
 def test_the_files_of_a_split_model_are_downloaded(page: Web, parts: list[Path]) -> None:
@@ -554,13 +342,13 @@ def test_the_files_of_a_split_model_are_downloaded(page: Web, parts: list[Path])
     page.expected += COMPLAINTS
     files = {f"some/{path.name}": SiteFile(path) for path in parts}
     with running(OpenServer(files)) as server:
-        download(page, f"{server.origin}/some/{parts[1].name}")
+        page.download(f"{server.origin}/some/{parts[1].name}")
         page.wait_for_model("tiny.gguf")
         text = page.generate(PROMPT, "exact", max_tokens=20, **GREEDY)
-        assert text == greedy(parts[0], "exact")
-        forget(page, "tiny.gguf")
+        assert text == greedy_text(parts[0], PROMPT, "exact")
+        page.forget("tiny.gguf")
         del server.site[f"some/{parts[2].name}"]
-        download(page, f"{server.origin}/some/{parts[0].name}")
+        page.download(f"{server.origin}/some/{parts[0].name}")
         said = f"tiny.gguf: the server answered 404 for {parts[2].name}: there is no such file"
         assert said in page.problem()
     page.click("#problem-close")
@@ -579,9 +367,9 @@ def test_two_tabs_use_one_model_and_do_not_fetch_it_twice(
     assert can_download(first)
     first.evaluate("localStorage.setItem('sparsefire-budget', '2')")
     second = Web(first.driver.tab(), first.origin).open()
-    download(first, f"{host.origin}/slow-ranges.gguf")
+    first.download(f"{host.origin}/slow-ranges.gguf")
     first.until("document.getElementById('progress-text').textContent.includes(' of ')")
-    download(second, f"{host.origin}/slow-ranges.gguf")
+    second.download(f"{host.origin}/slow-ranges.gguf")
     assert "another tab of this page is downloading slow-ranges.gguf" in second.problem()
     second.click("#problem-close")
     first.evaluate("localStorage.removeItem('sparsefire-budget')")
@@ -591,7 +379,7 @@ def test_two_tabs_use_one_model_and_do_not_fetch_it_twice(
     second.press_in_row("slow-ranges.gguf", "Load")
     second.wait_for_model("slow-ranges.gguf")
     assert "2.0 MB of 6.3 MB of neurons in memory" in second.text("#model-facts")
-    expected = greedy(large, "sparse")
+    expected = greedy_text(large, PROMPT, "sparse")
     assert first.generate(PROMPT, "sparse", max_tokens=20, **GREEDY) == expected
     # Each read takes its time in a profile that is kept in the browser's memory.
     made = second.generate(PROMPT, "sparse", max_tokens=4, **GREEDY)
@@ -643,7 +431,7 @@ def test_a_copy_goes_on_after_a_reload(page: Web, tmp_path: Path) -> None:
     first = page.evaluate("window.first")
     # More than the 4.2 MB with which a copy begins.
     assert float(re.findall(r": ([\d.]+) MB of", first)[0]) > 5, first
-    forget(page, "fat.gguf")
+    page.forget("fat.gguf")
 
 
 # ---- Downloads ---------------------------------------------------------------------------------
@@ -656,7 +444,7 @@ SOME_CAME = """!document.getElementById("cancel").hidden &&
 def test_a_slow_download_is_cancelled_and_resumed(page: Web, host: Host, large: Path) -> None:
     if not can_download(page):
         return
-    download(page, f"{host.origin}/slow-ranges.gguf")
+    page.download(f"{host.origin}/slow-ranges.gguf")
     page.until(SOME_CAME)
     page.click("#cancel")
     page.wait_for_row("downloaded")
@@ -667,15 +455,16 @@ def test_a_slow_download_is_cancelled_and_resumed(page: Web, host: Host, large: 
     page.wait_for_model("slow-ranges.gguf")
     assert host.asked[0] == ""
     assert re.fullmatch(r"bytes=[1-9]\d*-", host.asked[1])
-    assert page.generate(PROMPT, "sparse", max_tokens=20, **GREEDY) == greedy(large, "sparse")
-    forget(page, "slow-ranges.gguf")
+    text = page.generate(PROMPT, "sparse", max_tokens=20, **GREEDY)
+    assert text == greedy_text(large, PROMPT, "sparse")
+    page.forget("slow-ranges.gguf")
 
 
 def test_a_download_from_a_hub_goes_on_after_a_reload(page: Web, host: Host, large: Path) -> None:
     """With the range that is missing, also where the hub redirects it elsewhere."""
     if not can_download(page):
         return
-    download(page, f"{host.origin}/some/model/resolve/main/slow-ranges.gguf")
+    page.download(f"{host.origin}/some/model/resolve/main/slow-ranges.gguf")
     page.until(SOME_CAME)
     page.open()
     assert host.asked == [""]
@@ -686,8 +475,9 @@ def test_a_download_from_a_hub_goes_on_after_a_reload(page: Web, host: Host, lar
     start = re.fullmatch(r"bytes=(\d+)-", host.asked[1])
     assert start
     assert 0 < int(start[1]) < large.stat().st_size
-    assert page.generate(PROMPT, "sparse", max_tokens=20, **GREEDY) == greedy(large, "sparse")
-    forget(page, "slow-ranges.gguf")
+    text = page.generate(PROMPT, "sparse", max_tokens=20, **GREEDY)
+    assert text == greedy_text(large, PROMPT, "sparse")
+    page.forget("slow-ranges.gguf")
 
 
 @pytest.mark.parametrize("kind", ["broken", "broken-ranges"])
@@ -697,11 +487,12 @@ def test_a_broken_download_goes_on_or_begins_anew(
     if not can_download(page):
         return
     page.expected += COMPLAINTS
-    download(page, f"{host.origin}/{kind}.gguf")
+    page.download(f"{host.origin}/{kind}.gguf")
     page.wait_for_model(f"{kind}.gguf")
     assert len(host.asked) == 2
-    assert page.generate(PROMPT, "dense", max_tokens=20, **GREEDY) == greedy(large, "dense")
-    forget(page, f"{kind}.gguf")
+    text = page.generate(PROMPT, "dense", max_tokens=20, **GREEDY)
+    assert text == greedy_text(large, PROMPT, "dense")
+    page.forget(f"{kind}.gguf")
 
 
 @pytest.mark.parametrize(
@@ -719,7 +510,7 @@ def test_what_cannot_be_downloaded_is_explained(
     if not can_download(page):
         return
     page.expected += COMPLAINTS
-    download(page, f"{host.origin}/{name}.gguf")
+    page.download(f"{host.origin}/{name}.gguf")
     assert said in page.problem()
     page.click("#problem-close")
     page.wait_for("ready")

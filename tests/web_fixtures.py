@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny_model
 from bench.lib.web_drivers import ENGINES, launch
 from conftest import missing, open_test_core
 from pyodide_harness import ensure_pyodide
@@ -82,3 +83,9 @@ def native() -> Iterator[Model]:
     """The embedded model on the native core whose results are, bit for bit, those of wasm."""
     with Model.load(core=open_test_core("native-scalar")) as model:
         yield model
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 0.3 MB."""
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "small.gguf", context=64)

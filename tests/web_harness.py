@@ -26,7 +26,9 @@ from bench.lib.web_drivers import (
     find_program,
     launch,
 )
+from conftest import open_test_core
 from npm_package import npm_package
+from sparsefire.lm.model import Model
 from sparsefire.page.server import WebServer
 from sparsefire.page.site import SiteFile
 
@@ -51,6 +53,8 @@ addEventListener("unhandledrejection", ({ reason }) => window.problems.push(Stri
 WITHOUT_STORAGE = WITHOUT_SHARED_MEMORY = WITHOUT_FORCED_COLOURS = ("webkitgtk",)
 _SUPPORT = "document.getElementById('capabilities').textContent"
 SECONDS = SCRIPT_SECONDS - 20  # for something to happen in a page, on a busy machine
+
+GREEDY = {"temperature": 0, "repeat_penalty": 1}  # settings
 
 _AXE_VERSION = "4.14.1"
 _AXE_SHA256 = "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
@@ -112,6 +116,12 @@ def scripted(site: Mapping[str, SiteFile], script: str = AT_REST) -> dict[str, S
 def serve(site: Mapping[str, SiteFile], script: str = AT_REST, isolated: bool = True) -> Any:
     """The site, `scripted`, on a free port, for a `with`."""
     return running(WebServer(scripted(site, script), 0, isolated))
+
+
+def greedy_text(path: Path, prompt: str, mode: str, tokens: int = 20) -> str:
+    """The text that the native core generates."""
+    with Model.load(path, core=open_test_core("native-scalar")) as model:
+        return "".join(model.generate(prompt, tokens, mode=mode, temperature=0))
 
 
 class Web:
@@ -357,6 +367,24 @@ class Web:
             return Boolean(button);
         }"""
         self.until(script, name, button)
+
+    def download(self, url: str) -> None:
+        """Enters the address of a model."""
+        self.fill("#url", url)
+        self.click("#url-form button")
+
+    def forget(self, name: str) -> None:
+        """Loads the page's own model and deletes another from the list, where it is stored."""
+        self.press_in_row("sparsefire-sotu", "Load")
+        self.wait_for_model("sparsefire-sotu")
+        self.delete(name)
+
+    def delete(self, name: str) -> None:
+        """Presses Delete twice."""
+        if self.stores():
+            self.press_in_row(name, "Delete")
+            self.press_in_row(name, "Delete for good?")
+        self.wait_for_row(name, there=False)
 
     def wait_for_row(self, text: str, there: bool = True) -> None:
         """Waits until the list of models has a row with that text, or none."""
