@@ -37,7 +37,7 @@ AS_EXTENSION = ("-DCMAKE_POSITION_INDEPENDENT_CODE=ON", "-DCMAKE_C_VISIBILITY_PR
 # The programs in which several threads compute. They share data in the same places with every
 # instruction set, so that one is enough.
 THREADED = ("core", "experts", "memory", "model", "neurons")
-ONE_ISA = "-DSPARSEFIRE_WITHOUT=scalar;avx2;avx512;avx512_vnni"
+ONE_ISA = "-DSPARSEFIRE_WITHOUT=scalar;avx2;avx2_vnni;avx512;avx512_vnni"
 
 BUILDS = (
     Build(

@@ -46,6 +46,7 @@ enum {
   LEAF7_ECX_AVX512_VNNI = 1 << 11,
   LEAF7_EDX_AMX_BF16 = 1 << 22,
   LEAF7_EDX_AMX_TILE = 1 << 24,
+  LEAF7_1_EAX_AVX_VNNI = 1 << 4,
   LEAF7_1_EAX_AVX512_BF16 = 1 << 5,
   XCR0_AVX = 0x06,    /* the system saves xmm and ymm */
   XCR0_AVX512 = 0xe6, /* and the mask and zmm registers */
@@ -95,6 +96,10 @@ static int has_avx2(void) {
          has(saved_registers(), XCR0_AVX) && has(cpuid(7).ebx, LEAF7_EBX_AVX2);
 }
 
+static int has_avx2_vnni(void) {
+  return has_avx2() && cpuid(7).eax >= 1 && has(cpuid_part(7, 1).eax, LEAF7_1_EAX_AVX_VNNI);
+}
+
 static int has_avx512(void) {
   return has_avx2() && has(saved_registers(), XCR0_AVX512) &&
          has(cpuid(7).ebx, LEAF7_EBX_AVX512F | LEAF7_EBX_AVX512BW | LEAF7_EBX_AVX512DQ | LEAF7_EBX_AVX512VL);
@@ -133,7 +138,7 @@ static int has_dot(void) {
 #endif
 
 /* What kernels need of a processor. */
-enum { NEEDS_NOTHING, NEEDS_SSE41, NEEDS_AVX2, NEEDS_AVX512, NEEDS_AVX512_VNNI, NEEDS_AMX, NEEDS_DOT };
+enum { NEEDS_NOTHING, NEEDS_SSE41, NEEDS_AVX2, NEEDS_AVX2_VNNI, NEEDS_AVX512, NEEDS_AVX512_VNNI, NEEDS_AMX, NEEDS_DOT };
 
 static int processor_has(int needs) {
 #ifdef SF_X86
@@ -142,6 +147,8 @@ static int processor_has(int needs) {
       return has_sse41();
     case NEEDS_AVX2:
       return has_avx2();
+    case NEEDS_AVX2_VNNI:
+      return has_avx2_vnni();
     case NEEDS_AVX512:
       return has_avx512();
     case NEEDS_AVX512_VNNI:
@@ -182,6 +189,9 @@ static const struct {
 #endif
 #ifndef SF_WITHOUT_AVX512
     {&sf_kernels_avx512, NEEDS_AVX512, NULL, NULL},
+#endif
+#if !defined(SF_WITHOUT_AVX2_VNNI) && !defined(_MSC_VER)
+    {&sf_kernels_avx2_vnni, NEEDS_AVX2_VNNI, NULL, NULL},
 #endif
 #ifndef SF_WITHOUT_AVX2
     {&sf_kernels_avx2, NEEDS_AVX2, NULL, NULL},

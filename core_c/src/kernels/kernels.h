@@ -165,7 +165,7 @@ typedef struct {
 
 /* Filled tables, one per compiled instruction set (isa.c lists them), and scalar_bytes, which tests compile. */
 extern const sf_kernels sf_kernels_scalar, sf_kernels_scalar_bytes, sf_kernels_sse41, sf_kernels_avx2,
-    sf_kernels_avx512, sf_kernels_avx512_vnni, sf_kernels_neon, sf_kernels_neon_dot, sf_kernels_wasm128,
-    sf_kernels_relaxed128;
+    sf_kernels_avx2_vnni, sf_kernels_avx512, sf_kernels_avx512_vnni, sf_kernels_neon, sf_kernels_neon_dot,
+    sf_kernels_wasm128, sf_kernels_relaxed128;
 
 #endif

@@ -28,6 +28,8 @@
 #include "simd/sse41.h"
 #elif defined(SF_ISA_AVX2)
 #include "simd/avx2.h"
+#elif defined(SF_ISA_AVX2_VNNI)
+#include "simd/avx2_vnni.h"
 #elif defined(SF_ISA_AVX512)
 #include "simd/avx512.h"
 #elif defined(SF_ISA_AVX512_VNNI)
@@ -42,8 +44,8 @@
 #include "simd/wasm128_relaxed.h"
 #else
 #error \
-    "kernels_tmpl.c is compiled with one of -DSF_ISA_SCALAR, _SSE41, _AVX2, _AVX512, _AVX512_VNNI, _NEON, _NEON_DOT, " \
-       "_WASM128, _RELAXED128"
+    "kernels_tmpl.c is compiled with one of -DSF_ISA_SCALAR, _SSE41, _AVX2, _AVX2_VNNI, _AVX512, _AVX512_VNNI, _NEON, " \
+       "_NEON_DOT, _WASM128, _RELAXED128"
 #endif
 
 #include "kernels/activations_tmpl.h"

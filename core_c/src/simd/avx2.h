@@ -1,4 +1,5 @@
-/* Vector vocabulary: x86 AVX2 with FMA and F16C. Meanings: scalar.h. */
+/* Vector vocabulary: x86 AVX2 with FMA and F16C. Meanings: scalar.h. avx2_vnni.h, which extends it, defines SF_ISA_NAME
+ * and SF_ISA_TABLE before it includes this one. */
 #ifndef SF_SIMD_H
 #define SF_SIMD_H
 
@@ -7,8 +8,10 @@
 
 #include "simd/avx_parts.h"
 
+#ifndef SF_ISA_NAME
 #define SF_ISA_NAME "avx2"
 #define SF_ISA_TABLE sf_kernels_avx2
+#endif
 
 enum {
   SF_LANES = 8,
