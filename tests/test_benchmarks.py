@@ -159,6 +159,7 @@ def test_products_with_some_inputs_are_those_of_float64() -> None:
     assert all(0 < each < 0.03 for each in errors)
 
 
+@pytest.mark.usefixtures("float_keys")
 def test_the_perplexity_of_leaving_out_inputs(tmp_path: Path) -> None:
     """With all inputs it is the model's; a model that multiplies none of them says the same
     whatever it is given."""
@@ -185,6 +186,7 @@ def test_models_for_the_comparison_with_llama_cpp_can_be_read(tmp_path: Path) ->
     assert len(names) > 20
 
 
+@pytest.mark.usefixtures("float_keys")
 def test_architectures_are_compared_with_given_logits(tmp_path: Path) -> None:
     models, logits = tmp_path / "models", tmp_path / "logits"
     models.mkdir()
