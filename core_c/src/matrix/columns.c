@@ -127,13 +127,15 @@ static void chosen_part(void *argument, int32_t part, int32_t parts) {
   }
 }
 
-/* The chosen inputs, of which there are `count`. */
+/* The chosen inputs, of which there are `count`. A thread has one part: what it reads of a column then lies together, a
+ * kilobyte and more, which smaller parts would read in pieces of a line or two. */
 static void multiply_chosen(sf_context *context, const sf_matrix *const *matrices, int32_t n_matrices, int32_t count,
                             float *const *ys) {
   chosen_job job = {context, matrices, n_matrices, ys};
   size_t rows = 0;
   for (int32_t k = 0; k < n_matrices; k++) rows += (size_t)matrices[k]->rows;
-  sf_pool_run(context->pool, chosen_part, &job, sf_parts(context, sf_size_product(rows, (size_t)count / 2)));
+  int32_t parts = sf_parts(context, sf_size_product(rows, (size_t)count / 2)), threads = sf_pool_threads(context->pool);
+  sf_pool_run(context->pool, chosen_part, &job, parts < threads ? parts : threads);
 }
 
 /* How many of x are not below the limit. */
