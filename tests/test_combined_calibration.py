@@ -15,7 +15,7 @@ import pytest
 import tiny_model
 from sparsefire.arch import screen
 from sparsefire.arch.config import CUTOFF_KEYS
-from sparsefire.calibrate import combination, combined, cutoffs, head, inputs, parts
+from sparsefire.calibrate import combination, combined, head, inputs, parts
 from sparsefire.calibrate.combination import Combination, Rung, Trial, cheaper, shared_out
 from sparsefire.calibrate.combined import CombinedCalibration, calibrate_all
 from sparsefire.calibrate.samples import divided
@@ -23,6 +23,7 @@ from sparsefire.cli import main
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, CalibrationError
 from sparsefire.gguf.reader import GgufFile
+from sparsefire.lm import compare
 from sparsefire.lm.model import Model
 from sparsefire.weights.costs import set_column_cost
 
@@ -42,7 +43,7 @@ TEXT = words(500)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Short timings, and products that leave out inputs wherever they may."""
-    for module in (combination, cutoffs, head, inputs, parts):
+    for module in (combination, compare, head):
         monkeypatch.setattr(module, "_SPEED_SECONDS", 0.01)
     monkeypatch.setattr(parts, "SCREEN_KL", 1e3)
     set_column_cost(1e-6, 0.0)

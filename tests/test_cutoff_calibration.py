@@ -22,6 +22,7 @@ from sparsefire.cli import main
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, CalibrationError, ShapeError, UnsupportedError
 from sparsefire.ffn.layer import SparseFfn
+from sparsefire.lm import compare
 from sparsefire.lm.model import Model
 from sparsefire.weights.matrix import Matrix
 from sparsefire.weights.quantized import QuantizedWeights
@@ -38,7 +39,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_SPEED_SECONDS", 0.01)
+    monkeypatch.setattr(compare, "_SPEED_SECONDS", 0.01)
 
 
 @cache
@@ -99,15 +100,15 @@ def test_the_perplexities_are_those_of_the_file(source: Path) -> None:
 def test_dense_is_best_where_nothing_is_faster(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    speeds = {"dense": 100.0, "exact": 101.0}  # no more than noise
-    monkeypatch.setattr(calibration, "compare_modes", lambda *_: speeds)
+    speeds = [101.0, 100.0]  # no more than noise
+    monkeypatch.setattr(calibration, "compare_with_dense", lambda *_: speeds)
     output = tmp_path / "none.gguf"
     arguments = {"sparsities": [0.2, 0.4], "perplexity_cost": 10.0, "tokens": 1_000}
     report = calibrate_cutoffs(source, output, TEXT, **arguments)
     assert (report.chosen, report.output, output.exists()) == (None, None, False)
     assert [each.sparsity for each in report.settings] == [0.2, 0.4, 0.2, 0.4]
     # What costs too much is not taken, however fast it is.
-    speeds["exact"] = 200.0
+    speeds[0] = 200.0
     arguments["perplexity_cost"] = 0.0
     report = calibrate_cutoffs(source, output, TEXT, **arguments, on=["gate"])
     cheap = [each for each in report.settings if report.cost(each) <= 0]
@@ -134,7 +135,7 @@ def test_layers_that_are_not_faster_stay_dense(
         monkeypatch.setattr(calibration.time, "perf_counter", clock)
         with monkeypatch.context() as patched:
             patched.setattr(type(model.ffns[0]), "forward", forward)
-            monkeypatch.setattr(calibration, "compare_modes", lambda *_: {"dense": 1, "exact": 2})
+            monkeypatch.setattr(calibration, "compare_with_dense", lambda *_: (2, 1))
             found = trial.without_slow_layers(setting)
         assert found is not None
         assert found.cutoffs == (setting.cutoffs[0], 0.0)

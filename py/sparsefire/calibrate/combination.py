@@ -13,7 +13,7 @@ from typing import Any
 from .._arrays import IntArray
 from ..arch.inputs import input_sites
 from ..fit.head import ScreenQuality
-from ..lm.compare import compare_sessions
+from ..lm.compare import PROMPT_TOKENS, SPEED_TOKENS, compare_sessions
 from ..lm.layer_bytes import LayerBytes
 from ..lm.model import Model
 from ..lm.session import DECODED, PROMPTED, Session
@@ -23,7 +23,6 @@ from .inputs import InputSetting
 
 METHODS = ("predictors", "cutoffs", "inputs", "head")
 
-_PROMPT_TOKENS, _SPEED_TOKENS = 32, 192
 _SPEED_SECONDS = 3.0  # for each of what is timed in turns
 
 
@@ -254,9 +253,9 @@ class Trial:
         """Tokens a second of each, and of dense decoding, all of them in turns."""
         named = {str(place): each for place, each in enumerate(combinations)}
         model = self.models[0]
-        length = min(_PROMPT_TOKENS + _SPEED_TOKENS, model.context, self.held.size)
+        length = min(PROMPT_TOKENS + SPEED_TOKENS, model.context, self.held.size)
         ids = self.held.reshape(-1)[:length].tolist()
-        prompt = ids[: min(_PROMPT_TOKENS, length // 2)]
+        prompt = ids[: min(PROMPT_TOKENS, length // 2)]
         everything = {"": Combination()} | named
         with self._sessions(everything, length) as sessions:
             for name, session in sessions.items():

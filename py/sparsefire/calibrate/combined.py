@@ -35,7 +35,7 @@ from .cutoffs import cutoff_keys, file_keys, file_tensors
 from .inputs import limit_keys
 from .parts import Fitting, Wanted
 from .report import PerplexityReport
-from .samples import CHECKS, FEWEST_TOKENS, divided
+from .samples import CHECKS, check_wanted, divided
 
 _HELD_TOKENS = 2_048
 _LEAST_GAIN = 1.03  # over what costs nothing; less is noise
@@ -109,12 +109,9 @@ def calibrate_all(
 
     Other arguments and errors as `sparsefire.calibrate.cutoffs.calibrate_cutoffs`.
     """
-    if not 0 <= perplexity_cost <= 10:
-        raise ArgumentError(f"perplexity_cost must be a share of 0 … 10, got {perplexity_cost}")
+    check_wanted(tokens, perplexity_cost)
     if kl is not None and kl <= 0:
         raise ArgumentError(f"kl must be above 0, got {kl}")
-    if tokens is not None and tokens < FEWEST_TOKENS:
-        raise ArgumentError(f"tokens must be {FEWEST_TOKENS} or more, got {tokens}")
     target = stored.companion_path(source) if output is None else Path(output)
     check_output(target, [Path(source)], force=force)
     gguf_package()

@@ -25,12 +25,12 @@ from ..ffn.core_layer import CUTOFFS
 from ..ffn.cutoff import neuron_values
 from ..gguf.types import TypedValue, ValueType
 from ..gguf.writer import TensorData, Writable, gguf_package, write_gguf
-from ..lm.compare import compare_modes
+from ..lm.compare import compare_with_dense
 from ..lm.model import Model
 from ..text.pretokenizer import PRE_KEY
 from ..weights.matrix import Matrix
 from .report import PerplexityReport
-from .samples import CHECKS, FEWEST_TOKENS, Windows, record_inputs, text_windows
+from .samples import CHECKS, Windows, check_wanted, record_inputs, text_windows
 
 DEFAULT_TOKENS = 8_192
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -42,7 +42,6 @@ _PROBED = 12  # the level at which a layer's errors are weighed
 _PROBE_TOKENS = 128  # for that
 _FIT_TOKENS, _TRIED_TOKENS = 1_024, 256  # for a layer's cutoffs, and for the errors of each
 _JUDGED_WINDOWS = 2  # on which ways to share a sparsity are compared
-_PROMPT_TOKENS, _SPEED_TOKENS, _SPEED_SECONDS = 32, 192, 6.0
 _TIMED_TOKENS = 24  # for which single layers are timed
 _LEAST_GAIN = 1.03  # less is noise
 _RECORDED = 0.1  # share of the work
@@ -162,10 +161,7 @@ def _check_arguments(
         raise ArgumentError(f"sparsities must be above 0 and at most 0.95, got {list(sparsities)}")
     if not on or any(each not in CUTOFFS for each in on):
         raise ArgumentError(f"on {list(on)}: expected 'product', 'gate' or both")
-    if not 0 <= perplexity_cost <= 10:
-        raise ArgumentError(f"perplexity_cost must be a share of 0 … 10, got {perplexity_cost}")
-    if tokens < FEWEST_TOKENS:
-        raise ArgumentError(f"tokens must be {FEWEST_TOKENS} or more, got {tokens}")
+    check_wanted(tokens, perplexity_cost)
 
 
 def _best(
@@ -339,17 +335,15 @@ class _Trial:
         set_cutoffs(model, on, cutoffs)
         perplexity = self._perplexity(self.held, "exact")
         active = model.stats.active_share
-        ids = self.held.reshape(-1)[: _PROMPT_TOKENS + _SPEED_TOKENS].tolist()
-        prompt, rest = ids[:_PROMPT_TOKENS], ids[_PROMPT_TOKENS:]
-        speeds = compare_modes(model, prompt, rest, ("dense", "exact"), _SPEED_SECONDS)
+        speed, dense = compare_with_dense(model, self.held.reshape(-1).tolist(), "exact")
         return CutoffSetting(
             on,
             sparsity,
             1 - active.mean,
             error,
             perplexity,
-            speeds["exact"],
-            speeds["dense"],
+            speed,
+            dense,
             cutoffs,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import FloatArray, IntArray
-from ..lm.session import BATCH, PROMPTED, Session
+from ..lm.session import PROMPTED, Session, scored_at_once
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ def _compared(one: tuple[Session, str], exact: tuple[Session, str], window: Any,
     totals, ids = np.zeros(5), np.asarray(window, np.int32)
     for session, mode in (one, exact):
         session.rewind(0, mode)
-    for start in range(0, len(ids) - 1, BATCH):
-        batch = np.ascontiguousarray(ids[start : min(start + BATCH, len(ids) - 1)])
+    step = scored_at_once(one[0].vocab)
+    for start in range(0, len(ids) - 1, step):
+        batch = np.ascontiguousarray(ids[start : min(start + step, len(ids) - 1)])
         both = []
         for session, _ in (one, exact):
             logits = np.empty((len(batch), session.vocab), np.float32)

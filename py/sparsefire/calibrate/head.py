@@ -35,7 +35,7 @@ from ..weights.formats import format_name, weight_format
 from ..weights.quantized import QuantizedWeights
 from .companion import write_companion
 from .divergence import Divergence, divergence
-from .samples import CHECKS, FEWEST_TOKENS, Windows, cut, generated
+from .samples import CHECKS, Windows, check_wanted, cut, generated
 
 DEFAULT_TOKENS = 16_384
 RANKS = (32, 64, 96, 128, 192, 256)
@@ -148,8 +148,7 @@ def calibrate_head(
 
     Other arguments and errors as `sparsefire.calibrate.cutoffs.calibrate_cutoffs`.
     """
-    if tokens < FEWEST_TOKENS:
-        raise ArgumentError(f"tokens must be {FEWEST_TOKENS} or more, got {tokens}")
+    check_wanted(tokens)
     if kl <= 0:
         raise ArgumentError(f"kl must be above 0, got {kl}")
     target, inputs = _target(source, output, companion)

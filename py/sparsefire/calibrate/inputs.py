@@ -21,11 +21,11 @@ from ..arch.inputs import FORMAT, Site, input_sites
 from ..errors import ArgumentError, UnsupportedError
 from ..gguf.types import TypedValue, ValueType
 from ..gguf.writer import gguf_package
-from ..lm.compare import compare_modes
+from ..lm.compare import compare_with_dense
 from ..lm.model import Model
 from .companion import can_add_limits, write_companion
 from .report import PerplexityReport
-from .samples import CHECKS, FEWEST_TOKENS, Windows, cut
+from .samples import CHECKS, Windows, check_wanted, cut
 
 DEFAULT_TOKENS = 8_192
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -33,7 +33,6 @@ SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 _RECORDED_BYTES = 256 << 20  # of inputs, all sites together
 _RECORDED_TOKENS = 512
 _HELD_TOKENS = 2_048  # on which perplexities are measured
-_PROMPT_TOKENS, _SPEED_TOKENS, _SPEED_SECONDS = 32, 192, 6.0
 _TIMED = 5  # products of a site
 _LEAST_GAIN = 1.03  # less is noise
 _RECORDED = 0.1  # share of the work
@@ -104,10 +103,7 @@ def calibrate_inputs(
     """
     if not shares or not all(0 < each <= 0.95 for each in shares):
         raise ArgumentError(f"shares must be above 0 and at most 0.95, got {list(shares)}")
-    if not 0 <= perplexity_cost <= 10:
-        raise ArgumentError(f"perplexity_cost must be a share of 0 … 10, got {perplexity_cost}")
-    if tokens < FEWEST_TOKENS:
-        raise ArgumentError(f"tokens must be {FEWEST_TOKENS} or more, got {tokens}")
+    check_wanted(tokens, perplexity_cost)
     target = stored.companion_path(source) if output is None else Path(output)
     replaces = force or (output is None and can_add_limits(target))
     check_output(target, [Path(source)], force=replaces)
@@ -185,10 +181,8 @@ class _Trial:
         self._core_model.set_input_limits(limits)
         perplexity = self._perplexity("sparse")
         left_out = model.stats.inputs_left_out
-        ids = self.held.reshape(-1)[: min(_PROMPT_TOKENS + _SPEED_TOKENS, model.context)].tolist()
-        prompt, rest = ids[:_PROMPT_TOKENS], ids[_PROMPT_TOKENS:]
-        speeds = compare_modes(model, prompt, rest, ("dense", "sparse"), _SPEED_SECONDS)
-        return InputSetting(share, left_out, perplexity, speeds["sparse"], speeds["dense"], limits)
+        speeds = compare_with_dense(model, self.held.reshape(-1).tolist(), "sparse")
+        return InputSetting(share, left_out, perplexity, *speeds, limits)
 
     def _perplexity(self, mode: str) -> float:
         return self.model.perplexity(

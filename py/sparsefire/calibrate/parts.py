@@ -13,7 +13,7 @@ from .._progress import Progress
 from ..arch import screen as stored
 from ..errors import CalibrationError, UnsupportedError
 from ..gguf.reader import GgufFile
-from ..lm.compare import compare_modes
+from ..lm.compare import compare_with_dense
 from ..lm.model import Model
 from .combination import Parts, Rung
 from .companion import screen_tensors, write_companion
@@ -22,7 +22,6 @@ from .head import calibrate_head
 from .inputs import SHARES, calibrate_inputs
 from .predictors import calibrate_model
 
-_PROMPT_TOKENS, _SPEED_TOKENS, _SPEED_SECONDS = 32, 192, 6.0
 SCREEN_KL = 0.01  # acceptable divergence of a screen, where perplexity is what counts
 _NEW_FILE = "is stored in a new model file alone: give the name of one (-o OUT.gguf)"
 
@@ -94,11 +93,9 @@ class Fitting:
         found.predicted, found.tokens = path, max(found.tokens, report.tokens)
         with Model.load(path, activation=options["activation"], inputs="dense") as model:
             ids = model.tokenize(self.text, special=False)
-            ids = ids[: min(_PROMPT_TOKENS + _SPEED_TOKENS, model.context)]
-            prompt, rest = ids[:_PROMPT_TOKENS], ids[_PROMPT_TOKENS:]
-            speeds = compare_modes(model, prompt, rest, ("dense", "sparse"), _SPEED_SECONDS)
+            speed, dense = compare_with_dense(model, ids, "sparse")
         cost = math.log(report.perplexity_sparse / report.perplexity_dense)
-        saved = 1 - speeds["dense"] / speeds["sparse"]
+        saved = 1 - dense / speed
         return [Rung("predictors", cost, saved, self.wanted.recall)]
 
     def _cutoffs(self, found: Parts, announce: Progress) -> list[Rung]:

@@ -33,10 +33,10 @@ from ..weights.quantized import dequantize_rows, quantize_rows
 from .experts import ExpertFits, RoutedLayer, fit_experts, most_tokens, record, routed_layers
 from .samples import (
     CHECKS,
-    FEWEST_TOKENS,
     Recorder,
     Samples,
     Windows,
+    check_wanted,
     cut,
     record_inputs,
     text_windows,
@@ -264,8 +264,7 @@ def _fit_layers(
 def _check_arguments(rank: int | None, recall: float, tokens: int, format: str) -> None:
     if not 0.5 <= recall < 1:
         raise ArgumentError(f"recall must be at least 0.5 and below 1, got {recall}")
-    if tokens < FEWEST_TOKENS:
-        raise ArgumentError(f"tokens must be {FEWEST_TOKENS} or more, got {tokens}")
+    check_wanted(tokens)
     if format not in FORMATS:
         raise ArgumentError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .._options import Check, count, flag, function, text
 from ..arch.plan import FfnLayer
-from ..errors import CalibrationError, UnsupportedError
+from ..errors import ArgumentError, CalibrationError, UnsupportedError
 from ..fit.predictor_fit import Split
 from ..lm.model import Model
 from ..weights.activation import ActivationType
@@ -35,6 +35,15 @@ _SCORES = 200_000_000  # tokens × neurons that a layer's fit works on at once
 _HELD, _TUNE = (3, 10, 17), (6, 13, 19)
 _WINDOW = 512  # tokens, at most
 _TOGETHER = 16  # windows that are written together
+
+
+def check_wanted(tokens: int | None, perplexity_cost: float = 0.0) -> None:
+    """`ArgumentError` for fewer tokens than a calibration needs, or a cost that is none. No tokens
+    are those that a calibration takes by default."""
+    if not 0 <= perplexity_cost <= 10:
+        raise ArgumentError(f"perplexity_cost must be a share of 0 … 10, got {perplexity_cost}")
+    if tokens is not None and tokens < FEWEST_TOKENS:
+        raise ArgumentError(f"tokens must be {FEWEST_TOKENS} or more, got {tokens}")
 
 
 @dataclass(frozen=True)

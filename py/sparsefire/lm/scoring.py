@@ -12,7 +12,7 @@ import numpy as np
 from .._arrays import FloatArray, IntArray
 from ..errors import ArgumentError
 from .sampling import TokenScore, score
-from .session import BATCH
+from .session import scored_at_once
 from .sessions import Lease
 from .stats import Share
 
@@ -92,9 +92,10 @@ def _predictions(lease: Lease, ids: IntArray, mode: str) -> Iterator[tuple[Float
     """The logits (n, vocab) after each token but the last, in batches, with the tokens (n,) that
     come next. The arrays of logits are used again for the next batch. Between two batches other
     runs may go on."""
-    logits = np.empty((min(BATCH, len(ids)), lease.vocab), np.float32)
-    for start in range(0, len(ids) - 1, BATCH):
-        batch = ids[start : min(start + BATCH, len(ids) - 1)]
+    step = scored_at_once(lease.vocab)
+    logits = np.empty((min(step, len(ids)), lease.vocab), np.float32)
+    for start in range(0, len(ids) - 1, step):
+        batch = ids[start : min(start + step, len(ids) - 1)]
         rows = logits[: len(batch)]
         with lease.lock:
             lease.holding(ids[:start].tolist(), mode).evaluate(batch, rows, lease.scored)

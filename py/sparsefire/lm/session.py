@@ -20,6 +20,7 @@ from .saved import MARKS, pack, seal, unpack
 
 # Tokens of a call: enough to amortise reading weights, few enough to interrupt.
 BATCH = int(Limit.BATCH)
+_MOST_LOGITS = 16 << 20  # floats that are there at a time where each token has its own
 
 # A turn of fewer tokens is evaluated by the products of decoding, because it costs less: those of
 # prompts begin to pay at 7 to 9 tokens, by format and shape (docs/notes/tried.md).
@@ -33,6 +34,11 @@ _WAITING, _PROMPT, _DECODE = int(EvalStatus.WAITING), int(Phase.PROMPT), int(Pha
 
 _CHECK_EVERY = 0.01  # seconds between looks at the file: a token of a small model takes less
 _MOST_COUNTED = (1 << 31) - 1  # limit of the core's neuron counters
+
+
+def scored_at_once(vocab: int) -> int:
+    """How many tokens are evaluated at a time where the logits of all are wanted."""
+    return max(1, min(BATCH, _MOST_LOGITS // vocab))
 
 
 def phase_of(mark: int) -> int:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .family import Keys
 from .parts import Parts
 from .safetensors import read_json_object
 
 if TYPE_CHECKING:
     from .config import Config
-
-Keys = dict[str, Any]
 
 # Numbers of `pooling_type`, and the keys of sentence-transformers' 1_Pooling/config.json.
 _POOLINGS = {"mean": 1, "cls": 2, "last": 3}

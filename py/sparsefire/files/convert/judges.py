@@ -4,18 +4,17 @@ in a chat and answer yes or no (Zhang et al. 2025), and classifiers with one out
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .encoders import RANK, check_labels, classifies
+from .family import Keys
 from .parts import Parts
 from .safetensors import read_json_object
 
 if TYPE_CHECKING:
     from .config import Config
-
-Keys = dict[str, Any]
 
 _NAMED = re.compile(r"^# Qwen3-Reranker", re.IGNORECASE | re.MULTILINE)
 _ANSWERS = "yes", "no"

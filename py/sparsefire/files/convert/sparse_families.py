@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._arrays import FloatArray
+from .family import Keys
 from .parts import Part, Parts
 
 if TYPE_CHECKING:
     from .config import Config
-
-Keys = dict[str, Any]
 
 # -- Nemotron-H ------------------------------------------------------------------------------------
 
