@@ -21,6 +21,7 @@ from sparsefire.errors import (
 )
 from sparsefire.lm.model import Model
 from sparsefire.lm.run import StopFilter
+from sparsefire.lm.session import scored_at_once
 from tiny_model import END
 
 
@@ -351,3 +352,17 @@ def test_perplexity_needs_something_to_score(tiny: Model) -> None:
     for context in (0, 1, 49):
         with pytest.raises(ArgumentError, match=r"outside 2 … 48"):
             tiny.perplexity([1, 2, 3], context)
+
+
+def test_scores_do_not_depend_on_how_many_logits_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_model.write(tmp_path / "a.gguf", context=64)
+    ids = [(37 * i + 11) % 90 + 3 for i in range(50)]
+    with Model.load(path) as model:
+        whole = [each.logprob for each in model.token_scores(ids)]
+        assert scored_at_once(model.config.vocab) > 50
+        monkeypatch.setattr("sparsefire.lm.session._MOST_LOGITS", 7 * model.config.vocab)
+        assert scored_at_once(model.config.vocab) == 7
+        assert [each.logprob for each in model.token_scores(ids)] == whole
+    assert scored_at_once(1 << 30) == 1
