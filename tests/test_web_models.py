@@ -52,6 +52,48 @@ def can_download(web: Web, url: str = "https://models.example/some.gguf") -> boo
     return False
 
 
+def test_the_list_is_read_while_files_come_and_go(page: Web) -> None:
+    """A file that is renamed or deleted meanwhile does not end the storing of models."""
+    if not page.stores():
+        return
+    script = """async () => {
+        const store = (await imported("/store.js")).openStore();
+        const failed = [];
+        for (let i = 0; i < 10; i++) {
+            const name = `passing-${i}.gguf`;
+            let busy = true;
+            const changes = store
+                .request("put", { name, file: new File([new Uint8Array(1 << 16)], name) })
+                .then(() => store.request("remove", { name }))
+                .finally(() => { busy = false; });
+            const lists = [];
+            while (busy) {
+                lists.push(store.request("list").catch((error) => failed.push(error.message)));
+                await new Promise((resolve) => setTimeout(resolve, 1));
+            }
+            await Promise.all([changes, ...lists]);
+        }
+        return failed;
+    }"""
+    assert page.evaluate(script) == []
+
+
+def test_a_browser_that_refused_is_asked_again(page: Web) -> None:
+    """One failure does not end the storing of models; the page says what the browser said."""
+    if not page.stores():
+        return
+    script = """async (says) => {
+        const client = (await imported("/store.js")).openStore();
+        if (says) client.request = () => Promise.reject(new Error(says));
+        else delete client.request;
+        await (await imported("/models.js")).refreshModels();
+    }"""
+    page.evaluate(script, "the disk is busy")
+    assert "choose the model again at each visit. It says: the disk is busy." in page.support()
+    page.evaluate(script, "")
+    assert page.stores()
+
+
 # ---- Files -------------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ export function capabilities() {
 
 /** Fills the list; called once the engine has started. */
 export function showCapabilities() {
-  const { backend, site, offline, stores } = state;
+  const { backend, site, offline, stores, refusal } = state;
   if (!backend) return;
   const has = capabilities();
   const rows = [
@@ -38,7 +38,7 @@ export function showCapabilities() {
     [backend.isa !== "scalar", backend.simd, relaxedNote(has, backend)],
     [has.shared, isolationTitle(has), isolationNote(has, offline)],
     [backend.threads > 1 || (has.shared && has.cores > 1 && !backend.note), backend.threads === 1 ? "One thread" : `${backend.threads} threads`, threadNote(has, backend)],
-    [stores, stores ? "Models are stored" : "Models are not stored", storageNote(stores)],
+    [stores, stores ? "Models are stored" : "Models are not stored", storageNote(stores, refusal)],
     [Boolean(offline?.bytes), offline?.bytes ? "Works offline" : "Does not work offline", offlineNote(offline)],
   ];
   $("capabilities").replaceChildren(...rows.map(([good, title, note]) => row(good, title, note)));
@@ -95,10 +95,11 @@ const threadNote = (has, backend) => {
   return `This model is too small to gain from more; the browser reports ${has.cores} processors.`;
 };
 
-const storageNote = (stores) =>
-  stores
-    ? "In the browser's private file system (OPFS), which only this site can read."
-    : "This browser or window has no private file system (OPFS): choose the model again at each visit.";
+const storageNote = (stores, refusal) => {
+  if (stores) return "In the browser's private file system (OPFS), which only this site can read.";
+  const why = refusal ? ` It says: ${refusal.replace(/\.?$/, ".")}` : "";
+  return `This browser or window has no private file system (OPFS): choose the model again at each visit.${why}`;
+};
 
 const offlineNote = (offline) => {
   if (!offline) return "The page's files are being cached, or the browser does not support service workers.";

@@ -144,16 +144,19 @@ async function transfer(type, fields, title) {
 
 /* ---- The list ---- */
 
-/** Reads the list of stored models and shows it. */
+/** Reads the list of stored models and shows it. A browser that refuses, as some do in private windows, is asked again
+ *  the next time. */
 export async function refreshModels() {
-  if (state.stores) {
+  if (navigator.storage?.getDirectory) {
+    const { stores, refusal } = state;
     try {
       stored = await openStore().request("list");
-    } catch {
-      state.stores = false; // no access, as in some private windows
+      Object.assign(state, { stores: true, refusal: "" });
+    } catch (error) {
       stored = { models: [] };
-      showCapabilities();
+      Object.assign(state, { stores: false, refusal: error.message });
     }
+    if (stores !== state.stores || refusal !== state.refusal) showCapabilities();
   }
   showList();
 }

@@ -7,7 +7,8 @@ export const state = {
   site: null, // the contents of site.json
   engine: null,
   backend: null, // of the core: instruction set, threads, …
-  stores: Boolean(navigator.storage?.getDirectory), // whether models can be stored: false once an attempt has failed
+  stores: Boolean(navigator.storage?.getDirectory), // whether models can be stored, as far as is known
+  refusal: "", // why they cannot, where the browser said it
   offline: null, // the result of caching the page's files: {bytes, …} or {error}
   model: null, // description of the loaded model, null without one
   source: null, // of the loaded model: {kind, name, …}

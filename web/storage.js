@@ -24,6 +24,16 @@ export async function openDirectory(name) {
 
 export const modelDirectory = () => openDirectory("models");
 
+/** A handle's file, or null where it does not exist any more. */
+export async function readFile(handle) {
+  try {
+    return await handle.getFile();
+  } catch (error) {
+    if (error.name !== "NotFoundError") throw error;
+    return null;
+  }
+}
+
 /** The value in a JSON file, or null where the file does not exist or is damaged. */
 export async function readJson(directory, name) {
   try {

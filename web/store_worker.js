@@ -2,7 +2,7 @@
 import { fetchModel, readNote, setVerdict } from "./download.js";
 import { serve } from "./requests.js";
 import * as storage from "./storage.js";
-import { COMPANION, estimate, failure, full, isLocked, modelDirectory, NOTE, PARTIAL, PARTS, removeFile, write, writeJson } from "./storage.js";
+import { COMPANION, estimate, failure, full, isLocked, modelDirectory, NOTE, PARTIAL, PARTS, readFile, removeFile, write, writeJson } from "./storage.js";
 
 const CHUNK_BYTES = 4 << 20;
 
@@ -14,9 +14,14 @@ async function list() {
   await storage.checkStorage();
   const models = [];
   const directory = await modelDirectory();
+  const files = [];
   for await (const [name, handle] of directory.entries()) {
-    if (handle.kind !== "file" || [NOTE, PARTS, COMPANION].some((suffix) => name.endsWith(suffix))) continue;
-    const file = await handle.getFile();
+    const isModel = handle.kind === "file" && ![NOTE, PARTS, COMPANION].some((suffix) => name.endsWith(suffix));
+    if (isModel) files.push([name, handle]);
+  }
+  for (const [name, handle] of files) {
+    const file = await readFile(handle);
+    if (!file) continue; // renamed or deleted meanwhile
     if (!name.endsWith(PARTIAL)) {
       models.push({ name, bytes: file.size, date: file.lastModified });
       continue;
