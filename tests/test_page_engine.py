@@ -81,6 +81,35 @@ def test_a_web_page_is_refused_as_one(page: bytes) -> None:
     assert answer["error"].startswith("0.gguf: not a GGUF file but a web page (HTML)")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "elmo"}, "0.gguf: the tokeniser 'elmo' is not supported; supported: 'gpt2'"),
+        ({"model": [1, 2]}, "0.gguf: the tokeniser a list of 2 is not supported; supported: 'g"),
+        ({"model": None}, "0.gguf: key 'tokenizer.ggml.model' is missing"),
+        ({"pre": "unheard-of"}, "0.gguf: the vocabulary names the pre-tokeniser rule 'unheard-of'"),
+        ({"pre": [1, 2]}, "0.gguf: the vocabulary names the pre-tokeniser rule a list of 2"),
+    ],
+)
+def test_an_unknown_tokeniser_is_refused_from_the_header(
+    change: dict[str, Any], said: str, whole: Path, tmp_path: Path
+) -> None:
+    """As it is when the model is loaded."""
+    with GgufFile.open(whole) as file:
+        keys = file.typed_metadata()
+        keys |= {f"tokenizer.ggml.{name}": value for name, value in change.items()}
+        tensors = {
+            name: file.tensor_data(name).view(np.float32).reshape(info.shape)
+            for name, info in file.tensors.items()
+        }
+    path = tmp_path / "other.gguf"
+    write_gguf(path, {key: value for key, value in keys.items() if value is not None}, tensors)
+    data = path.read_bytes()
+    refused = json.loads(Engine().inspect(files(data), OPTIONS))
+    assert refused["error"].startswith(said)
+    assert refused == json.loads(Engine().load(files(data), OPTIONS))
+
+
 def test_messages_are_free_of_pythons_notation(whole: Path, tmp_path: Path) -> None:
     """For files with bytes of the header changed, and with keys of other types."""
     data = whole.read_bytes()

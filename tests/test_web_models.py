@@ -274,6 +274,27 @@ def test_a_damaged_file_is_explained(page: Web, small: Path, damage: Any, said: 
     assert not any("damaged" in row for row in page.kept())
 
 
+def test_an_unknown_tokeniser_is_refused_before_the_copy(page: Web, tmp_path: Path) -> None:
+    watch = """async () => {
+        const store = (await imported("/store.js")).openStore();
+        const request = store.request.bind(store);
+        window.asked = [];
+        store.request = (type, fields) => {
+            window.asked.push(type);
+            return request(type, fields);
+        };
+    }"""
+    page.evaluate(watch)
+    path = tiny_model.write(tmp_path / "other.gguf", keys={"tokenizer.ggml.model": "elmo"})
+    before = page.text("#model-name")
+    page.choose(path)
+    assert "other.gguf cannot be loaded: the tokeniser 'elmo' is not" in page.problem()
+    assert page.evaluate("window.asked") == []
+    page.click("#problem-close")
+    assert page.text("#model-name") == before
+    assert page.generate(PROMPT, max_tokens=5, **GREEDY)
+
+
 def test_weights_that_are_no_numbers_bring_the_model_before_back(page: Web, tmp_path: Path) -> None:
     broken = {"output_norm.weight": np.full(64, np.nan, np.float32)}
     path = tiny_model.write(tmp_path / "nan.gguf", tensors=broken)
@@ -557,3 +578,18 @@ def test_what_cannot_be_downloaded_is_explained(
     page.click("#problem-close")
     page.wait_for("ready")
     assert not any(name in row for row in page.kept())
+
+
+def test_a_download_with_an_unknown_tokeniser_ends_with_its_header(
+    page: Web, tmp_path: Path
+) -> None:
+    if not can_download(page):
+        return
+    keys = {"tokenizer.ggml.model": "elmo"}
+    path = tiny_model.write(tmp_path / "other.gguf", hidden=4096, context=64, keys=keys)
+    with running(Host(path.read_bytes())) as server:
+        page.download(f"{server.origin}/large-slow.gguf")
+        assert "the tokeniser 'elmo' is not supported" in page.problem()
+        page.click("#problem-close")
+    page.wait_for("ready")
+    assert not any("large" in row for row in page.kept())

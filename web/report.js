@@ -35,7 +35,7 @@ export function resetReport(model) {
   showLegend(kind, hot.some((count) => count > 0), mode && expert > 0);
   const mixers = new Set(model.layers.map(({ mixer }) => mixer));
   for (const row of $("legend").querySelectorAll("[data-mixer]")) row.hidden = !mixers.has(row.dataset.mixer);
-  $("why-sparse").hidden = Boolean(model.modes.sparse || model.modes.exact);
+  $("why-sparse").hidden = true; // until both modes are measured
   const experts = model.layers.map((layer) => (mode ? layer.expert : 0)); // the neurons of each are shown
   map.reset(model.hidden, hot, model.layers.map(layerMark), kind === "experts" ? expert : 1, experts);
   speeds.reset(model.modes);
@@ -84,6 +84,7 @@ export function showReport(report) {
   }
   showHeadline();
   if (!report.done) return;
+  $("why-sparse").hidden = !speeds.isFaster("sparse", "exact");
   map.settle();
   labelMap();
   $("speed-now").textContent = "–";

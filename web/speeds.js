@@ -41,8 +41,19 @@ export class Speeds {
     }
   }
 
+  /** Whether one mode was measured to be faster than another; false before both are measured. */
+  isFaster(mode, other) {
+    return Boolean(this.modes[mode] && this.modes[other]) && this.rate(mode) > this.rate(other);
+  }
+
+  /** Tokens a second of a mode that has generated something. */
+  rate(mode) {
+    const { tokens, seconds } = this.modes[mode];
+    return tokens / seconds;
+  }
+
   show() {
-    const rates = Object.entries(this.modes).map(([mode, total]) => [mode, total.tokens / total.seconds]);
+    const rates = Object.keys(this.modes).map((mode) => [mode, this.rate(mode)]);
     const best = Math.max(...rates.map(([, rate]) => rate));
     const dense = rates.find(([mode]) => mode === "dense")?.[1];
     for (const [mode, rate] of rates) {

@@ -36,6 +36,7 @@ from ..lm.layer_bytes import LayerBytes
 from ..lm.model import Model
 from ..lm.opening import DEFAULT_CONTEXT
 from ..lm.session import Activity
+from ..text.tokenizer import check_tokenizer
 from ..weights.formats import weight_format
 
 PAGE_CONTEXT = 2048  # default limit of the context, in tokens
@@ -163,7 +164,8 @@ class Engine:
     # -- models ------------------------------------------------------------------------------------
 
     def inspect(self, files: Sequence[JsFile], options: str, rest: int = 0) -> str:
-        """Memory that loading a model would need, as JSON, from its header alone.
+        """Memory that loading a model would need, as JSON, from its header alone, which also shows
+        a tokeniser that is not known.
 
         `files` and `options` are as for `load`, except for a split model of which only the first
         file is available: then `rest` is the size of the others in bytes.
@@ -171,6 +173,7 @@ class Engine:
         try:
             with _opened(files, whole=not rest) as file:
                 config = read_config(file, None)
+                check_tokenizer(file.metadata, file.name)
                 plan = None if rest else read_plan(file, config)
                 needed = _memory_needed(file, config, plan, json.loads(options), rest)
                 return json.dumps({"name": config.name, **needed})

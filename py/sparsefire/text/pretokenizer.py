@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from .._shown import shown_value
 from ..errors import ArgumentError, UnsupportedError
 from .vocabulary import BLANK
 
@@ -265,17 +266,21 @@ def _compiled(pattern: str) -> _Step:
     return tuple(re.compile(_translated(each)) for each in _REWRITTEN.get(pattern, (pattern,)))
 
 
-@functools.cache
-def pretokenizer(name: str) -> PreTokenizer:
+def pretokenizer(name: object) -> PreTokenizer:
     """The rule of that name; `UnsupportedError` if it is unknown."""
-    known = _ALIASES.get(name, name)
-    if known not in _RULES:
+    known = _ALIASES.get(name, name) if isinstance(name, str) else None
+    if known is None or known not in _RULES:
         raise UnsupportedError(
-            f"the vocabulary names the pre-tokeniser rule {name!r}, which is unknown "
+            f"the vocabulary names the pre-tokeniser rule {shown_value(name)}, which is unknown "
             f"('{PRE_KEY}'); known ones: {', '.join(_RULES)}. If you know which of them the model "
             "was trained with, name it with --pre (pre=…)"
         )
-    return PreTokenizer(known, _RULES[known])
+    return _of_rule(known)
+
+
+@functools.cache
+def _of_rule(name: str) -> PreTokenizer:
+    return PreTokenizer(name, _RULES[name])
 
 
 def check_rule(name: str) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from .._options import checked, flag, text
+from .._shown import shown_value
 from ..errors import ArgumentError, ModelFileError, UnsupportedError
 from .byte_bpe import ByteLevelBpe
 from .least_cost import LeastCost
 from .longest_match import LongestMatch
 from .normalizer import Normalizer
-from .pretokenizer import DEFAULT_RULE, FORM_KEY, PRE_KEY, check_rule, pretokenizer
+from .pretokenizer import DEFAULT_RULE, FORM_KEY, PRE_KEY, PreTokenizer, check_rule, pretokenizer
 from .sentencepiece import PieceBpe, PieceMerges, Unigram
 from .vocabulary import WHITE_SPACE, TokenType, Vocabulary, numbers, strings
 from .wordpiece import WordPiece
@@ -55,13 +56,7 @@ class Tokenizer:
         Errors: `ModelFileError` (a key is missing or invalid), `UnsupportedError` (another kind of
         tokeniser, or an unknown pre-tokeniser), `ArgumentError` (`pre`).
         """
-        kind = metadata.get("tokenizer.ggml.model")
-        if kind is None:
-            raise ModelFileError(f"{name}: key 'tokenizer.ggml.model' is missing: no vocabulary")
-        if kind not in _KINDS:
-            raise UnsupportedError(
-                f"{name}: the tokeniser {kind!r} is not supported; supported: {_SUPPORTED}"
-            )
+        kind = _kind_of(metadata, name)
         if pre is not None:
             if kind != "gpt2":
                 raise ArgumentError(
@@ -232,8 +227,35 @@ class StreamingDecoder:
 # -- kinds of vocabularies -------------------------------------------------------------------------
 
 
+def check_tokenizer(metadata: Mapping[str, Any], name: str = "the model") -> None:
+    """The errors of `Tokenizer.from_metadata` for a kind of tokeniser, or a pre-tokeniser, that is
+    missing or unknown, without reading the vocabulary."""
+    kind = _kind_of(metadata, name)
+    if _KINDS[kind] is _merges:
+        try:
+            _rule_of(metadata)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{name}: {error}") from None
+
+
+def _kind_of(metadata: Mapping[str, Any], name: str) -> str:
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind is None:
+        raise ModelFileError(f"{name}: key 'tokenizer.ggml.model' is missing: no vocabulary")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise UnsupportedError(
+            f"{name}: the tokeniser {shown_value(kind)} is not supported; supported: {_SUPPORTED}"
+        )
+    return kind
+
+
+def _rule_of(metadata: Mapping[str, Any]) -> PreTokenizer:
+    named = metadata.get(PRE_KEY, "")
+    return pretokenizer(DEFAULT_RULE if isinstance(named, str) and not named else named)
+
+
 def _merges(metadata: Mapping[str, Any]) -> Tokenizer:
-    rule = pretokenizer(metadata.get(PRE_KEY) or DEFAULT_RULE)
+    rule = _rule_of(metadata)
     vocabulary = Vocabulary.from_metadata(
         metadata, add_bos=rule.add_bos, add_separator=rule.add_separator
     )
