@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import gguf
@@ -115,6 +115,25 @@ def test_dense_is_best_where_nothing_is_faster(
     assert (report.chosen is None) == (not cheap)
 
 
+def test_sparsities_far_above_the_accepted_cost_are_not_tried(source: Path) -> None:
+    """Of each kind, the first that costs more than twice as much is the last; others are measured
+    as without the limit."""
+    shares = [0.1, 0.3, 0.5, 0.7]
+    find = partial(calibrate_cutoffs, source, None, TEXT, sparsities=shares, tokens=1_000)
+    everything = find(perplexity_cost=10.0)
+    assert [each.sparsity for each in everything.settings] == 2 * shares
+    costs = [everything.cost(each) for each in everything.settings]
+    accepted = sorted(costs)[2] / 2  # exceeded twice over by some of both kinds, not by all
+    wanted = []
+    for kind in (everything.settings[:4], everything.settings[4:]):
+        over = [place for place, each in enumerate(kind) if everything.cost(each) > 2 * accepted]
+        wanted += kind[: over[0] + 1] if over else kind
+    report = find(perplexity_cost=accepted)
+    for found, each in zip(report.settings, wanted, strict=True):
+        assert (found.on, found.sparsity, found.cutoffs) == (each.on, each.sparsity, each.cutoffs)
+    assert len(wanted) < 8
+
+
 def test_layers_that_are_not_faster_stay_dense(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +150,7 @@ def test_layers_that_are_not_faster_stay_dense(
     with Model.load(source) as model:
         windows = calibration.text_windows(model, TEXT, 1_000)
         trial = calibration._Trial(model, windows, 0, lambda *_: None)
-        (setting,) = trial.settings(["product"], [0.5])
+        (setting,) = trial.settings(["product"], [0.5], 10.0)
         monkeypatch.setattr(calibration.time, "perf_counter", clock)
         with monkeypatch.context() as patched:
             patched.setattr(type(model.ffns[0]), "forward", forward)

@@ -29,7 +29,7 @@ from ..lm.compare import compare_with_dense
 from ..lm.model import Model
 from ..text.pretokenizer import PRE_KEY
 from ..weights.matrix import Matrix
-from .report import PerplexityReport
+from .report import PerplexityReport, is_hopeless
 from .samples import CHECKS, Windows, check_wanted, record_inputs, text_windows
 
 DEFAULT_TOKENS = 8_192
@@ -108,10 +108,11 @@ def calibrate_cutoffs(
     layer skips more whose additional output error costs least, measured as the divergence of the
     model's output; or evenly, as in CATS (Lee et al. 2024), if that is better for the text. Cutoffs
     on the gate save up and down of a neuron; those on the product save only down and change far
-    less. Layers that do not get faster on this machine keep no cutoff. About ``tokens`` tokens of
-    the text are used, half for fitting and half held out. ``even_if_slower`` writes the best
-    setting even if dense is better. ``force`` replaces a file that exists at ``output``, which may
-    not be ``source``. ``pre`` is as for `Model.load`; the new file names it.
+    less. Sparsities are tried in rising order, up to one that costs more than twice
+    ``perplexity_cost``. Layers that do not get faster on this machine keep no cutoff. About
+    ``tokens`` tokens of the text are used, half for fitting and half held out. ``even_if_slower``
+    writes the best setting even if dense is better. ``force`` replaces a file that exists at
+    ``output``, which may not be ``source``. ``pre`` is as for `Model.load`; the new file names it.
 
     Errors: `CalibrationError` (too little text), `ArgumentError`, `BackendError` (the gguf package
     is not installed), and those of `Model.load`.
@@ -126,7 +127,7 @@ def calibrate_cutoffs(
             check_output(Path(output), model.file.paths, force=force)
         windows = text_windows(model, text, tokens)
         trial = _Trial(model, windows, seed, announce)
-        settings = trial.settings(on, sorted(sparsities))
+        settings = trial.settings(on, sorted(sparsities), perplexity_cost)
         best = _best(settings, trial.perplexity_dense, perplexity_cost, even_if_slower)
         chosen = best
         if best is not None and not even_if_slower:
@@ -265,21 +266,26 @@ class _Trial:
         self._dense_log_p = self._log_p("dense")
         self.perplexity_dense = self._perplexity(self.held, "dense")
 
-    def _log_p(self, mode: str) -> npt.NDArray[np.float64]:
+    def _log_p(self, mode: str) -> FloatArray:
         """Log probabilities of the model for some tokens of the text (n, vocab)."""
         tokens = self.fit.reshape(-1)[: min(_PROBE_TOKENS, self.model.context)]
-        logits = self.model.logits(tokens, mode=mode).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        logits = self.model.logits(tokens, mode=mode)
+        for row in logits:  # each by itself: with a large vocabulary all of them take much memory
+            row -= row.max()
+            row -= np.float32(np.log(np.exp(row).sum(dtype=np.float64)))
         return logits
 
     def _divergence(self) -> float:
         """Kullback-Leibler divergence of the output from the dense one, in nats."""
-        dense = self._dense_log_p
-        return float((np.exp(dense) * (dense - self._log_p("exact"))).sum(axis=1).mean())
+        pairs = zip(self._dense_log_p, self._log_p("exact"), strict=True)
+        each = [(np.exp(dense) * (dense - found)).sum(dtype=np.float64) for dense, found in pairs]
+        return float(np.mean(each))
 
-    def settings(self, on: Sequence[str], sparsities: Sequence[float]) -> list[CutoffSetting]:
-        """All settings, measured."""
+    def settings(
+        self, on: Sequence[str], sparsities: Sequence[float], most_cost: float
+    ) -> list[CutoffSetting]:
+        """All settings, measured; of each kind in rising sparsity, up to one that costs far more
+        than is accepted."""
         layers = len(self.model.ffns)
         found: list[CutoffSetting] = []
         for kind in on:
@@ -295,6 +301,8 @@ class _Trial:
                 self.announce("measuring perplexity and speed", share)
                 shared = self._best_shared(curves, kind, sparsity)
                 found.append(self._measured(kind, sparsity, curves, shared))
+                if is_hopeless(found[-1].perplexity, self.perplexity_dense, most_cost):
+                    break
         return found
 
     def _best_shared(

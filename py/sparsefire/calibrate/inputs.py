@@ -24,7 +24,7 @@ from ..gguf.writer import gguf_package
 from ..lm.compare import compare_with_dense
 from ..lm.model import Model
 from .companion import can_add_limits, write_companion
-from .report import PerplexityReport
+from .report import PerplexityReport, is_hopeless
 from .samples import CHECKS, Windows, check_wanted, cut
 
 DEFAULT_TOKENS = 8_192
@@ -87,7 +87,8 @@ def calibrate_inputs(
     the quantiles of the magnitudes of each site's inputs over a text, so that every site leaves out
     the same share. Measures what that costs in perplexity and gains in speed on this machine, and
     writes the fastest setting that costs at most ``perplexity_cost`` (0.01: 1 %), if it is faster
-    than dense. Sites that do not get faster on this machine get no limit.
+    than dense. Shares are tried in rising order, up to one that costs more than twice
+    ``perplexity_cost``. Sites that do not get faster on this machine get no limit.
 
     A site is the input of matrices that share one: of queries, keys and values, of attention's
     output, of gate and up, and of down, in every layer, if all of them are in q4_0. They are then
@@ -112,7 +113,7 @@ def calibrate_inputs(
     with Model.load(source, activation=activation, pre=pre, head="dense", inputs="dense") as model:
         check_output(target, model.file.paths, force=True)
         trial = _Trial(model, cut(model, text, tokens), announce)
-        settings = trial.settings(sorted(shares))
+        settings = trial.settings(sorted(shares), perplexity_cost)
         most = trial.perplexity_dense * (1 + perplexity_cost)
         cheap = [each for each in settings if each.perplexity <= most]
         chosen = max(cheap, key=lambda each: each.speedup, default=None)
@@ -165,14 +166,17 @@ class _Trial:
         self._core_model.set_input_limits({self.sites[0].name: 1e-30})
         self.perplexity_dense = self._perplexity("dense")
 
-    def settings(self, shares: Sequence[float]) -> list[InputSetting]:
-        """The settings of these shares, measured."""
+    def settings(self, shares: Sequence[float], most_cost: float) -> list[InputSetting]:
+        """The settings of these shares, measured, in rising order, up to one that costs far more
+        than is accepted."""
         found = []
         for place, share in enumerate(shares):
             done = _RECORDED + (0.98 - _RECORDED) * place / len(shares)
             self.announce("measuring perplexity and speed", done)
             limits = self._faster(limits_for(self.inputs, share))
             found.append(self.measured(share, limits))
+            if is_hopeless(found[-1].perplexity, self.perplexity_dense, most_cost):
+                break
         return found
 
     def measured(self, share: float, limits: dict[str, float]) -> InputSetting:

@@ -36,3 +36,9 @@ class PerplexityReport(Generic[S]):
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
         return asdict(self)
+
+
+def is_hopeless(perplexity: float, dense: float, most_cost: float) -> bool:
+    """Whether a setting's increase in perplexity is so far above the accepted one, more than twice
+    as high, that settings that leave out more need not be tried."""
+    return perplexity > dense * (1 + 2 * most_cost)
