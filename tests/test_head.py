@@ -21,6 +21,7 @@ from sparsefire.core.core import Core
 from sparsefire.core.hosts import get_core
 from sparsefire.errors import ArgumentError, ModelFileError
 from sparsefire.ffn.bounded import CoreBounded
+from sparsefire.files.inspect import inspect_file
 from sparsefire.fit import head, products
 from sparsefire.fit.head import OutputMatrix, fit_screens, qualities
 from sparsefire.lm.opening import default_model
@@ -228,6 +229,14 @@ def test_the_report_is_what_the_logits_say(calibrated: Calibrated) -> None:
         found = _log_p(model.logits(ids))
         rows, shares = model.stats.head_rows, model.stats.head_bytes
     assert rows == report.chosen.rows
+    shown = inspect_file(calibrated.path).screen
+    assert shown is not None
+    assert (shown.rank, shown.rows, shown.format) == (
+        report.chosen.rank,
+        report.chosen.rows,
+        report.chosen.format,
+    )
+    assert {each.format for each in report.tried} == {"q8_0", "q4_0"}
     with sf.Model.load(calibrated.path, head="dense") as model:
         exact = _log_p(model.logits(ids))
         assert shares / model.stats.head_bytes == pytest.approx(measured.read_share)
@@ -238,7 +247,9 @@ def test_the_report_is_what_the_logits_say(calibrated: Calibrated) -> None:
 
 
 def test_more_rank_and_rows_are_nearer(calibrated: Calibrated) -> None:
-    found = {(each.rank, each.rows): each for each in calibrated.report.tried}
+    found = {
+        (each.rank, each.rows): each for each in calibrated.report.tried if each.format == "q4_0"
+    }
     ranks, rows = (sorted({key[k] for key in found}) for k in range(2))
     for rank in ranks:
         divergences = [found[rank, each].kl for each in rows]
@@ -306,7 +317,7 @@ def test_qualities_are_those_of_the_definition(monkeypatch: pytest.MonkeyPatch, 
     weights, x = (random.standard_normal((n, 64)).astype(np.float32) for n in (300, 100))
     bias = random.standard_normal(300).astype(np.float32)
     matrix = OutputMatrix(weights, bias, scale=0.5, cap=20)
-    formats = {32: "q8_0", 48: "f16", 64: "q8_0"}
+    formats = {32: ["q8_0", "q4_0"], 48: ["f16"], 64: ["q8_0", "q4_0"]}
     screens, core = fit_screens(x, matrix, list(formats)), get_core()
 
     def logits(products: Doubles) -> Doubles:
@@ -314,10 +325,12 @@ def test_qualities_are_those_of_the_definition(monkeypatch: pytest.MonkeyPatch, 
 
     exact = logits(x.astype(np.float64) @ weights.T + bias)
     found = qualities(x, matrix, screens, formats, (4, 50), core)
-    assert [(each.rank, each.rows) for each in found] == [(r, n) for r in formats for n in (4, 50)]
+    tried = [(r, kind, n) for r, kinds in formats.items() for kind in kinds for n in (4, 50)]
+    assert [(each.rank, each.format, each.rows) for each in found] == tried
     for each in found:
-        rounded = screens[each.rank].rounded(each.format, core)
-        scores = logits(x.astype(np.float64) @ rounded.p.T @ rounded.q.T + rounded.bias)
+        stored = screens.stored(each.rank, each.format, core)
+        between = x.astype(np.float64) @ stored.p.dequantize().T
+        scores = logits(between @ stored.q.dequantize().T + stored.bias)
         best = np.argsort(-scores, axis=1)[:, : each.rows]
         np.put_along_axis(scores, best, np.take_along_axis(exact, best, 1), 1)
         kl = (np.exp(_log_p(exact)) * (_log_p(exact) - _log_p(scores))).sum(axis=1)
@@ -325,6 +338,37 @@ def test_qualities_are_those_of_the_definition(monkeypatch: pytest.MonkeyPatch, 
         # Agreement by chance, of a score that is not exact, does not count.
         same = scores.argmax(axis=1) == exact.argmax(axis=1)
         assert each.agreement == (same & (scores.max(axis=1) == exact.max(axis=1))).mean()
+
+
+def test_four_bits_of_a_screen_are_nearly_as_near_as_eight() -> None:
+    """Where all logits have much in common, which would take the range of its columns' blocks."""
+    random = np.random.default_rng(6)
+    spread = np.geomspace(1, 0.05, 64)
+    weights = (random.standard_normal((500, 64)) * spread + [6, *np.zeros(63)]).astype(np.float32)
+    x = random.standard_normal((400, 64)).astype(np.float32) + np.float32(0.5)
+    screens, core = fit_screens(x, OutputMatrix(weights, None), [32]), get_core()
+    exact, found = x.astype(np.float64) @ weights.T, screens.factors[32]
+    between = x.astype(np.float64) @ found.p.T
+
+    def error(format: str, turned: bool) -> float:
+        stored = screens.stored(32, format, core)
+        assert (stored.p.format, stored.q.format) == ("q8_0", format)
+        scores = x.astype(np.float64) @ stored.p.dequantize().T @ stored.q.dequantize().T
+        if not turned:
+            as_is = gguf.quants.quantize(found.q, gguf.GGMLQuantizationType[format.upper()])
+            kind = gguf.GGMLQuantizationType[format.upper()]
+            scores = between @ gguf.quants.dequantize(as_is, kind).T
+        rest = exact - scores
+        return float((rest - rest.mean(axis=0)).std())
+
+    assert error("q4_0", True) < 1.4 * error("q8_0", True)
+    assert error("q4_0", False) > 1.5 * error("q4_0", True)
+    rest = exact - between @ found.q.T
+    # The bias has what rounding takes from the mean, and half of the variance that is missed.
+    stored = screens.stored(32, "q4_0", core)
+    scores = x.astype(np.float64) @ stored.p.dequantize().T @ stored.q.dequantize().T + stored.bias
+    missed = (exact - scores).mean(axis=0) + (exact - scores).var(axis=0) / 2
+    assert np.abs(missed).max() < 0.02 * rest.std()
 
 
 def test_the_screen_in_a_new_model_file(

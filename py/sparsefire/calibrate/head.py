@@ -21,9 +21,16 @@ from .._progress import Progress
 from ..arch import screen as stored
 from ..arch.config import SPARSEFIRE_VERSION
 from ..errors import ArgumentError, UnsupportedError
-from ..ffn.factors import Factors
 from ..fit import products
-from ..fit.head import OutputMatrix, ScreenQuality, fit_screens, qualities
+from ..fit.head import (
+    FittedScreens,
+    OutputMatrix,
+    ScreenQuality,
+    StoredScreen,
+    fit_screens,
+    p_format,
+    qualities,
+)
 from ..gguf.reader import GgufFile
 from ..gguf.source import Source
 from ..gguf.types import TypedValue, ValueType
@@ -32,7 +39,6 @@ from ..lm.compare import compare_heads
 from ..lm.model import Model
 from ..text.pretokenizer import PRE_KEY
 from ..weights.formats import format_name, weight_format
-from ..weights.quantized import QuantizedWeights
 from .companion import write_companion
 from .divergence import Divergence, divergence
 from .samples import CHECKS, Windows, check_wanted, cut, generated
@@ -40,10 +46,11 @@ from .samples import CHECKS, Windows, check_wanted, cut, generated
 DEFAULT_TOKENS = 16_384
 RANKS = (32, 64, 96, 128, 192, 256)
 ROWS = (256, 512, 1024, 2048, 4096, 8192, 16_384)
-FORMAT = "q8_0"  # of half the bits, errors are larger than with half the rank
+FORMATS = ("q8_0", "q4_0")  # the core multiplies screens in these fastest
 
 _TUNED_TOKENS, _HELD_TOKENS = 1_024, 2_048
 _SCATTERED = 1.5  # time of a row in a list over one of all rows
+_NIBBLES = 1.25  # time of a byte of quants of 4 bits over one of 8
 _MOST_SHARE = 0.8  # of the bytes of the output matrix; with more, a screen cannot pay
 _LEAST_GAIN = 1.03  # less is noise
 _SPEED_TOKENS, _SPEED_SECONDS = 192, 20.0
@@ -140,6 +147,7 @@ def calibrate_head(
     temperature 1: 14 of 20 windows to fit on, 3 to choose by, and 3 held out for the report.
 
     source: the model, as for `Model.load`.
+    format: that of the screen; by default Q8_0 and Q4_0 are tried.
     output: a new model file with the screen in it. By default the companion beside the model,
       NAME.sparsefire.gguf, which `Model.load` finds, and which is refused beside another model.
     companion: the companion, where it has another name or place; required if the model is not given
@@ -166,7 +174,8 @@ def calibrate_head(
         best = _best(model, tried, kl, agreement)
         measured, written = None, None
         if best is not None:
-            parts = _parts(model, best, screens[best.rank], windows.size)
+            stored_as = screens.stored(best.rank, best.format, model.core)
+            parts = _parts(model, best, stored_as, windows.size)
             announce("measuring", _TRIED)
             measured = _measured(source, activation, pre, parts, windows, announce)
             if measured.speedup >= _LEAST_GAIN or even_if_slower:
@@ -221,20 +230,21 @@ class _Fitting:
 
     def tried(
         self, windows: Windows, rank: int | None, rows: int | None, format: str | None
-    ) -> tuple[list[ScreenQuality], dict[int, Factors]]:
-        """The qualities of screens, and their factors by rank."""
+    ) -> tuple[list[ScreenQuality], FittedScreens]:
+        """The qualities of screens, and what was fitted."""
         model, core = self.model, self.model.core
         vocab, d = model.config.vocab, model.config.d
         ranks = [rank] if rank else [each for each in RANKS if each <= d // 2] or [max(1, d // 2)]
         counts = [rows] if rows else [each for each in ROWS if each <= vocab // 4] or [1]
         if ranks[-1] > d or counts[-1] > vocab:
             raise ArgumentError(f"rank and rows must be at most {d} and {vocab}")
-        kind = format or FORMAT
+        kinds = (format,) if format else FORMATS
         fitted, tuned = (self._states(windows, use) for use in (0, 1))
         matrix = output_matrix(model)
         self.announce("fitting the screen", _RECORDED)
         screens = fit_screens(fitted, matrix, ranks)
-        formats = {each: kind if _divides(kind, each, d) else "f16" for each in ranks}
+        formats = {rank: [each for each in kinds if _divides(each, rank, d)] for rank in ranks}
+        formats = {rank: fitting or ["f16"] for rank, fitting in formats.items()}
         self.announce("trying screens", _FITTED)
 
         def show(done: float) -> None:
@@ -265,25 +275,28 @@ def output_matrix(model: Model) -> OutputMatrix:
 
 
 def _divides(format: str, rank: int, d: int) -> bool:
-    block = weight_format(format).block
-    return rank % block == 0 and d % block == 0
+    blocks = weight_format(format).block, weight_format(p_format(format)).block
+    return rank % blocks[0] == 0 and d % blocks[1] == 0
 
 
-def _read(model: Model, each: ScreenQuality, scattered: float = 1.0) -> float:
-    """Bytes that a token reads with a screen."""
-    kind, vocab = weight_format(each.format), model.config.vocab
-    screen = each.rank * kind.row_bytes(model.config.d) + vocab * (kind.row_bytes(each.rank) + 4)
-    return screen + scattered * each.rows * model.session.model.head_bytes[0]
+def _read(model: Model, each: ScreenQuality) -> float:
+    """What a token takes with a screen, as bytes of all rows of the output matrix that take as long
+    to read."""
+    q, vocab = weight_format(each.format), model.config.vocab
+    p = weight_format(p_format(each.format))
+    slower = _NIBBLES if q.bits_per_weight < p.bits_per_weight else 1
+    screen = each.rank * p.row_bytes(model.config.d) + vocab * (slower * q.row_bytes(each.rank) + 4)
+    return screen + _SCATTERED * each.rows * model.session.model.head_bytes[0]
 
 
 def _best(
     model: Model, tried: Sequence[ScreenQuality], kl: float, agreement: float
 ) -> ScreenQuality | None:
-    """The screen that reads least of those that are good enough, and less than all rows."""
+    """The screen that takes least of those that are good enough, and less than all rows."""
     most = _MOST_SHARE * model.config.vocab * model.session.model.head_bytes[0]
     good = [each for each in tried if each.kl <= kl and each.agreement >= agreement]
-    cheap = [each for each in good if _read(model, each, _SCATTERED) <= most]
-    return min(cheap, key=lambda each: _read(model, each, _SCATTERED), default=None)
+    cheap = [each for each in good if _read(model, each) <= most]
+    return min(cheap, key=lambda each: _read(model, each), default=None)
 
 
 # ---- Measuring -----------------------------------------------------------------------------------
@@ -343,9 +356,10 @@ def _compared(model: Model, held: Any) -> Divergence:
 # ---- The new file --------------------------------------------------------------------------------
 
 
-def _parts(model: Model, chosen: ScreenQuality, factors: Factors, tokens: int) -> dict[str, Any]:
+def _parts(
+    model: Model, chosen: ScreenQuality, screen: StoredScreen, tokens: int
+) -> dict[str, Any]:
     """The keys and tensors of a screen."""
-    core, kind = model.core, chosen.format
     metadata: dict[str, Any] = {
         stored.ROWS_KEY: TypedValue(chosen.rows, ValueType("u32")),
         f"{stored.KEYS}tokens": TypedValue(tokens, ValueType("u32")),
@@ -353,9 +367,9 @@ def _parts(model: Model, chosen: ScreenQuality, factors: Factors, tokens: int) -
         f"{stored.KEYS}agreement": chosen.agreement,
     }
     tensors: dict[str, Writable] = {
-        stored.P: QuantizedWeights.quantize(factors.p, kind, core),
-        stored.Q: QuantizedWeights.quantize(factors.q, kind, core),
-        stored.BIAS: factors.bias,
+        stored.P: screen.p,
+        stored.Q: screen.q,
+        stored.BIAS: screen.bias,
     }
     name = model.file.metadata["general.architecture"]
     of = stored.fingerprint(model.file)

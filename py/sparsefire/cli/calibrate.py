@@ -115,7 +115,8 @@ def _add_predictor_options(group: Any) -> None:
     add(
         "--predictor-format",
         metavar="NAME",
-        help="predictor format; default q8_0. With q4_0 the same bytes hold nearly twice the rank",
+        help="format of a predictor, by default q8_0, or of a screen, by default q8_0 or q4_0, "
+        "whichever reads less. With q4_0 the same bytes hold nearly twice the rank",
     )
 
 

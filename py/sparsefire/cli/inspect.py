@@ -132,8 +132,8 @@ def _screen(screen: ScreenReport) -> str:
             f"{screen.agreement:.2%}"
         )
     return (
-        f"screened: rank {screen.rank}, {_bytes(screen.nbytes)}{where}; {screen.rows:,} rows of "
-        f"the output matrix exact{quality}"
+        f"screened: rank {screen.rank} in {screen.format}, {_bytes(screen.nbytes)}{where}; "
+        f"{screen.rows:,} rows of the output matrix exact{quality}"
     )
 
 

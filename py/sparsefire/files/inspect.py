@@ -80,11 +80,12 @@ class LayerSparsity:
 
 @dataclass(frozen=True)
 class ScreenReport:
-    """The screen of the output matrix: its rank and bytes, how many rows are computed exactly, and
-    what calibration found: the divergence in nats, and the share of tokens with the same most
-    likely one. `companion` is the file that holds it, None for the model's."""
+    """The screen of the output matrix: its rank, the format of Q, its bytes, how many rows are
+    computed exactly, and what calibration found: the divergence in nats, and the share of tokens
+    with the same most likely one. `companion` is the file that holds it, None for the model's."""
 
     rank: int
+    format: str
     rows: int
     nbytes: int
     kl: float | None
@@ -352,6 +353,7 @@ def _screen(file: GgufFile, plan: Plan, own: int) -> ScreenReport | None:
     found = {name: file.metadata.get(f"{screen.KEYS}{name}") for name in ("kl", "agreement")}
     return ScreenReport(
         plan.screen.rank,
+        file.tensor(screen.Q).format,
         plan.screen.rows,
         sum(file.tensors[name].nbytes for name in screen.TENSORS),
         **{name: value if isinstance(value, float) else None for name, value in found.items()},

@@ -1,6 +1,7 @@
 """Fitting a screen of the output matrix: low-rank factors whose scores stand for the logits, but
 for the best rows, which are computed exactly (SVD-softmax, Shim et al. 2017, with factors fitted
-under the covariance of the hidden states). Only uses numpy."""
+under the covariance of the hidden states, and stored as QuaRot stores weights, Ashkboos et al.
+2024). Only uses numpy."""
 
 from __future__ import annotations
 
@@ -14,11 +15,15 @@ import numpy.typing as npt
 from .._arrays import FloatArray
 from ..core.core import Core
 from ..ffn.factors import Factors
+from ..weights.formats import weight_format
+from ..weights.quantized import QuantizedWeights
 from .lowrank import reduced_rank
 from .products import across, times
 
 _LOGITS_AT_ONCE = 8 << 20
 _ROWS_AT_ONCE = 8192
+_TURNED = 32  # columns of Q that are turned together: those that share a scale
+_LEAST_BITS = 8.0  # of P, which is small
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +61,66 @@ class ScreenQuality:
     agreement: float
 
 
-def fit_screens(x: FloatArray, matrix: OutputMatrix, ranks: Sequence[int]) -> dict[int, Factors]:
+@dataclass(frozen=True, eq=False)
+class StoredScreen:
+    """A screen as a file has it: P (rank, d), Q (vocab, rank) and bias (vocab), float32."""
+
+    p: QuantizedWeights
+    q: QuantizedWeights
+    bias: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class FittedScreens:
+    """Factors of each rank, with the mean (d) of the hidden states that they were fitted on and the
+    scale of the logits."""
+
+    factors: Mapping[int, Factors]
+    mean: FloatArray
+    scale: float
+
+    def stored(self, rank: int, format: str, core: Core) -> StoredScreen:
+        """The screen of one rank with Q in a format, and P in the same one, or in Q8_0 where that
+        has fewer bits.
+
+        In formats with blocks, the columns of Q that share scales are turned by a Hadamard matrix,
+        and P's rows with them, which changes no score: all columns then are of one size, where the
+        first one, of what many logits have in common, would take most of a block's range. What
+        rounding takes from the mean and the variance of a score goes into the bias, as of what the
+        rank misses.
+        """
+        found, kind = self.factors[rank], weight_format(format)
+        p, q = found.p, found.q
+        if kind.block > 1 and rank % _TURNED == 0:
+            p, q = _turned(p.T).T, _turned(q)
+        stored_p = QuantizedWeights.quantize(p, p_format(format), core)
+        stored_q = QuantizedWeights.quantize(q, format, core)
+        rounded = stored_q.dequantize(core)
+        means = q @ (p @ self.mean) - rounded @ (stored_p.dequantize(core) @ self.mean)
+        missed = np.square(q - rounded).sum(axis=1)
+        bias = found.bias + means + np.float32(self.scale / 2) * missed
+        return StoredScreen(stored_p, stored_q, np.asarray(bias, np.float32))
+
+
+def p_format(format: str) -> str:
+    """The format of P where Q has this one."""
+    return format if weight_format(format).bits_per_weight >= _LEAST_BITS else "q8_0"
+
+
+def _turned(columns: FloatArray) -> FloatArray:
+    """Groups of columns (n, rank) times the Hadamard matrix of their number, which is symmetric and
+    its own inverse."""
+    turned = np.array(columns, order="C").reshape(-1, _TURNED)
+    half = _TURNED // 2
+    while half:
+        pairs = turned.reshape(-1, 2, half)
+        pairs[:, 0], pairs[:, 1] = pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]
+        half //= 2
+    turned /= np.float32(np.sqrt(_TURNED))
+    return turned.reshape(columns.shape)
+
+
+def fit_screens(x: FloatArray, matrix: OutputMatrix, ranks: Sequence[int]) -> FittedScreens:
     """The factors of each rank nearest to the logits on hidden states x (n, d), before scale and
     cap: see `reduced_rank`. Those of a rank are the first of any larger one.
 
@@ -75,7 +139,7 @@ def fit_screens(x: FloatArray, matrix: OutputMatrix, ranks: Sequence[int]) -> di
         missed = np.maximum(variances - explained[:, :rank].sum(axis=1), 0)
         shift = rest + np.float32(matrix.scale / 2) * missed
         found[rank] = replace(largest.resized(rank), bias=largest.bias + shift)
-    return found
+    return FittedScreens(found, mean, matrix.scale)
 
 
 def _variances(centred: FloatArray, weights: FloatArray) -> FloatArray:
@@ -91,45 +155,54 @@ def _variances(centred: FloatArray, weights: FloatArray) -> FloatArray:
 def qualities(
     x: FloatArray,
     matrix: OutputMatrix,
-    screens: Mapping[int, Factors],
-    formats: Mapping[int, str],
+    screens: FittedScreens,
+    formats: Mapping[int, Sequence[str]],
     rows: Sequence[int],
     core: Core,
     announce: Callable[[float], object] = lambda _: None,
 ) -> list[ScreenQuality]:
-    """The quality of screens as `fit_screens` returns them, by rank, each rounded to its format,
-    with each number of exact rows, ascending, on hidden states x (n, d)."""
-    kl = {rank: np.zeros(len(rows)) for rank in screens}
-    same = {rank: np.zeros(len(rows), np.int64) for rank in screens}
-    # The factors of a rank begin those of a larger one, also rounded, since blocks divide ranks.
-    groups = {
-        kind: sorted(rank for rank in screens if formats[rank] == kind)
-        for kind in set(formats.values())
-    }
-    stored = {kind: screens[ranks[-1]].rounded(kind, core) for kind, ranks in groups.items()}
+    """The quality of screens of each rank, stored in each of its formats, with each number of exact
+    rows, ascending, on hidden states x (n, d)."""
+    tried = [(rank, kind) for rank, kinds in formats.items() for kind in kinds]
+    kl = {each: np.zeros(len(rows)) for each in tried}
+    same = {each: np.zeros(len(rows), np.int64) for each in tried}
+    stored = _by_format(screens, tried, core)
     step = max(1, _LOGITS_AT_ONCE // len(matrix.weights))
     for begin in range(0, len(x), step):
         piece = x[begin : begin + step]
         exact = [_Exact(each) for each in matrix.logits(piece)]
-        for kind, ranks in groups.items():
-            between = stored[kind].between(piece)
+        for kind, (p, q, biases) in stored.items():
+            between = times(piece, p)
             products = np.zeros((len(piece), len(matrix.weights)), np.float32)
-            for before, rank in pairwise((0, *ranks)):
+            for before, rank in pairwise((0, *biases)):
                 some = slice(before, rank)
-                products += times(between[:, some], stored[kind].q[:, some])
-                scores = matrix.finished(products + screens[rank].bias)
+                products += times(between[:, some], q[:, some])
+                scores = matrix.finished(products + biases[rank])
                 for each, other in zip(exact, scores, strict=True):
                     divergence, agrees = _compared(each, other, rows)
-                    kl[rank] += divergence
-                    same[rank] += agrees
+                    kl[rank, kind] += divergence
+                    same[rank, kind] += agrees
         announce((begin + len(piece)) / len(x))
     return [
-        ScreenQuality(
-            rank, formats[rank], count, float(kl[rank][k]) / len(x), float(same[rank][k]) / len(x)
-        )
-        for rank in screens
+        ScreenQuality(*each, count, float(kl[each][k]) / len(x), float(same[each][k]) / len(x))
+        for each in tried
         for k, count in enumerate(rows)
     ]
+
+
+def _by_format(
+    screens: FittedScreens, tried: Sequence[tuple[int, str]], core: Core
+) -> dict[str, tuple[FloatArray, FloatArray, dict[int, FloatArray]]]:
+    """The largest P and Q in each format, as they are after rounding, and the biases of the ranks,
+    ascending: the factors of a rank begin those of a larger one, since blocks divide ranks."""
+    found = {}
+    for kind in dict.fromkeys(kind for _, kind in tried):
+        biases = {}
+        for rank in sorted(rank for rank, other in tried if other == kind):
+            stored = screens.stored(rank, kind, core)
+            biases[rank] = stored.bias
+        found[kind] = (stored.p.dequantize(core), stored.q.dequantize(core), biases)
+    return found
 
 
 class _Exact:
