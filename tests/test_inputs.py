@@ -229,6 +229,31 @@ def test_calibration_finds_limits_and_writes_a_companion(
         assert model.config.leaves_out_inputs
 
 
+def test_limits_that_leave_out_nothing_are_not_stored(
+    core: Core,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the clock says: where rows are faster, sparse decoding is dense decoding."""
+    path = tiny_model.write(tmp_path / "model.gguf", **SIZES)  # type: ignore[arg-type]
+    monkeypatch.setattr("sparsefire.calibrate.inputs.compare_with_dense", lambda *_: (2.0, 1.0))
+    set_column_cost(1e6, 0.0, core=core)
+    try:
+        (tmp_path / "text.txt").write_text(words(500))
+        command = ["calibrate", "-m", str(path), "--text", str(tmp_path / "text.txt")]
+        more = ["--method", "inputs", "--tokens", "1500", "--sparsity", "0.3"]
+        assert main([*command, *more, "--perplexity-cost", "900", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [each["left_out"] for each in found["settings"]] == [0]
+        assert (found["chosen"], found["output"]) == (None, None)
+        assert main([*command, *more, "--perplexity-cost", "900"]) == 0
+        assert "every product is faster with all inputs" in capsys.readouterr().out
+        assert not (tmp_path / "model.sparsefire.gguf").exists()
+    finally:
+        set_column_cost(1.05, 0.1, core=core)
+
+
 def test_calibration_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     path = tiny_model.write(tmp_path / "model.gguf", **{**SIZES, "format": "Q8_0"})  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match=r"in q8_0; `sparsefire quantize IN.gguf OUT.gguf"):

@@ -66,6 +66,11 @@ class InputCalibration(PerplexityReport[InputSetting]):
     sites: int
     column_bytes: int
 
+    @property
+    def idle(self) -> bool:
+        """Whether no setting left out an input: products by rows are faster on this machine."""
+        return all(each.left_out == 0 for each in self.settings)
+
 
 @checked(**CHECKS, shares=several(number), perplexity_cost=number, even_if_slower=flag)
 def calibrate_inputs(
@@ -87,8 +92,9 @@ def calibrate_inputs(
     the quantiles of the magnitudes of each site's inputs over a text, so that every site leaves out
     the same share. Measures what that costs in perplexity and gains in speed on this machine, and
     writes the fastest setting that costs at most ``perplexity_cost`` (0.01: 1 %), if it is faster
-    than dense. Shares are tried in rising order, up to one that costs more than twice
-    ``perplexity_cost``. Sites that do not get faster on this machine get no limit.
+    than dense, and leaves out inputs at all: where products by rows are faster, none are. Shares
+    are tried in rising order, up to one that costs more than twice ``perplexity_cost``. Sites that
+    do not get faster on this machine get no limit.
 
     A site is the input of matrices that share one: of queries, keys and values, of attention's
     output, of gate and up, and of down, in every layer, if all of them are in q4_0. They are then
@@ -97,7 +103,7 @@ def calibrate_inputs(
     output: a companion file. By default that beside the model, NAME.sparsefire.gguf, which
       `Model.load` finds; the screen that one has stays in it.
     tokens: of the text, half for fitting and half held out.
-    even_if_slower: writes the best setting even if dense is better.
+    even_if_slower: writes the best setting even if dense is better, or nothing is left out here.
 
     Other arguments and errors as `sparsefire.calibrate.cutoffs.calibrate_cutoffs`, and
     `UnsupportedError` for a model without a site in q4_0. ``seed`` is not used.
@@ -115,7 +121,7 @@ def calibrate_inputs(
         trial = _Trial(model, cut(model, text, tokens), announce)
         settings = trial.settings(sorted(shares), perplexity_cost)
         most = trial.perplexity_dense * (1 + perplexity_cost)
-        cheap = [each for each in settings if each.perplexity <= most]
+        cheap = [each for each in settings if each.perplexity <= most and each.left_out > 0]
         chosen = max(cheap, key=lambda each: each.speedup, default=None)
         if even_if_slower:
             chosen = chosen or min(settings, key=lambda each: each.perplexity)

@@ -431,7 +431,12 @@ def input_table(report: InputCalibration) -> str:
             f"({100 * report.cost(each):+7.2f} %){each.tokens_per_s:9.1f}    {each.speedup:5.2f}×"
         )
     chosen = report.chosen
-    if chosen is None:
+    if chosen is None and report.idle:
+        verdict = (
+            "dense is best: on this machine every product is faster with all inputs, so no setting "
+            "left one out. Nothing was written"
+        )
+    elif chosen is None:
         verdict = _dense_is_best(report)
     else:
         verdict = (
