@@ -15,7 +15,7 @@ import pytest
 import tiny_model
 from sparsefire.arch import screen
 from sparsefire.arch.config import CUTOFF_KEYS
-from sparsefire.calibrate import combination, combined, head, inputs, parts
+from sparsefire.calibrate import combination, combined, head, inputs, parts, samples
 from sparsefire.calibrate.combination import Combination, Rung, Trial, cheaper, shared_out
 from sparsefire.calibrate.combined import CombinedCalibration, calibrate_all
 from sparsefire.calibrate.samples import divided
@@ -291,3 +291,15 @@ def test_wrong_arguments(source: Path) -> None:
             calibrate_all(source, None, TEXT, force=True, **wrong)  # type: ignore[arg-type]
     with pytest.raises(CalibrationError, match="tokens"):
         calibrate_all(source, None, "short", force=True)
+
+
+def test_a_text_is_long_enough_by_its_tokens(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few characters are looked at first; the parts are the same."""
+    with Model.load(source) as model:
+        wanted = divided(model, TEXT, 512)
+        monkeypatch.setattr(samples, "_START", 10)
+        found = divided(model, TEXT, 512)
+        assert found[0] == wanted[0]
+        assert np.array_equal(found[1], wanted[1])
+        with pytest.raises(CalibrationError, match=r"the text has \d+ tokens"):
+            divided(model, TEXT[:400], 512)

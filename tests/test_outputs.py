@@ -150,24 +150,36 @@ def test_a_file_that_others_made_meanwhile_stays(tmp_path: Path) -> None:
 _WRITING = """
 import sys, time
 from pathlib import Path
-from sparsefire._files import replaced
-with replaced(Path(sys.argv[1])) as part:
-    part.write_text("half")
-    print("writing", flush=True)
-    time.sleep(60)
+from sparsefire._files import replaced, scratch
+target = Path(sys.argv[1])
+def write():
+    with replaced(target) as part:
+        part.write_text("half")
+        print("writing", flush=True)
+        time.sleep(60)
+"""
+_ALONE = _WRITING + "write()"
+_IN_SCRATCH = f"""{_WRITING}
+with scratch(target) as folder:
+    assert folder.parent == target.parent
+    (folder / "unfinished").write_text("half")
+    with replaced(folder / "finished") as part:
+        part.write_text("whole")
+    write()
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
+@pytest.mark.parametrize("script", [_ALONE, _IN_SCRATCH], ids=["alone", "in scratch"])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_leaves_no_partial_file(name: str, tmp_path: Path) -> None:
+def test_a_signal_leaves_no_partial_file(name: str, script: str, tmp_path: Path) -> None:
     number = getattr(signal, name)
     target = tmp_path / "file"
     target.write_text("old")
     previous = signal.signal(number, signal.SIG_DFL)
     try:  # a program that nohup or a background job started would inherit that it is ignored
         process = subprocess.Popen(
-            [sys.executable, "-c", _WRITING, str(target)],
+            [sys.executable, "-c", script, str(target)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from .errors import ArgumentError
 
 # What ends a program without an exception, so that no `finally` runs.
 _ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_unfinished: list[Path] = []  # files and folders that such a signal removes
 
 
 def check_output(target: Path, inputs: Iterable[Path] = (), *, force: bool = True) -> None:
@@ -67,26 +70,44 @@ def named_errors(target: Path) -> Iterator[None]:
 
 
 @contextmanager
+def scratch(beside: Path | None = None) -> Iterator[Path]:
+    """Gives a new folder, beside a file or by default among the system's temporary ones, which is
+    removed when the context ends, or a signal ends the program."""
+    parent = None if beside is None else beside.resolve().parent
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".sparsefire-") as name:
+        folder = Path(name)
+        with _removed_at_signals(folder):
+            yield folder
+
+
+@contextmanager
 def _removed_at_signals(part: Path) -> Iterator[None]:
-    """Removes a file if a signal ends the program that its caller does not handle. Python delivers
-    signals to the main thread only; elsewhere this does nothing."""
+    """Removes a file or folder if a signal ends the program that its caller does not handle. Python
+    delivers signals to the main thread only: elsewhere this does so while the main thread does."""
     ours: list[signal.Signals] = []
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        part.unlink(missing_ok=True)
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
+    _unfinished.append(part)
     if threading.current_thread() is threading.main_thread():
         for each in _ENDINGS:
             if signal.getsignal(each) is signal.SIG_DFL:
-                signal.signal(each, end)
+                signal.signal(each, _end)
                 ours.append(each)
     try:
         yield
     finally:
         for each in ours:
             signal.signal(each, signal.SIG_DFL)
+        _unfinished.remove(part)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Ends the program as the signal does, without what is unfinished."""
+    for each in _unfinished:
+        if each.is_dir():
+            shutil.rmtree(each, ignore_errors=True)
+        else:
+            each.unlink(missing_ok=True)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def write_json(target: Path, value: object, inputs: Iterable[Path] = ()) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .._files import check_output
+from .._files import check_output, scratch
 from .._options import checked, flag, number, several
 from .._progress import Progress
 from ..arch import screen as stored
@@ -120,14 +119,14 @@ def calibrate_all(
     options: dict[str, Any] = {"activation": activation, "pre": pre, "seed": seed}
     if tokens is not None:
         options["tokens"] = tokens
-    parent = target.resolve().parent
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".sparsefire-") as folder:
+    with scratch(target) as folder:
         with Model.load(
             source, activation=activation, pre=pre, head="dense", inputs="dense"
         ) as model:
             check_output(target, model.file.paths, force=force)
+            announce("dividing the text", 0.0)
             fitted, held = divided(model, text, _HELD_TOKENS)
-            given = model, source, fitted, Path(folder), output is not None, wanted, options
+            given = model, source, fitted, folder, output is not None, wanted, options
             parts = Fitting(*given, shares).parts(
                 lambda stage, done: announce(stage, _FITTED * done)
             )

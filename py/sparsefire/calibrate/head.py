@@ -4,7 +4,6 @@ text, so that decoding multiplies only the rows of the most likely tokens."""
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import FloatArray
-from .._files import check_output
+from .._files import check_output, scratch
 from .._options import checked, number, positive, share
 from .._options import path as path_of
 from .._options import text as text_of
@@ -317,8 +316,8 @@ def _measured(
     announce: Progress,
 ) -> HeadMeasure:
     """The screen in the core, on held-out tokens."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "screen.gguf"
+    with scratch() as folder:
+        path = folder / "screen.gguf"
         _write_companion(path, parts, force=True)
         with Model.load(source, activation=activation, pre=pre, companion=path) as model:
             held = _held(windows)

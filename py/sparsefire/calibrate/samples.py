@@ -34,6 +34,7 @@ _SCORES = 200_000_000  # tokens × neurons that a layer's fit works on at once
 # Of every 20 windows these are held out, and these are tuned on; the others are fitted on.
 _HELD, _TUNE = (3, 10, 17), (6, 13, 19)
 _WINDOW = 512  # tokens, at most
+_START = 50_000  # characters that have tokens enough, in any usual text
 _TOGETHER = 16  # windows that are written together
 
 
@@ -98,11 +99,16 @@ def text_windows(model: Model, text: str, tokens: int) -> Windows:
 
 def cut(model: Model, text: str, tokens: int) -> Windows:
     """The same of any model."""
-    ids = np.asarray(model.tokenize(text, special=False), np.int32)
+    ids = _tokens_of(model, text)
     _check_enough(ids)
     return _spread(
         ids, min(model.context, _WINDOW, min(tokens, len(ids)) // _FEWEST_WINDOWS), tokens
     )
+
+
+def _tokens_of(model: Model, text: str) -> npt.NDArray[np.int32]:
+    """The tokens of a text, in which names of control tokens are text."""
+    return np.asarray(model.tokenize(text, special=False), np.int32)
 
 
 def _check_enough(ids: npt.NDArray[np.int32]) -> None:
@@ -123,11 +129,12 @@ def _spread(ids: npt.NDArray[np.int32], length: int, tokens: int) -> Windows:
 def divided(model: Model, text: str, tokens: int) -> tuple[str, npt.NDArray[np.int32]]:
     """The text without parts that are held out, 3 of 20, and about so many tokens of these, in
     windows (n, length). `CalibrationError` if the text is too short."""
-    _check_enough(np.asarray(model.tokenize(text, special=False), np.int32))
+    if _tokens_of(model, text[:_START]).size < FEWEST_TOKENS:
+        _check_enough(_tokens_of(model, text))
     bounds = np.linspace(0, len(text), 21).astype(int).tolist()
     parts = [text[begin:end] for begin, end in pairwise(bounds)]
     held = "".join(parts[place] for place in _HELD)
-    ids = np.asarray(model.tokenize(held, special=False), np.int32)
+    ids = _tokens_of(model, held)
     windows = _spread(ids, min(model.context, _WINDOW, len(ids)), tokens)
     return "".join(part for place, part in enumerate(parts) if place not in _HELD), windows.all
 
