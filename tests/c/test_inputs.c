@@ -7,7 +7,7 @@
 #include "reference.h"
 #include "sparsefire.h"
 
-enum { MOST_ROWS = 400, MOST_COLUMNS = 320 };
+enum { MOST_ROWS = 500, MOST_COLUMNS = 320 };
 
 typedef struct {
   void *data;
@@ -272,17 +272,19 @@ int main(int argc, char **argv) {
   for (int32_t isa = 0; isa < sf_isa_count(); isa++) {
     if (!check_isa(sf_isa_supported(isa))) continue;
     check_section(sf_isa_name(isa));
-    sf_context *context = NULL, *threaded = NULL;
+    sf_context *context = NULL, *threaded = NULL, *even = NULL;
     CHECK(sf_context_open(&context, isa, 1) == SF_OK && sf_context_open(&threaded, isa, 3) == SF_OK, "context");
+    CHECK(sf_context_open(&even, isa, 4) == SF_OK, "context");
     if (HAS_COLUMNS) {
       test_products(context, threaded);
+      test_products(context, even);
       test_errors(context);
       test_sites(context, threaded);
     } else {
       test_refused();
     }
     test_records(context);
-    sf_context_close(context), sf_context_close(threaded);
+    sf_context_close(context), sf_context_close(threaded), sf_context_close(even);
   }
   return check_result();
 }

@@ -61,6 +61,15 @@ void *sf_array(size_t count, size_t size) {
   return bytes > SIZE_MAX - EXTRA ? NULL : align(calloc(1, bytes + EXTRA), ALIGNMENT);
 }
 
+#ifndef sf_weight_array
+void *sf_weight_array(size_t count, size_t size) {
+  size_t bytes = sf_size_product(count, size);
+  void *memory = sf_alloc(bytes);
+  if (memory) memset(memory, 0, bytes);
+  return memory;
+}
+#endif
+
 int32_t sf_grow(void **array, size_t *capacity, size_t count, size_t size) {
   if (count <= *capacity) return SF_OK;
   void *grown = sf_array(count, size);

@@ -7,6 +7,12 @@
 
 /* count elements of `size` bytes, 64-byte aligned, zeroed; NULL when that overflows or memory is out. */
 void *sf_array(size_t count, size_t size);
+/* The same for weights: in huge pages, as sf_alloc has them; WebAssembly has none. */
+#if defined(__wasm__)
+#define sf_weight_array sf_array
+#else
+void *sf_weight_array(size_t count, size_t size);
+#endif
 /* The product of two sizes, SIZE_MAX when it overflows (no allocation of that size succeeds). */
 size_t sf_size_product(size_t a, size_t b);
 /* Makes *array hold at least `count` elements of `size` bytes; contents are lost when it grows. */

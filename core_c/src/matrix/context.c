@@ -70,6 +70,7 @@ void sf_context_close(sf_context *context) {
   for (int32_t f = 0; f < SF_SPLIT_FORMS; f++) sf_free(context->split[f]);
   sf_free(context->input_tiles);
   sf_free(context->chosen);
+  sf_free(context->column_sums);
   sf_free(context);
 }
 

@@ -36,8 +36,9 @@ struct sf_context {
   uint16_t *input_tiles;
   size_t values_capacity, scales_capacity, split_capacity[SF_SPLIT_FORMS], input_tiles_capacity;
   sf_costs costs[SF_FORMATS];
-  sf_chosen *chosen; /* work memory of sf_multiply_above */
-  size_t chosen_capacity;
+  sf_chosen *chosen; /* work memory of sf_multiply_above, */
+  float *column_sums;
+  size_t chosen_capacity, column_sums_capacity;
   float column_cost, column_fixed; /* see sf_context_set_column_cost */
 };
 

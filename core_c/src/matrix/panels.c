@@ -13,7 +13,7 @@ int32_t sf_panels_make(sf_panels *panels, const sf_context *context, const sf_ma
   sf_panels made = {NULL, matrix->format, matrix->rows, matrix->columns, matrix->row_bytes};
   sf_panels_close(panels);
   if (context->kernels->dot_panels[matrix->format->index] && matrix->scale == 1.0f) {
-    made.data = sf_array((size_t)panels_of(&made), panel_bytes(&made)); /* padding rows are zero */
+    made.data = sf_weight_array((size_t)panels_of(&made), panel_bytes(&made)); /* padding rows are zero */
     if (!made.data) return SF_ERROR_MEMORY;
     for (int32_t i = 0; i < made.rows; i++) {
       const uint8_t *row = matrix->data + (size_t)i * matrix->stride;
