@@ -55,7 +55,7 @@ int32_t sf_matrix_add_columns(sf_matrix *matrix) {
 /* The inputs of a block that are not below the limit. */
 static void choose_block(const float *x, float limit, sf_chosen *chosen) {
   float most = 0;
-  int32_t count = 0, finite = 1;
+  int32_t count = 0, sum = 0, finite = 1;
   memset(chosen, 0, sizeof *chosen);
   for (int32_t i = 0; i < SF_BLOCK; i++) {
     float size = fabsf(x[i]);
@@ -75,9 +75,11 @@ static void choose_block(const float *x, float limit, sf_chosen *chosen) {
   chosen->scale = inverse > 0 ? most / (float)MOST_VALUE : 0;
   for (int32_t i = 0; i < count; i++) {
     float value = x[chosen->ids[i]] * inverse;
-    chosen->values[i] = (int8_t)(value + (value < 0 ? -0.5f : 0.5f));
-    chosen->sum += chosen->values[i];
+    int8_t rounded = (int8_t)(value + (value < 0 ? -0.5f : 0.5f));
+    chosen->values[i] = rounded;
+    sum += rounded; /* not in memory, where the line above may write for all that compilers know */
   }
+  chosen->sum = sum;
 }
 
 /* Chooses of x (columns) the inputs that are not below the limit, and brings them into the form in which they are
