@@ -11,7 +11,7 @@
 enum {
   HALF_ROWS = SF_COLUMN_ROWS / 2,
   MOST_VALUE = 127,
-  CHOOSING = 160 /* rows that take as long as choosing inputs; measured with AVX2 */
+  CHOOSING = 40 /* rows that take as long as choosing inputs; measured with AVX-512 VNNI */
 };
 
 /* Rows with those that fill the last group. */
@@ -52,32 +52,41 @@ int32_t sf_matrix_add_columns(sf_matrix *matrix) {
   return SF_OK;
 }
 
-/* The inputs of a block that are not below the limit. */
+/* The inputs of a block that are not below the limit. Magnitudes are compared as integers, which have their order and
+ * that of NaN behind infinity, and all inputs are rounded before the chosen ones are picked out: compilers make vectors
+ * of both, which take a quarter of the time. */
 static void choose_block(const float *x, float limit, sf_chosen *chosen) {
+  int32_t values[SF_BLOCK], least, largest = 0, infinite, count = 0, sum = 0;
+  const float infinity = INFINITY;
   float most = 0;
-  int32_t count = 0, sum = 0, finite = 1;
+  memcpy(&least, &limit, sizeof least);
+  memcpy(&infinite, &infinity, sizeof infinite);
   memset(chosen, 0, sizeof *chosen);
   for (int32_t i = 0; i < SF_BLOCK; i++) {
-    float size = fabsf(x[i]);
-    int32_t is_chosen = !(size < limit);
+    int32_t size;
+    memcpy(&size, x + i, sizeof size);
+    size &= INT32_MAX; /* without the sign */
     chosen->ids[count] = (uint8_t)i;
-    count += is_chosen;
-    finite &= size <= FLT_MAX;
-    most = is_chosen && size > most ? size : most;
+    count += size >= least;
+    largest = size > largest ? size : largest;
   }
   chosen->count = count;
   if (count < SF_BLOCK) chosen->ids[count] = chosen->ids[count > 0 ? count - 1 : 0];
-  if (!finite) {
+  if (largest >= infinite) {
     chosen->scale = NAN;
     return;
   }
+  if (count > 0) memcpy(&most, &largest, sizeof most);
   float inverse = most > FLT_MIN ? (float)MOST_VALUE / most : 0;
   chosen->scale = inverse > 0 ? most / (float)MOST_VALUE : 0;
+  for (int32_t i = 0; i < SF_BLOCK; i++) {
+    float value = x[i] * inverse;
+    values[i] = (int32_t)(value + copysignf(0.5f, value));
+  }
   for (int32_t i = 0; i < count; i++) {
-    float value = x[chosen->ids[i]] * inverse;
-    int8_t rounded = (int8_t)(value + (value < 0 ? -0.5f : 0.5f));
-    chosen->values[i] = rounded;
-    sum += rounded; /* not in memory, where the line above may write for all that compilers know */
+    int32_t value = values[chosen->ids[i]];
+    chosen->values[i] = (int8_t)value;
+    sum += value;
   }
   chosen->sum = sum;
 }
