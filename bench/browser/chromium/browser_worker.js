@@ -5,13 +5,13 @@ const PYTHON = `
 import sparsefire as sf
 from sparsefire.page.engine import JsFile
 
-async def load(read_at, size, name, threads, isa):
+async def load(read_at, size, name, threads, isa, companion):
     global model
     if threads > 1:
         backend = await sf.enable_threads(threads, isa=isa)
     else:
         backend = sf.use_backend("pyodide", isa=isa, threads=1)
-    model = sf.Model.load(JsFile(read_at, size, name), context=512)
+    model = sf.Model.load(JsFile(read_at, size, name), context=512, companion=companion)
     model.tokenizer
     return backend.threads, backend.isa
 
@@ -23,14 +23,16 @@ def generate(prompt, tokens, mode, show):
 let pyodide;
 let python;
 
-async function load({ address, threads, isa }) {
+async function load({ address, threads, isa, companion }) {
   pyodide = await loadPyodide({ indexURL: "/pyodide/", packages: ["numpy"], stdout: () => {} });
   pyodide.unpackArchive(await (await fetch("/sparsefire.whl")).arrayBuffer(), "wheel");
   pyodide.runPython(PYTHON);
   python = (name) => pyodide.globals.get(name);
   const bytes = new Uint8Array(await (await fetch(address)).arrayBuffer());
   const readAt = (offset, count) => bytes.subarray(offset, offset + count);
-  const got = await python("load")(readAt, bytes.length, address, threads, isa ?? undefined);
+  const kept = companion && "/companion.gguf";
+  if (kept) pyodide.FS.writeFile(kept, new Uint8Array(await (await fetch(companion)).arrayBuffer()));
+  const got = await python("load")(readAt, bytes.length, address, threads, isa ?? undefined, kept);
   const [gotThreads, gotIsa] = got.toJs();
   return { threads: gotThreads, isa: gotIsa };
 }
