@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -15,7 +16,8 @@ import pytest
 import sparsefire as sf
 import tiny_model
 from sparsefire.arch import screen
-from sparsefire.calibrate.head import HeadCalibration, calibrate_head
+from sparsefire.calibrate import head as calibration
+from sparsefire.calibrate.head import HeadCalibration, HeadMeasure, calibrate_head
 from sparsefire.cli import main
 from sparsefire.core.core import Core
 from sparsefire.core.hosts import get_core
@@ -255,6 +257,43 @@ def test_more_rank_and_rows_are_nearer(calibrated: Calibrated) -> None:
         divergences = [found[rank, each].kl for each in rows]
         assert divergences == sorted(divergences, reverse=True)
     assert found[ranks[-1], rows[-1]].kl < found[ranks[0], rows[-1]].kl
+
+
+def test_a_screen_that_is_farther_on_held_out_text_gives_way_to_a_nearer_one(
+    calibrated: Calibrated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out tokens are made to diverge by a factor of what the screen was chosen by."""
+    factor = 1.0
+    seen: list[float] = []
+
+    def measured(_source: object, _a: object, _pre: object, parts: Any, *_: object) -> HeadMeasure:
+        seen.append(parts["metadata"][f"{screen.KEYS}kl"])
+        return HeadMeasure(factor * seen[-1], 1.0, 2.0, 2.0, 0.1, 200.0, 100.0)
+
+    monkeypatch.setattr(calibration, "_measured", measured)
+    limit = float(np.median([each.kl for each in calibrated.report.tried]))
+
+    def find() -> HeadCalibration:
+        seen.clear()
+        options = {"tokens": 1_500, "kl": limit, "agreement": 0.0, "force": True}
+        return calibrate_head(calibrated.path, companion=tmp_path / "it", **options)  # type: ignore[arg-type]
+
+    first = find()
+    assert first.chosen is not None
+    assert seen == pytest.approx([first.chosen.kl])
+    factor = 1.2  # which may be by chance
+    find()
+    assert len(seen) == 1
+    factor = 2.0
+    found = find()
+    assert found.chosen is not None
+    assert seen == pytest.approx([first.chosen.kl, found.chosen.kl])
+    assert seen[1] <= limit / factor
+    factor = 1e9  # nothing is near enough, which the report tells
+    found = find()
+    assert len(seen) == 1
+    assert found.measured is not None
+    assert found.measured.kl > limit
 
 
 def test_a_companion_belongs_to_its_model(calibrated: Calibrated, tmp_path: Path) -> None:
