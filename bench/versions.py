@@ -2,6 +2,7 @@
 
     python -m bench.versions OLD/.venv/bin/python NEW/.venv/bin/python
     python -m bench.versions OLD_PYTHON NEW_PYTHON -m model.gguf --only decode
+    python -m bench.versions OLD_PYTHON NEW_PYTHON -m model.gguf --only prompts --backend wasmtime
     python -m bench.versions OLD_PYTHON NEW_PYTHON --quick    # tiny sizes: shows that it works
 
 Each interpreter imports the sparsefire that is installed for it. Both run in processes of their
@@ -10,7 +11,8 @@ computes. There are two processes and no third: one of the old installation woul
 physical pages of weights and code, and so find them in the cache more often than the new one does.
 Where memory lies differs from process to process, so both are started several times. A ratio is
 the median over turns of old time / new time: 1 is equally fast, above 1 the new one is faster. The
-noise is the same of turns of the old one with its next turn. All cases take about ten minutes.
+noise is the same of turns of the old one with its next turn. Prompts, of which one fills a turn,
+have fewer turns, and are timed only on request. All other cases take about ten minutes.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from .lib.layers import LARGE, MIDDLE, SMALL
 _WORKER = Path(__file__).resolve().parent / "lib" / "version_worker.py"
 _TURN_SECONDS = 0.02
 _STARTS, _TURNS = 4, 60
+_PROMPTS, _PROMPT_TURNS = (64, 512), 4
 
 _LAYERS = (
     (LARGE, "q8_0", ("dense", "sparse", "exact")),
@@ -87,9 +90,11 @@ class Comparison:
         )
 
 
-def cases(kinds: Sequence[str], model: str | None, effort: Effort) -> Iterator[dict[str, Any]]:
-    """What is timed: layers in each mode, and decoding in each mode that the model has."""
-    for threads in effort.some((1, 2)):
+def cases(
+    kinds: Sequence[str], model: str | None, backend: str, effort: Effort
+) -> Iterator[dict[str, Any]]:
+    """What is timed: layers in each mode, decoding in each mode that the model has, and prompts."""
+    for threads in effort.some((1, 2) if backend == "native" else (1,)):
         if "layers" in kinds:
             for shape, format, modes in effort.some(_LAYERS):
                 d, hidden = effort.shape(shape)
@@ -99,6 +104,9 @@ def cases(kinds: Sequence[str], model: str | None, effort: Effort) -> Iterator[d
         if "decode" in kinds:
             for mode in ("dense", "sparse"):
                 yield {"kind": "decode", "model": model, "mode": mode, "threads": threads}
+        if "prompts" in kinds:
+            for tokens in effort.some(_PROMPTS):
+                yield {"kind": "prompt", "model": model, "tokens": tokens, "threads": threads}
 
 
 def describe(case: dict[str, Any]) -> str:
@@ -106,6 +114,8 @@ def describe(case: dict[str, Any]) -> str:
     if case["kind"] == "layer":
         d, hidden = case["shape"]
         what = f"{d}×{hidden} {case['format']} {case['mode']}"
+    elif case["kind"] == "prompt":
+        what = f"prompt of {case['tokens']} tokens"
     else:
         what = f"decode a token {case['mode']}"
     return f"{what}, {case['threads']} thread{'s' * (case['threads'] > 1)}"
@@ -127,7 +137,8 @@ def compare(old: str, new: str, case: dict[str, Any], effort: Effort) -> Compari
                 return None
             calls = max(1, round(effort.seconds(_TURN_SECONDS) / min(once)))
             turns: tuple[list[float], list[float]] = [], []
-            for turn in range(5 if effort.quick else _TURNS):
+            most = _PROMPT_TURNS if case["kind"] == "prompt" else _TURNS
+            for turn in range(min(5, most) if effort.quick else most):
                 for place in (0, 1) if turn % 2 else (1, 0):
                     turns[place].append(sides[place].ask(kind="run", calls=calls) / calls)
             for mine, all_of_mine in zip(turns, spent, strict=True):
@@ -147,14 +158,15 @@ def compare(old: str, new: str, case: dict[str, Any], effort: Effort) -> Compari
 
 def main() -> None:
     """Compares what the command line names."""
-    kinds = ("layers", "decode")
+    kinds = ("layers", "decode", "prompts")
     parser = argparse.ArgumentParser(
         prog="python -m bench.versions", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("old", metavar="OLD_PYTHON", help="interpreter with the old version")
     parser.add_argument("new", metavar="NEW_PYTHON", help="interpreter with the new version")
-    parser.add_argument("--only", choices=kinds, action="append", help="default: both")
+    parser.add_argument("--only", choices=kinds, action="append", help="default: all but prompts")
     parser.add_argument("-m", "--model", metavar="FILE", help="default: the embedded model")
+    parser.add_argument("--backend", choices=("native", "wasmtime"), default="native")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     add_quick(parser)
     options = parser.parse_args()
@@ -164,8 +176,8 @@ def main() -> None:
     results = []
     head = f"{'':38} {'old, ms':>10} {'new, ms':>10} {'ratio':>8} {'(quartiles)':15} {'noise':>8}"
     print(head, file=sys.stderr if options.json else sys.stdout, flush=True)
-    for case in cases(options.only or kinds, model, effort):
-        found = compare(options.old, options.new, case, effort)
+    for case in cases(options.only or kinds[:2], model, options.backend, effort):
+        found = compare(options.old, options.new, {**case, "backend": options.backend}, effort)
         if found is not None:
             results.append(found)
             print(found, file=sys.stderr if options.json else sys.stdout, flush=True)

@@ -82,6 +82,16 @@ def test_versions_of_one_installation() -> None:
     assert "decode a token sparse, 1 thread" in found
 
 
+def test_versions_of_prompts_in_wasmtime() -> None:
+    pytest.importorskip("wasmtime")
+    options = ("--only", "prompts", "--backend", "wasmtime", "--quick", "--json")
+    done = run("-m", "bench.versions", sys.executable, sys.executable, *options)
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert found["what"] == "prompt of 64 tokens, 1 thread"
+    assert found["ratio"] > 0
+
+
 @pytest.mark.parametrize(
     ("program", "expected"),
     [("experts", "have the same bits"), ("sessions", "every text was the same as alone")],

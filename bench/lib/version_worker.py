@@ -67,6 +67,14 @@ def decode(case: dict[str, Any]) -> Run | None:
     return run
 
 
+def prompt(case: dict[str, Any]) -> Run:
+    """A function that evaluates a prompt of so many tokens, dense."""
+    tokens = case["tokens"]
+    model = sf.Model.load(case["model"], context=tokens)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab, tokens).tolist()
+    return lambda: model.new_session(tokens).feed(ids, "dense")
+
+
 def seconds(run: Run, calls: int) -> float:
     """Of ``calls`` calls."""
     began = time.perf_counter()
@@ -85,11 +93,12 @@ def main() -> None:
             answer = seconds(run, message["calls"])
         else:
             run = None  # its memory is needed
-            sf.use_backend("native", threads=message["threads"])
-            run = (layer if message["kind"] == "layer" else decode)(message)
+            sf.use_backend(message["backend"], threads=message["threads"])
+            run = {"layer": layer, "decode": decode, "prompt": prompt}[message["kind"]](message)
             if run is not None:
-                seconds(run, TOKENS)
-                answer = seconds(run, TOKENS) / TOKENS
+                warm = 1 if message["kind"] == "prompt" else TOKENS
+                seconds(run, warm)
+                answer = seconds(run, warm) / warm
         print(json.dumps(answer), flush=True)
 
 

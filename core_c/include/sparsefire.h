@@ -613,11 +613,12 @@ enum sf_eval_status { SF_WAITING = 1 };
 /* What the tokens of an evaluation are. The phase decides how matrices are multiplied, never the number of tokens, so
  * within a phase results depend on nothing but the tokens before. SF_DECODE: the inputs of block formats are rounded to
  * 16 bits or less, and integers are multiplied. SF_PROMPT: the same or, where the instruction set multiplies floats
- * faster (AVX-512), weights of any format become floats, once for all tokens of a batch. A host may evaluate short
- * prompts as SF_DECODE, which is then faster: by the length of the text, not of its parts, so that results depend on
- * the text alone. The steps after SF_STEP_PICK, and passes through feed-forward layers in exact and sparse mode, are
- * those of SF_DECODE in either phase. A position keeps what its own phase has made of it: a token that was decoded and
- * is evaluated again as part of a prompt may differ in the last bits. */
+ * faster (AVX-512), weights of any format become floats, once for all tokens of a batch; where vectors are short (plain
+ * C, SSE4.1, WebAssembly) the integers have 16 bits, and the products of a row are added in another order. A host may
+ * evaluate short prompts as SF_DECODE, which is then faster: by the length of the text, not of its parts, so that
+ * results depend on the text alone. The steps after SF_STEP_PICK, and passes through feed-forward layers in exact and
+ * sparse mode, are those of SF_DECODE in either phase. A position keeps what its own phase has made of it: a token that
+ * was decoded and is evaluated again as part of a prompt may differ in the last bits. */
 enum sf_phase { SF_PROMPT = 0, SF_DECODE = 1 };
 
 /* A session for up to `context` tokens. Its memory grows with its tokens. Borrows `model`.

@@ -287,6 +287,7 @@ static inline sf_rows rows_view(const test_rows *w, const int32_t *ids) {
 typedef struct {
   int32_t n, columns;
   int floats; /* 1: rows of block formats are multiplied as floats too */
+  int prompt; /* 1: as those of a prompt */
   size_t offset;
   float *f32, *scales, *sums;
   int16_t *values;
@@ -305,7 +306,7 @@ static inline void inputs_sum(test_inputs *x) {
 
 static inline test_inputs inputs_make(int32_t n, int32_t columns, size_t offset) {
   const size_t count = (size_t)n * (size_t)columns;
-  test_inputs x = {n, columns, 0, offset, NULL, NULL, NULL, NULL, NULL, -1};
+  test_inputs x = {n, columns, 0, 0, offset, NULL, NULL, NULL, NULL, NULL, -1};
   x.f32 = check_alloc(count * sizeof *x.f32, offset);
   x.values = check_alloc(count * sizeof *x.values, offset);
   x.scales = check_alloc(count / 32 * sizeof *x.scales, offset);
@@ -341,7 +342,7 @@ static inline uint8_t *inputs_split(const sf_kernels *kernels, sf_format_index f
 /* Makes the integers what the kernels take for rows of this format. */
 static inline void inputs_fit(test_inputs *x, const sf_kernels *kernels, int32_t format) {
   const sf_format_index index = sf_format_find(format)->index;
-  const int32_t most = kernels->input_most(index), shared = kernels->input_shared(index);
+  const int32_t most = x->prompt ? 32767 : kernels->input_most(index), shared = kernels->input_shared(index);
   sf_inputs all = {.values = x->values, .scales = x->scales, .sums = x->sums};
   x->form = -1;
   if (sf_is_plain(sf_format_find(format)->traits) || x->columns % shared) return;
@@ -374,6 +375,7 @@ static inline double inputs_value(const test_inputs *x, int32_t format, int32_t 
 static inline sf_inputs inputs_view(const test_inputs *x, int32_t first) {
   const size_t i = (size_t)first * (size_t)x->columns;
   sf_inputs view = {.f32 = x->f32 + i, .values = x->values + i, .scales = x->scales + i / 32, .sums = x->sums + i / 32};
+  view.prompt = x->prompt;
   if (x->form >= 0) view.split[x->form] = x->split + (size_t)first * sf_split_bytes(x->columns);
   const sf_inputs floats = {.f32 = x->f32 + i};
   return x->floats ? floats : view;

@@ -116,13 +116,16 @@ static void check_dot_blocking(const sf_kernels *kernels, const test_rows *w, co
   }
 }
 
-static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns, int floats) {
+enum { AS_DECODED, AS_FLOATS, AS_PROMPT };
+
+static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns, int product) {
   static const int32_t shapes[][2] = {{1, 1}, {1, 11}, {2, 3},  {3, 2},  {4, 1},  {5, 5},
                                       {7, 4}, {9, 1},  {13, 8}, {21, 7}, {37, 3}, {37, 9}};
   test_rows w = rows_make(format, most_rows(columns), columns, columns % 3 ? 5 : 0, (size_t)(columns % 4));
   test_inputs x = inputs_make(MOST_INPUTS, columns, columns % 2 ? 4 : 8);
+  x.floats = product == AS_FLOATS;
+  x.prompt = product == AS_PROMPT;
   inputs_fit(&x, kernels, format);
-  x.floats = floats;
   readings r = read_rows(&w);
   products p = multiply(&w, &r, &x);
   int32_t ids[MOST_ROWS];
@@ -142,6 +145,26 @@ static void test_dot(const sf_kernels *kernels, int32_t format, int32_t columns,
   }
   free_products(&p);
   free_readings(&r);
+  rows_free(&w);
+  inputs_free(&x);
+}
+
+/* More inputs of a prompt than accumulators are kept for: each gives the bits that it gives alone. */
+static void test_long_prompt(const sf_kernels *kernels, int32_t format) {
+  enum { ROWS = 19, COLUMNS = 544, INPUTS = 131 };
+  test_rows w = rows_make(format, ROWS, COLUMNS, 0, 0);
+  test_inputs x = inputs_make(INPUTS, COLUMNS, 0);
+  float all[INPUTS][ROWS], one[ROWS];
+  const sf_rows rows = rows_view(&w, NULL);
+  x.prompt = 1;
+  inputs_fit(&x, kernels, format);
+  const sf_inputs inputs = inputs_view(&x, 0);
+  kernels->dot_rows[sf_format_find(format)->index](&rows, ROWS, &inputs, INPUTS, all[0], ROWS);
+  for (int32_t j = 0; j < INPUTS; ++j) {
+    const sf_inputs some = inputs_view(&x, j);
+    kernels->dot_rows[sf_format_find(format)->index](&rows, ROWS, &some, 1, one, ROWS);
+    CHECK(memcmp(all[j], one, sizeof one) == 0, "format %d: input %d of a prompt differs", format, j);
+  }
   rows_free(&w);
   inputs_free(&x);
 }
@@ -367,17 +390,17 @@ static void test_exact_weights(const sf_kernels *kernels) {
   check_free(y, 0);
 }
 
-/* The largest integers that a block can hold do not overflow its sum. */
-static void test_extreme_block(const sf_kernels *kernels) {
+/* The largest integers that a block can hold do not overflow its sum, decoding or in a prompt. */
+static void test_extreme_block(const sf_kernels *kernels, int prompt) {
   uint8_t block[34] = {0, 0x3c};
   int16_t values[32];
   const float scale = 1;
   float out = 0;
   memset(block + 2, 0x80, 32);
-  const int32_t most = kernels->input_most(SF_FORMAT_Q8_0);
+  const int32_t most = prompt ? 32767 : kernels->input_most(SF_FORMAT_Q8_0);
   for (int k = 0; k < 32; ++k) values[k] = (int16_t)most;
   const sf_rows rows = {block, 34, NULL, 32, 1.0f};
-  sf_inputs inputs = {.values = values, .scales = &scale, .sums = &scale};
+  sf_inputs inputs = {.values = values, .scales = &scale, .sums = &scale, .prompt = prompt};
   uint8_t *split = inputs_split(kernels, SF_FORMAT_Q8_0, 1, 32, &inputs);
   kernels->dot_rows[SF_FORMAT_Q8_0](&rows, 1, &inputs, 1, &out, 1);
   sf_free(split);
@@ -433,7 +456,7 @@ static void test_groups(const sf_kernels *kernels) {
     const sf_format *format = sf_format_find(format_rows[f].format);
     if (sf_is_plain(format->traits) || kernels->input_most(format->index) == 32767) continue;
     for (int32_t columns = 32; columns <= 512; columns += 32) {
-      if (sf_format_row_bytes(format->format, columns)) test_dot(kernels, format->format, columns, 0);
+      if (sf_format_row_bytes(format->format, columns)) test_dot(kernels, format->format, columns, AS_DECODED);
     }
   }
   test_extreme_nibbles(kernels, 0);
@@ -465,14 +488,18 @@ int main(int argc, char **argv) {
         if (columns == 4161) columns = 4352;
         if (columns == 4353) break;
         if (!sf_format_row_bytes(format_rows[f].format, columns)) continue;
-        test_dot(kernels, format_rows[f].format, columns, 0);
-        if (!plain && kernels->prompt_floats) test_dot(kernels, format_rows[f].format, columns, 1);
+        test_dot(kernels, format_rows[f].format, columns, AS_DECODED);
+        if (!plain && kernels->prompt_floats) test_dot(kernels, format_rows[f].format, columns, AS_FLOATS);
+        if (!plain && kernels->prompt_lanes) test_dot(kernels, format_rows[f].format, columns, AS_PROMPT);
         test_axpy(kernels, format_rows[f].format, columns);
         if (columns <= 576) test_panels(kernels, format_rows[f].format, columns);
       }
     }
     test_exact_weights(kernels);
-    test_extreme_block(kernels);
+    test_extreme_block(kernels, 0);
+    if (kernels->prompt_lanes) test_extreme_block(kernels, 1);
+    if (kernels->prompt_lanes) test_long_prompt(kernels, SF_Q4_1);
+    if (kernels->prompt_lanes) test_long_prompt(kernels, SF_Q8_0);
     test_extreme_ternary(kernels, SF_FORMAT_TQ1_0, 54, 1);
     test_extreme_ternary(kernels, SF_FORMAT_TQ2_0, 66, 2);
     test_panel_bits(kernels, SF_FORMAT_Q4_0, 18);

@@ -134,12 +134,13 @@ SF_INLINE sf_inputs inputs_from(const sf_inputs *inputs, int32_t j, int32_t c, i
   return some;
 }
 
-/* All rows of the group with inputs j … j + n_inputs - 1 (a constant number), columns c … c + n - 1. */
+/* All rows of the group with inputs j … j + n_inputs - 1 (a constant number), columns c … c + n - 1. The integers of
+ * the inputs are `apart` from one another: if that is 0, input j comes again and again. */
 SF_INLINE void batch_tiles(sf_product product, int n_inputs, const batch_chunk *chunk, const sf_inputs *inputs,
-                           int32_t j, int32_t c, int32_t n, int32_t columns, batch_sums sums) {
+                           int32_t j, int32_t apart, int32_t c, int32_t n, int32_t columns, batch_sums sums) {
   const sf_inputs some = inputs_from(inputs, j, c, columns);
   for (int r = 0; r < BATCH_ROWS; r += SF_TILE_ROWS) {
-    tile_blocks(product, SF_TILE_ROWS, n_inputs, chunk, r, n, &some, columns, sums + j);
+    tile_blocks(product, SF_TILE_ROWS, n_inputs, chunk, r, n, &some, apart, sums + j);
   }
 }
 
@@ -147,10 +148,16 @@ SF_INLINE void batch_tiles(sf_product product, int n_inputs, const batch_chunk *
 SF_INLINE void batch_columns(sf_product product, const batch_chunk *chunk, const sf_inputs *inputs, int32_t n_inputs,
                              int32_t c, int32_t n, int32_t columns, batch_sums sums) {
   int32_t j = 0;
-  for (; j + SF_BLOCK_INPUTS <= n_inputs; j += SF_BLOCK_INPUTS) {
-    batch_tiles(product, SF_BLOCK_INPUTS, chunk, inputs, j, c, n, columns, sums);
+  if (SF_BLOCK_INPUTS == 2) { /* WebAssembly, whose modules have to stay small: the last of an odd number comes twice */
+    for (; j < n_inputs; j += 2) {
+      batch_tiles(product, 2, chunk, inputs, j, j + 1 < n_inputs ? columns : 0, c, n, columns, sums);
+    }
+    return;
   }
-  for (; j < n_inputs; ++j) batch_tiles(product, 1, chunk, inputs, j, c, n, columns, sums);
+  for (; j + SF_BLOCK_INPUTS <= n_inputs; j += SF_BLOCK_INPUTS) {
+    batch_tiles(product, SF_BLOCK_INPUTS, chunk, inputs, j, columns, c, n, columns, sums);
+  }
+  for (; j < n_inputs; ++j) batch_tiles(product, 1, chunk, inputs, j, columns, c, n, columns, sums);
 }
 
 /* The same for formats whose runs have mins; apart, so that it takes no registers of the others. */
@@ -168,7 +175,7 @@ SF_NOT_INLINE void batch_columns_by_runs(const batch_chunk *chunk, const sf_inpu
 static void batch_group(sf_format_index format, const uint8_t *const *row, const sf_inputs *inputs, int32_t n_inputs,
                         int32_t columns, batch_sums sums) {
   batch_chunk chunk[BATCH_ROWS];
-  for (int32_t j = 0; j < n_inputs; ++j) {
+  for (int32_t j = 0; j < BATCH_INPUTS && j <= n_inputs; ++j) {
     for (int r = 0; r < BATCH_ROWS; ++r) sums[j][r] = v_set1(0);
   }
   for (int32_t c = 0; c < columns; c += CHUNK) {

@@ -5,20 +5,13 @@
 #ifndef SF_KERNELS_DOT_PANELS_H
 #define SF_KERNELS_DOT_PANELS_H
 
-#include "kernels/rows_tmpl.h"
+#include "kernels/products_tmpl.h"
 
 enum {
   PANEL_VECTORS = SF_PANEL / SF_LANES,
   UNITS_BYTES = SF_PANEL * SF_PANEL_UNIT, /* of one unit from every row of the panel */
   VECTOR_BYTES = SF_LANES * SF_PANEL_UNIT
 };
-
-/* Two numbers of an input, for every lane. */
-SF_INLINE vi load_pair(const int16_t *x) {
-  int32_t both;
-  memcpy(&both, x, sizeof both);
-  return v_set1_int(both);
-}
 
 /* sum[v] = the products of a block's 32 quants with the input's, whose scale comes before them. */
 SF_INLINE void dot_panel_block(sf_format_index format, const uint8_t *p, const int16_t *x, vi *sum) {

@@ -14,7 +14,8 @@
  *
  * Several inputs of integers (dot_batch): bound by arithmetic. Four rows, a chunk of their columns at a time, meet all
  * inputs while the chunk is in the first-quant cache; accumulators wait in memory between chunks. Floats: dot_floats,
- * which gives one input's bits too, or, for a few inputs, dot_few_floats. */
+ * which gives one input's bits too, or, for a few inputs, dot_few_floats. Prompts have products of their own where those
+ * are faster: floats too, or dot_prompt. */
 #ifndef SF_KERNELS_DOT_H
 #define SF_KERNELS_DOT_H
 
@@ -22,6 +23,7 @@
 #include "kernels/dot_bytes_tmpl.h"
 #include "kernels/dot_fields_tmpl.h"
 #include "kernels/dot_floats_tmpl.h"
+#include "kernels/dot_prompt_tmpl.h"
 #include "kernels/products_tmpl.h"
 
 /* Sums of `streams` rows of plain numbers with one input; the rows `next` are asked for if `asks` is 1. */
@@ -199,6 +201,10 @@ SF_INLINE void dot_rows(sf_format_index format, const sf_rows *rows, int32_t n_r
     } else {
       dot_floats(format, rows, n_rows, inputs->f32, n_inputs, out, out_stride);
     }
+#if SF_PROMPT_LANES
+  } else if (inputs->prompt && has_lanes(format)) {
+    dot_prompt(format, rows, n_rows, inputs, n_inputs, out, out_stride);
+#endif
   } else if (product_of(format) == PRODUCT_BYTES && n_inputs > 1) {
     dot_bytes(format, rows, n_rows, inputs, n_inputs, out, out_stride);
   } else if (n_inputs > few_inputs(format)) {

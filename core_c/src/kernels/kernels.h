@@ -30,6 +30,7 @@ typedef struct {
   const float *sums;
   const uint8_t *split[SF_SPLIT_FORMS];
   const uint16_t *tiles; /* all of them, see tiles.h, or NULL */
+  int32_t prompt;        /* 1: integers of a prompt where the kernels have a product for these (prompt_lanes) */
 } sf_inputs;
 
 /* Rows of weights: row i at data + ids[i] * stride, or data + i * stride when ids is NULL. All are times `scale`. */
@@ -118,6 +119,7 @@ typedef struct {
   sf_dot_panels_fn *dot_panels[SF_FORMATS]; /* NULL for formats without one */
   sf_dot_columns_fn *dot_columns;           /* of Q4_0; NULL in WebAssembly */
   int32_t prompt_floats; /* 1: prompts are multiplied as floats in block formats too, which is faster here */
+  int32_t prompt_lanes;  /* 1: as integers of 16 bits, by a product of their own, see dot_prompt_tmpl.h */
   sf_unpack_fn *unpack;  /* of these formats where they are; of plain formats and Q8_0 everywhere */
   /* The largest magnitude of an input's integers that dot_rows of a block format takes: 32767, or less where the
    * products are of 8 bits. */

@@ -109,6 +109,7 @@ const sf_kernels SF_ISA_TABLE = {
     .dot_columns = dot_columns,
 #endif
     .prompt_floats = SF_PROMPT_FLOATS,
+    .prompt_lanes = SF_PROMPT_LANES,
     .unpack = unpack_floats,
     .input_most = input_most,
     .input_shared = input_shared,

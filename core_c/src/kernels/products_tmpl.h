@@ -98,6 +98,13 @@ SF_INLINE sub_block load_input(sf_product product, const int16_t *x) {
   return r;
 }
 
+/* Two numbers of an input, for every lane. */
+SF_INLINE vi load_pair(const int16_t *x) {
+  int32_t both;
+  memcpy(&both, x, sizeof both);
+  return v_set1_int(both);
+}
+
 /* The quants of sub-block s of the group at p (see load_quants). */
 SF_INLINE sub_block load_row(sf_format_index format, const uint8_t *p, int s) {
   sub_block r;

@@ -109,12 +109,13 @@ int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *const *f
     if (sf_tiles_take(formats[k]->index)) return prepare_tiles(context, x, n, columns, inputs);
   }
   if (phase == SF_PROMPT && kernels->prompt_floats) return SF_OK;
+  inputs->prompt = phase == SF_PROMPT && kernels->prompt_lanes;
   /* What the format can multiply that takes the smallest integers, the others can too. Columns are a multiple of 32
    * where formats have blocks: sf_matrix_open has seen to it. */
   for (int32_t k = 0; k < count; k++) {
     if (sf_is_plain(formats[k]->traits)) continue;
     int32_t own_most = kernels->input_most(formats[k]->index), own_shared = kernels->input_shared(formats[k]->index);
-    most = own_most < most ? own_most : most;
+    most = own_most < most && !inputs->prompt ? own_most : most;
     shared = own_shared > shared ? own_shared : shared;
   }
   if (shared) status = prepare_integers(context, most, shared, n, columns, inputs);
@@ -127,7 +128,7 @@ int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *const *f
 
 sf_inputs sf_input(const sf_inputs *inputs, int32_t j, int32_t columns) {
   size_t at = (size_t)j * (size_t)columns;
-  sf_inputs one = {.f32 = inputs->f32 + at};
+  sf_inputs one = {.f32 = inputs->f32 + at, .prompt = inputs->prompt};
   if (inputs->values) {
     one.values = inputs->values + at;
     one.scales = inputs->scales + at / SF_BLOCK;

@@ -14,6 +14,7 @@
 #ifndef SF_ISA_NAME /* scalar_bytes.h extends this */
 #define SF_ISA_NAME "scalar"
 #define SF_ISA_TABLE sf_kernels_scalar
+#define SF_PROMPT_LANES 1
 #endif
 
 /* Besides SF_LANES: how many scattered rows of weights a kernel reads side by side, asking for the next (SF_STREAMS);
@@ -306,6 +307,21 @@ SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {
     sum.i[k] += scalar_dot_pair(p[2 * k] >> 4, p[2 * k + 1] >> 4, upper.i[k]);
   }
   return sum;
+}
+
+/* sum + the dot product of each lane's pair of 16-bit numbers with that of b. */
+SF_INLINE vi v_dot_pairs(vi a, vi b, vi sum) {
+  SF_EACH_LANE {
+    int16_t x[2];
+    memcpy(x, &a.i[k], sizeof x);
+    sum.i[k] += scalar_dot_pair(x[0], x[1], b.i[k]);
+  }
+  return sum;
+}
+
+/* to[u · step] = values 2u and 2u + 1 of each of SF_LANES rows, which become lanes, u < 16. */
+SF_INLINE void vb_lanes(const vb *rows, int step, vi *to) {
+  for (int u = 0; u < 16; ++u) SF_EACH_LANE memcpy(&to[u * step].i[k], rows[k].h + 2 * u, sizeof(int32_t));
 }
 
 /* 32 floats, in 32 / SF_LANES vectors. */

@@ -9,6 +9,7 @@
 
 #define SF_ISA_NAME "sse41"
 #define SF_ISA_TABLE sf_kernels_sse41
+#define SF_PROMPT_LANES 1
 
 enum {
   SF_LANES = 4,
@@ -248,6 +249,19 @@ SF_INLINE void vb_load_floats(const int8_t *p, vf *r) {
     int32_t four;
     memcpy(&four, p + 4 * k, sizeof four);
     r[k] = _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(four)));
+  }
+}
+
+SF_INLINE vi v_dot_pairs(vi a, vi b, vi sum) { return _mm_add_epi32(sum, _mm_madd_epi16(a, b)); }
+
+SF_INLINE void vb_lanes(const vb *rows, int step, vi *to) {
+  for (int k = 0; k < 4; ++k, to += 4 * step) {
+    const vi a = _mm_unpacklo_epi32(rows[0].r[k], rows[1].r[k]), b = _mm_unpacklo_epi32(rows[2].r[k], rows[3].r[k]);
+    const vi c = _mm_unpackhi_epi32(rows[0].r[k], rows[1].r[k]), d = _mm_unpackhi_epi32(rows[2].r[k], rows[3].r[k]);
+    to[0] = _mm_unpacklo_epi64(a, b);
+    to[step] = _mm_unpackhi_epi64(a, b);
+    to[2 * step] = _mm_unpacklo_epi64(c, d);
+    to[3 * step] = _mm_unpackhi_epi64(c, d);
   }
 }
 

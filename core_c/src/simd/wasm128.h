@@ -16,6 +16,8 @@
 #define WASM128_FMA(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
 #endif
 
+#define SF_PROMPT_LANES 1
+
 enum {
   SF_LANES = 4,
   SF_STREAMS = 8,
@@ -23,8 +25,8 @@ enum {
   SF_FOLLOWED = INT32_MAX,
   SF_TILE_ROWS = 4,
   SF_TILE_INPUTS = 2,
-  SF_MATRIX_ROWS = 4,
-  SF_MATRIX_VECTORS = 2,
+  SF_MATRIX_ROWS = 2, /* each number of a row is splat, which takes engines longer than to load a vector */
+  SF_MATRIX_VECTORS = 4,
   SF_BLOCK_INPUTS = 2,
   SF_BLOCK_GROUPS = 2
 };
@@ -266,6 +268,21 @@ SF_INLINE vi v_dot_nibbles(const uint8_t *p, vi lower, vi upper, vi sum) {
   const v128_t both = wasm_u16x8_load8x8(p);
   sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(wasm_v128_and(both, wasm_i16x8_const_splat(15)), lower));
   return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(wasm_u16x8_shr(both, 4), upper));
+}
+
+SF_INLINE vi v_dot_pairs(vi a, vi b, vi sum) { return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(a, b)); }
+
+SF_INLINE void vb_lanes(const vb *rows, int step, vi *to) {
+  for (int k = 0; k < 4; ++k, to += 4 * step) {
+    const vi a = wasm_i32x4_shuffle(rows[0].r[k], rows[1].r[k], 0, 4, 1, 5);
+    const vi b = wasm_i32x4_shuffle(rows[2].r[k], rows[3].r[k], 0, 4, 1, 5);
+    const vi c = wasm_i32x4_shuffle(rows[0].r[k], rows[1].r[k], 2, 6, 3, 7);
+    const vi d = wasm_i32x4_shuffle(rows[2].r[k], rows[3].r[k], 2, 6, 3, 7);
+    to[0] = wasm_i64x2_shuffle(a, b, 0, 2);
+    to[step] = wasm_i64x2_shuffle(a, b, 1, 3);
+    to[2 * step] = wasm_i64x2_shuffle(c, d, 0, 2);
+    to[3 * step] = wasm_i64x2_shuffle(c, d, 1, 3);
+  }
 }
 
 SF_INLINE vf vb_dot(vb a, vb b) {
