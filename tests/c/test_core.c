@@ -386,8 +386,26 @@ static void test_peaks(sf_context *context) {
   check_free(x, 0);
 }
 
+/* Work is cut into as many parts for each thread, or into no more parts than there are threads. */
+static void test_parts(void) {
+  for (int32_t most = 1; most <= 5; most++) {
+    sf_context context = {.pool = sf_pool_open(most)};
+    const int32_t threads = sf_pool_threads(context.pool); /* 1 where there are none */
+    int32_t before = 1;
+    for (size_t bytes = 0; bytes < (size_t)4 << 20; bytes += 1000) {
+      const int32_t parts = sf_parts(&context, bytes);
+      CHECK(parts >= before, "%d threads, %zu bytes: fewer parts than of less work", threads, bytes);
+      CHECK(parts <= threads || parts % threads == 0, "%d threads, %zu bytes: %d parts", threads, bytes, parts);
+      before = parts;
+    }
+    CHECK(threads == 1 ? before == 1 : before > threads, "%d threads: %d parts at most", threads, before);
+    sf_pool_close(context.pool);
+  }
+}
+
 int main(int argc, char **argv) {
   (void)argc, (void)argv;
+  test_parts();
   for (int32_t isa = 0; isa < sf_isa_count(); isa++) {
     if (!check_isa(sf_isa_supported(isa))) continue;
     check_section(sf_isa_name(isa));

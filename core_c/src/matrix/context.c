@@ -88,7 +88,9 @@ int32_t sf_parts(const sf_context *context, size_t bytes) {
   if (threads == 1 || least < 2) return 1;
   if (least > (size_t)threads) least = (size_t)threads;
   parts = parts < least ? least : parts;
-  return (int32_t)(parts < most ? parts : most);
+  if (parts > most) parts = most;
+  /* As many for each thread: of five parts one of two threads would do three. */
+  return (int32_t)(parts > (size_t)threads ? parts - parts % (size_t)threads : parts);
 }
 
 int32_t sf_part_begin(int32_t count, int32_t grain, int32_t part, int32_t parts) {
