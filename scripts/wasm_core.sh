@@ -1,11 +1,13 @@
 # How the C core is compiled to WebAssembly, for the scripts that source this; `root` is the project's directory.
 
-# The kernels for speed, without copies of loops whose trip counts only a run tells; the rest for size. SIMD only: an
+# The kernels for speed, without copies of loops whose trip counts only a run tells; the rest for size, above all what
+# keeps the books and computes nothing. SIMD only: an
 # engine without it refuses the whole module, so scalar kernels would never run.
 core_flags=(-std=c99 -DNDEBUG -msimd128 -ffp-contract=off -Wall -Wextra -Werror
   -I"$root/core_c/include" -I"$root/core_c/src")
 kernel_flags=(-O3 -mllvm -unroll-runtime=false -mllvm -unroll-allow-partial=false)
 rest_flags=(-Os)
+books_flags=(-Oz)
 
 # compile_core DIRECTORY COMPILER FLAG…: compiles every file of the core into DIRECTORY, several at a time, and puts
 # the object files into the array `objects`.
@@ -16,7 +18,11 @@ compile_core() {
   for source in "$root"/core_c/src/*/*.c; do
     name=$(basename "$source" .c)
     if [ "$name" = tiles_tmpl ]; then continue; fi # no engine has tiles
-    if [ "$name" = kernels_tmpl ]; then options=("${kernel_flags[@]}" -DSF_ISA_WASM128); else options=("${rest_flags[@]}"); fi
+    case $name in
+      kernels_tmpl) options=("${kernel_flags[@]}" -DSF_ISA_WASM128) ;;
+      kv | layer | neuron_cache | passes | session) options=("${books_flags[@]}") ;;
+      *) options=("${rest_flags[@]}") ;;
+    esac
     "$@" "${core_flags[@]}" "${options[@]}" -c "$source" -o "$directory/$name.o" &
     jobs+=($!)
     objects+=("$directory/$name.o")

@@ -67,8 +67,9 @@ SF_API const char *sf_version(void);
 
 enum sf_limit {
   SF_BATCH = 128, /* vectors or tokens that pass through a layer together; longer inputs are split into such batches */
-  SF_MAX_THREADS = 256,    /* most threads of a context */
-  SF_MAX_NEURONS = 1 << 23 /* most neurons of a layer, or elements of a vector; SF_BATCH times that fits in 32 bits */
+  SF_MAX_THREADS = 256,     /* most threads of a context */
+  SF_MAX_NEURONS = 1 << 23, /* most neurons of a layer, or elements of a vector; SF_BATCH times that fits in 32 bits */
+  SF_BACK = 1024            /* positions that a session with windows can go back, see sf_session_earliest */
 };
 
 /* ---- Memory (for hosts whose memory is not the caller's, such as wasm) ------------------------------------- */
@@ -627,8 +628,8 @@ enum sf_phase { SF_PROMPT = 0, SF_DECODE = 1 };
 SF_API int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context);
 SF_API void sf_session_close(sf_session *session);
 /* Appends `n` tokens in `mode`, an sf_mode, and writes logits (logits_count, vocab) of the last `logits_count` of them
- * (0 … n; NULL allowed with 0). An error leaves the session's position unchanged; in a model with a recurrent state,
- * which cannot go back, the position becomes 0. A token's results do not depend on how the tokens are divided into
+ * (0 … n; NULL allowed with 0). An error leaves the session's position unchanged; where the session cannot go back, see
+ * sf_session_truncate, the position becomes 0. A token's results do not depend on how the tokens are divided into
  * calls of a phase, nor on other sessions (but see sf_ffn_set_second_down). Errors: ARGUMENT (token id, mode, phase),
  * CONTEXT_FULL, NOT_FINITE, MEMORY. In a model with cached layers, n is at most SF_BATCH (else ARGUMENT), every mode
  * computes whole neurons, dense mode in the same way as exact mode, and SF_WAITING may be returned. INCOMPLETE: of a
@@ -655,9 +656,15 @@ SF_API int32_t sf_model_missing(const sf_model *model, int32_t *layer, int32_t *
 SF_API int32_t sf_model_resume(sf_model *model, float *logits);
 /* Tokens of the session. */
 SF_API int32_t sf_session_position(const sf_session *session);
-/* Keeps only the first `position` tokens. Errors: ARGUMENT, UNSUPPORTED (a recurrent state keeps all or none). */
+/* Keeps only the first `position` tokens: none, or those up to sf_session_earliest() or a later position. Errors:
+ * ARGUMENT, UNSUPPORTED (an earlier position). */
 SF_API int32_t sf_session_truncate(sf_session *session, int32_t position);
-/* Bytes that sf_session_save writes of the session as it is: keys and values of its tokens, and recurrent states. 0 of
+/* The earliest position that the session can go back to, but for 0, which it always can: with a recurrent state, the
+ * present one. Where all attention to some keys and values has a window (SF_MASK_CAUSAL, SF_MASK_CHUNKED), a session
+ * keeps those that its next token sees, and SF_BACK before them, so that it can go back so many positions from the
+ * last one that it was at. Errors: ARGUMENT. */
+SF_API int32_t sf_session_earliest(const sf_session *session);
+/* Bytes that sf_session_save writes of the session as it is: keys and values that it keeps, and recurrent states. 0 of
  * NULL, and of a model that keeps nothing. */
 SF_API size_t sf_session_saved_bytes(const sf_session *session);
 /* Writes what the session keeps to data, so many `bytes`, in this machine's order of bytes. Errors: ARGUMENT (also when

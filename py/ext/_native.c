@@ -253,6 +253,7 @@ static PyObject *from_text(text value) {
   RESULT(int32_t, sf_session_eval, 7, (h, p, i, i, i, w, i))                        \
   RESULT(int32_t, sf_session_position, 1, (h))                                      \
   RESULT(int32_t, sf_session_truncate, 2, (h, i))                                   \
+  RESULT(int32_t, sf_session_earliest, 1, (h))                                      \
   RESULT(size_t, sf_session_saved_bytes, 1, (h))                                    \
   RESULT(int32_t, sf_session_save, 3, (h, w, s))                                    \
   RESULT(int32_t, sf_session_restore, 6, (h, p, s, i, i, i))                        \

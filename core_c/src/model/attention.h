@@ -48,6 +48,8 @@ sf_kv sf_kv_of(const sf_format *format, int32_t dim);
 sf_attention sf_attention_of(const sf_model *model, const sf_step *step);
 /* The state with the keys and values that token j of the batch attends to. */
 sf_state *sf_attention_state(const sf_model *model, const sf_step *step, int32_t j);
+/* The block with a row. */
+uint8_t *sf_block_of(const sf_state *state, int32_t row);
 /* The first of the keys, or values, of a head in a block. */
 uint8_t *sf_keys_in(uint8_t *block, const sf_attention *a, int32_t kv_head);
 uint8_t *sf_values_in(uint8_t *block, const sf_attention *a, int32_t kv_head);

@@ -78,7 +78,7 @@ static void attend_chunk(const decode_job *job, int32_t token, int32_t chunk, in
   for (int32_t at = first, next; at <= last; at = next) {
     next = (at / SF_KV_BLOCK + 1) * SF_KV_BLOCK;
     const int32_t n = (next <= last ? next : last + 1) - at;
-    const uint8_t *keys = sf_keys_in(state->blocks[at / SF_KV_BLOCK], a, kv_head);
+    const uint8_t *keys = sf_keys_in(sf_block_of(state, at), a, kv_head);
     const sf_rows rows = {keys + (size_t)(at % SF_KV_BLOCK) * a->k.stride, a->k.stride, NULL, a->k.dim, 1.0f};
     kernels->dot_rows[a->k.format->index](&rows, n, &queries, job->group, scores + (at - first), CHUNK);
   }
@@ -94,7 +94,7 @@ static void attend_chunk(const decode_job *job, int32_t token, int32_t chunk, in
   for (int32_t at = first, next; at <= last; at = next) {
     next = (at / SF_KV_BLOCK + 1) * SF_KV_BLOCK;
     const int32_t n = (next <= last ? next : last + 1) - at;
-    const uint8_t *values = sf_values_in(state->blocks[at / SF_KV_BLOCK], a, kv_head);
+    const uint8_t *values = sf_values_in(sf_block_of(state, at), a, kv_head);
     add_values(job, values + (size_t)(at % SF_KV_BLOCK) * a->v.stride, n, scores + (at - first), floats,
                record_of(job, chunk, head));
   }

@@ -160,7 +160,7 @@ static void attend_tile(const prompt_job *job, int32_t tile, int32_t kv_head, pr
   w.left = begin_tile(job, token, rows, kv_head, &w);
   for (int32_t b = first / SF_KV_BLOCK; b * SF_KV_BLOCK <= last; b++) {
     const int32_t base = b * SF_KV_BLOCK, rest = last + 1 - base, count = rest < SF_KV_BLOCK ? rest : SF_KV_BLOCK;
-    uint8_t *block = state->blocks[b];
+    uint8_t *block = sf_block_of(state, base);
     lay(job, &a->k, sf_keys_in(block, a, kv_head), count, whole(count), 1, w.floats, w.keys);
     lay(job, &a->v, sf_values_in(block, a, kv_head), count, whole(count), 0, w.floats, w.values);
     attend_block(job, token, kv_head, rows, base, count, &w);

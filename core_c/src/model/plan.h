@@ -60,11 +60,12 @@ typedef struct sf_step {
   sf_record records[SF_SITES];
 } sf_step;
 
-/* What a session keeps for a step; a step uses one of the two. */
+/* What a session keeps for a step: keys and values, see kv.c, or a recurrent state. */
 typedef struct {
-  uint8_t **blocks; /* of keys and values, see kv.c; the first n_blocks are there */
-  int32_t n_blocks;
-  float *values; /* a recurrent state; zeros before the first token */
+  uint8_t **blocks; /* (n_blocks) of rows, of which the first is block `first_block` */
+  int32_t n_blocks, first_block;
+  int32_t window; /* positions that a token sees of them at most, itself counted; 0: any number */
+  float *values;  /* a recurrent state; zeros before the first token */
 } sf_state;
 
 /* n ≤ SF_BATCH tokens on their way through the plan. */
@@ -191,13 +192,21 @@ void sf_passes_prepare(sf_model *model);
 int32_t sf_passes_begin(sf_model *model, int32_t n);
 /* Keeps what the buffers of the batch hold, one of the batches of `n` tokens, or puts it back with `restore` 1. */
 void sf_passes_exchange(const sf_model *model, int32_t n, int32_t restore);
-/* Makes room in a session for the keys and values of positions below `length`, for every step of attention. */
-int32_t sf_attention_reserve(const sf_model *model, sf_state *states, int32_t length);
+/* Notes what tokens see of the keys and values of each step of attention. */
+void sf_attention_open(const sf_model *model, sf_state *states);
+/* Makes room in a session for the keys and values of positions below `length`, for every step of attention: of those
+ * that the token at `position` does not see, the last `spare` blocks are kept. What is there stays, but for keys and
+ * values before those, whose memory is used again; unless `anew` is 1, when all of them will be restored. */
+int32_t sf_attention_reserve(const sf_model *model, sf_state *states, int32_t position, int32_t length, int32_t spare,
+                             int32_t anew);
+/* The first position from which on tokens see nothing but what is kept. */
+int32_t sf_attention_earliest(const sf_model *model, const sf_state *states);
 /* Bytes of the keys and values of positions below `length` in these formats (2), which are the model's own when they
- * are saved. Copies them to `saved`, or from `restored` to the session; both may be NULL. With `finite`, those to be
- * restored are looked at instead, and *finite is 0 if one is not. */
+ * are saved: those that a token at `length` sees, and `spare` blocks before them. Copies them to `saved`, or from
+ * `restored` to the session; both may be NULL. With `finite`, those to be restored are looked at instead, and *finite
+ * is 0 if one is not. */
 size_t sf_attention_exchange(const sf_model *model, const sf_format *const *formats, sf_state *states, int32_t length,
-                             uint8_t *saved, const uint8_t *restored, int32_t *finite);
+                             int32_t spare, uint8_t *saved, const uint8_t *restored, int32_t *finite);
 /* The formats of keys and of values (2) of these numbers; 0 if one is for neither. */
 int32_t sf_kv_formats_find(int32_t k_format, int32_t v_format, const sf_format **formats);
 /* Copies so many bytes to or from those at `at` of saved or restored. Returns them. */

@@ -1,10 +1,11 @@
 /* Sessions, and the passes of their tokens through the plan. */
-#include "model/session.h"
-
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "model/attention.h"
+
+enum { SPARE = SF_BACK / SF_KV_BLOCK };
 
 sf_state *sf_state_of(const sf_model *model, const sf_step *step, int32_t j) {
   return &model->batch.sessions[j]->states[step->index];
@@ -26,6 +27,7 @@ static int32_t allocate(sf_session *session) {
   size_t layers = sf_count_places(model);
   session->states = sf_array((size_t)model->n_steps, sizeof(sf_state));
   if (!session->states) return SF_ERROR_MEMORY;
+  sf_attention_open(model, session->states);
   for (int32_t i = 0; i < 2; i++) {
     session->counts[i] = sf_array(layers, sizeof(int32_t));
     session->totals[i] = sf_array(layers, sizeof(int32_t));
@@ -62,12 +64,13 @@ int32_t sf_session_open(sf_session **out, sf_model *model, int32_t context) {
   return SF_OK;
 }
 
-/* A recurrent state that has gone on cannot go back: the session is as if newly opened. */
+/* The session is as if newly opened. */
 static void forget(sf_session *session) {
   const sf_model *model = session->model;
   session->position = session->pending = 0;
   for (int32_t i = 0; i < model->n_steps; i++) {
     const sf_step *step = &model->steps[i];
+    session->states[i].first_block = 0;
     if (!step->kind->state) continue;
     memset(session->states[i].values, 0, step->kind->state(model, step) * sizeof(float));
   }
@@ -82,7 +85,8 @@ static void end_session(sf_session *session, int32_t status) {
   for (int32_t k = 0; k < 2 && status == SF_OK; k++) {
     for (size_t i = 0; i < layers; i++) sf_add_count(&session->totals[k][i], session->counts[k][i]);
   }
-  if (status != SF_OK && is_recurrent(session->model)) forget(session);
+  if (status == SF_OK) return;
+  if (is_recurrent(session->model) || session->position < sf_session_earliest(session)) forget(session);
 }
 
 /* Ends the eval that waits, as one that failed. */
@@ -104,6 +108,7 @@ static void abandon(const sf_session *session) {
 void sf_session_close(sf_session *session) {
   if (!session) return;
   sf_model *model = session->model;
+  abandon(session);
   for (int32_t i = 0; session->states && i < model->n_steps; i++) {
     sf_state *state = &session->states[i];
     for (int32_t k = 0; k < state->n_blocks; k++) sf_free(state->blocks[k]);
@@ -116,7 +121,6 @@ void sf_session_close(sf_session *session) {
     sf_free(session->counts[i]);
     sf_free(session->totals[i]);
   }
-  abandon(session);
   model->sessions--;
   sf_free(session);
   if (model->closed) sf_model_close(model);
@@ -175,7 +179,8 @@ static int32_t begin_batch(sf_model *model, sf_session *const *sessions, const i
     batch->origins[j] = j;
     batch->positions[j] = session->position + session->pending++;
     if (j + 1 < n && sessions[j + 1] == session) continue;
-    int32_t status = sf_attention_reserve(model, session->states, session->position + session->pending);
+    const int32_t position = batch->positions[j];
+    int32_t status = sf_attention_reserve(model, session->states, position, position + 1, SPARE, 0);
     if (status != SF_OK) return status;
   }
   for (int32_t i = 0; i < model->n_ropes; i++) set_angles(&model->ropes[i], batch);
@@ -387,14 +392,17 @@ int32_t sf_model_resume(sf_model *model, float *logits) {
 
 int32_t sf_session_position(const sf_session *session) { return session ? session->position : SF_ERROR_ARGUMENT; }
 
+int32_t sf_session_earliest(const sf_session *session) {
+  if (!session) return SF_ERROR_ARGUMENT;
+  return is_recurrent(session->model) ? session->position : sf_attention_earliest(session->model, session->states);
+}
+
 int32_t sf_session_truncate(sf_session *session, int32_t position) {
   if (!session || position < 0 || position > session->position) return SF_ERROR_ARGUMENT;
   abandon(session);
   if (position == session->position) return SF_OK;
-  if (is_recurrent(session->model)) {
-    if (position > 0) return SF_ERROR_UNSUPPORTED;
-    forget(session);
-  }
+  if (position > 0 && position < sf_session_earliest(session)) return SF_ERROR_UNSUPPORTED;
+  if (position == 0) forget(session);
   session->position = position;
   return SF_OK;
 }
@@ -413,14 +421,14 @@ static int32_t all_finite(const sf_kernels *kernels, const uint8_t *data, size_t
   return 1;
 }
 
-/* Bytes of what a session keeps of its first `length` tokens, keys and values in these formats. Copies them to `saved`,
- * or from `restored` to the session; both may be NULL. With `finite`, those to be restored are looked at instead:
- * *finite becomes 0 if one is not.
+/* Bytes of what a session keeps of its first `length` tokens, keys and values in these formats and with `spare` blocks
+ * that the next token does not see. Copies them to `saved`, or from `restored` to the session; both may be NULL. With
+ * `finite`, those to be restored are looked at instead: *finite becomes 0 if one is not.
  */
-static size_t exchange(const sf_session *session, const sf_format *const *formats, int32_t length, uint8_t *saved,
-                       const uint8_t *restored, int32_t *finite) {
+static size_t exchange(const sf_session *session, const sf_format *const *formats, int32_t length, int32_t spare,
+                       uint8_t *saved, const uint8_t *restored, int32_t *finite) {
   const sf_model *model = session->model;
-  size_t at = sf_attention_exchange(model, formats, session->states, length, saved, restored, finite);
+  size_t at = sf_attention_exchange(model, formats, session->states, length, spare, saved, restored, finite);
   for (int32_t i = 0; i < model->n_steps; i++) {
     const sf_step *step = &model->steps[i];
     if (!step->kind->state) continue;
@@ -431,14 +439,19 @@ static size_t exchange(const sf_session *session, const sf_format *const *format
   return at;
 }
 
-size_t sf_session_saved_bytes(const sf_session *session) {
-  return session ? exchange(session, session->model->kv_formats, session->position, NULL, NULL, NULL) : 0;
+/* Saves the session to `data`, unless that is NULL. Returns the bytes. */
+static size_t save(const sf_session *session, uint8_t *data) {
+  const int32_t position = session->position;
+  const int32_t spare = (position - sf_attention_earliest(session->model, session->states)) / SF_KV_BLOCK;
+  return exchange(session, session->model->kv_formats, position, spare < SPARE ? spare : SPARE, data, NULL, NULL);
 }
+
+size_t sf_session_saved_bytes(const sf_session *session) { return session ? save(session, NULL) : 0; }
 
 int32_t sf_session_save(const sf_session *session, uint8_t *data, size_t bytes) {
   if (!session || (!data && bytes > 0) || session->pending > 0) return SF_ERROR_ARGUMENT;
   if (bytes != sf_session_saved_bytes(session)) return SF_ERROR_SHAPE;
-  exchange(session, session->model->kv_formats, session->position, data, NULL, NULL);
+  save(session, data);
   return SF_OK;
 }
 
@@ -449,13 +462,17 @@ int32_t sf_session_restore(sf_session *session, const uint8_t *data, size_t byte
   int32_t finite = 1;
   if (!sf_kv_formats_find(k_format, v_format, formats)) return SF_ERROR_FORMAT;
   if (position > session->context) return SF_ERROR_CONTEXT_FULL;
-  if (bytes != exchange(session, formats, position, NULL, NULL, NULL)) return SF_ERROR_SHAPE;
-  exchange(session, formats, position, NULL, data, &finite);
+  int32_t spare = 0; /* as many as the bytes are of; saved before there were any, all */
+  while (bytes != exchange(session, formats, position, spare, NULL, NULL, NULL)) {
+    if (spare == INT32_MAX) return SF_ERROR_SHAPE;
+    spare = spare < SPARE ? spare + 1 : INT32_MAX;
+  }
+  exchange(session, formats, position, spare, NULL, data, &finite);
   if (!finite) return SF_ERROR_NOT_FINITE;
-  int32_t status = sf_attention_reserve(session->model, session->states, position);
+  int32_t status = sf_attention_reserve(session->model, session->states, position, position, spare, 1);
   if (status != SF_OK) return status;
   abandon(session);
-  exchange(session, formats, position, NULL, data, NULL);
+  exchange(session, formats, position, spare, NULL, data, NULL);
   session->position = position;
   return SF_OK;
 }

@@ -12,11 +12,14 @@ import numpy.typing as npt
 
 from .._arrays import FloatArray
 from .._options import DEFAULT_KV_FORMAT
-from ..core.enums import Mask, Norm, Repeat, Route, StepName
+from ..core.enums import Limit, Mask, Norm, Repeat, Route, StepName
 from ..weights.activation import ActivationType
 from ..weights.formats import weight_format
 from .rope import Rope
 from .screen import Screen
+
+_ANY = 1 << 31  # tokens: more than any session has
+_RECURRENT = {StepName.STEP_CONVOLUTION, StepName.STEP_RECURRENCE, StepName.STEP_POOL}
 
 
 def _kept_bytes(name: str, dim: int) -> int:
@@ -168,17 +171,42 @@ class Plan:
         steps = [each for each in self.steps if each.name == StepName.STEP_TYPE]
         return self.matrices[steps[0].arguments[1]].rows if steps else 1
 
+    @property
+    def back(self) -> int:
+        """Tokens that a session can go back in any case; see `sf_session_earliest`."""
+        if {step.name for step in self.steps} & _RECURRENT:
+            return 0
+        return int(Limit.BACK) if any(self._windows().values()) else _ANY
+
+    def _windows(self) -> dict[int, int]:
+        """Of each step that keeps keys and values, by its place, the positions that a token sees of
+        them at most; 0: any number."""
+        windows: dict[int, int] = {}
+        for place, step in enumerate(self.steps):
+            if step.name == StepName.STEP_ATTENTION:
+                window, mask, source = (step.arguments[each] for each in (7, 8, -1))
+                if mask == Mask.MASK_BOTH:  # its passes need all of a text
+                    return {}
+                limited = window > 0 and mask in (Mask.MASK_CAUSAL, Mask.MASK_CHUNKED)
+                owner = source if source >= 0 else place
+                widest = windows.setdefault(owner, window)
+                windows[owner] = max(widest, window) if limited and widest else 0
+        return windows
+
     def session_bytes(
         self, tokens: int, kv_formats: tuple[str, str] = (DEFAULT_KV_FORMAT, DEFAULT_KV_FORMAT)
     ) -> int:
-        """What a session of so many tokens keeps: keys and values of each, in these formats, and
-        recurrent states."""
+        """What a session of so many tokens keeps: keys and values of each or, where tokens see a
+        window alone, of the last ones, in these formats, and recurrent states."""
         floats = kept = 0
-        for step in self.steps:
+        windows = self._windows()
+        for place, step in enumerate(self.steps):
             name, arguments = step.name, step.arguments
             if name == StepName.STEP_ATTENTION and arguments[-1] < 0:
                 kv_heads, k_dim, v_dim, window, mask = arguments[4:9]
                 rows = tokens // window if mask == Mask.MASK_POOLED else tokens
+                if seen := windows.get(place, 0):
+                    rows = min(rows, seen + Limit.BACK + Limit.BATCH)
                 pairs = zip(kv_formats, (k_dim, v_dim), strict=True)
                 kept += kv_heads * rows * sum(_kept_bytes(*each) for each in pairs)
             elif name == StepName.STEP_POOL:

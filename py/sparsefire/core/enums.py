@@ -23,6 +23,7 @@ class Limit(IntEnum):
     BATCH = 128
     MAX_THREADS = 256
     MAX_NEURONS = 8388608
+    BACK = 1024
 
 
 class Peak(IntEnum):

@@ -90,6 +90,13 @@ class _Slot:
     def known(self, wanted: Wanted, mode: str) -> int:
         return self.plan(wanted, mode)[0]
 
+    def could_copy(self, other: _Slot, known: int) -> bool:
+        """Whether the other one's prompt, when it is evaluated, will give much more of this one's
+        than the `known` tokens, and a session can go back to there."""
+        wanted, tokens = self.wanted, other.wanted.tokens
+        shared = min(shared_prefix(wanted.tokens, tokens), len(wanted.tokens) - wanted.rows)
+        return shared >= known + _SHARED and len(tokens) - shared <= self.session.model.plan.back
+
     def is_step(self, mode: str) -> bool:
         """Whether a token goes on from those that the job had evaluated."""
         session, wanted = self.session, self.wanted
@@ -109,7 +116,6 @@ class Packing(Generic[T]):
         self._model, self._mode = model, mode
         self._most = usual_sessions(model, mode) if sessions is None else sessions
         self._slots: list[_Slot] = []
-        self._can_go_back = True
 
     @property
     def evaluated(self) -> int:
@@ -177,16 +183,13 @@ class Packing(Generic[T]):
         is known. A prompt that begins as another one of now waits, and copies that then."""
         now: list[_Slot] = []
         for slot in slots:
-            tokens, (known, slot.mark) = slot.wanted.tokens, slot.plan(slot.wanted, self._mode)
-            if self._can_go_back and not slot.wanted.step:
-                if any(
-                    shared_prefix(tokens, each.wanted.tokens) >= known + _SHARED for each in now
-                ):
+            known, slot.mark = slot.plan(slot.wanted, self._mode)
+            if not slot.wanted.step:
+                if any(slot.could_copy(each, known) for each in now):
                     continue
                 known = self._copied(slot, known)
             slot.session.rewind(known, self._mode)
-            if len(slot.session.tokens) < known:
-                self._can_go_back = False  # a recurrent state
+            if len(slot.session.tokens) < known:  # a session that was copied cannot go back so far
                 slot.mark = slot.plan(slot.wanted, self._mode)[1]
             if slot.wanted.decoded:
                 slot.mark = DECODED  # a lost session: in two parts, alone

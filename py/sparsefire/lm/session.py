@@ -184,7 +184,9 @@ class Session(CoreObject):
     @locked
     def rewind(self, length: int, mode: str) -> None:
         """Truncates the cache to the first `length` tokens, or to none when they were computed in
-        another mode, or when the model has a recurrent state, which cannot go back."""
+        another mode, or when the session cannot go back so far: not at all in a model with a
+        recurrent state, and 1,024 tokens in any case in one that has layers with a window, of which
+        no more is kept."""
         if mode != self.mode:
             length = 0
         # An interrupted call may have left the core a step ahead of this object, or waiting.
@@ -211,7 +213,8 @@ class Session(CoreObject):
         """The session as it is now: its tokens, their mode, and their keys, values and recurrent
         states, to go on from later or in another process. Models with a recurrent state, which
         cannot go back, can so return to where they were. A token takes 5 bytes, and of each layer
-        with attention its keys and values, in the formats that the model was loaded with."""
+        with attention its keys and values, in the formats that the model was loaded with: in layers
+        with a window only a token of the last ones, of the window and 1,024 before it."""
         self.rewind(len(self.tokens), self.mode)
         state = self.core.call("sf_session_saved_bytes", self.handle)
         about = self.model.description, self.model.kv_formats
@@ -254,10 +257,18 @@ class Session(CoreObject):
         self.marks = bytearray(found.marks)
         self.mode = found.mode
 
+    def _reached(self, length: int) -> int:
+        """`length`, or 0 if the session cannot go back so far."""
+        if length in (0, len(self.tokens)):
+            return length
+        earliest = self.core.check("sf_session_earliest", self.handle)
+        return length if length >= earliest else 0
+
     def known(self, tokens: Sequence[int], mode: str, decoded: int = 0) -> int:
         """How many of these tokens `feed` would not evaluate."""
         return self.plan(tokens, mode, decoded=decoded)[0]
 
+    @locked
     def plan(
         self,
         tokens: Sequence[int],
@@ -281,6 +292,8 @@ class Session(CoreObject):
         mark = SHORT if prompt - known < SHORT_TURN and not scored else PROMPTED
         while known < common and self.marks[known] == (mark if known < prompt else DECODED):
             known += 1
+        if known and not self._reached(known):
+            known, mark = 0, SHORT if prompt < SHORT_TURN and not scored else PROMPTED
         return known, mark
 
     @locked
@@ -303,7 +316,7 @@ class Session(CoreObject):
         """
         known, mark = self.plan(tokens, mode, decoded=decoded)
         self.rewind(known, mode)
-        if len(self.tokens) < known:  # a recurrent state cannot go back
+        if len(self.tokens) < known:  # after an interrupt, a recurrent state cannot go back
             mark = self.plan(tokens, mode, decoded=decoded)[1]
         prompt = len(tokens) - decoded
         for start, end, how in ((0, prompt, mark), (prompt, len(tokens), DECODED)):

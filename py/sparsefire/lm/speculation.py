@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .._arrays import FloatArray
-from ..core.enums import StepName
 from .loader import CoreModel
 from .session import DECODED, Session
 
@@ -44,11 +43,7 @@ def can_speculate(model: CoreModel, mode: str) -> bool:
     demand, nor where a layer chooses between two layouts by the number of tokens."""
     if model.neurons is not None:
         return False
-    if {step.name for step in model.plan.steps} & {
-        StepName.STEP_CONVOLUTION,
-        StepName.STEP_RECURRENCE,
-        StepName.STEP_POOL,
-    }:
+    if model.plan.back < LONGEST:
         return False
     return mode == "dense" or all(
         getattr(layer, "second_down", None) is None for layer in model.layers

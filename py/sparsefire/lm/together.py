@@ -30,7 +30,7 @@ def evaluate_together(
 
     Errors: `ArgumentError` (no session, one twice, one of another model or mode, no tokens),
     `ContextFullError`, `NotFiniteError`, `ModelFileError` (the file was changed). After an error no
-    session has changed, except that those of a model with a recurrent state are empty.
+    session has changed, except that those are empty that cannot go back: see `Session.rewind`.
     """
     _check(parts, mode)
     first = parts[0][0]
