@@ -42,7 +42,7 @@ from sparsefire.errors import BackendError, UnsupportedError
 ROOT = Path(__file__).resolve().parent.parent
 
 # Without amx, which host_core is where there is one, and whose kernels are those of avx512_vnni,
-# and avx512, which differs in products of bytes: tests/c has all.
+# and avx512 and neon_i8mm, which differ in products of bytes: tests/c has all.
 _NATIVE_ISAS = {
     "x86_64": ("avx512_vnni", "avx2", "sse41", "scalar"),
     "AMD64": ("avx512_vnni", "avx2", "sse41", "scalar"),

@@ -85,8 +85,8 @@ typedef struct sf_context sf_context;
 /* Number of instruction sets compiled in, best first; the last one works wherever this build runs: "scalar", or in
  * WebAssembly "wasm128". */
 SF_API int32_t sf_isa_count(void);
-/* Name of instruction set `isa` ("amx", "avx512_vnni", "avx512", "avx2_vnni", "avx2", "sse41", "neon_dot", "neon",
- * "wasm128", "scalar"), or NULL. Static. */
+/* Name of instruction set `isa` ("amx", "avx512_vnni", "avx512", "avx2_vnni", "avx2", "sse41", "neon_i8mm", "neon_dot",
+ * "neon", "wasm128", "scalar"), or NULL. Static. */
 SF_API const char *sf_isa_name(int32_t isa);
 /* 1 when this machine can run instruction set `isa`, else 0. For "amx" this asks Linux for tiles, which may refuse. */
 SF_API int32_t sf_isa_supported(int32_t isa);

@@ -508,5 +508,7 @@ int main(int argc, char **argv) {
   }
   check_section(sf_kernels_scalar_bytes.name);
   test_groups(&sf_kernels_scalar_bytes);
+  check_section(sf_kernels_scalar_byte_rows.name);
+  test_groups(&sf_kernels_scalar_byte_rows);
   return check_result();
 }

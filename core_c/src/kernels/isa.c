@@ -19,6 +19,11 @@
 #ifndef PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
 #define PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE 43
 #endif
+#ifndef PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE
+#define PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE 66
+#endif
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #elif defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -135,10 +140,37 @@ static int has_dot(void) {
   return 0;
 #endif
 }
+
+static int has_i8mm(void) {
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+  return has_dot();
+#elif defined(__APPLE__)
+  int32_t value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname("hw.optional.arm.FEAT_I8MM", &value, &size, NULL, 0) == 0 && value != 0;
+#elif defined(_WIN32)
+  return has_dot() && IsProcessorFeaturePresent(PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE) != 0;
+#elif defined(__linux__)
+  enum { I8MM = 1 << 13 }; /* HWCAP2_I8MM, which old headers lack */
+  return has_dot() && (getauxval(AT_HWCAP2) & I8MM) != 0;
+#else
+  return 0;
+#endif
+}
 #endif
 
 /* What kernels need of a processor. */
-enum { NEEDS_NOTHING, NEEDS_SSE41, NEEDS_AVX2, NEEDS_AVX2_VNNI, NEEDS_AVX512, NEEDS_AVX512_VNNI, NEEDS_AMX, NEEDS_DOT };
+enum {
+  NEEDS_NOTHING,
+  NEEDS_SSE41,
+  NEEDS_AVX2,
+  NEEDS_AVX2_VNNI,
+  NEEDS_AVX512,
+  NEEDS_AVX512_VNNI,
+  NEEDS_AMX,
+  NEEDS_DOT,
+  NEEDS_I8MM
+};
 
 static int processor_has(int needs) {
 #ifdef SF_X86
@@ -163,6 +195,7 @@ static int processor_has(int needs) {
 #endif
 #ifdef SF_ARM64
   if (needs == NEEDS_DOT) return has_dot();
+  if (needs == NEEDS_I8MM) return has_i8mm();
 #endif
   return needs == NEEDS_NOTHING;
 }
@@ -200,6 +233,9 @@ static const struct {
     {&sf_kernels_sse41, NEEDS_SSE41, NULL, NULL},
 #endif
 #elif defined(SF_ARM64)
+#if !defined(SF_WITHOUT_NEON_I8MM) && !defined(_MSC_VER)
+    {&sf_kernels_neon_i8mm, NEEDS_I8MM, NULL, NULL},
+#endif
 #if !defined(SF_WITHOUT_NEON_DOT) && !defined(_MSC_VER)
     {&sf_kernels_neon_dot, NEEDS_DOT, NULL, NULL},
 #endif

@@ -165,9 +165,10 @@ typedef struct {
   float (*read_floats)(const float *x, size_t count); /* their sum, but for some of the last */
 } sf_kernels;
 
-/* Filled tables, one per compiled instruction set (isa.c lists them), and scalar_bytes, which tests compile. */
-extern const sf_kernels sf_kernels_scalar, sf_kernels_scalar_bytes, sf_kernels_sse41, sf_kernels_avx2,
-    sf_kernels_avx2_vnni, sf_kernels_avx512, sf_kernels_avx512_vnni, sf_kernels_neon, sf_kernels_neon_dot,
-    sf_kernels_wasm128, sf_kernels_relaxed128;
+/* Filled tables, one per compiled instruction set (isa.c lists them), and those of simd/scalar_bytes.h, which tests
+ * compile. */
+extern const sf_kernels sf_kernels_scalar, sf_kernels_scalar_bytes, sf_kernels_scalar_byte_rows, sf_kernels_sse41,
+    sf_kernels_avx2, sf_kernels_avx2_vnni, sf_kernels_avx512, sf_kernels_avx512_vnni, sf_kernels_neon,
+    sf_kernels_neon_dot, sf_kernels_neon_i8mm, sf_kernels_wasm128, sf_kernels_relaxed128;
 
 #endif

@@ -23,6 +23,10 @@
 #if defined(SF_ISA_SCALAR)
 #include "simd/scalar.h"
 #elif defined(SF_ISA_SCALAR_BYTES)
+#define SF_BYTE_ROWS 1
+#include "simd/scalar_bytes.h"
+#elif defined(SF_ISA_SCALAR_BYTE_ROWS)
+#define SF_BYTE_ROWS 2
 #include "simd/scalar_bytes.h"
 #elif defined(SF_ISA_SSE41)
 #include "simd/sse41.h"
@@ -38,6 +42,8 @@
 #include "simd/neon.h"
 #elif defined(SF_ISA_NEON_DOT)
 #include "simd/neon_dot.h"
+#elif defined(SF_ISA_NEON_I8MM)
+#include "simd/neon_i8mm.h"
 #elif defined(SF_ISA_WASM128)
 #include "simd/wasm128.h"
 #elif defined(SF_ISA_RELAXED128)
@@ -45,7 +51,7 @@
 #else
 #error \
     "kernels_tmpl.c is compiled with one of -DSF_ISA_SCALAR, _SSE41, _AVX2, _AVX2_VNNI, _AVX512, _AVX512_VNNI, _NEON, " \
-       "_NEON_DOT, _WASM128, _RELAXED128"
+       "_NEON_DOT, _NEON_I8MM, _WASM128, _RELAXED128"
 #endif
 
 #include "kernels/activations_tmpl.h"

@@ -22,19 +22,24 @@ SF_CHECK(forms_fit, (int)FORMS == (int)SF_SPLIT_FORMS);
 
 #if SF_DOT_BYTES
 enum {
-  PAIR_VECTORS = 4,               /* of quants that an accumulator sums: both halves of two vectors' sub-blocks, */
-  ONE_VECTORS = 2,                /* or of those of one, at the end of a row */
-  BYTES_SUMS = 16 / SF_LANES,     /* accumulators of a group */
-  BYTES_VECTORS = 64 / SF_LANES,  /* of a group's quants */
-  BLOCKS_OF_VECTOR = SF_LANES / 4 /* 16 bytes of each */
+  BYTE_ROWS = SF_BYTE_ROWS,
+  PAIR_VECTORS = 4, /* of quants that an accumulator sums: both halves of two vectors' sub-blocks, of one row or two, */
+  ONE_VECTORS = 2,  /* or of those of one, at the end of a row */
+  SUM_INPUTS = PAIR_VECTORS / BYTE_ROWS,   /* vectors of the input that these meet: of high bytes, of low ones */
+  BYTES_SUMS = 16 * BYTE_ROWS / SF_LANES,  /* accumulators of a group of so many rows, */
+  JOINED_SUMS = BYTE_ROWS > 1 ? 4 : 1,     /* of which so many make a vector of products for each row */
+  BYTES_FLOATS = BYTES_SUMS / JOINED_SUMS, /* and these vectors */
+  BYTES_VECTORS = 64 / SF_LANES,           /* of a group's bytes */
+  BLOCKS_OF_VECTOR = SF_LANES / 4          /* 16 bytes of each */
 };
 
 /* A group of an input as it meets every row: bytes, (accumulator, vector), what the zero points come to in each lane,
- * the scales of each accumulator in its lanes, and the sums of the sub-blocks. */
+ * the scales of each vector of products in its lanes, and the sums of the sub-blocks. For two rows together, both kinds
+ * of vectors have high bytes in their first halves and low ones in their second. */
 typedef struct {
   vq high[BYTES_VECTORS], low[BYTES_VECTORS];
   vi zero[BYTES_SUMS];
-  vf scales[BYTES_SUMS];
+  vf scales[BYTES_FLOATS];
   vf sums[GROUP_VECTORS];
 } bytes_columns;
 SF_CHECK(group_fits, sizeof(bytes_columns) <= SF_SPLIT_BYTES);
@@ -47,6 +52,7 @@ SF_INLINE int first_of_vector(int apart, int k) { return k / apart * apart * BLO
 
 /* How many vectors accumulator a sums, in a group of n sub-blocks; 0 if it sums none. */
 SF_INLINE int vectors_of_sum(int apart, int a, int32_t n) {
+  if (BYTE_ROWS > 1) return a < n ? PAIR_VECTORS : 0;
   if (first_of_vector(apart, 2 * a) >= n) return 0;
   return first_of_vector(apart, 2 * a + 1) < n ? PAIR_VECTORS : ONE_VECTORS;
 }
@@ -64,10 +70,15 @@ SF_INLINE vi bytes_products(int vectors, const vq *quants, const vq *high, const
                                  : v_dot_split(ONE_VECTORS, quants, high, low, zero);
 }
 
-/* The scales of accumulator a, in its lanes. */
+/* The scales of vector a of products, in its lanes. */
 SF_INLINE vf spread_scales(int apart, const vf *scale, int a, int vectors) {
+#if SF_BYTE_ROWS > 1
+  (void)apart, (void)vectors; /* which are sub-blocks */
+  return scale[a];
+#else
   const int first = first_of_vector(apart, 2 * a), second = first_of_vector(apart, 2 * a + 1);
   return vectors == PAIR_VECTORS ? v_spread(scale, first, second, apart) : v_spread(scale, first, first, apart);
+#endif
 }
 
 /* The bytes of columns 0 … 15 (`half` 0) or 16 … 31 of each sub-block of vector k. */
@@ -85,15 +96,19 @@ SF_INLINE void split_vector(int apart, const int16_t *x, int k, int half, int32_
 SF_INLINE void split_sum(int apart, int zero_point, const int16_t *x, int a, int32_t n, bytes_columns *r) {
   const vq zero = vq_set1(zero_point), zeros[] = {zero, zero, zero, zero};
   const int vectors = vectors_of_sum(apart, a, n), step = vectors / 2;
-  vq *high = r->high + a * PAIR_VECTORS, *low = r->low + a * PAIR_VECTORS;
-  for (int half = 0; half < 2; ++half, high += step, low += step) {
+  vq *high = r->high + a * SUM_INPUTS, *low = r->low + a * SUM_INPUTS;
+  for (int half = 0; BYTE_ROWS > 1 && half < 2; ++half) {
+    split_vector(apart, x, a, half, n, high + half, low + half);
+    vq_pair(high + half, low + half);
+  }
+  for (int half = 0; BYTE_ROWS == 1 && half < 2; ++half, high += step, low += step) {
     split_vector(apart, x, 2 * a, half, n, high, low);
     if (vectors == ONE_VECTORS) continue;
     split_vector(apart, x, 2 * a + 1, half, n, high + 1, low + 1);
     vq_pair(high, high + 1);
     vq_pair(low, low + 1);
   }
-  high = r->high + a * PAIR_VECTORS, low = r->low + a * PAIR_VECTORS;
+  high = r->high + a * SUM_INPUTS, low = r->low + a * SUM_INPUTS;
   r->zero[a] = v_set1_int(0);
   if (zero_point) r->zero[a] = v_sub_int(r->zero[a], bytes_products(vectors, zeros, high, low, r->zero[a]));
 }
@@ -107,7 +122,9 @@ SF_INLINE void split_bytes(int apart, int zero_point, const sf_inputs *input, in
     load_group(input->sums + b, n, group->sums);
     for (int a = 0; a < BYTES_SUMS && vectors_of_sum(apart, a, n); ++a) {
       split_sum(apart, zero_point, input->values + (size_t)b * SF_BLOCK, a, n, group);
-      group->scales[a] = spread_scales(apart, scale, a, vectors_of_sum(apart, a, n));
+    }
+    for (int f = 0; f < BYTES_FLOATS && vectors_of_sum(apart, f * JOINED_SUMS, n); ++f) {
+      group->scales[f] = spread_scales(apart, scale, f, vectors_of_sum(apart, f * JOINED_SUMS, n));
     }
   }
 }

@@ -5,7 +5,7 @@
 #include <arm_neon.h>
 #include <string.h>
 
-#ifndef SF_ISA_NAME /* neon_dot.h extends this */
+#ifndef SF_ISA_NAME /* neon_dot.h and neon_i8mm.h extend this */
 #define SF_ISA_NAME "neon"
 #define SF_ISA_TABLE sf_kernels_neon
 #endif

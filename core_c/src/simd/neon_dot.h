@@ -1,9 +1,13 @@
-/* Vector vocabulary: AArch64 NEON with dot products of bytes (Armv8.2 DotProd). Meanings: scalar.h, scalar_bytes.h. */
+/* Vector vocabulary: AArch64 NEON with dot products of bytes (Armv8.2 DotProd). Meanings: scalar.h, scalar_bytes.h.
+ * neon_i8mm.h, which extends it, defines SF_ISA_NAME, SF_ISA_TABLE and SF_BYTE_ROWS before it includes this one. */
 #ifndef SF_SIMD_NEON_DOT_H
 #define SF_SIMD_NEON_DOT_H
 
+#ifndef SF_ISA_NAME
 #define SF_ISA_NAME "neon_dot"
 #define SF_ISA_TABLE sf_kernels_neon_dot
+#define SF_BYTE_ROWS 1
+#endif
 #include "simd/neon.h"
 
 #define SF_DOT_BYTES 3
@@ -41,6 +45,7 @@ SF_INLINE void vq_pair(vq *a, vq *b) {
   *b = vreinterpretq_s8_s64(vzip2q_s64(x, y));
 }
 
+#if SF_BYTE_ROWS == 1
 SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq *low, vi sum) {
   vi above = vdupq_n_s32(0);
   for (int u = 0; u < vectors; ++u) {
@@ -57,5 +62,6 @@ SF_INLINE vf v_spread(const vf *scales, int first, int second, int apart) {
   vst1q_f32(eight + 4, scales[1]);
   return vcombine_f32(vdup_n_f32(eight[first]), vdup_n_f32(eight[second]));
 }
+#endif
 
 #endif

@@ -3,8 +3,13 @@
 #ifndef SF_SIMD_SCALAR_BYTES_H
 #define SF_SIMD_SCALAR_BYTES_H
 
+#if SF_BYTE_ROWS == 1
 #define SF_ISA_NAME "scalar_bytes"
 #define SF_ISA_TABLE sf_kernels_scalar_bytes
+#else
+#define SF_ISA_NAME "scalar_byte_rows"
+#define SF_ISA_TABLE sf_kernels_scalar_byte_rows
+#endif
 #include "simd/scalar.h"
 
 /* Which quants v_dot_split takes, where that is faster than products of 16 bits: 1 for 0 … 15, 2 for levels too, 3 for
@@ -85,6 +90,7 @@ SF_INLINE void vq_pair(vq *a, vq *b) {
   }
 }
 
+#if SF_BYTE_ROWS == 1
 /* sum + Σ quants · (256 · high + low), over `vectors` of them (2 or 4) and four bytes in each lane. */
 SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq *low, vi sum) {
   for (int u = 0; u < vectors; ++u) {
@@ -104,5 +110,28 @@ SF_INLINE vf v_spread(const vf *scales, int first, int second, int apart) {
   SF_EACH_LANE r.f[k] = eight[(k % 4 < 2 ? first : second) + k / 4 * apart];
   return r;
 }
+#else
+/* Of two rows, whose quants are the two halves of each of four vectors, and of an input, whose high bytes are the first
+ * half of each of two vectors `high` and two `low`, and whose low bytes are the second: in lane 2 · row what the high
+ * bytes, and in lane 2 · row + 1 what the low bytes add to sum. The halves of `high` meet the quants of vectors 0 and
+ * 2, those of `low` the others. */
+SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq *low, vi sum) {
+  for (int u = 0; u < vectors; ++u) {
+    const uint8_t *x = u % 2 ? low[u / 2].b : high[u / 2].b;
+    for (int k = 0; k < 32; ++k) {
+      const int row = k / 16, byte = k / 8 % 2;
+      sum.i[2 * row + byte] += quants[u].b[8 * row + k % 8] * scalar_signed(x[8 * byte + k % 8]);
+    }
+  }
+  return sum;
+}
+
+/* 256 · the high bytes' sums + the low ones', of four sub-blocks, which are the lanes of rows[0] and rows[1]. */
+SF_INLINE void v_join(const vi *sums, vi *rows) {
+  for (int row = 0; row < 2; ++row) {
+    SF_EACH_LANE rows[row].i[k] = 256 * sums[k].i[2 * row] + sums[k].i[2 * row + 1];
+  }
+}
+#endif
 
 #endif

@@ -21,6 +21,7 @@ _SIMD = {
     "avx512": "AVX-512, 512 bits",
     "avx2": "AVX2 and FMA, 256 bits",
     "sse41": "SSE4.1, 128 bits",
+    "neon_i8mm": "NEON with I8MM, 128 bits",
     "neon_dot": "NEON with DotProd, 128 bits",
     "neon": "NEON, 128 bits",
     "relaxed128": "WebAssembly relaxed SIMD, 128 bits",
@@ -69,8 +70,8 @@ def use_backend(
     name: "native" (the compiled extension), "wasmtime" (the WebAssembly module in wasmtime),
       "pyodide" (the same in a browser or node), or "auto": the fastest one that is available.
     isa: instruction set by name ("amx", "avx512_vnni", "avx512", "avx2_vnni", "avx2", "sse41",
-      "neon_dot", "neon", "relaxed128", "wasm128", "scalar"); default SPARSEFIRE_ISA, or else the
-      best one of this machine.
+      "neon_i8mm", "neon_dot", "neon", "relaxed128", "wasm128", "scalar"); default SPARSEFIRE_ISA,
+      or else the best one of this machine.
     threads: 1 or more; default SPARSEFIRE_THREADS, or else every processor that this process may
       use. wasmtime uses 1; Pyodide 1, or as many as `enable_threads` has started.
 
