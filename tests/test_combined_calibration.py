@@ -45,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Short timings, and products that leave out inputs wherever they may."""
     for module in (combination, compare, head):
         monkeypatch.setattr(module, "_SPEED_SECONDS", 0.01)
-    monkeypatch.setattr(parts, "SCREEN_KL", 1e3)
+    monkeypatch.setattr(parts, "SCREEN_PART", 1e5)
     set_column_cost(1e-6, 0.0)
     yield
     set_column_cost(1.05, 0.1)

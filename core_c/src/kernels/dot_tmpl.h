@@ -14,8 +14,8 @@
  *
  * Several inputs of integers (dot_batch): bound by arithmetic. Four rows, a chunk of their columns at a time, meet all
  * inputs while the chunk is in the first-quant cache; accumulators wait in memory between chunks. Floats: dot_floats,
- * which gives one input's bits too, or, for a few inputs, dot_few_floats. Prompts have products of their own where those
- * are faster: floats too, or dot_prompt. */
+ * which gives one input's bits too, or, for a few inputs, dot_few_floats. Prompts have products of their own where
+ * those are faster: floats too, or dot_prompt. */
 #ifndef SF_KERNELS_DOT_H
 #define SF_KERNELS_DOT_H
 

@@ -22,7 +22,7 @@ from .head import calibrate_head
 from .inputs import SHARES, calibrate_inputs
 from .predictors import calibrate_model
 
-SCREEN_KL = 0.01  # acceptable divergence of a screen, where perplexity is what counts
+SCREEN_PART = 0.5  # of the budget: the screen is one, chosen before what else is spent is known
 _NEW_FILE = "is stored in a new model file alone: give the name of one (-o OUT.gguf)"
 
 
@@ -145,7 +145,7 @@ class Fitting:
             self.source,
             text=self.text,
             companion=path,
-            kl=SCREEN_KL if wanted.kl is None else wanted.kl,
+            kl=SCREEN_PART * wanted.budget,
             agreement=wanted.agreement,
             even_if_slower=True,
             progress=announce,
