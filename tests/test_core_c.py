@@ -11,6 +11,9 @@ import pytest
 from c_builds import BUILDS, Build, build
 from conftest import missing
 
+# The first test of a kind waits until it is built, and others are built at the same time.
+pytestmark = pytest.mark.timeout(1500)
+
 
 @pytest.mark.parametrize(
     ("kind", "program"),

@@ -234,10 +234,9 @@ int main(void) {
   for (int32_t i = 0; i < 3; i++) {
     for (int32_t k = 0; k < VOCAB * WIDTH; k++) tables[i][k] = (i == 0 ? 1.5f : 1) * random_unit();
   }
-  for (int32_t isa = 0; isa < sf_isa_count(); ++isa) {
-    if (!check_isa(sf_isa_supported(isa))) continue;
-    check_section(sf_isa_name(isa));
-    check(isa, isa % 2 ? SF_F16 : SF_F32);
-  }
+  int32_t isa = 0; /* one: which blocks are kept does not depend on it */
+  while (!sf_isa_supported(isa)) ++isa;
+  check_section(sf_isa_name(isa));
+  check(isa, SF_F16);
   return check_result();
 }

@@ -4,10 +4,7 @@
 
 #include "model/session.h"
 
-enum {
-  SF_KV_BLOCK = 64, /* positions */
-  SF_KV_SPAN = 16,  /* of which scores are computed in multiples: see sf_products */
-};
+enum { SF_KV_SPAN = 16 }; /* positions of a block of which scores are computed in multiples: see sf_products */
 
 /* Keys or values: `stride` bytes of a format for each position of a head. */
 typedef struct {

@@ -60,6 +60,8 @@ typedef struct sf_step {
   sf_record records[SF_SITES];
 } sf_step;
 
+enum { SF_KV_BLOCK = 64 }; /* positions whose keys and values lie together */
+
 /* What a session keeps for a step: keys and values, see kv.c, or a recurrent state. */
 typedef struct {
   uint8_t **blocks; /* (n_blocks) of rows, of which the first is block `first_block` */

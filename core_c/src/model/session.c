@@ -1,9 +1,10 @@
 /* Sessions, and the passes of their tokens through the plan. */
+#include "model/session.h"
+
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "model/attention.h"
 
 enum { SPARE = SF_BACK / SF_KV_BLOCK };
 
