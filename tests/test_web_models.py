@@ -87,11 +87,11 @@ def test_a_browser_that_refused_is_asked_again(page: Web) -> None:
         if (says) client.request = () => Promise.reject(new Error(says));
         else delete client.request;
         await (await imported("/models.js")).refreshModels();
+        return document.getElementById("capabilities").textContent;
     }"""
-    page.evaluate(script, "the disk is busy")
-    assert "choose the model again at each visit. It says: the disk is busy." in page.support()
-    page.evaluate(script, "")
-    assert page.stores()
+    said = page.evaluate(script, "the disk is busy")
+    assert "choose the model again at each visit. It says: the disk is busy." in said
+    assert "Models are stored" in page.evaluate(script, "")
 
 
 # ---- Files -------------------------------------------------------------------------------------

@@ -343,7 +343,7 @@ class Web:
         if self.driver.engine in WITHOUT_STORAGE:
             self.until(f"{_SUPPORT}.includes('Models are not stored')")
             return False
-        assert "Models are stored" in self.support()
+        assert "Models are stored" in self.support(), self.support()
         return True
 
     def wait_for_model(self, name: str) -> None:

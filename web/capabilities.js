@@ -98,7 +98,7 @@ const threadNote = (has, backend) => {
 const storageNote = (stores, refusal) => {
   if (stores) return "In the browser's private file system (OPFS), which only this site can read.";
   const why = refusal ? ` It says: ${refusal.replace(/\.?$/, ".")}` : "";
-  return `This browser or window has no private file system (OPFS): choose the model again at each visit.${why}`;
+  return `This browser or window gives no private file system (OPFS): choose the model again at each visit.${why}`;
 };
 
 const offlineNote = (offline) => {

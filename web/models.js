@@ -148,15 +148,16 @@ async function transfer(type, fields, title) {
  *  the next time. */
 export async function refreshModels() {
   if (navigator.storage?.getDirectory) {
-    const { stores, refusal } = state;
+    const found = { stores: true, refusal: "" };
     try {
       stored = await openStore().request("list");
-      Object.assign(state, { stores: true, refusal: "" });
     } catch (error) {
       stored = { models: [] };
-      Object.assign(state, { stores: false, refusal: error.message });
+      Object.assign(found, { stores: false, refusal: error.message });
     }
-    if (stores !== state.stores || refusal !== state.refusal) showCapabilities();
+    const { stores, refusal } = state; // now: another call may have changed them meanwhile
+    Object.assign(state, found);
+    if (stores !== found.stores || refusal !== found.refusal) showCapabilities();
   }
   showList();
 }
