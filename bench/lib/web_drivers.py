@@ -20,10 +20,10 @@ import time
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 _STARTING_SECONDS = 60
 SCRIPT_SECONDS = 140  # for a script to answer, on a busy machine
@@ -116,8 +116,8 @@ def _running(*command: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]
         process.wait()
 
 
-def _wait_for(ready: Any, what: str) -> Any:
-    end = time.monotonic() + _STARTING_SECONDS
+def _wait_for(ready: Any, what: str, seconds: float = _STARTING_SECONDS) -> Any:
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             if value := ready():
@@ -125,7 +125,7 @@ def _wait_for(ready: Any, what: str) -> Any:
         except OSError:
             pass
         time.sleep(0.05)
-    raise TimeoutError(f"{what} did not start within {_STARTING_SECONDS} s")
+    raise TimeoutError(f"{what} did not start within {seconds:g} s")
 
 
 # ---- Chromium ------------------------------------------------------------------------------------
@@ -436,39 +436,66 @@ _BARE = """
 @contextmanager
 def webkitgtk(directory: Path, proxy_port: int, optimised: bool = False) -> Iterator[Driver]:
     """WebKitGTK's small browser on a display of its own."""
-    program, xvfb = find_program("WebKitWebDriver"), find_program("Xvfb")
     settings = directory / ".config" / "gtk-3.0"
     settings.mkdir(parents=True)
     (settings / "gtk.css").write_text(_BARE)
     (settings / "settings.ini").write_text("[Settings]\ngtk-enable-animations=0\n")
+    environment = {**os.environ, "HOME": str(directory), "NO_AT_BRIDGE": "1"}
+    if not optimised:
+        environment["JSC_useOMGJIT"] = "0"
+    with ExitStack() as started:
+        session = _start_webkit(started, environment, proxy_port, directory / "webkit.log")
+        try:
+            driver = _WebKit(session)
+            driver.resize(1280, 800)
+            yield driver
+        finally:
+            with suppress(AssertionError):
+                session.send("")
+
+
+def _start_webkit(
+    started: ExitStack, environment: dict[str, str], proxy_port: int, log: Path
+) -> _Session:
+    """A session of a new browser, whose programs end with `started`. Its driver looks for a free
+    port and expects the browser there, where another program may listen by then, and waits without
+    an end: what has not started within half a minute is started anew. What the programs write goes
+    to `log`. Errors: `TimeoutError`, with it."""
+    attempts = 3
+    for attempt in range(1, attempts + 1):
+        with ExitStack() as programs, log.open("ab") as written:
+            try:
+                address = _run_webkit(programs, environment, written)
+                seconds = _STARTING_SECONDS / 2
+                session = _Session(*_webdriver(address, proxy_port, seconds))
+            except (TimeoutError, AssertionError) as error:
+                if attempt == attempts:
+                    text = f"{error}; it wrote: {log.read_text(errors='replace')}"
+                    raise TimeoutError(text) from None
+            else:
+                started.push(programs.pop_all())
+                return session
+    raise AssertionError("unreachable")
+
+
+def _run_webkit(programs: ExitStack, environment: dict[str, str], log: IO[bytes]) -> str:
+    """Starts a display and, on it, the browser's driver; returns its address."""
+    program, xvfb = find_program("WebKitWebDriver"), find_program("Xvfb")
+    display = (xvfb, "-displayfd", "1", "-screen", "0", "2100x1500x24", "-nolisten", "tcp")
+    screen = programs.enter_context(_running(*display, stdout=subprocess.PIPE, stderr=log))
+    assert screen.stdout is not None
+    with screen.stdout as written:
+        number = written.readline().decode().strip()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    display = (xvfb, "-displayfd", "1", "-screen", "0", "2100x1500x24", "-nolisten", "tcp")
-    with _running(*display, stdout=subprocess.PIPE) as screen:
-        assert screen.stdout is not None
-        with screen.stdout as written:
-            number = written.readline().decode().strip()
-        environment = {
-            **os.environ,
-            "HOME": str(directory),
-            "DISPLAY": f":{number}",
-            "NO_AT_BRIDGE": "1",
-        }
-        if not optimised:
-            environment["JSC_useOMGJIT"] = "0"
-        with _running(program, f"--port={port}", env=environment):
-            send, version = _webdriver(f"http://127.0.0.1:{port}/session", proxy_port)
-            session = _Session(send, version)
-            try:
-                driver = _WebKit(session)
-                driver.resize(1280, 800)
-                yield driver
-            finally:
-                with suppress(AssertionError):
-                    session.send("")
+    environment = {**environment, "DISPLAY": f":{number}"}
+    programs.enter_context(
+        _running(program, f"--port={port}", env=environment, stdout=log, stderr=log)
+    )
+    return f"http://127.0.0.1:{port}/session"
 
 
-def _webdriver(address: str, proxy_port: int) -> tuple[Send, str]:
+def _webdriver(address: str, proxy_port: int, starting_seconds: float) -> tuple[Send, str]:
     """A session over WebDriver's HTTP, and the browser's version; the command "" ends it."""
 
     def ask(
@@ -487,8 +514,8 @@ def _webdriver(address: str, proxy_port: int) -> tuple[Send, str]:
     proxies = {"proxyType": "manual", "httpProxy": proxy, "sslProxy": proxy}
     wanted = {"proxy": {**proxies, "noProxy": ["127.0.0.1"]}}
     capabilities = {"capabilities": {"alwaysMatch": wanted}}
-    begin = partial(ask, address, capabilities, seconds=_STARTING_SECONDS)
-    opened = _wait_for(begin, "WebKitWebDriver")
+    begin = partial(ask, address, capabilities, seconds=starting_seconds)
+    opened = _wait_for(begin, "WebKitWebDriver", starting_seconds)
     session, version = opened["sessionId"], opened["capabilities"]["browserVersion"]
 
     def send(command: str, **parameters: Any) -> Any:
