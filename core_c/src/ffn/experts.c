@@ -286,7 +286,8 @@ static int32_t ask(const sf_experts *experts, sf_cached_pass *cached) {
   const int32_t *wanted = cached->wanted + cached->first;
   cached->granted = sf_cache_request(experts->cache, wanted, cached->granted, cached->missing, &cached->n_missing);
   cached->asked = cached->n_missing > 0;
-  return cached->asked ? SF_WAITING : SF_OK;
+  if (cached->asked) return SF_WAITING;
+  return SF_OK;
 }
 
 int32_t sf_experts_begin(sf_experts *experts, sf_cached_pass *cached, const float *routes, int32_t used, int32_t share,

@@ -112,7 +112,8 @@ static int32_t route(const router *r, const sf_kernels *kernels, const float *lo
   if (r->scoring == SF_ROUTE_SOFTMAX) {
     kernels->softmax(logits, r->experts, probabilities);
   } else {
-    kernels->activate(r->scoring == SF_ROUTE_SIGMOID ? SF_SIGMOID : SF_IDENTITY, 0, logits, r->experts, probabilities);
+    const int32_t function = r->scoring == SF_ROUTE_SIGMOID ? (int32_t)SF_SIGMOID : (int32_t)SF_IDENTITY;
+    kernels->activate(function, 0, logits, r->experts, probabilities);
   }
   for (int32_t i = 0; i < r->experts; i++) scores[i] = probabilities[i] + (r->bias ? r->bias[i] : 0.0f);
   if (r->groups_used < r->groups) limit_groups(r, scores, work + 2 * (size_t)r->experts);
