@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sparsefire.errors import ArgumentError, ModelFileError, UnsupportedError
 from sparsefire.files.convert.sentencepiece import SentencePieceModel
+from sparsefire.text.sentencepiece import PieceBpe
 from sparsefire.text.tokenizer import Tokenizer
 
 SAMPLES = [
@@ -228,6 +229,26 @@ def test_user_defined_runs_of_blanks() -> None:
     tokenizer = small(add_space_prefix=False)
     assert tokenizer.encode("ab  ab a") == [1, AB, WORDS.index("  "), AB, WORDS.index("▁a")]
     assert tokenizer.decode(tokenizer.encode("ab  ab a")) == "ab  ab a"
+
+
+def test_a_token_across_blanks_joins_only_words_around_its_letters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gemma's vocabulary has one such token, `>▁</`; words that no token joins are encoded once."""
+    across = [*WORDS, "b▁", "b▁a"]
+    scores = np.append(METADATA["tokenizer.ggml.scores"], np.float32([-5, 0]))
+    tokenizer = small(tokens=across, scores=scores, token_type=np.array([*TYPES, 1, 1], np.int32))
+    encoded, encode_word = [], PieceBpe._encode_word
+
+    def noted(self: PieceBpe, word: str) -> list[int]:
+        encoded.append(word)
+        return encode_word(self, word)
+
+    monkeypatch.setattr(PieceBpe, "_encode_word", noted)
+    a, b, blank_a = WORDS.index("▁a"), WORDS.index("b"), across.index("b▁a")
+    assert tokenizer.encode("a b a" + " a" * 100) == [1, a, WORDS.index("▁"), blank_a, *[a] * 100]
+    assert encoded == ["▁a", "▁b▁a"]
+    assert tokenizer.encode("ba b") == [1, WORDS.index("▁"), b, A, WORDS.index("▁"), b]
 
 
 def test_bytes_and_half_characters() -> None:

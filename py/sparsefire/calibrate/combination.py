@@ -205,6 +205,7 @@ class Trial:
             self.close()
             raise
         self.has_screen = parts.screen is not None
+        self._effects: list[tuple[Combination, tuple[MethodMeasure, float]]] = []
 
     def close(self) -> None:
         """Closes the models."""
@@ -231,17 +232,31 @@ class Trial:
 
     def measured(self, combination: Combination) -> tuple[MethodMeasure, float]:
         """The effect on the held-out tokens, whose speeds are not measured yet, and the dense
-        perplexity."""
-        model = self.apply(combination)
-        with self._sessions({"": Combination(), "it": combination}, self.held.shape[1]) as sessions:
-            exact, mode = (sessions[""], "dense"), self.mode(combination)
-            found = divergence((sessions["it"], mode), exact, self.held, self.mark)
-            read = read_bytes(model, combination, sessions["it"], mode)
+        perplexity; a combination is evaluated once."""
+        for known, effect in self._effects:
+            if known == combination:
+                return effect
+        effect = self._evaluated(combination)
+        self._effects.append((combination, effect))
+        return effect
+
+    def _evaluated(self, combination: Combination) -> tuple[MethodMeasure, float]:
+        model, mode = self.apply(combination), self.mode(combination)
+        named = {"": Combination(), "it": combination}
+        if self._is_dense(combination):
+            del named["it"]
+        with self._sessions(named, self.held.shape[1]) as sessions:
+            exact, it = sessions[""], sessions.get("it", sessions[""])
+            found = divergence((it, mode), (exact, "dense"), self.held, self.mark)
+            read = read_bytes(model, combination, it, mode)
         quality = found.perplexity, found.kl, found.agreement
         measure = MethodMeasure(
             combination.methods, combination.details, mode, *quality, read, 0.0, 0.0
         )
         return measure, found.perplexity_dense
+
+    def _is_dense(self, combination: Combination) -> bool:
+        return not combination.methods and self.mode(combination) == "dense"
 
     def dense_bytes(self) -> float:
         """Bytes of weights that a token reads in dense mode."""
@@ -250,13 +265,20 @@ class Trial:
         return rest + of.dense + model.config.vocab * model.session.model.head_bytes[0]
 
     def speeds(self, combinations: Sequence[Combination]) -> list[tuple[float, float]]:
-        """Tokens a second of each, and of dense decoding, all of them in turns."""
-        named = {str(place): each for place, each in enumerate(combinations)}
+        """Tokens a second of each, and of dense decoding, all that differ in turns."""
+        different: dict[str, Combination] = {}
+        names = []
+        for each in combinations:
+            same = (name for name, other in different.items() if other == each)
+            name = "" if self._is_dense(each) else next(same, str(len(different)))
+            names.append(name)
+            if name:
+                different[name] = each
         model = self.models[0]
         length = min(PROMPT_TOKENS + SPEED_TOKENS, model.context, self.held.size)
         ids = self.held.reshape(-1)[:length].tolist()
         prompt = ids[: min(PROMPT_TOKENS, length // 2)]
-        everything = {"": Combination()} | named
+        everything = {"": Combination()} | different
         with self._sessions(everything, length) as sessions:
             for name, session in sessions.items():
                 self.apply(everything[name])
@@ -267,7 +289,7 @@ class Trial:
                 self.apply(everything[name])
 
             found = compare_sessions(sessions, ids[len(prompt) :], seconds, before)
-        return [(found[name], found[""]) for name in named]
+        return [(found[name], found[""]) for name in names]
 
     @contextmanager
     def _sessions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,8 @@ class Divergence:
 def divergence(
     one: tuple[Session, str], exact: tuple[Session, str], windows: IntArray, mark: int = PROMPTED
 ) -> Divergence:
-    """Of two sessions, each with its mode, over all tokens but the last of the windows (n, length);
-    ``mark``: the products that evaluate them, see `Session.evaluate`."""
+    """Of two sessions, each with its mode, over all tokens but the last of the windows (n, length),
+    or of one from itself; ``mark``: the products that evaluate them, see `Session.evaluate`."""
     scored, kl, same, loss, dense_loss = sum(
         (_compared(one, exact, window, mark) for window in windows), np.zeros(5)
     )
@@ -38,16 +39,17 @@ def _compared(one: tuple[Session, str], exact: tuple[Session, str], window: Any,
     """Over a window's tokens but the last: their number, and sums of the divergence, of the same
     most likely tokens, and of -log p of both."""
     totals, ids = np.zeros(5), np.asarray(window, np.int32)
-    for session, mode in (one, exact):
+    sessions = {id(session): (session, mode) for session, mode in (one, exact)}
+    for session, mode in sessions.values():
         session.rewind(0, mode)
     step = scored_at_once(one[0].vocab)
     for start in range(0, len(ids) - 1, step):
         batch = np.ascontiguousarray(ids[start : min(start + step, len(ids) - 1)])
-        both = []
-        for session, _ in (one, exact):
-            logits = np.empty((len(batch), session.vocab), np.float32)
-            session.evaluate(batch, logits, mark)
-            both.append(logits)
+        logits = {}
+        for name, (session, _) in sessions.items():
+            logits[name] = np.empty((len(batch), session.vocab), np.float32)
+            session.evaluate(batch, logits[name], mark)
+        both = (logits[id(session)] for session, _ in (one, exact))
         targets = ids[start + 1 :][: len(batch)]
         for found, wanted, target in zip(*both, targets, strict=True):
             totals += _sums(found, wanted, int(target))
@@ -55,10 +57,16 @@ def _compared(one: tuple[Session, str], exact: tuple[Session, str], window: Any,
 
 
 def _sums(found: FloatArray, exact: FloatArray, target: int) -> Any:
-    logs = []
-    for each in (found, exact):
-        logits = each - each.max()
-        logs.append(logits - np.log(np.exp(logits).sum(dtype=np.float64)).astype(np.float32))
-    kl = (np.exp(logs[1]) * (logs[1] - logs[0])).sum(dtype=np.float64)
+    (above, masses), (exact_above, exact_masses) = _masses(found), _masses(exact)
+    log, exact_log = (math.log(each.sum(dtype=np.float64)) for each in (masses, exact_masses))
+    # Of differences, whose sum is as small as they are.
+    kl = float(exact_masses @ (exact_above - above)) / math.exp(exact_log) + log - exact_log
     same = found.argmax() == exact.argmax()
-    return np.array([1, kl, same, -logs[0][target], -logs[1][target]], np.float64)
+    losses = log - above[target], exact_log - exact_above[target]
+    return np.array([1, kl, same, *losses], np.float64)
+
+
+def _masses(logits: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The logits over the largest one, and exp of that."""
+    above = logits - logits.max()
+    return above, np.exp(above)

@@ -89,17 +89,51 @@ class FittedScreens:
         rounding takes from the mean and the variance of a score goes into the bias, as of what the
         rank misses.
         """
+        return self.rounded(rank, format, core).screen(rank)
+
+    def rounded(self, rank: int, format: str, core: Core) -> RoundedFactors:
+        """The factors of a rank in a format, which have those of smaller ones in them."""
         found, kind = self.factors[rank], weight_format(format)
         p, q = found.p, found.q
         if kind.block > 1 and rank % _TURNED == 0:
             p, q = _turned(p.T).T, _turned(q)
         stored_p = QuantizedWeights.quantize(p, p_format(format), core)
         stored_q = QuantizedWeights.quantize(q, format, core)
-        rounded = stored_q.dequantize(core)
-        means = q @ (p @ self.mean) - rounded @ (stored_p.dequantize(core) @ self.mean)
-        missed = np.square(q - rounded).sum(axis=1)
-        bias = found.bias + means + np.float32(self.scale / 2) * missed
-        return StoredScreen(stored_p, stored_q, np.asarray(bias, np.float32))
+        return RoundedFactors(
+            self, p, q, stored_p, stored_q, stored_p.dequantize(core), stored_q.dequantize(core)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RoundedFactors:
+    """P (rank, d) and Q (vocab, rank) of the largest rank as they were, in their formats, and as
+    they are after rounding."""
+
+    of: FittedScreens
+    p: FloatArray
+    q: FloatArray
+    stored_p: QuantizedWeights
+    stored_q: QuantizedWeights
+    rounded_p: FloatArray
+    rounded_q: FloatArray
+
+    def screen(self, rank: int) -> StoredScreen:
+        """That of the largest rank."""
+        return StoredScreen(self.stored_p, self.stored_q, self.biases([rank])[rank])
+
+    def biases(self, ranks: Sequence[int]) -> dict[int, FloatArray]:
+        """The bias (vocab) of the screen of each rank, ascending."""
+        found, mean = {}, self.of.mean
+        means = np.zeros(len(self.q), np.float32)
+        missed = np.zeros(len(self.q), np.float32)
+        for before, rank in pairwise((0, *ranks)):
+            some = slice(before, rank)
+            q, rounded = self.q[:, some], self.rounded_q[:, some]
+            means += q @ (self.p[some] @ mean) - rounded @ (self.rounded_p[some] @ mean)
+            missed += np.square(q - rounded).sum(axis=1)
+            shift = means + np.float32(self.of.scale / 2) * missed
+            found[rank] = np.asarray(self.of.factors[rank].bias + shift, np.float32)
+        return found
 
 
 def p_format(format: str) -> str:
@@ -110,14 +144,11 @@ def p_format(format: str) -> str:
 def _turned(columns: FloatArray) -> FloatArray:
     """Groups of columns (n, rank) times the Hadamard matrix of their number, which is symmetric and
     its own inverse."""
-    turned = np.array(columns, order="C").reshape(-1, _TURNED)
-    half = _TURNED // 2
-    while half:
-        pairs = turned.reshape(-1, 2, half)
-        pairs[:, 0], pairs[:, 1] = pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]
-        half //= 2
-    turned /= np.float32(np.sqrt(_TURNED))
-    return turned.reshape(columns.shape)
+    hadamard = np.ones((1, 1), np.float32)
+    while len(hadamard) < _TURNED:
+        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+    groups = np.ascontiguousarray(columns).reshape(-1, _TURNED)
+    return times(groups, hadamard / np.float32(np.sqrt(_TURNED))).reshape(columns.shape)
 
 
 def fit_screens(x: FloatArray, matrix: OutputMatrix, ranks: Sequence[int]) -> FittedScreens:
@@ -197,21 +228,22 @@ def _by_format(
     ascending: the factors of a rank begin those of a larger one, since blocks divide ranks."""
     found = {}
     for kind in dict.fromkeys(kind for _, kind in tried):
-        biases = {}
-        for rank in sorted(rank for rank, other in tried if other == kind):
-            stored = screens.stored(rank, kind, core)
-            biases[rank] = stored.bias
-        found[kind] = (stored.p.dequantize(core), stored.q.dequantize(core), biases)
+        ranks = sorted(rank for rank, other in tried if other == kind)
+        largest = screens.rounded(ranks[-1], kind, core)
+        found[kind] = (largest.rounded_p, largest.rounded_q, largest.biases(ranks))
     return found
 
 
 class _Exact:
-    """One token's exact logits (vocab), with the masses exp(logits - top) and their sum."""
+    """One token's exact logits (vocab), with the masses exp(logits - top), their sum, and that of
+    their products with these differences."""
 
     def __init__(self, logits: FloatArray) -> None:
         self.logits, self.top = logits, float(logits.max())
-        self.masses = np.exp(logits - self.top)
+        above = logits - np.float32(self.top)
+        self.masses = np.exp(above)
         self.total = float(self.masses.sum(dtype=np.float64))
+        self.products = float(self.masses @ above)
 
 
 def _compared(
@@ -220,17 +252,16 @@ def _compared(
     """For each number of rows, the divergence of one token's scores (vocab) from the exact logits,
     and whether the most likely token is the same."""
     exact, top, masses, total = token.logits, token.top, token.masses, token.total
-    most = min(rows[-1], len(scores) - 1)
-    best = np.argpartition(-scores, most)[: most + 1]
-    best = best[np.argsort(-scores[best], kind="stable")]
-    proposed = np.exp(scores - top)
-    errors = masses * (exact - scores)
-    at = np.minimum(rows, most) - 1
+    above, at = scores - np.float32(top), np.minimum(rows, len(scores) - 1) - 1
+    proposed, count = np.exp(above), at[-1] + 2
+    best = above.argpartition(len(above) - count)[-count:]
+    best = best[above[best].argsort()[::-1]]
 
-    def before(values: FloatArray) -> npt.NDArray[np.float64]:
-        return np.asarray(np.cumsum(values[best], dtype=np.float64)[at], np.float64)
+    def of_best(values: FloatArray) -> npt.NDArray[np.float64]:
+        return np.asarray(values.cumsum(dtype=np.float64)[at], np.float64)
 
-    error = (float(errors.sum(dtype=np.float64)) - before(errors)) / total
-    mass = float(proposed.sum(dtype=np.float64)) - before(proposed) + before(masses)
+    of_all = token.products - float(masses @ above)
+    errors = of_all - of_best(masses[best] * (exact[best] - scores[best]))
+    mass = float(proposed.sum()) - of_best(proposed[best]) + of_best(masses[best])
     found = np.maximum.accumulate(exact[best])[at]
-    return error + np.log(mass / total), (found == top) & (scores[best][at + 1] < top)
+    return errors / total + np.log(mass / total), (found == top) & (scores[best][at + 1] < top)

@@ -69,16 +69,17 @@ class Pieces(ABC):
             self._ids.setdefault(vocabulary.tokens[token], token)
         self._byte_of_id = byte_tokens(vocabulary)
         self._id_of_byte = {byte: token for token, byte in self._byte_of_id.items()}
-        self._word = self._word_pattern()
+        self._between: re.Pattern[str] | None = self._between_words()
         self._cache = WordCache()
 
-    def _word_pattern(self) -> re.Pattern[str] | None:
-        """A pattern that splits before spaces that follow a letter, if no token crosses such a
-        position. Words can then be cached with the same result."""
-        across = re.compile(f"[^{BLANK}]{BLANK}")
-        if any(BLANK in name[1:] and across.search(name) for name in self._ids):
-            return None
-        return re.compile(f"{BLANK}*[^{BLANK}]+|{BLANK}+")
+    def _between_words(self) -> re.Pattern[str]:
+        """A pattern of places that no token crosses: before spaces, but for those that follow a
+        letter that a token has before a space, as the vocabulary of Gemma has one of `>▁</`. Words
+        can then be cached with the same result."""
+        crossing = re.compile(f"(.)(?={BLANK})", re.DOTALL)
+        crossed = {letter for name in self._ids for letter in crossing.findall(name)}
+        letters = "".join(map(re.escape, sorted(crossed | {BLANK})))
+        return re.compile(f"(?<=[^{letters}])(?={BLANK})")
 
     def encode(self, text: str, ids: list[int], starts: bool) -> None:
         """Appends the tokens of a text without special tokens. `starts`: it is the start of a whole
@@ -100,7 +101,7 @@ class Pieces(ABC):
 
     def _cut(self, text: str) -> Iterable[str]:
         """Parts of a normalised text whose tokens do not depend on one another."""
-        return (text,) if self._word is None else self._word.findall(text)
+        return (text,) if self._between is None else self._between.split(text)
 
     def _add_with_unknown(self, found: list[int], ids: list[int], unknown_before: bool) -> bool:
         """Appends tokens with one unknown token for each run of unknown characters; returns
@@ -202,7 +203,7 @@ class Unigram(Pieces):
         super().__init__(vocabulary, normalizer)
         self._scores = check_scores(vocabulary, scores)
         # Single precision makes a sum depend on what is before it: a text is cut as a whole.
-        self._word = None
+        self._between = None
         normal = [scores[token] for token in vocabulary.of_type(TokenType.NORMAL)]
         self._unknown_score = float(np.float32(min(normal, default=0.0) - _UNKNOWN_PENALTY))
         # By first character: lengths of names, and whether there is a name of that character.
