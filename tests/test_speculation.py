@@ -177,6 +177,31 @@ def test_wrong_drafts_cost_little_and_right_ones_pay() -> None:
     assert cost_of([*repeated, *random.integers(0, 30, 1_000).tolist()]) < 0.9 * 2_000
 
 
+def drafted_once_cheap(text: Sequence[int]) -> int:
+    """Tokens of the draft after a text whose drafts were all too dear."""
+
+    class Dear(Fixed):
+        dear = True
+
+        def of(self, tokens: int) -> float:
+            return 100.0 if self.dear and tokens > 1 else 1 + 0.05 * (tokens - 1)
+
+    costs, session = Dear(), Recorded()
+    run = Speculation(costs, lambda: 100)
+    for length in range(1, len(text) + 1):
+        costs.dear = length < len(text)
+        assert run.drafted == 0
+        run.next(session, text[:length])  # type: ignore[arg-type]
+    return run.drafted
+
+
+def test_a_run_learns_from_tokens_that_it_did_not_draft() -> None:
+    assert drafted_once_cheap([0, 1, 2, 3, 4] * 20) == speculation.LONGEST
+    assert 0 < drafted_once_cheap([0, 1, 2, 3, 4, 0, 1]) < speculation.LONGEST
+    never_again = [token for k in range(40) for token in (0, 1, 9 + k)]  # nothing follows twice
+    assert drafted_once_cheap([*never_again, 0, 1]) == 0
+
+
 @pytest.mark.parametrize("extra", [0.05, 0.4, 0.7, 1.0])
 def test_drafts_that_cost_more_than_they_bring_end(
     extra: float, monkeypatch: pytest.MonkeyPatch

@@ -5,8 +5,8 @@ is the one that the run draws. So a run draws from the logits that it would get 
 its text is the same, greedy or sampled: drawing and comparing is rejection sampling (Leviathan et
 al. 2023) for a draft that names one token.
 
-What it costs is measured, how many drafted tokens are right is counted, and nothing is drafted
-where that would not pay."""
+What it costs is measured. How often drafts would be right is counted on every token, also where
+nothing is drafted, and nothing is drafted where that would not pay."""
 
 from __future__ import annotations
 
@@ -33,8 +33,11 @@ _EXTRA = 0.4  # of a token's time for one more in a batch, before it is measured
 _LEAST_GAIN = 1.05  # that is expected of a draft; less is noise
 # What drafts of a run may cost where they are wrong, in times of a token: so much once, and so much
 # for each token. What they gained may be lost again, up to a limit.
-_ONCE, _EACH, _MOST_CREDIT = 0.3, 0.015, 6.0
-_FORGET = 0.9  # the weight of what was counted before, at each draft
+_ONCE, _EACH, _MOST_CREDIT = 1.0, 0.015, 6.0
+# As if so many tokens had been counted already, for each number of tokens that were the same; after
+# `_HALF` of these, half of them were right.
+_PRIOR, _HALF = 4.0, 3.0
+_FORGET = 0.95  # the weight of what was counted before, at each token
 
 
 def can_speculate(model: CoreModel, mode: str) -> bool:
@@ -128,22 +131,23 @@ def _matching(text: Sequence[int], place: int) -> int:
 
 
 class Acceptance:
-    """How often drafted tokens are right, by how many tokens before them were the same."""
+    """How often the token that lookup names is the next one, by how many tokens before it are the
+    same. Every token of a run is counted, whether it was drafted or not: that costs nothing."""
 
     def __init__(self) -> None:
-        # As if so many had been right and wrong already.
-        self._right = {n: 0.5 * n for n in range(_LONGEST_MATCH + 1)}
-        self._wrong = dict.fromkeys(self._right, 0.5)
+        matchings = range(_LONGEST_MATCH + 1)
+        self._right = {n: _PRIOR * n / (n + _HALF) for n in matchings}
+        self._all = dict.fromkeys(matchings, _PRIOR)
 
-    def note(self, matching: int, right: int, wrong: int) -> None:
-        """Adds what became of a draft."""
+    def note(self, matching: int, right: bool) -> None:
+        """Adds what became of a token."""
         self._right[matching] = self._right[matching] * _FORGET + right
-        self._wrong[matching] = self._wrong[matching] * _FORGET + wrong
+        self._all[matching] = self._all[matching] * _FORGET + 1
 
     def of(self, matching: int) -> float:
         """The expected share, 0 … 1."""
-        right = self._right[matching]
-        return right / (right + self._wrong[matching])
+        matching = min(matching, _LONGEST_MATCH)
+        return self._right[matching] / self._all[matching]
 
 
 class Speculation:
@@ -162,10 +166,12 @@ class Speculation:
         self._rows: FloatArray = np.empty((0, 0), np.float32)
         self._draft: list[int] = []  # of which the first `_right` are right
         self._right = self._matching = self._confirmed = 0
+        self._expected: list[int] = []  # what follows, as lookup has it
 
     def next(self, session: Session, tokens: Sequence[int]) -> FloatArray | None:
         """The logits after the last of these tokens, as `Session.step`; the session must hold those
         before it, and may hold a draft. None if it does not."""
+        self._learn(tokens)
         goes_on = self._draft and len(tokens) == self._confirmed + 1
         if goes_on and tokens[-1] == self._draft[self._right]:
             return self._accept(session, len(tokens))
@@ -173,7 +179,7 @@ class Speculation:
         if len(session.tokens) != len(tokens) - 1:
             return None
         self._confirmed = len(tokens)
-        drafted = self._proposed(session, tokens)
+        drafted = self._proposed(session)
         started = time.perf_counter()
         logits = self._evaluated(session, tokens[-1], drafted) if drafted else None
         if logits is None:
@@ -183,12 +189,17 @@ class Speculation:
             self._credit += _EACH + 1 - self._costs.of(len(drafted) + 1)
         return logits
 
+    def _learn(self, tokens: Sequence[int]) -> None:
+        """Counts whether the last token is what lookup said, and looks up what follows."""
+        if self._expected:
+            self._acceptance.note(self._matching, self._expected[0] == tokens[-1])
+        self._expected, self._matching = self._lookup.draft(tokens, LONGEST)
+
     def drop(self, session: Session) -> None:
         """Forgets what is drafted, in the session too."""
         if not self._draft:
             return
-        wrong, self._draft = len(self._draft) - self._right, []
-        self._acceptance.note(self._matching, self._right, int(wrong > 0))
+        self._draft = []
         if session.is_open:
             session.rewind(self._confirmed, session.mode)
 
@@ -202,16 +213,16 @@ class Speculation:
             self.drop(session)
         return logits
 
-    def _proposed(self, session: Session, tokens: Sequence[int]) -> list[int]:
+    def _proposed(self, session: Session) -> list[int]:
         """The draft that is expected to gain most, if any is."""
-        room = min(LONGEST, self._most() - 1, session.context - len(tokens))
-        drafted, self._matching = self._lookup.draft(tokens, max(room, 0))
+        room = min(self._most() - 1, session.context - self._confirmed)
+        drafted = self._expected[: max(room, 0)]
         if not drafted or not self._costs.are_known():
             return []
-        share = self._acceptance.of(self._matching)
-        best, length, expected = _LEAST_GAIN, 0, 1.0
+        best, length, expected, right = _LEAST_GAIN, 0, 1.0, 1.0
         for count in range(1, len(drafted) + 1):
-            expected += share**count
+            right *= self._acceptance.of(self._matching + count - 1)
+            expected += right
             cost = self._costs.of(count + 1)
             if cost - 1 <= self._credit and expected / cost > best:
                 best, length = expected / cost, count
