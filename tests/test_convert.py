@@ -84,7 +84,9 @@ def test_logits(name: str, tmp_path: Path) -> None:
     wanted = hf_checkpoint.logits(hf, TOKENS)
     with Model.load(tmp_path / "out.gguf") as model:
         error = np.abs(model.logits(TOKENS) - wanted).max()
-        bound = 1e-4 if model.core.isa == "amx" else 1e-5  # whose prompts have numbers of 16 bits
+        bound = 1e-5
+        if model.core.isa == "amx":  # prompts are rounded to 8 bits with weights that are not F32
+            bound = 1e-2 if name in ("f16", "bf16") else 1e-4
         assert error < bound * np.abs(wanted).max()
         assert model.config.activation == report.activation
         assert model.config.name == "checkpoint"

@@ -123,7 +123,8 @@ def test_weights_are_not_rounded(
         assert np.array_equal(values, expected[name][1]), name
     with Model.load(tmp_path / "packed.gguf") as model, Model.load(tmp_path / "plain.gguf") as same:
         wanted = same.logits(TOKENS)
-        assert np.abs(model.logits(TOKENS) - wanted).max() < 1e-3 * np.abs(wanted).max()
+        bound = 3e-2 if model.core.isa == "amx" else 1e-3  # which rounds to 8 bits what is not F32
+        assert np.abs(model.logits(TOKENS) - wanted).max() < bound * np.abs(wanted).max()
     convert_checkpoint(tmp_path / "packed", tmp_path / "f32.gguf", format="f32")
     again = weights_of(tmp_path / "f32.gguf")
     assert all(np.array_equal(again[name][1], values) for name, (_, values) in expected.items())

@@ -111,9 +111,10 @@ def test_named_tokens_are_exact_and_sessions_do_not_see_each_other(tmp_path: Pat
         (piece,) = model.start(TOKENS, 1, **options)
         found = piece.scores[0][1]
         assert found.token == token
-        # A turn of five tokens is evaluated as in decoding, `logits` as a prompt.
+        # A turn of five tokens is evaluated as in decoding, `logits` as a prompt, which AMX rounds
+        # to 8 bits.
         wanted = _log_p(wanted_with(plain[-1], exact[-1], token))[token]
-        assert np.isclose(found.logprob, wanted, atol=1e-3)
+        assert np.isclose(found.logprob, wanted, atol=2e-2 if model.core.isa == "amx" else 1e-3)
         scores = [each.logprob for each in model.token_scores(TOKENS)]
         assert np.allclose(scores, _log_p(exact)[np.arange(5), TOKENS[1:]], atol=1e-5)
 

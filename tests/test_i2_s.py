@@ -87,7 +87,8 @@ def test_a_model_is_that_of_its_floats(tmp_path: Path) -> None:
     tokens = [1, 2, 3, 40, 50]
     with Model.load(floats) as wanted, Model.load(path) as found:
         expected = wanted.logits(tokens)
-        assert np.abs(found.logits(tokens) - expected).max() < 1e-4 * np.abs(expected).max()
+        bound = 2e-3 if found.core.isa == "amx" else 1e-4  # which rounds to 8 bits what is not F32
+        assert np.abs(found.logits(tokens) - expected).max() < bound * np.abs(expected).max()
         # Down matrices, one row a neuron, stay ternary and exact.
         down = found.layers[0].matrices[-1]
         assert down.format == "tq2_0"

@@ -72,10 +72,13 @@ def test_it_answers_natively() -> None:
     with Model.load(smollm2(), context=CONTEXT) as model:
         tokens, logits = answer(model)
         assert "Paris" in model.detokenize(tokens)
+        # Numbers that differ in their last bits may be neighbours as halves, as which keys are
+        # kept. AMX rounds those of prompts to 8 bits, of which the few very large ones that special
+        # tokens have among small ones show most.
+        bound = 6e-2 if model.core.isa == "amx" else 5e-3
     expected_tokens, expected = native_answer()
     assert tokens == expected_tokens
-    # Numbers that differ in their last bits may be neighbours as halves, as which keys are kept.
-    assert np.abs(logits - expected).max() < 5e-3 * np.abs(expected).max()
+    assert np.abs(logits - expected).max() < bound * np.abs(expected).max()
 
 
 def test_in_wasmtime_without_a_second_copy() -> None:

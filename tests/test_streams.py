@@ -72,4 +72,5 @@ def test_a_quantised_model_keeps_its_integers(tmp_path: Path) -> None:
     expected = PooledReference(path).logits(TOKENS)
     with Model.load(tmp_path / "f16.gguf") as model:
         found = model.logits(np.array(TOKENS))
-    assert ((found - expected) ** 2).sum() / (expected**2).sum() < 1e-4
+        bound = 1e-3 if model.core.isa == "amx" else 1e-4  # which rounds to 8 bits what is not F32
+    assert ((found - expected) ** 2).sum() / (expected**2).sum() < bound

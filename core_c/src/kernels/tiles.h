@@ -14,7 +14,7 @@ enum {
 };
 
 typedef struct {
-  sf_products products; /* in which a number is two terms */
+  sf_products products; /* of matrices of floats, in which a number is two terms */
   /* Brings n inputs x (n, columns) into tiles, of which sf_tiles_numbers says how many numbers they have; `tiles` is
    * aligned to 64 bytes. */
   void (*pack)(const float *x, int32_t n, int32_t columns, uint16_t *tiles);
@@ -27,11 +27,11 @@ typedef struct {
 
 enum { SF_TILE_PEAK = 4 * 2 * SF_TILE_SIDE * SF_TILE_SIDE * 2 * SF_TILE_PAIRS };
 
-/* Numbers of 16 bits that n inputs take: in whole tiles, each in two terms. */
+/* Numbers of 16 bits that n inputs take, in whole tiles. */
 static inline size_t sf_tiles_numbers(int32_t n, int32_t columns) {
   const size_t across = ((size_t)n + SF_TILE_SIDE - 1) / SF_TILE_SIDE,
                along = ((size_t)columns + 2 * SF_TILE_PAIRS - 1) / (2 * SF_TILE_PAIRS);
-  return across * along * 2 * SF_TILE_NUMBERS;
+  return across * along * SF_TILE_NUMBERS;
 }
 
 /* Whether rows of a format are multiplied by tiles: not those that were not rounded when they were stored. */

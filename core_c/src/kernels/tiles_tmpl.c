@@ -1,9 +1,10 @@
 /* Products of prompts by tiles (tiles.h): compiled once for each vocabulary of tiles, with -DSF_TILES_<NAME> and the
  * flags that allow it.
  *
- * Weights and inputs are rounded to bfloat16, and what the rounding leaves is rounded again: a number is two terms, and
- * off by 2^-17 of itself at most. Products are exact, but for those of two second terms, which are left out; sums are
- * those of floats.
+ * Weights and inputs are rounded to bfloat16, to the nearest, and so off by 2^-9 of themselves at most. Products are
+ * exact, sums are those of floats. In products of matrices of floats, those of attention, what the rounding leaves is
+ * rounded again: a number is two terms, and off by 2^-17 of itself at most, and the products of two second terms are
+ * left out.
  *
  * A tile of weights holds 16 rows, 32 columns of each, as they lie in memory. A tile of inputs holds 32 columns of 16
  * inputs, which change places when they are packed: row p holds columns 2 p and 2 p + 1 of every input. So the product
@@ -23,61 +24,55 @@
 
 enum {
   COLUMNS = 2 * SF_TILE_PAIRS,          /* of a tile */
-  STRIP = 512,                          /* columns of a strip */
+  STRIP = 1024,                         /* columns of a strip at most, */
+  STRIP_GRAIN = 256,                    /* multiples of these, see sf_unpack_fn */
   STRIP_TILES = STRIP / COLUMNS,        /* one after the other, */
   ACROSS = SF_TILE_BAND / SF_TILE_SIDE, /* and so many side by side */
   INPUTS = 128,                         /* which a strip meets: those of a batch */
   INPUT_TILES = INPUTS / SF_TILE_SIDE,
-  TERMS = 2
+  TERMS = 2 /* of a number of a matrix of floats */
 };
 
 /* A strip in tiles, and the sums of its rows with the inputs, aligned for whole cache lines. */
 typedef struct {
-  t_line lines[TERMS][ACROSS][STRIP_TILES][SF_TILE_SIDE];
+  t_line lines[ACROSS][STRIP_TILES][SF_TILE_SIDE];
 } tile_strip;
 typedef struct {
   t_line lines[ACROSS][INPUT_TILES][SF_TILE_SIDE];
 } tile_sums;
 
-/* Whether weights have a second term that is not 0: all but those that were rounded to bfloat16 when they were stored.
- * Then the products are three, else two, since inputs always have one. */
-static int has_rest(sf_format_index format) { return format != SF_FORMAT_BF16; }
-
 static int32_t tiles_of(int32_t columns) { return (columns + COLUMNS - 1) / COLUMNS; }
 
-/* n rows of x, `stride` apart, each of `columns` numbers: what a right matrix has as its columns. */
-static void pack_rows(const float *x, size_t stride, int32_t n, int32_t columns, uint16_t *tiles) {
+/* n rows of x, `stride` apart, each of `columns` numbers of so many terms: what a right matrix has as its columns. */
+static void pack_rows(const float *x, size_t stride, int32_t n, int32_t columns, int32_t terms, uint16_t *tiles) {
   for (int32_t j = 0; j < n; j += SF_TILE_SIDE) {
-    for (int32_t c = 0; c < columns; c += COLUMNS, tiles += TERMS * SF_TILE_NUMBERS) {
+    for (int32_t c = 0; c < columns; c += COLUMNS, tiles += terms * SF_TILE_NUMBERS) {
       t_pack(x + (size_t)j * stride + (size_t)c, n - j < SF_TILE_SIDE ? n - j : SF_TILE_SIDE, stride,
-             columns - c < COLUMNS ? columns - c : COLUMNS, tiles, tiles + SF_TILE_NUMBERS);
+             columns - c < COLUMNS ? columns - c : COLUMNS, tiles, terms > 1 ? tiles + SF_TILE_NUMBERS : NULL);
     }
   }
 }
 
 static void pack(const float *x, int32_t n, int32_t columns, uint16_t *tiles) {
-  pack_rows(x, (size_t)columns, n, columns, tiles);
+  pack_rows(x, (size_t)columns, n, columns, 1, tiles);
 }
 
 /* Columns c … c + n - 1 of the rows, `across` tiles of them; the last row fills up the last tile. */
 static void load_strip(sf_format_index format, sf_unpack_fn *unpack, const sf_rows *rows, int32_t n_rows,
                        int32_t across, int32_t c, int32_t n, tile_strip *strip) {
-  const int two = has_rest(format);
   t_line buffer[STRIP / SF_TILE_SIDE];
   float *floats = (float *)(void *)buffer;
   for (int32_t i = 0; i < across * SF_TILE_SIDE; ++i) {
     unpack(format, sf_row_at(rows, i < n_rows ? i : n_rows - 1), c, n, floats);
     for (int32_t k = n; k % COLUMNS; ++k) floats[k] = 0;
     for (int32_t k = 0; k < tiles_of(n); ++k) {
-      t_line *high = &strip->lines[0][i / SF_TILE_SIDE][k][i % SF_TILE_SIDE],
-             *low = &strip->lines[1][i / SF_TILE_SIDE][k][i % SF_TILE_SIDE];
-      t_split(floats + k * COLUMNS, high, two ? low : NULL);
+      t_split(floats + k * COLUMNS, &strip->lines[i / SF_TILE_SIDE][k][i % SF_TILE_SIDE], NULL);
     }
   }
 }
 
 /* Tiles of one side of a product, in numbers of 16 bits: from one to the next along the columns, to the one beside it,
- * and to its second term. */
+ * and to its second term, or 0 where there is none. */
 typedef struct {
   const uint16_t *at;
   size_t next, beside, second;
@@ -110,10 +105,10 @@ static void dot_loaded(t_file *f, int left_tiles, int right_tiles) {
 }
 
 /* Adds the products of n tiles along the columns: of one or two tiles of the left side with one or two of the right
- * one; the sums are new at first. Of the terms, all products but that of the two second ones, `rest` saying whether the
- * left side has such; in an order in which each is loaded once. */
+ * one; the sums are new at first. Of the terms, all products but that of the two second ones, in an order in which each
+ * is loaded once. */
 static void add_products(t_file *f, int is_new, int left_tiles, int right_tiles, int32_t n, const tile_side *left,
-                         const tile_side *right, int rest, const tile_target *sums) {
+                         const tile_side *right, const tile_target *sums) {
   const size_t stride = sums->stride * sizeof(float);
   const uint16_t *l = left->at, *r = right->at;
   if (is_new) {
@@ -129,14 +124,16 @@ static void add_products(t_file *f, int is_new, int left_tiles, int right_tiles,
   }
   for (int32_t k = 0; k < n; ++k, l += left->next, r += right->next) {
     load_right(f, right_tiles, r, right->beside);
-    if (rest) {
+    if (left->second) {
       load_left(f, left_tiles, l + left->second, left->beside);
       dot_loaded(f, left_tiles, right_tiles);
     }
     load_left(f, left_tiles, l, left->beside);
     dot_loaded(f, left_tiles, right_tiles);
-    load_right(f, right_tiles, r + right->second, right->beside);
-    dot_loaded(f, left_tiles, right_tiles);
+    if (right->second) {
+      load_right(f, right_tiles, r + right->second, right->beside);
+      dot_loaded(f, left_tiles, right_tiles);
+    }
   }
   t_store_rows(f, 0, sums->at, stride);
   if (right_tiles > 1) t_store_rows(f, 1, sums->at + sums->beside, stride);
@@ -146,25 +143,31 @@ static void add_products(t_file *f, int is_new, int left_tiles, int right_tiles,
 
 /* ---- Rows of weights with inputs ---- */
 
+/* Columns of each strip of rows with so many, but for the last. */
+static int32_t strip_of(int32_t columns) {
+  const int32_t grains = (columns + STRIP_GRAIN - 1) / STRIP_GRAIN, strips = (columns + STRIP - 1) / STRIP;
+  return (grains + strips - 1) / strips * STRIP_GRAIN;
+}
+
 /* n_rows ≤ SF_TILE_BAND rows with n_inputs ≤ INPUTS inputs, whose tiles begin at `tiles`. */
 static void dot_group(t_file *f, sf_format_index format, sf_unpack_fn *unpack, const sf_rows *rows, int32_t n_rows,
                       const uint16_t *tiles, int32_t n_inputs, float *out, size_t out_stride) {
   tile_strip strip;
   tile_sums sums;
-  const int32_t across = (n_rows + SF_TILE_SIDE - 1) / SF_TILE_SIDE,
+  const int32_t across = (n_rows + SF_TILE_SIDE - 1) / SF_TILE_SIDE, step = strip_of(rows->columns),
                 input_tiles = (n_inputs + SF_TILE_SIDE - 1) / SF_TILE_SIDE;
-  const size_t apart = (size_t)tiles_of(rows->columns) * TERMS * SF_TILE_NUMBERS;
-  for (int32_t c = 0; c < rows->columns; c += STRIP) {
-    const int32_t n = rows->columns - c < STRIP ? rows->columns - c : STRIP;
-    const uint16_t *inputs = tiles + (size_t)(c / COLUMNS) * TERMS * SF_TILE_NUMBERS;
+  const size_t apart = (size_t)tiles_of(rows->columns) * SF_TILE_NUMBERS;
+  for (int32_t c = 0; c < rows->columns; c += step) {
+    const int32_t n = rows->columns - c < step ? rows->columns - c : step;
+    const uint16_t *inputs = tiles + (size_t)(c / COLUMNS) * SF_TILE_NUMBERS;
     load_strip(format, unpack, rows, n_rows, across, c, n, &strip);
     for (int32_t t = 0; t < input_tiles; t += 2) {
       const tile_side left = {(const uint16_t *)(const void *)strip.lines, SF_TILE_NUMBERS,
-                              STRIP_TILES * SF_TILE_NUMBERS, ACROSS * STRIP_TILES * SF_TILE_NUMBERS};
-      const tile_side right = {inputs + (size_t)t * apart, TERMS * SF_TILE_NUMBERS, apart, SF_TILE_NUMBERS};
+                              STRIP_TILES * SF_TILE_NUMBERS, 0};
+      const tile_side right = {inputs + (size_t)t * apart, SF_TILE_NUMBERS, apart, 0};
       const tile_target to = {(float *)(void *)sums.lines[0][t], SF_TILE_SIDE, SF_TILE_SIDE * SF_TILE_SIDE,
                               INPUT_TILES * SF_TILE_SIDE * SF_TILE_SIDE};
-      add_products(f, c == 0, across, input_tiles - t < 2 ? 1 : 2, tiles_of(n), &left, &right, has_rest(format), &to);
+      add_products(f, c == 0, across, input_tiles - t < 2 ? 1 : 2, tiles_of(n), &left, &right, &to);
     }
   }
   for (int32_t i = 0; i < n_rows; i += SF_TILE_SIDE) {
@@ -263,7 +266,7 @@ static void pair_rows(const float *x, size_t stride, int32_t k, int32_t n, t_lin
 
 static void lay_right(const float *x, size_t stride, int32_t k, int32_t n, int32_t across, float *right) {
   if (across) {
-    pack_rows(x, stride, n, k, (uint16_t *)(void *)right);
+    pack_rows(x, stride, n, k, TERMS, (uint16_t *)(void *)right);
   } else {
     pair_rows(x, stride, k, n, (t_line *)(void *)right);
   }
@@ -283,7 +286,7 @@ static void multiply(const float *left, int32_t m, const float *right, int32_t k
                            SF_TILE_NUMBERS};
       const tile_target to = {c + (size_t)(i * SF_TILE_SIDE) * c_stride + (size_t)(j * SF_TILE_SIDE), c_stride,
                               SF_TILE_SIDE, SF_TILE_SIDE * c_stride};
-      add_products(&file, !adds, down - i < 2 ? 1 : 2, across - j < 2 ? 1 : 2, along, &a, &b, 1, &to);
+      add_products(&file, !adds, down - i < 2 ? 1 : 2, across - j < 2 ? 1 : 2, along, &a, &b, &to);
     }
   }
   t_close(&file);

@@ -106,14 +106,13 @@ static inline void t_pack(const float *x, int n, size_t stride, int columns, uin
     const __m512 a = _mm512_maskz_loadu_ps((__mmask16)taken, p),
                  b = _mm512_maskz_loadu_ps((__mmask16)(taken >> 16), p + 16);
     first[j] = tiles_round(a, b);
-    second[j] = tiles_rest(a, b, first[j]);
+    if (low) second[j] = tiles_rest(a, b, first[j]);
   }
   tiles_transpose(first);
+  for (int k = 0; k < 16; ++k) _mm512_store_si512(high + 32 * k, first[k]);
+  if (!low) return;
   tiles_transpose(second);
-  for (int k = 0; k < 16; ++k) {
-    _mm512_store_si512(high + 32 * k, first[k]);
-    _mm512_store_si512(low + 32 * k, second[k]);
-  }
+  for (int k = 0; k < 16; ++k) _mm512_store_si512(low + 32 * k, second[k]);
 }
 
 static inline void t_store_columns(const t_line *sums, int n_rows, int n_columns, float scale, float *out,

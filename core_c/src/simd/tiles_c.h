@@ -82,16 +82,17 @@ static void t_pair(const float *x, const float *y, t_line *high, t_line *low) {
   t_split(both, high, low);
 }
 
-/* n ≤ 16 inputs, `stride` apart, of which a tile takes `columns` ≤ 32: two terms, zeros for the rest. */
+/* n ≤ 16 inputs, `stride` apart, of which a tile takes `columns` ≤ 32, zeros for the rest: two terms, or
+ * one if `low` is NULL. */
 static void t_pack(const float *x, int n, size_t stride, int columns, uint16_t *high, uint16_t *low) {
   for (int j = 0; j < 16; ++j) {
     float some[32] = {0};
     t_line first, second;
     if (j < n) memcpy(some, x + (size_t)j * stride, (size_t)columns * sizeof some[0]);
-    t_split(some, &first, &second);
+    t_split(some, &first, low ? &second : NULL);
     for (int k = 0; k < 32; ++k) {
       high[k / 2 * 32 + 2 * j + k % 2] = first.h[k];
-      low[k / 2 * 32 + 2 * j + k % 2] = second.h[k];
+      if (low) low[k / 2 * 32 + 2 * j + k % 2] = second.h[k];
     }
   }
 }
