@@ -323,6 +323,27 @@ static void check_axpy_pieces(sf_axpy_rows_fn *axpy, const test_rows *w, const i
   check_free(y, 4);
 }
 
+/* Several sums of the same rows, in F16, have the bits of each alone. */
+static void check_axpy_shared(const sf_kernels *kernels, const test_rows *w, const int32_t *ids, int32_t n_rows) {
+  enum { MOST_SUMS = 7 };
+  const sf_rows rows = rows_view(w, ids);
+  const int32_t stride = w->columns + 3, floats = MOST_SUMS * stride;
+  float *before = random_floats(floats), *alpha = random_floats(MOST_SUMS * MOST_ROWS);
+  for (int32_t sums = 1; sums <= MOST_SUMS; ++sums) {
+    float *alone = copy_floats(before, floats), *shared = copy_floats(before, floats);
+    for (int32_t j = 0; j < sums; ++j) {
+      kernels->axpy_rows[SF_FORMAT_F16](&rows, n_rows, alpha + j * MOST_ROWS, 0, w->columns, alone + j * stride);
+    }
+    kernels->axpy_shared_f16(&rows, n_rows, alpha, MOST_ROWS, sums, shared, (size_t)stride);
+    CHECK(equal_floats(shared, alone, floats), "axpy, %d sums of %d rows, %d columns: not the bits of each alone", sums,
+          n_rows, w->columns);
+    check_free(alone, 4);
+    check_free(shared, 4);
+  }
+  check_free(before, 4);
+  check_free(alpha, 4);
+}
+
 static void test_axpy(const sf_kernels *kernels, int32_t format, int32_t columns) {
   static const int32_t counts[] = {0, 1, 2, 3, 7, 8, 13, 21};
   sf_axpy_rows_fn *axpy = kernels->axpy_rows[sf_format_find(format)->index];
@@ -339,6 +360,7 @@ static void test_axpy(const sf_kernels *kernels, int32_t format, int32_t columns
     axpy(&rows, n_rows, alpha, 0, columns, after);
     check_axpy_values(&w, &r, chosen, n_rows, alpha, before, after);
     check_axpy_pieces(axpy, &w, chosen, n_rows, alpha, before, after);
+    if (format == SF_F16 && kernels->axpy_shared_f16) check_axpy_shared(kernels, &w, chosen, n_rows);
     if (same_bits_as(kernels)) {
       float *reference = copy_floats(before, columns);
       same_bits_as(kernels)->axpy_rows[sf_format_find(format)->index](&rows, n_rows, alpha, 0, columns, reference);

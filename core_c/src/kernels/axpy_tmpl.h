@@ -121,4 +121,70 @@ SF_INLINE void axpy_rows(sf_format_index format, const sf_rows *rows, int32_t n,
   for (; i < n; ++i) axpy_some(format, 1, rows, i, n, alpha, c0, c1, y);
 }
 
+/* ---- Several sums of the same rows ---- */
+
+enum { SHARED_SUMS = 4, SHARED_VECTORS = 4 }; /* which are in registers while all rows are added */
+
+/* `vectors` vectors from column c on, of which the last one has `last` columns, of n_sums sums; the first and the last
+ * of the counts are constants. */
+SF_INLINE void axpy_shared_tile(sf_format_index format, int n_sums, int vectors, const sf_rows *rows, int32_t n,
+                                const float *alpha, size_t alpha_stride, int32_t c, int32_t last, float *y,
+                                size_t y_stride) {
+  vf sums[SHARED_SUMS][SHARED_VECTORS];
+  for (int k = 0; k < vectors; ++k) {
+    const int32_t some = k + 1 < vectors ? SF_LANES : last;
+    for (int j = 0; j < n_sums; ++j) sums[j][k] = load_some(y + (size_t)j * y_stride + c + k * SF_LANES, some);
+  }
+  for (int32_t i = 0; i < n; ++i) {
+    const uint8_t *row = sf_row_at(rows, i) + (size_t)c * weight_bytes(format);
+    vf a[SHARED_SUMS];
+    for (int j = 0; j < n_sums; ++j) a[j] = v_set1(alpha[(size_t)j * alpha_stride + (size_t)i] * rows->scale);
+    for (int k = 0; k < vectors; ++k) {
+      const vf weights = load_some_weights(format, row + (size_t)(k * SF_LANES) * weight_bytes(format),
+                                           k + 1 < vectors ? SF_LANES : last);
+      for (int j = 0; j < n_sums; ++j) sums[j][k] = v_fma(a[j], weights, sums[j][k]);
+    }
+  }
+  for (int k = 0; k < vectors; ++k) {
+    for (int j = 0; j < n_sums; ++j) {
+      float *to = y + (size_t)j * y_stride + c + k * SF_LANES;
+      if (k + 1 < vectors || last == SF_LANES) {
+        v_store(to, sums[j][k]);
+      } else {
+        v_store_tail(to, sums[j][k], last);
+      }
+    }
+  }
+}
+
+/* n_sums (a constant) sums; the bits are those of axpy_rows for each. */
+SF_INLINE void axpy_shared_some(sf_format_index format, int n_sums, const sf_rows *rows, int32_t n, const float *alpha,
+                                size_t alpha_stride, float *y, size_t y_stride) {
+  enum { WIDE = SHARED_VECTORS * SF_LANES };
+  const int32_t columns = rows->columns;
+  int32_t c = 0;
+  for (; c + WIDE <= columns; c += WIDE) {
+    axpy_shared_tile(format, n_sums, SHARED_VECTORS, rows, n, alpha, alpha_stride, c, SF_LANES, y, y_stride);
+  }
+  for (; c + SF_LANES <= columns; c += SF_LANES) {
+    axpy_shared_tile(format, n_sums, 1, rows, n, alpha, alpha_stride, c, SF_LANES, y, y_stride);
+  }
+  if (c < columns) axpy_shared_tile(format, n_sums, 1, rows, n, alpha, alpha_stride, c, columns - c, y, y_stride);
+}
+
+SF_INLINE void axpy_shared(sf_format_index format, const sf_rows *rows, int32_t n, const float *alpha,
+                           size_t alpha_stride, int32_t n_sums, float *y, size_t y_stride) {
+  for (; n_sums >= 4; n_sums -= 4, alpha += 4 * alpha_stride, y += 4 * y_stride) {
+    axpy_shared_some(format, 4, rows, n, alpha, alpha_stride, y, y_stride);
+  }
+  if (n_sums == 3) axpy_shared_some(format, 3, rows, n, alpha, alpha_stride, y, y_stride);
+  if (n_sums == 2) axpy_shared_some(format, 2, rows, n, alpha, alpha_stride, y, y_stride);
+  if (n_sums == 1) axpy_shared_some(format, 1, rows, n, alpha, alpha_stride, y, y_stride);
+}
+
+static void axpy_shared_f16(const sf_rows *rows, int32_t n_rows, const float *alpha, size_t alpha_stride,
+                            int32_t n_sums, float *y, size_t y_stride) {
+  axpy_shared(SF_FORMAT_F16, rows, n_rows, alpha, alpha_stride, n_sums, y, y_stride);
+}
+
 #endif

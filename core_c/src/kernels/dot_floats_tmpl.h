@@ -25,8 +25,8 @@ enum {
   STRIP_COLUMNS = 3 * GROUP_COLUMNS,
   STRIP_VECTORS = STRIP_COLUMNS / SF_LANES,
   STRIP_INPUTS = 64, /* whose accumulators are kept */
-  FEW_ROWS = 2,      /* which share the inputs that they are multiplied with */
   FEW_INPUTS = 4,
+  FEW_ROWS = SF_LANES > 8 ? 4 : 2, /* which share the inputs they meet, by the number of registers */
   FEW_VECTORS = SF_BLOCK / SF_LANES
 };
 
@@ -195,15 +195,15 @@ SF_INLINE void store_sums(const vf *sums, int32_t n, float scale, float *out) {
 /* Adds the products of a vector of columns: one of each of `n_rows` rows with those of n_inputs inputs from column c
  * on, of which there are n. */
 SF_INLINE void few_add(int n_rows, int n_inputs, const vf *weights, const float *const *x, int32_t c, int32_t n,
-                       vf (*acc)[FEW_INPUTS]) {
+                       vf (*acc)[FEW_ROWS]) {
   for (int j = 0; j < n_inputs; ++j) {
     const vf v = load_some(x[j] + c, n);
-    for (int r = 0; r < n_rows; ++r) acc[r][j] = v_fma(weights[r], v, acc[r][j]);
+    for (int r = 0; r < n_rows; ++r) acc[j][r] = v_fma(weights[r], v, acc[j][r]);
   }
 }
 
 SF_INLINE void few_plain(sf_format_index format, int n_rows, int n_inputs, const uint8_t *const *row,
-                         const float *const *x, int32_t columns, vf (*acc)[FEW_INPUTS]) {
+                         const float *const *x, int32_t columns, vf (*acc)[FEW_ROWS]) {
   const size_t size = weight_bytes(format);
   vf weights[FEW_ROWS];
   int32_t c = 0;
@@ -217,7 +217,7 @@ SF_INLINE void few_plain(sf_format_index format, int n_rows, int n_inputs, const
 }
 
 SF_INLINE void few_blocks(sf_format_index format, int n_rows, int n_inputs, const uint8_t *const *row,
-                          const float *const *x, int32_t columns, vf (*acc)[FEW_INPUTS]) {
+                          const float *const *x, int32_t columns, vf (*acc)[FEW_ROWS]) {
   float scales[FEW_ROWS][GROUP_SIZE], mins[FEW_ROWS][GROUP_SIZE];
   for (int32_t c = 0; c < columns; c += GROUP_COLUMNS) {
     const int32_t rest = (columns - c) / SF_BLOCK, n = rest < GROUP ? rest : GROUP;
@@ -254,21 +254,18 @@ SF_INLINE void dot_few_floats(sf_format_index format, int n_most, const sf_rows 
   for (int32_t j = 0; j < n_most; ++j) input[j] = x + (size_t)(j < n_inputs ? j : n_inputs - 1) * (size_t)rows->columns;
   for (int32_t i = 0; i < n_rows; i += FEW_ROWS) {
     const uint8_t *row[FEW_ROWS];
-    vf acc[FEW_ROWS][FEW_INPUTS];
+    vf acc[FEW_INPUTS][FEW_ROWS];
     for (int r = 0; r < FEW_ROWS; ++r) {
       row[r] = sf_row_at(rows, i + r < n_rows ? i + r : n_rows - 1);
-      for (int j = 0; j < n_most; ++j) acc[r][j] = v_set1(0);
+      for (int j = 0; j < n_most; ++j) acc[j][r] = v_set1(0);
     }
     if (is_plain(format)) {
       few_plain(format, FEW_ROWS, n_most, row, input, rows->columns, acc);
     } else {
       few_blocks(format, FEW_ROWS, n_most, row, input, rows->columns, acc);
     }
-    for (int r = 0; r < FEW_ROWS && i + r < n_rows; ++r) {
-      for (int32_t j = 0; j < n_inputs; ++j) {
-        out[(size_t)j * out_stride + (size_t)(i + r)] = v_sum(acc[r][j]) * rows->scale;
-      }
-    }
+    const int32_t some = n_rows - i < FEW_ROWS ? n_rows - i : FEW_ROWS;
+    for (int32_t j = 0; j < n_inputs; ++j) store_sums(acc[j], some, rows->scale, out + (size_t)j * out_stride + i);
   }
 }
 

@@ -196,6 +196,10 @@ SF_INLINE void dot_rows(sf_format_index format, const sf_rows *rows, int32_t n_r
   if (is_plain(format) ? n_inputs > 1 : SF_PROMPT_FLOATS && !inputs->values) {
     if (has_few() && n_inputs == 1) {
       dot_few_floats(format, 1, rows, n_rows, inputs->f32, 1, out, out_stride);
+    } else if (has_few() && is_plain(format) && n_inputs == 2) {
+      dot_few_floats(format, 2, rows, n_rows, inputs->f32, 2, out, out_stride);
+    } else if (has_few() && is_plain(format) && n_inputs == 3) {
+      dot_few_floats(format, 3, rows, n_rows, inputs->f32, 3, out, out_stride);
     } else if (has_few() && n_inputs <= FEW_INPUTS) {
       dot_few_floats(format, FEW_INPUTS, rows, n_rows, inputs->f32, n_inputs, out, out_stride);
     } else {

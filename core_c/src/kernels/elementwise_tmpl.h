@@ -93,6 +93,10 @@ static void quantize_i16(const float *x, int32_t columns, int32_t most_level, in
   }
 }
 
+static void prefetch(const uint8_t *from, size_t bytes) {
+  for (size_t at = 0; at < bytes; at += LINE) v_prefetch(from + at);
+}
+
 /* x · 0 is 0 for every finite x, else NaN; a sum with a NaN in it is NaN. */
 static int32_t all_finite(const float *x, int32_t count) {
   const vf zero = v_set1(0);

@@ -57,6 +57,10 @@ typedef void sf_dot_rows_fn(const sf_rows *rows, int32_t n_rows, const sf_inputs
 /* y[c] += Σ_i scale · alpha[i] · row_i[c] for c0 ≤ c < c1, added in order of i; c0 is a multiple of 32, and c1 is one
  * too, or equals columns. y points at column 0. */
 typedef void sf_axpy_rows_fn(const sf_rows *rows, int32_t n_rows, const float *alpha, int32_t c0, int32_t c1, float *y);
+/* The same for all columns of n_sums sums, alpha (n_sums, alpha_stride) and y (n_sums, y_stride), with the same bits:
+ * rows are read once. */
+typedef void sf_axpy_shared_fn(const sf_rows *rows, int32_t n_rows, const float *alpha, size_t alpha_stride,
+                               int32_t n_sums, float *y, size_t y_stride);
 
 /* Rows in panels of SF_PANEL, whose bytes are interleaved by twos: bytes 2u and 2u + 1 of row i of a panel, whose rows
  * have `bytes` each, at panel · SF_PANEL · bytes + (u · SF_PANEL + i) · 2. */
@@ -116,6 +120,7 @@ typedef struct {
   sf_products products;
   sf_dot_rows_fn *dot_rows[SF_FORMATS];
   sf_axpy_rows_fn *axpy_rows[SF_FORMATS];
+  sf_axpy_shared_fn *axpy_shared_f16;       /* NULL where vectors are short and it would gain little */
   sf_dot_panels_fn *dot_panels[SF_FORMATS]; /* NULL for formats without one */
   sf_dot_columns_fn *dot_columns;           /* of Q4_0; NULL in WebAssembly */
   int32_t prompt_floats; /* 1: prompts are multiplied as floats in block formats too, which is faster here */
@@ -155,6 +160,7 @@ typedef struct {
   void (*rope)(float *x, const float *cos_sin, int32_t pairs, int32_t halves);
   /* Changes state (keys, values) by a token, and writes out (values). */
   void (*recur)(const sf_recurrence *r, float *state, float *out);
+  void (*prefetch)(const uint8_t *from, size_t bytes);  /* these are read soon */
   int32_t (*all_finite)(const float *x, int32_t count); /* 1 when no NaN or infinity */
   /* How many of x (count ≤ 2²⁴) are above `limit`, which may be infinite. NaN is not. */
   int32_t (*count_above)(const float *x, int32_t count, float limit);

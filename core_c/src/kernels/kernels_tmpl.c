@@ -105,6 +105,7 @@ const sf_kernels SF_ISA_TABLE = {
 #include "formats/lists.h"
 #undef SF_FORMAT
         },
+    .axpy_shared_f16 = SF_LANES > 4 ? axpy_shared_f16 : NULL,
     .dot_panels =
         {
 #define SF_FORMAT_WITH_PANELS(NAME, name) [SF_FORMAT_##NAME] = dot_panels_##name,
@@ -136,6 +137,7 @@ const sf_kernels SF_ISA_TABLE = {
     .softcap = softcap,
     .rope = rope,
     .recur = recur,
+    .prefetch = prefetch,
     .all_finite = all_finite,
     .count_above = count_above,
     .peak_operations = peak_operations,

@@ -10,7 +10,10 @@
 #include "base/memory.h"
 #include "model/attention.h"
 
-enum { CHUNK = 8 * SF_KV_BLOCK }; /* positions */
+enum {
+  CHUNK = 8 * SF_KV_BLOCK, /* positions */
+  STEP = SF_KV_SPAN        /* whose keys or values are read before those of the next block are asked for */
+};
 
 /* Of a chunk and a query head: the largest score, the sum of the weights, and the weighted values. */
 enum { MOST, SUM, HEADER = SF_KV_SPAN };
@@ -21,7 +24,7 @@ typedef struct {
   sf_attention a;
   sf_inputs queries; /* (tokens · heads) */
   int32_t group;
-  size_t floats;               /* of a block's values as such, if their query heads share that, or 0 */
+  size_t floats;               /* of a step's values as such, if their query heads share that, or 0 */
   int32_t begin[SF_BATCH + 1]; /* chunks of the tokens before each */
   size_t record;               /* floats of a chunk and a query head */
   float *records;              /* (chunks, heads, record) */
@@ -43,14 +46,47 @@ static float *record_of(const decode_job *job, int32_t chunk, int32_t head) {
 /* Columns of a row that begins at a whole vector. */
 static size_t whole(int32_t columns) { return (size_t)((columns + SF_KV_SPAN - 1) / SF_KV_SPAN * SF_KV_SPAN); }
 
-/* The query heads of a key/value head add `n` rows of values with their weights, those at `at` and after. The values
- * become floats once for all of the heads, in `floats`, unless these are 0. */
+/* The keys, or values, of a head from a position on. */
+static const uint8_t *rows_at(const decode_job *job, const sf_state *state, int32_t kv_head, int32_t of_values,
+                              int32_t position) {
+  const sf_attention *a = &job->a;
+  uint8_t *block = sf_block_of(state, position);
+  const size_t row = (size_t)(position % SF_KV_BLOCK);
+  return of_values ? sf_values_in(block, a, kv_head) + row * a->v.stride
+                   : sf_keys_in(block, a, kv_head) + row * a->k.stride;
+}
+
+/* Before n of them are read, asks for as many in the same place of what is read next: the following block, or, after
+ * the keys of the positions first … last, the first block of their values. A processor's own prefetcher begins to
+ * follow runs as short as these when they nearly end; WebAssembly has no such instruction. */
+static void ask_for_next(const decode_job *job, const sf_state *state, int32_t kv_head, int32_t of_values, int32_t at,
+                         int32_t n, int32_t first, int32_t last) {
+#if defined(__wasm__)
+  (void)job, (void)state, (void)kv_head, (void)of_values, (void)at, (void)n, (void)first, (void)last;
+#else
+  int32_t next = at + SF_KV_BLOCK;
+  if (next / SF_KV_BLOCK > last / SF_KV_BLOCK) {
+    if (of_values) return;
+    of_values = 1;
+    next = first - first % SF_KV_BLOCK + at % SF_KV_BLOCK;
+  }
+  const size_t stride = of_values ? job->a.v.stride : job->a.k.stride;
+  job->model->context->kernels->prefetch(rows_at(job, state, kv_head, of_values, next), (size_t)n * stride);
+#endif
+}
+
+/* The query heads of a key/value head add `n` rows of values with their weights. Values in F16 are read once for all of
+ * the heads: where kernels have no sum of that kind they become floats, in `floats`. */
 static void add_values(const decode_job *job, const uint8_t *values, int32_t n, const float *weights, float *floats,
                        float *records) {
   const sf_attention *a = &job->a;
   const sf_kernels *kernels = job->model->context->kernels;
   sf_format_index format = a->v.format->index;
   sf_rows rows = {values, a->v.stride, NULL, a->v.dim, 1.0f};
+  if (job->group > 1 && a->v.format->format == SF_F16 && kernels->axpy_shared_f16) {
+    kernels->axpy_shared_f16(&rows, n, weights, CHUNK, job->group, records + HEADER, job->record);
+    return;
+  }
   if (job->floats > 0) {
     const size_t columns = whole(a->v.dim);
     for (int32_t i = 0; i < n; i++) {
@@ -76,10 +112,10 @@ static void attend_chunk(const decode_job *job, int32_t token, int32_t chunk, in
   const int32_t span = (count + SF_KV_SPAN - 1) / SF_KV_SPAN * SF_KV_SPAN;
   const sf_inputs queries = sf_input(&job->queries, token * a->heads + head, a->k.dim);
   for (int32_t at = first, next; at <= last; at = next) {
-    next = (at / SF_KV_BLOCK + 1) * SF_KV_BLOCK;
+    next = (at / STEP + 1) * STEP;
     const int32_t n = (next <= last ? next : last + 1) - at;
-    const uint8_t *keys = sf_keys_in(sf_block_of(state, at), a, kv_head);
-    const sf_rows rows = {keys + (size_t)(at % SF_KV_BLOCK) * a->k.stride, a->k.stride, NULL, a->k.dim, 1.0f};
+    const sf_rows rows = {rows_at(job, state, kv_head, 0, at), a->k.stride, NULL, a->k.dim, 1.0f};
+    ask_for_next(job, state, kv_head, 0, at, n, first, last);
     kernels->dot_rows[a->k.format->index](&rows, n, &queries, job->group, scores + (at - first), CHUNK);
   }
   for (int32_t g = 0; g < job->group; g++) {
@@ -92,11 +128,10 @@ static void attend_chunk(const decode_job *job, int32_t token, int32_t chunk, in
     memset(record + HEADER, 0, (size_t)a->v.dim * sizeof(float));
   }
   for (int32_t at = first, next; at <= last; at = next) {
-    next = (at / SF_KV_BLOCK + 1) * SF_KV_BLOCK;
+    next = (at / STEP + 1) * STEP;
     const int32_t n = (next <= last ? next : last + 1) - at;
-    const uint8_t *values = sf_values_in(sf_block_of(state, at), a, kv_head);
-    add_values(job, values + (size_t)(at % SF_KV_BLOCK) * a->v.stride, n, scores + (at - first), floats,
-               record_of(job, chunk, head));
+    ask_for_next(job, state, kv_head, 1, at, n, first, last);
+    add_values(job, rows_at(job, state, kv_head, 1, at), n, scores + (at - first), floats, record_of(job, chunk, head));
   }
 }
 
@@ -152,7 +187,8 @@ int32_t sf_attend_decode(sf_model *model, const sf_step *step) {
   int32_t seen = 0;
   job.group = a->heads / a->kv_heads;
   job.record = HEADER + whole(a->v.dim);
-  job.floats = job.group > 1 && a->v.format->format == SF_F16 ? SF_KV_BLOCK * whole(a->v.dim) : 0;
+  job.floats =
+      job.group > 1 && a->v.format->format == SF_F16 && !context->kernels->axpy_shared_f16 ? STEP * whole(a->v.dim) : 0;
   for (int32_t j = 0; j < batch->n; j++) {
     const int32_t first = first_of(&job, j), last = last_of(&job, j);
     job.begin[j + 1] = job.begin[j] + (last < first ? 0 : last / CHUNK - first / CHUNK + 1);
