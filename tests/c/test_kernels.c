@@ -451,24 +451,44 @@ static void test_extreme_ternary(const sf_kernels *kernels, sf_format_index form
   }
 }
 
-/* Nor in blocks of quants of four bits, all 0 or all 15. */
-static void test_extreme_nibbles(const sf_kernels *kernels, int quant) {
-  const int32_t most = kernels->input_most(SF_FORMAT_Q4_0), numbers[] = {most, -most, 127, 128, -128, -129};
-  uint8_t blocks[8][18];
-  memset(blocks, quant * 17, sizeof blocks);
-  for (int b = 0; b < 8; ++b) blocks[b][0] = 0, blocks[b][1] = 0x3c;
+/* Makes 256 columns whose quants are all 0 or, with `most` 1, the largest, with scales of 1 and mins of 0. Returns the
+ * weight of each. */
+static double fill_extreme(sf_format_index format, int most, uint8_t *p) {
+  static const uint8_t packed[12] = {1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1};
+  uint8_t *d = p + (format == SF_FORMAT_Q6_K ? 208 : 0);
+  memset(p, most ? 0xff : 0, 256);
+  if (format == SF_FORMAT_Q4_0) {
+    for (int b = 0; b < 8; ++b) p[18 * b] = 0, p[18 * b + 1] = 0x3c; /* the half 1.0 */
+    return most ? 7 : -8;
+  }
+  d[0] = 0, d[1] = 0x3c;
+  if (format == SF_FORMAT_Q6_K) {
+    memset(p + 192, 1, 16);
+    return most ? 31 : -32;
+  }
+  p[2] = 0, p[3] = 0;
+  memcpy(p + 4, packed, sizeof packed);
+  return !most ? 0 : format == SF_FORMAT_Q5_K ? 31 : 15;
+}
+
+/* Nor in blocks whose quants are all the same. */
+static void test_extreme_quants(const sf_kernels *kernels, sf_format_index format, int which) {
+  const int32_t most = kernels->input_most(format), numbers[] = {most, -most, 127, 128, -128, -129};
+  uint8_t row[256];
+  const double weight = fill_extreme(format, which, row);
   for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; ++k) {
     int16_t values[256];
     float scales[8], sums[8], out = 0;
     for (int c = 0; c < 256; ++c) values[c] = (int16_t)numbers[k];
     for (int b = 0; b < 8; ++b) scales[b] = 1, sums[b] = 32 * (float)numbers[k];
-    const sf_rows rows = {blocks[0], sizeof blocks, NULL, 256, 1.0f};
+    const sf_rows rows = {row, sizeof row, NULL, 256, 1.0f};
     sf_inputs inputs = {.values = values, .scales = scales, .sums = sums};
-    uint8_t *split = inputs_split(kernels, SF_FORMAT_Q4_0, 1, 256, &inputs);
-    kernels->dot_rows[SF_FORMAT_Q4_0](&rows, 1, &inputs, 1, &out, 1);
+    uint8_t *split = inputs_split(kernels, format, 1, 256, &inputs);
+    kernels->dot_rows[format](&rows, 1, &inputs, 1, &out, 1);
     sf_free(split);
-    const double wanted = 256.0 * (quant - 8) * numbers[k];
-    CHECK(fabs((double)out - wanted) <= 64, "256 times %d in quants %d gave %.9g", numbers[k], quant, (double)out);
+    const double wanted = 256 * weight * numbers[k];
+    CHECK(fabs((double)out - wanted) <= 64, "format %d, 256 times %d in weights %g gave %.9g", (int)format, numbers[k],
+          weight, (double)out);
   }
 }
 
@@ -481,8 +501,11 @@ static void test_groups(const sf_kernels *kernels) {
       if (sf_format_row_bytes(format->format, columns)) test_dot(kernels, format->format, columns, AS_DECODED);
     }
   }
-  test_extreme_nibbles(kernels, 0);
-  test_extreme_nibbles(kernels, 15);
+  static const sf_format_index of_nibbles[] = {SF_FORMAT_Q4_0, SF_FORMAT_Q4_K, SF_FORMAT_Q5_K, SF_FORMAT_Q6_K};
+  for (size_t f = 0; f < sizeof of_nibbles / sizeof of_nibbles[0]; ++f) {
+    test_extreme_quants(kernels, of_nibbles[f], 0);
+    test_extreme_quants(kernels, of_nibbles[f], 1);
+  }
 }
 
 int main(int argc, char **argv) {

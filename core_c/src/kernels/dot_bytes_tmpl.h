@@ -1,7 +1,8 @@
-/* Products of quants of 4 or 8 bits with inputs, whose integers of 16 bits are taken apart into two bytes each (see
+/* Products of quants of 4 … 6 or 8 bits with inputs, whose integers of 16 bits are taken apart into two bytes each (see
  * split_tmpl.h). So products of bytes, of which a vector holds twice as many as of 16 bits, are as exact. A group of 8
  * sub-blocks is an accumulator of integers, or a few where vectors are short, with two lanes for each sub-block; it
- * takes the scales of its sub-blocks once. Where an instruction multiplies two rows at a time (SF_BYTE_ROWS), a
+ * takes the scales of its sub-blocks once. Where each half of a sub-block has a scale, there are twice as many
+ * accumulators, with two lanes for each half. Where an instruction multiplies two rows at a time (SF_BYTE_ROWS), a
  * sub-block of both is an accumulator, with two lanes for each row, and four of these make a vector of products for
  * each row. One input is here, several are below. */
 #ifndef SF_KERNELS_DOT_BYTES_H
@@ -18,7 +19,7 @@ SF_CHECK(rows_come_together, SF_STREAMS % BYTE_ROWS == 0 && SF_IN_ORDER % BYTE_R
  * columns, where these have bytes of their own. Those that sub-blocks share are as they are stored. */
 SF_INLINE vq load_some_bytes(sf_format_index format, const uint8_t *p, int k, int half, int32_t n) {
   const sf_traits *traits = traits_of(format);
-  const int s = first_of_vector(blocks_apart(format), k);
+  const int s = block_of_vector(order_of(format), k, 0);
   if (traits->storage == SF_QUANTS_HALVES) {
     const size_t step = (size_t)(halves_at(format, p, 1) - halves_at(format, p, 0));
     return vq_load(halves_at(format, p, s), step, n - s);
@@ -30,11 +31,44 @@ SF_INLINE vq load_some_bytes(sf_format_index format, const uint8_t *p, int k, in
   return vq_load(p + sf_plane_run(traits->low, s) + half * SF_BLOCK / 2, SF_BLOCK, GROUP);
 }
 
+/* The bytes that hold these quants' high bits, in formats of planes that have such. */
+SF_INLINE vq load_high_bytes(sf_format_index format, const uint8_t *p, int k, int half) {
+  const sf_plane plane = traits_of(format)->high;
+  const bytes_order order = order_of(format);
+  if (!plane.bits) return vq_set1(0);
+  const int first = sf_plane_run(plane, block_of_vector(order, k, 0));
+  const int third = sf_plane_run(plane, block_of_vector(order, k, 2)); /* of four */
+  return vq_load_twos(p + first + half * SF_BLOCK / 2, BLOCKS_OF_VECTOR > 2 ? (size_t)(third - first) : 0);
+}
+
 /* The quants of vector k in such bytes. */
-SF_INLINE vq quants_in(sf_format_index format, vq bytes, int k) {
+SF_INLINE vq quants_in(sf_format_index format, vq bytes, vq above, int k) {
   const sf_traits *traits = traits_of(format);
+  const bytes_order order = order_of(format);
   if (traits->storage != SF_QUANTS_PLANES) return bytes;
-  return sf_plane_shift(traits->low, first_of_vector(blocks_apart(format), k)) ? vq_high(bytes) : vq_low(bytes);
+  const int upper = sf_plane_shift(traits->low, block_of_vector(order, k, 0)) != 0;
+  const vq quants = upper ? vq_high(bytes) : vq_low(bytes);
+  if (!traits->high.bits) return quants;
+  int left[BLOCKS_OF_VECTOR];
+  SF_UNROLLED for (int i = 0; i < BLOCKS_OF_VECTOR; ++i) {
+    left[i] = traits->low.bits - sf_plane_shift(traits->high, block_of_vector(order, k, i));
+  }
+  return vq_put(quants, above, left, ((1 << traits->high.bits) - 1) << traits->low.bits);
+}
+
+/* Two vectors of quants, paired: half `first` of vector k of the group at p, half `second` of vector l of that at q. */
+SF_INLINE void load_pair_of(sf_format_index format, const uint8_t *p, int k, int first, const uint8_t *q, int l,
+                            int second, int32_t n, vq *r) {
+  vq above[2] = {load_high_bytes(format, p, k, first), load_high_bytes(format, q, l, second)};
+  r[0] = load_some_bytes(format, p, k, first, n);
+  r[1] = load_some_bytes(format, q, l, second, n);
+  if (k == l) { /* which halves what is left to do for vectors that share bytes */
+    vq_pair(&r[0], &r[1]);
+    vq_pair(&above[0], &above[1]);
+  }
+  r[0] = quants_in(format, r[0], above[0], k);
+  r[1] = quants_in(format, r[1], above[1], l);
+  if (k != l) vq_pair(&r[0], &r[1]);
 }
 
 /* The quants of `vectors` vectors of accumulator a of the groups at rows p: of a row's vectors k and l, or of vector k
@@ -43,6 +77,11 @@ SF_INLINE void load_bytes(sf_format_index format, const uint8_t *const *p, int a
   const sf_traits *traits = traits_of(format);
   const uint8_t *q = p[BYTE_ROWS - 1];
   const int both = vectors == PAIR_VECTORS, k = BYTE_ROWS > 1 ? a : 2 * a, l = BYTE_ROWS > 1 ? a : 2 * a + 1;
+  if (order_of(format) == IN_HALVES) {
+    const int of = BYTE_ROWS > 1 ? a / 2 : a, half = BYTE_ROWS > 1 ? a % 2 : 1;
+    load_pair_of(format, p[0], of, BYTE_ROWS > 1 ? half : 0, q, of, half, n, r);
+    return;
+  }
   if (traits->storage == SF_QUANTS_HALVES) {
     vq bytes[2] = {load_some_bytes(format, p[0], k, 0, n), vq_set1(0)};
     if (both) bytes[1] = load_some_bytes(format, q, l, 0, n);
@@ -53,14 +92,26 @@ SF_INLINE void load_bytes(sf_format_index format, const uint8_t *const *p, int a
     }
     return;
   }
-  for (int half = 0; half < 2; ++half, r += 1 + both) {
-    r[0] = load_some_bytes(format, p[0], k, half, n);
-    if (both) r[1] = load_some_bytes(format, q, l, half, n);
-    if (BYTE_ROWS > 1) vq_pair(&r[0], &r[1]); /* which halves what is left to do for vectors that share bytes */
-    r[0] = quants_in(format, r[0], k);
-    if (both) r[1] = quants_in(format, r[1], l);
-    if (BYTE_ROWS == 1 && both) vq_pair(&r[0], &r[1]);
+  for (int half = 0; half < 2; ++half) {
+    if (both) {
+      load_pair_of(format, p[0], k, half, q, l, half, n, r + 2 * half);
+    } else {
+      r[half] = quants_in(format, load_some_bytes(format, p[0], k, half, n), load_high_bytes(format, p[0], k, half), k);
+    }
   }
+}
+
+/* The scales of a group of n sub-blocks or, where these have scales of their own, of their halves, and mins as
+ * group_scales. */
+SF_INLINE void bytes_scales(sf_format_index format, const uint8_t *p, int32_t n, vf *scale, vf *min) {
+  const sf_traits *traits = traits_of(format);
+  group_scales(format, p, n, scale, min);
+  if (order_of(format) != IN_HALVES) return;
+  const vf d = scale[0];
+  int8_t integers[SF_RUNS];
+  for (int i = 0; i < SF_RUNS; ++i) integers[i] = (int8_t)traits->scale_of(p, i);
+  v_load_i8(integers, scale);
+  for (int k = 0; k < HALF_VECTORS; ++k) scale[k] = v_mul(scale[k], d);
 }
 
 /* The products of each row, given those accumulators that make a vector of them. */
@@ -75,31 +126,31 @@ SF_INLINE void join_sums(const vi *sums, vi *products) {
 /* Adds the products of a group of n sub-blocks of each of `streams` rows with the input's. */
 SF_INLINE void bytes_group(sf_format_index format, int streams, int asks, const uint8_t *const *row,
                            const uint8_t *const *next, size_t at, int32_t n, const bytes_columns *x, vf *sum) {
-  const int apart = blocks_apart(format);
+  const bytes_order order = order_of(format);
   for (int r = 0; r < streams; r += BYTE_ROWS) {
     const uint8_t *p[BYTE_ROWS];
-    vf scale[BYTE_ROWS][GROUP_VECTORS], min[GROUP_VECTORS];
+    vf scale[BYTE_ROWS][HALF_VECTORS], min[GROUP_VECTORS];
     for (int i = 0; i < BYTE_ROWS; ++i) {
       p[i] = row[r + i] + at;
       for (int s = 0; asks && s < GROUP && has_line(format, s); ++s) v_prefetch(next[r + i] + at + (size_t)s * LINE);
-      group_scales(format, p[i], n, scale[i], min);
+      bytes_scales(format, p[i], n, scale[i], min);
       if (has_min(format)) sum[r + i] = take_offsets(sum[r + i], min, x->sums);
     }
-    for (int f = 0; f < BYTES_FLOATS; ++f) {
+    SF_UNROLLED for (int f = 0; f < floats_of(order); ++f) {
       vi sums[JOINED_SUMS], products[BYTE_ROWS];
-      const int some = vectors_of_sum(apart, f * JOINED_SUMS, n);
+      const int some = vectors_of_sum(order, f * JOINED_SUMS, n);
       if (!some) break;
-      for (int k = 0; k < JOINED_SUMS; ++k) {
-        const int a = f * JOINED_SUMS + k, vectors = vectors_of_sum(apart, a, n);
+      SF_UNROLLED for (int k = 0; k < JOINED_SUMS; ++k) {
+        const int a = f * JOINED_SUMS + k, vectors = vectors_of_sum(order, a, n), first = a * inputs_of_sum(order);
         vq quants[PAIR_VECTORS];
         sums[k] = v_set1_int(0);
         if (!vectors) continue;
         load_bytes(format, p, a, vectors, n, quants);
-        sums[k] = bytes_products(vectors, quants, x->high + a * SUM_INPUTS, x->low + a * SUM_INPUTS, x->zero[a]);
+        sums[k] = bytes_products(vectors, quants, x->high + first, x->low + first, x->zero[a]);
       }
       join_sums(sums, products);
       for (int i = 0; i < BYTE_ROWS; ++i) {
-        const vf scales = v_mul(spread_scales(apart, scale[i], f, some), x->scales[f]);
+        const vf scales = v_mul(spread_scales(order, order == IN_HALVES, scale[i], f, some), x->scales[f]);
         sum[r + i] = v_fma(v_float(products[i]), scales, sum[r + i]);
       }
     }
@@ -133,27 +184,30 @@ SF_INLINE void streams_bytes(sf_format_index format, int streams, int asks, cons
  * in registers while they meet all inputs. The order of additions is that of one input. */
 
 enum {
-  BYTES_ROWS = 32,                              /* whose accumulators wait, a multiple of BYTE_ROWS */
-  BYTES_INPUTS = 8,                             /* that meet a row at once */
-  BYTES_PART = 4,                               /* groups of columns */
-  BYTES_AHEAD = 4,                              /* how many rows before its turn a row is asked for */
-  ROW_FLOATS = BYTE_ROWS > 1 ? 1 : BYTES_FLOATS /* vectors of products whose quants are in registers together */
+  BYTES_ROWS = 32,  /* whose accumulators wait, a multiple of BYTE_ROWS */
+  BYTES_INPUTS = 8, /* that meet a row at once */
+  BYTES_PART = 4,   /* groups of columns */
+  BYTES_AHEAD = 4,  /* how many rows before its turn a row is asked for */
+  ROW_QUANTS = (BYTE_ROWS > 1 ? JOINED_SUMS : BYTES_SUMS) * PAIR_VECTORS /* vectors that are in registers together */
 };
+
+/* The vectors of products that these make. */
+SF_INLINE int row_floats(bytes_order order) { return BYTE_ROWS > 1 ? 1 : floats_of(order); }
 
 /* Accumulators, (input, row); one row more, so that those of a row's inputs are not a power of two apart. */
 typedef vf bytes_sums[BYTES_INPUTS][BYTES_ROWS + 1];
 
-/* The quants of n sub-blocks of the groups at rows p, for ROW_FLOATS vectors of products from `first` on, and the
+/* The quants of n sub-blocks of the groups at rows p, for row_floats vectors of products from `first` on, and the
  * scales of these. */
 SF_INLINE void load_row_bytes(sf_format_index format, const uint8_t *const *p, int first, int32_t n,
-                              vf (*scale)[GROUP_VECTORS], vf (*scales)[BYTE_ROWS], vq *quants) {
-  const int apart = blocks_apart(format);
-  for (int k = 0; k < ROW_FLOATS * JOINED_SUMS; ++k, quants += PAIR_VECTORS) {
-    const int a = first * JOINED_SUMS + k, f = k / JOINED_SUMS, vectors = vectors_of_sum(apart, a, n);
-    for (int u = vectors; u < PAIR_VECTORS; ++u) quants[u] = vq_set1(0);
+                              vf (*scale)[HALF_VECTORS], vf (*scales)[BYTE_ROWS], vq *quants) {
+  const bytes_order order = order_of(format);
+  SF_UNROLLED for (int k = 0; k < row_floats(order) * JOINED_SUMS; ++k, quants += most_vectors(order)) {
+    const int a = first * JOINED_SUMS + k, f = k / JOINED_SUMS, vectors = vectors_of_sum(order, a, n);
+    for (int u = vectors; u < most_vectors(order); ++u) quants[u] = vq_set1(0);
     if (vectors) load_bytes(format, p, a, vectors, n, quants);
     for (int r = 0; k % JOINED_SUMS == 0 && r < BYTE_ROWS; ++r) {
-      scales[f][r] = vectors ? spread_scales(apart, scale[r], first + f, vectors) : v_set1(0);
+      scales[f][r] = vectors ? spread_scales(order, order == IN_HALVES, scale[r], first + f, vectors) : v_set1(0);
     }
   }
 }
@@ -161,12 +215,13 @@ SF_INLINE void load_row_bytes(sf_format_index format, const uint8_t *const *p, i
 /* Adds their products with an input's. */
 SF_INLINE void add_row_bytes(sf_format_index format, int first, int32_t n, vf (*scales)[BYTE_ROWS], const vq *quants,
                              const bytes_columns *x, vf *sum) {
-  for (int f = first; f < first + ROW_FLOATS; ++f, ++scales) {
+  const bytes_order order = order_of(format);
+  SF_UNROLLED for (int f = first; f < first + row_floats(order); ++f, ++scales) {
     vi sums[JOINED_SUMS], products[BYTE_ROWS];
-    if (!vectors_of_sum(blocks_apart(format), f * JOINED_SUMS, n)) break;
-    for (int k = 0; k < JOINED_SUMS; ++k, quants += PAIR_VECTORS) {
-      const int a = f * JOINED_SUMS + k, vectors = vectors_of_sum(blocks_apart(format), a, n);
-      const vq *high = x->high + a * SUM_INPUTS, *low = x->low + a * SUM_INPUTS;
+    if (!vectors_of_sum(order, f * JOINED_SUMS, n)) break;
+    SF_UNROLLED for (int k = 0; k < JOINED_SUMS; ++k, quants += most_vectors(order)) {
+      const int a = f * JOINED_SUMS + k, vectors = vectors_of_sum(order, a, n);
+      const vq *high = x->high + a * inputs_of_sum(order), *low = x->low + a * inputs_of_sum(order);
       sums[k] = vectors ? bytes_products(vectors, quants, high, low, x->zero[a]) : v_set1_int(0);
     }
     join_sums(sums, products);
@@ -178,11 +233,12 @@ SF_INLINE void add_row_bytes(sf_format_index format, int first, int32_t n, vf (*
  * the next, with those of each of the inputs, the first of which is at x. */
 SF_INLINE void bytes_row(sf_format_index format, const uint8_t *const *p, int32_t n, const uint8_t *x, size_t x_stride,
                          int32_t n_inputs, int32_t i, bytes_sums sums) {
-  vf scale[BYTE_ROWS][GROUP_VECTORS], min[BYTE_ROWS][GROUP_VECTORS];
-  for (int r = 0; r < BYTE_ROWS; ++r) group_scales(format, p[r], n, scale[r], min[r]);
-  for (int first = 0; first < BYTES_FLOATS; first += ROW_FLOATS) {
-    vf scales[ROW_FLOATS][BYTE_ROWS];
-    vq quants[ROW_FLOATS * JOINED_SUMS * PAIR_VECTORS];
+  const bytes_order order = order_of(format);
+  vf scale[BYTE_ROWS][HALF_VECTORS], min[BYTE_ROWS][GROUP_VECTORS];
+  for (int r = 0; r < BYTE_ROWS; ++r) bytes_scales(format, p[r], n, scale[r], min[r]);
+  SF_UNROLLED for (int first = 0; first < floats_of(order); first += row_floats(order)) {
+    vf scales[2 * BYTES_FLOATS][BYTE_ROWS];
+    vq quants[ROW_QUANTS];
     load_row_bytes(format, p, first, n, scale, scales, quants);
     for (int32_t j = 0; j < n_inputs; ++j) {
       const bytes_columns *group = (const bytes_columns *)(const void *)(x + (size_t)j * x_stride);

@@ -10,9 +10,9 @@
 
 /* Forms of an input as bytes, which some kernels take: see split_tmpl.h. */
 enum {
-  SF_SPLIT_FORMS = 6,
+  SF_SPLIT_FORMS = 7,
   SF_SPLIT_COLUMNS = 256, /* of a group, the last of which may have fewer, */
-  SF_SPLIT_BYTES = 704    /* and bytes of a group */
+  SF_SPLIT_BYTES = 896    /* and bytes of a group */
 };
 
 static inline size_t sf_split_bytes(int32_t columns) {

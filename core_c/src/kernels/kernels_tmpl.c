@@ -20,6 +20,15 @@
 #define SF_NOT_INLINE static __attribute__((noinline))
 #endif
 
+/* Before a loop whose counter has to be a constant in each of its few rounds. */
+#if defined(__clang__)
+#define SF_UNROLLED _Pragma("unroll")
+#elif defined(__GNUC__)
+#define SF_UNROLLED _Pragma("GCC unroll 16")
+#else
+#define SF_UNROLLED
+#endif
+
 #if defined(SF_ISA_SCALAR)
 #include "simd/scalar.h"
 #elif defined(SF_ISA_SCALAR_BYTES)

@@ -13,7 +13,7 @@
 #define SF_DOT_FIELDS 0 /* v_dot_fields */
 #endif
 #ifndef SF_DOT_BYTES
-#define SF_DOT_BYTES 0 /* v_dot_split: 1 for quants 0 … 15, 2 for levels too, 3 for signed bytes too */
+#define SF_DOT_BYTES 0 /* v_dot_split: 1 for quants 0 … 63, 2 for levels too, 3 for signed bytes too */
 #endif
 #ifndef SF_BYTE_ROWS
 #define SF_BYTE_ROWS 1 /* whose quants v_dot_split takes together: 1, or 2 where vectors have four lanes */
@@ -28,7 +28,7 @@ typedef enum {
   PRODUCT_QUANTS8, /* quants 0 … 63; inputs up to 127 */
   PRODUCT_SIGNED8, /* quants -128 … 127; inputs up to 63 */
   PRODUCT_FIELDS,  /* ternary quants, 256 at a time; inputs up to 32639, see dot_fields_tmpl.h */
-  PRODUCT_BYTES    /* quants of 4 or 8 bits, 256 at a time; inputs up to 32639, see dot_bytes_tmpl.h */
+  PRODUCT_BYTES    /* quants of 4 … 6 or 8 bits, 256 at a time; inputs up to 32639, see dot_bytes_tmpl.h */
 } sf_product;
 
 /* How many fields the bytes of a block have, all with one scale: four of two bits, or five digits to the base of 3; 0
@@ -47,6 +47,7 @@ SF_INLINE int has_byte_products(sf_format_index format) {
   if (traits->storage == SF_QUANTS_HALVES && traits->levels) {
     return SF_DOT_BYTES >= 2 && !traits->high.bits && traits->scales != SF_SCALES_FLOAT_RUNS;
   }
+  if (traits->storage == SF_QUANTS_PLANES) return SF_DOT_BYTES >= 1 && traits->low.bits == 4;
   return SF_DOT_BYTES >= 1 && has_nibbles(format);
 }
 

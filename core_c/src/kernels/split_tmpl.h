@@ -12,7 +12,8 @@ enum {
   FORM_RUNS, /* sub-blocks one after the other; quants from 0, */
   FORM_RUNS_8,
   FORM_RUNS_128, /* and with a zero point */
-  FORM_PLANES,   /* sub-blocks that share bytes by twos */
+  FORM_PLANES,   /* sub-blocks that share bytes by twos, */
+  FORM_HALVES,   /* and with a scale for each half, and the zero point 32 */
   FORM_FIELDS_4, /* blocks of ternary quants */
   FORM_FIELDS_5,
   FORMS,
@@ -24,44 +25,70 @@ SF_CHECK(forms_fit, (int)FORMS == (int)SF_SPLIT_FORMS);
 enum {
   BYTE_ROWS = SF_BYTE_ROWS,
   PAIR_VECTORS = 4, /* of quants that an accumulator sums: both halves of two vectors' sub-blocks, of one row or two, */
-  ONE_VECTORS = 2,  /* or of those of one, at the end of a row */
-  SUM_INPUTS = PAIR_VECTORS / BYTE_ROWS,   /* vectors of the input that these meet: of high bytes, of low ones */
-  BYTES_SUMS = 16 * BYTE_ROWS / SF_LANES,  /* accumulators of a group of so many rows, */
+  ONE_VECTORS = 2,  /* or of those of one, at the end of a row, or where halves have scales */
+  BYTES_SUMS = 16 * BYTE_ROWS / SF_LANES,  /* accumulators of a group of so many rows, twice these for halves, */
   JOINED_SUMS = BYTE_ROWS > 1 ? 4 : 1,     /* of which so many make a vector of products for each row */
   BYTES_FLOATS = BYTES_SUMS / JOINED_SUMS, /* and these vectors */
   BYTES_VECTORS = 64 / SF_LANES,           /* of a group's bytes */
-  BLOCKS_OF_VECTOR = SF_LANES / 4          /* 16 bytes of each */
+  BLOCKS_OF_VECTOR = SF_LANES / 4,         /* 16 bytes of each */
+  HALF_VECTORS = SF_RUNS / SF_LANES        /* of a number for each half of a group's sub-blocks */
 };
+SF_CHECK(halves_fill_vectors, (int)SF_RUNS % (int)SF_LANES == 0);
 
 /* A group of an input as it meets every row: bytes, (accumulator, vector), what the zero points come to in each lane,
  * the scales of each vector of products in its lanes, and the sums of the sub-blocks. For two rows together, both kinds
  * of vectors have high bytes in their first halves and low ones in their second. */
 typedef struct {
   vq high[BYTES_VECTORS], low[BYTES_VECTORS];
-  vi zero[BYTES_SUMS];
-  vf scales[BYTES_FLOATS];
+  vi zero[2 * BYTES_SUMS];
+  vf scales[2 * BYTES_FLOATS];
   vf sums[GROUP_VECTORS];
 } bytes_columns;
 SF_CHECK(group_fits, sizeof(bytes_columns) <= SF_SPLIT_BYTES);
 
-/* How far apart the sub-blocks of a vector are: runs of two planes hold every other one. */
-SF_INLINE int blocks_apart(sf_format_index format) { return traits_of(format)->storage == SF_QUANTS_PLANES ? 2 : 1; }
+/* How the sub-blocks of a group lie in vectors. */
+typedef enum {
+  IN_ORDER,  /* one after the other */
+  IN_PLANES, /* the lower halves of runs of bytes in one vector, the upper ones in the next; a run has two neighbours */
+  IN_HALVES  /* the same, a run having sub-blocks two apart; and each half of a sub-block has a scale */
+} bytes_order;
 
-/* The first sub-block of vector k of a group. */
-SF_INLINE int first_of_vector(int apart, int k) { return k / apart * apart * BLOCKS_OF_VECTOR + k % apart; }
+SF_INLINE bytes_order order_of(sf_format_index format) {
+  const sf_traits *traits = traits_of(format);
+  return traits->storage != SF_QUANTS_PLANES ? IN_ORDER : traits->scales == SF_SCALES_RUNS ? IN_HALVES : IN_PLANES;
+}
+
+/* Sub-block i of vector k of a group. */
+SF_INLINE int block_of_vector(bytes_order order, int k, int i) {
+  const int run = k / 2 * BLOCKS_OF_VECTOR + i;
+  if (order == IN_ORDER || BLOCKS_OF_VECTOR == 1) return k * BLOCKS_OF_VECTOR + i;
+  return order == IN_PLANES ? 2 * run + k % 2 : run / 2 * 4 + k % 2 * 2 + run % 2;
+}
+
+/* Accumulators of a group, and the vectors of products that they make. */
+SF_INLINE int sums_of(bytes_order order) { return order == IN_HALVES ? 2 * BYTES_SUMS : BYTES_SUMS; }
+
+SF_INLINE int floats_of(bytes_order order) { return sums_of(order) / JOINED_SUMS; }
+
+/* The vectors of quants that an accumulator sums at most, and those of the input that these meet: of high bytes, of low
+ * ones. */
+SF_INLINE int most_vectors(bytes_order order) { return order == IN_HALVES ? ONE_VECTORS : PAIR_VECTORS; }
+
+SF_INLINE int inputs_of_sum(bytes_order order) { return most_vectors(order) / BYTE_ROWS; }
 
 /* How many vectors accumulator a sums, in a group of n sub-blocks; 0 if it sums none. */
-SF_INLINE int vectors_of_sum(int apart, int a, int32_t n) {
+SF_INLINE int vectors_of_sum(bytes_order order, int a, int32_t n) {
+  if (order == IN_HALVES) return ONE_VECTORS; /* whose blocks are groups */
   if (BYTE_ROWS > 1) return a < n ? PAIR_VECTORS : 0;
-  if (first_of_vector(apart, 2 * a) >= n) return 0;
-  return first_of_vector(apart, 2 * a + 1) < n ? PAIR_VECTORS : ONE_VECTORS;
+  if (block_of_vector(order, 2 * a, 0) >= n) return 0;
+  return block_of_vector(order, 2 * a + 1, 0) < n ? PAIR_VECTORS : ONE_VECTORS;
 }
 
 /* What is added to quants to make them what v_dot_split takes, and to be taken from the products. */
 SF_INLINE int byte_zero_of(sf_format_index format) {
   const sf_traits *traits = traits_of(format);
   const int is_signed = traits->storage == SF_QUANTS_BYTES || traits->levels;
-  return has_min(format) ? 0 : is_signed ? SF_BYTE_ZERO : zero_point_of(format);
+  return has_min(format) ? 0 : is_signed ? SF_BYTE_ZERO : traits->zero_point;
 }
 
 /* The sum of the products of so many vectors, 2 or 4. */
@@ -70,61 +97,80 @@ SF_INLINE vi bytes_products(int vectors, const vq *quants, const vq *high, const
                                  : v_dot_split(ONE_VECTORS, quants, high, low, zero);
 }
 
-/* The scales of vector a of products, in its lanes. */
-SF_INLINE vf spread_scales(int apart, const vf *scale, int a, int vectors) {
-#if SF_BYTE_ROWS > 1
-  (void)apart, (void)vectors; /* which are sub-blocks */
-  return scale[a];
-#else
-  const int first = first_of_vector(apart, 2 * a), second = first_of_vector(apart, 2 * a + 1);
-  return vectors == PAIR_VECTORS ? v_spread(scale, first, second, apart) : v_spread(scale, first, first, apart);
-#endif
+/* The scales of vector f of products in its lanes, given those of sub-blocks, or with `halves` 1 of halves. */
+SF_INLINE vf spread_scales(bytes_order order, int halves, const vf *scale, int f, int vectors) {
+  int from[SF_LANES / 2]; /* of two lanes each */
+  if (BYTE_ROWS > 1) {
+    if (halves == (order == IN_HALVES)) return scale[f]; /* the lanes are what has scales */
+    SF_UNROLLED for (int i = 0; i < SF_LANES / 2; ++i) from[i] = SF_LANES / 2 * f + i;
+    return v_spread(scale, from);
+  }
+  SF_UNROLLED for (int i = 0; i < BLOCKS_OF_VECTOR; ++i) {
+    const int first = order == IN_HALVES ? f : 2 * f, second = vectors == PAIR_VECTORS ? first + 1 : first;
+    from[2 * i] = block_of_vector(order, first, i) * (halves ? 2 : 1);
+    from[2 * i + 1] = block_of_vector(order, second, i) * (halves ? 2 : 1) + halves;
+  }
+  return v_spread(scale, from);
 }
 
 /* The bytes of columns 0 … 15 (`half` 0) or 16 … 31 of each sub-block of vector k. */
-SF_INLINE void split_vector(int apart, const int16_t *x, int k, int half, int32_t n, vq *high, vq *low) {
+SF_INLINE void split_vector(bytes_order order, const int16_t *x, int k, int half, int32_t n, vq *high, vq *low) {
   static const int16_t none[SF_BLOCK / 2] = {0};
   const int16_t *part[BLOCKS_OF_VECTOR];
   for (int i = 0; i < BLOCKS_OF_VECTOR; ++i) {
-    const int s = first_of_vector(apart, k) + i * apart;
+    const int s = block_of_vector(order, k, i);
     part[i] = s < n ? x + s * SF_BLOCK + half * (SF_BLOCK / 2) : none;
   }
   vq_split(part, high, low);
 }
 
-/* Accumulator a of 256 columns at x, of which n sub-blocks count. */
-SF_INLINE void split_sum(int apart, int zero_point, const int16_t *x, int a, int32_t n, bytes_columns *r) {
-  const vq zero = vq_set1(zero_point), zeros[] = {zero, zero, zero, zero};
-  const int vectors = vectors_of_sum(apart, a, n), step = vectors / 2;
-  vq *high = r->high + a * SUM_INPUTS, *low = r->low + a * SUM_INPUTS;
-  for (int half = 0; BYTE_ROWS > 1 && half < 2; ++half) {
-    split_vector(apart, x, a, half, n, high + half, low + half);
-    vq_pair(high + half, low + half);
+/* The bytes that meet the quants of accumulator a, for one row: in pairs of vectors, but for the last of a row. */
+SF_INLINE void split_for_row(bytes_order order, const int16_t *x, int a, int32_t n, vq *high, vq *low) {
+  const int vectors = vectors_of_sum(order, a, n), halves = order == IN_HALVES, apart = halves ? 1 : vectors / 2;
+  for (int u = 0; u < vectors; ++u) {
+    split_vector(order, x, (halves ? a : 2 * a) + u % apart, u / apart, n, high + u, low + u);
   }
-  for (int half = 0; BYTE_ROWS == 1 && half < 2; ++half, high += step, low += step) {
-    split_vector(apart, x, 2 * a, half, n, high, low);
-    if (vectors == ONE_VECTORS) continue;
-    split_vector(apart, x, 2 * a + 1, half, n, high + 1, low + 1);
-    vq_pair(high, high + 1);
-    vq_pair(low, low + 1);
+  for (int u = 0; u < vectors && vectors == most_vectors(order); u += 2) {
+    vq_pair(high + u, high + u + 1);
+    vq_pair(low + u, low + u + 1);
   }
-  high = r->high + a * SUM_INPUTS, low = r->low + a * SUM_INPUTS;
-  r->zero[a] = v_set1_int(0);
-  if (zero_point) r->zero[a] = v_sub_int(r->zero[a], bytes_products(vectors, zeros, high, low, r->zero[a]));
 }
 
-SF_INLINE void split_bytes(int apart, int zero_point, const sf_inputs *input, int32_t columns, uint8_t *to) {
+/* The same for two rows. */
+SF_INLINE void split_for_rows(bytes_order order, const int16_t *x, int a, int32_t n, vq *high, vq *low) {
+  for (int u = 0; u < inputs_of_sum(order); ++u) {
+    const int halves = order == IN_HALVES;
+    split_vector(order, x, halves ? a / 2 : a, halves ? a % 2 : u, n, high + u, low + u);
+    vq_pair(high + u, low + u);
+  }
+}
+
+/* Accumulator a of 256 columns at x, of which n sub-blocks count. */
+SF_INLINE void split_sum(bytes_order order, int zero_point, const int16_t *x, int a, int32_t n, bytes_columns *r) {
+  const vq zero = vq_set1(zero_point), zeros[] = {zero, zero, zero, zero};
+  vq *high = r->high + a * inputs_of_sum(order), *low = r->low + a * inputs_of_sum(order);
+  if (BYTE_ROWS > 1) {
+    split_for_rows(order, x, a, n, high, low);
+  } else {
+    split_for_row(order, x, a, n, high, low);
+  }
+  r->zero[a] = v_set1_int(0);
+  if (!zero_point) return;
+  r->zero[a] = v_sub_int(r->zero[a], bytes_products(vectors_of_sum(order, a, n), zeros, high, low, r->zero[a]));
+}
+
+SF_INLINE void split_bytes(bytes_order order, int zero_point, const sf_inputs *input, int32_t columns, uint8_t *to) {
   for (int32_t b = 0; b < columns / SF_BLOCK; b += GROUP, to += SF_SPLIT_BYTES) {
     const int32_t left = columns / SF_BLOCK - b, n = left < GROUP ? left : GROUP;
     bytes_columns *group = (bytes_columns *)(void *)to;
     vf scale[GROUP_VECTORS];
     load_group(input->scales + b, n, scale);
     load_group(input->sums + b, n, group->sums);
-    for (int a = 0; a < BYTES_SUMS && vectors_of_sum(apart, a, n); ++a) {
-      split_sum(apart, zero_point, input->values + (size_t)b * SF_BLOCK, a, n, group);
+    for (int a = 0; a < sums_of(order) && vectors_of_sum(order, a, n); ++a) {
+      split_sum(order, zero_point, input->values + (size_t)b * SF_BLOCK, a, n, group);
     }
-    for (int f = 0; f < BYTES_FLOATS && vectors_of_sum(apart, f * JOINED_SUMS, n); ++f) {
-      group->scales[f] = spread_scales(apart, scale, f, vectors_of_sum(apart, f * JOINED_SUMS, n));
+    for (int f = 0; f < floats_of(order) && vectors_of_sum(order, f * JOINED_SUMS, n); ++f) {
+      group->scales[f] = spread_scales(order, 0, scale, f, vectors_of_sum(order, f * JOINED_SUMS, n));
     }
   }
 }
@@ -146,7 +192,7 @@ static int32_t split_form(sf_format_index format) {
   if (product == PRODUCT_FIELDS) return fields_of(format) == 4 ? FORM_FIELDS_4 : FORM_FIELDS_5;
   if (product != PRODUCT_BYTES) return NO_FORM;
 #if SF_DOT_BYTES
-  if (blocks_apart(format) > 1) return FORM_PLANES;
+  if (order_of(format) != IN_ORDER) return order_of(format) == IN_PLANES ? FORM_PLANES : FORM_HALVES;
   if (byte_zero_of(format)) return byte_zero_of(format) == 8 ? FORM_RUNS_8 : FORM_RUNS_128;
 #endif
   return FORM_RUNS;
@@ -164,10 +210,13 @@ static void split(int32_t form, const sf_inputs *input, int32_t columns, uint8_t
 #endif
 #if SF_DOT_BYTES
     case FORM_PLANES:
-      split_bytes(2, 0, input, columns, to);
+      split_bytes(IN_PLANES, 0, input, columns, to);
+      break;
+    case FORM_HALVES:
+      split_bytes(IN_HALVES, 32, input, columns, to);
       break;
     default:
-      split_bytes(1, form == FORM_RUNS_8 ? 8 : form == FORM_RUNS_128 ? 128 : 0, input, columns, to);
+      split_bytes(IN_ORDER, form == FORM_RUNS_8 ? 8 : form == FORM_RUNS_128 ? 128 : 0, input, columns, to);
       break;
 #endif
   }

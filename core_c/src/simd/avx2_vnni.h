@@ -19,9 +19,21 @@ SF_INLINE vq vq_load(const uint8_t *p, size_t step, int n) {
   return _mm256_inserti128_si256(_mm256_castsi128_si256(first), last, 1);
 }
 
+SF_INLINE vq vq_load_twos(const uint8_t *p, size_t step) {
+  (void)step;
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
 SF_INLINE vq vq_low(vq a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
 
 SF_INLINE vq vq_high(vq a) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15)); }
+
+SF_INLINE vq vq_put(vq a, vq bytes, const int *left, int mask) {
+  const int back = left[0] < 0 || left[1] < 0, first = back ? -left[0] : left[0], last = back ? -left[1] : left[1];
+  const __m256i by = _mm256_setr_epi32(first, first, first, first, last, last, last, last);
+  const __m256i moved = back ? _mm256_srlv_epi32(bytes, by) : _mm256_sllv_epi32(bytes, by);
+  return _mm256_or_si256(a, _mm256_and_si256(moved, _mm256_set1_epi8((char)mask)));
+}
 
 SF_INLINE vq vq_signed(vq a) { return _mm256_xor_si256(a, _mm256_set1_epi8(-128)); }
 
@@ -60,10 +72,15 @@ SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq
   return _mm256_add_epi32(_mm256_slli_epi32(above, 8), sum);
 }
 
-SF_INLINE vf v_spread(const vf *scales, int first, int second, int apart) {
-  const int last = first + apart, second_last = second + apart;
-  return _mm256_permutevar8x32_ps(
-      scales[0], _mm256_setr_epi32(first, first, second, second, last, last, second_last, second_last));
+SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
+  const __m128i all = _mm_loadu_si128((const __m128i *)(const void *)p);
+  r[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all));
+  r[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(all, all)));
+}
+
+SF_INLINE vf v_spread(const vf *scales, const int *from) { /* of whose indices three bits count */
+  const __m256i at = _mm256_setr_epi32(from[0], from[0], from[1], from[1], from[2], from[2], from[3], from[3]);
+  return _mm256_permutevar8x32_ps(scales[from[0] / 8], at);
 }
 
 #endif

@@ -324,7 +324,7 @@ SF_INLINE vi v_dot_fields(int fields, const uint8_t *p, const v_fields *x) {
 #if SF_AVX512_VNNI
 #define SF_DOT_BYTES 3
 #else
-#define SF_DOT_BYTES 1
+#define SF_DOT_BYTES 1 /* whose sums of 16 bits hold 8 products of 31 or 4 of 63 with -128 */
 #endif
 enum { SF_BYTE_ZERO = 128 }; /* v_dot_split takes quants 0 … 255 */
 typedef __m512i vq;
@@ -354,9 +354,22 @@ SF_INLINE vq vq_load(const uint8_t *p, size_t step, int n) {
   return _mm512_mask_broadcast_i32x4(three, 0xf000, _mm_loadu_si128((const __m128i *)(const void *)(p + 3 * step)));
 }
 
+SF_INLINE vq vq_load_twos(const uint8_t *p, size_t step) {
+  const __m512i first = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)p));
+  if (!step) return first;
+  return _mm512_mask_broadcast_i32x4(first, 0xff00, _mm_loadu_si128((const __m128i *)(const void *)(p + step)));
+}
+
 SF_INLINE vq vq_low(vq a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 
 SF_INLINE vq vq_high(vq a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+
+SF_INLINE vq vq_put(vq a, vq bytes, const int *left, int mask) {
+  int by[16];
+  for (int k = 0; k < 16; ++k) by[k] = left[k / 4]; /* of which five bits count, so that -1 is 31 */
+  const __m512i moved = _mm512_rolv_epi32(bytes, _mm512_loadu_si512(by));
+  return _mm512_or_si512(a, _mm512_and_si512(moved, _mm512_set1_epi8((char)mask)));
+}
 
 SF_INLINE vq vq_signed(vq a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
 
@@ -416,9 +429,13 @@ SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq
 #endif
 }
 
-SF_INLINE vf v_spread(const vf *scales, int first, int second, int apart) {
+SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
+  r[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+
+SF_INLINE vf v_spread(const vf *scales, const int *from) {
   int32_t at[16];
-  for (int k = 0; k < 16; ++k) at[k] = (k % 4 < 2 ? first : second) + k / 4 * apart;
+  for (int k = 0; k < 16; ++k) at[k] = from[k / 2];
   return _mm512_permutexvar_ps(_mm512_loadu_si512(at), scales[0]);
 }
 

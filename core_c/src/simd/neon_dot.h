@@ -21,9 +21,16 @@ SF_INLINE vq vq_load(const uint8_t *p, size_t step, int n) {
   return vreinterpretq_s8_u8(vld1q_u8(p));
 }
 
+SF_INLINE vq vq_load_twos(const uint8_t *p, size_t step) { return vq_load(p, step, 1); }
+
 SF_INLINE vq vq_low(vq a) { return vandq_s8(a, vdupq_n_s8(15)); }
 
 SF_INLINE vq vq_high(vq a) { return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(a), 4)); }
+
+SF_INLINE vq vq_put(vq a, vq bytes, const int *left, int mask) {
+  const uint8x16_t moved = vshlq_u8(vreinterpretq_u8_s8(bytes), vdupq_n_s8((int8_t)left[0]));
+  return vorrq_s8(a, vandq_s8(vreinterpretq_s8_u8(moved), vdupq_n_s8((int8_t)mask)));
+}
 
 SF_INLINE vq vq_signed(vq a) { return a; }
 
@@ -45,6 +52,21 @@ SF_INLINE void vq_pair(vq *a, vq *b) {
   *b = vreinterpretq_s8_s64(vzip2q_s64(x, y));
 }
 
+SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
+  const int8x16_t all = vld1q_s8(p);
+  const int16x8_t low = vmovl_s8(vget_low_s8(all)), high = vmovl_high_s8(all);
+  r[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(low)));
+  r[1] = vcvtq_f32_s32(vmovl_high_s16(low));
+  r[2] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(high)));
+  r[3] = vcvtq_f32_s32(vmovl_high_s16(high));
+}
+
+SF_INLINE vf v_spread(const vf *scales, const int *from) {
+  float four[2][4];
+  for (int i = 0; i < 2; ++i) vst1q_f32(four[i], scales[from[i] / 4]);
+  return vcombine_f32(vdup_n_f32(four[0][from[0] % 4]), vdup_n_f32(four[1][from[1] % 4]));
+}
+
 #if SF_BYTE_ROWS == 1
 SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq *low, vi sum) {
   vi above = vdupq_n_s32(0);
@@ -53,14 +75,6 @@ SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq
     sum = vdotq_s32(sum, quants[u], low[u]);
   }
   return vaddq_s32(sum, vshlq_n_s32(above, 8));
-}
-
-SF_INLINE vf v_spread(const vf *scales, int first, int second, int apart) {
-  float eight[8];
-  (void)apart; /* a vector holds one sub-block */
-  vst1q_f32(eight, scales[0]);
-  vst1q_f32(eight + 4, scales[1]);
-  return vcombine_f32(vdup_n_f32(eight[first]), vdup_n_f32(eight[second]));
 }
 #endif
 

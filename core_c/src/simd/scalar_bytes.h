@@ -12,8 +12,9 @@
 #endif
 #include "simd/scalar.h"
 
-/* Which quants v_dot_split takes, where that is faster than products of 16 bits: 1 for 0 … 15, 2 for levels too, 3 for
- * signed bytes too. SF_BYTE_ZERO is added to signed ones to make them what it takes. */
+/* Which quants v_dot_split takes, where that is faster than products of 16 bits: 1 for 0 … 31, or 0 … 63 in two
+ * vectors, 2 for levels too, 3 for signed bytes too. SF_BYTE_ZERO is added to signed ones to make them what it takes.
+ */
 #define SF_DOT_BYTES 3
 enum { SF_BYTE_ZERO = 128 };
 
@@ -37,6 +38,9 @@ SF_INLINE vq vq_load(const uint8_t *p, size_t step, int n) {
   return r;
 }
 
+/* The same at p and p, p + step and p + step, as many as there is room for. All may be read. */
+SF_INLINE vq vq_load_twos(const uint8_t *p, size_t step) { return vq_load(p, step, 1); }
+
 /* The lower and the upper halves of bytes. */
 SF_INLINE vq vq_low(vq a) {
   for (int k = 0; k < 16; ++k) a.b[k] &= 15;
@@ -45,6 +49,16 @@ SF_INLINE vq vq_low(vq a) {
 
 SF_INLINE vq vq_high(vq a) {
   for (int k = 0; k < 16; ++k) a.b[k] >>= 4;
+  return a;
+}
+
+/* a with the bits of `mask`, which are 0 in it, from `bytes`: in the i-th 16 bytes moved left by left[i] bits, or right
+ * where that is less than 0, in which case no left[i] is more than 0. */
+SF_INLINE vq vq_put(vq a, vq bytes, const int *left, int mask) {
+  for (int k = 0; k < 16; ++k) {
+    const int moved = left[0] < 0 ? bytes.b[k] >> -left[0] : bytes.b[k] << left[0];
+    a.b[k] = (uint8_t)(a.b[k] | (moved & mask));
+  }
   return a;
 }
 
@@ -90,6 +104,18 @@ SF_INLINE void vq_pair(vq *a, vq *b) {
   }
 }
 
+/* 16 signed bytes as floats. */
+SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
+  for (int i = 0; i < 4; ++i) SF_EACH_LANE r[i].f[k] = p[4 * i + k];
+}
+
+/* Of eight scales, or of 16, those of the lanes, from[i] for lanes 2i and 2i + 1. Of 16, all are of one half. */
+SF_INLINE vf v_spread(const vf *scales, const int *from) {
+  vf r;
+  SF_EACH_LANE r.f[k] = scales[from[k / 2] / 4].f[from[k / 2] % 4];
+  return r;
+}
+
 #if SF_BYTE_ROWS == 1
 /* sum + Σ quants · (256 · high + low), over `vectors` of them (2 or 4) and four bytes in each lane. */
 SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq *low, vi sum) {
@@ -99,16 +125,6 @@ SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq
     }
   }
   return sum;
-}
-
-/* Of eight scales those of the lanes that vq_pair makes of two vectors of sub-blocks: in lane k that of
- * first + k / 4 · apart, or of second + k / 4 · apart where k % 4 is 2 or 3. */
-SF_INLINE vf v_spread(const vf *scales, int first, int second, int apart) {
-  float eight[8];
-  vf r;
-  memcpy(eight, scales, sizeof eight);
-  SF_EACH_LANE r.f[k] = eight[(k % 4 < 2 ? first : second) + k / 4 * apart];
-  return r;
 }
 #else
 /* Of two rows, whose quants are the two halves of each of four vectors, and of an input, whose high bytes are the first
