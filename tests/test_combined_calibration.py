@@ -20,6 +20,7 @@ from sparsefire.calibrate.combination import Combination, Rung, Trial, cheaper, 
 from sparsefire.calibrate.combined import CombinedCalibration, calibrate_all
 from sparsefire.calibrate.samples import divided
 from sparsefire.cli import main
+from sparsefire.core import hosts
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, CalibrationError
 from sparsefire.gguf.reader import GgufFile
@@ -195,7 +196,8 @@ def test_a_model_with_relu_gets_predictors(tmp_path: Path) -> None:
     report = calibrate_all(source, path, TEXT, even_if_slower=True, **OPTIONS)  # type: ignore[arg-type]
     assert report.free is not None
     assert report.free.mode == "exact"
-    assert report.free.kl < 1e-6
+    # With AMX dense prompts are rounded to 8 bits, and exact ones are not.
+    assert report.free.kl < (2e-4 if hosts.open_core("native").isa == "amx" else 1e-6)
     assert report.chosen is not None
     assert report.chosen.methods == ("predictors", "head")
     assert "exact zeros, which predictors find" in report.unused["cutoffs"]

@@ -19,6 +19,7 @@ from reference import Reference
 from sparsefire.calibrate import cutoffs as calibration
 from sparsefire.calibrate.cutoffs import CutoffCalibration, calibrate_cutoffs
 from sparsefire.cli import main
+from sparsefire.core import hosts
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, CalibrationError, ShapeError, UnsupportedError
 from sparsefire.ffn.layer import SparseFfn
@@ -93,7 +94,8 @@ def test_the_perplexities_are_those_of_the_file(source: Path) -> None:
             mode = "sparse" if sparse else "dense"
             part = model.perplexity(windows[:6].reshape(-1), windows.shape[1], mode=mode)
             whole = model.perplexity(windows.reshape(-1), windows.shape[1], mode=mode)
-        assert part.perplexity == pytest.approx(np.exp(np.mean(losses)), rel=1e-3)
+        bound = 3e-3 if hosts.open_core("native").isa == "amx" else 1e-3  # which rounds to 8 bits
+        assert part.perplexity == pytest.approx(np.exp(np.mean(losses)), rel=bound)
         assert whole.perplexity == pytest.approx(found, rel=1e-3)
 
 
