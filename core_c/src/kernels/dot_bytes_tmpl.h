@@ -105,6 +105,12 @@ SF_INLINE void load_bytes(sf_format_index format, const uint8_t *const *p, int a
  * group_scales. */
 SF_INLINE void bytes_scales(sf_format_index format, const uint8_t *p, int32_t n, vf *scale, vf *min) {
   const sf_traits *traits = traits_of(format);
+#if SF_HALF_PAIRS
+  if (has_half_pairs(format)) {
+    scale[0] = min[0] = v_load_half_pairs(p, n);
+    return;
+  }
+#endif
   group_scales(format, p, n, scale, min);
   if (order_of(format) != IN_HALVES) return;
   const vf d = scale[0];
@@ -112,6 +118,23 @@ SF_INLINE void bytes_scales(sf_format_index format, const uint8_t *p, int32_t n,
   for (int i = 0; i < SF_RUNS; ++i) integers[i] = (int8_t)traits->scale_of(p, i);
   v_load_i8(integers, scale);
   for (int k = 0; k < HALF_VECTORS; ++k) scale[k] = v_mul(scale[k], d);
+}
+
+/* The scales of vector f of products, in its lanes, given those of the group. */
+SF_INLINE vf bytes_spread(sf_format_index format, const vf *scale, int f, int vectors) {
+  const int halves = order_of(format) == IN_HALVES, lanes = halves || has_half_pairs(format) ? 2 : 1;
+  return spread_scales(order_of(format), halves, lanes, scale, f, vectors);
+}
+
+/* Adds what the mins of a group come to. */
+SF_INLINE vf add_mins(sf_format_index format, vf sum, const vf *min, const vf *x_sums) {
+  if (!has_min(format)) return sum;
+  return has_half_pairs(format) ? v_fma(min[0], x_sums[0], sum) : take_offsets(sum, min, x_sums);
+}
+
+/* The number that the products of accumulator a begin with: a constant where quants have no zero point. */
+SF_INLINE vi bytes_zero(sf_format_index format, const bytes_columns *x, int a) {
+  return byte_zero_of(format) ? x->zero[a] : v_set1_int(0);
 }
 
 /* The products of each row, given those accumulators that make a vector of them. */
@@ -134,7 +157,7 @@ SF_INLINE void bytes_group(sf_format_index format, int streams, int asks, const 
       p[i] = row[r + i] + at;
       for (int s = 0; asks && s < GROUP && has_line(format, s); ++s) v_prefetch(next[r + i] + at + (size_t)s * LINE);
       bytes_scales(format, p[i], n, scale[i], min);
-      if (has_min(format)) sum[r + i] = take_offsets(sum[r + i], min, x->sums);
+      sum[r + i] = add_mins(format, sum[r + i], min, x->sums);
     }
     SF_UNROLLED for (int f = 0; f < floats_of(order); ++f) {
       vi sums[JOINED_SUMS], products[BYTE_ROWS];
@@ -146,11 +169,11 @@ SF_INLINE void bytes_group(sf_format_index format, int streams, int asks, const 
         sums[k] = v_set1_int(0);
         if (!vectors) continue;
         load_bytes(format, p, a, vectors, n, quants);
-        sums[k] = bytes_products(vectors, quants, x->high + first, x->low + first, x->zero[a]);
+        sums[k] = bytes_products(vectors, quants, x->high + first, x->low + first, bytes_zero(format, x, a));
       }
       join_sums(sums, products);
       for (int i = 0; i < BYTE_ROWS; ++i) {
-        const vf scales = v_mul(spread_scales(order, order == IN_HALVES, scale[i], f, some), x->scales[f]);
+        const vf scales = v_mul(bytes_spread(format, scale[i], f, some), x->scales[f]);
         sum[r + i] = v_fma(v_float(products[i]), scales, sum[r + i]);
       }
     }
@@ -187,7 +210,7 @@ enum {
   BYTES_ROWS = 32,  /* whose accumulators wait, a multiple of BYTE_ROWS */
   BYTES_INPUTS = 8, /* that meet a row at once */
   BYTES_PART = 4,   /* groups of columns */
-  BYTES_AHEAD = 4,  /* how many rows before its turn a row is asked for */
+  BYTES_AHEAD = 8,  /* how many rows before its turn a row is asked for */
   ROW_QUANTS = (BYTE_ROWS > 1 ? JOINED_SUMS : BYTES_SUMS) * PAIR_VECTORS /* vectors that are in registers together */
 };
 
@@ -207,7 +230,7 @@ SF_INLINE void load_row_bytes(sf_format_index format, const uint8_t *const *p, i
     for (int u = vectors; u < most_vectors(order); ++u) quants[u] = vq_set1(0);
     if (vectors) load_bytes(format, p, a, vectors, n, quants);
     for (int r = 0; k % JOINED_SUMS == 0 && r < BYTE_ROWS; ++r) {
-      scales[f][r] = vectors ? spread_scales(order, order == IN_HALVES, scale[r], first + f, vectors) : v_set1(0);
+      scales[f][r] = vectors ? bytes_spread(format, scale[r], first + f, vectors) : v_set1(0);
     }
   }
 }
@@ -222,7 +245,7 @@ SF_INLINE void add_row_bytes(sf_format_index format, int first, int32_t n, vf (*
     SF_UNROLLED for (int k = 0; k < JOINED_SUMS; ++k, quants += most_vectors(order)) {
       const int a = f * JOINED_SUMS + k, vectors = vectors_of_sum(order, a, n);
       const vq *high = x->high + a * inputs_of_sum(order), *low = x->low + a * inputs_of_sum(order);
-      sums[k] = vectors ? bytes_products(vectors, quants, high, low, x->zero[a]) : v_set1_int(0);
+      sums[k] = vectors ? bytes_products(vectors, quants, high, low, bytes_zero(format, x, a)) : v_set1_int(0);
     }
     join_sums(sums, products);
     for (int r = 0; r < BYTE_ROWS; ++r) sum[r] = v_fma(v_float(products[r]), v_mul(scales[0][r], x->scales[f]), sum[r]);
@@ -245,7 +268,7 @@ SF_INLINE void bytes_row(sf_format_index format, const uint8_t *const *p, int32_
       vf sum[BYTE_ROWS];
       for (int r = 0; r < BYTE_ROWS; ++r) {
         sum[r] = sums[j][i + r];
-        if (has_min(format) && !first) sum[r] = take_offsets(sum[r], min[r], group->sums);
+        if (!first) sum[r] = add_mins(format, sum[r], min[r], group->sums);
       }
       add_row_bytes(format, first, n, scales, quants, group, sum);
       for (int r = 0; r < BYTE_ROWS; ++r) sums[j][i + r] = sum[r];

@@ -15,6 +15,9 @@
 #ifndef SF_DOT_BYTES
 #define SF_DOT_BYTES 0 /* v_dot_split: 1 for quants 0 … 63, 2 for levels too, 3 for signed bytes too */
 #endif
+#ifndef SF_HALF_PAIRS
+#define SF_HALF_PAIRS 0 /* v_load_half_pairs */
+#endif
 #ifndef SF_BYTE_ROWS
 #define SF_BYTE_ROWS 1 /* whose quants v_dot_split takes together: 1, or 2 where vectors have four lanes */
 #endif

@@ -91,14 +91,21 @@ SF_INLINE int byte_zero_of(sf_format_index format) {
   return has_min(format) ? 0 : is_signed ? SF_BYTE_ZERO : traits->zero_point;
 }
 
+/* Whether a sub-block's scale and min come together, as two lanes of one vector. */
+SF_INLINE int has_half_pairs(sf_format_index format) {
+  const sf_traits *traits = traits_of(format);
+  return SF_HALF_PAIRS && traits->block_bytes == 20 && traits->d == 0 && traits->m == 2;
+}
+
 /* The sum of the products of so many vectors, 2 or 4. */
 SF_INLINE vi bytes_products(int vectors, const vq *quants, const vq *high, const vq *low, vi zero) {
   return vectors == PAIR_VECTORS ? v_dot_split(PAIR_VECTORS, quants, high, low, zero)
                                  : v_dot_split(ONE_VECTORS, quants, high, low, zero);
 }
 
-/* The scales of vector f of products in its lanes, given those of sub-blocks, or with `halves` 1 of halves. */
-SF_INLINE vf spread_scales(bytes_order order, int halves, const vf *scale, int f, int vectors) {
+/* The scales of vector f of products in its lanes, given those of sub-blocks, or with `halves` 1 of halves; `lanes` of
+ * `scale` are for each sub-block. */
+SF_INLINE vf spread_scales(bytes_order order, int halves, int lanes, const vf *scale, int f, int vectors) {
   int from[SF_LANES / 2]; /* of two lanes each */
   if (BYTE_ROWS > 1) {
     if (halves == (order == IN_HALVES)) return scale[f]; /* the lanes are what has scales */
@@ -107,8 +114,8 @@ SF_INLINE vf spread_scales(bytes_order order, int halves, const vf *scale, int f
   }
   SF_UNROLLED for (int i = 0; i < BLOCKS_OF_VECTOR; ++i) {
     const int first = order == IN_HALVES ? f : 2 * f, second = vectors == PAIR_VECTORS ? first + 1 : first;
-    from[2 * i] = block_of_vector(order, first, i) * (halves ? 2 : 1);
-    from[2 * i + 1] = block_of_vector(order, second, i) * (halves ? 2 : 1) + halves;
+    from[2 * i] = block_of_vector(order, first, i) * lanes;
+    from[2 * i + 1] = block_of_vector(order, second, i) * lanes + halves;
   }
   return v_spread(scale, from);
 }
@@ -159,18 +166,25 @@ SF_INLINE void split_sum(bytes_order order, int zero_point, const int16_t *x, in
   r->zero[a] = v_sub_int(r->zero[a], bytes_products(vectors_of_sum(order, a, n), zeros, high, low, r->zero[a]));
 }
 
-SF_INLINE void split_bytes(bytes_order order, int zero_point, const sf_inputs *input, int32_t columns, uint8_t *to) {
+SF_INLINE void split_bytes(int32_t form, bytes_order order, int zero_point, const sf_inputs *input, int32_t columns,
+                           uint8_t *to) {
   for (int32_t b = 0; b < columns / SF_BLOCK; b += GROUP, to += SF_SPLIT_BYTES) {
     const int32_t left = columns / SF_BLOCK - b, n = left < GROUP ? left : GROUP;
     bytes_columns *group = (bytes_columns *)(void *)to;
     vf scale[GROUP_VECTORS];
     load_group(input->scales + b, n, scale);
-    load_group(input->sums + b, n, group->sums);
+    if (SF_HALF_PAIRS && form == FORM_RUNS) { /* beside the mins; nothing beside the scales */
+      float pairs[2 * GROUP] = {0};
+      for (int32_t s = 0; s < n; ++s) pairs[2 * s + 1] = input->sums[b + s];
+      load_group(pairs, 2 * GROUP, group->sums);
+    } else {
+      load_group(input->sums + b, n, group->sums);
+    }
     for (int a = 0; a < sums_of(order) && vectors_of_sum(order, a, n); ++a) {
       split_sum(order, zero_point, input->values + (size_t)b * SF_BLOCK, a, n, group);
     }
     for (int f = 0; f < floats_of(order) && vectors_of_sum(order, f * JOINED_SUMS, n); ++f) {
-      group->scales[f] = spread_scales(order, 0, scale, f, vectors_of_sum(order, f * JOINED_SUMS, n));
+      group->scales[f] = spread_scales(order, 0, 1, scale, f, vectors_of_sum(order, f * JOINED_SUMS, n));
     }
   }
 }
@@ -187,7 +201,8 @@ SF_INLINE void split_fields(int fields, const sf_inputs *input, int32_t columns,
 #endif
 
 #if SF_SPLITS
-static int32_t split_form(sf_format_index format) {
+/* The form of a format's inputs; a constant where the format is one. */
+SF_INLINE int32_t form_of(sf_format_index format) {
   const sf_product product = product_of(format);
   if (product == PRODUCT_FIELDS) return fields_of(format) == 4 ? FORM_FIELDS_4 : FORM_FIELDS_5;
   if (product != PRODUCT_BYTES) return NO_FORM;
@@ -197,6 +212,8 @@ static int32_t split_form(sf_format_index format) {
 #endif
   return FORM_RUNS;
 }
+
+static int32_t split_form(sf_format_index format) { return form_of(format); }
 
 static void split(int32_t form, const sf_inputs *input, int32_t columns, uint8_t *to) {
   switch (form) {
@@ -210,13 +227,13 @@ static void split(int32_t form, const sf_inputs *input, int32_t columns, uint8_t
 #endif
 #if SF_DOT_BYTES
     case FORM_PLANES:
-      split_bytes(IN_PLANES, 0, input, columns, to);
+      split_bytes(form, IN_PLANES, 0, input, columns, to);
       break;
     case FORM_HALVES:
-      split_bytes(IN_HALVES, 32, input, columns, to);
+      split_bytes(form, IN_HALVES, 32, input, columns, to);
       break;
     default:
-      split_bytes(IN_ORDER, form == FORM_RUNS_8 ? 8 : form == FORM_RUNS_128 ? 128 : 0, input, columns, to);
+      split_bytes(form, IN_ORDER, form == FORM_RUNS_8 ? 8 : form == FORM_RUNS_128 ? 128 : 0, input, columns, to);
       break;
 #endif
   }
@@ -224,7 +241,7 @@ static void split(int32_t form, const sf_inputs *input, int32_t columns, uint8_t
 
 /* Group g of one input as rows of a format meet it. */
 SF_INLINE const void *split_group(sf_format_index format, const sf_inputs *input, int32_t g) {
-  return input->split[split_form(format)] + (size_t)g * SF_SPLIT_BYTES;
+  return input->split[form_of(format)] + (size_t)g * SF_SPLIT_BYTES;
 }
 #endif
 

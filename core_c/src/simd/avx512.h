@@ -331,11 +331,35 @@ typedef __m512i vq;
 
 SF_INLINE vq vq_set1(int x) { return _mm512_set1_epi8((char)x); }
 
+/* 64 bytes of blocks of 20, of which n may be read. */
+SF_INLINE __m512i avx512_load_blocks(const uint8_t *p, int n) {
+  return _mm512_maskz_loadu_epi32(n < 4 ? avx512_first(5 * n) : avx512_first(16), p);
+}
+
+/* The last 16 bytes each of four blocks of 20, or of n; 0 above. */
+SF_INLINE __m512i avx512_load_runs(const uint8_t *p, int n) {
+  const __m512i places = _mm512_setr_epi32(1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 28, 29, 30, 31);
+  const __m512i blocks = avx512_load_blocks(p, n);
+  if (n < 4) return _mm512_maskz_permutexvar_epi32(0xfff, places, blocks);
+  return _mm512_permutex2var_epi32(blocks, places, _mm512_loadu_si512(p + 16));
+}
+
+/* As two lanes, the two halves each of n <= 8 blocks of 20 bytes; 0 above. */
+#define SF_HALF_PAIRS 1
+SF_INLINE vf v_load_half_pairs(const uint8_t *p, int32_t n) {
+  const __m512i places = _mm512_setr_epi32(0, 5, 10, 15, 16, 21, 26, 31, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m512i blocks = avx512_load_blocks(p, n);
+  const __m512i pairs = n > 4 ? _mm512_permutex2var_epi32(blocks, places, avx512_load_blocks(p + 80, n - 4))
+                              : _mm512_maskz_permutexvar_epi32(0xf, places, blocks);
+  return _mm512_cvtph_ps(_mm512_castsi512_si256(pairs));
+}
+
 SF_INLINE vq vq_load(const uint8_t *p, size_t step, int n) {
   const __mmask64 first = n < 4 ? avx512_bytes((size_t)(n - 1) * step + 16) : ~(__mmask64)0;
   if (step == 16) return _mm512_maskz_loadu_epi8(first, p);
+  if (step == 20) return avx512_load_runs(p - 4, n);
   if (step == 32 && n >= 4) return _mm512_shuffle_i32x4(_mm512_loadu_si512(p), _mm512_loadu_si512(p + 48), 0xd8);
-  if (step != 18 && step != 20) {
+  if (step != 18) {
     __m512i all = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p));
     for (int k = 1; k < 4 && k < n; ++k) {
       const __m128i next = _mm_loadu_si128((const __m128i *)(const void *)(p + (size_t)k * step));
