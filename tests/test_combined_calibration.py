@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,14 @@ import tiny_model
 from sparsefire.arch import screen
 from sparsefire.arch.config import CUTOFF_KEYS
 from sparsefire.calibrate import combination, combined, head, inputs, parts, samples
-from sparsefire.calibrate.combination import Combination, Rung, Trial, cheaper, shared_out
+from sparsefire.calibrate.combination import (
+    Combination,
+    MethodMeasure,
+    Rung,
+    Trial,
+    cheaper,
+    shared_out,
+)
 from sparsefire.calibrate.combined import CombinedCalibration, calibrate_all
 from sparsefire.calibrate.samples import divided
 from sparsefire.cli import main
@@ -155,6 +163,28 @@ def test_head_and_inputs_share_a_companion(
     assert not [*source.parent.glob(".sparsefire-*")]
     with pytest.raises(ArgumentError, match="exists"):
         calibrate_all(source, None, TEXT)
+
+
+def test_a_screen_costs_its_divergence(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the perplexity, which unlikely tokens of the text change by chance; that of the rest
+    counts beside it."""
+    fast(monkeypatch, head=1.5, inputs=1.3)
+    measured = Trial.measured
+    worse = {"head": 1e6}
+
+    def chance(self: Trial, wanted: Combination) -> tuple[MethodMeasure, float]:
+        found, dense = measured(self, wanted)
+        times = math.prod(worse.get(name, 1.0) for name in wanted.methods)
+        return replace(found, perplexity=found.perplexity * times), dense
+
+    monkeypatch.setattr(Trial, "measured", chance)
+    report = calibrate_all(source, None, TEXT, force=True, even_if_slower=True, **OPTIONS)  # type: ignore[arg-type]
+    assert report.chosen is not None
+    assert report.chosen.methods == ("inputs", "head")
+    worse["inputs"] = 1e6
+    report = calibrate_all(source, None, TEXT, force=True, even_if_slower=True, **OPTIONS)  # type: ignore[arg-type]
+    assert report.chosen is not None
+    assert report.chosen.methods == ("head",)
 
 
 @pytest.mark.parametrize("faster", ["", "ffn_"])

@@ -97,7 +97,8 @@ def calibrate_all(
     output: a new model file. Without one, what is found goes into the companion beside the model,
       NAME.sparsefire.gguf, which can hold a screen of the output matrix and limits of inputs;
       predictors and cutoffs are in new files alone.
-    perplexity_cost: acceptable increase in perplexity (0.01: 1 %), of all methods together.
+    perplexity_cost: acceptable increase in perplexity (0.01: 1 %), of all methods together; a
+      screen's part is its divergence, as its effect on the perplexity of so few tokens is chance.
     kl: acceptable divergence from the dense model in nats, in place of ``perplexity_cost``.
     shares: of neurons to skip, and of inputs to leave out, that are tried; by default each method's
       own.
@@ -186,14 +187,19 @@ class _Search:
         measure, self.perplexity_dense = self.trial.measured(combination)
         return measure
 
-    def _cost(self, measure: MethodMeasure) -> float:
-        """In nats a token."""
+    def _cost(self, combination: Combination) -> float:
+        """In nats a token. A screen costs its divergence: what it does to unlikely tokens, of which
+        a text has some, is chance, and even out of thousands of tokens does not cancel."""
+        measure = self._measured(combination)
         if self.wanted.kl is not None:
             return measure.kl
-        return math.log(measure.perplexity / self.perplexity_dense)
+        if combination.head is None:
+            return math.log(measure.perplexity / self.perplexity_dense)
+        screen = Combination(head=combination.head)
+        return self._cost(combination.without("head")) + self._measured(screen).kl
 
-    def _is_cheap(self, measure: MethodMeasure) -> bool:
-        return self._cost(measure) <= self.wanted.budget
+    def _is_cheap(self, combination: Combination) -> bool:
+        return self._cost(combination) <= self.wanted.budget
 
     def _try_alone(self, method: str) -> None:
         """Measures the setting of a method that saves most at the acceptable cost; those that cost
@@ -202,9 +208,9 @@ class _Search:
         for rung in sorted(own, key=lambda each: each.saved, reverse=True):
             if rung.cost <= self.wanted.budget:
                 combination = Combination.of({method: rung})
-                measure = self._measured(combination)
-                if self._is_cheap(measure):
-                    self.alone[method], self._alone[method] = measure, combination
+                if self._is_cheap(combination):
+                    self.alone[method] = self._measured(combination)
+                    self._alone[method] = combination
                     return
             self.rungs.remove(rung)
         self.unused[method] = "no setting is within the acceptable cost"
@@ -271,9 +277,8 @@ class _Search:
                 self.unused["inputs"] = "its products have cutoffs or predictors"
                 picked = {name: each for name, each in picked.items() if name != "inputs"}
                 continue
-            measure = self._measured(combination)
-            if self._is_cheap(measure):
-                return picked, measure
+            if self._is_cheap(combination):
+                return picked, self._measured(combination)
             picked = cheaper(picked, self.rungs)
         return picked, self.free
 

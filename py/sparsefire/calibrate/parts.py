@@ -156,8 +156,7 @@ class Fitting:
         if report.chosen is None or measured is None:
             raise CalibrationError("no screen that was tried is near enough and reads less")
         found.screen = path
-        cost = math.log1p(measured.perplexity_cost) if wanted.kl is None else measured.kl
-        return [Rung("head", cost, 1 - 1 / measured.speedup, report.chosen)]
+        return [Rung("head", measured.kl, 1 - 1 / measured.speedup, report.chosen)]
 
     @property
     def _most(self) -> float:
