@@ -131,7 +131,8 @@ def check(path: Path, source: Path, report: CombinedCalibration) -> None:
         assert model.config.leaves_out_inputs == ("inputs" in report.chosen.methods)
         assert bool(model.config.cutoffs) == ("cutoffs" in report.chosen.methods)
         found = model.perplexity(held.reshape(-1), held.shape[1])
-        assert found.perplexity == pytest.approx(report.chosen.perplexity, rel=2e-3)
+        bound = 1e-2 if model.core.isa == "amx" else 2e-3  # which rounds prompts to 8 bits
+        assert found.perplexity == pytest.approx(report.chosen.perplexity, rel=bound)
         if "inputs" not in report.chosen.methods:  # which prompts do not leave out
             logits = np.concatenate([model.logits(each[:-1]) for each in held])
             p, q = (each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (exact, logits))

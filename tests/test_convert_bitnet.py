@@ -90,7 +90,9 @@ def test_logits(hf: Hf, kind: str, mode: str, tmp_path: Path) -> None:
     with Model.load(tmp_path / "out.gguf") as model:
         for way in ("dense", "exact") if hf.activation == "relu2" else ("dense",):
             error = np.abs(model.logits(TOKENS, mode=way) - wanted).max()
-            assert error < 2e-4 * np.abs(wanted).max()
+            # AMX rounds to 8 bits in prompts what is not F32.
+            bound = 1e-2 if model.core.isa == "amx" else 2e-4
+            assert error < bound * np.abs(wanted).max()
 
 
 def test_weights_are_exact_in_every_format(tmp_path: Path) -> None:

@@ -69,9 +69,9 @@ function showLegend(kind, hasHot, inTiles) {
 /** Shows one slice of a generation. */
 export function showReport(report) {
   run.write?.(report.text, report.speed);
+  const active = report.evaluated > 0 ? mean(report.active) : 0;
+  if (run.counted && report.tokens > 1) speeds.add(run.mode, report, active);
   if (report.evaluated > 0) {
-    const active = mean(report.active);
-    if (run.counted && report.tokens > 1) speeds.add(run.mode, report, active);
     run.evaluated += report.evaluated;
     run.active += active * report.evaluated;
     run.ffnBytes += report.ffn_bytes * report.evaluated;

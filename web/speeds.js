@@ -21,7 +21,7 @@ export class Speeds {
     }
   }
 
-  /** Adds a slice of a generation, with the mean share of active neurons. */
+  /** Adds a slice of a generation, with the mean share of active neurons. The last one may have evaluated nothing. */
   add(mode, report, active) {
     const total = (this.modes[mode] ??= { tokens: 0, seconds: 0, active: 0, bytes: 0, evaluated: 0, run: [0, 0] });
     // report.speed is the run's mean so far, so the totals before this slice are subtracted.
@@ -30,12 +30,14 @@ export class Speeds {
     total.tokens += tokens - total.run[0];
     total.seconds += seconds - total.run[1];
     total.run = [tokens, seconds];
-    total.active += active * report.evaluated;
-    total.bytes += (report.ffn_bytes + report.other_bytes) * report.evaluated;
-    total.evaluated += report.evaluated;
+    if (report.evaluated > 0) {
+      total.active += active * report.evaluated;
+      total.bytes += (report.ffn_bytes + report.other_bytes) * report.evaluated;
+      total.evaluated += report.evaluated;
+    }
     total.firstTokenMs = report.first_token_ms;
     const now = performance.now();
-    if (report.done || now - (this.updated ?? 0) > INTERVAL) {
+    if (total.evaluated > 0 && (report.done || now - (this.updated ?? 0) > INTERVAL)) {
       this.updated = now;
       this.show();
     }
