@@ -459,23 +459,27 @@ def _start_webkit(
 ) -> _Session:
     """A session of a new browser, whose programs end with `started`. Its driver looks for a free
     port and expects the browser there, where another program may listen by then, and waits without
-    an end: what has not started within half a minute is started anew. What the programs write goes
-    to `log`. Errors: `TimeoutError`, with it."""
-    attempts = 3
-    for attempt in range(1, attempts + 1):
-        with ExitStack() as programs, log.open("ab") as written:
-            try:
-                address = _run_webkit(programs, environment, written)
-                seconds = _STARTING_SECONDS / 2
-                session = _Session(*_webdriver(address, proxy_port, seconds))
-            except (TimeoutError, AssertionError) as error:
-                if attempt == attempts:
-                    text = f"{error}; it wrote: {log.read_text(errors='replace')}"
-                    raise TimeoutError(text) from None
-            else:
-                started.push(programs.pop_all())
-                return session
-    raise AssertionError("unreachable")
+    an end: what has not started within half a minute is started anew, twice. What the programs
+    write goes to `log`. Errors: `TimeoutError`, with it."""
+    for _ in range(2):
+        with suppress(TimeoutError):
+            return _started_webkit(started, environment, proxy_port, log)
+    return _started_webkit(started, environment, proxy_port, log)
+
+
+def _started_webkit(
+    started: ExitStack, environment: dict[str, str], proxy_port: int, log: Path
+) -> _Session:
+    """The same, of one try."""
+    with ExitStack() as programs, log.open("ab") as written:
+        address = _run_webkit(programs, environment, written)
+        try:
+            session = _Session(*_webdriver(address, proxy_port, _STARTING_SECONDS / 2))
+        except (TimeoutError, AssertionError) as error:
+            text = log.read_text(errors="replace")
+            raise TimeoutError(f"{error}; it wrote: {text}") from None
+        started.push(programs.pop_all())
+        return session
 
 
 def _run_webkit(programs: ExitStack, environment: dict[str, str], log: IO[bytes]) -> str:

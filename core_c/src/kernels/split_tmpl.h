@@ -9,7 +9,7 @@
 #include "kernels/products_tmpl.h"
 
 enum {
-  FORM_RUNS, /* sub-blocks one after the other; quants from 0, */
+  FORM_RUNS, /* sub-blocks one after the other; quants from 0, which Q4_1 alone has (see has_half_pairs), */
   FORM_RUNS_8,
   FORM_RUNS_128, /* and with a zero point */
   FORM_PLANES,   /* sub-blocks that share bytes by twos, */

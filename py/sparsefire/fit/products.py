@@ -43,7 +43,7 @@ def across(a: FloatArray, b: FloatArray) -> FloatArray:
 
 def orthonormal(columns: FloatArray) -> FloatArray:
     """An orthonormal basis (n, k) of columns (n, k), where n is large and k is small. Numpy's own,
-    in double precision, takes ten times as long, and is for columns that nearly depend."""
+    in double precision, takes longer, and is for columns that nearly depend."""
     found = _cholesky_qr(columns)
     if found is None:
         found, _ = np.linalg.qr(columns)
