@@ -2,6 +2,7 @@
 
 python -m bench.install llama.cpp     # llama-cpp-python, built from source: some minutes
 python -m bench.install onnx playwright
+python -m bench.install --sources path/to/ik_llama.cpp    # llama-bench, for `bench.peers programs`
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from .lib.compilers import llama_environment
-from .lib.peer_files import PEERS
+from .lib.llama_bench import install as build_llama_bench
+from .lib.peer_files import PEERS, MissingPeer
 
 
 def install(name: str) -> None:
@@ -31,13 +34,27 @@ def install(name: str) -> None:
 def main() -> None:
     """Installs what the command line names."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.install", description="Installs peers of the benchmarks with pip."
+        prog="python -m bench.install", description="Installs peers of the benchmarks."
     )
     names = sorted(PEERS.values())
     add = parser.add_argument
-    add("names", nargs="+", choices=names, metavar="PEER", help=", ".join(names))
-    for name in parser.parse_args().names:
+    add("names", nargs="*", metavar="PEER", help=", ".join(names))
+    about = "of llama.cpp or ik_llama.cpp: builds their program llama-bench"
+    add("--sources", nargs="+", type=Path, default=[], metavar="FOLDER", help=about)
+    arguments = parser.parse_args()
+    if not arguments.names and not arguments.sources:
+        parser.error(f"name a peer ({', '.join(names)}) or --sources")
+    if unknown := set(arguments.names) - set(names):
+        parser.error(
+            f"no peer is called {', '.join(sorted(unknown))}; there are {', '.join(names)}"
+        )
+    for name in arguments.names:
         install(name)
+    for source in arguments.sources:
+        try:
+            print(build_llama_bench(source))
+        except MissingPeer as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

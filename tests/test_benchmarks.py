@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 import pytest
 
+from bench.lib import llama_bench
 from bench.lib.compilers import llama_environment
 from bench.lib.further_models import write_further
 from bench.lib.input_quality import Llama
@@ -39,6 +40,16 @@ PROGRAMS = (
     "browser.page",
     *(f"studies.{path.stem}" for path in (ROOT / "bench" / "studies").glob("[!_]*.py")),
 )
+# What the fork's program prints, and sources whose program is llama-bench.
+FORK_SAYS = """echo 'repacked 210 tensors'
+printf '[\\n  {"n_prompt": 512, "avg_ts": 128.0}\\n]\\n'
+"""
+A_LLAMA_BENCH = """cmake_minimum_required(VERSION 3.18)
+project(llama C)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+file(WRITE ${CMAKE_BINARY_DIR}/main.c "int main(void) { return 7; }")
+add_executable(llama-bench ${CMAKE_BINARY_DIR}/main.c)
+"""
 # What `bench.peers` can do without a peer.
 ALONE = ("sparse", "exact", "shares", "threads", "calls", "load", "wasm")
 
@@ -296,3 +307,37 @@ def test_clang_builds_llama_cpp_where_there_is_amx() -> None:
     assert llama_environment({}, amx, clang) == {"CC": "clang-19", "CXX": "clang++-19"}
     with pytest.raises(MissingPeer, match="clang"):
         llama_environment({}, amx, only("gcc", "g++"))
+
+
+def test_llama_bench_of_both_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that prints as ik_llama.cpp's does, lines before the list, and what it was given
+    is timed; of none, and of a folder without sources, a sentence says what to do."""
+    monkeypatch.setattr(llama_bench, "HOME", tmp_path / "home")
+    with pytest.raises(MissingPeer, match=r"bench\.install --sources FOLDER"):
+        llama_bench.programs()
+    with pytest.raises(MissingPeer, match="has no sources of"):
+        llama_bench.install(tmp_path)
+    program = tmp_path / "home" / "llama-bench of ik_llama.cpp" / "bin" / "llama-bench"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/given\n{FORK_SAYS}')
+    program.chmod(0o755)
+    assert llama_bench.programs() == {"ik_llama.cpp": program}
+    took = llama_bench.seconds(program, Path("m.gguf"), 2, "prompt", 512, ("-rtr", "1"))
+    assert took == 512 / 128.0
+    given = (tmp_path / "given").read_text("utf-8").strip()
+    assert given == "-m m.gguf -t 2 -p 512 -n 0 -rtr 1 -r 1 -o json"
+
+
+def test_llama_bench_is_built_of_its_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sources of the fork have a folder of their own, and give a program of that name."""
+    monkeypatch.setattr(llama_bench, "HOME", tmp_path / "home")
+    monkeypatch.setenv("CC", "cc")  # no clang is looked for
+    for name in ("llama.cpp", "ik_llama.cpp"):
+        source = tmp_path / name
+        (source / "ggml" / "src" / ("iqk" if name.startswith("ik") else "")).mkdir(parents=True)
+        (source / "CMakeLists.txt").write_text(A_LLAMA_BENCH)
+        path = llama_bench.install(source)
+        assert llama_bench.programs()[name] == path
+        assert subprocess.run([path], check=False).returncode == 7

@@ -1,10 +1,11 @@
-"""The compiler that builds llama.cpp for this machine. Imports the standard library alone."""
+"""How llama.cpp is built for this machine. Imports the standard library alone."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .peer_files import MissingPeer
@@ -33,3 +34,16 @@ def llama_environment(
         "llama.cpp for a processor with AMX is built by clang, which is not installed; install it "
         "with: apt-get install clang"
     )
+
+
+def build(source: Path, folder: Path, targets: Sequence[str], options: Mapping[str, str]) -> None:
+    """Builds targets of a project of CMake in ``folder``. What is built already is used again.
+    `MissingPeer` where a compiler or CMake is missing."""
+    if shutil.which("cmake") is None:
+        raise MissingPeer("CMake is not installed; install it with: apt-get install cmake")
+    given = [f"-D{name}={value}" for name, value in options.items()]
+    configure = ["cmake", "-S", str(source), "-B", str(folder), "-DCMAKE_BUILD_TYPE=Release"]
+    subprocess.run([*configure, *given], check=True, env=llama_environment())
+    jobs = ["--parallel", str(os.cpu_count() or 1)]
+    made = ["cmake", "--build", str(folder), "--config", "Release", "--target", *targets]
+    subprocess.run([*made, *jobs], check=True)

@@ -6,7 +6,6 @@ together with a program that writes logits (`llama_peer/`).
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from .compilers import llama_environment
+from .compilers import build
 from .further_models import write_further
 
 _PEER = Path(__file__).resolve().parent / "llama_peer"
@@ -56,23 +55,19 @@ def make_models(source: Path, folder: Path, seed: int = 0) -> tuple[Path, Path]:
     """Builds the peer from the sources of llama.cpp and makes the models, of random numbers of
     ``seed``, and their logits in ``folder``; the folders of both. What is built already is used
     again."""
-    build, raw = folder / "build", folder / "raw"
+    built, raw = folder / "build", folder / "raw"
     models, logits = folder / "models", folder / "logits"
     for each in (raw, models, logits):
         each.mkdir(parents=True, exist_ok=True)
-    configure = ["cmake", "-S", str(_PEER), "-B", str(build), f"-DLLAMA_SOURCE={source.resolve()}"]
-    environment = llama_environment()
-    subprocess.run([*configure, "-DCMAKE_BUILD_TYPE=Release"], check=True, env=environment)
-    targets = ["--target", "test-llama-archs", "peer_logits", "--config", "Release"]
-    jobs = ["--parallel", str(os.cpu_count() or 1)]
-    subprocess.run(["cmake", "--build", str(build), *targets, *jobs], check=True)
-    test = build / "bin" / "test-llama-archs"
+    targets = ["test-llama-archs", "peer_logits"]
+    build(_PEER, built, targets, {"LLAMA_SOURCE": str(source.resolve())})
+    test = built / "bin" / "test-llama-archs"
     subprocess.run([test, "-s", str(seed), "-o", raw], check=True, capture_output=True)
     made = [realistic(path, models / path.name) for path in sorted(raw.glob("*.gguf"))]
     for name, (source_name, changes) in _ROUTED.items():
         made.append(realistic(raw / f"{source_name}.gguf", models / f"{name}.gguf", changes))
     made += write_further(models)
-    subprocess.run([build / "bin" / "peer_logits", logits, *made], check=True)
+    subprocess.run([built / "bin" / "peer_logits", logits, *made], check=True)
     return models, logits
 
 

@@ -24,6 +24,7 @@ SECTIONS = (
     "exact",
     "shares",
     "decode",
+    "programs",
     "sparse-decode",
     "threads",
     "calls",

@@ -8,13 +8,13 @@ python -m bench.studies.heads MODEL.gguf path/to/llama-bench --heads proven dens
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 from pathlib import Path
 
 from sparsefire import Model
 from sparsefire.core import hosts
+
+from ..lib.llama_bench import seconds
 
 PROMPT, TOKENS, ROUNDS = "The people of the United States", 64, 5
 
@@ -32,6 +32,7 @@ def main() -> None:
     add("--heads", nargs="+", choices=names, default=["screened", "dense"], help="see `Model.load`")
     add("--rounds", type=int, default=ROUNDS, help="default %(default)s")
     arguments = parser.parse_args()
+    program = arguments.llama_bench
     for threads in (1, 2):
         core, heads = hosts.open_core("native", threads=threads), arguments.heads
         models = {head: Model.load(arguments.model, head=head, core=core) for head in heads}
@@ -42,7 +43,8 @@ def main() -> None:
                 if measured:
                     speeds[head].append(model.stats.tokens_per_s)
             if measured:
-                speeds["llama.cpp"].append(_peer(arguments.llama_bench, arguments.model, threads))
+                took = seconds(program, arguments.model, threads, "decode", TOKENS, repeats=3)
+                speeds["llama.cpp"].append(TOKENS / took)
         theirs = statistics.median(speeds["llama.cpp"])
         for name, each in speeds.items():
             middle = statistics.median(each)
@@ -51,14 +53,6 @@ def main() -> None:
                 f"({min(each):.1f} … {max(each):.1f}), {middle / theirs:.2f}×",
                 flush=True,
             )
-
-
-def _peer(program: Path, model: Path, threads: int) -> float:
-    options = ("-p", "0", "-n", str(TOKENS), "-t", str(threads), "-r", "3", "-o", "json")
-    done = subprocess.run(
-        [str(program), "-m", str(model), *options], capture_output=True, text=True, check=True
-    )
-    return float(json.loads(done.stdout)[0]["avg_ts"])
 
 
 if __name__ == "__main__":
