@@ -21,6 +21,9 @@
 #ifndef SF_LOAD_POWERS
 #define SF_LOAD_POWERS 0 /* v_load_powers */
 #endif
+#ifndef SF_LOAD_FIELDS
+#define SF_LOAD_FIELDS 0 /* vb_load_fields */
+#endif
 #ifndef SF_HALF_FLOATS
 #define SF_HALF_FLOATS 0 /* v_load_half_floats */
 #endif
@@ -167,6 +170,12 @@ SF_INLINE const uint8_t *halves_at(sf_format_index format, const uint8_t *p, int
 SF_INLINE vb load_planes(sf_format_index format, const uint8_t *p, int s) {
   const sf_traits *traits = traits_of(format);
   const sf_plane low = traits->low, high = traits->high;
+#if SF_LOAD_FIELDS
+  if (high.bits) {
+    return vb_load_fields(p + sf_plane_run(low, s), sf_plane_shift(low, s), low.bits, p + sf_plane_run(high, s),
+                          sf_plane_shift(high, s), high.bits);
+  }
+#endif
   const vb bytes = vb_load_u8(p + sf_plane_run(low, s));
   const int shift = sf_plane_shift(low, s), mask = (1 << low.bits) - 1;
   vb quants;

@@ -17,6 +17,7 @@
 #endif
 
 #define SF_PROMPT_LANES 1
+#define SF_LOAD_FIELDS 1
 
 enum {
   SF_LANES = 4,
@@ -213,14 +214,23 @@ SF_INLINE vb vb_load_levels(const uint8_t *p, const int8_t *levels) {
   return r;
 }
 
-SF_INLINE vb vb_high_bits(uint32_t bits) {
-  const v128_t each = wasm_i16x8_const(1, 2, 4, 8, 16, 32, 64, 128);
-  vb r;
-  for (int k = 0; k < 4; ++k) {
-    const v128_t set = wasm_v128_and(wasm_i16x8_splat((int16_t)(bits >> 8 * k & 255)), each);
-    r.r[k] = wasm_v128_and(wasm_i16x8_eq(set, each), wasm_i16x8_const_splat(16));
-  }
+/* Two vectors of bytes. */
+SF_INLINE vb wasm128_wide(v128_t first, v128_t last) {
+  const vb r = {{wasm_u16x8_extend_low_u8x16(first), wasm_u16x8_extend_high_u8x16(first),
+                 wasm_u16x8_extend_low_u8x16(last), wasm_u16x8_extend_high_u8x16(last)}};
   return r;
+}
+
+SF_INLINE vb vb_high_bits(uint32_t bits) {
+  const v128_t all = wasm_i32x4_splat((int32_t)bits);
+  const v128_t each = wasm_u64x2_const_splat(0x8040201008040201u);
+  v128_t r[2] = {wasm_i8x16_shuffle(all, all, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1),
+                 wasm_i8x16_shuffle(all, all, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3)};
+  for (int k = 0; k < 2; ++k) {
+    const v128_t set = wasm_i8x16_eq(wasm_v128_and(r[k], each), each);
+    r[k] = wasm_v128_and(set, wasm_i8x16_const_splat(16));
+  }
+  return wasm128_wide(r[0], r[1]);
 }
 
 SF_INLINE vb vb_and(vb a, int mask) {
@@ -240,6 +250,26 @@ SF_INLINE vb vb_shr(vb a, int n) {
 #endif
   for (int k = 0; k < 4; ++k) a.r[k] = wasm_u16x8_shr(a.r[k], (uint32_t)n);
   return a;
+}
+
+/* `bits` bits of bytes, from bit `shift` on. Machines shift no bytes, so engines would mask a shift of words by a
+ * constant that they make anew each time; this one is there already. */
+SF_INLINE v128_t wasm128_field(v128_t bytes, int shift, int bits) {
+#if __clang_major__ < 15
+  if (!__builtin_constant_p(shift)) __asm__ volatile("" : "+r"(shift));
+#endif
+  return wasm_v128_and(wasm_u16x8_shr(bytes, (uint32_t)shift), wasm_i8x16_splat((int8_t)((1 << bits) - 1)));
+}
+
+/* 32 numbers of 8 bits at most, of a field of each byte at p, and of another one above it. */
+SF_INLINE vb vb_load_fields(const uint8_t *p, int shift, int bits, const uint8_t *above, int above_shift,
+                            int above_bits) {
+  v128_t r[2];
+  for (int k = 0; k < 2; ++k) {
+    const v128_t high = wasm128_field(wasm_v128_load(above + 16 * k), above_shift, above_bits);
+    r[k] = wasm_v128_or(wasm128_field(wasm_v128_load(p + 16 * k), shift, bits), wasm_i16x8_shl(high, (uint32_t)bits));
+  }
+  return wasm128_wide(r[0], r[1]);
 }
 
 SF_INLINE vb vb_add(vb a, int n) {

@@ -32,14 +32,7 @@ SF_INLINE v8 v8_load_i16(const int16_t *p) {
   return r;
 }
 
-/* `bits` bits of bytes, from bit `shift` on. Machines shift no bytes, so engines would mask a shift of words by a
- * constant that they make anew each time; this one is there already. */
-SF_INLINE v128_t wasm128_field(v128_t bytes, int shift, int bits) {
-  const v128_t lowest = shift ? wasm_u16x8_shr(bytes, (uint32_t)shift) : bytes;
-  return wasm_v128_and(lowest, wasm_i8x16_splat((int8_t)((1 << bits) - 1)));
-}
-
-/* The same of 32 bytes. */
+/* wasm128_field of 32 bytes. */
 SF_INLINE v8 v8_field(v8 a, int shift, int bits) {
   for (int k = 0; k < 2; ++k) a.r[k] = wasm128_field(a.r[k], shift, bits);
   return a;
