@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tiny_model
+from sparsefire.arch import screen
 from sparsefire.bench import CACHE_EXPONENT
 from sparsefire.bench.cache import bench_cache, power_law
 from sparsefire.bench.ffn import bench_ffn
-from sparsefire.bench.roofline import bench_roofline
+from sparsefire.bench.roofline import Limit, Reached, Roofline, bench_roofline
+from sparsefire.cli.bench import _roofline_table
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, FormatError
 from sparsefire.lm.model import Model
+from sparsefire.lm.session import Session
 from sparsefire.weights.formats import FORMATS, WRITTEN_FORMATS
 
 KEYS = {
@@ -187,6 +192,51 @@ def test_a_roofline_has_shares_of_its_own_limits(host_core: Core) -> None:
         assert each["limit"] == (prompts if each["what"] == "prompt" else "memory")
         assert each["share"] == pytest.approx(each["rate"] / limits[each["limit"], threads])
     assert (found["backend"], found["isa"]) == (host_core.host, host_core.isa)
+
+
+def test_a_roofline_counts_all_rows_of_a_screened_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    factors = ((32, 64), (270, 32), (270,))
+    tensors = {
+        name: random.standard_normal(shape).astype(np.float32)
+        for name, shape in zip(screen.TENSORS, factors, strict=True)
+    }
+    path = tmp_path / "model.gguf"
+    tiny_model.write(path, keys={screen.ROWS_KEY: 20}, tensors=tensors, context=64)
+    sessions = []
+    with Model.load(path) as model:
+        assert model.head == "screened"
+        opened = model.new_session
+
+        def new_session(context: int) -> Session:
+            sessions.append(opened(context))
+            return sessions[-1]
+
+        monkeypatch.setattr(model, "new_session", new_session)
+        small_roofline(model, model.core)
+        assert len(sessions) == 3
+        for session in sessions:
+            tokens, rows = session.head_rows
+            assert rows == 270 * tokens > 0
+
+
+def test_what_takes_too_little_time_has_no_share() -> None:
+    rates = {"threads": 1, "backend": "native", "isa": "avx2", "repeats": 1}
+    shown = _roofline_table(
+        Roofline(
+            limits=(Limit("memory", 1, 2e9),),
+            reached=(Reached("decode", 1e9, "memory", 0.5), Reached("attention", 0, "memory", 0)),
+            layer="64x192",
+            format="q8_0",
+            model="a",
+            **rates,  # type: ignore[arg-type]
+        )
+    )
+    assert "50 % of memory" in shown
+    assert "attention                     too little beside the rest" in shown
+    assert " 0 % of" not in shown
 
 
 def test_a_roofline_needs_no_model(host_core: Core) -> None:

@@ -222,6 +222,18 @@ def test_on_the_command_line(
     assert "tokens must be 1000 or more, got 0" in capsys.readouterr().err
 
 
+def test_exact_zeros_need_no_cutoff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of the neurons of ReLU are zero: a share below that is no cutoff, and no slower."""
+    source = tiny_model.write(tmp_path / "relu.gguf", replace(TINY, activation="relu"))
+    (tmp_path / "text.txt").write_text(TEXT)
+    command = ["calibrate", "-m", str(source), "--text", str(tmp_path / "text.txt")]
+    more = ["--method", "cutoffs", "--tokens", "1000", "--sparsity", "0.1"]
+    assert main([*command, *more]) == 0
+    shown = capsys.readouterr().out
+    assert "no cutoff was found: the activation's exact zeros" in shown
+    assert "dense is best" not in shown
+
+
 def test_bundles_get_cutoffs_too(tmp_path: Path) -> None:
     """A file whose layers lie neuron by neuron needs no second down."""
     bundled = tiny_model.write(tmp_path / "b.gguf", replace(TINY, bundled=True))

@@ -17,15 +17,17 @@ import sparsefire as sf
 import tiny_model
 from sparsefire.arch import screen
 from sparsefire.calibrate import head as calibration
+from sparsefire.calibrate.companion import write_companion
 from sparsefire.calibrate.head import HeadCalibration, HeadMeasure, calibrate_head
 from sparsefire.cli import main
 from sparsefire.core.core import Core
 from sparsefire.core.hosts import get_core
-from sparsefire.errors import ArgumentError, ModelFileError
+from sparsefire.errors import ArgumentError, ModelFileError, UnsupportedError
 from sparsefire.ffn.bounded import CoreBounded
 from sparsefire.files.inspect import inspect_file
 from sparsefire.fit import head, products
 from sparsefire.fit.head import OutputMatrix, fit_screens, qualities
+from sparsefire.gguf.reader import GgufFile
 from sparsefire.lm.opening import default_model
 
 RANK, ROWS, VOCAB, D = 32, 40, 270, 64
@@ -309,6 +311,66 @@ def test_a_companion_belongs_to_its_model(calibrated: Calibrated, tmp_path: Path
         assert model.head == "dense"
     given = calibrated.path.read_bytes()
     with sf.Model.load(given, companion=companion) as model:
+        assert model.head == "screened"
+
+
+def test_a_companion_is_no_model(
+    calibrated: Calibrated, capsys: pytest.CaptureFixture[str]
+) -> None:
+    companion = calibrated.path.with_name("model.sparsefire.gguf")
+    with pytest.raises(ModelFileError, match=r"a companion, .* load the model beside it"):
+        sf.Model.load(companion)
+    assert main(["inspect", str(companion)]) == 0
+    assert "runs         no: a companion, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cut", ["short", "empty", "version"])
+def test_a_damaged_companion_can_be_removed(
+    calibrated: Calibrated, tmp_path: Path, cut: str
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(calibrated.path.read_bytes())
+    companion = tmp_path / "model.sparsefire.gguf"
+    data = calibrated.path.with_name(companion.name).read_bytes()
+    changed = {"short": data[:-100], "empty": b"", "version": data[:4] + b"\x09" + data[5:]}
+    companion.write_bytes(changed[cut])
+    wanted = r"model\.sparsefire\.gguf: .*the companion of .*model\.gguf, which runs without"
+    with pytest.raises((ModelFileError, UnsupportedError), match=wanted):
+        sf.Model.load(path)
+    with sf.Model.load(path, head="dense", inputs="dense") as model:
+        assert model.head == "dense"
+
+
+def test_a_companion_with_limits_gets_a_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside its limits and unasked, if it is this model's; a damaged one is replaced if asked."""
+    monkeypatch.setattr(
+        calibration, "_measured", lambda *_: HeadMeasure(0.0, 1.0, 2.0, 2.0, 0.1, 200.0, 100.0)
+    )
+    path = tmp_path / "model.gguf"
+    path.write_bytes(default_model().read_bytes())
+    companion = tmp_path / "model.sparsefire.gguf"
+    limits = {screen.NAMES_KEY: ["blk.0.attn_q.weight"], screen.LIMITS_KEY: np.zeros(1, np.float32)}
+    options = {"tokens": 1_500, "rank": 32, "rows": 64, "format": "q4_0", "kl": 9.0}
+    options["agreement"] = 0.5
+    with GgufFile.open(path) as file:
+        of = screen.fingerprint(file)
+    write_companion(companion, "llama", "of another", limits, {}, force=True)
+    with pytest.raises(ArgumentError, match="the file exists"):
+        calibrate_head(path, **options)  # type: ignore[arg-type]
+    write_companion(companion, "llama", of, limits, {}, force=True)
+    assert calibrate_head(path, **options).output == str(companion)  # type: ignore[arg-type]
+    with GgufFile.open(companion) as file:
+        assert screen.has_screen(file)
+        assert screen.has_limits(file)
+    with pytest.raises(ArgumentError, match="the file exists"):
+        calibrate_head(path, **options)  # type: ignore[arg-type]
+    companion.write_bytes(companion.read_bytes()[:-100])
+    with pytest.raises(ArgumentError, match="the file exists"):
+        calibrate_head(path, **options)  # type: ignore[arg-type]
+    assert calibrate_head(path, **options, force=True).output == str(companion)  # type: ignore[arg-type]
+    with sf.Model.load(path, inputs="dense") as model:
         assert model.head == "screened"
 
 

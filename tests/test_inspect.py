@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,21 @@ def test_damaged_files(calibrated: Path, tmp_path: Path) -> None:
             json.dumps(inspect_file(path).as_dict())
         except (ModelFileError, UnsupportedError) as error:
             assert "cut.gguf" in str(error)  # noqa: PT017
+
+
+def test_sizes_whose_product_no_integer_of_64_bits_holds(calibrated: Path, tmp_path: Path) -> None:
+    changed = bytearray(calibrated.read_bytes())
+    label = b"blk.0.ffn_bundle.weight"
+    at = changed.index(label) + len(label) + 4
+    struct.pack_into("<2Q", changed, at, 2**40, 2**40)
+    path = tmp_path / "large.gguf"
+    path.write_bytes(changed)
+    found = inspect_file(path)
+    assert found.damage is not None
+    assert "go past the end of the file" in found.damage
+    (shown,) = (each for each in found.tensors if each.name == label.decode())
+    assert (shown.shape, shown.bits) == ((2**40, 2**40), pytest.approx(8.5))
+    assert found.parameters > 2**80
 
 
 # -- the command -------------------------------------------------------------------------------

@@ -349,8 +349,12 @@ def test_perplexity_needs_something_to_score(tiny: Model) -> None:
     for text in ("", [7], "a"):
         with pytest.raises(ArgumentError, match="2 tokens or more"):
             tiny.perplexity(text)
-    for context in (0, 1, 49):
-        with pytest.raises(ArgumentError, match=r"outside 2 … 48"):
+    for context, problem in (
+        (0, "a window of 0 scores nothing"),
+        (1, r"a window of 1 scores nothing, .* give 2 or more"),
+        (49, "outside 2 … 48"),
+    ):
+        with pytest.raises(ArgumentError, match=problem):
             tiny.perplexity([1, 2, 3], context)
 
 

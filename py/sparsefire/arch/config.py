@@ -18,7 +18,7 @@ from .decoder import write as write_decoder
 from .keys import REPAIR, Keys
 from .mixture import LIMITS
 from .rope import LONG_FACTORS_TENSOR, Rope, read_rope
-from .screen import has_limits, has_screen
+from .screen import OF_KEY, has_limits, has_screen
 from .table import ARCHITECTURES
 
 SPARSEFIRE_VERSION = 1  # of the sparsefire.* keys that are understood
@@ -304,6 +304,11 @@ def _architecture(file: GgufFile) -> str:
     architecture = file.metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise ModelFileError(f"{file.name}: key 'general.architecture' is missing; {REPAIR}")
+    if OF_KEY in file.metadata:
+        raise ModelFileError(
+            f"{file.name}: a companion, which holds what calibration found for a model, not the "
+            "model itself; load the model beside it"
+        )
     if architecture in _NO_TEXT:
         raise UnsupportedError(
             f"{file.name}: the architecture {architecture!r} is one of {_NO_TEXT[architecture]}; "

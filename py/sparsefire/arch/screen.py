@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .._shown import shown_value
-from ..errors import ModelFileError
+from ..errors import ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile
 from ..weights.formats import weight_format
 
@@ -114,7 +114,13 @@ def attach_companion(
         path = companion_path(file.paths[0]) if file.paths else None
         if path is None or not path.is_file():
             return
-    companion = GgufFile.open(path, mapped=mapped)
+    try:
+        companion = GgufFile.open(path, mapped=mapped)
+    except (ModelFileError, UnsupportedError) as error:
+        raise type(error)(
+            f"{error}. It is the companion of {file.name}, which runs without: remove it, or "
+            "calibrate again"
+        ) from None
     try:
         screen, inputs = screen and has_screen(companion), inputs and has_limits(companion)
         if not screen and not inputs:

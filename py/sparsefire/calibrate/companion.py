@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,31 @@ import numpy as np
 
 from ..arch import screen as stored
 from ..arch.config import SPARSEFIRE_VERSION
+from ..errors import ModelFileError, UnsupportedError
 from ..gguf.reader import GgufFile
 from ..gguf.types import TypedValue, ValueType
 from ..gguf.writer import TensorData, Writable, write_gguf
 
 
-def can_add_limits(path: Path) -> bool:
-    """Whether the file is a companion that limits of inputs can be added to, as it has none."""
-    if not path.is_file():
+def can_add(path: Path, has: Callable[[GgufFile], bool], of: str | None = None) -> bool:
+    """Whether the file is a companion, of any model or of that with the fingerprint ``of``, to
+    which something can be added that it does not have yet."""
+    file = _readable(path)
+    if file is None:
         return False
-    with GgufFile.open(path, mapped=False) as file:
-        return stored.OF_KEY in file.metadata and not stored.has_limits(file)
+    with file:
+        found = file.metadata.get(stored.OF_KEY)
+        return found is not None and of in (None, found) and not has(file)
+
+
+def _readable(path: Path) -> GgufFile | None:
+    """The file, unless there is none or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return GgufFile.open(path, mapped=False)
+    except (ModelFileError, UnsupportedError):
+        return None
 
 
 def write_companion(
@@ -33,9 +48,11 @@ def write_companion(
     force: bool,
 ) -> None:
     """Writes a companion. Of one that is there for the same model, keys that begin with ``keeps``
-    stay, and the screen's tensors if these are its keys. Errors as `write_gguf`."""
-    if keeps and target.is_file():
-        with GgufFile.open(target, mapped=False) as before:
+    stay, and the screen's tensors if these are its keys; of a damaged one nothing. Errors as
+    `write_gguf`."""
+    file = _readable(target) if keeps else None
+    if file is not None:
+        with file as before:
             if before.metadata.get(stored.OF_KEY) == of:
                 kept = {
                     key: value

@@ -38,7 +38,7 @@ from ..lm.compare import compare_heads
 from ..lm.model import Model
 from ..text.pretokenizer import PRE_KEY
 from ..weights.formats import format_name, weight_format
-from .companion import write_companion
+from .companion import can_add, write_companion
 from .divergence import Divergence, divergence
 from .samples import CHECKS, Windows, check_wanted, cut, generated
 
@@ -151,7 +151,8 @@ def calibrate_head(
     source: the model, as for `Model.load`.
     format: that of the screen; by default Q8_0 and Q4_0 are tried.
     output: a new model file with the screen in it. By default the companion beside the model,
-      NAME.sparsefire.gguf, which `Model.load` finds, and which is refused beside another model.
+      NAME.sparsefire.gguf, which `Model.load` finds, and which is refused beside another model. One
+      that has no screen yet gets it beside the limits of inputs that it has.
     companion: the companion, where it has another name or place; required if the model is not given
       as a path.
     even_if_slower: writes the screen even if decoding with it is not faster on this machine.
@@ -162,11 +163,14 @@ def calibrate_head(
     if kl <= 0:
         raise ArgumentError(f"kl must be above 0, got {kl}")
     target, inputs = _target(source, output, companion)
-    check_output(target, inputs, force=force)
+    adds = output is None and can_add(target, stored.has_screen)
+    check_output(target, inputs, force=force or adds)
     gguf_package()
     announce = progress or (lambda _stage, _share: None)
     with Model.load(source, activation=activation, pre=pre, head="dense", inputs="dense") as model:
         name = model.file.name
+        adds = adds and can_add(target, stored.has_screen, stored.fingerprint(model.file))
+        force = force or adds
         check_output(target, model.file.paths, force=force)
         if stored.has_screen(model.file):
             raise UnsupportedError(f"{model.file.name}: the model has a screen already")

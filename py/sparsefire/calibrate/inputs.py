@@ -23,7 +23,7 @@ from ..gguf.types import TypedValue, ValueType
 from ..gguf.writer import gguf_package
 from ..lm.compare import compare_with_dense
 from ..lm.model import Model
-from .companion import can_add_limits, write_companion
+from .companion import can_add, write_companion
 from .report import PerplexityReport, is_hopeless
 from .samples import CHECKS, Windows, check_wanted, cut
 
@@ -112,12 +112,13 @@ def calibrate_inputs(
         raise ArgumentError(f"shares must be above 0 and at most 0.95, got {list(shares)}")
     check_wanted(tokens, perplexity_cost)
     target = stored.companion_path(source) if output is None else Path(output)
-    replaces = force or (output is None and can_add_limits(target))
-    check_output(target, [Path(source)], force=replaces)
+    adds = output is None and can_add(target, stored.has_limits)
+    check_output(target, [Path(source)], force=force or adds)
     gguf_package()
     announce = progress or (lambda _stage, _share: None)
     with Model.load(source, activation=activation, pre=pre, head="dense", inputs="dense") as model:
-        check_output(target, model.file.paths, force=True)
+        adds = adds and can_add(target, stored.has_limits, stored.fingerprint(model.file))
+        check_output(target, model.file.paths, force=force or adds)
         trial = _Trial(model, cut(model, text, tokens), announce)
         settings = trial.settings(sorted(shares), perplexity_cost)
         most = trial.perplexity_dense * (1 + perplexity_cost)

@@ -229,6 +229,9 @@ def _roofline_table(result: Roofline) -> str:
         lines.append(f"{each.what:14}{each.threads:>8}{each.rate / 1e9:>12.1f} {unit}")
     lines += ["", f"{'reached':14}{'':>8}{'':>12}{'':8}share"]
     for reached in result.reached:
+        if not reached.rate:
+            lines.append(f"{reached.what:30}too little beside the rest to be measured")
+            continue
         unit = units.get(reached.limit, "GOP/s")
         lines.append(
             f"{reached.what:14}{'':>8}{reached.rate / 1e9:>12.1f} {unit:<7}"

@@ -465,7 +465,12 @@ def cutoff_table(report: CutoffCalibration) -> str:
             f"{each.tokens_per_s:9.1f}    {each.speedup:5.2f}×"
         )
     chosen = report.chosen
-    if chosen is None:
+    if chosen is None and not any(any(each.cutoffs) for each in report.settings):
+        verdict = (
+            "no cutoff was found: the activation's exact zeros are more than the shares that were "
+            "tried, and cost nothing; --method predictors is for such models. Nothing was written"
+        )
+    elif chosen is None:
         verdict = _dense_is_best(report)
     else:
         verdict = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -212,7 +213,7 @@ def _describe(file: GgufFile, report: Inspection, pre: str | None) -> None:
     """Fills in the contents of the header."""
     report.metadata = {key: _shown(value) for key, value in file.metadata.items()}
     for info in file.tensors.values():
-        weights = int(np.prod(info.shape, dtype=np.int64))
+        weights = math.prod(info.shape)
         bits = 8 * info.nbytes / weights
         kind = info.format.lower()
         report.tensors.append(TensorReport(info.name, info.shape, kind, info.nbytes, bits))

@@ -490,7 +490,12 @@ class Model(Evaluator):
         if len(ids) < 2:
             raise ArgumentError(f"perplexity needs 2 tokens or more, the text has {len(ids)}")
         context = self.context if context is None else context
-        if not 2 <= context <= self.context:
+        if context < 2:
+            raise ArgumentError(
+                f"context: a window of {context} scores nothing, since its first token is not "
+                "scored; give 2 or more"
+            )
+        if context > self.context:
             raise ArgumentError(
                 f"context: {context} is outside 2 … {self.context}{self._larger_context()}"
             )
