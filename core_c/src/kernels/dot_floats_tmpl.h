@@ -11,7 +11,7 @@
 #ifndef SF_KERNELS_DOT_FLOATS_H
 #define SF_KERNELS_DOT_FLOATS_H
 
-#include "kernels/rows_tmpl.h"
+#include "kernels/unpack_tmpl.h"
 
 #ifndef SF_PROMPT_FLOATS
 #define SF_PROMPT_FLOATS 0 /* whether block formats come here too */
@@ -27,7 +27,7 @@ enum {
   STRIP_INPUTS = 64, /* whose accumulators are kept */
   FEW_INPUTS = 4,
   FEW_ROWS = SF_LANES > 8 ? 4 : 2, /* which share the inputs they meet, by the number of registers */
-  FEW_VECTORS = SF_BLOCK / SF_LANES
+  FEW_VECTORS = SUB_BLOCK_VECTORS
 };
 
 /* A strip, in vectors so that none lies across cache lines. */
@@ -45,26 +45,8 @@ SF_INLINE void unpack_plain(sf_format_index format, const uint8_t *p, int32_t n,
   if (c < n) *floats = load_some_weights(format, p, n - c);
 }
 
-/* Sub-block s of the group at p: scale · quant - min, with the scale and min that group_scales gives. */
-SF_INLINE void unpack_sub_block(sf_format_index format, const uint8_t *p, int s, float scale, float min, vf *floats) {
-  enum { VECTORS = SF_BLOCK / SF_LANES };
-  const vf a = v_set1(scale), m = v_set1(min);
-  const vf b = has_float_runs(format) ? v_set1(-min) : a; /* of the second run */
-  load_quant_floats(format, p, s, floats);
-  for (int k = 0; k < VECTORS; ++k) {
-    floats[k] = v_mul(k < VECTORS / 2 ? a : b, floats[k]);
-    if (has_min(format)) floats[k] = v_sub(floats[k], m);
-  }
-  if (has_run_mins(format)) {
-    vf mins[VECTORS];
-    vb_floats(load_run_mins(format, p, s), mins);
-    for (int k = 0; k < VECTORS; ++k) floats[k] = v_sub(floats[k], v_mul(m, mins[k]));
-  }
-}
-
 /* A group of n sub-blocks at p. */
 SF_INLINE void unpack_group(sf_format_index format, const uint8_t *p, int32_t n, vf *floats) {
-  enum { VECTORS = SF_BLOCK / SF_LANES };
   vf scale[GROUP_VECTORS], min[GROUP_VECTORS];
   float scales[GROUP_SIZE], mins[GROUP_SIZE];
   group_scales(format, p, n, scale, min);
@@ -72,12 +54,12 @@ SF_INLINE void unpack_group(sf_format_index format, const uint8_t *p, int32_t n,
   store_group(mins, min);
   if (is_paired(format)) { /* whole blocks */
     for (int s = 0; s < GROUP; s += 2) {
-      unpack_sub_block(format, p, s & ~1, scales[s], mins[s], floats + s * VECTORS);
-      unpack_sub_block(format, p, s | 1, scales[s + 1], mins[s + 1], floats + (s + 1) * VECTORS);
+      unpack_sub_block(format, p, s & ~1, scales[s], mins[s], floats + s * SUB_BLOCK_VECTORS);
+      unpack_sub_block(format, p, s | 1, scales[s + 1], mins[s + 1], floats + (s + 1) * SUB_BLOCK_VECTORS);
     }
     return;
   }
-  for (int s = 0; s < n; ++s) unpack_sub_block(format, p, s, scales[s], mins[s], floats + s * VECTORS);
+  for (int s = 0; s < n; ++s) unpack_sub_block(format, p, s, scales[s], mins[s], floats + s * SUB_BLOCK_VECTORS);
 }
 
 /* Columns c … c + n - 1 of a row, n ≤ STRIP_COLUMNS, c a multiple of a group. */

@@ -4,21 +4,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/inline.h"
 #include "kernels/kernels.h"
 #include "sparsefire.h"
-
-#if defined(_MSC_VER) && !defined(__clang__)
-#define SF_INLINE static __forceinline
-#define SF_NOT_INLINE static __declspec(noinline)
-#else
-#if defined(__SANITIZE_ADDRESS__) || \
-    defined(__SANITIZE_THREAD__) /* what checks blow up, compiled in one, takes minutes */
-#define SF_INLINE static inline
-#else
-#define SF_INLINE static inline __attribute__((always_inline))
-#endif
-#define SF_NOT_INLINE static __attribute__((noinline))
-#endif
 
 /* Before a loop whose counter has to be a constant in each of its few rounds; not in the tests' plain C, of which GCC
  * 12 makes wrong code with -O1 then, and which an older clang warns that it does not unroll. */

@@ -20,8 +20,8 @@ typedef struct {
   void (*pack)(const float *x, int32_t n, int32_t columns, uint16_t *tiles);
   /* As sf_dot_rows_fn, with n_inputs inputs that `pack` has brought into `tiles`. The bits of a (row, input) pair
    * depend on nothing but the two. */
-  void (*dot_rows)(sf_format_index format, sf_unpack_fn *unpack, const sf_rows *rows, int32_t n_rows,
-                   const uint16_t *tiles, int32_t n_inputs, float *out, size_t out_stride);
+  void (*dot_rows)(sf_format_index format, const sf_rows *rows, int32_t n_rows, const uint16_t *tiles, int32_t n_inputs,
+                   float *out, size_t out_stride);
   float (*peak)(int32_t repeats); /* SF_TILE_PEAK operations a repeat, in registers; the result says nothing */
 } sf_tiles;
 
@@ -37,7 +37,8 @@ static inline size_t sf_tiles_numbers(int32_t n, int32_t columns) {
 /* Whether rows of a format are multiplied by tiles: not those that were not rounded when they were stored. */
 static inline int sf_tiles_take(sf_format_index format) { return format != SF_FORMAT_F32; }
 
-/* Those of AMX, where the compiler has it; and, for tests alone, in plain C. */
+/* Those of AMX, where the compiler has it; and, for tests alone, in plain C. They take up to half a MiB of the stack.
+ */
 extern const sf_tiles sf_tiles_amx, sf_tiles_c;
 
 #endif

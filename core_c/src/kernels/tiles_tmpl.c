@@ -8,37 +8,48 @@
  *
  * A tile of weights holds 16 rows, 32 columns of each, as they lie in memory. A tile of inputs holds 32 columns of 16
  * inputs, which change places when they are packed: row p holds columns 2 p and 2 p + 1 of every input. So the product
- * of the two is 16 rows times 16 inputs. A strip, a run of columns of 32 rows, is unpacked once, by the function that
- * the format has for it, and meets up to 128 inputs; 2 × 2 tiles of sums are in registers at a time. */
+ * of the two is 16 rows times 16 inputs. A strip, a run of columns of 32 rows, is brought into tiles
+ * (tile_lines_tmpl.h) once and meets up to 128 inputs; 2 × 2 tiles of sums are in registers at a time.
+ *
+ * The processor multiplies tiles by themselves, at most one or two steps behind the instructions that follow. So after
+ * each step, four products, some of the next strip is unpacked: its tiles never wait for it. Strips of long rows are
+ * several, and those of eight bands of rows take turns at the same columns of the inputs, which stay in the
+ * second-level cache for so long. */
 #include <string.h>
 
+#include "kernels/inline.h"
 #include "kernels/tiles.h"
 
 #if defined(SF_TILES_AMX)
+#include "simd/avx512.h"
 #include "simd/tiles_amx.h"
 #elif defined(SF_TILES_C)
+#include "simd/scalar.h"
 #include "simd/tiles_c.h"
 #else
 #error "tiles_tmpl.c is compiled with one of -DSF_TILES_AMX, _C"
 #endif
 
+#include "kernels/tile_lines_tmpl.h"
+
 enum {
-  COLUMNS = 2 * SF_TILE_PAIRS,          /* of a tile */
-  STRIP = 1024,                         /* columns of a strip at most, */
-  STRIP_GRAIN = 256,                    /* multiples of these, see sf_unpack_fn */
-  STRIP_TILES = STRIP / COLUMNS,        /* one after the other, */
-  ACROSS = SF_TILE_BAND / SF_TILE_SIDE, /* and so many side by side */
-  INPUTS = 128,                         /* which a strip meets: those of a batch */
-  INPUT_TILES = INPUTS / SF_TILE_SIDE,
-  TERMS = 2 /* of a number of a matrix of floats */
+  STRIP = 2048,                   /* columns of a strip at most */
+  STRIP_TILES = STRIP / COLUMNS,  /* one after the other, */
+  ACROSS = 2,                     /* and so many side by side */
+  PANEL = 8,                      /* strips of the same columns that follow each other */
+  INPUTS = 128,                   /* which a strip meets: those of a batch */
+  BLOCKS = INPUTS / SF_TILE_BAND, /* of 32 inputs */
+  QUADS = ACROSS * ACROSS,        /* tiles of sums in registers */
+  AHEAD = 16,                     /* groups of weights that are asked for before they are read */
+  TERMS = 2                       /* of a number of a matrix of floats */
 };
 
-/* A strip in tiles, and the sums of its rows with the inputs, aligned for whole cache lines. */
+/* A strip in tiles, and sums of its rows with inputs, aligned for whole cache lines. */
 typedef struct {
-  t_line lines[ACROSS][STRIP_TILES][SF_TILE_SIDE];
+  t_line lines[STRIP_TILES][ACROSS][SF_TILE_SIDE];
 } tile_strip;
 typedef struct {
-  t_line lines[ACROSS][INPUT_TILES][SF_TILE_SIDE];
+  t_line lines[QUADS][SF_TILE_SIDE];
 } tile_sums;
 
 static int32_t tiles_of(int32_t columns) { return (columns + COLUMNS - 1) / COLUMNS; }
@@ -57,19 +68,7 @@ static void pack(const float *x, int32_t n, int32_t columns, uint16_t *tiles) {
   pack_rows(x, (size_t)columns, n, columns, 1, tiles);
 }
 
-/* Columns c … c + n - 1 of the rows, `across` tiles of them; the last row fills up the last tile. */
-static void load_strip(sf_format_index format, sf_unpack_fn *unpack, const sf_rows *rows, int32_t n_rows,
-                       int32_t across, int32_t c, int32_t n, tile_strip *strip) {
-  t_line buffer[STRIP / SF_TILE_SIDE];
-  float *floats = (float *)(void *)buffer;
-  for (int32_t i = 0; i < across * SF_TILE_SIDE; ++i) {
-    unpack(format, sf_row_at(rows, i < n_rows ? i : n_rows - 1), c, n, floats);
-    for (int32_t k = n; k % COLUMNS; ++k) floats[k] = 0;
-    for (int32_t k = 0; k < tiles_of(n); ++k) {
-      t_split(floats + k * COLUMNS, &strip->lines[i / SF_TILE_SIDE][k][i % SF_TILE_SIDE], NULL);
-    }
-  }
-}
+/* ---- Products of tiles ---- */
 
 /* Tiles of one side of a product, in numbers of 16 bits: from one to the next along the columns, to the one beside it,
  * and to its second term, or 0 where there is none. */
@@ -104,13 +103,9 @@ static void dot_loaded(t_file *f, int left_tiles, int right_tiles) {
   if (left_tiles > 1 && right_tiles > 1) t_dot(f, 3, 5, 7);
 }
 
-/* Adds the products of n tiles along the columns: of one or two tiles of the left side with one or two of the right
- * one; the sums are new at first. Of the terms, all products but that of the two second ones, in an order in which each
- * is loaded once. */
-static void add_products(t_file *f, int is_new, int left_tiles, int right_tiles, int32_t n, const tile_side *left,
-                         const tile_side *right, const tile_target *sums) {
+/* Sums of one or two tiles of the left side with one or two of the right one: as they are so far, or new. */
+static void begin_sums(t_file *f, int is_new, int left_tiles, int right_tiles, const tile_target *sums) {
   const size_t stride = sums->stride * sizeof(float);
-  const uint16_t *l = left->at, *r = right->at;
   if (is_new) {
     t_zero(f, 0);
     t_zero(f, 1);
@@ -122,6 +117,13 @@ static void add_products(t_file *f, int is_new, int left_tiles, int right_tiles,
     if (left_tiles > 1) t_load_rows(f, 2, sums->at + sums->below, stride);
     if (left_tiles > 1 && right_tiles > 1) t_load_rows(f, 3, sums->at + sums->below + sums->beside, stride);
   }
+}
+
+/* Adds the products of n tiles along the columns. Of the terms, all products but that of the two second ones, in an
+ * order in which each is loaded once. */
+static void add_products(t_file *f, int left_tiles, int right_tiles, int32_t n, const tile_side *left,
+                         const tile_side *right) {
+  const uint16_t *l = left->at, *r = right->at;
   for (int32_t k = 0; k < n; ++k, l += left->next, r += right->next) {
     load_right(f, right_tiles, r, right->beside);
     if (left->second) {
@@ -135,6 +137,11 @@ static void add_products(t_file *f, int is_new, int left_tiles, int right_tiles,
       dot_loaded(f, left_tiles, right_tiles);
     }
   }
+}
+
+static void end_sums(t_file *f, int left_tiles, int right_tiles, const tile_target *sums) {
+  const size_t stride = sums->stride * sizeof(float);
+  (void)f;
   t_store_rows(f, 0, sums->at, stride);
   if (right_tiles > 1) t_store_rows(f, 1, sums->at + sums->beside, stride);
   if (left_tiles > 1) t_store_rows(f, 2, sums->at + sums->below, stride);
@@ -143,56 +150,143 @@ static void add_products(t_file *f, int is_new, int left_tiles, int right_tiles,
 
 /* ---- Rows of weights with inputs ---- */
 
+/* Sums that are to be brought to their places: of 32 rows from `row` on with 32 inputs from `input` on. */
+typedef struct {
+  const tile_sums *sums; /* NULL: none */
+  int32_t row, input;
+} finished_sums;
+
+/* A product of rows with up to INPUTS inputs. */
+typedef struct {
+  t_file *file;
+  const sf_rows *rows;
+  int32_t n_rows, n_inputs, step; /* columns of a strip, but for the last */
+  const uint16_t *tiles;
+  float *out;
+  size_t out_stride;
+  take_groups_fn *take_groups;
+  line_source at, ahead; /* of the strip that is unpacked */
+  finished_sums finished;
+} rows_product;
+
 /* Columns of each strip of rows with so many, but for the last. */
 static int32_t strip_of(int32_t columns) {
-  const int32_t grains = (columns + STRIP_GRAIN - 1) / STRIP_GRAIN, strips = (columns + STRIP - 1) / STRIP;
-  return (grains + strips - 1) / strips * STRIP_GRAIN;
+  const int32_t groups = (columns + GROUP_COLUMNS - 1) / GROUP_COLUMNS, strips = (columns + STRIP - 1) / STRIP;
+  return (groups + strips - 1) / strips * GROUP_COLUMNS;
 }
 
-/* n_rows ≤ SF_TILE_BAND rows with n_inputs ≤ INPUTS inputs, whose tiles begin at `tiles`. */
-static void dot_group(t_file *f, sf_format_index format, sf_unpack_fn *unpack, const sf_rows *rows, int32_t n_rows,
-                      const uint16_t *tiles, int32_t n_inputs, float *out, size_t out_stride) {
-  tile_strip strip;
-  tile_sums sums;
-  const int32_t across = (n_rows + SF_TILE_SIDE - 1) / SF_TILE_SIDE, step = strip_of(rows->columns),
-                input_tiles = (n_inputs + SF_TILE_SIDE - 1) / SF_TILE_SIDE;
-  const size_t apart = (size_t)tiles_of(rows->columns) * SF_TILE_NUMBERS;
-  for (int32_t c = 0; c < rows->columns; c += step) {
-    const int32_t n = rows->columns - c < step ? rows->columns - c : step;
-    const uint16_t *inputs = tiles + (size_t)(c / COLUMNS) * SF_TILE_NUMBERS;
-    load_strip(format, unpack, rows, n_rows, across, c, n, &strip);
-    for (int32_t t = 0; t < input_tiles; t += 2) {
-      const tile_side left = {(const uint16_t *)(const void *)strip.lines, SF_TILE_NUMBERS,
-                              STRIP_TILES * SF_TILE_NUMBERS, 0};
-      const tile_side right = {inputs + (size_t)t * apart, SF_TILE_NUMBERS, apart, 0};
-      const tile_target to = {(float *)(void *)sums.lines[0][t], SF_TILE_SIDE, SF_TILE_SIDE * SF_TILE_SIDE,
-                              INPUT_TILES * SF_TILE_SIDE * SF_TILE_SIDE};
-      add_products(f, c == 0, across, input_tiles - t < 2 ? 1 : 2, tiles_of(n), &left, &right, &to);
-    }
+static line_source strip_at(const rows_product *p, int32_t row, int32_t c) {
+  const int32_t rows = p->n_rows - row, columns = p->rows->columns - c;
+  const line_source at = {
+      p->rows, row, rows < SF_TILE_BAND ? rows : SF_TILE_BAND, c, columns < p->step ? columns : p->step, 0, 0};
+  return at;
+}
+
+/* The strip after this one: of the next rows of its panel, or the next columns of the panel, or the next panel. */
+static line_source strip_after(const rows_product *p, const line_source *strip) {
+  const int32_t next = strip->first + SF_TILE_BAND;
+  if (next % (PANEL * SF_TILE_BAND) && next < p->n_rows) return strip_at(p, next, strip->c);
+  if (strip->c + p->step >= p->rows->columns) return strip_at(p, next, 0);
+  return strip_at(p, strip->first / (PANEL * SF_TILE_BAND) * (PANEL * SF_TILE_BAND), strip->c + p->step);
+}
+
+static int32_t bands_of(int32_t count) { return (count + SF_TILE_SIDE - 1) / SF_TILE_SIDE; }
+
+/* Groups of a strip, with those that fill up its last tile. */
+static int32_t groups_of(const line_source *strip) {
+  return bands_of(strip->n_rows) * SF_TILE_SIDE * ((strip->n + GROUP_COLUMNS - 1) / GROUP_COLUMNS);
+}
+
+/* From where a strip is unpacked. */
+static void begin_strip(rows_product *p, line_source strip) {
+  p->at = p->ahead = strip;
+  for (int k = 0; k < AHEAD; ++k) next_group(&p->ahead);
+}
+
+/* Brings sums to their places, when those of others are being computed. */
+static void bring_out(rows_product *p) {
+  const finished_sums done = p->finished;
+  if (!done.sums) return;
+  for (int q = 0; q < QUADS; ++q) {
+    const int32_t row = done.row + q / ACROSS * SF_TILE_SIDE, input = done.input + q % ACROSS * SF_TILE_SIDE;
+    const int32_t rows = p->n_rows - row, inputs = p->n_inputs - input;
+    if (rows <= 0 || inputs <= 0) continue;
+    t_store_columns(done.sums->lines[q], rows < SF_TILE_SIDE ? rows : SF_TILE_SIDE,
+                    inputs < SF_TILE_SIDE ? inputs : SF_TILE_SIDE, p->rows->scale,
+                    p->out + (size_t)input * p->out_stride + (size_t)row, p->out_stride);
   }
-  for (int32_t i = 0; i < n_rows; i += SF_TILE_SIDE) {
-    for (int32_t j = 0; j < n_inputs; j += SF_TILE_SIDE) {
-      t_store_columns(sums.lines[i / SF_TILE_SIDE][j / SF_TILE_SIDE],
-                      n_rows - i < SF_TILE_SIDE ? n_rows - i : SF_TILE_SIDE,
-                      n_inputs - j < SF_TILE_SIDE ? n_inputs - j : SF_TILE_SIDE, rows->scale,
-                      out + (size_t)j * out_stride + (size_t)i, out_stride);
+  p->finished.sums = NULL;
+}
+
+/* Asks for what bring_out will write. */
+static void ask_for_outputs(const rows_product *p, int32_t row, int32_t input) {
+  const int32_t end = p->n_inputs - input < SF_TILE_BAND ? p->n_inputs : input + SF_TILE_BAND;
+  for (; input < end; ++input) {
+    const float *out = p->out + (size_t)input * p->out_stride + (size_t)row;
+    for (int32_t i = 0; i < SF_TILE_BAND && row + i < p->n_rows; i += SF_TILE_SIDE) v_prefetch(out + i);
+  }
+}
+
+/* Adds the products of a strip with all inputs, and unpacks `groups` of the next one. */
+static void multiply_strip(rows_product *p, const line_source *strip, const tile_strip *in, tile_sums *sums,
+                           int32_t groups, tile_strip *next) {
+  const size_t apart = (size_t)tiles_of(p->rows->columns) * SF_TILE_NUMBERS;
+  const int32_t along = tiles_of(strip->n), across = bands_of(strip->n_rows);
+  const int32_t blocks = (p->n_inputs + SF_TILE_BAND - 1) / SF_TILE_BAND;
+  const int32_t some = (groups + blocks * along - 1) / (blocks * along);
+  const int is_last = strip->c + strip->n == p->rows->columns;
+  for (int32_t j = 0; j < blocks; ++j) {
+    const int32_t right_tiles = p->n_inputs - j * SF_TILE_BAND > SF_TILE_SIDE ? 2 : 1;
+    const tile_target to = {(float *)(void *)sums[j].lines[0], SF_TILE_SIDE, SF_TILE_SIDE * SF_TILE_SIDE,
+                            ACROSS * SF_TILE_SIDE * SF_TILE_SIDE};
+    tile_side left = {(const uint16_t *)(const void *)in->lines, ACROSS * SF_TILE_NUMBERS, SF_TILE_NUMBERS, 0};
+    tile_side right = {p->tiles + (size_t)j * ACROSS * apart + (size_t)(strip->c / COLUMNS) * SF_TILE_NUMBERS,
+                       SF_TILE_NUMBERS, apart, 0};
+    begin_sums(p->file, strip->c == 0, across, right_tiles, &to);
+    if (is_last) ask_for_outputs(p, strip->first, j * SF_TILE_BAND);
+    for (int32_t k = 0; k < along; ++k, left.at += left.next, right.at += right.next) {
+      const int32_t now = groups < some ? groups : some;
+      add_products(p->file, across, right_tiles, 1, &left, &right);
+      p->take_groups(&p->at, &p->ahead, now, next->lines[0][0]);
+      groups -= now;
+      if (k == 0) bring_out(p);
+    }
+    end_sums(p->file, across, right_tiles, &to);
+    if (is_last) {
+      const finished_sums finished = {&sums[j], strip->first, j * SF_TILE_BAND};
+      p->finished = finished;
     }
   }
 }
 
-static void dot_rows(sf_format_index format, sf_unpack_fn *unpack, const sf_rows *rows, int32_t n_rows,
-                     const uint16_t *tiles, int32_t n_inputs, float *out, size_t out_stride) {
+static void multiply_rows(rows_product *p) {
+  tile_strip strips[2];
+  tile_sums sums[PANEL][BLOCKS];
+  line_source strip = strip_at(p, 0, 0);
+  begin_strip(p, strip);
+  p->take_groups(&p->at, &p->ahead, groups_of(&strip), strips[0].lines[0][0]);
+  for (int s = 0; strip.n_rows > 0; s = !s) {
+    const line_source next = strip_after(p, &strip);
+    begin_strip(p, next);
+    multiply_strip(p, &strip, &strips[s], sums[strip.first / SF_TILE_BAND % PANEL],
+                   next.n_rows > 0 ? groups_of(&next) : 0, &strips[!s]);
+    strip = next;
+  }
+  bring_out(p);
+}
+
+static void dot_rows(sf_format_index format, const sf_rows *rows, int32_t n_rows, const uint16_t *tiles,
+                     int32_t n_inputs, float *out, size_t out_stride) {
   t_file file;
   t_open(&file);
-  for (int32_t i = 0; i < n_rows; i += SF_TILE_BAND) {
-    sf_rows some = *rows;
-    some.data += rows->ids ? 0 : (size_t)i * rows->stride;
-    some.ids += rows->ids ? i : 0;
-    for (int32_t j = 0; j < n_inputs; j += INPUTS) {
-      dot_group(&file, format, unpack, &some, n_rows - i < SF_TILE_BAND ? n_rows - i : SF_TILE_BAND,
-                tiles + sf_tiles_numbers(j, rows->columns), n_inputs - j < INPUTS ? n_inputs - j : INPUTS,
-                out + (size_t)j * out_stride + (size_t)i, out_stride);
-    }
+  for (int32_t j = 0; j < n_inputs; j += INPUTS) {
+    rows_product p = {.file = &file, .rows = rows, .n_rows = n_rows, .step = strip_of(rows->columns)};
+    p.n_inputs = n_inputs - j < INPUTS ? n_inputs - j : INPUTS;
+    p.tiles = tiles + sf_tiles_numbers(j, rows->columns);
+    p.out = out + (size_t)j * out_stride;
+    p.out_stride = out_stride;
+    p.take_groups = take_groups_of[format];
+    multiply_rows(&p);
   }
   t_close(&file);
 }
@@ -221,8 +315,6 @@ static float peak(int32_t repeats) {
 /* ---- Matrices of floats: each number is two terms ---- */
 
 enum { FLOATS_OF_TILES = TERMS * SF_TILE_NUMBERS / 2 }; /* what the terms of a tile take, in floats */
-
-static int32_t bands_of(int32_t count) { return (count + SF_TILE_SIDE - 1) / SF_TILE_SIDE; }
 
 static size_t left_floats(int32_t m, int32_t k) { return (size_t)bands_of(m) * (size_t)tiles_of(k) * FLOATS_OF_TILES; }
 
@@ -286,7 +378,10 @@ static void multiply(const float *left, int32_t m, const float *right, int32_t k
                            SF_TILE_NUMBERS};
       const tile_target to = {c + (size_t)(i * SF_TILE_SIDE) * c_stride + (size_t)(j * SF_TILE_SIDE), c_stride,
                               SF_TILE_SIDE, SF_TILE_SIDE * c_stride};
-      add_products(&file, !adds, down - i < 2 ? 1 : 2, across - j < 2 ? 1 : 2, along, &a, &b, &to);
+      const int left_tiles = down - i < 2 ? 1 : 2, right_tiles = across - j < 2 ? 1 : 2;
+      begin_sums(&file, !adds, left_tiles, right_tiles, &to);
+      add_products(&file, left_tiles, right_tiles, along, &a, &b);
+      end_sums(&file, left_tiles, right_tiles, &to);
     }
   }
   t_close(&file);

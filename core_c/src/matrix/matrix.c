@@ -144,7 +144,7 @@ void sf_dot_rows(const sf_context *context, const sf_matrix *matrix, const sf_ro
                  const sf_inputs *inputs, int32_t n, float *out, size_t out_stride) {
   sf_format_index format = matrix->format->index;
   if (inputs->tiles && sf_tiles_take(format)) {
-    context->tiles->dot_rows(format, context->kernels->unpack, rows, n_rows, inputs->tiles, n, out, out_stride);
+    context->tiles->dot_rows(format, rows, n_rows, inputs->tiles, n, out, out_stride);
   } else {
     context->kernels->dot_rows[format](rows, n_rows, inputs, n, out, out_stride);
   }

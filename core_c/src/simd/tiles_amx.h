@@ -59,6 +59,16 @@ static inline void t_split(const float *p, t_line *high, t_line *low) {
   if (low) low->bits = tiles_rest(x, y, high->bits);
 }
 
+/* Numbers that are read from memory for every lane, which is not what compilers would do with what they have in a
+ * register. */
+#define t_keep(numbers) __asm__ __volatile__("" : "+m"(numbers))
+
+static inline void t_round(const vf *x, t_line *to) { to->bits = tiles_round(x[0], x[1]); }
+
+static inline void t_look_up(vb quants, const t_line *table, t_line *to) {
+  to->bits = _mm512_permutexvar_epi16(quants, table->bits);
+}
+
 /* The terms of x and y, by turns. */
 static inline void t_pair(const float *x, const float *y, t_line *high, t_line *low) {
   static const uint16_t turns[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,

@@ -72,6 +72,19 @@ static void t_split(const float *x, t_line *high, t_line *low) {
   }
 }
 
+/* Numbers in memory, which a vocabulary may want to be read from there. */
+#define t_keep(numbers) ((void)(numbers))
+
+/* 32 floats in one term. */
+static void t_round(const vf *x, t_line *to) {
+  for (int k = 0; k < 32; ++k) to->h[k] = tiles_round(x[k / SF_LANES].f[k % SF_LANES]);
+}
+
+/* Those of a table that 32 integers of less than 32 choose. */
+static void t_look_up(vb quants, const t_line *table, t_line *to) {
+  for (int k = 0; k < 32; ++k) to->h[k] = table->h[quants.h[k]];
+}
+
 /* The terms of 16 floats x and of 16 floats y, by turns. */
 static void t_pair(const float *x, const float *y, t_line *high, t_line *low) {
   float both[32];
