@@ -319,7 +319,7 @@ def test_on_the_command_line(
 
 
 def test_wrong_arguments(source: Path) -> None:
-    for wrong in ({"perplexity_cost": -1.0}, {"tokens": 3}, {"kl": 0.0}):
+    for wrong in ({"perplexity_cost": -1.0}, {"tokens": 3}, {"kl": 0.0}, {"kl": float("nan")}):
         with pytest.raises(ArgumentError):
             calibrate_all(source, None, TEXT, force=True, **wrong)  # type: ignore[arg-type]
     with pytest.raises(CalibrationError, match="tokens"):

@@ -380,6 +380,9 @@ def test_a_model_that_is_no_path_needs_a_named_companion(tmp_path: Path) -> None
         calibrate_head(data)
     with pytest.raises(ArgumentError, match="output or companion, not both"):
         calibrate_head(data, tmp_path / "a.gguf", companion=tmp_path / "b.gguf")
+    for kl in (0.0, float("nan")):
+        with pytest.raises(ArgumentError, match="kl must be above 0"):
+            calibrate_head(data, companion=tmp_path / "b.gguf", kl=kl)
 
 
 def test_products_of_a_fit_without_blas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -220,7 +221,7 @@ def test_calibration_finds_limits_and_writes_a_companion(
     more = ["--method", "inputs", "--tokens", "1500", "--sparsity", "0.3", "--even-if-slower"]
     assert main([*command, *more]) == 0
     shown = capsys.readouterr().out
-    assert "sites  left out" in shown
+    assert "tokens/s, over dense" in shown
     assert "best: limits at" in shown
     assert main([*command, *more, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sites"] == 8
@@ -252,6 +253,36 @@ def test_limits_that_leave_out_nothing_are_not_stored(
         assert not (tmp_path / "model.sparsefire.gguf").exists()
     finally:
         set_column_cost(1.05, 0.1, core=core)
+
+
+def test_limits_of_a_sparse_model_are_compared_with_that_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its neurons gain over dense decoding is no gain of limits."""
+    path = tiny_model.write(tmp_path / "model.gguf", **{**SIZES, "activation": "relu"})  # type: ignore[arg-type]
+    text = tmp_path / "text.txt"
+    text.write_text(words(500))
+    command = ["calibrate", "-m", str(path), "--text", str(text), "--method", "inputs"]
+    command += ["--tokens", "1500", "--sparsity", "0.3", "--perplexity-cost", "900"]
+    turns: list[tuple[str, int]] = []
+
+    def compare(sessions: dict[str, sf.Session], _ids: object, *, before: Any) -> dict[str, float]:
+        for name, session in sessions.items():
+            before(name)
+            session.reset_counts()
+            session.step(5)
+            turns.append((name, int(session.inputs[0])))
+        return {"limits": 1.01, "plain": 1.0}
+
+    monkeypatch.setattr("sparsefire.calibrate.inputs.compare_sessions", compare)
+    monkeypatch.setattr("sparsefire.calibrate.inputs.compare_with_dense", lambda *_: (9.0, 1.0))
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "tokens/s, over exact" in shown
+    assert "the model as it is, in exact mode, is best: " in shown
+    assert not (tmp_path / "model.sparsefire.gguf").exists()
+    assert {name for name, _ in turns} == {"limits", "plain"}
+    assert all((inputs > 0) == (name == "limits") for name, inputs in turns)
 
 
 def test_calibration_refuses_what_it_cannot_do(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def calibrate_all(
     Other arguments and errors as `sparsefire.calibrate.cutoffs.calibrate_cutoffs`.
     """
     check_wanted(tokens, perplexity_cost)
-    if kl is not None and kl <= 0:
+    if kl is not None and not kl > 0:
         raise ArgumentError(f"kl must be above 0, got {kl}")
     target = stored.companion_path(source) if output is None else Path(output)
     check_output(target, [Path(source)], force=force)

@@ -160,7 +160,7 @@ def calibrate_head(
     Other arguments and errors as `sparsefire.calibrate.cutoffs.calibrate_cutoffs`.
     """
     check_wanted(tokens)
-    if kl <= 0:
+    if not kl > 0:
         raise ArgumentError(f"kl must be above 0, got {kl}")
     target, inputs = _target(source, output, companion)
     adds = output is None and can_add(target, stored.has_screen)

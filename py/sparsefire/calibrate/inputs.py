@@ -21,7 +21,7 @@ from ..arch.inputs import FORMAT, Site, input_sites
 from ..errors import ArgumentError, UnsupportedError
 from ..gguf.types import TypedValue, ValueType
 from ..gguf.writer import gguf_package
-from ..lm.compare import compare_with_dense
+from ..lm.compare import PROMPT_TOKENS, SPEED_TOKENS, compare_sessions, compare_with_dense
 from ..lm.model import Model
 from .companion import can_add, write_companion
 from .report import PerplexityReport, is_hopeless
@@ -42,29 +42,32 @@ _RECORDED = 0.1  # share of the work
 class InputSetting:
     """Limits by site, and their effect on held-out text. ``share`` is the share of inputs that each
     site was to leave out, and ``left_out`` that of the inputs of the sites with a limit that were
-    left out. The two speeds are of token-by-token decoding, measured alternately."""
+    left out. The two speeds are of token-by-token decoding, with the limits and, ``plain``, of the
+    model as it is, measured alternately."""
 
     share: float
     left_out: float
     perplexity: float
     tokens_per_s: float
-    dense_tokens_per_s: float
+    plain_tokens_per_s: float
     limits: dict[str, float]
 
     @property
     def speedup(self) -> float:
-        """Speed over that of dense decoding."""
-        return self.tokens_per_s / self.dense_tokens_per_s
+        """Speed over that of the model as it is."""
+        return self.tokens_per_s / self.plain_tokens_per_s
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputCalibration(PerplexityReport[InputSetting]):
     """The result of `calibrate_inputs`. ``sites`` is how many the model has whose matrices are in
     q4_0, and ``column_bytes`` what their copies in column order take in memory. Tokens are
-    evaluated as in decoding."""
+    evaluated as in decoding. Settings are compared with the model as it is, in its ``mode``: dense,
+    unless its neurons are sparse already; ``perplexity_dense`` is that of this mode."""
 
     sites: int
     column_bytes: int
+    mode: str
 
     @property
     def idle(self) -> bool:
@@ -92,9 +95,9 @@ def calibrate_inputs(
     the quantiles of the magnitudes of each site's inputs over a text, so that every site leaves out
     the same share. Measures what that costs in perplexity and gains in speed on this machine, and
     writes the fastest setting that costs at most ``perplexity_cost`` (0.01: 1 %), if it is faster
-    than dense, and leaves out inputs at all: where products by rows are faster, none are. Shares
-    are tried in rising order, up to one that costs more than twice ``perplexity_cost``. Sites that
-    do not get faster on this machine get no limit.
+    than the model as it is, and leaves out inputs at all: where products by rows are faster, none
+    are. Shares are tried in rising order, up to one that costs more than twice ``perplexity_cost``.
+    Sites that do not get faster on this machine get no limit.
 
     A site is the input of matrices that share one: of queries, keys and values, of attention's
     output, of gate and up, and of down, in every layer, if all of them are in q4_0. They are then
@@ -140,6 +143,7 @@ def calibrate_inputs(
         held_out_tokens=trial.held.size,
         sites=len(trial.sites),
         column_bytes=trial.column_bytes,
+        mode=trial.mode,
         perplexity_dense=trial.perplexity_dense,
         perplexity_cost=perplexity_cost,
         settings=tuple(settings),
@@ -152,6 +156,7 @@ class _Trial:
 
     def __init__(self, model: Model, windows: Windows, announce: Progress) -> None:
         self.model, self.windows, self.announce = model, windows, announce
+        self.mode = model.config.default_mode
         self._core_model = model.session.model
         self.sites = usable_sites(model)
         self.fit, held = windows.all[::2], windows.all[1::2]
@@ -171,7 +176,7 @@ class _Trial:
         )
         # The least limits let tokens be evaluated as in decoding; dense mode does not use them.
         self._core_model.set_input_limits({self.sites[0].name: 1e-30})
-        self.perplexity_dense = self._perplexity("dense")
+        self.perplexity_dense = self._perplexity(self.mode)
 
     def settings(self, shares: Sequence[float], most_cost: float) -> list[InputSetting]:
         """The settings of these shares, measured, in rising order, up to one that costs far more
@@ -192,8 +197,33 @@ class _Trial:
         self._core_model.set_input_limits(limits)
         perplexity = self._perplexity("sparse")
         left_out = model.stats.inputs_left_out
-        speeds = compare_with_dense(model, self.held.reshape(-1).tolist(), "sparse")
+        ids = self.held.reshape(-1).tolist()
+        speeds = self._compared(ids, limits)
         return InputSetting(share, left_out, perplexity, *speeds, limits)
+
+    def _compared(self, ids: list[int], limits: dict[str, float]) -> tuple[float, float]:
+        """Tokens a second with limits, and of the model as it is, which may leave out neurons: then
+        both do, and limits, which are all sessions', are set for each turn."""
+        if self.mode == "dense":
+            return compare_with_dense(self.model, ids, "sparse")
+        ways = {"limits": ("sparse", limits), "plain": (self.mode, {})}
+        ids = ids[: min(PROMPT_TOKENS + SPEED_TOKENS, self.model.context)]
+        prompt, rest = ids[:PROMPT_TOKENS], ids[PROMPT_TOKENS:]
+        sessions = {name: self.model.new_session(len(ids)) for name in ways}
+
+        def before(name: str) -> None:
+            self._core_model.set_input_limits(ways[name][1])
+
+        try:
+            for name, session in sessions.items():
+                before(name)
+                session.feed(prompt, ways[name][0])
+            speeds = compare_sessions(sessions, rest, before=before)
+        finally:
+            for session in sessions.values():
+                session.close()
+            self._core_model.set_input_limits(limits)
+        return speeds["limits"], speeds["plain"]
 
     def _perplexity(self, mode: str) -> float:
         return self.model.perplexity(

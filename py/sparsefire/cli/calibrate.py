@@ -408,42 +408,46 @@ def head_table(report: HeadCalibration) -> str:
     )
 
 
-def _dense_is_best(report: PerplexityReport[Any]) -> str:
+def _dense_is_best(report: PerplexityReport[Any], what: str = "dense") -> str:
     return (
-        f"dense is best: nothing that costs at most {100 * report.perplexity_cost:g} % of "
+        f"{what} is best: nothing that costs at most {100 * report.perplexity_cost:g} % of "
         "perplexity is faster on this machine. Nothing was written"
     )
 
 
+def _as_it_is(report: InputCalibration) -> str:
+    return "dense" if report.mode == "dense" else f"the model as it is, in {report.mode} mode,"
+
+
 def input_table(report: InputCalibration) -> str:
     """The report as text."""
-    dense = sorted(each.dense_tokens_per_s for each in report.settings)
+    plain = sorted(each.plain_tokens_per_s for each in report.settings)
     lines = [
-        "sites  left out  perplexity             tokens/s, over dense",
+        f"sites   left out  perplexity             tokens/s, over {report.mode}",
         (
-            f"dense     0.0 %  {report.perplexity_dense:10.3f}"
-            f"            {dense[len(dense) // 2]:9.1f}"
+            f"{report.mode:6}    0.0 %  {report.perplexity_dense:10.3f}"
+            f"            {plain[len(plain) // 2]:9.1f}"
         ),
     ]
     for each in report.settings:
         lines.append(
-            f"{len(each.limits):5}  {100 * each.left_out:6.1f} %  {each.perplexity:10.3f} "
+            f"{len(each.limits):5}   {100 * each.left_out:6.1f} %  {each.perplexity:10.3f} "
             f"({100 * report.cost(each):+7.2f} %){each.tokens_per_s:9.1f}    {each.speedup:5.2f}×"
         )
     chosen = report.chosen
     if chosen is None and report.idle:
         verdict = (
-            "dense is best: on this machine every product is faster with all inputs, so no setting "
-            "left one out. Nothing was written"
+            f"{_as_it_is(report)} is best: on this machine every product is faster with all "
+            "inputs, so no setting left one out. Nothing was written"
         )
     elif chosen is None:
-        verdict = _dense_is_best(report)
+        verdict = _dense_is_best(report, _as_it_is(report))
     else:
         verdict = (
             f"best: limits at {len(chosen.limits)} of {report.sites} sites, "
             f"{100 * chosen.left_out:.1f} % of their inputs left out, perplexity "
-            f"{100 * report.cost(chosen):+.2f} %, {chosen.speedup:.2f}× the speed of dense, up to "
-            f"{report.column_bytes / 2**20:,.1f} MiB more memory; wrote {report.output}"
+            f"{100 * report.cost(chosen):+.2f} %, {chosen.speedup:.2f}× the speed of "
+            f"{report.mode}, up to {report.column_bytes / 2**20:,.1f} MiB more memory; wrote {report.output}"
         )
     return "\n".join([*lines, "", f"{report.held_out_tokens:,} tokens held out; {verdict}"])
 
