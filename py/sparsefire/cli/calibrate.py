@@ -447,7 +447,8 @@ def input_table(report: InputCalibration) -> str:
             f"best: limits at {len(chosen.limits)} of {report.sites} sites, "
             f"{100 * chosen.left_out:.1f} % of their inputs left out, perplexity "
             f"{100 * report.cost(chosen):+.2f} %, {chosen.speedup:.2f}× the speed of "
-            f"{report.mode}, up to {report.column_bytes / 2**20:,.1f} MiB more memory; wrote {report.output}"
+            f"{report.mode}, up to {report.column_bytes / 2**20:,.1f} MiB more memory; "
+            f"wrote {report.output}"
         )
     return "\n".join([*lines, "", f"{report.held_out_tokens:,} tokens held out; {verdict}"])
 
