@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -249,6 +249,23 @@ def test_nothing_is_written_where_dense_is_best(
     report = calibrate_all(source, path, TEXT, **{**OPTIONS, "kl": 1e-9})  # type: ignore[arg-type]
     assert (report.chosen, path.exists()) == (None, False)
     assert report.unused["inputs"] == "no setting is within the acceptable cost"
+
+
+def test_a_method_alone_can_be_better_than_what_the_budget_was_spent_on(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast(monkeypatch, head=2.0, inputs=1.1)
+    spent = combined.shared_out
+
+    def badly(rungs: Sequence[Rung], budget: float) -> dict[str, Rung]:
+        return {name: each for name, each in spent(rungs, budget).items() if name != "head"}
+
+    monkeypatch.setattr(combined, "shared_out", badly)
+    report = calibrate_all(source, None, TEXT, force=True, **OPTIONS)  # type: ignore[arg-type]
+    assert report.chosen is not None
+    assert report.chosen.methods == ("head",)
+    assert report.unused["inputs"] == "the other methods are faster without it"
+    assert "head" not in report.unused
 
 
 def test_only_methods_that_pay_are_kept(

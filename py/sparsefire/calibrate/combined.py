@@ -305,10 +305,13 @@ class _Search:
         self.chosen = timed
         if self.forced:
             return found
-        alone = [name for name in self._alone if name not in self.unused or name in found.methods]
-        for name in alone:
+        for name in self._alone:
+            if self.unused.get(name, _SPENT) != _SPENT and name not in found.methods:
+                continue
             if self.alone[name].tokens_per_s > _LEAST_PART * self.chosen.tokens_per_s:
                 found, self.chosen = self._alone[name], self.alone[name]
+        for name in found.methods:
+            self.unused.pop(name, None)
         if self.chosen.tokens_per_s < _LEAST_GAIN * self.free.tokens_per_s:
             return None
         for name in self.alone.keys() - set(found.methods) - self.unused.keys():
