@@ -22,6 +22,7 @@ from sparsefire.calibrate.inputs import calibrate_inputs
 from sparsefire.cli import main
 from sparsefire.core.core import Core
 from sparsefire.errors import ArgumentError, CalibrationError, ModelFileError, UnsupportedError
+from sparsefire.files.inspect import inspect_file
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.weights.costs import set_column_cost
 from sparsefire.weights.matrix import Matrix
@@ -176,6 +177,26 @@ def test_damaged_limits_are_refused(tmp_path: Path) -> None:
     tiny_model.write(path, **{**SIZES, "seed": 9})  # type: ignore[arg-type]
     with pytest.raises(ModelFileError, match="the companion of another model"):
         sf.Model.load(path)
+
+
+def test_inspect_says_where_limits_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = with_limits(tmp_path / "model.gguf")
+    found = inspect_file(path).inputs
+    assert found is not None
+    assert (found.sites, found.left_out) == (2 * len(LIMITS), None)
+    assert found.companion == str(tmp_path / "model.sparsefire.gguf")
+    assert main(["inspect", str(path)]) == 0
+    assert "limits of 8 sites, in " in capsys.readouterr().out
+    names = ["blk.0.attn_q.weight", "blk.1.attn_q.weight"]
+    keys = {screen.NAMES_KEY: names, screen.LIMITS_KEY: [0.5, 0.0]}
+    keys[f"{screen.INPUT_KEYS}left_out"] = 0.25
+    own = tiny_model.write(tmp_path / "own.gguf", **SIZES, keys=keys)  # type: ignore[arg-type]
+    found = inspect_file(own).inputs
+    assert found is not None
+    assert (found.sites, found.left_out, found.companion) == (1, 0.25, None)
+    keys[screen.LIMITS_KEY] = [-0.5, 0.0]
+    tiny_model.write(own, **SIZES, keys=keys)  # type: ignore[arg-type]
+    assert "calibrate the inputs again" in str(inspect_file(own).problem)
 
 
 def words(count: int) -> str:

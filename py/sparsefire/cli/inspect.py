@@ -11,13 +11,14 @@ from ..arch.config import CUTOFF_KEYS
 from .common import add_kv_options, add_pre_option, print_json
 
 if TYPE_CHECKING:
-    from ..files.inspect import Inspection, ScreenReport
+    from ..files.inspect import InputsReport, Inspection, ScreenReport
     from ..files.reading import ReadingReport
 
 # Calibration keys that the lines of sparsity and head summarise.
 _SUMMED_UP = (
     *("version", "hot_counts", "calibration.active_share", "calibration.selected_share"),
     *("head.rows", "head.tokens", "head.kl", "head.agreement"),
+    *("inputs.tensors", "inputs.limits", "inputs.tokens", "inputs.left_out"),
 )
 
 
@@ -105,6 +106,8 @@ def _facts(found: Inspection) -> Iterable[tuple[str, str]]:
         yield "sparsity", _sparsity(found)
     if found.screen:
         yield "head", _screen(found.screen)
+    if found.inputs:
+        yield "inputs", _inputs(found.inputs)
     for key, value in found.calibration.items():
         if key not in _SUMMED_UP:
             yield "", f"{key}: {_one_line(value)}"
@@ -120,6 +123,15 @@ def _facts(found: Inspection) -> Iterable[tuple[str, str]]:
                 f"{memory.context} tokens); in WebAssembly {_bytes(memory.wasm)}"
             ),
         )
+
+
+def _inputs(inputs: InputsReport) -> str:
+    """Which inputs of products are left out."""
+    where = f", in {inputs.companion}" if inputs.companion else ""
+    share = ""
+    if inputs.left_out is not None:
+        share = f"; when calibrated {100 * inputs.left_out:.1f} % left out"
+    return f"limits of {inputs.sites} sites{where}{share}; natively, in sparse mode"
 
 
 def _screen(screen: ScreenReport) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from .._options import DEFAULT_KV_FORMAT, KV_FORMATS, checked, one_of, positive, text
 from ..arch import screen
 from ..arch.config import ModelConfig, read_config
+from ..arch.inputs import check_limits, read_limits
 from ..arch.plan import ExpertLayer, Layer, Plan
 from ..arch.read import format_by_neuron
 from ..arch.tensors import DOWN_BY_NEURON, ffn_tensor, read_plan
@@ -95,6 +96,16 @@ class ScreenReport:
 
 
 @dataclass(frozen=True)
+class InputsReport:
+    """Limits below which inputs of products are left out: of how many sites, and the share that
+    calibration left out. `companion` is the file that holds them, None for the model's."""
+
+    sites: int
+    left_out: float | None
+    companion: str | None
+
+
+@dataclass(frozen=True)
 class MemoryReport:
     """Bytes needed to run. On the native host `weights` stay in the mapped file, and `made` are
     repacked at load; on WebAssembly hosts everything is copied. `key_value_cache` includes the
@@ -137,6 +148,7 @@ class Inspection:
     sparsity: list[LayerSparsity] = field(default_factory=list)
     calibration: dict[str, Any] = field(default_factory=dict)
     screen: ScreenReport | None = None
+    inputs: InputsReport | None = None
     memory: MemoryReport | None = None
     mixtures: list[MixtureReport] = field(default_factory=list)
     reading: ReadingReport | None = None
@@ -238,14 +250,16 @@ def _resolve(
 ) -> None:
     """Fills in how the file would run, or why it cannot."""
     try:
-        own = len(file.files)
+        own, own_limits = len(file.files), screen.has_limits(file)
         screen.attach_companion(file, file.mapped)
         config = read_config(file, activation)
         report.sizes = _sizes(config)
         report.activation = _activation(file, config, activation is not None)
         report.mode = config.default_mode
         plan = read_plan(file, config)
-        report.screen = _screen(file, plan, own)
+        beside = str(file.files[own]) if len(file.files) > own else None
+        report.screen = _screen(file, plan, own, beside)
+        report.inputs = _inputs(file, plan, None if own_limits else beside)
         report.memory = _memory(file, config, plan, context, kv_formats)
         report.mixtures = mixtures(plan)
         report.reading = reading(file, plan)
@@ -347,8 +361,19 @@ def _sparsity(file: GgufFile) -> list[LayerSparsity]:
     ]
 
 
-def _screen(file: GgufFile, plan: Plan, own: int) -> ScreenReport | None:
-    """The screen, which is in one of the model's `own` files, or in what was added to them."""
+def _inputs(file: GgufFile, plan: Plan, companion: str | None) -> InputsReport | None:
+    """The limits of inputs."""
+    if not screen.has_limits(file):
+        return None
+    limits = read_limits(file)
+    check_limits(file, plan, limits)
+    share = file.metadata.get(f"{screen.INPUT_KEYS}left_out")
+    left_out = share if isinstance(share, float) else None
+    return InputsReport(sum(each > 0 for each in limits.values()), left_out, companion)
+
+
+def _screen(file: GgufFile, plan: Plan, own: int, beside: str | None) -> ScreenReport | None:
+    """The screen, which is in one of the model's `own` files, or in that ``beside`` them."""
     if plan.screen is None:
         return None
     found = {name: file.metadata.get(f"{screen.KEYS}{name}") for name in ("kl", "agreement")}
@@ -358,7 +383,7 @@ def _screen(file: GgufFile, plan: Plan, own: int) -> ScreenReport | None:
         plan.screen.rows,
         sum(file.tensors[name].nbytes for name in screen.TENSORS),
         **{name: value if isinstance(value, float) else None for name, value in found.items()},
-        companion=str(file.files[own]) if len(file.files) > own else None,
+        companion=beside if file.tensors[screen.Q].part >= own else None,
     )
 
 
