@@ -245,7 +245,9 @@ def test_a_roofline_needs_no_model(host_core: Core) -> None:
     assert whats == ["dense layer", "sparse layer"]
 
 
-@pytest.mark.parametrize("options", [{"repeats": 0}, {"prompt": 0}, {"positions": 3}])
-def test_a_roofline_of_nothing(options: dict[str, int], host_core: Core) -> None:
-    with pytest.raises(ArgumentError, match=next(iter(options))):
+@pytest.mark.parametrize(
+    "options", [{"repeats": 0}, {"prompt": 0}, {"positions": 3}, {"active": 2.0}, {"active": 0.0}]
+)
+def test_a_roofline_of_nothing(options: dict[str, float], host_core: Core) -> None:
+    with pytest.raises(ArgumentError, match=f"^{next(iter(options))}(:| must be)"):
         bench_roofline(64, 192, core=host_core, **options)  # type: ignore[arg-type]

@@ -91,11 +91,16 @@ def bench_roofline(
     Errors: `ArgumentError`, `FormatError` (sizes not a multiple of the format's block),
     `UnsupportedError` (a model with experts, of which a token does not read all).
     """
-    if repeats < 1 or read_bytes < 4 or prompt < 1 or positions < 2 * _SHORT:
-        raise ArgumentError(
-            f"repeats {repeats}, read_bytes {read_bytes}, prompt {prompt} or positions {positions} "
-            "are too small"
-        )
+    for name, value, least in (
+        ("repeats", repeats, 1),
+        ("read_bytes", read_bytes, 4),
+        ("prompt", prompt, 1),
+        ("positions", positions, 2 * _SHORT),
+    ):
+        if value < least:
+            raise ArgumentError(f"{name} must be {least} or more, got {value}")
+    if not 0 < active <= 1 or round(active * hidden) < 1:
+        raise ArgumentError(f"active: {active} of {hidden} neurons is none, or more than all")
     core = core or (hosts.get_core() if model is None else model.core)
     if model is not None and model.core is not core:
         raise ArgumentError("the model is on another core than the one that is measured")
