@@ -71,7 +71,10 @@ static void lanes_mins(const lane_chunk *chunk, int32_t blocks, const float *x_s
 /* Adds the products of a chunk with LANE_INPUTS inputs, whose integers and scales are so far apart. */
 static void lanes_tile(const lane_chunk *chunk, int32_t blocks, const int16_t *x, size_t x_apart, const float *scales,
                        size_t scales_apart, lane_sums *sums) {
-  for (int32_t b = 0; b < blocks; ++b, x += SF_BLOCK) {
+  const vi *quants = chunk->quants[0][0];
+  const int16_t *pairs[LANE_INPUTS]; /* which move on, so that WebAssembly computes no addresses from u */
+  for (int j = 0; j < LANE_INPUTS; ++j) pairs[j] = x + (size_t)j * x_apart;
+  for (int32_t b = 0; b < blocks; ++b) {
     vi products[LANE_INPUTS][LANE_VECTORS];
     for (int j = 0; j < LANE_INPUTS; ++j) {
       for (int v = 0; v < LANE_VECTORS; ++v) products[j][v] = v_set1_int(0);
@@ -79,12 +82,11 @@ static void lanes_tile(const lane_chunk *chunk, int32_t blocks, const int16_t *x
 #if defined(__clang__) /* which would write out all of them, and gain nothing */
 #pragma clang loop unroll(disable)
 #endif
-    for (int u = 0; u < LANE_PAIRS; ++u) {
+    for (int u = 0; u < LANE_PAIRS; ++u, quants += LANE_VECTORS) {
       for (int j = 0; j < LANE_INPUTS; ++j) {
-        const vi pair = load_pair(x + (size_t)j * x_apart + 2 * u);
-        for (int v = 0; v < LANE_VECTORS; ++v) {
-          products[j][v] = v_dot_pairs(chunk->quants[b][u][v], pair, products[j][v]);
-        }
+        const vi pair = load_pair(pairs[j]);
+        for (int v = 0; v < LANE_VECTORS; ++v) products[j][v] = v_dot_pairs(quants[v], pair, products[j][v]);
+        pairs[j] += 2;
       }
     }
     for (int j = 0; j < LANE_INPUTS; ++j) {
