@@ -89,7 +89,9 @@ def _sizes(format: str) -> tuple[tuple[int, int, int], ...]:
     """Sizes (hidden, input, output) of layers that the format can hold."""
     if FORMATS[format].block == 256:
         return ((67, 512, 256),)
-    return ((67, 45, 31),) if FORMATS[format].block == 1 else ((67, 64, 96), (130, 32, 32))
+    if FORMATS[format].block == 32:
+        return ((67, 64, 96), (130, 32, 32))
+    return ((67, 45, 31), (600, 45, 31), (1100, 45, 31))  # dense ones, 512 neurons at a time
 
 
 def assert_near(found: npt.ArrayLike, wanted: Doubles, tolerance: float) -> None:

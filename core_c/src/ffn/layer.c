@@ -180,7 +180,7 @@ int32_t sf_ffn_run(sf_ffn *ffn, int32_t mode, int32_t phase, const float *x, con
     float *y_first = y + (size_t)first * (size_t)ffn->d_out;
     if (mode == SF_DENSE) {
       for (int32_t j = 0; j < batch; j++) counts[0][j] = counts[1][j] = ffn->hidden;
-      status = sf_ffn_dense(ffn, phase, x_first, batch, y_first);
+      status = sf_ffn_dense(ffn, phase, x_first, batch, fired != NULL, y_first);
       if (fired && status == SF_OK) sf_ffn_count_fired(ffn, NULL, NULL, batch, fired);
     } else {
       const float *hints_first = hints ? hints + (size_t)first * (size_t)ffn->d_in : x_first;

@@ -249,7 +249,7 @@ static int32_t add_pass(pass *p, float *y) {
   float cutoff = p->product_cutoff;
   if (!ffn->gate && cutoff < p->gate_cutoff) cutoff = p->gate_cutoff;
   if (!p->ids && !by_gate) {
-    sf_ffn_every_neuron(ffn, p->inputs, p->n);
+    sf_ffn_every_neuron(ffn, p->inputs, p->n, 1);
     alpha = up;
   } else {
     status = multiply(p, ffn->gate ? ffn->gate : ffn->up, ffn->gate ? ffn->gate_bias : ffn->up_bias, alpha);

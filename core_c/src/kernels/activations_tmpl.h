@@ -198,19 +198,20 @@ static void softmax(const float *x, int32_t count, float *y) {
 /* x · 0 is 0 for every finite x, else NaN, and shows in the sum. */
 static float weigh(float *x, int32_t count, float *most, float *sum) {
   const vf zero = v_set1(0);
-  vf largest = v_set1(*most), sums = zero;
+  vf largest = v_set1(*most), sums = zero, odd = zero; /* odd: NaN if a score is */
   for (int32_t i = 0; i < count; i += SF_LANES) largest = v_max(largest, v_load(x + i));
   const float before = *most, after = v_largest(largest);
   const vf shift = v_set1(after);
   for (int32_t i = 0; i < count; i += SF_LANES) {
     const vf v = v_load(x + i), e = exp_negative(v_sub(v, shift));
     v_store(x + i, e);
-    sums = v_fma(v, zero, v_add(sums, e));
+    sums = v_add(sums, e);
+    odd = v_fma(v, zero, odd);
   }
   float factor[SF_LANES];
   v_store(factor, exp_negative(v_set1(before - after)));
   *most = after;
-  *sum = *sum * factor[0] + v_sum(sums);
+  *sum = *sum * factor[0] + v_sum(v_add(sums, odd));
   return factor[0];
 }
 

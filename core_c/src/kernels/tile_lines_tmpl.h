@@ -62,13 +62,11 @@ SF_INLINE void both_lines(sf_format_index format, const uint8_t *p, int s, const
 
 /* A group of n sub-blocks at p. */
 SF_INLINE void block_lines(sf_format_index format, const uint8_t *p, int32_t n, t_line *lines) {
-  vf scale[GROUP_VECTORS], min[GROUP_VECTORS];
-  float scales[GROUP_SIZE], mins[GROUP_SIZE];
+  vf scale[GROUP_VECTORS], min[GROUP_VECTORS]; /* in memory, in whole cache lines */
+  const float *scales = (const float *)(const void *)scale, *mins = (const float *)(const void *)min;
   group_scales(format, p, n, scale, min);
-  store_group(scales, scale);
-  store_group(mins, min);
-  t_keep(scales);
-  t_keep(mins);
+  t_keep(scale);
+  if (has_min(format) || has_run_mins(format) || has_float_runs(format)) t_keep(min);
   int32_t s = 0;
   for (; s + 2 <= n; s += 2) both_lines(format, p, s, scales, mins, lines);
   if (s < n) sub_block_line(format, p, s, scales[s], mins[s], lines + s * SF_TILE_BAND);
@@ -109,9 +107,10 @@ typedef struct {
 } line_source;
 
 SF_INLINE void next_group(line_source *at) {
-  if (++at->group * GROUP_COLUMNS < at->n) return;
-  at->group = 0;
-  ++at->row;
+  const int32_t filled = (at->n_rows + SF_TILE_SIDE - 1) / SF_TILE_SIDE * SF_TILE_SIDE;
+  if (++at->row < filled) return;
+  at->row = 0;
+  ++at->group;
 }
 
 SF_INLINE const uint8_t *row_of(const line_source *at) {
@@ -120,7 +119,7 @@ SF_INLINE const uint8_t *row_of(const line_source *at) {
 
 /* Asks for what lies there, which takes `bytes`. */
 SF_INLINE void ask_for_group(const line_source *at, size_t bytes) {
-  if (at->row >= at->n_rows) return;
+  if (at->row >= at->n_rows || at->group * GROUP_COLUMNS >= at->n) return;
   const uint8_t *p = row_of(at) + (size_t)(at->c / GROUP_COLUMNS + at->group) * bytes;
   for (size_t b = 0; b < bytes; b += LINE) v_prefetch(p + b);
 }
