@@ -358,6 +358,17 @@ def test_perplexity_needs_something_to_score(tiny: Model) -> None:
             tiny.perplexity([1, 2, 3], context)
 
 
+def test_a_perplexity_that_no_float_holds_is_infinite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr("sparsefire.lm.scoring._window_loss", lambda *_: 1e5)
+    with Model.load(tiny_model.write(tmp_path / "a.gguf")) as model:
+        seen: list[float] = []
+        found = model.perplexity([1, 2, 3], progress=lambda *call: seen.append(call[2]))
+    assert (found.perplexity, found.loss, seen) == (float("inf"), 5e4, [float("inf")])
+    assert not recwarn.list
+
+
 def test_scores_do_not_depend_on_how_many_logits_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

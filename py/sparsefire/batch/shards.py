@@ -15,7 +15,7 @@ from .._options import one_of
 from .._progress import Progress
 from ..calibrate.samples import Recorder, recorder_of
 from ..errors import ArgumentError
-from ..lm.scoring import TextLoss, windows_of
+from ..lm.scoring import TextLoss, perplexity_of, windows_of
 from .engines import ENGINES, Settings
 from .settings import ModelSettings, opened
 from .workers import Answer, Row, Worker
@@ -150,7 +150,7 @@ def perplexity(
     loss, scored = 0.0, 0
     for of_window, count in (each for shard in shards for each in shard):
         loss, scored = loss + of_window, scored + count
-    return TextLoss(float(np.exp(loss / scored)), loss / scored, scored)
+    return TextLoss(perplexity_of(loss, scored), loss / scored, scored)
 
 
 def answers(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import FloatArray, IntArray
+from ..lm.scoring import perplexity_of
 from ..lm.session import PROMPTED, Session, scored_at_once
 
 
@@ -31,7 +32,7 @@ def divergence(
     scored, kl, same, loss, dense_loss = sum(
         (_compared(one, exact, window, mark) for window in windows), np.zeros(5)
     )
-    perplexities = float(np.exp(loss / scored)), float(np.exp(dense_loss / scored))
+    perplexities = perplexity_of(loss, scored), perplexity_of(dense_loss, scored)
     return Divergence(float(kl / scored), float(same / scored), *perplexities)
 
 

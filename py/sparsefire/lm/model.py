@@ -53,7 +53,7 @@ from .generation import (
 from .opening import neuron_budget_of, open_model
 from .ranking import Judge, create_rerank, rerank
 from .run import Run
-from .scoring import Perplexity, windows_loss
+from .scoring import Perplexity, perplexity_of, windows_loss
 from .sessions import Lease
 
 
@@ -504,7 +504,7 @@ class Model(Evaluator):
             loss, scored, seconds = windows_loss(lease, ids, context, mode, progress)
         self._finish(lease, mode, seconds)
         return Perplexity(
-            float(np.exp(loss / scored)),
+            perplexity_of(loss, scored),
             loss / scored,
             scored,
             self.stats.active_share,

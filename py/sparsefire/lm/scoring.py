@@ -41,6 +41,13 @@ class Perplexity(TextLoss):
     total: float
 
 
+def perplexity_of(loss: float, scored: float) -> float:
+    """exp of the mean of ``scored`` losses with this sum; infinite where no float holds it, as of a
+    damaged model."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(loss / scored))
+
+
 def token_scores(lease: Lease, ids: IntArray, top: int, mode: str) -> Iterator[TokenScore]:
     """The score of each token except the first; see `Model.token_scores`."""
     for rows, targets in _predictions(lease, ids, mode):
@@ -64,7 +71,7 @@ def windows_loss(
         seconds += time.perf_counter() - began
         scored += len(window) - 1
         if progress is not None:
-            progress(start + len(window), len(ids), float(np.exp(loss / scored)))
+            progress(start + len(window), len(ids), perplexity_of(loss, scored))
     return loss, scored, seconds
 
 
