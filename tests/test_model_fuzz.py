@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -15,14 +16,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tiny_model
 from c_builds import BUILDS, build
 from conftest import ROOT, missing
 from model_variants import HEAD_NORMS, POST_NORMS
+from sparsefire.arch import screen
+from sparsefire.calibrate.companion import write_companion
 from sparsefire.core.core import Core
 from sparsefire.errors import SparsefireError
+from sparsefire.files.inspect import inspect_file
 from sparsefire.gguf.reader import GgufFile
 from sparsefire.lm.model import Model
 from tiny_model import Tiny
@@ -53,7 +58,7 @@ def seed(name: str) -> bytes:
         return tiny_model.write(Path(folder) / "a.gguf", SEEDS[name]).read_bytes()
 
 
-def try_model(data: bytes, core: Core) -> None:
+def try_model(data: bytes | Path, core: Core) -> None:
     """Loads and runs it in every mode that it allows."""
     began = time.perf_counter()
     try:
@@ -81,7 +86,10 @@ def header_end(data: bytes) -> int:
 def damaged(name: str, count: int) -> Iterator[bytes]:
     """Files with lies in the header: bits, numbers, sizes and floats at places of chance, pieces
     left out, doubled or swapped, and numbers in the weights that are none."""
-    data, chance = seed(name), random.Random(name)
+    return changed_files(seed(name), random.Random(name), count)
+
+
+def changed_files(data: bytes, chance: random.Random, count: int) -> Iterator[bytes]:
     end = header_end(data)
     for _ in range(count):
         changed = bytearray(data)
@@ -111,6 +119,32 @@ def damaged(name: str, count: int) -> Iterator[bytes]:
 def test_lying_headers(name: str, host_core: Core) -> None:
     for data in damaged(name, 150 if thorough(host_core) else 40):
         try_model(data, host_core)
+
+
+def test_damaged_companions(host_core: Core, tmp_path: Path) -> None:
+    """A screen and limits of inputs beside a model. `inspect` describes what is left of them."""
+    path = tmp_path / "model.gguf"
+    tiny_model.write(path, layers=1, format="Q4_0", activation="silu")
+    values = np.random.default_rng(1)
+    shapes = zip(screen.TENSORS, ((32, 64), (270, 32), (270,)), strict=True)
+    tensors: dict[str, Any] = {
+        name: values.standard_normal(shape).astype(np.float32) for name, shape in shapes
+    }
+    names = [f"blk.0.attn_{each}.weight" for each in ("q", "output")]
+    keys = {screen.ROWS_KEY: 20, screen.NAMES_KEY: names, screen.LIMITS_KEY: np.full(2, 0.5, "f4")}
+    with GgufFile.open(path) as file:
+        of = screen.fingerprint(file)
+    companion = screen.companion_path(path)
+    write_companion(companion, "llama", of, keys, tensors, force=True)
+    with Model.load(path, core=host_core) as model:
+        assert model.head == "screened"
+        assert model.config.leaves_out_inputs == (host_core.host == "native")
+    count = 150 if thorough(host_core) else 40
+    for data in changed_files(companion.read_bytes(), random.Random(1), count):
+        companion.write_bytes(data)
+        try_model(path, host_core)
+        with contextlib.suppress(SparsefireError):
+            inspect_file(companion)
 
 
 def value_places(data: bytes) -> Iterator[tuple[str, int, str]]:
