@@ -4,6 +4,7 @@ options: prompts and decoding."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -26,26 +27,35 @@ ROUNDS = 7
 
 
 def rows(effort: Effort) -> Iterator[Row]:
-    """Each format on 1 and 2 threads: prompts, then decoding."""
+    """Each format on 1 and 2 threads: prompts, then decoding, beside each program with the options
+    that are its fastest. With AMX also without it, since ik_llama.cpp has no products of tiles."""
     found = programs()
+    isas = ("amx", "avx512_vnni") if hosts.open_core("native").isa == "amx" else (None,)
     for threads in effort.some((1, 2)):
-        core = hosts.open_core("native", threads=threads)
+        cores = [hosts.open_core("native", isa, threads=threads) for isa in isas]
         for format in effort.some(FORMATS):
             path = smollm2_as(format)
-            model = sf.Model.load(path, context=1024, core=core)
+            models = {core.isa: sf.Model.load(path, context=1024, core=core) for core in cores}
             for test, tokens in TESTS.items():
-                runs = {side: partial(_ours, model, test, tokens) for side in ("ours", "again")}
+                runs = {isa: partial(_ours, model, test, tokens) for isa, model in models.items()}
+                runs |= {f"{isa} again": run for isa, run in runs.items()}
                 for name, program in found.items():
                     run = partial(seconds, program, path, threads, test, tokens)
-                    runs |= {
-                        f"{name} {' '.join(way)}": partial(run, options=way)
-                        for way in OPTIONS[name]
-                    }
+                    runs |= {_way(name, way): partial(run, options=way) for way in OPTIONS[name]}
                 times = _turns(runs, 2 if effort.quick else ROUNDS)
-                best = min(times.keys() - {"ours", "again"}, key=lambda side: times[side].median)
-                speed, s = tokens / times["ours"].median, "s" if threads > 1 else ""
-                what = f"SmolLM2 {format}, {threads} thread{s}: {test} {speed:.0f} tokens/s"
-                yield Row.compare("programs", what, times, peer=best)
+                s = "s" if threads > 1 else ""
+                for isa, name in itertools.product(models, found):
+                    ways = [_way(name, way) for way in OPTIONS[name]]
+                    best = min(ways, key=lambda way: times[way].median)
+                    speed = tokens / times[isa].median
+                    what = (
+                        f"SmolLM2 {format}, {isa}, {threads} thread{s}: {test} {speed:.0f} tokens/s"
+                    )
+                    yield Row.compare("programs", what, times, isa, best, f"{isa} again")
+
+
+def _way(program: str, options: tuple[str, ...]) -> str:
+    return f"{program} {' '.join(options)}"
 
 
 def _turns(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Times]:
