@@ -51,6 +51,11 @@ static void run_dot(const sf_kernels *kernels, const test_rows *w, const int32_t
   kernels->dot_rows[sf_format_find(w->format)->index](&rows, n_rows, &inputs, n_inputs, out[0], MOST_ROWS + 1);
 }
 
+/* Whether the product for prompts takes the integers in a format: see sf_prepare. */
+static int takes_prompts(const sf_kernels *kernels, int32_t format) {
+  return kernels->prompt_lanes && (!kernels->split || kernels->lanes_of(sf_format_find(format)->index));
+}
+
 /* The products of all rows with all inputs, and the magnitudes that bound their rounding errors, computed once. */
 typedef struct {
   double *sums, *magnitudes; /* (rows, inputs) */
@@ -535,7 +540,8 @@ int main(int argc, char **argv) {
         if (!sf_format_row_bytes(format_rows[f].format, columns)) continue;
         test_dot(kernels, format_rows[f].format, columns, AS_DECODED);
         if (!plain && kernels->prompt_floats) test_dot(kernels, format_rows[f].format, columns, AS_FLOATS);
-        if (!plain && kernels->prompt_lanes) test_dot(kernels, format_rows[f].format, columns, AS_PROMPT);
+        if (!plain && takes_prompts(kernels, format_rows[f].format))
+          test_dot(kernels, format_rows[f].format, columns, AS_PROMPT);
         test_axpy(kernels, format_rows[f].format, columns);
         if (columns <= 576) test_panels(kernels, format_rows[f].format, columns);
       }

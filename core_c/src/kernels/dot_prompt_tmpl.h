@@ -1,5 +1,5 @@
 /* Products of the rows of a block format with the inputs of a prompt, of integers of 16 bits (SF_PROMPT_LANES): where
- * vectors are short, and arithmetic is all that counts.
+ * vectors are short, or have an instruction for products of pairs and their sums.
  *
  * The lanes of a vector are rows, as in panels (dot_panels_tmpl.h). A chunk of LANE_ROWS rows is brought into quants of
  * 16 bits, of which two neighbours of each row lie side by side, and meets all inputs while it is in the first-level
@@ -15,6 +15,9 @@
 #ifndef SF_PROMPT_LANES
 #define SF_PROMPT_LANES 0 /* vb_lanes, v_dot_pairs */
 #endif
+#ifndef SF_LANE_INPUTS
+#define SF_LANE_INPUTS 2 /* of a tile, whose accumulators and a few vectors more are registers */
+#endif
 
 /* Formats whose sub-blocks are one product, and the 32 numbers of it small enough for a sum of 32 bits: not those whose
  * quants come times the scales of runs. */
@@ -22,13 +25,16 @@ SF_INLINE int has_lanes(sf_format_index format) {
   return SF_PROMPT_LANES && !is_plain(format) && !has_second(format) && traits_of(format)->scales != SF_SCALES_RUNS;
 }
 
+static int32_t lanes_of(sf_format_index format) { return has_lanes(format); }
+
 #if SF_PROMPT_LANES
 enum {
   LANE_VECTORS = 4, /* of rows */
   LANE_ROWS = LANE_VECTORS * SF_LANES,
-  LANE_PAIRS = SF_BLOCK / 2, /* of a sub-block's columns */
-  LANE_BLOCKS = CHUNK / SF_BLOCK,
-  LANE_INPUTS = 2, /* of a tile */
+  LANE_PAIRS = SF_BLOCK / 2,    /* of a sub-block's columns */
+  LANE_COLUMNS = GROUP_COLUMNS, /* of a chunk, which stays in the first-level cache */
+  LANE_BLOCKS = LANE_COLUMNS / SF_BLOCK,
+  LANE_INPUTS = SF_LANE_INPUTS,
   LANE_BATCH = 128 /* inputs whose accumulators are kept */
 };
 
@@ -68,12 +74,12 @@ static void lanes_mins(const lane_chunk *chunk, int32_t blocks, const float *x_s
   }
 }
 
-/* Adds the products of a chunk with LANE_INPUTS inputs, whose integers and scales are so far apart. */
-static void lanes_tile(const lane_chunk *chunk, int32_t blocks, const int16_t *x, size_t x_apart, const float *scales,
-                       size_t scales_apart, lane_sums *sums) {
+/* Adds the products of a chunk with LANE_INPUTS inputs. */
+static void lanes_tile(const lane_chunk *chunk, int32_t blocks, const int16_t *const *x, const float *const *scales,
+                       lane_sums *sums) {
   const vi *quants = chunk->quants[0][0];
   const int16_t *pairs[LANE_INPUTS]; /* which move on, so that WebAssembly computes no addresses from u */
-  for (int j = 0; j < LANE_INPUTS; ++j) pairs[j] = x + (size_t)j * x_apart;
+  for (int j = 0; j < LANE_INPUTS; ++j) pairs[j] = x[j];
   for (int32_t b = 0; b < blocks; ++b) {
     vi products[LANE_INPUTS][LANE_VECTORS];
     for (int j = 0; j < LANE_INPUTS; ++j) {
@@ -90,7 +96,7 @@ static void lanes_tile(const lane_chunk *chunk, int32_t blocks, const int16_t *x
       }
     }
     for (int j = 0; j < LANE_INPUTS; ++j) {
-      const vf x_scale = v_set1(scales[(size_t)j * scales_apart + (size_t)b]);
+      const vf x_scale = v_set1(scales[j][b]);
       for (int v = 0; v < LANE_VECTORS; ++v) {
         const vf scale = v_mul(v_load(chunk->scales[b] + v * SF_LANES), x_scale);
         sums[j][v] = v_fma(v_float(products[j][v]), scale, sums[j][v]);
@@ -99,23 +105,26 @@ static void lanes_tile(const lane_chunk *chunk, int32_t blocks, const int16_t *x
   }
 }
 
-/* Adds the products of columns c … c + n - 1; of an odd number of inputs the last one comes twice. */
+/* Adds the products of columns c … c + n - 1; where inputs do not fill a tile the last one comes again. */
 static void lanes_columns(sf_format_index format, const lane_chunk *chunk, const sf_inputs *inputs, int32_t n_inputs,
                           int32_t c, int32_t n, int32_t columns, lane_sums *sums) {
   for (int32_t j = 0; j < n_inputs; j += LANE_INPUTS) {
-    const sf_inputs some = inputs_from(inputs, j, c, columns);
-    const size_t apart = j + 1 < n_inputs ? (size_t)columns : 0;
-    lanes_tile(chunk, n / SF_BLOCK, some.values, apart, some.scales, apart / SF_BLOCK, sums + j);
-    for (int k = 0; has_min(format) && k < LANE_INPUTS; ++k) {
-      lanes_mins(chunk, n / SF_BLOCK, some.sums + (size_t)k * apart / SF_BLOCK, sums[j + k]);
+    const int16_t *x[LANE_INPUTS];
+    const float *scales[LANE_INPUTS];
+    for (int32_t k = 0; k < LANE_INPUTS; ++k) {
+      const sf_inputs one = inputs_from(inputs, j + k < n_inputs ? j + k : n_inputs - 1, c, columns);
+      x[k] = one.values;
+      scales[k] = one.scales;
+      if (has_min(format)) lanes_mins(chunk, n / SF_BLOCK, one.sums, sums[j + k]);
     }
+    lanes_tile(chunk, n / SF_BLOCK, x, scales, sums + j);
   }
 }
 
 /* Every row with every input; in the last group, the last row fills up the vectors. */
 SF_NOT_INLINE void dot_prompt(sf_format_index format, const sf_rows *rows, int32_t n_rows, const sf_inputs *inputs,
                               int32_t n_inputs, float *out, size_t out_stride) {
-  lane_sums sums[LANE_BATCH];
+  lane_sums sums[LANE_BATCH + LANE_INPUTS - 1];
   lane_chunk chunk;
   const vf scale = v_set1(rows->scale);
   for (int32_t i = 0; i < n_rows; i += LANE_ROWS) {
@@ -125,8 +134,8 @@ SF_NOT_INLINE void dot_prompt(sf_format_index format, const sf_rows *rows, int32
       const int32_t n = n_inputs - j0 < LANE_BATCH ? n_inputs - j0 : LANE_BATCH;
       const sf_inputs some = inputs_from(inputs, j0, 0, rows->columns);
       memset(sums, 0, sizeof sums);
-      for (int32_t c = 0; c < rows->columns; c += CHUNK) {
-        const int32_t rest = rows->columns - c < CHUNK ? rows->columns - c : CHUNK;
+      for (int32_t c = 0; c < rows->columns; c += LANE_COLUMNS) {
+        const int32_t rest = rows->columns - c < LANE_COLUMNS ? rows->columns - c : LANE_COLUMNS;
         lanes_load(format, row, c, rest, &chunk);
         lanes_columns(format, &chunk, &some, n, c, rest, rows->columns, sums);
       }

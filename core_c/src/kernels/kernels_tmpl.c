@@ -117,6 +117,7 @@ const sf_kernels SF_ISA_TABLE = {
 #endif
     .prompt_floats = SF_PROMPT_FLOATS,
     .prompt_lanes = SF_PROMPT_LANES,
+    .lanes_of = lanes_of,
     .unpack = unpack_floats,
     .input_most = input_most,
     .input_shared = input_shared,

@@ -99,6 +99,14 @@ static int32_t prepare_split(sf_context *context, int32_t form, int32_t n, int32
   return status;
 }
 
+/* Whether the inputs of a prompt are integers of 16 bits for a product of their own. Where formats without one take
+ * another form of inputs than these, all of the formats have to have it. */
+static int32_t takes_lanes(const sf_kernels *kernels, const sf_format *const *formats, int32_t count) {
+  int32_t all = 1;
+  for (int32_t k = 0; k < count; k++) all = all && kernels->lanes_of(formats[k]->index);
+  return kernels->prompt_lanes && (all || (!kernels->prompt_floats && !kernels->split));
+}
+
 int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *const *formats, int32_t count, const float *x,
                    int32_t n, int32_t columns, sf_inputs *inputs) {
   const sf_kernels *kernels = context->kernels;
@@ -108,8 +116,8 @@ int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *const *f
   for (int32_t k = 0; k < count && phase == SF_PROMPT && context->tiles; k++) {
     if (sf_tiles_take(formats[k]->index)) return prepare_tiles(context, x, n, columns, inputs);
   }
-  if (phase == SF_PROMPT && kernels->prompt_floats) return SF_OK;
-  inputs->prompt = phase == SF_PROMPT && kernels->prompt_lanes;
+  inputs->prompt = phase == SF_PROMPT && takes_lanes(kernels, formats, count);
+  if (phase == SF_PROMPT && kernels->prompt_floats && !inputs->prompt) return SF_OK;
   /* What the format can multiply that takes the smallest integers, the others can too. Columns are a multiple of 32
    * where formats have blocks: sf_matrix_open has seen to it. */
   for (int32_t k = 0; k < count; k++) {
@@ -119,7 +127,7 @@ int32_t sf_prepare(sf_context *context, int32_t phase, const sf_format *const *f
     shared = own_shared > shared ? own_shared : shared;
   }
   if (shared) status = prepare_integers(context, most, shared, n, columns, inputs);
-  for (int32_t k = 0; status == SF_OK && k < count && kernels->split; k++) {
+  for (int32_t k = 0; status == SF_OK && k < count && kernels->split && !inputs->prompt; k++) {
     int32_t form = kernels->split_form(formats[k]->index);
     if (form >= 0 && !inputs->split[form]) status = prepare_split(context, form, n, columns, inputs);
   }

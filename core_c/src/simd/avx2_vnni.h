@@ -5,6 +5,7 @@
 
 #define SF_ISA_NAME "avx2_vnni"
 #define SF_ISA_TABLE sf_kernels_avx2_vnni
+#define SF_AVX_VNNI 1
 #include "simd/avx2.h"
 
 #define SF_DOT_BYTES 3

@@ -30,6 +30,10 @@ enum {
   SF_BLOCK_GROUPS = 2
 };
 #define SF_PROMPT_FLOATS 1
+#if SF_AVX512_VNNI
+#define SF_PROMPT_LANES 1
+#define SF_LANE_INPUTS 4
+#endif
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __mmask16 vm;
@@ -318,6 +322,31 @@ SF_INLINE vi v_dot_fields(int fields, const uint8_t *p, const v_fields *x) {
   }
   return _mm512_sub_epi32(avx512_sum_fields(fields, high, low), x->zero);
 }
+
+/* ---- What only a vocabulary with SF_PROMPT_LANES has ---- */
+
+#if SF_AVX512_VNNI
+SF_INLINE vi v_dot_pairs(vi a, vi b, vi sum) { return _mm512_dpwssd_epi32(sum, a, b); }
+
+/* The lanes of rows become rows of lanes: blocks of 8, 4, 2 and 1 of them change places across the diagonal. */
+SF_INLINE void vb_lanes(const vb *rows, int step, vi *to) {
+  const vi lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  vi r[16];
+  SF_UNROLLED for (int i = 0; i < 16; ++i) r[i] = rows[i];
+  SF_UNROLLED for (int d = 8; d > 0; d /= 2) {
+    const __mmask16 second = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(d));
+    const vi low = _mm512_mask_add_epi32(lane, second, lane, _mm512_set1_epi32(16 - d));
+    const vi high = _mm512_add_epi32(low, _mm512_set1_epi32(d));
+    SF_UNROLLED for (int i = 0; i < 16; ++i) {
+      if (i & d) continue;
+      const vi first = _mm512_permutex2var_epi32(r[i], low, r[i + d]);
+      r[i + d] = _mm512_permutex2var_epi32(r[i], high, r[i + d]);
+      r[i] = first;
+    }
+  }
+  SF_UNROLLED for (int u = 0; u < 16; ++u) to[u * step] = r[u];
+}
+#endif
 
 /* ---- What only a vocabulary with SF_DOT_BYTES has: see scalar_bytes.h ---- */
 
