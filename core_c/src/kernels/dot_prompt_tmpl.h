@@ -133,7 +133,7 @@ SF_NOT_INLINE void dot_prompt(sf_format_index format, const sf_rows *rows, int32
     for (int32_t j0 = 0; j0 < n_inputs; j0 += LANE_BATCH) {
       const int32_t n = n_inputs - j0 < LANE_BATCH ? n_inputs - j0 : LANE_BATCH;
       const sf_inputs some = inputs_from(inputs, j0, 0, rows->columns);
-      memset(sums, 0, sizeof sums);
+      memset(sums, 0, (size_t)(n + LANE_INPUTS - 1) * sizeof *sums);
       for (int32_t c = 0; c < rows->columns; c += LANE_COLUMNS) {
         const int32_t rest = rows->columns - c < LANE_COLUMNS ? rows->columns - c : LANE_COLUMNS;
         lanes_load(format, row, c, rest, &chunk);
