@@ -1,7 +1,5 @@
-/* Vector vocabulary: x86 AVX2 with FMA and F16C. Meanings: scalar.h. avx2_vnni.h, which extends it, defines before it
- * includes this one:
- *   SF_ISA_NAME, SF_ISA_TABLE
- *   SF_AVX_VNNI                 1 */
+/* Vector vocabulary: x86 AVX2 with FMA and F16C. Meanings: scalar.h. avx2_vnni.h, which extends it, defines SF_ISA_NAME
+ * and SF_ISA_TABLE before it includes this one. */
 #ifndef SF_SIMD_H
 #define SF_SIMD_H
 
@@ -13,7 +11,6 @@
 #ifndef SF_ISA_NAME
 #define SF_ISA_NAME "avx2"
 #define SF_ISA_TABLE sf_kernels_avx2
-#define SF_AVX_VNNI 0
 #endif
 
 enum {
@@ -28,7 +25,6 @@ enum {
   SF_BLOCK_INPUTS = 1,
   SF_BLOCK_GROUPS = 1
 };
-#define SF_PROMPT_LANES 1
 typedef __m256 vf;
 typedef __m256i vi;
 typedef __m256 vm;
@@ -270,34 +266,6 @@ SF_INLINE void v_load_half_floats(const uint8_t *p, int upper, vf *r) {
   for (int k = 0; k < 2; ++k) {
     const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * k)));
     r[k] = _mm256_cvtepi32_ps(upper ? _mm256_srli_epi32(bytes, 4) : _mm256_and_si256(bytes, _mm256_set1_epi32(15)));
-  }
-}
-
-SF_INLINE vi v_dot_pairs(vi a, vi b, vi sum) {
-#if SF_AVX_VNNI
-  return _mm256_dpwssd_avx_epi32(sum, a, b);
-#else
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
-#endif
-}
-
-SF_INLINE void vb_lanes(const vb *rows, int step, vi *to) {
-  for (int k = 0; k < 2; ++k, to += 8 * step) {
-    vi twos[8], fours[8]; /* of rows, side by side: pairs 0 and 1 of both halves or 2 and 3; pair 0, 1, 2 or 3 */
-    for (int i = 0; i < 8; i += 2) {
-      twos[i] = _mm256_unpacklo_epi32(rows[i].r[k], rows[i + 1].r[k]);
-      twos[i + 1] = _mm256_unpackhi_epi32(rows[i].r[k], rows[i + 1].r[k]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-      for (int u = 0; u < 2; ++u) {
-        fours[i + 2 * u] = _mm256_unpacklo_epi64(twos[i + u], twos[i + u + 2]);
-        fours[i + 2 * u + 1] = _mm256_unpackhi_epi64(twos[i + u], twos[i + u + 2]);
-      }
-    }
-    for (int u = 0; u < 4; ++u) {
-      to[u * step] = _mm256_permute2x128_si256(fours[u], fours[u + 4], 0x20);
-      to[(u + 4) * step] = _mm256_permute2x128_si256(fours[u], fours[u + 4], 0x31);
-    }
   }
 }
 

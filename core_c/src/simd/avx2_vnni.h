@@ -5,10 +5,10 @@
 
 #define SF_ISA_NAME "avx2_vnni"
 #define SF_ISA_TABLE sf_kernels_avx2_vnni
-#define SF_AVX_VNNI 1
 #include "simd/avx2.h"
 
 #define SF_DOT_BYTES 3
+#define SF_PROMPT_LANES 1
 enum { SF_BYTE_ZERO = 128 }; /* v_dot_split takes quants 0 … 255 */
 typedef __m256i vq;
 
@@ -71,6 +71,28 @@ SF_INLINE vi v_dot_split(int vectors, const vq *quants, const vq *high, const vq
     sum = v_dot_bytes4(quants[u], low[u], sum);
   }
   return _mm256_add_epi32(_mm256_slli_epi32(above, 8), sum);
+}
+
+SF_INLINE vi v_dot_pairs(vi a, vi b, vi sum) { return _mm256_dpwssd_avx_epi32(sum, a, b); }
+
+SF_INLINE void vb_lanes(const vb *rows, int step, vi *to) {
+  for (int k = 0; k < 2; ++k, to += 8 * step) {
+    vi twos[8], fours[8]; /* of rows, side by side: pairs 0 and 1 of both halves or 2 and 3; pair 0, 1, 2 or 3 */
+    for (int i = 0; i < 8; i += 2) {
+      twos[i] = _mm256_unpacklo_epi32(rows[i].r[k], rows[i + 1].r[k]);
+      twos[i + 1] = _mm256_unpackhi_epi32(rows[i].r[k], rows[i + 1].r[k]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      for (int u = 0; u < 2; ++u) {
+        fours[i + 2 * u] = _mm256_unpacklo_epi64(twos[i + u], twos[i + u + 2]);
+        fours[i + 2 * u + 1] = _mm256_unpackhi_epi64(twos[i + u], twos[i + u + 2]);
+      }
+    }
+    for (int u = 0; u < 4; ++u) {
+      to[u * step] = _mm256_permute2x128_si256(fours[u], fours[u + 4], 0x20);
+      to[(u + 4) * step] = _mm256_permute2x128_si256(fours[u], fours[u + 4], 0x31);
+    }
+  }
 }
 
 SF_INLINE void v_load_i8(const int8_t *p, vf *r) {
