@@ -126,7 +126,7 @@ typedef struct {
   int32_t prompt_floats; /* 1: prompts are multiplied as floats in block formats too, which is faster here */
   int32_t prompt_lanes;  /* 1: as integers of 16 bits, by a product of their own (see dot_prompt_tmpl.h), */
   int32_t (*lanes_of)(sf_format_index format); /* in the formats for which this is 1 */
-  sf_unpack_fn *unpack;  /* of these formats where they are; of plain formats and Q8_0 everywhere */
+  sf_unpack_fn *unpack; /* of these formats where they are; of plain formats and Q8_0 everywhere */
   /* The largest magnitude of an input's integers that dot_rows of a block format takes: 32767, or less where the
    * products are of 8 bits. */
   int32_t (*input_most)(sf_format_index format);
