@@ -108,17 +108,18 @@ def ours(model: Model, arguments: argparse.Namespace) -> Callable[[int], Found]:
 def peer(arguments: argparse.Namespace, options: tuple[str, ...]) -> Callable[[int], Found]:
     """The same of llama.cpp, whose generation at a depth begins with a prompt of so many tokens."""
     command = (arguments.llama_bench, "-m", arguments.model, "-t", str(arguments.threads))
-    test = ("-p", "0", "-n", str(DECODED), "-d", str(arguments.tokens), "-r", "1", "--no-warmup")
+    test = ("-p", "0", "-n", str(DECODED), "-d", str(arguments.tokens), "-r", "1")
+    begins = ("depth run", "generation run", '"avg_ts"')  # prompt, decoding, report
 
     def run(_repeat: int) -> Found:
         at, kept = {}, 0.0
         for line, seconds in _lines((*command, *test, *options), arguments.clock):
             if size := KEPT.search(line):
                 kept = float(size[1])
-            for name in ("depth run", "generation run", '"avg_ts"'):
+            for name in begins:  # the last time: it warms up by decoding a token
                 if name in line:
                     at[name] = seconds
-        start, prompted, end = at.values()
+        start, prompted, end = (at[name] for name in begins)
         return Found(arguments.tokens / (prompted - start), DECODED / (end - prompted), kept)
 
     return run
