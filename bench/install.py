@@ -13,9 +13,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from .lib.command import run_program
 from .lib.compilers import llama_environment
 from .lib.llama_bench import install as build_llama_bench
-from .lib.peer_files import PEERS, MissingPeer
+from .lib.peer_files import PEERS
 
 
 def install(name: str) -> None:
@@ -51,11 +52,8 @@ def main() -> None:
     for name in arguments.names:
         install(name)
     for source in arguments.sources:
-        try:
-            print(build_llama_bench(source))
-        except MissingPeer as error:
-            parser.error(str(error))
+        print(build_llama_bench(source))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -31,8 +31,8 @@ static int32_t lanes_of(sf_format_index format) { return has_lanes(format); }
 enum {
   LANE_VECTORS = 4, /* of rows */
   LANE_ROWS = LANE_VECTORS * SF_LANES,
-  LANE_PAIRS = SF_BLOCK / 2,    /* of a sub-block's columns */
-  LANE_COLUMNS = GROUP_COLUMNS, /* of a chunk, which stays in the first-level cache */
+  LANE_PAIRS = SF_BLOCK / 2,                           /* of a sub-block's columns */
+  LANE_COLUMNS = SF_LANES > 4 ? GROUP_COLUMNS : CHUNK, /* of a chunk, which stays in the first-level cache */
   LANE_BLOCKS = LANE_COLUMNS / SF_BLOCK,
   LANE_INPUTS = SF_LANE_INPUTS,
   LANE_BATCH = 128 /* inputs whose accumulators are kept */

@@ -100,10 +100,12 @@ static int32_t prepare_split(sf_context *context, int32_t form, int32_t n, int32
 }
 
 /* Whether the inputs of a prompt are integers of 16 bits for a product of their own. Where formats without one take
- * another form of inputs than these, all of the formats have to have it. */
+ * another form of inputs than these, all of the formats have to have it; plain ones take floats in any case. */
 static int32_t takes_lanes(const sf_kernels *kernels, const sf_format *const *formats, int32_t count) {
   int32_t all = 1;
-  for (int32_t k = 0; k < count; k++) all = all && kernels->lanes_of(formats[k]->index);
+  for (int32_t k = 0; k < count; k++) {
+    all = all && (sf_is_plain(formats[k]->traits) || kernels->lanes_of(formats[k]->index));
+  }
   return kernels->prompt_lanes && (all || (!kernels->prompt_floats && !kernels->split));
 }
 
